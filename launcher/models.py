@@ -1,0 +1,136 @@
+"""Named models and local config.json files, read as architectures.
+
+Owns the names in docker/workloads/models.json and what a model reference can be; leaves tensors to
+families.py and bytes to memory.py. The workload builds its model from the same JSON entries.
+
+    models.load("llama-7b") -> Architecture      a name, a folder with config.json, or a config.json
+    models.load("owner/model") -> Unknown        a hub name: its size cannot be known without the network
+    models.from_config({"model_type": ...})      the same from a Hugging Face configuration
+    models.named() -> {"gpt2": {...}, ...}       the named configurations
+
+Sources of the named shapes:
+- gpt2, gpt2-medium, gpt2-large, gpt2-xl: Radford et al. 2019, table 2, and the released config.json files.
+- gpt-6b ... gpt-170b: ZeRO, arXiv 1910.02054, appendix tables (layers, hidden, heads). No vocabulary is
+  given: GPT-2's 50257 tokens and 1024 positions stand in. Its 7.5B, 128B and 1T have no published shape.
+- gpt-18b: https://www.deepspeed.ai/tutorials/zeropp/ (40 layers, hidden 6144, 32 heads, length 512).
+- llama-7b ... llama-65b: LLaMA, arXiv 2302.13971, table 2. llama-2-*: arXiv 2307.09288, table 1 and appendix.
+- llama-3-8b, -70b, -405b (Llama 3.1): arXiv 2407.21783, table 3; context 128K by scaled rotary embedding.
+- llama-1b, llama-3b (Llama 3.2): the released config.json of Llama-3.2-1B and -3B (tied embeddings).
+- mistral-7b: arXiv 2310.06825, table 1. mixtral-8x7b: arXiv 2401.04088, table 1.
+- qwen2-7b, qwen3-8b: arXiv 2407.10671, table 1; arXiv 2505.09388, table 1; the released config.json files.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import launcher
+from launcher import errors, families
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from launcher import architecture
+
+    Config = Mapping[str, object]
+
+NAMED = launcher.ROOT / "docker" / "workloads" / "models.json"
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A model whose size cannot be told here, and why."""
+
+    name: str
+    reason: str
+
+
+def named() -> dict[str, dict[str, object]]:
+    """The named configurations, in Hugging Face's keys, in the file's order."""
+    return dict(_named())
+
+
+@functools.lru_cache(maxsize=1)
+def _named() -> dict[str, dict[str, object]]:
+    entries: dict[str, dict[str, object]] = json.loads(NAMED.read_text(encoding="utf-8"))
+    return entries
+
+
+def load(model: str) -> architecture.Architecture | Unknown:
+    """The architecture that `model` names: an entry of models.json, a local folder or file, or a hub name.
+
+    Returns Unknown for a hub name and for a family that is not counted here. Raises SpecError when `model` is
+    none of these, when the file cannot be read, and when it does not describe a causal language model.
+    """
+    entry = _named().get(model)
+    if entry is not None:
+        return from_config(entry, model)
+    path = Path(model).expanduser()
+    file = path / "config.json" if path.is_dir() else path
+    if file.is_file():
+        return from_config(_read(file), model, str(file))
+    if path.is_dir():
+        raise errors.SpecError(f"{path} has no config.json", hint="name the folder that holds the model")
+    owner, slash, rest = model.partition("/")
+    if (
+        slash
+        and owner not in ("", ".", "..", "~")
+        and rest
+        and "/" not in rest
+        and not rest.endswith(".json")
+    ):
+        return Unknown(model, "a hub model's size is not known before it is downloaded; name a local folder")
+    hint = errors.did_you_mean(model, _named()) or "use a name of models.json, a local folder or a hub name"
+    raise errors.SpecError(f"no model {model!r}", hint=hint)
+
+
+def _read(file: Path) -> Config:
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        place = errors.Place(str(file), error.lineno, error.colno)
+        raise errors.SpecError(errors.Problem(f"not JSON: {error.msg}", "correct the file", place)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise errors.SpecError(f"{file}: cannot be read: {reason}") from None
+    if not isinstance(config, dict):
+        raise errors.SpecError(
+            f"{file}: a model configuration is a JSON object, this is a {type(config).__name__}"
+        )
+    return config
+
+
+def from_config(config: Config, name: str = "", source: str = "") -> architecture.Architecture | Unknown:
+    """The architecture of a Hugging Face configuration; `source` is the file that messages name.
+
+    Returns Unknown for a family that is not counted here. Raises SpecError when `config` has no model_type,
+    is not a causal language model, or holds values that no model can have.
+    """
+    where = errors.Place(source or name or "model configuration")
+    family = config.get("model_type")
+    if not isinstance(family, str):
+        hint = "a Hugging Face config.json names its family there, such as llama"
+        raise errors.SpecError(errors.Problem("has no model_type", hint, where))
+    _require_causal(config, family, where)
+    build = families.FAMILIES.get(family)
+    if build is None:
+        known = ", ".join(sorted(families.FAMILIES))
+        return Unknown(
+            name or family, f"parameters of the family {family!r} are not counted here ({known} are)"
+        )
+    return build(families.Keys(config, where), name or family)
+
+
+def _require_causal(config: Config, family: str, where: errors.Place) -> None:
+    listed = config.get("architectures") or []
+    heads = [a for a in listed if isinstance(a, str)] if isinstance(listed, list) else []
+    causal = not heads or any(a.endswith(("ForCausalLM", "LMHeadModel")) for a in heads)
+    if causal and not config.get("is_encoder_decoder"):
+        return
+    what = heads[0] if heads else f"an encoder-decoder ({family})"
+    hint = "the planner and the pretraining workload take decoders whose architectures end in ForCausalLM"
+    raise errors.SpecError(errors.Problem(f"{what} is not a causal language model", hint, where))
