@@ -1,0 +1,104 @@
+"""DeepSpeed's configuration: presets, and the one that a plan decides on.
+
+Owns what lands in `ds_config.json`; whether it fits in memory is `memory`'s.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from launcher import ROOT
+from launcher.errors import PlanError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# The batch rule that DeepSpeed asserts only after all ranks are up:
+# https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/config.py (_batch_assertion)
+BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """micro × accumulation × world size = train: samples per rank and pass, passes, samples per optimizer step."""
+
+    micro: int
+    accumulation: int
+    train: int
+
+
+def batch(micro: int, accumulation: int | None, train: int | None, world_size: int) -> Batch:
+    """The three numbers of a step from one or two of them (no accumulation and no train: one pass).
+
+    Raises PlanError, naming the nearest valid values, when they do not divide.
+    """
+    one_pass = micro * world_size
+    if accumulation is not None and train is not None and accumulation * one_pass != train:
+        raise PlanError(
+            f"batch.global {train} is not micro {micro} × accumulation {accumulation} × world size {world_size}"
+            f" = {accumulation * one_pass}",
+            hint="leave one of them out",
+        )
+    train = train or one_pass * (accumulation or 1)
+    if train % one_pass:
+        below, above = train // one_pass * one_pass, (train // one_pass + 1) * one_pass
+        nearest = f"{below} or {above}" if below else str(above)
+        micros = [m for m in range(1, train + 1) if train % (m * world_size) == 0][-64:]
+        best = min(micros, key=lambda m: abs(m - micro), default=None)
+        raise PlanError(
+            f"batch.global {train} does not divide by micro {micro} × world size {world_size} = {one_pass}",
+            hint=f"use batch.global {nearest}" + (f", or batch.micro {best}" if best else ""),
+        )
+    return Batch(micro, train // one_pass, train)
+
+
+@functools.cache
+def presets() -> tuple[str, ...]:
+    """The names of templates/deepspeed/*.json."""
+    return tuple(sorted(p.stem for p in (ROOT / "templates" / "deepspeed").glob("*.json")))
+
+
+def preset(name: str) -> dict[str, Any]:
+    """A preset's keys, DeepSpeed's own. `name` is one of `presets()`."""
+    made: dict[str, Any] = json.loads((ROOT / "templates" / "deepspeed" / f"{name}.json").read_text("utf-8"))
+    return made
+
+
+def config(
+    base: Mapping[str, Any], overrides: Mapping[str, Any], numbers: Batch, precision: str, slots: int, nodes: int
+) -> dict[str, Any]:
+    """What DeepSpeed is given: `base`, the job's numbers and precision, then the user's `overrides` on top.
+
+    Raises PlanError when `overrides` repeat what the job says elsewhere.
+    """
+    repeated = [key for key in BATCH_KEYS if key in overrides]
+    if repeated:
+        raise PlanError(*(Problem(f"deepspeed.{key} follows from `batch:`", "remove it") for key in repeated))
+    ours: dict[str, Any] = {
+        "train_batch_size": numbers.train,
+        "train_micro_batch_size_per_gpu": numbers.micro,
+        "gradient_accumulation_steps": numbers.accumulation,
+        "gradient_clipping": 1.0,
+        "steps_per_print": 1_000_000_000,  # the workload's own metrics line says more
+    }
+    if precision in {"bf16", "fp16"}:
+        ours[precision] = {"enabled": True}
+    merged = merge(merge(ours, base), overrides)
+    zero = merged.get("zero_optimization", {})
+    # ZeRO++ keeps a second copy of the weights inside each host, so the group is the host's slots:
+    # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/docs/_tutorials/zeropp.md
+    if zero.get("zero_hpz_partition_size") == "slots":
+        zero["zero_hpz_partition_size"] = slots if nodes > 1 else 1
+    return merged
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, mapping by mapping; neither is changed."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged

@@ -1,0 +1,197 @@
+"""Job and cluster to plan: hosts × slots, batch arithmetic, DeepSpeed's configuration, environment, mounts.
+
+Pure and deterministic: the same files give the same plan, id included. Rendering and sending are the schedulers'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from launcher import deepspeed, gpus, nccl, workloads
+from launcher.errors import LauncherError, PlanError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.nccl import Fabric
+    from launcher.spec import Cluster, Job
+
+# A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).
+_STEM = 45
+
+
+@dataclass(frozen=True)
+class Site:
+    """The only facts of this machine that a plan knows."""
+
+    root: str  # where docker/ and templates/ lie
+    runs: str  # the folder of run folders
+    python: str  # the interpreter for ranks without a container
+    image_tag: str  # the tag of the image that holds docker/ as it is here
+
+
+@dataclass(frozen=True)
+class Secret:
+    """An environment variable whose value is read inside the job from secret `name` (its `key` on Kubernetes)."""
+
+    variable: str
+    name: str
+    key: str
+
+
+@dataclass(frozen=True)
+class Mount:
+    inside: str
+    host: str | None
+    claim: str | None
+    readonly: bool
+    local: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run, decided. Sizes are bytes, times are seconds."""
+
+    id: str
+    job: Job
+    cluster: Cluster
+    site: Site
+    fabric: Fabric
+    batch: deepspeed.Batch
+    preset: str
+    config: dict[str, Any]
+    precision: str
+    variables: tuple[nccl.Variable, ...]
+    secrets: tuple[Secret, ...]
+    mounts: tuple[Mount, ...]
+    image: str
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def nodes(self) -> int:
+        return self.job.nodes
+
+    @property
+    def slots(self) -> int:
+        return self.cluster.slots
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.slots
+
+    @property
+    def gpu(self) -> bool:
+        return self.cluster.gpu is not None
+
+    @property
+    def folder(self) -> str:
+        return f"{self.site.runs}/{self.id}"
+
+    @property
+    def environment(self) -> tuple[nccl.Variable, ...]:
+        """Every variable of the ranks, each with its reason; secrets apart."""
+        caches = f"{self.cluster.scratch}/{self.id}"
+        # A job killed while it compiles leaves a lock that hangs every later job that shares the folder,
+        # and network file systems race on it: https://github.com/deepspeedai/DeepSpeed/issues/3356
+        why = "this run's own compile cache, on the host's own disk"
+        names = {"TORCH_EXTENSIONS_DIR": "torch", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
+        taken = {v.name for v in self.variables}
+        return self.variables + tuple(
+            nccl.Variable(name, f"{caches}/{end}", why, "") for name, end in names.items() if name not in taken
+        )
+
+
+def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
+    """The plan of `job` on `cluster`. `suffix` tells runs of one job apart.
+
+    Raises PlanError with everything that cannot work.
+    """
+    problems: list[Problem] = list(_impossible(job, cluster))
+    gpu = gpus.GPUS[cluster.gpu] if cluster.gpu else None
+    precision = job.precision if job.precision != "auto" else _precision(gpu)
+    numbers, config, preset = None, None, job.deepspeed.preset
+    try:
+        numbers = deepspeed.batch(
+            job.batch.micro, job.batch.accumulation, job.batch.global_, job.nodes * cluster.slots
+        )
+        preset = "zero1" if preset == "auto" else preset
+        config = deepspeed.config(
+            deepspeed.preset(preset), job.deepspeed.overrides, numbers, precision, cluster.slots, job.nodes
+        )
+    except LauncherError as error:
+        problems += error.problems
+    if problems or numbers is None or config is None:
+        raise PlanError(*problems)
+    fabric = nccl.FABRICS[cluster.fabric]
+    return Plan(
+        id=_id(job, cluster, site, suffix),
+        job=job,
+        cluster=cluster,
+        site=site,
+        fabric=fabric,
+        batch=numbers,
+        preset=preset,
+        config=config,
+        precision=precision,
+        variables=_variables(job, cluster, fabric),
+        secrets=_secrets(job, cluster),
+        mounts=tuple(
+            Mount(inside, m.host, m.claim, m.readonly, m.local) for inside, m in cluster.mounts.items()
+        ),
+        image=cluster.image if _has_tag(cluster.image) else f"{cluster.image}:{site.image_tag}",
+    )
+
+
+def _precision(gpu: gpus.Gpu | None) -> str:
+    # bf16 needs compute capability 8.0; on a CPU fp32 is the one that is fast everywhere
+    if gpu is None:
+        return "fp32"
+    return "bf16" if gpu.capability >= (8, 0) else "fp16"
+
+
+def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
+    if cluster.hosts and job.nodes > cluster.hosts:
+        yield Problem(
+            f"the job wants {job.nodes} hosts and the cluster has {cluster.hosts}", f"use nodes: {cluster.hosts}"
+        )
+    if cluster.cpus and cluster.gpu is None and cluster.slots > cluster.cpus:
+        yield Problem(f"slots {cluster.slots} is more than the host's {cluster.cpus} cores", "use fewer slots")
+    if job.precision == "fp16" and cluster.gpu is None:
+        yield Problem("precision fp16 needs a GPU", "use bf16 or fp32 on a CPU")
+    if cluster.gpu and job.precision == "bf16" and gpus.GPUS[cluster.gpu].capability < (8, 0):
+        yield Problem(f"{cluster.gpu} has no bf16 (compute capability 8.0 and up)", "use precision: fp16")
+    if not workloads.is_script(job.workload) and job.model is None and "model" in workloads.required(job.workload):
+        yield Problem(f"workload {job.workload!r} needs a model", "add `model:` to the job")
+
+
+def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[nccl.Variable, ...]:
+    """The fabric's variables, then the cluster's, then the job's; a later one of the same name wins."""
+    found = {v.name: v for v in nccl.environment(fabric, gpu=cluster.gpu is not None, interface=cluster.interface)}
+    for source, env in (("the cluster file", cluster.env), ("the job file", job.env)):
+        for name, variable in env.items():
+            if variable.value is None:
+                found.pop(name, None)
+                continue
+            over = f", instead of {found[name].value!r}" if name in found else ""
+            found[name] = nccl.Variable(name, variable.value, f"from {source}{over}", "")
+    return tuple(found.values())
+
+
+def _secrets(job: Job, cluster: Cluster) -> tuple[Secret, ...]:
+    wanted = {**cluster.env, **job.env}
+    return tuple(Secret(name, v.secret, v.key or name) for name, v in wanted.items() if v.secret)
+
+
+def _has_tag(image: str) -> bool:
+    return image.endswith((".sqsh", ".sif")) or "@" in image or ":" in image.rpartition("/")[2]
+
+
+def _id(job: Job, cluster: Cluster, site: Site, suffix: str) -> str:
+    """The job's name and six digits of the hash of all that decides the plan: equal jobs, equal ids."""
+    content = [job.model_dump(mode="json"), cluster.model_dump(mode="json"), site.image_tag, suffix]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    stem = "-".join(filter(None, (job.name, suffix)))[:_STEM].rstrip("-")
+    return f"{stem}-{digest[:6]}"

@@ -1,0 +1,61 @@
+"""Durations and sizes as people write them, and as people read them.
+
+Owns both directions for seconds and bytes; which field holds which is `spec`'s.
+"""
+
+from __future__ import annotations
+
+import re
+
+_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+# Slurm's own forms: https://slurm.schedmd.com/sbatch.html#OPT_time
+_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]i?)?B?")
+_POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+
+
+def seconds(text: str) -> int:
+    """`48h`, `1d12h`, `90m`, `48:00:00` or `1-12:00:00` as seconds. Raises ValueError."""
+    for pattern in (_DURATION, _CLOCK):
+        match = pattern.fullmatch(text.strip())
+        if match and any(match.groups()):
+            days, hours, minutes, secs = (int(g or 0) for g in match.groups())
+            return ((days * 24 + hours) * 60 + minutes) * 60 + secs
+    raise ValueError(f"{text!r} is not a duration; write 48h, 90m, 1d12h or 48:00:00")
+
+
+def clock(total: int) -> str:
+    """Seconds as Slurm reads them, rounded up to a minute: `2-00:00:00`, `00:30:00`."""
+    minutes = -(-total // 60)
+    days, minutes = divmod(minutes, 24 * 60)
+    text = f"{minutes // 60:02}:{minutes % 60:02}:00"
+    return f"{days}-{text}" if days else text
+
+
+def brief(total: float) -> str:
+    """Seconds for a person: `9 s`, `4 min 10 s`, `2 h 05 min`, `3 d 4 h`."""
+    left = round(total)
+    if left < 60:
+        return f"{left} s"
+    if left < 3600:
+        return f"{left // 60} min {left % 60:02} s"
+    if left < 86400:
+        return f"{left // 3600} h {left % 3600 // 60:02} min"
+    return f"{left // 86400} d {left % 86400 // 3600} h"
+
+
+def size(text: str) -> int:
+    """`80GB` (powers of 1000) or `80GiB` (powers of 1024) as bytes. Raises ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match or not match[2]:
+        raise ValueError(f"{text!r} is not a size; write it with its unit, such as 80GB or 512GiB")
+    number, unit = float(match[1]), match[2]
+    return round(number * (1024 if unit.endswith("i") else 1000) ** _POWER[unit[0]])
+
+
+def gigabytes(count: float) -> str:
+    """Bytes for a person, in powers of 1000 as the ZeRO paper and GPU data sheets count them."""
+    for unit, power in (("TB", 4), ("GB", 3), ("MB", 2), ("kB", 1)):
+        if count >= 1000**power:
+            return f"{count / 1000**power:.{1 if count < 100 * 1000**power else 0}f} {unit}"
+    return f"{count:.0f} B"

@@ -1,0 +1,149 @@
+"""The programs that ranks can run (docker/workloads/), and whether a job's `args` fit one.
+
+Owns the way from a job's `args` to a command line; what an option does is the workload's.
+Parsers are imported without torch: a workload imports it inside `main()`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+from launcher import ROOT
+from launcher.errors import Problem, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+LAUNCHER_GROUP = "set by the launcher"
+_FIELDS = {
+    "model": "the job's `model:`",
+    "checkpoint-every": "`checkpoint.every`",
+    "checkpoint-keep": "`checkpoint.keep`",
+    "resume": "`checkpoint.resume`",
+}
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """Every workload's name: a file of docker/workloads/ that has a command line of its own."""
+    folder = ROOT / "docker" / "workloads"
+    return tuple(
+        sorted(p.stem for p in folder.glob("*.py") if "\ndef parser(" in p.read_text(encoding="utf-8"))
+    )
+
+
+def is_script(workload: str) -> bool:
+    """True for a program of the user's own (a path), False for one of ours (a name)."""
+    return "/" in workload or workload.endswith(".py")
+
+
+@functools.cache
+def parser(name: str) -> argparse.ArgumentParser:
+    """The workload's own argument parser. `name` is one of `names()`."""
+    code = str(ROOT / "docker")
+    if code not in sys.path:
+        sys.path.insert(0, code)
+    made: argparse.ArgumentParser = importlib.import_module(f"workloads.{name}").parser()
+    return made
+
+
+def command_line(args: Mapping[str, Any]) -> tuple[str, ...]:
+    """`args` as options: `--key=value`, `--key`/`--no-key` for booleans, `--key a b` for a list.
+
+    A null value leaves the option out.
+    """
+    return tuple(word for key, value in args.items() for word in _words(key, value))
+
+
+def _words(key: str, value: Any) -> Iterator[str]:
+    if value is True:
+        yield f"--{key}"
+    elif value is False:
+        yield f"--no-{key}"
+    elif isinstance(value, list):
+        yield f"--{key}"
+        yield from map(_text, value)
+    elif value is not None:
+        yield f"--{key}={_text(value)}"
+
+
+def _text(value: Any) -> str:
+    # repr(1e-05) and repr(0.1) are what Python reads back unchanged
+    return repr(value) if isinstance(value, float) else str(value)
+
+
+def problems(name: str, args: Mapping[str, Any]) -> Iterator[tuple[str, Problem]]:
+    """What is wrong with `args`, as (key, problem without a place); nothing when all fits."""
+    ours, theirs = _options(parser(name))
+    for key, value in args.items():
+        if key in ours:
+            field = _FIELDS.get(key, "nothing: it follows from the job")
+            yield key, Problem(f"args.{key} is set by the launcher", f"use {field}")
+        elif key not in theirs:
+            hint = did_you_mean(key, theirs) or f"see `python -m workloads.{name} --help`"
+            yield key, Problem(f"workload {name!r} has no option {key!r}", hint)
+        else:
+            wrong = _mismatch(theirs[key], value)
+            if wrong:
+                yield key, Problem(f"args.{key}: {wrong}", theirs[key].help or "")
+
+
+def _options(made: argparse.ArgumentParser) -> tuple[set[str], dict[str, argparse.Action]]:
+    # argparse has no public way to list options; `_actions` has been stable since Python 2.7
+    hidden = {id(a) for g in made._action_groups if g.title == LAUNCHER_GROUP for a in g._group_actions}
+    ours: set[str] = {"help"}
+    theirs: dict[str, argparse.Action] = {}
+    for action in made._actions:
+        for option in action.option_strings:
+            if id(action) in hidden:
+                ours.add(option.removeprefix("--"))
+            elif option.startswith("--") and not isinstance(action, argparse._HelpAction):
+                theirs[option.removeprefix("--")] = action
+    return ours, theirs
+
+
+def _mismatch(action: argparse.Action, value: Any) -> str:
+    """Why the parser would refuse `value`, or an empty string."""
+    if value is None:
+        return ""
+    switch = action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction)
+    if switch or isinstance(value, bool):
+        return (
+            ""
+            if switch == isinstance(value, bool)
+            else f"{'true or false' if switch else 'a value'} is expected, not {value!r}"
+        )
+    if isinstance(value, list) != (action.nargs in {"+", "*"} or isinstance(action.nargs, int)):
+        return f"{'one value' if isinstance(value, list) else 'a list'} is expected, not {value!r}"
+    for item in value if isinstance(value, list) else [value]:
+        text = _text(item)
+        if isinstance(value, list) and text.startswith("-"):
+            return f"an item of a list cannot start with '-': {text!r}"
+        convert = action.type if callable(action.type) else str
+        try:
+            converted = convert(text)
+        except argparse.ArgumentTypeError as error:
+            return str(error)
+        except (TypeError, ValueError):
+            return f"{item!r} is not {_KINDS.get(convert, 'valid')}"
+        if action.choices is not None and converted not in action.choices:
+            return f"{item!r} is not one of " + ", ".join(map(str, action.choices))
+    return ""
+
+
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number"}
+
+
+def options(name: str) -> frozenset[str]:
+    """The options that the launcher itself sets and this workload has, without dashes."""
+    return frozenset(_options(parser(name))[0]) - {"help"}
+
+
+def required(name: str) -> frozenset[str]:
+    """Those of `options` that the workload cannot do without."""
+    made = parser(name)
+    return frozenset(o.removeprefix("--") for a in made._actions if a.required for o in a.option_strings)
