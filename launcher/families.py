@@ -111,6 +111,8 @@ def _gpt2(keys: Keys, name: str) -> architecture.Architecture:
         layer=tuple(layer),
         norms=tuple(_layer_norm("ln_f", hidden)),
         head=() if tied else (architecture.Weight("lm_head.weight", (vocab, hidden)),),
+        mlp_tensors=_activation(keys, "activation_function", "gelu_new"),
+        dropout=bool(keys.config.get("resid_pdrop", 0.1)),
     )
 
 
@@ -177,6 +179,7 @@ def _llama(line: _Llama, keys: Keys, name: str) -> architecture.Architecture:
         layer=tuple(layer),
         norms=(architecture.Weight("norm.weight", (hidden,)),),
         head=() if tied else (architecture.Weight("lm_head.weight", (vocab, hidden)),),
+        mlp_tensors=4,  # gate, its SiLU, up, and their product
         experts=experts,
         active_experts=keys.number("num_experts_per_tok", default=2) if line.mixture else 0,
     )
@@ -231,7 +234,14 @@ def _gpt_neox(keys: Keys, name: str) -> architecture.Architecture:
         layer=tuple(layer),
         norms=tuple(_layer_norm("final_layer_norm", hidden)),
         head=() if tied else (architecture.Weight("lm_head.weight", (vocab, hidden)),),
+        mlp_tensors=_activation(keys, "hidden_act", "gelu"),
     )
+
+
+def _activation(keys: Keys, key: str, default: str) -> int:
+    """Tensors that the activation and the projection after it save; a written-out tanh saves each step."""
+    fused = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_pytorch_tanh": 2}
+    return fused.get(str(keys.config.get(key, default)), 5)
 
 
 FAMILIES: dict[str, Callable[[Keys, str], architecture.Architecture]] = {

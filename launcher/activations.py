@@ -1,0 +1,125 @@
+"""What the backward pass needs of the forward pass: bytes of saved tensors, of the logits and of the loss.
+
+Owns the accounting of transformers' own modelling code, run eagerly; leaves model states and buffers to memory.py.
+
+    activations.per_layer(architecture, bytes) -> bytes that one layer saves for one token
+    activations.moments(architecture, ...) -> Activations: saved, loss and working set of a whole micro batch
+
+Each term is a tensor that autograd saves; tests/test_activations.py counts the same tensors in a real forward
+pass. Attention is fused (torch's scaled_dot_product_attention): it saves queries, keys, values, its output and
+one float per head, not the scores. Korthikanti et al., arXiv 2205.05198, section 4, give the model for a fused
+Megatron layer (34 x hidden, and 5 x heads x sequence for the scores): `megatron` reproduces it for comparison.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from launcher.architecture import Architecture
+
+FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes on one slot for one micro batch."""
+
+    saved: int  # when the forward pass has ended
+    loss: int  # logits and what the loss makes of them, on top of `saved`, at the start of the backward pass
+    working: int  # the largest working set of one layer's backward pass, on top of `saved`
+
+
+def per_layer(model: Architecture, width: int, attention: str = "sdpa", sequence: int = 0) -> int:
+    """Bytes that one layer saves for one token; `width` is the bytes of one element (2 for bf16).
+
+    `attention` is "sdpa" (fused) or "eager", which also saves the scores: then `sequence` is needed.
+    """
+    inner = model.heads * model.head_dim
+    kv = model.kv_heads * model.head_dim
+    core = 2 * width * (inner + kv) + FLOAT * model.heads  # q, output, k, v and one log-sum per head
+    if attention == "eager":
+        # softmax in fp32, its copy in the working type, and the dropped-out copy where there is dropout
+        core += model.heads * sequence * (FLOAT + width) - FLOAT * model.heads
+    if model.family == "gpt2":
+        return core + _norm(model, width) * 2 + _mlp(model, width) + 2 * _mask(model)
+    if model.family == "gpt_neox":
+        # One input for both norms; queries and keys are new tensors after the rotation, values hold all of qkv;
+        # the output is copied on the way to the projection.
+        return core + 3 * width * model.hidden + 3 * width * model.hidden + 16 + _mlp(model, width)
+    extra = _rms(inner, width, model.heads) + _rms(kv, width, model.kv_heads) if _normed(model) else 0
+    # q_norm and k_norm write new tensors, which the rotation does not keep.
+    extra -= width * (inner + kv) if _normed(model) else 0
+    return core + 2 * _rms(model.hidden, width, 1) + _mlp(model, width) + extra
+
+
+def _normed(model: Architecture) -> bool:
+    return any(w.name.endswith("q_norm.weight") for w in model.layer)
+
+
+def _norm(model: Architecture, width: int) -> int:
+    return 2 * width * model.hidden + 2 * FLOAT  # input, output, mean and deviation
+
+
+def _rms(size: int, width: int, rows: int) -> int:
+    # The fp32 copy of the input, the inverse deviation, the normalized value, the output.
+    return FLOAT * size + FLOAT * rows + 2 * width * size
+
+
+def _mask(model: Architecture) -> int:
+    return model.hidden if model.dropout else 0  # one byte an element
+
+
+def _mlp(model: Architecture, width: int) -> int:
+    if not model.experts:
+        return model.mlp_tensors * width * model.ffn
+    routed = model.active_experts
+    router = FLOAT * model.experts + (5 * FLOAT + 8 + 24) * routed
+    return routed * width * (model.mlp_tensors * model.ffn + 2 * model.hidden) + router
+
+
+def tail(model: Architecture, width: int) -> int:
+    """Bytes saved for one token outside the layers: token ids, the last norm, the head's input, the labels."""
+    norm = _norm(model, width) if model.family in ("gpt2", "gpt_neox") else _rms(model.hidden, width, 1)
+    return norm + 16 + _mask(model)
+
+
+def loss(model: Architecture, width: int) -> int:
+    """Bytes for one token at the start of the backward pass.
+
+    The logits, their log-softmax in fp32, and in fp32 the two gradients of the loss (of the log-softmax and of the
+    logits). transformers.loss.loss_utils.ForCausalLMLoss upcasts the logits before the cross-entropy.
+    """
+    return model.vocab * (width + 3 * FLOAT)
+
+
+def working(model: Architecture, width: int) -> int:
+    """Bytes for one token that one layer's backward pass holds beside what was saved.
+
+    At its peak, in the MLP: the gradients of the layer's output and of the widest tensors of the MLP.
+    """
+    routed = max(model.active_experts, 1)
+    return width * (2 * model.hidden + 3 * routed * model.ffn)
+
+
+def moments(
+    model: Architecture, width: int, tokens: int, sequence: int, checkpointing: bool, attention: str = "sdpa"
+) -> Activations:
+    """The bytes of a micro batch of `tokens` tokens in sequences of `sequence`.
+
+    With checkpointing each layer keeps its input alone, and one layer at a time is computed again.
+    """
+    layer = per_layer(model, width, attention, sequence)
+    kept = width * model.hidden if checkpointing else layer
+    again = layer if checkpointing else 0
+    return Activations(
+        saved=tokens * (model.layers * kept + tail(model, width)),
+        loss=tokens * loss(model, width),
+        working=tokens * (again + working(model, width)),
+    )
+
+
+def megatron(hidden: int, heads: int, sequence: int, micro: int, tensor: int = 1) -> float:
+    """Bytes of one layer by Korthikanti et al., arXiv 2205.05198, equation 2 (tensor parallel degree `tensor`)."""
+    return sequence * micro * hidden * (10 + 24 / tensor + 5 * heads * sequence / (hidden * tensor))

@@ -1,0 +1,132 @@
+"""The part of a DeepSpeed configuration that decides memory and traffic, with DeepSpeed's own defaults filled in.
+
+Owns the reading of these keys; leaves what they cost to memory.py and traffic.py, and whether a key exists at all
+to the configuration's own check.
+
+    zero.read(ds_config) -> Zero
+
+Defaults are those of DeepSpeed 0.19.8: deepspeed/runtime/zero/config.py, deepspeed/runtime/zero/offload_config.py
+and DeepSpeedEngine.get_data_types in deepspeed/runtime/engine.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+Config = Mapping[str, object]
+
+# State tensors of the size of the parameters that each optimizer keeps, besides the master weights. A mixed one
+# (Muon, with Adam for embeddings and norms) counts as its larger part, so that no estimate falls short.
+STATES = {"sgd": 0, "lion": 1, "adagrad": 1, "adam": 2, "adamw": 2, "lamb": 2, "muon": 2, "onebitadam": 3}
+
+
+@dataclass(frozen=True)
+class Zero:
+    """What memory and traffic depend on. Sizes that DeepSpeed counts in elements are in elements here."""
+
+    stage: int
+    offload_optimizer: str  # none, cpu or nvme
+    offload_param: str
+    offload_ratio: float  # share of the optimizer that goes to the host (stage 3)
+    pin_optimizer: bool
+    pin_param: bool
+    optimizer_buffers: int  # tensors in the NVMe swapper's pool
+    param_buffers: int
+    param_buffer_size: int
+    max_in_cpu: int  # parameters held in host memory although they live on NVMe
+    overlap: bool
+    contiguous: bool
+    multi_rank: bool  # gradients of all ranks' partitions in one all-reduce
+    reduce_bucket: int
+    allgather_bucket: int
+    prefetch: int
+    persistence: int  # a tensor below this size is kept whole on every rank
+    max_live: int
+    max_reuse: int
+    sub_group: int
+    hpz: int
+    quantized_weights: bool
+    quantized_gradients: bool
+    accumulation: int  # gradient accumulation steps
+    weight_bytes: int
+    activation_bytes: int
+    master_bytes: int
+    state_bytes: int
+    gradient_bytes: int  # of the gradients that wait for the step
+    states: int
+    torch_adam: bool
+    autocast: bool
+
+
+def read(config: Config) -> Zero:
+    """The settings in `config` (DeepSpeed's keys), with defaults for those missing or "auto"."""
+    zero = _section(config, "zero_optimization")
+    optimizer = _section(zero, "offload_optimizer")
+    param = _section(zero, "offload_param")
+    bf16 = _section(config, "bf16") or _section(config, "bfloat16")
+    low = _flag(bf16, "enabled") or _flag(_section(config, "fp16"), "enabled")
+    autocast = _flag(_section(config, "torch_autocast"), "enabled")
+    kind = _section(config, "optimizer")
+    stage = _number(zero, "stage", 0)
+    weight = 2 if low else 4
+    master = 2 if low and _flag(bf16, "bf16_master_weights_and_grads") else 4
+    accumulate = _section(config, "data_types").get("grad_accum_dtype")
+    return Zero(
+        stage=stage,
+        offload_optimizer=_device(optimizer),
+        offload_param=_device(param) if stage == 3 else "none",
+        offload_ratio=_ratio(optimizer.get("ratio")),
+        pin_optimizer=_flag(optimizer, "pin_memory", True),
+        pin_param=_flag(param, "pin_memory", True),
+        optimizer_buffers=_number(optimizer, "buffer_count", 4),
+        param_buffers=_number(param, "buffer_count", 5),
+        param_buffer_size=_number(param, "buffer_size", 100_000_000),
+        max_in_cpu=_number(param, "max_in_cpu", 1_000_000_000),
+        overlap=_flag(zero, "overlap_comm", stage == 3),
+        contiguous=_flag(zero, "contiguous_gradients", True),
+        multi_rank=_flag(zero, "use_multi_rank_bucket_allreduce", True),
+        reduce_bucket=_number(zero, "reduce_bucket_size", 500_000_000),
+        allgather_bucket=_number(zero, "allgather_bucket_size", 500_000_000),
+        prefetch=_number(zero, "stage3_prefetch_bucket_size", 50_000_000),
+        persistence=_number(zero, "stage3_param_persistence_threshold", 100_000),
+        max_live=_number(zero, "stage3_max_live_parameters", 1_000_000_000),
+        max_reuse=_number(zero, "stage3_max_reuse_distance", 1_000_000_000),
+        sub_group=_number(zero, "sub_group_size", 1_000_000_000),
+        hpz=max(_number(zero, "zero_hpz_partition_size", 1), 1),
+        quantized_weights=_flag(zero, "zero_quantized_weights"),
+        quantized_gradients=_flag(zero, "zero_quantized_gradients"),
+        accumulation=max(_number(config, "gradient_accumulation_steps", 1), 1),
+        weight_bytes=weight,
+        activation_bytes=2 if low or autocast else 4,
+        master_bytes=master,
+        state_bytes=2 if low and _flag(bf16, "bf16_optimizer_states") else 4,
+        gradient_bytes=4 if accumulate == "fp32" else 2 if accumulate in ("bf16", "fp16") else weight,
+        states=STATES.get(str(kind.get("type", "adamw")).lower(), 2),
+        torch_adam=_flag(_section(kind, "params"), "torch_adam"),
+        autocast=autocast,
+    )
+
+
+def _section(config: Config, key: str) -> Config:
+    value = config.get(key)
+    return cast("Config", value) if isinstance(value, Mapping) else {}
+
+
+def _number(config: Config, key: str, default: int) -> int:
+    value = config.get(key)
+    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else default
+
+
+def _flag(config: Config, key: str, default: bool = False) -> bool:
+    value = config.get(key)
+    return value if isinstance(value, bool) else default
+
+
+def _ratio(value: object) -> float:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 1.0
+
+
+def _device(section: Config) -> str:
+    return str(section.get("device", "none")).lower()
