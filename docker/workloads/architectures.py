@@ -1,0 +1,120 @@
+"""The model: a named architecture with random weights, or a Hugging Face folder or hub name.
+
+Owns how a model is found, built and exported; names and their keys are data, in models.json, which the launcher's
+memory planner reads too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workloads.session import Stop
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+# GPT-2 was trained with 0.1 over many epochs; pretraining that sees a text once or twice does better without
+DROPOUTS = ("attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "hidden_dropout")
+NAMED = Path(__file__).with_name("models.json")
+
+
+def named(name: str) -> dict[str, Any] | None:
+    """The Hugging Face configuration keys of an architecture of models.json; None for any other name."""
+    keys: dict[str, Any] | None = json.loads(NAMED.read_text(encoding="utf-8")).get(name)
+    return keys
+
+
+def config(name: str) -> PretrainedConfig:
+    """The configuration of a named architecture, a folder or a hub name. Raises Stop if there is none."""
+    from transformers import AutoConfig
+
+    keys = named(name)
+    if keys is not None:
+        tokens = {"bos_token_id": None, "eos_token_id": None}  # the family's defaults are another tokenizer's
+        made = AutoConfig.for_model(**{**tokens, **keys})
+        for dropout in DROPOUTS:
+            if hasattr(made, dropout) and dropout not in keys:
+                setattr(made, dropout, 0.0)
+        return made
+    try:
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise Stop(f"model {name!r} is not in models.json, and no folder or hub name: {reason}") from error
+
+
+def build(
+    name: str, settings: PretrainedConfig, deepspeed_config: dict[str, Any], seed: int, device: torch.device
+) -> PreTrainedModel:
+    """The model on its device, in the precision of the DeepSpeed config; partitioned if that is ZeRO-3.
+
+    Weights are random for a named architecture and for a folder that holds only a configuration; else they are
+    loaded. Random weights depend on the seed alone, not on the ZeRO stage or the number of ranks.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+    from transformers.integrations import HfDeepSpeedConfig
+
+    from workloads import engines
+
+    settings.use_cache = False
+    dtype = engines.dtype(deepspeed_config)
+    # tells transformers to partition while it builds; `with deepspeed.zero.Init()` around it breaks its weights
+    partitioned = HfDeepSpeedConfig(deepspeed_config) if engines.stage(deepspeed_config) == 3 else None
+    torch.manual_seed(seed)
+    on_device = contextlib.nullcontext() if partitioned else device
+    with on_device:
+        if has_weights(name):
+            model = AutoModelForCausalLM.from_pretrained(name, config=settings, dtype=dtype)
+        else:
+            # the order in which transformers initializes under ZeRO-3, so that all stages start alike
+            with no_init_weights():
+                model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
+            if not partitioned:
+                model.initialize_weights()
+                model.tie_weights()
+    model.partitioned = partitioned  # transformers holds it weakly, and needs it for saving too
+    return model
+
+
+def has_weights(name: str) -> bool:
+    """Whether a model's weights are loaded: those of a hub name, and of a folder with a weights file."""
+    if named(name) is not None:
+        return False
+    folder = Path(name)
+    return not folder.is_dir() or any(any(folder.glob(p)) for p in ("*.safetensors", "pytorch_model*.bin"))
+
+
+def parameters(model: PreTrainedModel) -> int:
+    """How many parameters the model has, each counted once, partitioned or not."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """A hash of every parameter's name and shape: a checkpoint fits a model with the same one."""
+    shapes = [(key, tuple(getattr(p, "ds_shape", p.shape))) for key, p in model.named_parameters()]
+    return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
+
+
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, rank: int) -> None:
+    """Write a Hugging Face folder (safetensors, config, tokenizer) from rank 0; all ranks must call it.
+
+    ZeRO-3's partitions are gathered one parameter at a time.
+    """
+    import deepspeed
+
+    weights = {}
+    for key, parameter in model.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+            if rank == 0:
+                weights[key] = parameter.detach().cpu().clone()
+    if rank == 0:
+        model.config.use_cache = True
+        model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)

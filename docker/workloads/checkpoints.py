@@ -1,0 +1,264 @@
+"""Checkpoints of a run: written whole or not at all, kept K deep, and resumed from the newest that is whole.
+
+Owns the folder `checkpoints/`: one folder per tag `step-00000500`, written by DeepSpeed, and in it the file
+`complete.json`, written last, by rank 0, once every rank's files are on disk. It lists these files with their sizes;
+a folder without it, or with a file missing or of another size, is broken and never resumed. The state that a
+checkpoint carries is the workload's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workloads import metrics
+from workloads.session import Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from deepspeed import DeepSpeedEngine
+
+    from workloads.session import Session
+
+FOLDER = "checkpoints"
+MARKER = "complete.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training has come: optimizer steps, samples (the position in the data) and tokens."""
+
+    step: int = 0
+    samples: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must be equal for a checkpoint to continue in a run: the same model, tokens and partitions."""
+
+    model: str
+    model_fingerprint: str
+    tokenizer: str
+    tokenizer_fingerprint: str
+    world_size: int
+    zero_stage: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """A complete checkpoint on disk."""
+
+    path: Path
+    progress: Progress
+    identity: Identity
+
+    @property
+    def tag(self) -> str:
+        return self.path.name
+
+
+def save(engine: DeepSpeedEngine, session: Session, progress: Progress, identity: Identity, keep: int) -> str:
+    """Write a complete checkpoint, then delete all but the newest `keep`; returns its tag. All ranks call it.
+
+    Raises Stop with os.EX_IOERR (74) on every rank when any rank could not write (a full disk); the complete
+    checkpoints before are untouched then.
+    """
+    from torch import distributed
+
+    folder = session.run_dir / FOLDER
+    tag = f"step-{progress.step:08d}"
+    carried = {"progress": asdict(progress), "identity": asdict(identity)}
+    if session.rank == 0:
+        shutil.rmtree(folder / tag, ignore_errors=True)  # what is left of a broken one
+    with _observed(engine) as (written, failures):
+        engine.save_checkpoint(str(folder), tag=tag, client_state=carried, save_latest=False)
+    ranks: list[Any] = [None] * session.world_size
+    distributed.all_gather_object(ranks, (written, failures))
+
+    def finish() -> None:
+        try:
+            for _, failures in ranks:
+                if failures:
+                    raise OSError(failures[0])
+            files = {name: size for written, _ in ranks for name, size in written.items()}
+            metrics.write_atomically(folder / tag / MARKER, {"tag": tag, **carried, "files": files})
+            _point_latest(folder, tag)
+        except OSError as error:
+            shutil.rmtree(folder / tag, ignore_errors=True)
+            raise Stop(_cannot_write(folder, tag, error), os.EX_IOERR) from error
+        _prune(folder, keep)
+
+    session.first(finish)
+    return tag
+
+
+def find(session: Session, older: str | None, identity: Identity, log: metrics.Log) -> Found | None:
+    """The checkpoint to start from: the newest complete one of the run, else of the older run's folder, else none.
+
+    Broken ones that are passed over are logged. Raises Stop on every rank when the one found does not fit this run,
+    or when the older run has none.
+    """
+
+    def broken(tag: str, reason: str) -> None:
+        log.say(f"checkpoint {tag} is passed over: {reason}")
+        log.event("skipped", int(tag[5:]), tag=tag, reason=reason)
+
+    def search() -> Found | None:
+        found = newest(session.run_dir / FOLDER, broken)
+        if found is None and older:
+            found = newest(Path(older), broken)
+            if found is None:
+                raise Stop(f"--resume {older}: there is no complete checkpoint in this folder")
+        reason = refusal(found, identity) if found else None
+        if reason:
+            raise Stop(reason)
+        return found
+
+    return session.first(search)
+
+
+def newest(folder: Path, broken: Callable[[str, str], None] = lambda tag, reason: None) -> Found | None:
+    """The newest complete checkpoint of a folder, if any; `broken(tag, reason)` is called for newer broken ones."""
+    for path in _newest_first(folder):
+        try:
+            return _read(path)
+        except (OSError, ValueError) as error:
+            broken(path.name, str(error))
+    return None
+
+
+def refusal(found: Found, identity: Identity) -> str | None:
+    """Why a checkpoint cannot continue in a run of this identity; None if it can."""
+    theirs, ours = found.identity, identity
+    if theirs.model_fingerprint != ours.model_fingerprint:
+        return f"{found.path} is of another model: {theirs.model}, not {ours.model}; give this run another folder"
+    if theirs.tokenizer_fingerprint != ours.tokenizer_fingerprint:
+        return (
+            f"{found.path} was trained with another tokenizer: {theirs.tokenizer}, not {ours.tokenizer}; "
+            "set the same one, or give this run another folder"
+        )
+    if _partitions(theirs) != _partitions(ours):
+        return (
+            f"{found.path} was written by {_layout(theirs)}, and this run has {_layout(ours)}: DeepSpeed reads "
+            "its partitions back only in the layout that wrote them. Use that layout, or convert the checkpoint "
+            "with python -m deepspeed.checkpoint.ds_to_universal"
+        )
+    return None
+
+
+def restore(engine: DeepSpeedEngine, found: Found) -> Progress:
+    """Load weights, optimizer and schedule into a fresh engine; returns how far they had come."""
+    path, carried = engine.load_checkpoint(str(found.path.parent), tag=found.tag)
+    if path is None:
+        raise Stop(f"DeepSpeed found nothing to load in {found.path}", os.EX_IOERR)
+    return Progress(**carried["progress"])
+
+
+@contextlib.contextmanager
+def _observed(engine: DeepSpeedEngine) -> Iterator[tuple[dict[str, int], list[str]]]:
+    """Note the files that DeepSpeed writes, and its failures to, which are not raised inside.
+
+    A rank that raised would leave the others waiting in the barriers of save_checkpoint.
+    """
+    written: dict[str, int] = {}
+    failures: list[str] = []
+    writer = engine.checkpoint_engine
+
+    def guarded(work: Callable[..., Any], wrote: Callable[..., None] = lambda *_: None) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            try:
+                result = work(*args, **options)
+                wrote(*args, *options.values())
+                return result
+            except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
+                failures.append(str(error).strip().splitlines()[0])
+
+        return call
+
+    def note(_state: object, path: str) -> None:
+        with open(path, "rb") as file:  # noqa: PTH123
+            os.fsync(file.fileno())  # the marker must not reach the disk before what it vouches for
+            written[Path(path).name] = os.fstat(file.fileno()).st_size
+
+    guards = [
+        (writer, "save", guarded(writer.save, note)),
+        (writer, "makedirs", guarded(writer.makedirs)),
+        (engine, "_copy_recovery_script", guarded(engine._copy_recovery_script)),
+    ]
+    for owner, name, guard in guards:
+        setattr(owner, name, guard)
+    try:
+        yield written, failures
+    finally:
+        for owner, name, _ in guards:
+            delattr(owner, name)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    tags = [path for path in folder.glob("step-*") if path.name[5:].isdigit()]
+    return sorted(tags, key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def _read(path: Path) -> Found:
+    """A checkpoint whose files are all there. Raises OSError or ValueError that says what is wrong with it."""
+    try:
+        marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"it was not finished ({MARKER} is missing)") from error
+    for name, size in marker["files"].items():
+        try:
+            actual = (path / name).stat().st_size
+        except FileNotFoundError as error:
+            raise ValueError(f"{name} is missing") from error
+        if actual != size:
+            raise ValueError(f"{name} has {actual} bytes instead of {size}")
+    try:
+        return Found(path, Progress(**marker["progress"]), Identity(**marker["identity"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{MARKER} is of another version ({error})") from error
+
+
+def _point_latest(folder: Path, tag: str) -> None:
+    # for DeepSpeed's own tools (zero_to_fp32.py, ds_to_universal); its own writing of this file is not atomic
+    half = folder / ".latest"
+    half.write_text(tag, encoding="utf-8")
+    half.replace(folder / "latest")
+
+
+def _prune(folder: Path, keep: int) -> None:
+    complete = 0
+    for path in _newest_first(folder):
+        with contextlib.suppress(OSError, ValueError):
+            _read(path)
+            complete += 1
+            if complete <= keep:
+                continue
+        if complete:  # newer than the newest complete one is nothing yet
+            (path / MARKER).unlink(missing_ok=True)  # half deleted must not look whole
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _cannot_write(folder: Path, tag: str, error: OSError) -> str:
+    last = newest(folder)
+    free = shutil.disk_usage(folder).free / 2**30 if folder.exists() else 0.0
+    return f"checkpoint {tag} could not be written to {folder} ({free:.1f} GiB free): {error}; " + (
+        f"the last complete one is {last.tag}" if last else "there is no complete one yet"
+    )
+
+
+def _partitions(identity: Identity) -> tuple[Any, ...]:
+    """What decides whether DeepSpeed can read the files: without ZeRO nothing is partitioned."""
+    ranks = identity.world_size if identity.zero_stage else None
+    return (1 if identity.zero_stage == 2 else identity.zero_stage), ranks, identity.precision
+
+
+def _layout(identity: Identity) -> str:
+    return f"{identity.world_size} ranks with ZeRO-{identity.zero_stage} in {identity.precision}"

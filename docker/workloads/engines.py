@@ -1,0 +1,144 @@
+"""From a model and a DeepSpeed config to a DeepSpeed engine with optimizer and schedule.
+
+Everything that the config says holds; this module only fills in what it leaves open, and sees to it that nothing is
+compiled at start-up. What the numbers should be is decided by the launcher and the workload's options.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workloads.session import Stop, prebuilt
+
+if TYPE_CHECKING:
+    import argparse
+
+    import torch
+    from deepspeed import DeepSpeedEngine
+    from transformers import PreTrainedModel
+
+ADAM = ("adam", "adamw")
+BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
+
+
+@dataclass(frozen=True)
+class BatchSize:
+    """Samples of a micro batch of one rank, micro batches of a step, samples of a step over all ranks."""
+
+    micro: int
+    accumulation: int
+    total: int
+
+
+def read(path: str, world_size: int) -> tuple[dict[str, Any], BatchSize]:
+    """The DeepSpeed config of a file, as it is, and its batch. Raises Stop when its three numbers do not agree."""
+    try:
+        config: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Stop(f"--deepspeed-config {path}: {error}") from error
+    sizes = [config.get(key) for key in BATCH]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise Stop(
+            f"--deepspeed-config {path}: {', '.join(BATCH)} must be whole numbers above 0, not {sizes}"
+        )
+    size = BatchSize(*sizes)
+    if size.micro * size.accumulation * world_size != size.total:
+        raise Stop(
+            f"--deepspeed-config {path}: train_batch_size {size.total} is not micro batch {size.micro} x "
+            f"accumulation {size.accumulation} x {world_size} ranks"
+        )
+    return config, size
+
+
+def stage(config: dict[str, Any]) -> int:
+    """The ZeRO stage of a DeepSpeed config, 0 if it has none."""
+    return int(config.get("zero_optimization", {}).get("stage", 0))
+
+
+def precision(config: dict[str, Any]) -> str:
+    """bf16, fp16 or fp32: what the DeepSpeed config enables."""
+    for name in ("bf16", "fp16"):
+        if config.get(name, {}).get("enabled", False):
+            return name
+    return "fp32"
+
+
+def dtype(config: dict[str, Any]) -> torch.dtype:
+    """The type of the model's weights that goes with the config's precision."""
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(config)]
+
+
+def start(model: PreTrainedModel, config: dict[str, Any], args: argparse.Namespace) -> DeepSpeedEngine:
+    """The engine: the config's optimizer, else AdamW by the options; its scheduler, else a cosine with warm-up."""
+    import deepspeed
+    from torch.optim.lr_scheduler import LambdaLR
+
+    def cosine(optimizer: torch.optim.Optimizer) -> LambdaLR:
+        peak = optimizer.param_groups[0]["lr"]
+        return LambdaLR(optimizer, lambda step: learning_rate(step, peak, args) / peak)
+
+    complete = {**config, "optimizer": optimizer(config, args)}
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        model_parameters=_groups(model, complete["optimizer"]["params"].get("weight_decay", 0.0)),
+        config=complete,
+        lr_scheduler=None if "scheduler" in config else cosine,
+        dist_init_required=False,
+    )
+    return engine
+
+
+def optimizer(config: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """The optimizer section of a DeepSpeed config, whole: its own values first, then those of the options.
+
+    Adam comes from DeepSpeed's fused ops where they are prebuilt, and from torch elsewhere, which needs no compiler.
+    """
+    given = config.get("optimizer", {"type": "AdamW"})
+    params = {"lr": args.lr, "weight_decay": args.weight_decay, **given.get("params", {})}
+    if given["type"].lower() in ADAM:
+        params = {"betas": [args.beta1, args.beta2], "eps": 1e-8, **params}
+        if not prebuilt("cpu_adam" if _offloads(config) else "fused_adam"):
+            params = {"torch_adam": True, **params}
+    return {**given, "params": params}
+
+
+def learning_rate(step: int, peak: float, args: argparse.Namespace) -> float:
+    """The rate of update `step` (from 0): a line up to peak over warm-up, then half a cosine down to --min-lr."""
+    if step < args.warmup_steps:
+        return peak * (step + 1) / args.warmup_steps
+    last = args.max_steps - 1
+    passed = min(1.0, (step - args.warmup_steps) / max(1, last - args.warmup_steps))
+    floor = min(args.min_lr, peak)
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * passed))
+
+
+def unreported_norm(engine: DeepSpeedEngine) -> torch.Tensor | None:
+    """The gradient's 2-norm, between backward and step, where DeepSpeed keeps none (fp32 without ZeRO)."""
+    import torch
+
+    if hasattr(engine.optimizer, "_global_grad_norm") or not engine.is_gradient_accumulation_boundary():
+        return None
+    return torch.nn.utils.get_total_norm(p.grad for p in engine.module.parameters() if p.grad is not None)
+
+
+def _offloads(config: dict[str, Any]) -> bool:
+    place = config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none")
+    return bool(place != "none")
+
+
+def _groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
+    def is_matrix(parameter: torch.nn.Parameter) -> bool:
+        return len(getattr(parameter, "ds_shape", parameter.shape)) > 1  # ZeRO-3 leaves an empty parameter
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if is_matrix(p)], "weight_decay": weight_decay},
+        {"params": [p for p in trained if not is_matrix(p)], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,216 @@
+"""What a run tells about itself: metrics.jsonl, the log lines of rank 0 and summary.json; standard library only.
+
+Owns the format below and the optional TensorBoard and Weights & Biases writers; the numbers come from the workload.
+
+metrics.jsonl holds one JSON object per line, is written by rank 0 alone and is flushed line by line. A restarted
+run appends to it. When a run died after its last checkpoint the steps since then come twice: **the later line of a
+step holds**. A line cut off by a crash is not JSON and is skipped by readers. Unknown keys may be added.
+
+A step (every --log-every steps, and the first and last step of an attempt) has no "event" key:
+  step               optimizer steps done, this one included (from 1)
+  loss               mean over the whole global batch, nats per token, before this step's update
+  lr                 learning rate of this step's update
+  grad_norm          2-norm of the gradient before clipping; null where DeepSpeed does not compute it
+  tokens_per_second  of all ranks, since the line before; checkpoints and evaluations are not counted as time
+  step_seconds       seconds per step, likewise
+  memory_bytes       rank 0's peak: the accelerator's allocated memory, or resident memory on CPU
+  tokens             tokens trained on since the run's first step
+  time               Unix time, seconds
+  max_steps          the step the run ends with
+
+An event has "event", "step" and "time":
+  start       world_size, resumed_from (a checkpoint's tag or null), parameters, attempt (from 1), max_steps
+  checkpoint  tag, seconds: a complete checkpoint was written
+  skipped     tag, reason: a broken checkpoint was passed over at the start
+  eval        loss (nats per token), bits_per_byte
+  saved       tag (or null: nothing new to save), signal: the run stops on a signal and can be started again
+  end         status: "done", or "failed" with a reason
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import statistics
+import time
+from typing import IO, TYPE_CHECKING, Any, Protocol
+
+from workloads.session import Stop
+
+if TYPE_CHECKING:
+    import argparse
+    from pathlib import Path
+
+FILE = "metrics.jsonl"
+
+
+class Sink(Protocol):
+    """Another place for the numbers."""
+
+    def log(self, values: dict[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Log:
+    """Writer of one run's metrics.jsonl. Only rank 0 has one that writes; the others' methods do nothing."""
+
+    def __init__(self, run_dir: Path, writes: bool, sinks: tuple[Sink, ...] = ()) -> None:
+        self._file = _append(run_dir / FILE) if writes else None
+        self._sinks = sinks
+
+    def step(self, values: dict[str, Any]) -> None:
+        """Write a step's line, print it, and hand its numbers to the sinks."""
+        if self._file is not None:
+            self._write({**values, "time": time.time()})
+            self.say(_words(values))
+            self._share({key: value for key, value in values.items() if key != "step"}, values["step"])
+
+    def event(self, event: str, step: int, **values: Any) -> None:
+        """Write an event's line; an evaluation goes to the sinks too."""
+        if self._file is not None:
+            self._write({"event": event, "step": step, **values, "time": time.time()})
+            if event == "eval":
+                self._share({f"eval_{key}": value for key, value in values.items()}, step)
+
+    def say(self, text: str) -> None:
+        """Print one line for people."""
+        if self._file is not None:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Close the file and the sinks."""
+        if self._file is not None:
+            self._file.close()
+            for sink in self._sinks:
+                sink.close()
+
+    def _write(self, values: dict[str, Any]) -> None:
+        assert self._file is not None
+        json.dump({key: _finite(value) for key, value in values.items()}, self._file, allow_nan=False)
+        self._file.write("\n")
+        self._file.flush()
+
+    def _share(self, values: dict[str, Any], step: int) -> None:
+        numbers = {key: value for key, value in values.items() if isinstance(value, (int, float))}
+        for sink in self._sinks:
+            sink.log(numbers, step)
+
+
+def start(args: argparse.Namespace, run_dir: Path, rank: int) -> Log:
+    """The run's log with the sinks that the options ask for. Raises Stop when a sink's package is missing."""
+    for wanted, package in ((args.tensorboard, "tensorboard"), (args.wandb, "wandb")):
+        if wanted and importlib.util.find_spec(package) is None:
+            raise Stop(f"--{package}: the package {package} is not installed")
+    sinks: list[Sink] = []
+    if args.tensorboard and rank == 0:
+        sinks.append(TensorBoard(run_dir / "tensorboard"))
+    if args.wandb and rank == 0:
+        sinks.append(Wandb(args.wandb, run_dir, vars(args)))
+    return Log(run_dir, rank == 0, tuple(sinks))
+
+
+def read(run_dir: Path) -> list[dict[str, Any]]:
+    """Every whole line of a run's metrics.jsonl in the order written; none if there is no file."""
+    lines = []
+    if (run_dir / FILE).exists():
+        for text in (run_dir / FILE).read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except ValueError:  # the last line of a run that was killed
+                continue
+    return lines
+
+
+def steps(run_dir: Path) -> list[dict[str, Any]]:
+    """The steps of a run in order, each once: the later line of a step holds."""
+    latest = {line["step"]: line for line in read(run_dir) if "event" not in line}
+    return [latest[step] for step in sorted(latest)]
+
+
+def attempts(run_dir: Path) -> int:
+    """How many times the run has been started."""
+    return sum(line.get("event") == "start" for line in read(run_dir))
+
+
+def summary(run_dir: Path) -> dict[str, Any]:
+    """What summary.json says of the steps: how many, first loss, mean of the last ten logged, median speed."""
+    lines = steps(run_dir)
+    losses = [line["loss"] for line in lines]
+    speeds = [line["tokens_per_second"] for line in lines]
+    return {
+        "steps": lines[-1]["step"] if lines else 0,
+        "loss_first": losses[0] if lines else None,
+        "loss_last": statistics.fmean(losses[-10:]) if lines else None,
+        "tokens": lines[-1]["tokens"] if lines else 0,
+        "tokens_per_second": statistics.median(speeds) if lines else None,
+    }
+
+
+def write_atomically(path: Path, values: dict[str, Any]) -> None:
+    """Write a JSON file that is either whole or not there."""
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    with half.open("w", encoding="utf-8") as file:
+        json.dump({key: _finite(value) for key, value in values.items()}, file, indent=2, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    half.replace(path)
+
+
+class TensorBoard:
+    """Sink that writes TensorBoard files to a folder; needs the package tensorboard."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        for key, value in values.items():
+            self._writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """Sink that logs to Weights & Biases under the run folder's name; a restart continues the same run."""
+
+    def __init__(self, project: str, run_dir: Path, config: dict[str, Any]) -> None:
+        import wandb
+
+        name = run_dir.resolve().name
+        self._run = wandb.init(
+            project=project, id=name, name=name, dir=run_dir, config=config, resume="allow"
+        )
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _append(path: Path) -> IO[str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a+b")
+    if file.tell() and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
+        file.write(b"\n")  # the last line of a killed run is cut off: keep it apart
+    file.close()
+    return path.open("a", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _words(step: dict[str, Any]) -> str:
+    digits = len(str(step["max_steps"]))
+    norm = "" if step["grad_norm"] is None else f"  norm {step['grad_norm']:.2f}"
+    return (
+        f"step {step['step']:{digits}}/{step['max_steps']}  loss {step['loss']:.4f}  lr {step['lr']:.2e}{norm}"
+        f"  {step['tokens_per_second']:,.0f} tokens/s  {step['step_seconds']:.3f} s/step"
+        f"  {step['memory_bytes'] / 2**30:.2f} GiB"
+    )

@@ -1,0 +1,191 @@
+"""Command-line options that several workloads share, as argparse groups; standard library only.
+
+What the options do is the business of the modules that read them; which ones a job may set is decided
+by the launcher, which imports a workload's `parser()` without torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LAUNCHER_GROUP = "set by the launcher"
+SWITCH = argparse.BooleanOptionalAction
+
+
+def _bounded(kind: type[int] | type[float], low: float, high: float, meaning: str) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high or math.isinf(value):
+            raise argparse.ArgumentTypeError(f"{meaning} is expected, not {text!r}")
+        return value
+
+    return convert
+
+
+positive = _bounded(int, 1, math.inf, "a whole number of at least 1")
+count = _bounded(int, 0, math.inf, "a whole number of at least 0")
+exit_code = _bounded(int, 1, 255, "an exit code from 1 to 255")
+rate = _bounded(float, sys.float_info.min, math.inf, "a number above 0")
+number = _bounded(float, 0.0, math.inf, "a number of at least 0")
+fraction = _bounded(float, 0.0, 1.0 - sys.float_info.epsilon, "a number from 0 to below 1")
+
+
+def launcher(parser: argparse.ArgumentParser) -> None:
+    """Add the options that the launcher fills in from the job; a job's `args` cannot set them."""
+    group = parser.add_argument_group(LAUNCHER_GROUP)
+    group.add_argument(
+        "--deepspeed-config", metavar="FILE", required=True, help="DeepSpeed's JSON, batch numbers included"
+    )
+    group.add_argument(
+        "--run-dir",
+        metavar="DIR",
+        required=True,
+        help="folder of the run, seen by every rank: metrics.jsonl, summary.json and checkpoints/ go here",
+    )
+    group.add_argument(
+        "--model",
+        metavar="NAME|PATH",
+        required=True,
+        help="an architecture of models.json (random weights), a Hugging Face folder or a hub name",
+    )
+    group.add_argument(
+        "--checkpoint-every",
+        type=count,
+        default=0,
+        metavar="N",
+        help="save every N steps; 0 saves at the end and on a signal only",
+    )
+    group.add_argument(
+        "--checkpoint-keep", type=positive, default=2, metavar="K", help="complete checkpoints to keep"
+    )
+    group.add_argument(
+        "--resume",
+        metavar="DIR",
+        help="checkpoints/ of an older run to start from, only read; checkpoints of --run-dir go first",
+    )
+
+
+def optimization(group: argparse._ArgumentGroup) -> None:
+    """Add steps, schedule and AdamW's settings."""
+    group.add_argument("--max-steps", type=positive, default=1000, metavar="N", help="optimizer steps")
+    group.add_argument(
+        "--lr",
+        type=rate,
+        default=3e-4,
+        help="highest learning rate; one in the DeepSpeed config's optimizer goes first",
+    )
+    group.add_argument("--min-lr", type=number, default=0.0, help="learning rate at the last step")
+    group.add_argument(
+        "--warmup-steps", type=count, default=0, metavar="N", help="steps of linear rise to --lr"
+    )
+    group.add_argument(
+        "--weight-decay", type=number, default=0.1, help="for matrices; biases and norms have none"
+    )
+    group.add_argument("--beta1", type=fraction, default=0.9, help="AdamW's first moment")
+    group.add_argument("--beta2", type=fraction, default=0.95, help="AdamW's second moment")
+    group.add_argument("--seed", type=count, default=0, help="for weights, data order and dropout")
+    group.add_argument(
+        "--activation-checkpointing",
+        action=SWITCH,
+        default=False,
+        help="recompute activations in the backward pass: less memory, about a third more compute",
+    )
+
+
+def text(group: argparse._ArgumentGroup) -> None:
+    """Add where the text comes from, how it becomes tokens and how it is evaluated."""
+    group.add_argument(
+        "--data",
+        nargs="+",
+        default=["builtin"],
+        metavar="SOURCE",
+        help="text files, folders (their .txt, .md and .jsonl) or globs; hf:NAME[:SPLIT[:COLUMN]] for a "
+        "Hugging Face data set; builtin for Python's own reference (0.5 MB of English, needs no download)",
+    )
+    group.add_argument(
+        "--tokenizer",
+        default="auto",
+        metavar="NAME",
+        help="bytes; bpe:SIZE, trained on the data; a folder or hub name; auto: the model's own, else bytes",
+    )
+    group.add_argument(
+        "--data-cache",
+        metavar="DIR",
+        help="where the tokens of --data are kept (default: data/ in the run's folder); runs may share one. "
+        "Ranks wait for the first while it tokenizes: for huge texts raise DEEPSPEED_TIMEOUT (minutes)",
+    )
+    group.add_argument(
+        "--seq-length", type=positive, default=256, metavar="N", help="tokens a sample predicts"
+    )
+    group.add_argument(
+        "--eval-every",
+        type=count,
+        default=0,
+        metavar="N",
+        help="evaluate every N steps and at the end on the held-out text (the last twentieth of the data, "
+        "at most 4 Mi tokens); 0: never",
+    )
+    group.add_argument(
+        "--eval-batches", type=positive, default=8, metavar="N", help="micro batches a rank evaluates"
+    )
+
+
+def reports(group: argparse._ArgumentGroup) -> None:
+    """Add what is logged and exported."""
+    group.add_argument("--log-every", type=positive, default=10, metavar="N", help="steps between log lines")
+    group.add_argument(
+        "--tensorboard", action=SWITCH, default=False, help="also write TensorBoard files to tensorboard/"
+    )
+    group.add_argument("--wandb", metavar="PROJECT", help="also log to this Weights & Biases project")
+    group.add_argument(
+        "--export",
+        action=SWITCH,
+        default=False,
+        help="at the end write export/: a Hugging Face folder with safetensors and the tokenizer",
+    )
+
+
+def rehearsal(group: argparse._ArgumentGroup) -> None:
+    """Add faults to order, for rehearsing on a cluster what happens when a rank is slow or dies."""
+    group.add_argument(
+        "--step-delay", type=number, default=0.0, metavar="SECONDS", help="rehearsal: sleep each step"
+    )
+    group.add_argument(
+        "--fail-at-step", type=positive, metavar="N", help="rehearsal: a rank dies instead of taking step N"
+    )
+    group.add_argument("--fail-rank", type=count, default=0, metavar="R", help="rehearsal: which rank dies")
+    group.add_argument("--fail-code", type=exit_code, default=1, metavar="C", help="rehearsal: its exit code")
+    group.add_argument(
+        "--fail-attempts",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="rehearsal: die in the first N attempts of the run only, so that the next one can succeed",
+    )
+
+
+def parse(parser: argparse.ArgumentParser, words: list[str] | None = None) -> argparse.Namespace:
+    """Parse a rank's command line.
+
+    Raises SystemExit with os.EX_USAGE (64) after one message from rank 0; argparse alone would print one
+    per rank and exit with 2.
+    """
+
+    def error(message: str) -> None:
+        if os.environ.get("RANK", "0") == "0":
+            parser.print_usage()
+            print(f"{parser.prog.split('.')[-1]}: error: {message}", flush=True)
+        raise SystemExit(os.EX_USAGE)
+
+    parser.error = error  # type: ignore[method-assign,assignment]
+    return parser.parse_args(words)

@@ -1,0 +1,288 @@
+"""Pretrain a language model on text with DeepSpeed: `python -m workloads.pretrain`, once per rank.
+
+By hand, on one CPU, with a DeepSpeed config of {"train_micro_batch_size_per_gpu": 8, "gradient_accumulation_steps": 1,
+"train_batch_size": 8}:
+
+    PYTHONPATH=docker python -m workloads.pretrain --deepspeed-config ds.json --run-dir runs/try --model byte-gpt
+
+Writes metrics.jsonl, summary.json and checkpoints/ to the run's folder. Start it again with the same folder and it
+continues where the newest complete checkpoint stands; what it says and how it ends is in metrics.py and session.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from workloads import architectures, checkpoints, engines, metrics, options, session, text, tokenizer
+from workloads.checkpoints import Identity, Progress
+from workloads.session import Session, Stop
+
+if TYPE_CHECKING:
+    import torch
+    from deepspeed import DeepSpeedEngine
+    from transformers import PreTrainedTokenizerBase
+
+    from workloads.text import Batch
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; importing this module and calling this needs the standard library only."""
+    made = argparse.ArgumentParser(
+        prog="python -m workloads.pretrain",
+        description="Pretrain a language model on text with DeepSpeed.",
+        allow_abbrev=False,
+    )
+    options.launcher(made)
+    group = made.add_argument_group("training")
+    options.optimization(group)
+    options.text(group)
+    options.reports(group)
+    options.rehearsal(group)
+    return made
+
+
+def pretrain(args: argparse.Namespace, this: Session) -> int:
+    """Train on this rank until --max-steps or a signal; returns the exit code."""
+    began = time.monotonic()
+    log = this.together(lambda: metrics.start(args, this.run_dir, this.rank))
+    training = prepare(args, this, log)
+    try:
+        stopped = training.run()
+        if not stopped:
+            finish(training, began)
+    except Stop as stop:
+        log.event("end", training.progress.step, status="failed", reason=stop.message)
+        raise
+    if stopped:
+        log.event("saved", training.progress.step, tag=training.saved, signal=session.asked_to_stop())
+        log.say(f"stopped by a signal with {training.saved or 'nothing to save'}: run it again to continue")
+    log.close()
+    return os.EX_TEMPFAIL if stopped else os.EX_OK
+
+
+def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Training:
+    """Everything that training needs, with the newest checkpoint loaded. Raises Stop for mistakes in the job."""
+    config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
+    settings = this.together(lambda: architectures.config(args.model))
+    by, corpus = text.tokenized(this, args, settings.vocab_size)
+    training, held_out = corpus.split()
+    samples = text.Samples(training, args.seq_length, args.seed)
+    text.check_lengths(samples, size.total, settings)
+    evaluation = text.evaluation(held_out, args, size.micro, this) if args.eval_every else []
+
+    settings.eos_token_id = by.eos_token_id
+    model = architectures.build(args.model, settings, config, args.seed, this.device)
+    if args.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    engine = engines.start(model, config, args)
+    engine.train()
+    parameters = architectures.parameters(model)
+    identity = Identity(
+        model=f"{args.model} ({parameters:,} parameters)",
+        model_fingerprint=architectures.fingerprint(model),
+        tokenizer=f"{by.name_or_path} ({len(by):,} tokens)",
+        tokenizer_fingerprint=tokenizer.fingerprint(by),
+        world_size=this.world_size,
+        zero_stage=engines.stage(config),
+        precision=engines.precision(config),
+    )
+    found = checkpoints.find(this, args.resume, identity, log)
+    attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
+    progress = checkpoints.restore(engine, found) if found else Progress()
+    tag = found.tag if found else None
+    log.say(
+        f"{identity.model} on {corpus.tokens:,} tokens by {identity.tokenizer}; {this.world_size} ranks, "
+        f"ZeRO-{identity.zero_stage}, {identity.precision}; "
+        + (f"resumed from {tag}" if tag else "from the start")
+    )
+    log.event(
+        "start",
+        progress.step,
+        world_size=this.world_size,
+        resumed_from=tag,
+        parameters=parameters,
+        attempt=attempt,
+        max_steps=args.max_steps,
+    )
+    return Training(
+        args,
+        this,
+        log,
+        engine,
+        by,
+        corpus,
+        samples,
+        evaluation,
+        size,
+        identity,
+        attempt,
+        progress,
+        progress,
+        tag,
+    )
+
+
+@dataclass
+class Training:
+    """One attempt of a run on this rank: what it works with, and how far it has come."""
+
+    args: argparse.Namespace
+    this: Session
+    log: metrics.Log
+    engine: DeepSpeedEngine
+    tokenizer: PreTrainedTokenizerBase
+    corpus: text.Corpus
+    samples: text.Samples
+    evaluation: list[Batch]
+    size: engines.BatchSize
+    identity: Identity
+    attempt: int
+    start: Progress
+    progress: Progress
+    saved: str | None  # the tag of the newest complete checkpoint
+    unlogged_steps: int = 0
+    unlogged_seconds: float = 0.0
+
+    def run(self) -> bool:
+        """Train to the last step; returns whether a signal ended it before, with everything saved."""
+        args = self.args
+        stop = self.this.agree()[1]  # a signal that came during start-up
+        while self.progress.step < args.max_steps and not stop:
+            stop = self.step()
+            step = self.progress.step
+            if self.evaluation and due(step, args.eval_every, args.max_steps):
+                self.evaluate()
+            if stop or due(step, args.checkpoint_every, args.max_steps):
+                self.save()
+        return stop
+
+    def step(self) -> bool:
+        """One optimizer step over the global batch; returns whether any rank was told to stop."""
+        import torch
+
+        args, engine, step = self.args, self.engine, self.progress.step + 1
+        self.this.rehearse(args, step, self.attempt)
+        began = time.perf_counter()
+        # like the data, dropout depends on the position alone, so that a resumed run continues exactly
+        torch.manual_seed(hash((args.seed, step, self.this.rank)))
+        rate = engine.get_lr()[0]
+        total, norm = torch.zeros((), device=self.this.device), None
+        for batch in self.samples.share(self.progress.samples, self.size, self.this):
+            loss = next_token_loss(engine, batch, self.this.device)
+            engine.backward(loss)
+            norm = engines.unreported_norm(engine)
+            engine.step()
+            total += loss.detach()
+        mean, stop = self.this.agree(total / self.size.accumulation)
+        norm = engine.get_global_grad_norm() if norm is None else norm
+        norm = None if norm is None else float(norm)
+        self.unlogged_seconds += time.perf_counter() - began
+        self.unlogged_steps += 1
+
+        self.check_finite(step, mean, norm)
+        samples = self.progress.samples + self.size.total
+        self.progress = Progress(step, samples, self.progress.tokens + self.size.total * args.seq_length)
+        if stop or step == self.start.step + 1 or due(step, args.log_every, args.max_steps):
+            self.report(mean, rate, norm)
+        return stop
+
+    def check_finite(self, step: int, loss: float, norm: float | None) -> None:
+        """Raise Stop on every rank before a bad state can be saved. An update DeepSpeed left out did no harm."""
+        bad_update = norm is not None and not 0 <= norm < math.inf and self.engine.was_step_applied()
+        if not math.isfinite(loss) or bad_update:
+            what = "gradient" if math.isfinite(loss) else "loss"
+            raise Stop(
+                f"the {what} of step {step} is not finite. Nothing of it was saved; the last complete checkpoint is "
+                f"{self.saved or 'none'}. A lower --lr, more --warmup-steps or gradient_clipping may help",
+                os.EX_DATAERR,
+            )
+
+    def report(self, loss: float, rate: float, norm: float | None) -> None:
+        """Log the step just done, and the speed since the last log line."""
+        seconds = self.unlogged_seconds / self.unlogged_steps
+        self.log.step(
+            {
+                "step": self.progress.step,
+                "loss": loss,
+                "lr": rate,
+                "grad_norm": norm,
+                "tokens_per_second": self.size.total * self.args.seq_length / seconds,
+                "step_seconds": seconds,
+                "memory_bytes": self.this.peak_memory(),
+                "tokens": self.progress.tokens,
+                "max_steps": self.args.max_steps,
+                "skipped_steps": self.engine.skipped_steps,
+            }
+        )
+        self.unlogged_steps, self.unlogged_seconds = 0, 0.0
+
+    def evaluate(self) -> None:
+        """Log the loss on the held-out text."""
+        import torch
+
+        self.engine.eval()
+        total = torch.zeros((), device=self.this.device)
+        with torch.no_grad():
+            for batch in self.evaluation:
+                total += next_token_loss(self.engine, batch, self.this.device) * len(batch[0])
+        self.engine.train()
+        loss, _ = self.this.agree(total / sum(len(inputs) for inputs, _ in self.evaluation))
+        bits = loss / math.log(2) * self.corpus.tokens / self.corpus.bytes
+        self.log.event("eval", self.progress.step, loss=loss, bits_per_byte=bits)
+        self.log.say(f"held-out text: loss {loss:.4f}, {bits:.3f} bits per byte")
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        began = time.perf_counter()
+        keep = self.args.checkpoint_keep
+        self.saved = checkpoints.save(self.engine, self.this, self.progress, self.identity, keep)
+        seconds = time.perf_counter() - began
+        self.log.event("checkpoint", self.progress.step, tag=self.saved, seconds=seconds)
+        self.log.say(f"checkpoint {self.saved} saved in {seconds:.1f} s")
+
+
+def finish(training: Training, began: float) -> None:
+    """Export the model if asked to, and write summary.json: the run is done."""
+    args, this, log = training.args, training.this, training.log
+    if args.export:
+        architectures.export(training.engine.module, training.tokenizer, this.run_dir / "export", this.rank)
+        log.say(f"exported to {this.run_dir / 'export'}")
+    log.event("end", training.progress.step, status="done")
+    if this.rank == 0:
+        summary = {
+            **metrics.summary(this.run_dir),
+            "parameters": architectures.parameters(training.engine.module),
+            "world_size": this.world_size,
+            "checkpoint": training.saved,
+            "seconds": time.monotonic() - began,
+            "unigram_entropy_nats": training.corpus.unigram_entropy,
+        }
+        metrics.write_atomically(this.run_dir / "summary.json", summary)
+
+
+def next_token_loss(engine: DeepSpeedEngine, batch: Batch, device: torch.device) -> torch.Tensor:
+    """Mean cross-entropy of the next token, nats, a scalar."""
+    from torch.nn.functional import cross_entropy
+
+    inputs, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
+    logits = engine(input_ids=inputs).logits
+    return cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Whether something done every N steps (0: never) and at the last one is done after this step."""
+    return step == last or (every > 0 and step % every == 0)
+
+
+def main() -> None:
+    """Run this rank; exits with a code of session.py."""
+    session.run(parser(), pretrain)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""A rank's life: start-up, signals, agreement between the ranks, exit codes.
+
+Training itself is the workload's, checkpoints are in checkpoints.py. Nothing heavy is imported before the signal
+handlers stand, so that a signal during start-up is not lost.
+
+Exit codes (sysexits.h): 0 done · 64 a mistake in the job, told in one line · 65 the loss is not finite · 74 a
+checkpoint could not be written · 75 saved on a signal, run me again · anything else is a crash with a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+import traceback
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from workloads import options
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+    from types import FrameType
+
+    import torch
+
+T = TypeVar("T")
+_signals: list[int] = []
+
+
+class Stop(Exception):
+    """The run ends here: rank 0 prints the message as one line and every rank exits with the code.
+
+    Raise it on all ranks alike, or inside `Session.first` or `Session.together`, which make it so.
+    """
+
+    def __init__(self, message: str, code: int = os.EX_USAGE) -> None:
+        super().__init__(message, code)
+        self.message, self.code = message, code
+
+
+@dataclass(frozen=True)
+class Session:
+    """This rank's place among the ranks, its device and the run's folder."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    run_dir: Path
+
+    def agree(self, value: torch.Tensor | float = 0.0) -> tuple[float, bool]:
+        """The mean of a scalar over all ranks, and whether any rank got a signal to stop: one all-reduce."""
+        import torch
+
+        pair = torch.tensor([0.0, float(bool(_signals))], device=self.device)
+        pair[0] = value
+        torch.distributed.all_reduce(pair)
+        total, stop = pair.tolist()
+        return total / self.world_size, stop > 0
+
+    def first(self, work: Callable[[], T]) -> T:
+        """Do work on rank 0 and return its result on every rank; what it raises stops every rank."""
+        from torch import distributed
+
+        box: list = [None, None]
+        if self.rank == 0:
+            try:
+                box[0] = work()
+            except Stop as stop:
+                box[1] = stop
+            except Exception as error:
+                traceback.print_exc()
+                box[1] = Stop(f"{type(error).__name__}: {error}", 1)
+        distributed.broadcast_object_list(box, src=0)
+        if box[1] is not None:
+            raise box[1]
+        return box[0]
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do work on every rank and return this rank's result; a Stop of one rank stops every rank."""
+        from torch import distributed
+
+        result, stop = None, None
+        try:
+            result = work()
+        except Stop as raised:
+            stop = raised
+        stops: list[Stop | None] = [None] * self.world_size
+        distributed.all_gather_object(stops, stop)
+        for raised_anywhere in filter(None, stops):
+            raise raised_anywhere
+        return result  # type: ignore[return-value]
+
+    def rehearse(self, args: argparse.Namespace, step: int, attempt: int) -> None:
+        """Be slow or die at this step if the job ordered it (options.rehearsal)."""
+        time.sleep(args.step_delay)
+        if step == args.fail_at_step and self.rank == args.fail_rank and attempt <= args.fail_attempts:
+            print(
+                f"rehearsal: rank {self.rank} fails at step {step} with exit code {args.fail_code}",
+                flush=True,
+            )
+            os._exit(args.fail_code)
+
+    def peak_memory(self) -> int:
+        """The most bytes this rank has used: the accelerator's allocated memory, resident memory on CPU."""
+        from deepspeed.accelerator import get_accelerator
+
+        if self.device.type == "cpu":
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return int(get_accelerator().max_memory_allocated())
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    program: Callable[[argparse.Namespace, Session], int],
+    words: list[str] | None = None,
+) -> None:
+    """Run a workload's program on this rank and exit with the code it returns or its Stop carries."""
+    _listen()
+    name = parser.prog.split(".")[-1]
+    orderly = True
+    try:
+        args = options.parse(parser, words)
+        code = program(args, _start(Path(args.run_dir)))
+    except Stop as stop:
+        code = stop.code
+        if os.environ["RANK"] == "0":
+            print(f"{name}: error: {stop.message}", file=sys.stderr)
+    except SystemExit:
+        raise
+    except BaseException:
+        code, orderly = 1, False
+        traceback.print_exc()
+    _leave(code, orderly)
+
+
+def asked_to_stop() -> str | None:
+    """The name of the signal this rank got, if any."""
+    return signal.Signals(_signals[0]).name if _signals else None
+
+
+def _listen() -> None:
+    # SIGUSR2, not SIGUSR1: NCCL may catch that one. A scheduler may start ranks with it ignored.
+    for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _note)
+    os.register_at_fork(after_in_child=_forget)
+
+
+def _note(number: int, _frame: FrameType | None) -> None:
+    if number == signal.SIGINT and signal.SIGINT in _signals:
+        os._exit(128 + signal.SIGINT)  # the second Ctrl-C
+    _signals.append(number)
+
+
+def _forget() -> None:
+    # a forked child (a compiler, a data loader) cannot save anything: the signal to save must not kill it either
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _start(run_dir: Path) -> Session:
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
+    if "MASTER_ADDR" not in os.environ:  # started by hand, as one rank
+        os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
+    _quiet()
+    import deepspeed
+    import torch
+    from deepspeed.accelerator import get_accelerator
+
+    torch.set_num_threads(_threads())
+    accelerator = get_accelerator()
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if accelerator.device_name() != "cpu":
+        accelerator.set_device(local_rank)
+    elif not prebuilt("deepspeed_shm_comm"):
+        # init_distributed would compile it for a minute, and needs ninja and g++ for that; only tensor-parallel
+        # inference within a host uses it (deepspeed/comm/torch.py, build_shm_op)
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return Session(
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+        device=torch.device(accelerator.device_name(local_rank)),
+        run_dir=run_dir,
+    )
+
+
+def prebuilt(op: str) -> bool:
+    """Whether the installed DeepSpeed was built with this op, so that using it compiles nothing."""
+    from deepspeed.git_version_info import installed_ops
+
+    return bool(installed_ops.get(op, False))
+
+
+def _quiet() -> None:
+    # torch deprecates the collectives DeepSpeed calls: thousands of lines otherwise
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module="torch|deepspeed")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("DeepSpeed").addFilter(_worth_telling)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    first = os.environ["RANK"] == "0" and "Setting accelerator to CPU" not in record.getMessage()
+    return first or record.levelno >= logging.ERROR
+
+
+def _threads() -> int:
+    if os.environ.get("OMP_NUM_THREADS", "").isdigit():
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
+    return max(1, len(os.sched_getaffinity(0)) // neighbours)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _leave(code: int, orderly: bool) -> None:
+    """Exit for good: the interpreter's own end can hang on, or be aborted by, threads of the backends."""
+    from torch import distributed
+
+    if orderly and distributed.is_initialized():
+        distributed.barrier()  # rank 0 holds the rendezvous: it must not be the first to go
+        distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,163 @@
+"""Tokenizers: bytes, a BPE trained on the data, or one that exists.
+
+Owns what --tokenizer means; all are Hugging Face tokenizers, so that an exported model takes its own along. What is
+tokenized is read by text.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workloads import architectures
+from workloads.session import Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
+
+    from workloads.session import Session
+
+END_OF_TEXT = "<|endoftext|>"
+TRAINED_ON = 100_000_000  # characters a BPE is trained on at most
+
+
+def make(
+    session: Session, name: str, model: str, vocabulary: int, texts: Callable[[], Iterator[str]]
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that --tokenizer names, on every rank; `texts` yields the data, for training a BPE.
+
+    A trained one is kept in the run's folder `tokenizer/` and found there by a restart. Raises Stop when there is no
+    such tokenizer, or when it has tokens that the model's vocabulary has no place for.
+    """
+    if name == "auto":
+        name = "bytes" if architectures.named(model) or not _has_tokenizer(model) else model
+    if name == "bytes":
+        made = _wrapped(_bytes(), "bytes")
+    elif name.startswith("bpe:"):
+        folder = session.run_dir / "tokenizer"
+        trained = session.first(lambda: _trained(name, folder, texts))
+        made = _wrapped_json(trained, name)
+    else:
+        made = session.together(lambda: _existing(name))
+    if len(made) > vocabulary:
+        raise Stop(
+            f"tokenizer {name} has {len(made):,} tokens, and model {model} a vocabulary of {vocabulary:,}: "
+            "use a smaller tokenizer (bytes, bpe:SIZE) or another model"
+        )
+    return made
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], dtype: str) -> list[np.ndarray]:
+    """The token ids of each text, without special tokens."""
+    import numpy as np
+
+    if tokenizer.name_or_path == "bytes":
+        return [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
+    rows = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    return [np.array(row, dtype=dtype) for row in rows]
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """A hash of everything that decides the ids: the same for the same tokenizer, wherever it was loaded from."""
+    whole = (
+        tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else sorted(tokenizer.get_vocab().items())
+    )
+    return hashlib.sha256(str(whole).encode()).hexdigest()[:16]
+
+
+def _bytes() -> Tokenizer:
+    """Token i is byte i: byte-level BPE with no merges."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    made = Tokenizer(
+        models.BPE(vocab={character: byte for byte, character in _alphabet().items()}, merges=[])
+    )
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
+def _alphabet() -> dict[int, str]:
+    # GPT-2's printable stand-in for each byte (github.com/openai/gpt-2, src/encoder.py, bytes_to_unicode), which
+    # tokenizers' ByteLevel maps through: printable Latin-1 stays, the others move up to 256 and beyond
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
+
+
+def _trained(name: str, folder: Path, texts: Callable[[], Iterator[str]]) -> str:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    size = name.removeprefix("bpe:")
+    if not size.isdigit() or int(size) <= 256:
+        raise Stop(
+            f"--tokenizer {name}: bpe:SIZE needs a SIZE above 256, one token for each byte and one more"
+        )
+    kept = folder / "tokenizer.json"
+    if kept.exists() and (old := Tokenizer.from_file(str(kept))).get_vocab_size() <= int(size):
+        return str(old.to_str())
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.train_from_iterator(
+        _some(texts()),
+        trainers.BpeTrainer(
+            vocab_size=int(size),
+            special_tokens=[END_OF_TEXT],
+            initial_alphabet=sorted(alphabet),
+            show_progress=False,
+        ),
+    )
+    _wrapped(made, name).save_pretrained(folder)
+    return str(made.to_str())
+
+
+def _some(texts: Iterator[str]) -> Iterator[str]:
+    left = TRAINED_ON
+    for text in texts:
+        yield text
+        left -= len(text)
+        if left < 0:
+            return
+
+
+def _wrapped_json(json: str, name: str) -> PreTrainedTokenizerBase:
+    from tokenizers import Tokenizer
+
+    return _wrapped(Tokenizer.from_str(json), name)
+
+
+def _wrapped(tokenizer: Tokenizer, name: str) -> PreTrainedTokenizerBase:
+    from transformers import PreTrainedTokenizerFast
+
+    end = END_OF_TEXT if tokenizer.token_to_id(END_OF_TEXT) is not None else None
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=end, name_or_path=name)
+
+
+def _has_tokenizer(model: str) -> bool:
+    folder = Path(model)
+    return not folder.is_dir() or any(
+        (folder / f).exists() for f in ("tokenizer.json", "tokenizer_config.json")
+    )
+
+
+def _existing(name: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise Stop(
+            f"--tokenizer {name}: neither bytes, bpe:SIZE, a folder nor a hub name: {reason}"
+        ) from error
