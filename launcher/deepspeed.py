@@ -68,7 +68,12 @@ def preset(name: str) -> dict[str, Any]:
 
 
 def config(
-    base: Mapping[str, Any], overrides: Mapping[str, Any], numbers: Batch, precision: str, slots: int, nodes: int
+    base: Mapping[str, Any],
+    overrides: Mapping[str, Any],
+    numbers: Batch,
+    precision: str,
+    slots: int,
+    nodes: int,
 ) -> dict[str, Any]:
     """What DeepSpeed is given: `base`, the job's numbers and precision, then the user's `overrides` on top.
 

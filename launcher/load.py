@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 Model = TypeVar("Model", spec.Job, spec.Cluster)
 
 
-def load(path: str, cluster: str | None = None, settings: Sequence[str] = ()) -> tuple[spec.Job, spec.Cluster]:
+def load(
+    path: str, cluster: str | None = None, settings: Sequence[str] = ()
+) -> tuple[spec.Job, spec.Cluster]:
     """The job at `path` and the cluster it runs on, with `--set` `settings` applied.
 
     Raises SpecError with all problems of both files.
@@ -149,7 +151,9 @@ def _args_problems(document: Document) -> Iterator[Problem]:
     for key, value in args.items():
         values = value if isinstance(value, list) else [value]
         if any(isinstance(v, (dict, list)) or (isinstance(v, str) and "\0" in v) for v in values):
-            yield Problem(f"args.{key} must be a value or a list of values", "", document.place(("args", key)))
+            yield Problem(
+                f"args.{key} must be a value or a list of values", "", document.place(("args", key))
+            )
             return
     if workload in workloads.names():
         for key, problem in workloads.problems(workload, args):
@@ -171,10 +175,14 @@ def _problem(error: Any, document: Document, model: type[BaseModel]) -> Problem:
         case "value_error":
             return Problem(f"{name}: {context['error']}", "", place)
         case "literal_error":
-            hint = did_you_mean(str(given), context["expected"].replace(" or ", ", ").replace("'", "").split(", "))
+            hint = did_you_mean(
+                str(given), context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            )
             return Problem(f"{name}: {given!r} is not one of {context['expected']}", hint, place)
         case "string_pattern_mismatch":
-            return Problem(f"{name}: {given!r} is not a valid name", _pattern_hint(error["loc"], given), place)
+            return Problem(
+                f"{name}: {given!r} is not a valid name", _pattern_hint(error["loc"], given), place
+            )
         case "string_too_long":
             return Problem(f"{name}: {given!r} is longer than {context['max_length']} characters", "", place)
         case kind if kind in _EXPECTED:

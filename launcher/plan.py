@@ -97,10 +97,16 @@ class Plan:
         # A job killed while it compiles leaves a lock that hangs every later job that shares the folder,
         # and network file systems race on it: https://github.com/deepspeedai/DeepSpeed/issues/3356
         why = "this run's own compile cache, on the host's own disk"
-        names = {"TORCH_EXTENSIONS_DIR": "torch", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
+        names = {
+            "TORCH_EXTENSIONS_DIR": "torch",
+            "TRITON_CACHE_DIR": "triton",
+            "TORCHINDUCTOR_CACHE_DIR": "inductor",
+        }
         taken = {v.name for v in self.variables}
         return self.variables + tuple(
-            nccl.Variable(name, f"{caches}/{end}", why, "") for name, end in names.items() if name not in taken
+            nccl.Variable(name, f"{caches}/{end}", why, "")
+            for name, end in names.items()
+            if name not in taken
         )
 
 
@@ -155,21 +161,30 @@ def _precision(gpu: gpus.Gpu | None) -> str:
 def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
     if cluster.hosts and job.nodes > cluster.hosts:
         yield Problem(
-            f"the job wants {job.nodes} hosts and the cluster has {cluster.hosts}", f"use nodes: {cluster.hosts}"
+            f"the job wants {job.nodes} hosts and the cluster has {cluster.hosts}",
+            f"use nodes: {cluster.hosts}",
         )
     if cluster.cpus and cluster.gpu is None and cluster.slots > cluster.cpus:
-        yield Problem(f"slots {cluster.slots} is more than the host's {cluster.cpus} cores", "use fewer slots")
+        yield Problem(
+            f"slots {cluster.slots} is more than the host's {cluster.cpus} cores", "use fewer slots"
+        )
     if job.precision == "fp16" and cluster.gpu is None:
         yield Problem("precision fp16 needs a GPU", "use bf16 or fp32 on a CPU")
     if cluster.gpu and job.precision == "bf16" and gpus.GPUS[cluster.gpu].capability < (8, 0):
         yield Problem(f"{cluster.gpu} has no bf16 (compute capability 8.0 and up)", "use precision: fp16")
-    if not workloads.is_script(job.workload) and job.model is None and "model" in workloads.required(job.workload):
+    if (
+        not workloads.is_script(job.workload)
+        and job.model is None
+        and "model" in workloads.required(job.workload)
+    ):
         yield Problem(f"workload {job.workload!r} needs a model", "add `model:` to the job")
 
 
 def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[nccl.Variable, ...]:
     """The fabric's variables, then the cluster's, then the job's; a later one of the same name wins."""
-    found = {v.name: v for v in nccl.environment(fabric, gpu=cluster.gpu is not None, interface=cluster.interface)}
+    found = {
+        v.name: v for v in nccl.environment(fabric, gpu=cluster.gpu is not None, interface=cluster.interface)
+    }
     for source, env in (("the cluster file", cluster.env), ("the job file", job.env)):
         for name, variable in env.items():
             if variable.value is None:

@@ -1,0 +1,49 @@
+# Everything a person does with this project. `make help` lists it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# tests that train or start a cluster share the machine's cores, so more workers would not be faster
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test check format golden schema bench
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,test]'
+	@touch $@
+
+install: $(BIN)/.installed ## make the virtual environment and install everything for training on this machine
+
+quickstart: install ## train a small GPT with DeepSpeed here, on two CPU ranks, in about two minutes
+	$(BIN)/python -m launcher local jobs/quickstart.yaml --wait
+
+test: install ## all tests, a real Slurm cluster included
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+
+check: install ## formatting, lint, types, layers, shell scripts, and that generated files are up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/shellcheck .ci/run
+	$(BIN)/python -m tests.golden --check
+
+format: install ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+golden: install ## write tests/golden/ and tests/errors/*.txt anew; review the diff
+	$(BIN)/python -m tests.golden
+
+schema: install ## write jobs/schema/ anew
+	$(BIN)/python -m launcher schema job > jobs/schema/job.schema.json
+	$(BIN)/python -m launcher schema cluster > jobs/schema/cluster.schema.json
+
+bench: install ## measure start-up, rendering and the way to the first training step
+	$(BIN)/python -m tests.bench
+
+-include docker/images.mk

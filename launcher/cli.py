@@ -1,0 +1,336 @@
+"""Words on the command line to calls: verbs, streams, exit codes.
+
+The only place that prints or exits. Every verb imports what it needs inside its function, so `--help` stays light.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from launcher import __version__
+from launcher.errors import LauncherError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from launcher.plan import Plan
+    from launcher.runs import Run
+
+OK, JOB_FAILED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        word, known = _misspelt(message)
+        hint = did_you_mean(word, known) if word else f"see `{self.prog} --help`"
+        say(f"error: {message.split(' (choose from')[0]}" + (f"; {hint}" if hint else ""))
+        raise SystemExit(USAGE)
+
+
+def _misspelt(message: str) -> tuple[str, list[str]]:
+    """The unknown word and the known ones, from argparse's own text for a wrong choice."""
+    head, found, choices = message.partition(" (choose from ")
+    if not found:
+        return "", []
+    return head.rpartition("invalid choice: ")[2].strip("'"), [c.strip("')") for c in choices.split(", ")]
+
+
+def say(text: str) -> None:
+    """Talk goes to stderr: stdout is for data."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    made = _Parser(
+        prog="launcher",
+        description="Run one DeepSpeed job file on this machine, on Slurm or on Kubernetes.",
+        allow_abbrev=False,
+    )
+    made.add_argument("--version", action="version", version=f"launcher {__version__}")
+    verbs = made.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+
+    for name, aliases, where in (
+        ("local", (), "on this machine"),
+        ("slurm", (), "on a Slurm cluster"),
+        ("kubernetes", ("k8s",), "on Kubernetes"),
+    ):
+        verb = _verb(verbs, name, f"run a job {where}", launch, aliases)
+        _job_options(verb)
+        verb.add_argument(
+            "--dry-run", action="store_true", help="print what would be submitted, submit nothing"
+        )
+        verb.add_argument("-o", dest="output", metavar="DIR", help="write what would be submitted to DIR")
+        verb.add_argument(
+            "--wait", action="store_true", help="follow the run to its end; exit 1 if it failed"
+        )
+        verb.set_defaults(scheduler=name)
+
+    verb = _verb(
+        verbs, "plan", "what would run: batch arithmetic, DeepSpeed configuration, environment", show_plan
+    )
+    _job_options(verb)
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+    verb = _verb(verbs, "check", "validate jobs and render them for every scheduler; submit nothing", check)
+    verb.add_argument("jobs", nargs="+", metavar="JOB")
+    verb.add_argument("--cluster", metavar="NAME|FILE")
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+
+    verb = _verb(verbs, "hostfile", "hosts, or the current allocation, as DeepSpeed's hostfile", hostfile)
+    verb.add_argument("hostlist", nargs="?", metavar="HOSTLIST|-", help="node[1-4,7]; - reads stdin")
+    verb.add_argument("--slots", type=int, metavar="N", help="ranks per host")
+
+    verb = _verb(
+        verbs, "env", "a fabric's NCCL environment as export lines, each with its reason", fabric_env
+    )
+    verb.add_argument("fabric", nargs="?", metavar="FABRIC", help="without it: the fabrics that are known")
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+    verb = _verb(verbs, "status", "how a run is", status)
+    _run_option(verb)
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+    verb = _verb(verbs, "logs", "a run's log lines", logs)
+    _run_option(verb)
+    verb.add_argument("-f", "--follow", action="store_true", help="until the run ends")
+    verb.add_argument("--rank", type=int, metavar="N", help="only this rank's")
+    verb.add_argument("--host", metavar="H", help="only this host's")
+
+    _run_option(_verb(verbs, "cancel", "end a run", cancel))
+
+    verb = _verb(verbs, "list", "all runs, newest first", list_runs)
+    verb.add_argument("--json", action="store_true", help="for programs")
+
+    verb = _verb(verbs, "schema", "the JSON Schema of a job or cluster file", schema)
+    verb.add_argument("kind", choices=("job", "cluster"))
+
+    verb = _verb(verbs, "doctor", "what this machine has and lacks", doctor)
+    verb.add_argument("--json", action="store_true", help="for programs")
+    return made
+
+
+def _verb(
+    verbs: Any, name: str, text: str, function: Any, aliases: Sequence[str] = ()
+) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = verbs.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", aliases=aliases, allow_abbrev=False
+    )
+    made.set_defaults(function=function)
+    return made
+
+
+def _job_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("job", metavar="JOB", help="a job file")
+    verb.add_argument("--cluster", metavar="NAME|FILE", help="where, instead of the job's `cluster:`")
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="change a field of the files",
+    )
+    verb.add_argument("--name", default="", metavar="SUFFIX", help="added to the run's id")
+
+
+def _run_option(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("run", metavar="RUN", help="a run's id, or its first characters")
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    from launcher import load, plan, site, spec
+    from launcher.errors import SpecError
+
+    if args.name and not spec.is_name(f"x{args.name}"):
+        raise SpecError(
+            f"--name {args.name!r} is not a valid suffix", hint="use lower case letters, digits and '-'"
+        )
+    job, cluster = load.load(args.job, args.cluster, args.settings)
+    made = plan.make(job, cluster, site.here(), args.name)
+    for note in made.notes:
+        say(f"note: {note}")
+    return made
+
+
+def launch(args: argparse.Namespace) -> int:
+    from launcher import schedulers
+
+    scheduler = schedulers.load(args.scheduler)
+    plan = _plan(args)
+    if args.dry_run or args.output:
+        files = scheduler.render(plan)
+        if args.output:
+            _write_output(args.output, files)
+        if args.dry_run:
+            print("".join(files.values()), end="")
+        return OK
+    from launcher import submit
+
+    run = submit.submit(scheduler, args.scheduler, plan)
+    say(f"{run.id}: submitted to {args.scheduler} ({run.native_id.partition(':')[0]}); folder {run.folder}")
+    if args.wait:
+        from launcher import progress
+
+        return progress.follow(scheduler, run)
+    say(f"follow it with: python -m launcher logs {run.id} -f")
+    print(run.id)
+    return OK
+
+
+def _write_output(folder: str, files: dict[str, str]) -> None:
+    from pathlib import Path
+
+    from launcher import runs
+    from launcher.errors import SpecError
+
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        runs.write_files(Path(folder), files)
+    except OSError as error:
+        raise SpecError(f"-o {folder}: {error.strerror}") from None
+    for name in files:
+        say(f"wrote {Path(folder) / name}")
+
+
+def show_plan(args: argparse.Namespace) -> int:
+    from launcher import show
+
+    print(show.plan_json(_plan(args)) if args.json else show.plan(_plan(args)))
+    return OK
+
+
+def check(args: argparse.Namespace) -> int:
+    from launcher import load, plan, schedulers, site
+
+    here = site.here()
+    worst = OK
+    for path in args.jobs:
+        try:
+            made = plan.make(*load.load(path, args.cluster, args.settings), here)
+        except LauncherError as error:
+            worst = max(worst, _report(error))
+            continue
+        for name in schedulers.SCHEDULERS:
+            try:
+                schedulers.load(name).render(made)
+            except LauncherError as error:
+                _report(error, f"{path}: not on {name}: ")
+            else:
+                print(f"{path}: ok on {name}")
+    return worst
+
+
+def hostfile(args: argparse.Namespace) -> int:
+    from launcher import allocation
+    from launcher import hostfile as hostfiles
+
+    text = sys.stdin.read() if args.hostlist == "-" else args.hostlist
+    hosts = hostfiles.expand(text) if text is not None else allocation.hosts()
+    print(hostfiles.text(hosts, args.slots if args.slots is not None else allocation.slots()), end="")
+    return OK
+
+
+def fabric_env(args: argparse.Namespace) -> int:
+    from launcher import nccl, show
+    from launcher.errors import SpecError
+
+    if args.fabric is None:
+        print(show.fabrics(args.json))
+        return OK
+    if args.fabric not in nccl.FABRICS:
+        raise SpecError(f"unknown fabric {args.fabric!r}", hint=did_you_mean(args.fabric, nccl.FABRICS))
+    variables = nccl.environment(nccl.FABRICS[args.fabric], gpu=True, interface=None)
+    print(show.variables_json(variables) if args.json else nccl.text(variables).rstrip("\n"))
+    return OK
+
+
+def status(args: argparse.Namespace) -> int:
+    from launcher import show
+
+    run = _find(args.run)
+    now = _scheduler(run).status(run)
+    print(show.status_json(run, now) if args.json else show.status(run, now))
+    return OK
+
+
+def logs(args: argparse.Namespace) -> int:
+    from launcher.schedulers import Selection
+
+    run = _find(args.run)
+    for line in _scheduler(run).logs(run, Selection(args.rank, args.host, args.follow)):
+        print(line, flush=args.follow)
+    return OK
+
+
+def cancel(args: argparse.Namespace) -> int:
+    run = _find(args.run)
+    _scheduler(run).cancel(run)
+    say(f"{run.id}: {_scheduler(run).status(run).state}")
+    return OK
+
+
+def list_runs(args: argparse.Namespace) -> int:
+    from launcher import runs, show, site
+
+    found = [(run, _scheduler(run)) for run in runs.listed(site.runs())]
+    print(show.run_list(found, args.json))
+    return OK
+
+
+def schema(args: argparse.Namespace) -> int:
+    import json
+
+    from launcher import spec
+
+    print(json.dumps(spec.schema(args.kind), indent=2))
+    return OK
+
+
+def doctor(args: argparse.Namespace) -> int:
+    from launcher import doctor as checks
+
+    print(checks.report_json() if args.json else checks.report())
+    return OK
+
+
+def _find(name: str) -> Run:
+    from launcher import runs, site
+
+    return runs.find(site.runs(), name)
+
+
+def _scheduler(run: Run) -> Any:
+    from launcher import schedulers
+
+    return schedulers.load(run.scheduler)
+
+
+def _report(error: LauncherError, prefix: str = "error: ") -> int:
+    for problem in error.problems:
+        say(f"{'' if problem.place else prefix}{problem}")
+    return error.exit_code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code; see errors.py for what each means."""
+    try:
+        args = parser().parse_args(argv)
+        return int(args.function(args))
+    except LauncherError as error:
+        return _report(error)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # the reader, such as `head`, has gone; a second error at shutdown would only be noise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception:
+        traceback.print_exc()
+        say("this is a bug in the launcher: please report it with the lines above")
+        return BUG

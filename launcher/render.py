@@ -1,0 +1,89 @@
+"""Template and values to text, with every value escaped for the language it lands in.
+
+Owns Jinja's settings and escaping; it knows no field's name. A template's suffix decides: in `*.sh.j2` each `{{ }}`
+is one shell word, in `*.yaml.j2` each is JSON, which is valid YAML.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shlex
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from launcher import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Code(str):
+    """Text that is already in the template's language, such as a comment."""
+
+    __slots__ = ()
+
+
+def text(template: str, **values: Any) -> str:
+    """The template (a path below templates/) filled with `values`.
+
+    Raises jinja2.UndefinedError for a name it does not get and TypeError for None: a bug, never a user's mistake.
+    """
+    return _environment(template.split(".")[-2]).get_template(template).render(**values)
+
+
+@functools.cache
+def _environment(language: str) -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ROOT / "templates"),
+        undefined=jinja2.StrictUndefined,
+        finalize=_ESCAPES[language],
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    made.filters.update(comment=comment, code=Code, sbatch=sbatch)
+    return made
+
+
+def shell(value: Any) -> str:
+    """`value` as one shell word, or the text itself when it is Code. Raises TypeError for None and booleans."""
+    if isinstance(value, Code):
+        return value
+    if value is None or isinstance(value, bool):
+        raise TypeError(f"{value!r} has no meaning in a shell script")
+    return shlex.quote(str(value))
+
+
+def yaml(value: Any) -> str:
+    """`value` as JSON on one line, or the text itself when it is Code. Raises TypeError for None."""
+    if isinstance(value, Code):
+        return value
+    if value is None:
+        raise TypeError("None has no meaning in a manifest")
+    return json.dumps(value, ensure_ascii=False)
+
+
+def comment(value: Any) -> Code:
+    """`value` as the text of a `#` comment: on one line."""
+    return Code(re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in str(value))).strip())
+
+
+def sbatch(value: Any) -> Code:
+    """`value` as an option's value in an `#SBATCH` line.
+
+    sbatch reads these lines itself: `#` starts a comment and quotes and backslashes are taken, so all are escaped.
+    Measured with Slurm 24.11 (tests/slurm/test_quoting.py); a newline cannot be written there.
+    """
+    return Code(re.sub(r"""(?=[\s#'"\\])""", r"\\", str(value)))
+
+
+_ESCAPES: dict[str, Callable[[Any], str]] = {"sh": shell, "yaml": yaml}
+
+
+def home(path: str) -> Code:
+    """A folder as shell text in which a leading `~` is the home of whoever runs the job."""
+    return Code('"$HOME"' + shlex.quote(path[1:])) if path.startswith("~/") else Code(shlex.quote(path))

@@ -1,0 +1,76 @@
+"""What a scheduler is: five functions. Adding one is a module here, a template, and a line in SCHEDULERS.
+
+Owns the table and the words for a run's state; each module owns its scheduler.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol, cast
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.plan import Plan
+    from launcher.runs import Run
+
+Files = dict[str, str]
+State = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "UNKNOWN"]
+ENDED: frozenset[State] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
+
+# name on the command line → module; imported on use, so that no verb pays for a scheduler it does not need
+SCHEDULERS = {"local": "local", "slurm": "slurm", "kubernetes": "kubernetes"}
+ALIASES = {"k8s": "kubernetes"}
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a run is. `reason` is the scheduler's, in words; `exit_code` is the run's own, once it ended."""
+
+    state: State
+    reason: str = ""
+    exit_code: int | None = None
+    hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which log lines: of one rank or of one host (default: the job's own log and rank 0), and for how long."""
+
+    rank: int | None = None
+    host: str | None = None
+    follow: bool = False
+
+
+class Scheduler(Protocol):
+    """As PEP 544 has it, `self` is ignored when a module is the implementation."""
+
+    def render(self, plan: Plan) -> Files:
+        """The files to submit. Pure. Raises PlanError when this scheduler cannot run the plan."""
+
+    def submit(self, plan: Plan, files: Files) -> str:
+        """Send `files`, already written to the plan's folder. Returns the scheduler's own id.
+
+        Raises SubmitError with the scheduler's words, ToolMissingError when it is not here.
+        """
+
+    def status(self, run: Run) -> Status:
+        """How the run is now. Never raises for an unknown state: that is UNKNOWN, with the word in `reason`."""
+
+    def logs(self, run: Run, selection: Selection) -> Iterator[str]:
+        """Log lines, without line ends. With `follow` until the run ends."""
+
+    def cancel(self, run: Run) -> None:
+        """End the run. Raises SubmitError when the scheduler refuses."""
+
+
+def load(name: str) -> Scheduler:
+    """The scheduler called `name`, one of SCHEDULERS."""
+    return cast("Scheduler", importlib.import_module(f"launcher.schedulers.{SCHEDULERS[name]}"))
+
+
+if TYPE_CHECKING:  # the type checker compares each module with the protocol
+    from launcher.schedulers import kubernetes, local, slurm
+
+    _all: list[Scheduler] = [kubernetes, local, slurm]

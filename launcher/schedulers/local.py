@@ -1,0 +1,148 @@
+"""This machine: a bash script in the background, one node entry a host of the plan.
+
+Owns the process; a plan of several hosts runs on the addresses 127.0.0.1, 127.0.0.2, … of this one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher import command, containers, hostfile, logfiles
+from launcher import render as templates
+from launcher.errors import PlanError, SubmitError, ToolMissingError
+from launcher.schedulers import Files, Selection, State, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.plan import Plan
+    from launcher.runs import Run
+
+_MAX_HOSTS = 16
+
+
+def render(plan: Plan) -> Files:
+    """`job.sh`. Raises PlanError for several hosts with GPUs, or more hosts than make sense on one machine."""
+    if plan.nodes > 1 and plan.gpu:
+        raise PlanError(
+            f"{plan.nodes} hosts of {plan.slots} GPUs are not on this machine",
+            hint="use --set nodes=1, or --cluster laptop to try it on CPU ranks",
+        )
+    if plan.nodes > _MAX_HOSTS:
+        raise PlanError(f"{plan.nodes} hosts on one machine", hint=f"use --set nodes={_MAX_HOSTS} or fewer")
+    runtime = plan.cluster.local.container
+    entry = containers.enter(runtime, plan)
+    text = templates.text(
+        "local/job.sh.j2",
+        plan=plan,
+        entry=entry,
+        python=containers.python(runtime, plan),
+        code=containers.code(runtime, plan),
+        command=command.ranks(plan, plan.folder, f"{plan.folder}/ds_config.json"),
+        config=json.dumps(plan.config, indent=1),
+        hostfile=hostfile.text([f"127.0.0.{i + 1}" for i in range(plan.nodes)], plan.slots),
+        secrets=templates.home(plan.cluster.local.secrets),
+    )
+    return {"job.sh": text}
+
+
+def submit(plan: Plan, files: Files) -> str:
+    """Start the script in its own session. Returns `pid:start-time`, so a reused pid is never taken for the run."""
+    del files
+    runtime = plan.cluster.local.container
+    if runtime != "none" and not shutil.which(runtime):
+        raise ToolMissingError(
+            f"{runtime} is not here", hint="install it, or use --set cluster.local.container=none"
+        )
+    try:
+        process = subprocess.Popen(
+            ["bash", f"{plan.folder}/job.sh"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise SubmitError(f"bash did not start: {error.strerror}") from None
+    return f"{process.pid}:{_started(process.pid)}"
+
+
+def status(run: Run) -> Status:
+    """From the run's exit file, else from whether its process lives."""
+    code = logfiles.exit_code(run.folder)
+    if code is not None:
+        return Status(_state(code, run), _reason(code), code, _hosts(run))
+    if _pid(run) is not None:
+        return Status("RUNNING", hosts=_hosts(run))
+    code = logfiles.exit_code(run.folder)  # it may have ended between the two looks
+    if code is not None:
+        return Status(_state(code, run), _reason(code), code, _hosts(run))
+    cancelled = (run.folder / "cancelled").exists()
+    return Status(
+        "CANCELLED" if cancelled else "FAILED", "" if cancelled else "its process is gone", None, _hosts(run)
+    )
+
+
+def logs(run: Run, selection: Selection) -> Iterator[str]:
+    """The lines of the job's log, or of one rank's or host's."""
+    return logfiles.lines(run, selection, lambda: status(run).state)
+
+
+def cancel(run: Run) -> None:
+    """SIGTERM to the script, which passes it on; SIGKILL after ten seconds. A run that ended is left as it is."""
+    (run.folder / "cancelled").touch()
+    for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+        pid = _pid(run)
+        if pid is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number) if number == signal.SIGTERM else os.killpg(pid, number)
+        deadline = time.monotonic() + patience
+        while _pid(run) is not None and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _state(code: int, run: Run) -> State:
+    if code == 0:
+        return "SUCCEEDED"
+    return "CANCELLED" if (run.folder / "cancelled").exists() else "FAILED"
+
+
+def _reason(code: int) -> str:
+    return "saved before it was done; resume it" if code == logfiles.SAVED else ""
+
+
+def _hosts(run: Run) -> tuple[str, ...]:
+    return tuple(f"127.0.0.{i + 1}" for i in range(run.nodes))
+
+
+def _pid(run: Run) -> int | None:
+    """The script's pid while it lives."""
+    pid, _, started = run.native_id.partition(":")
+    return int(pid) if pid.isdigit() and _started(int(pid)) == started else None
+
+
+def _started(pid: int) -> str:
+    """A live process's start time in clock ticks, as /proc tells it; '' when it is gone or a zombie.
+
+    Where there is no /proc (macOS), any live process has the start time 'live'.
+    """
+    if not Path("/proc/self/stat").exists():
+        with contextlib.suppress(OSError):
+            os.waitpid(pid, os.WNOHANG)
+        with contextlib.suppress(OSError):
+            os.kill(pid, 0)
+            return "live"
+        return ""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    return ""

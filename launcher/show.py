@@ -1,0 +1,181 @@
+"""What verbs print: tables for people, JSON for programs.
+
+Owns columns and key names (docs: README, "Output for programs"); every figure comes from its own module.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from launcher import nccl, units
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from launcher.plan import Plan
+    from launcher.runs import Run
+    from launcher.schedulers import Scheduler, Status
+
+
+def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
+    """Rows in columns, two blanks apart, without trailing blanks."""
+    every = [list(head), *map(list, rows)] if head else [list(r) for r in rows]
+    widths = [max(len(row[i]) for row in every) for i in range(len(every[0]))] if every else []
+    return "\n".join(
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in every
+    )
+
+
+def _dump(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False)
+
+
+def plan(made: Plan) -> str:
+    """A plan for a person."""
+    batch, job = made.batch, made.job
+    where = f"{made.nodes} × {made.slots} = {made.world_size} ranks"
+    rows = [
+        ("run", made.id),
+        ("workload", f"{job.workload}{f', model {job.model}' if job.model else ''}"),
+        ("hosts × slots", f"{where} on {made.cluster.gpu or 'CPU'}, fabric {made.fabric.name}"),
+        (
+            "batch",
+            f"micro {batch.micro} × accumulation {batch.accumulation} × world size {made.world_size}"
+            f" = {batch.train} samples a step",
+        ),
+        ("deepspeed", f"{made.preset}, ZeRO stage {_stage(made)}, {made.precision}"),
+        ("image", made.image),
+        ("walltime", f"{units.brief(job.walltime)}, started again up to {job.restarts} times"),
+        ("checkpoints", f"every {job.checkpoint.every} steps, the newest {job.checkpoint.keep} are kept"),
+        ("run folder", made.folder),
+    ]
+    lines = [table(rows), "", "environment of the ranks:"]
+    lines += [f"  {v.name}={v.value}" + (f"  # {v.why}" if v.why else "") for v in made.environment]
+    lines += [f"  {s.variable}: from secret {s.name}" for s in made.secrets]
+    return "\n".join(lines)
+
+
+def _stage(made: Plan) -> int:
+    return int(made.config.get("zero_optimization", {}).get("stage", 0))
+
+
+def plan_json(made: Plan) -> str:
+    """A plan for a program."""
+    return _dump(
+        {
+            "id": made.id,
+            "world_size": made.world_size,
+            "nodes": made.nodes,
+            "slots": made.slots,
+            "batch": {
+                "micro": made.batch.micro,
+                "accumulation": made.batch.accumulation,
+                "global": made.batch.train,
+            },
+            "deepspeed": {"preset": made.preset, "config": made.config},
+            "precision": made.precision,
+            "image": made.image,
+            "folder": made.folder,
+            "environment": {v.name: v.value for v in made.environment},
+        }
+    )
+
+
+def status_json(run: Run, now: Status) -> str:
+    """A run's status for a program."""
+    return _dump(
+        {
+            "id": run.id,
+            "scheduler": run.scheduler,
+            "native_id": run.native_id.partition(":")[0],
+            "state": now.state,
+            "reason": now.reason,
+            "exit_code": now.exit_code,
+            "hosts": list(now.hosts),
+            "folder": str(run.folder),
+        }
+    )
+
+
+def status(run: Run, now: Status) -> str:
+    """A run's status for a person, with the first failure and how far it came."""
+    from launcher import logfiles
+
+    rows = [
+        ("run", run.id),
+        ("state", f"{now.state}{f': {now.reason}' if now.reason else ''}"),
+        (
+            "where",
+            f"{run.scheduler} {run.native_id.partition(':')[0]}, {', '.join(now.hosts[:8]) or 'no hosts yet'}",
+        ),
+        ("submitted", datetime.fromtimestamp(run.submitted).strftime("%Y-%m-%d %H:%M:%S")),
+        ("folder", str(run.folder)),
+    ]
+    if now.exit_code is not None:
+        rows.insert(2, ("exit code", str(now.exit_code)))
+    records, _ = logfiles.metrics(run.folder)
+    steps = [r for r in records if "loss" in r and "event" not in r]
+    if steps:
+        rows.append(("progress", progress_line(steps[-1])))
+    failure = logfiles.failure(run.folder)
+    if now.state == "FAILED" and failure and failure[0] != logfiles.SAVED:
+        code, rank, host = failure
+        rows.append(
+            ("first failure", f"{f'rank {rank}' if rank >= 0 else 'node entry'} on {host}, exit code {code}")
+        )
+        path = run.folder / "logs" / (f"rank-{rank}.log" if rank >= 0 else "job.log")
+        return "\n".join(
+            [table(rows), f"last lines of {path}:", *(f"  {line}" for line in logfiles.tail(path, 12))]
+        )
+    return table(rows)
+
+
+def progress_line(record: dict[str, Any]) -> str:
+    """One metrics record: step, loss, speed."""
+    last = f"/{record['max_steps']}" if record.get("max_steps") else ""
+    speed = f", {record['tokens_per_second']:,.0f} tokens/s" if record.get("tokens_per_second") else ""
+    return f"step {record.get('step', '?')}{last}, loss {record['loss']:.4f}{speed}"
+
+
+def run_list(found: Sequence[tuple[Run, Scheduler]], as_json: bool) -> str:
+    """Every run with its state, newest first."""
+    from launcher.errors import LauncherError
+    from launcher.schedulers import Status
+
+    def state(run: Run, scheduler: Scheduler) -> Status:
+        try:
+            return scheduler.status(run)
+        except LauncherError as error:
+            return Status("UNKNOWN", error.problems[0].message)
+
+    states = [(run, state(run, scheduler)) for run, scheduler in found]
+    if as_json:
+        return _dump([json.loads(status_json(run, now)) for run, now in states])
+    if not states:
+        return "no runs yet: python -m launcher local jobs/quickstart.yaml --wait"
+    rows = [
+        (
+            run.id,
+            run.scheduler,
+            now.state,
+            datetime.fromtimestamp(run.submitted).strftime("%Y-%m-%d %H:%M"),
+            now.reason,
+        )
+        for run, now in states
+    ]
+    return table(rows, ("RUN", "SCHEDULER", "STATE", "SUBMITTED", "REASON"))
+
+
+def variables_json(variables: Sequence[nccl.Variable]) -> str:
+    """Variables with their reasons and sources, for a program."""
+    return _dump([dataclasses.asdict(v) for v in variables])
+
+
+def fabrics(as_json: bool) -> str:
+    """The fabrics that are known."""
+    if as_json:
+        return _dump({name: fabric.title for name, fabric in nccl.FABRICS.items()})
+    return table(((n, f.title) for n, f in nccl.FABRICS.items()), ("FABRIC", "WHAT IT IS"))

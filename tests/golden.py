@@ -1,0 +1,114 @@
+"""Writes and compares the files that tests/golden/ and tests/errors/ keep: `make golden` writes, pytest never does.
+
+Owns how each is produced; test_golden.py and test_errors.py compare. A golden file that nothing produces is an error.
+
+    tests/golden/<job>/<file>       what each scheduler renders of every jobs/**/*.yaml
+    tests/errors/<case>.case        a command line and the files it reads; <case>.txt is its exit code and stderr
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+from unittest import mock
+
+from launcher import ROOT, cli, load, plan, schedulers
+from launcher.errors import LauncherError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).parent
+GOLDEN, ERRORS = HERE / "golden", HERE / "errors"
+# A site that is the same on every machine.
+SITE = plan.Site("/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab")
+
+
+def job_files() -> list[Path]:
+    """Every job that ships: jobs/ without clusters and schemas."""
+    return sorted(p for p in (ROOT / "jobs").rglob("*.yaml") if p.parent.name != "clusters")
+
+
+def rendered() -> dict[Path, str]:
+    """Golden path → text, for every job and scheduler. A scheduler that cannot run a job says so in the file."""
+    made: dict[Path, str] = {}
+    for path in job_files():
+        name = path.relative_to(ROOT / "jobs").with_suffix("")
+        decided = plan.make(*load.load(str(path.relative_to(ROOT))), SITE)
+        for scheduler in schedulers.SCHEDULERS:
+            folder = GOLDEN / name / scheduler
+            try:
+                files = schedulers.load(scheduler).render(decided)
+            except LauncherError as error:
+                files = {"refused.txt": f"exit {error.exit_code}\n{error}\n"}
+            made |= {folder / file: text for file, text in files.items()}
+    return made
+
+
+def cases() -> dict[Path, Path]:
+    """Each tests/errors/*.case and the file with its exact message."""
+    return {p: p.with_suffix(".txt") for p in sorted(ERRORS.glob("*.case"))}
+
+
+def outcome(case: Path) -> str:
+    """What the case's command says: `exit N` and its stderr. stdout must stay empty."""
+    command, *sections = case.read_text(encoding="utf-8").split("\n--- ")
+    words = command.removeprefix("$ launcher").split()
+    err, out = io.StringIO(), io.StringIO()
+    with _folder() as folder:
+        for section in sections:
+            name, _, text = section.partition("\n")
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
+        with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
+            try:
+                code = cli.main(words)
+            except SystemExit as error:
+                code = int(error.code or 0)
+        leftovers = sorted(p.name for p in folder.iterdir() if p.name not in {s.split("\n")[0] for s in sections})
+    stray = f"stdout: {out.getvalue()}" if out.getvalue() else ""
+    left = f"left behind: {leftovers}\n" if leftovers and leftovers != ["runs"] else ""
+    return f"exit {code}\n{err.getvalue()}{stray}{left}"
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """An empty working folder, with nothing on PATH and no cluster configured."""
+    before = Path.cwd()
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "LAUNCHER_", "KUBE"))}
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, clean, clear=True):
+        os.environ.update(PATH=str(folder), HOME=str(folder), KUBECONFIG=f"{folder}/absent")
+        os.chdir(folder)
+        try:
+            yield Path(folder)
+        finally:
+            os.chdir(before)
+
+
+def main() -> int:
+    """Write everything; with --check only say what is out of date."""
+    wanted = rendered() | {text: outcome(case) for case, text in cases().items()}
+    there = {p for p in GOLDEN.rglob("*") if p.is_file()} | set(ERRORS.glob("*.txt"))
+    stale = [p for p, text in wanted.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+    orphans = sorted(there - set(wanted))
+    if "--check" in sys.argv:
+        for path in [*stale, *orphans]:
+            print(f"out of date: {path.relative_to(HERE.parent)}; run `make golden`", file=sys.stderr)
+        return 1 if stale or orphans else 0
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(wanted[path], encoding="utf-8")
+    for path in orphans:
+        path.unlink()
+    print(f"{len(stale)} written, {len(orphans)} removed, {len(wanted)} in all")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

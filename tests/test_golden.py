@@ -1,0 +1,47 @@
+"""What is rendered: equal to the golden files, and valid by the tools that will read it."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+from ruamel.yaml import YAML
+
+from tests import golden
+
+RENDERED = golden.rendered()
+SCRIPTS = [p for p in RENDERED if p.suffix == ".sh"]
+MANIFESTS = [p for p in RENDERED if p.suffix == ".yaml"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(golden.GOLDEN)) if path.is_relative_to(golden.GOLDEN) else path.stem
+
+
+@pytest.mark.parametrize("path", RENDERED, ids=name)
+def test_equals_golden(path: Path) -> None:
+    assert path.exists(), "no golden file: run `make golden` and review it"
+    assert RENDERED[path] == path.read_text(encoding="utf-8")
+
+
+def test_no_golden_without_a_source() -> None:
+    kept = {p for p in golden.GOLDEN.rglob("*") if p.is_file()}
+    assert kept == set(RENDERED)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=name)
+def test_script_is_valid_shell(path: Path) -> None:
+    subprocess.run(["bash", "-n", path], check=True)
+    done = subprocess.run(["shellcheck", "--shell=bash", path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("version", ["1.30", "1.34", "1.37"])
+@pytest.mark.parametrize("path", MANIFESTS, ids=name)
+def test_manifest_fits_the_schema(path: Path, version: str) -> None:
+    documents = list(YAML(typ="safe", pure=True).load_all(RENDERED[path]))
+    assert {"ConfigMap", "Service", "Job"} <= {d["kind"] for d in documents}
+    for document in documents:
+        kubernetes_validate.validate(document, version, strict=True)
