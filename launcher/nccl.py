@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -113,7 +112,9 @@ def _export(variable: Variable) -> str:
         )
     source = f" ({variable.source})" if variable.source else ""
     reason = " ".join(f"{variable.why}{source}".split())  # a line break would end the comment
-    return f"export {variable.name}={shlex.quote(variable.value)}" + (f"  # {reason}" if reason else "")
+    # Quoted even where bash needs no quotes: shells expand more than it does (zsh: `=name`, as in NCCL_IB_HCA==mlx5_0).
+    value = variable.value.replace("'", "'\"'\"'")
+    return f"export {variable.name}='{value}'" + (f"  # {reason}" if reason else "")
 
 
 def _first(name: str, value: str, fabric: Fabric) -> Finding | None:
