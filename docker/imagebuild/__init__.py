@@ -1,0 +1,1 @@
+"""Checks, builds, proves and exports the images; nothing of it is inside them."""
