@@ -1,4 +1,4 @@
-"""How a run ends: the exit codes that mean something, and the file that keeps the first failure.
+"""How a run ends: the exit codes that mean something, the first failure, and the file that keeps it.
 
 Codes follow BSD's sysexits where one fits: https://man.openbsd.org/sysexits.3
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
 BAD_INPUT = 64  # EX_USAGE: the hostfile or the command line
 ABSENT = 69  # EX_UNAVAILABLE: a host never came
 LOST = 70  # EX_SOFTWARE: a host was lost
+NOT_STARTED = 71  # EX_OSERR: the ranks could not be started
 NOT_WRITABLE = 73  # EX_CANTCREAT: the run folder
 SAVED = 75  # EX_TEMPFAIL: saved, run me again
 
@@ -31,16 +31,37 @@ class Stop(Exception):
 
 
 @dataclass(frozen=True)
+class Failure:
+    """What ended the run: a rank of `host` with an exit code other than 0, or (rank -1) the host itself."""
+
+    code: int
+    rank: int
+    host: str
+
+    def __str__(self) -> str:
+        if self.rank < 0:
+            return f"lost {self.host}" if self.code == LOST else f"{self.host} ended with {self.code}"
+        return f"rank {self.rank} on {self.host} ended with {self.code}"
+
+
+@dataclass(frozen=True)
 class Outcome:
     """The run's first failure as a line, `code rank host unix-time`; rank -1 is the node entry itself.
 
-    On a file system that all hosts share the first writer wins, so the line names the cause and not what followed.
+    On a file system that all hosts share the first writer wins, so the line names the cause and not what followed;
+    which is the first does not depend on the hosts' clocks.
     """
 
     path: Path
 
-    def write(self, code: int, rank: int, host: str = "") -> None:
+    def write(self, failure: Failure) -> None:
+        line = f"{failure.code} {failure.rank} {failure.host} {time.time():.3f}\n"
         with contextlib.suppress(OSError):
             descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
             with os.fdopen(descriptor, "w") as file:
-                file.write(f"{code} {rank} {host or socket.gethostname()} {time.time():.3f}\n")
+                file.write(line)
+
+    def forget(self) -> None:
+        """Remove the line of an earlier try with the same number: Kubernetes starts pods again under one."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)

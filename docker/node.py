@@ -22,37 +22,45 @@ import queue
 import re
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
+import logs
 import ranks
 import rendezvous
-from ending import BAD_INPUT, NOT_WRITABLE, SAVED, Outcome, Stop
+from ending import BAD_INPUT, NOT_STARTED, NOT_WRITABLE, SAVED, Failure, Outcome, Stop
 
 # The index of this host, as each scheduler tells it.
 INDEX_VARIABLES = ("SLURM_NODEID", "JOB_COMPLETION_INDEX", "LWS_WORKER_INDEX", "PET_NODE_RANK", "NODE_RANK")
-_LINE = re.compile(r"(\S+)\s+slots=(\d+)")  # DeepSpeed's grammar: deepspeed/launcher/runner.py
+# DeepSpeed's grammar (deepspeed/launcher/runner.py, _parse_hostfile), which would read `slots=8x` as 8.
+_LINE = re.compile(r"(\S+)\s+slots=([1-9][0-9]{0,3})\s*(#.*)?")
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+PASSED_ON: dict[int, int] = {signal.SIGINT: signal.SIGTERM}  # Ctrl-C: ranks need not know it
 
 
 def say(message: str) -> None:
-    print(f"node: {message}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # a reader that is gone is no reason to end the run
+        print(f"node: {message}", file=sys.stderr, flush=True)
 
 
 def read_hostfile(path: Path) -> dict[str, int]:
     """Host → slots, in order. Raises Stop where DeepSpeed would train on one host without a word."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise Stop(BAD_INPUT, f"hostfile {path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise Stop(BAD_INPUT, f"hostfile {path} is not text") from None
     hosts: dict[str, int] = {}
     for number, line in enumerate(map(str.strip, text.splitlines()), 1):
         if not line or line.startswith("#"):
             continue
-        match = _LINE.match(line)
-        if not match or int(match[2]) < 1:
+        match = _LINE.fullmatch(line)
+        if not match:
             raise Stop(BAD_INPUT, f"{path}:{number}: {line!r} is not `host slots=N`")
         if match[1] in hosts:
             raise Stop(BAD_INPUT, f"{path}:{number}: host {match[1]} is listed twice")
@@ -68,16 +76,20 @@ def find_index(hosts: dict[str, int], given: int | None) -> int:
     """This host's place in the hostfile, from 0. Raises Stop when it is unknown, too high, or another host's."""
     source, index = "--node", given
     if index is None:
-        source = next((name for name in INDEX_VARIABLES if os.environ.get(name, "").isdigit()), "")
+        source = next((name for name in INDEX_VARIABLES if os.environ.get(name, "").isdecimal()), "")
         index = int(os.environ.get(source, "0"))
     if not source and len(hosts) > 1:
         raise Stop(BAD_INPUT, f"{len(hosts)} hosts but no index: none of {', '.join(INDEX_VARIABLES)} is set")
     if not 0 <= index < len(hosts):
-        raise Stop(BAD_INPUT, f"{source} is {index} but the hostfile has {len(hosts)} hosts: it is short")
+        raise Stop(BAD_INPUT, f"{source} is {index} but the hostfile is short: it has {len(hosts)} hosts")
     named, here = list(hosts)[index], socket.gethostname()
-    if named.partition(".")[0] != here.partition(".")[0] and not _is_mine(named):
+    if _short(named) != _short(here) and not _is_mine(named):
         raise Stop(BAD_INPUT, f"the hostfile names {named} at index {index}, but this host is {here}")
     return index
+
+
+def _short(host: str) -> str:
+    return host.partition(".")[0].casefold()
 
 
 def _is_mine(host: str) -> bool:
@@ -93,60 +105,72 @@ def _is_mine(host: str) -> bool:
 def check_devices(slots: int) -> None:
     """Raises Stop when the scheduler gave this host fewer GPUs than the hostfile says."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
-    if visible and len(visible.split(",")) < slots:
+    # Slurm says NoDevFiles where a job asked for no GPU: its ranks run on the CPU.
+    if visible in {"", "NoDevFiles"} or os.environ.get("DS_ACCELERATOR") == "cpu":
+        return
+    if len(visible.split(",")) < slots:
         raise Stop(BAD_INPUT, f"the hostfile says {slots} slots but CUDA_VISIBLE_DEVICES is {visible!r}")
 
 
 def make_logs(folder: Path) -> Path:
-    logs = folder / "logs"
+    """The folder of the ranks' logs. Raises Stop when it cannot be written."""
+    made = folder / "logs"
     try:
-        logs.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=logs).close()
+        made.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=made).close()
     except OSError as error:
         raise Stop(NOT_WRITABLE, f"the run folder {folder} cannot be written: {error.strerror}") from None
-    return logs
+    return made
 
 
 def leave_early(number: int, _frame: Any) -> None:
     # Nothing runs yet, so there is nothing to save: the job's time is over or it is not wanted any more.
-    raise Stop(
-        SAVED if number == signal.SIGUSR2 else 128 + number, "told to stop before the ranks were started"
-    )
+    ignore_signals()
+    code = SAVED if number == signal.SIGUSR2 else 128 + number
+    raise Stop(code, f"{signal.Signals(number).name} came before the ranks were started")
+
+
+def ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def run(args: argparse.Namespace, outcome: Outcome) -> int:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(number, leave_early)
+    """Start the ranks once all hosts have come and wait for the run's end. Returns its exit code, or raises Stop."""
     hosts = read_hostfile(args.hostfile)
     index = find_index(hosts, args.node)
-    slots = list(hosts.values())[index]
+    host, slots = list(hosts.items())[index]
     check_devices(slots)
-    logs = make_logs(args.folder)
-    peers, port = rendezvous.meet(list(hosts), index, f"{args.run}/{args.attempt}", args.wait, say)
-    say(f"host {index + 1} of {len(hosts)}, {slots} slots, master {next(iter(hosts))}:{port}")
+    folder = make_logs(args.folder)
+    peers = rendezvous.meet(list(hosts), index, f"{args.run}/{args.attempt}", args.wait, say)
+    if index == 0:
+        outcome.forget()
+        peers.tell(type="go", port=peers.port)
+    say(f"host {index + 1} of {len(hosts)}, {slots} slots, master {next(iter(hosts))}:{peers.port}")
 
-    events: queue.SimpleQueue[ranks.Event] = (
-        queue.SimpleQueue()
-    )  # its put() is reentrant: fit for a signal handler
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-        signal.signal(
-            number, lambda n, _: events.put(ranks.Signal(signal.SIGTERM if n == signal.SIGINT else n))
-        )
-    mine = ranks.start(args.command, hosts, index, port)
-    ranks.keep_logs(mine, logs, args.echo, args.attempt)
+    # SimpleQueue, because its put() is reentrant: fit for a signal handler.
+    events: queue.SimpleQueue[ranks.Event] = queue.SimpleQueue()
+    for number in SIGNALS:
+        signal.signal(number, lambda n, _: events.put(ranks.Signal(PASSED_ON.get(n, n))))
+    try:
+        mine = ranks.start(args.command, hosts, index, peers.port)
+        copiers = logs.keep(mine, folder, args.echo, args.attempt)
+    except (OSError, subprocess.SubprocessError) as error:
+        peers.tell(type="failed", code=NOT_STARTED, rank=-1, host=host)
+        raise Stop(NOT_STARTED, f"the ranks cannot be started: {error}") from None
     threading.Thread(target=ranks.reap, args=(events,), daemon=True).start()
     peers.follow(lambda node, message: events.put(ranks.Heard(node, message)))
-    code = ranks.Supervisor(mine, peers, outcome, events).wait()
-    for copier in mine.copiers:
-        copier.join(timeout=5)
+    code = ranks.Supervisor(mine, peers, host, outcome, events, say).wait()
+    logs.finish(copiers)
     return code
 
 
-def arguments(argv: list[str]) -> argparse.Namespace:
+def arguments(words: list[str]) -> argparse.Namespace:
+    """The command line. Raises SystemExit with BAD_INPUT after a message."""
     parser = argparse.ArgumentParser(
         prog="node.py", description="Start this host's ranks of a DeepSpeed job."
     )
-    parser.add_argument("--hostfile", type=Path, required=True)
+    parser.add_argument("--hostfile", type=Path, required=True, help="lines of `host slots=N`")
     parser.add_argument("--run", required=True, help="the run's id: ports follow from it")
     parser.add_argument("--folder", type=Path, required=True, help="the run folder")
     parser.add_argument("--node", type=int, help="this host's index, when the scheduler does not tell it")
@@ -156,10 +180,13 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         "--echo", choices=("0", "all"), default="all", help="whose output also goes to stdout"
     )
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and what Python runs in every rank")
-    made = parser.parse_args(argv)
-    made.command = made.command[1:] if made.command[:1] == ["--"] else made.command
-    if not made.command:
-        parser.error("nothing to run: add -- and what Python runs in every rank")
+    try:
+        made = parser.parse_args(words)
+        made.command = made.command[1:] if made.command[:1] == ["--"] else made.command
+        if not made.command:
+            parser.error("nothing to run: add -- and what Python runs in every rank")
+    except SystemExit as end:  # argparse's own code is 2, which may be a rank's
+        raise SystemExit(BAD_INPUT if end.code else 0) from None
     return made
 
 
@@ -167,10 +194,13 @@ def main() -> int:
     args = arguments(sys.argv[1:])
     outcome = Outcome(args.folder / f"outcome-{args.attempt}")
     try:
+        for number in SIGNALS:
+            signal.signal(number, leave_early)
         return run(args, outcome)
     except Stop as stop:
+        ignore_signals()
         say(f"error: {stop}")
-        outcome.write(stop.code, -1)
+        outcome.write(Failure(stop.code, -1, socket.gethostname()))
         return stop.code
 
 

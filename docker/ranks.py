@@ -1,6 +1,12 @@
-"""The ranks of one host: their processes, environment, logs, signals and exit codes.
+"""The ranks of one host: their processes, environment, signals and exit codes.
 
-Owns processes; which hosts there are is node.py's, other hosts are rendezvous.py's.
+Owns processes and the way from the first failure to the end; which hosts there are is node.py's, the connections to
+them are links.py's, the ranks' output is logs.py's.
+
+What a rank can rely on: SIGTERM and SIGUSR2 ("save and leave") that reach the node entry reach every rank. A rank may
+get one twice, because Slurm signals every process of a step and the node entry passes its own on, so a handler only
+takes a note. SIGUSR2 is ignored in a rank until it has a handler, and the node entry holds it until then, so it neither
+kills a rank that is still importing, nor one that cannot save, nor compilers and data loaders that a rank starts.
 """
 
 from __future__ import annotations
@@ -10,26 +16,25 @@ import ctypes
 import os
 import queue
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ending import LOST, SAVED, Outcome
+from ending import LOST, SAVED, Failure, Outcome
 
 if TYPE_CHECKING:
-    from rendezvous import Message, Peers
+    from collections.abc import Callable
+
+    from links import Message, Peers
 
 # How long ranks have to leave after another one failed: they wait in a collective that will never end.
 GRACE = 10.0
 # How long they have when one said "saved": the others are leaving too, but a slow disk may hold them.
 SAVE_GRACE = 600.0
 _LIBC = ctypes.CDLL(None)
-_STDOUT = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ def environment(hosts: dict[str, int], index: int, local_rank: int, port: int) -
     slots = list(hosts.values())[index]
     env = dict(os.environ)
     env.update(
-        MASTER_ADDR=next(iter(hosts)),
+        # One host alone needs no name service.
+        MASTER_ADDR=next(iter(hosts)) if len(hosts) > 1 else "127.0.0.1",
         MASTER_PORT=str(port),
         WORLD_SIZE=str(sum(hosts.values())),
         RANK=str(index * slots + local_rank),
@@ -81,21 +87,55 @@ class Ranks:
     processes: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
     numbers: dict[int, int] = field(default_factory=dict)  # pid → rank
     codes: dict[int, int] = field(default_factory=dict)  # rank → exit code
-    copiers: list[threading.Thread] = field(default_factory=list)
+    held: set[int] = field(default_factory=set)  # pids for which SIGUSR2 is held
 
     @property
     def alive(self) -> list[int]:
         return [pid for pid, rank in self.numbers.items() if rank not in self.codes]
 
     def signal(self, number: int) -> None:
-        for pid in self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
+        if number == signal.SIGUSR2:
+            self.held.update(self.alive)
+            self.deliver()
+        else:
+            for pid in self.alive:
+                _kill(pid, number)
+
+    def deliver(self) -> None:
+        """Send SIGUSR2 to the ranks that it is held for and that have a handler by now."""
+        self.held.intersection_update(self.alive)
+        for pid in [pid for pid in self.held if _catches(pid, signal.SIGUSR2)]:
+            self.held.remove(pid)
+            _kill(pid, signal.SIGUSR2)
+
+    def kill(self) -> None:
+        """SIGKILL to every rank and what it started: no data loader or compiler keeps a GPU after the run."""
+        for pid in self.numbers:
+            _kill(-pid, signal.SIGKILL)
+
+
+def _kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # reaped, and its Exit is on the way
+        os.kill(pid, number)
+
+
+def _catches(pid: int, number: int) -> bool:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        mask = Path(f"/proc/{pid}/status").read_text().split("SigCgt:")[1].split()[0]
+        return bool(int(mask, 16) >> (number - 1) & 1)
+    return False
 
 
 def start(command: list[str], hosts: dict[str, int], index: int, port: int) -> Ranks:
-    """Start this host's ranks. Their output waits in pipes until `keep_logs`."""
-    ranks = Ranks()
+    """Start this host's ranks. Their output waits in pipes until `logs.keep`. Raises OSError when one cannot start."""
+    ranks, parent = Ranks(), os.getpid()
+
+    def prepare() -> None:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no rank outlives a killed node entry
+        if os.getppid() != parent:  # it was killed before that
+            os._exit(1)
+
     for local_rank in range(list(hosts.values())[index]):
         env = environment(hosts, index, local_rank, port)
         process = subprocess.Popen(
@@ -104,50 +144,12 @@ def start(command: list[str], hosts: dict[str, int], index: int, port: int) -> R
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            preexec_fn=_die_with_parent,
+            preexec_fn=prepare,
+            start_new_session=True,  # Ctrl-C in a terminal is for the node entry, which passes it on
         )
         ranks.processes[process.pid] = process
         ranks.numbers[process.pid] = int(env["RANK"])
     return ranks
-
-
-def _die_with_parent() -> None:
-    _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no rank outlives a killed node entry
-
-
-def keep_logs(ranks: Ranks, logs: Path, echo: str, attempt: str) -> None:
-    """Copy each rank's output to `logs`/rank-N.log; to stdout too, rank 0's ("0") or all, with a prefix ("all")."""
-    for pid, process in ranks.processes.items():
-        rank = ranks.numbers[pid]
-        log = (logs / f"rank-{rank}.log").open("ab", buffering=0)
-        log.write(f"--- attempt {attempt}, host {socket.gethostname()}, pid {pid}\n".encode())
-        prefix = f"[{rank}] ".encode() if echo == "all" else b""
-        wanted = echo == "all" or rank == 0
-        copier = threading.Thread(target=_copy, args=(process.stdout, log, prefix, wanted), daemon=True)
-        copier.start()
-        ranks.copiers.append(copier)
-
-
-def _copy(source: IO[bytes], log: Any, prefix: bytes, wanted: bool) -> None:
-    """Byte for byte to `log`, whole lines to stdout. A full disk loses lines, never the rank."""
-    pending = b""
-    with source, log:
-        while chunk := os.read(source.fileno(), 65536):
-            with contextlib.suppress(OSError):
-                log.write(chunk)
-            *lines, pending = (pending + chunk).split(b"\n")
-            if len(pending) > 65536:
-                lines, pending = [*lines, pending], b""
-            if wanted:
-                _print(b"".join(prefix + line + b"\n" for line in lines))
-        if pending and wanted:
-            _print(prefix + pending + b"\n")
-
-
-def _print(data: bytes) -> None:
-    with _STDOUT, contextlib.suppress(OSError):
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
 
 
 def reap(events: queue.SimpleQueue[Event]) -> None:
@@ -163,58 +165,86 @@ class Supervisor:
     """Waits for the ranks here and for the end everywhere.
 
     Signals go on to the ranks, which decide what they mean; the first failure anywhere ends the ranks everywhere.
+    Node 0 decides which one was the first and tells the others, so every host ends with the same code.
     """
 
     ranks: Ranks
     peers: Peers
+    host: str
     outcome: Outcome
     events: queue.SimpleQueue[Event]
-    failed: int = 0
-    kill_at: float | None = None
+    say: Callable[[str], None]
+    failure: Failure | None = None
+    deadline: float = float("inf")  # when the ranks that are left are killed
+    killed: bool = False
+    unfinished: set[int] = field(default_factory=set)  # nodes that have not said how they ended
 
     def wait(self) -> int:
-        """The run's exit code, as this host knows it."""
-        others = set(self.peers.links)
-        while self.ranks.alive or (others and not self.failed):
-            timeout = None if self.kill_at is None else max(0.0, self.kill_at - time.monotonic())
+        """The run's exit code. A host whose ranks are done stays until all are: the run may still fail."""
+        self.unfinished.update(self.peers.links)
+        while self.ranks.alive or self.unfinished:
+            left = max(0.0, self.deadline - time.monotonic())
             try:
-                event = self.events.get(timeout=timeout)
+                event = self.events.get(timeout=min(left, 0.1 if self.ranks.held else 3600.0))
             except queue.Empty:
-                self.ranks.signal(signal.SIGKILL)
-                self.kill_at = None
+                self.ranks.deliver()
+                if time.monotonic() >= self.deadline and not self._kill():
+                    break
                 continue
             if isinstance(event, Signal):
                 self.ranks.signal(event.number)
             elif isinstance(event, Exit):
                 self._ended(event)
             else:
-                others.discard(event.node)
-                self._heard(event)
-        return self.failed
+                self._heard(event.node, event.message)
+        self.ranks.kill()
+        if not self.failure:
+            self.peers.tell(type="done")
+        return self.failure.code if self.failure else 0
+
+    def _kill(self) -> bool:
+        """Kill the ranks that are left. False when that was tried before: a hung driver or disk holds them."""
+        if not self.killed:
+            self.ranks.kill()
+            self.killed, self.deadline = True, time.monotonic() + GRACE
+            return True
+        if self.ranks.alive:
+            self.say(f"left processes behind that cannot be killed: {self.ranks.alive}")
+        return False
 
     def _ended(self, event: Exit) -> None:
-        if event.pid not in self.ranks.numbers:
+        rank = self.ranks.numbers.get(event.pid)
+        if rank is None:  # an orphan
             return
-        rank = self.ranks.numbers[event.pid]
         code = self.ranks.codes[rank] = event.status if event.status >= 0 else 128 - event.status
-        if code and not self.failed:
-            self.outcome.write(code, rank)
-            self._fail(code)
-        elif not self.ranks.alive and not self.failed:
+        if code and not self.failure:
+            self._fail(Failure(code, rank, self.host))
+        elif not self.ranks.alive and not self.failure and 0 in self.peers.links:
             self.peers.tell(type="done")
 
-    def _heard(self, event: Heard) -> None:
-        kind = event.message.get("type")
-        if self.failed or kind not in {"failed", "lost"}:
+    def _heard(self, node: int, message: Message) -> None:
+        if node not in self.unfinished:
             return
-        if kind == "lost":
-            self.outcome.write(LOST, -1, self.peers.hosts[event.node])
-            print(f"node: lost {self.peers.hosts[event.node]}", file=sys.stderr, flush=True)
-        self._fail(int(event.message.get("code", LOST)), heard_from=event.node)
+        self.unfinished.remove(node)
+        if message.get("type") == "failed":
+            failure = Failure(int(message["code"]), int(message["rank"]), str(message["host"]))
+        elif message.get("type") == "lost":
+            failure = Failure(LOST, -1, self.peers.hosts[node])
+        else:
+            return
+        decided = node == 0 and message["type"] == "failed" and failure != self.failure
+        if decided or not self.failure:
+            self._fail(failure)
 
-    def _fail(self, code: int, heard_from: int = -1) -> None:
-        self.failed = code
-        self.peers.tell(but=heard_from, type="failed", code=code)
-        if code != SAVED:
+    def _fail(self, failure: Failure) -> None:
+        self.failure = failure
+        self.outcome.write(failure)
+        self.say(str(failure))
+        self.peers.tell(type="failed", code=failure.code, rank=failure.rank, host=failure.host)
+        if 0 not in self.peers.links:
+            self.unfinished.clear()
+        if failure.code == SAVED:
+            self.deadline = time.monotonic() + SAVE_GRACE
+        else:
             self.ranks.signal(signal.SIGTERM)
-        self.kill_at = time.monotonic() + (SAVE_GRACE if code == SAVED else GRACE)
+            self.deadline = time.monotonic() + GRACE

@@ -1,27 +1,32 @@
-"""How the hosts of a run meet, and how each learns that another one failed or is gone.
+"""How the hosts of a run meet.
 
-Owns the port, the wait and the connections that stay open for the whole run; ranks are ranks.py's.
-Node 0 listens on a port that follows from the run's id; every other host connects to it. The socket is plain TCP and
-carries only indices and exit codes: keep the run's ports inside the cluster, as torch's own store needs too.
+Owns the run's ports and the wait; the connections stay open, and are links.py's. Node 0 listens on a port that follows
+from the run's id; every other host connects to it and says
+
+    {"run": …, "node": 3, "token": …}      node 0 answers {"type": "welcome", "run": …}, and when all have come
+                                           {"type": "go", "port": …} or {"type": "absent", "hosts": …}
+
+That is plain TCP with nothing secret in it: keep the run's ports inside the cluster, as torch's own store needs too.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
+import os
+import resource
+import selectors
 import socket
-import threading
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import zlib
+from typing import TYPE_CHECKING
 
 from ending import ABSENT, Stop
+from links import ANSWER, Link, Peers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Message = dict[str, Any]
+NEWS = 30.0  # seconds between two lines that say who is still missing
 
 
 def ports(run: str) -> list[int]:
@@ -29,161 +34,152 @@ def ports(run: str) -> list[int]:
 
     They lie below Linux's ephemeral range (32768 and up), so a client socket cannot take one by chance.
     """
-    first = int.from_bytes(hashlib.sha256(run.encode()).digest()[:4], "big")
-    return [20000 + (first + 37 * i) % 12000 for i in range(16)]
+    return [20000 + (zlib.crc32(run.encode()) + 37 * i) % 12000 for i in range(16)]
 
 
-class Link:
-    """A connection that carries one JSON object a line."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._lines = connection.makefile("r", encoding="utf-8")
-
-    def send(self, **message: Any) -> None:
-        with contextlib.suppress(OSError):  # a host that is gone is noticed by whoever reads
-            self._connection.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive(self, timeout: float | None) -> Message:
-        """The next message, or {} when the connection closed, timed out or carried something else."""
-        self._connection.settimeout(timeout)
-        with contextlib.suppress(OSError, ValueError):
-            message = json.loads(self._lines.readline(65536))
-            if isinstance(message, dict):
-                return message
-        return {}
-
-    def keep_alive(self) -> None:
-        # A host that loses power sends no FIN: without probes the run would wait for NCCL's half hour.
-        self._connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        times = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4, "TCP_USER_TIMEOUT": 30000}
-        for name, value in times.items():
-            if hasattr(socket, name):
-                self._connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-
-    def close(self) -> None:
-        self._connection.close()
-
-
-@dataclass
-class Peers:
-    """The links of this host: node 0 has one to every other host, every other host one to node 0."""
-
-    hosts: list[str] = field(default_factory=list)
-    links: dict[int, Link] = field(default_factory=dict)
-
-    def tell(self, but: int = -1, **message: Any) -> None:
-        for node, link in self.links.items():
-            if node != but:
-                link.send(**message)
-
-    def follow(self, heard: Callable[[int, Message], None]) -> None:
-        """Call `heard(node, message)` for every message; the last one is {"type": "lost"} unless "done" came."""
-        for node in self.links:
-            threading.Thread(target=self._follow, args=(node, heard), daemon=True).start()
-
-    def _follow(self, node: int, heard: Callable[[int, Message], None]) -> None:
-        done = False
-        while message := self.links[node].receive(None):
-            done = done or message.get("type") == "done"
-            heard(node, message)
-        if not done:
-            heard(node, {"type": "lost"})
-
-
-def meet(
-    hosts: list[str], index: int, run: str, limit: float, say: Callable[[str], None]
-) -> tuple[Peers, int]:
-    """Connect this host with node 0 and agree on the master port, within `limit` seconds.
+def meet(hosts: list[str], index: int, run: str, limit: float, say: Callable[[str], None]) -> Peers:
+    """Connect this host with node 0 within `limit` seconds; node 0 then has to tell the others "go" and the port.
 
     Raises Stop that names the hosts that never came.
     """
-    if len(hosts) == 1:
-        return Peers(hosts), free_port(run)
-    return _host(hosts, run, limit, say) if index == 0 else _join(hosts, index, run, limit)
+    if index:
+        return _join(hosts, index, run, limit, say)
+    # torch binds the port after a minute of imports. Until then another run, or a client's socket, could take it; now
+    # it cannot, and torch can: its own socket has SO_REUSEADDR too, and this one never listens.
+    reserved = _reserve(run)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    peers = Peers(hosts, reserved.getsockname()[1], reserved=reserved)
+    if len(hosts) > 1:
+        with _reserve(run) as server:
+            _gather(server, peers, run, limit, say)
+    return peers
 
 
-def listen(port: int) -> socket.socket | None:
-    """A socket that listens on every address of this host, or None when the port is taken.
+def _reserve(run: str) -> socket.socket:
+    """A socket on the first of the run's ports that nothing else has. Raises Stop when all are taken.
 
-    Not on the address of the host's own name: many systems map that to 127.0.1.1.
+    It has every address of this host, not that of the host's own name: many systems map that to 127.0.1.1.
+    Without SO_REUSEADDR, so that a port which another run holds is taken too.
     """
-    try:
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(
-                ("::", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024
-            )
-        return socket.create_server(("", port), backlog=1024)
-    except OSError:
-        return None
-
-
-def free_port(run: str, taken: int = 0) -> int:
-    """The first of the run's ports that is free, for MASTER_PORT."""
+    dual = socket.has_dualstack_ipv6()
     for port in ports(run):
-        server = listen(port) if port != taken else None
-        if server:
-            server.close()
-            return port
-    raise Stop(ABSENT, f"all ports of this run are taken: {', '.join(map(str, ports(run)))}")
+        bound = socket.socket(socket.AF_INET6 if dual else socket.AF_INET)
+        with contextlib.suppress(OSError):
+            if dual:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            bound.bind(("", port))
+            return bound
+        bound.close()
+    raise Stop(ABSENT, f"all ports of this run are taken here: {', '.join(map(str, ports(run)))}")
 
 
-def _host(hosts: list[str], run: str, limit: float, say: Callable[[str], None]) -> tuple[Peers, int]:
-    deadline = time.monotonic() + limit
-    peers = Peers(hosts)
-    port = free_port(run)
-    server = listen(port)
-    if server is None:
-        raise Stop(ABSENT, f"port {port} was taken while this run started")
-    say(f"waiting at {hosts[0]}:{port} for {len(hosts) - 1} more hosts")
-    with server:
-        while len(peers.links) < len(hosts) - 1:
-            server.settimeout(max(0.01, deadline - time.monotonic()))
-            try:
-                connection, _ = server.accept()
-            except TimeoutError:
-                absent = [name for i, name in enumerate(hosts) if i and i not in peers.links]
-                shown = ", ".join(absent[:20]) + (f" and {len(absent) - 20} more" if len(absent) > 20 else "")
-                peers.tell(type="absent", hosts=shown)
-                raise Stop(ABSENT, f"{shown} never came, in {limit:.0f} s") from None
-            _greet(Link(connection), run, peers)
-    master = free_port(run, taken=port)
-    peers.tell(type="go", port=master)
-    return peers, master
+def _gather(server: socket.socket, peers: Peers, run: str, limit: float, say: Callable[[str], None]) -> None:
+    """Admit every other host. One loop over all connections: a silent one keeps nobody waiting."""
+    start = time.monotonic()
+    _allow_files(len(peers.hosts) + 256)
+    server.listen(4096)
+    server.setblocking(False)
+    say(f"waiting at {peers.hosts[0]}:{server.getsockname()[1]} for {len(peers.hosts) - 1} more hosts")
+    with selectors.DefaultSelector() as ready:
+        ready.register(server, selectors.EVENT_READ)
+        while len(peers.links) < len(peers.hosts) - 1:
+            left = start + limit - time.monotonic()
+            if left <= 0:
+                peers.tell(type="absent", hosts=_absent(peers))
+                raise Stop(ABSENT, f"{_absent(peers)} never came, in {limit:.0f} s")
+            events = ready.select(min(left, NEWS))
+            if not events and left > NEWS:
+                say(f"still waiting for {_absent(peers)}")
+            for key, _ in events:
+                if key.data is None:
+                    with contextlib.suppress(OSError):
+                        link = Link(server.accept()[0])
+                        ready.register(link.socket, selectors.EVENT_READ, link)
+                elif not (key.data.read() and _greet(key.data, peers, run)):
+                    ready.unregister(key.fileobj)
+                    _drop(key.data, peers)
+        for key in ready.get_map().values():
+            if key.data and not key.data.token:  # another program
+                key.data.socket.close()
 
 
-def _greet(link: Link, run: str, peers: Peers) -> None:
-    """Admit a host that names this run and an index that is still missing; anything else is another program."""
-    hello = link.receive(5)
-    node = hello.get("node")
-    wanted = isinstance(node, int) and 0 < node < len(peers.hosts) and node not in peers.links
-    if hello.get("run") != run or not wanted:
-        link.close()
-        return
+def _absent(peers: Peers) -> str:
+    absent = [host for node, host in enumerate(peers.hosts) if node and node not in peers.links]
+    return ", ".join(absent[:20]) + (f" and {len(absent) - 20} more" if len(absent) > 20 else "")
+
+
+def _allow_files(count: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(count, hard), hard))
+
+
+def _greet(link: Link, peers: Peers, run: str) -> bool:
+    """Admit a host that names this run and an index that is missing. False: not one of ours."""
+    if link.token or not link.inbox:  # admitted, or its first line is not complete
+        return True
+    hello = link.inbox.popleft()
+    node, token = hello.get("node"), hello.get("token")
+    if hello.get("run") != run or type(node) is not int or not 0 < node < len(peers.hosts):
+        return False
+    former = peers.links.get(node)
+    if former and former.token != token:
+        link.send(type="taken", run=run)
+        return False
+    link.token = str(token)
     link.keep_alive()
-    peers.links[hello["node"]] = link
+    peers.links[node] = link  # a former link of the same process is one that it gave up
     link.send(type="welcome", run=run)
+    return True
 
 
-def _join(hosts: list[str], index: int, run: str, limit: float) -> tuple[Peers, int]:
-    deadline = time.monotonic() + limit
-    why = ""
-    while time.monotonic() < deadline:
-        for port in ports(run):
-            try:
-                link = Link(socket.create_connection((hosts[0], port), timeout=5))
-            except OSError as error:
-                why = error.strerror or str(error)
-                continue
-            link.send(run=run, node=index)
-            if link.receive(5).get("run") != run:  # another program has this port here
-                link.close()
-                continue
-            link.keep_alive()
-            answer = link.receive(deadline - time.monotonic() + 30)
+def _drop(link: Link, peers: Peers) -> None:
+    link.socket.close()
+    for node in [node for node, known in peers.links.items() if known is link]:
+        del peers.links[node]
+
+
+def _join(hosts: list[str], index: int, run: str, limit: float, say: Callable[[str], None]) -> Peers:
+    start = time.monotonic()
+    token, why, pause, news = os.urandom(8).hex(), "", 0.02, start + NEWS
+    while (now := time.monotonic()) < start + limit:
+        found = _find(hosts[0], run, index, token, start + limit)
+        if isinstance(found, Link):
+            answer = found.receive(None)  # node 0 keeps the time from here on
             if answer.get("type") == "go":
-                return Peers(hosts, {0: link}), int(answer["port"])
-            absent = answer.get("hosts")
-            raise Stop(ABSENT, f"{absent} never came" if absent else f"{hosts[0]} left before the start")
-        time.sleep(0.2)
+                return Peers(hosts, int(answer["port"]), {0: found})
+            if answer.get("type") == "absent":
+                raise Stop(ABSENT, f"{answer['hosts']} never came")
+            found = "it went away"
+        why = found
+        if now > news:
+            say(f"still waiting for {hosts[0]}, the first host ({why})")
+            news = now + NEWS
+        time.sleep(min(pause, max(0.0, start + limit - time.monotonic())))
+        pause = min(2.0, pause * 1.5)
     raise Stop(ABSENT, f"{hosts[0]}, the first host, never came, in {limit:.0f} s ({why})")
+
+
+def _find(host: str, run: str, node: int, token: str, deadline: float) -> Link | str:
+    """A link on which node 0 said welcome, or why there is none."""
+    why = ""
+    for port in ports(run):
+        patience = min(ANSWER, max(0.1, deadline - time.monotonic()))
+        try:
+            link = Link(socket.create_connection((host, port), patience))
+        except ConnectionError as error:  # nothing listens there: maybe at the next port
+            why = error.strerror or str(error)
+            continue
+        except OSError as error:  # no address, no route, no answer: the same at every port
+            return error.strerror or str(error)
+        link.send(run=run, node=node, token=token)
+        answer = link.receive(patience)
+        if answer.get("run") == run and answer.get("type") == "welcome":
+            link.keep_alive()
+            return link
+        link.socket.close()
+        if answer.get("run") == run:
+            return "another process is there for this host"
+        why = "another program is there"
+    return why
