@@ -28,9 +28,14 @@ class Entry:
     command: tuple[str, ...] = ()
 
 
-def enter(runtime: str, plan: Plan) -> Entry:
-    """The words that enter `plan.image` with `runtime`. Raises PlanError when a mount has no host path."""
-    return RUNTIMES[runtime](plan)
+def node_entry(runtime: str, plan: Plan) -> list[str]:
+    """The words that start the node entry in `plan.image` with `runtime`, without its options.
+
+    Raises PlanError when a mount cannot be had.
+    """
+    entry = RUNTIMES[runtime](plan)
+    python, code = (PYTHON_INSIDE, CODE_INSIDE) if inside(runtime) else (plan.site.python, f"{plan.site.root}/docker")
+    return [*entry.step, *entry.command, python, f"{code}/node.py"]
 
 
 def inside(runtime: str) -> bool:
@@ -112,13 +117,3 @@ RUNTIMES: dict[str, Callable[[Plan], Entry]] = {
     "docker": _engine("docker"),
     "podman": _engine("podman"),
 }
-
-
-def python(runtime: str, plan: Plan) -> str:
-    """The interpreter that the ranks run on."""
-    return PYTHON_INSIDE if inside(runtime) else plan.site.python
-
-
-def code(runtime: str, plan: Plan) -> str:
-    """Where docker/ lies for the ranks."""
-    return CODE_INSIDE if inside(runtime) else f"{plan.site.root}/docker"

@@ -17,7 +17,7 @@ import jinja2
 from launcher import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 
 class Code(str):
@@ -45,7 +45,7 @@ def _environment(language: str) -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    made.filters.update(comment=comment, code=Code, sbatch=sbatch)
+    made.filters.update(comment=comment, code=Code, sbatch=sbatch, words=words)
     return made
 
 
@@ -56,6 +56,15 @@ def shell(value: Any) -> str:
     if value is None or isinstance(value, bool):
         raise TypeError(f"{value!r} has no meaning in a shell script")
     return shlex.quote(str(value))
+
+
+def words(values: Iterable[str], indent: int = 2) -> Code:
+    """`values` as shell words on as many lines as they have options, each line after the first indented."""
+    made = ""
+    for value in map(str, values):
+        gap = f" \\\n{' ' * indent}" if value.startswith("-") else " "
+        made += (gap if made else "") + shlex.quote(value)
+    return Code(made)
 
 
 def yaml(value: Any) -> str:
@@ -75,10 +84,12 @@ def comment(value: Any) -> Code:
 def sbatch(value: Any) -> Code:
     """`value` as an option's value in an `#SBATCH` line.
 
-    sbatch reads these lines itself: `#` starts a comment and quotes and backslashes are taken, so all are escaped.
-    Measured with Slurm 24.11 (tests/slurm/test_quoting.py); a newline cannot be written there.
+    sbatch reads these lines itself: `#` starts a comment, blanks end a value, quotes and backslashes are taken. Inside
+    double quotes only `"` and `\\` need a backslash (Slurm 24.11, tests/slurm/test_launcher.py). A newline cannot be
+    written there.
     """
-    return Code(re.sub(r"""(?=[\s#'"\\])""", r"\\", str(value)))
+    text = str(value)
+    return Code(text if re.fullmatch(r"[\w@%+=:,./-]+", text) else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"')
 
 
 _ESCAPES: dict[str, Callable[[Any], str]] = {"sh": shell, "yaml": yaml}

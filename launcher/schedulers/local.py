@@ -39,13 +39,10 @@ def render(plan: Plan) -> Files:
     if plan.nodes > _MAX_HOSTS:
         raise PlanError(f"{plan.nodes} hosts on one machine", hint=f"use --set nodes={_MAX_HOSTS} or fewer")
     runtime = plan.cluster.local.container
-    entry = containers.enter(runtime, plan)
     text = templates.text(
         "local/job.sh.j2",
         plan=plan,
-        entry=entry,
-        python=containers.python(runtime, plan),
-        code=containers.code(runtime, plan),
+        node=containers.node_entry(runtime, plan),
         command=command.ranks(plan, plan.folder, f"{plan.folder}/ds_config.json"),
         config=json.dumps(plan.config, indent=1),
         hostfile=hostfile.text([f"127.0.0.{i + 1}" for i in range(plan.nodes)], plan.slots),

@@ -89,14 +89,11 @@ REASONS = {
 def render(plan: Plan) -> Files:
     """`job.sh`. Raises PlanError for options that cannot be written or that the launcher owns."""
     runtime = plan.cluster.slurm.container
-    entry = containers.enter(runtime, plan)
     text = templates.text(
         "slurm/job.sh.j2",
         plan=plan,
-        entry=entry,
         options=_options(plan),
-        python=containers.python(runtime, plan),
-        code=containers.code(runtime, plan),
+        node=containers.node_entry(runtime, plan),
         command=command.ranks(plan, plan.folder, f"{plan.folder}/ds_config.json"),
         config=json.dumps(plan.config, indent=1),
         secrets=templates.home(plan.cluster.slurm.secrets),
