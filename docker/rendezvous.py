@@ -86,7 +86,7 @@ def _gather(server: socket.socket, peers: Peers, run: str, limit: float, say: Ca
             left = start + limit - time.monotonic()
             if left <= 0:
                 peers.tell(type="absent", hosts=_absent(peers))
-                raise Stop(ABSENT, f"{_absent(peers)} never came, in {limit:.0f} s")
+                raise Stop(ABSENT, f"{_absent(peers)} never came within {limit:.0f} s")
             events = ready.select(min(left, NEWS))
             if not events and left > NEWS:
                 say(f"still waiting for {_absent(peers)}")
@@ -158,7 +158,7 @@ def _join(hosts: list[str], index: int, run: str, limit: float, say: Callable[[s
             news = now + NEWS
         time.sleep(min(pause, max(0.0, start + limit - time.monotonic())))
         pause = min(2.0, pause * 1.5)
-    raise Stop(ABSENT, f"{hosts[0]}, the first host, never came, in {limit:.0f} s ({why})")
+    raise Stop(ABSENT, f"{hosts[0]}, the first host, never came within {limit:.0f} s ({why})")
 
 
 def _find(host: str, run: str, node: int, token: str, deadline: float) -> Link | str:
