@@ -6,6 +6,9 @@ The only place that prints or exits. Every verb imports what it needs inside its
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
+import io
 import os
 import sys
 import traceback
@@ -25,18 +28,26 @@ OK, JOB_FAILED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        word, known = _misspelt(message)
-        hint = did_you_mean(word, known) if word else f"see `{self.prog} --help`"
-        say(f"error: {message.split(' (choose from')[0]}" + (f"; {hint}" if hint else ""))
+        self.refuse(message, f"see `{self.prog} --help`")
+
+    def refuse(self, message: str, hint: str) -> NoReturn:
+        say(f"error: {message}; {hint}")
         raise SystemExit(USAGE)
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        # argparse's own message lists every choice and names none as meant
+        if action.choices is not None and value not in action.choices:
+            what = str(action.metavar or action.dest).lower()
+            self.refuse(f"unknown {what} {value!r}", did_you_mean(value, map(str, action.choices)))
 
-def _misspelt(message: str) -> tuple[str, list[str]]:
-    """The unknown word and the known ones, from argparse's own text for a wrong choice."""
-    head, found, choices = message.partition(" (choose from ")
-    if not found:
-        return "", []
-    return head.rpartition("invalid choice: ")[2].strip("'"), [c.strip("')") for c in choices.split(", ")]
+    def unknown(self, words: Sequence[str]) -> NoReturn:
+        """Refuse words that no argument takes."""
+        flag = words[0].partition("=")[0]
+        if not flag.startswith("-"):
+            self.error(f"unexpected {words[0]!r}")
+        close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"see `{self.prog} --help`"
+        self.refuse(f"unknown option {flag!r}", hint)
 
 
 def say(text: str) -> None:
@@ -120,7 +131,7 @@ def _verb(
     made: argparse.ArgumentParser = verbs.add_parser(
         name, help=text, description=text[0].upper() + text[1:] + ".", aliases=aliases, allow_abbrev=False
     )
-    made.set_defaults(function=function)
+    made.set_defaults(function=function, parser=made)
     return made
 
 
@@ -148,7 +159,8 @@ def _plan(args: argparse.Namespace) -> Plan:
 
     if args.name and not spec.is_name(f"x{args.name}"):
         raise SpecError(
-            f"--name {args.name!r} is not a valid suffix", hint="use lower case letters, digits and '-'"
+            f"--name {args.name!r} is not a valid suffix",
+            hint="use lower case letters, digits and '-', ending with a letter or digit",
         )
     job, cluster = load.load(args.job, args.cluster, args.settings)
     made = plan.make(job, cluster, site.here(), args.name)
@@ -192,7 +204,7 @@ def _write_output(folder: str, files: dict[str, str]) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         runs.write_files(Path(folder), files)
     except OSError as error:
-        raise SpecError(f"-o {folder}: {error.strerror}") from None
+        raise SpecError(f"-o {folder}: {error.strerror}", hint="name a folder that can be written") from None
     for name in files:
         say(f"wrote {Path(folder) / name}")
 
@@ -213,7 +225,7 @@ def check(args: argparse.Namespace) -> int:
         try:
             made = plan.make(*load.load(path, args.cluster, args.settings), here)
         except LauncherError as error:
-            worst = max(worst, _report(error))
+            worst = max(worst, _report(error, f"{path}: "))
             continue
         for name in schedulers.SCHEDULERS:
             try:
@@ -244,8 +256,9 @@ def fabric_env(args: argparse.Namespace) -> int:
         return OK
     if args.fabric not in nccl.FABRICS:
         raise SpecError(f"unknown fabric {args.fabric!r}", hint=did_you_mean(args.fabric, nccl.FABRICS))
-    variables = nccl.environment(nccl.FABRICS[args.fabric], gpu=True, interface=None)
-    print(show.variables_json(variables) if args.json else nccl.text(variables).rstrip("\n"))
+    fabric = nccl.FABRICS[args.fabric]
+    variables = nccl.environment(fabric, gpu=True, interface=None)
+    print(show.variables_json(variables) if args.json else nccl.text(variables, fabric.script).rstrip("\n"))
     return OK
 
 
@@ -277,8 +290,7 @@ def cancel(args: argparse.Namespace) -> int:
 def list_runs(args: argparse.Namespace) -> int:
     from launcher import runs, show, site
 
-    found = [(run, _scheduler(run)) for run in runs.listed(site.runs())]
-    print(show.run_list(found, args.json))
+    print(show.run_list(runs.listed(site.runs()), _scheduler, args.json))
     return OK
 
 
@@ -316,20 +328,46 @@ def _report(error: LauncherError, prefix: str = "error: ") -> int:
     return error.exit_code
 
 
+def _read_and_write_utf8() -> None:
+    # rendered files are UTF-8 whatever the locale; a path that is not passes through as its bytes
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "surrogateescape"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def _drop_output() -> None:
+    # what is still in the buffer would fail again at exit
+    with contextlib.suppress(AttributeError, OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; see errors.py for what each means."""
+    _read_and_write_utf8()
     try:
-        args = parser().parse_args(argv)
-        return int(args.function(args))
+        args, unknown = parser().parse_known_args(argv)
+        if unknown:
+            args.parser.unknown(unknown)
+        code = int(args.function(args))
+        if sys.stdout:
+            sys.stdout.flush()  # what goes wrong with it goes wrong here, not at exit
+        return code
     except LauncherError as error:
         return _report(error)
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        # the reader, such as `head`, has gone; a second error at shutdown would only be noise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader, such as `head`, has gone
+        _drop_output()
         return OK
+    except OSError as error:  # a full disk, a quota, a folder that may not be entered
+        _drop_output()
+        say(f"error: {error.filename or 'output'}: {error.strerror or error}")
+        return USAGE
     except Exception:
         traceback.print_exc()
         say("this is a bug in the launcher: please report it with the lines above")

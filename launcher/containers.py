@@ -6,6 +6,7 @@ Each entry returns the words that stand before the command inside.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,15 @@ def node_entry(runtime: str, plan: Plan) -> list[str]:
     """
     entry = RUNTIMES[runtime](plan)
     python, code = (PYTHON_INSIDE, CODE_INSIDE) if inside(runtime) else (plan.site.python, f"{plan.site.root}/docker")
-    return [*entry.step, *entry.command, python, f"{code}/node.py"]
+    return [*entry.step, *entry.command, *_profile(plan), python, f"{code}/node.py"]
+
+
+def _profile(plan: Plan) -> list[str]:
+    """The shell that reads a fabric's own profile where the ranks run, with the plan's variables on top."""
+    if not plan.fabric.script:
+        return []
+    exports = [f"export {v.name}={shlex.quote(v.value)}" for v in plan.environment]
+    return ["bash", "-c", "\n".join([*plan.fabric.script, *exports, 'exec "$@"']), "node"]
 
 
 def inside(runtime: str) -> bool:
@@ -67,7 +76,8 @@ def _none(plan: Plan) -> Entry:
 def _binds(plan: Plan) -> list[tuple[str, str, bool]]:
     """(host path, path inside, read only) of every mount, the run folders and the scratch disk."""
     own = [(plan.site.runs, plan.site.runs, False), (plan.cluster.scratch, plan.cluster.scratch, False)]
-    return own + [(m.host, m.inside, m.readonly) for m in plan.mounts if m.host]
+    fabric = [(m.host, m.inside, m.readonly) for m in plan.fabric.mounts]
+    return own + fabric + [(m.host, m.inside, m.readonly) for m in plan.mounts if m.host]
 
 
 def _pyxis(plan: Plan) -> Entry:
@@ -101,6 +111,7 @@ def _engine(engine: str) -> Callable[[Plan], Entry]:
         words = [engine, "run", "--rm", "--network=host", "--ipc=host", "--ulimit=memlock=-1"]
         words += ["--gpus=all"] if plan.gpu and engine == "docker" else []
         words += ["--device=nvidia.com/gpu=all"] if plan.gpu and engine == "podman" else []
+        words += [f"--device={device}" for device in plan.fabric.devices]
         for host, inside, ro in _binds(plan):
             words += ["--mount", f"type=bind,source={host},target={inside}" + (",readonly" if ro else "")]
         for name in names(plan):

@@ -115,7 +115,10 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
 
     Raises PlanError with everything that cannot work.
     """
+    fabric = nccl.FABRICS[cluster.fabric]
     problems: list[Problem] = list(_impossible(job, cluster))
+    findings = _lint(job, cluster, fabric)
+    problems += [Problem(f"env.{f.name}: {f.message}") for f in findings if f.severity == "error"]
     gpu = gpus.GPUS[cluster.gpu] if cluster.gpu else None
     precision = job.precision if job.precision != "auto" else _precision(gpu)
     numbers, config, preset = None, None, job.deepspeed.preset
@@ -131,7 +134,6 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
         problems += error.problems
     if problems or numbers is None or config is None:
         raise PlanError(*problems)
-    fabric = nccl.FABRICS[cluster.fabric]
     return Plan(
         id=_id(job, cluster, site, suffix),
         job=job,
@@ -147,6 +149,7 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
         mounts=tuple(
             Mount(inside, m.host, m.claim, m.readonly, m.local) for inside, m in cluster.mounts.items()
         ),
+        notes=tuple(f"env.{f.name}: {f.message}" for f in findings if f.severity == "warning"),
         image=cluster.image if _has_tag(cluster.image) else f"{cluster.image}:{site.image_tag}",
     )
 
@@ -178,6 +181,11 @@ def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
         and "model" in workloads.required(job.workload)
     ):
         yield Problem(f"workload {job.workload!r} needs a model", "add `model:` to the job")
+
+
+def _lint(job: Job, cluster: Cluster, fabric: Fabric) -> list[nccl.Finding]:
+    written = {**cluster.env, **job.env}
+    return nccl.lint({name: v.value or "" for name, v in written.items()}, fabric)
 
 
 def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[nccl.Variable, ...]:

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from launcher import command, containers, logfiles, units
+from launcher import command, containers, logfiles, nccl, units
 from launcher import render as templates
 from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError
 from launcher.schedulers import Files, Selection, State, Status
@@ -88,6 +88,7 @@ REASONS = {
 
 def render(plan: Plan) -> Files:
     """`job.sh`. Raises PlanError for options that cannot be written or that the launcher owns."""
+    nccl.require(plan.fabric, "slurm")
     runtime = plan.cluster.slurm.container
     text = templates.text(
         "slurm/job.sh.j2",
