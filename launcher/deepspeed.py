@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launcher import ROOT
-from launcher.errors import PlanError, Problem
+from launcher.errors import PlanError, Problem, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,13 +47,19 @@ def batch(micro: int, accumulation: int | None, train: int | None, world_size: i
     if train % one_pass:
         below, above = train // one_pass * one_pass, (train // one_pass + 1) * one_pass
         nearest = f"{below} or {above}" if below else str(above)
-        micros = [m for m in range(1, train + 1) if train % (m * world_size) == 0][-64:]
-        best = min(micros, key=lambda m: abs(m - micro), default=None)
+        best = min(_divisors(train, world_size), key=lambda m: (abs(m - micro), m), default=None)
         raise PlanError(
             f"batch.global {train} does not divide by micro {micro} × world size {world_size} = {one_pass}",
             hint=f"use batch.global {nearest}" + (f", or batch.micro {best}" if best else ""),
         )
     return Batch(micro, train // one_pass, train)
+
+
+def _divisors(train: int, world_size: int) -> set[int]:
+    """The micro batches that divide `train` over `world_size` ranks; none when the ranks alone do not."""
+    per_rank, left = divmod(train, world_size)
+    low = [] if left else [m for m in range(1, math.isqrt(per_rank) + 1) if per_rank % m == 0]
+    return {*low, *(per_rank // m for m in low)}
 
 
 @functools.cache
@@ -93,10 +100,16 @@ def config(
         ours[precision] = {"enabled": True}
     merged = merge(merge(ours, base), overrides)
     zero = merged.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        hint = "write deepspeed: {preset: zero3} or {zero_optimization: {stage: 3}}"
+        raise PlanError(f"deepspeed.zero_optimization is {shown(zero)}, not a mapping", hint=hint)
+    stage = zero.get("stage", 0)
+    if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
+        raise PlanError(f"deepspeed.zero_optimization.stage is {shown(stage)}", hint="use 0, 1, 2 or 3")
     # ZeRO++ keeps a second copy of the weights inside each host, so the group is the host's slots:
     # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/docs/_tutorials/zeropp.md
     if zero.get("zero_hpz_partition_size") == "slots":
-        zero["zero_hpz_partition_size"] = slots if nodes > 1 else 1
+        merged["zero_optimization"] = {**zero, "zero_hpz_partition_size": slots if nodes > 1 else 1}
     return merged
 
 

@@ -13,6 +13,7 @@ Owns exit codes and the form of a message; the words are written where the probl
 from __future__ import annotations
 
 import difflib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -78,10 +79,16 @@ class ToolMissingError(LauncherError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The known word closest to `word`, as a hint; all of them when none is close and they are few.
 
-    Returns an empty string when there is nothing helpful to say.
+    Returns an empty string when there are too many.
     """
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    return "it can be " + ", ".join(names) if 0 < len(names) <= 12 else ""
+    return "it can be " + ", ".join(names) if 0 < len(names) <= 40 else ""
+
+
+def shown(value: object) -> str:
+    """A value of a file for a message: as YAML writes it, on one line, cut when it is long."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."

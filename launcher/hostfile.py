@@ -6,14 +6,18 @@ https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/launcher/runner.
 
 from __future__ import annotations
 
+import collections
+import itertools
 import re
 from typing import TYPE_CHECKING
 
-from launcher.errors import SpecError
+from launcher.errors import Problem, SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+_MOST = 65_536  # hosts of one list: a slip such as node[1-10000000000] must not fill the memory
+_RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 _HOST = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 
 
@@ -24,18 +28,23 @@ def text(hosts: Iterable[str], slots: int) -> str:
         raise SpecError("no hosts", hint="give a host list such as node[1-4], or run it inside an allocation")
     wrong = [n for n in names if not _HOST.fullmatch(n)]
     if wrong:
-        raise SpecError(*(f"{n!r} is not a host name" for n in wrong))
-    twice = sorted({n for n in names if names.count(n) > 1}) if len(set(names)) < len(names) else []
+        hint = "a host name has letters, digits, '-', '_' and '.'"
+        raise SpecError(*(Problem(f"{n!r} is not a host name", hint) for n in wrong))
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
     if twice:
         raise SpecError(f"host {twice[0]!r} is listed twice", hint="DeepSpeed refuses duplicate hosts")
     if slots < 1:
-        raise SpecError(f"slots must be at least 1, not {slots}")
+        raise SpecError(f"slots must be at least 1, not {slots}", hint="it is the number of ranks per host")
     return "".join(f"{name} slots={slots}\n" for name in names)
 
 
 def expand(hostlist: str) -> list[str]:
     """Slurm's compact list, `gpu[01-03,7],login`, as names in its order. Raises SpecError when it has bad brackets."""
-    return [name for part in _split(hostlist) for name in _expand_one(part)]
+    names = (name for part in _split(hostlist) for name in _expand_one(part))
+    made = list(itertools.islice(names, _MOST + 1))
+    if len(made) > _MOST:
+        raise SpecError(f"{hostlist!r} names more than {_MOST} hosts", hint="check its ranges")
+    return made
 
 
 def _split(hostlist: str) -> Iterator[str]:
@@ -54,16 +63,18 @@ def _split(hostlist: str) -> Iterator[str]:
 
 
 def _expand_one(part: str) -> Iterator[str]:
-    head, bracket, rest = part.partition("[")
-    if not bracket:
-        yield part
-        return
-    inside, _, tail = rest.partition("]")
-    for piece in inside.split(","):
-        first, dash, last = piece.partition("-")
-        last = last if dash else first
-        if not (first.isdigit() and last.isdigit()) or int(first) > int(last):
+    texts_and_ranges = re.split(r"\[([^\[\]]*)\]", part)
+    choices = [
+        itertools.islice(_numbers(piece, part), _MOST + 1) if i % 2 else (piece,)
+        for i, piece in enumerate(texts_and_ranges)
+    ]
+    return map("".join, itertools.product(*choices))
+
+
+def _numbers(ranges: str, part: str) -> Iterator[str]:
+    for piece in ranges.split(","):
+        match = _RANGE.fullmatch(piece)
+        first, last = (match[1], match[2] or match[1]) if match else ("1", "0")
+        if int(first) > int(last):
             raise SpecError(f"{piece!r} in {part!r} is not a range of numbers", hint="write node[1-4,7]")
-        for number in range(int(first), int(last) + 1):
-            for end in _expand_one(tail):
-                yield f"{head}{number:0{len(first)}}{end}"
+        yield from (f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1))

@@ -8,10 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from launcher import ROOT, deepspeed, gpus, nccl, spec, workloads, yamlfile
-from launcher.errors import Place, Problem, SpecError, did_you_mean
+from launcher.errors import Place, Problem, SpecError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,28 +28,43 @@ def load(
 
     Raises SpecError with all problems of both files.
     """
-    job_file = yamlfile.read(_job_path(path), path)
-    problems = _settings(job_file, [s for s in settings if not s.startswith("cluster.")])
-    job = _validate(job_file, spec.Job, problems)
-    named = cluster or (job.cluster if job else job_file.data.get("cluster"))
-    site = None
+    problems: list[Problem] = []
+    document = _read(_job_path(path), path, problems)
+    job, site, named, place = None, None, cluster, Place("--cluster")
+    if document:
+        problems += _settings(document, [s for s in settings if not s.startswith("cluster.")])
+        job = _validate(document, spec.Job, problems)
+        named = cluster or document.data.get("cluster")
+        place = place if cluster else document.place(("cluster",))
     if isinstance(named, str):
-        site = _cluster(named, Path() if cluster else Path(path).parent, job_file, settings, problems)
+        beside = Path() if cluster else Path(path).parent
+        site = _cluster(named, beside, place, settings, problems)
     elif job:
-        problems.append(
-            Problem("no cluster is named", "add `cluster:` to the job, or --cluster NAME", Place(path, 1, 1))
-        )
-    if problems:
+        hint = f"add `cluster:` to the job, or --cluster NAME ({', '.join(cluster_names())})"
+        problems.append(Problem("no cluster is named", hint, Place(path, 1, 1)))
+    if job is None or site is None or problems:
         raise SpecError(*sorted(problems, key=lambda p: p.place or Place("")))
-    assert job is not None
-    assert site is not None
     return job, site
 
 
 def _job_path(path: str) -> Path:
-    found = Path(path)
-    shipped = ROOT / path
-    return shipped if not found.exists() and shipped.is_file() else found
+    found, shipped = Path(path), ROOT / path
+    return shipped if not _exists(found) and _exists(shipped) else found
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, or a folder that may not be entered
+        return False
+
+
+def _read(path: Path, source: str, problems: list[Problem]) -> Document | None:
+    try:
+        return yamlfile.read(path, source)
+    except SpecError as error:
+        problems += error.problems
+        return None
 
 
 def cluster_names() -> list[str]:
@@ -58,22 +73,24 @@ def cluster_names() -> list[str]:
 
 
 def _cluster(
-    named: str, beside: Path, job_file: Document, settings: Sequence[str], problems: list[Problem]
+    named: str, beside: Path, place: Place, settings: Sequence[str], problems: list[Problem]
 ) -> spec.Cluster | None:
     if named.endswith((".yaml", ".yml")) or "/" in named:
         path, source = beside / named, str(beside / named)
+        if not _exists(path):
+            where = "the working folder" if beside == Path() else "the job's folder"
+            problem = Problem(f"there is no cluster file {source}", f"a path starts at {where}", place)
+            problems.append(problem)
+            return None
     else:
         path = ROOT / "jobs" / "clusters" / f"{named}.yaml"
         source = f"jobs/clusters/{named}.yaml"
-        if not path.is_file():
-            place = job_file.place(("cluster",)) if ("cluster",) in job_file.places else Place("--cluster")
-            hint = did_you_mean(named, cluster_names()) or "or give a path that ends in .yaml"
-            problems.append(Problem(f"unknown cluster {named!r}", hint, place))
+        if not _exists(path):
+            hint = did_you_mean(named, cluster_names())
+            problems.append(Problem(f"unknown cluster {shown(named)}", hint, place))
             return None
-    try:
-        document = yamlfile.read(path, source)
-    except SpecError as error:
-        problems.extend(error.problems)
+    document = _read(path, source, problems)
+    if document is None:
         return None
     ours = [s.removeprefix("cluster.") for s in settings if s.startswith("cluster.")]
     problems += _settings(document, ours, "cluster.")
@@ -92,7 +109,6 @@ def _settings(document: Document, settings: Sequence[str], prefix: str = "") -> 
 
 def _validate(document: Document, model: type[Model], problems: list[Problem]) -> Model | None:
     """The model, or None with what is wrong added to `problems`."""
-    _restore_text(document)
     found = list(_name_problems(document, model))
     made = None
     try:
@@ -101,21 +117,6 @@ def _validate(document: Document, model: type[Model], problems: list[Problem]) -
         found += [_problem(e, document, model) for e in error.errors(include_url=False)]
     problems += found
     return None if found else made
-
-
-def _restore_text(document: Document) -> None:
-    """Numbers in `env` become the text that was written: `1.50` must not reach a program as `1.5`."""
-    for name, value in (document.data.get("env") or {}).items() if _is_map(document.data.get("env")) else ():
-        if _is_map(value):
-            written = document.numbers.get(("env", name, "value"))
-            if written is not None:
-                value["value"] = written
-        elif ("env", name) in document.numbers:
-            document.data["env"][name] = document.numbers["env", name]
-
-
-def _is_map(value: object) -> bool:
-    return isinstance(value, dict)
 
 
 def _name_problems(document: Document, model: type[Model]) -> Iterator[Problem]:
@@ -135,59 +136,81 @@ def _name_problems(document: Document, model: type[Model]) -> Iterator[Problem]:
         value: Any = data
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
+        if keys == ("workload",) and isinstance(value, (int, float)):
+            value = str(value)
         if not isinstance(value, str) or (keys == ("workload",) and workloads.is_script(value)):
             continue
         if value not in known():
             what = keys[-1] if keys != ("deepspeed",) else "preset"
-            yield Problem(f"unknown {what} {value!r}", did_you_mean(value, known()), document.place(keys))
+            yield Problem(
+                f"unknown {what} {shown(value)}", did_you_mean(value, known()), document.place(keys)
+            )
     if model is spec.Job:
         yield from _args_problems(document)
 
 
 def _args_problems(document: Document) -> Iterator[Problem]:
-    args, workload = document.data.get("args"), document.data.get("workload", "pretrain")
+    args, workload = document.data.get("args"), str(document.data.get("workload", "pretrain"))
     if not isinstance(args, dict):
         return
+    fit = {}
     for key, value in args.items():
-        values = value if isinstance(value, list) else [value]
-        if any(isinstance(v, (dict, list)) or (isinstance(v, str) and "\0" in v) for v in values):
-            yield Problem(
-                f"args.{key} must be a value or a list of values", "", document.place(("args", key))
-            )
-            return
+        wrong = _argument_problem(value)
+        if wrong:
+            yield Problem(f"args.{key} {wrong}", "", document.place(("args", key)))
+        else:
+            fit[key] = value
     if workload in workloads.names():
-        for key, problem in workloads.problems(workload, args):
+        for key, problem in workloads.problems(workload, fit):
             yield Problem(problem.message, problem.hint, document.place(("args", key)))
 
 
-def _problem(error: Any, document: Document, model: type[BaseModel]) -> Problem:
+def _argument_problem(value: object) -> str:
+    """Why `value` cannot be an argument of any program, or an empty string."""
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(v, (dict, list)) for v in values):
+        return f"must be one value or a list of values, not {shown(value)}"
+    return "holds a NUL character" if any(isinstance(v, str) and "\0" in v for v in values) else ""
+
+
+def _problem(error: Any, document: Document, model: type[Model]) -> Problem:
+    is_key = "[key]" in error["loc"]
     keys: Keys = tuple(k for k in error["loc"] if k != "[key]")
-    name = ".".join(map(str, keys))
-    given, context = error["input"], error.get("ctx", {})
+    given, context, kind = error["input"], error.get("ctx", {}), error["type"]
     place = document.place(keys)
-    match error["type"]:
-        case "missing":
-            return Problem(f"{name} is missing", _description(model, keys), place)
-        case "extra_forbidden":
-            known = _fields(model, keys[:-1])
-            hint = did_you_mean(str(keys[-1]), known) or "known: " + ", ".join(sorted(known))
-            return Problem(f"unknown key {name!r}", hint, place)
+    if kind == "missing":
+        return Problem(f"{_dotted(keys)} is missing", _description(model, keys), place)
+    if kind == "extra_forbidden":
+        return Problem(f"unknown key {_dotted(keys)!r}", _key_hint(model, keys), place)
+    name = _dotted(keys[:-1] if is_key or not _is_written(document.data, keys) else keys)
+    match kind:
         case "value_error":
             return Problem(f"{name}: {context['error']}", "", place)
         case "literal_error":
-            hint = did_you_mean(
-                str(given), context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            )
-            return Problem(f"{name}: {given!r} is not one of {context['expected']}", hint, place)
+            choices = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            return Problem(f"{name}: {shown(given)} is not known", did_you_mean(str(given), choices), place)
         case "string_pattern_mismatch":
-            return Problem(
-                f"{name}: {given!r} is not a valid name", _pattern_hint(error["loc"], given), place
-            )
+            what = f"{name}: {shown(given)} is not a valid name"
+            return Problem(what, _pattern_hint(error["loc"]), place)
         case "string_too_long":
-            return Problem(f"{name}: {given!r} is longer than {context['max_length']} characters", "", place)
+            what = f"{name}: {shown(given)} is longer than {context['max_length']} characters"
+            return Problem(what, "shorten it", place)
         case kind if kind in _EXPECTED:
-            return Problem(f"{name}: {_EXPECTED[kind].format(**context)}, not {given!r}", "", place)
+            return Problem(f"{name}: {_EXPECTED[kind].format(**context)}, not {shown(given)}", "", place)
     return Problem(f"{name}: {error['msg']}", "", place)
+
+
+def _dotted(keys: Keys) -> str:
+    return ".".join(map(str, keys))
+
+
+def _is_written(data: Any, keys: Keys) -> bool:
+    """Whether the file has `keys`: `deepspeed: zero3` stands for a `deepspeed.preset` that nobody wrote."""
+    for key in keys[:-1]:
+        if not isinstance(data, (dict, list)):
+            return False
+        data = data[key]  # type: ignore[index]
+    return isinstance(data, (dict, list))
 
 
 _EXPECTED = {
@@ -202,22 +225,35 @@ _EXPECTED = {
 }
 
 
-def _pattern_hint(loc: tuple[Any, ...], given: object) -> str:
+def _pattern_hint(loc: tuple[Any, ...]) -> str:
     if "env" in loc and "[key]" in loc:
         return "a variable's name has letters, digits and _ and does not start with a digit"
-    if "secret" in loc:
-        return "a secret is named by letters, digits, '-', '_' and '.'"
+    if loc[-1] in {"secret", "key"}:
+        return "use letters, digits, '-', '_' and '.'"
     return "use lower case letters, digits and '-', starting with a letter, ending with a letter or digit"
+
+
+def _key_hint(model: type[Model], keys: Keys) -> str:
+    """Where an unknown key belongs, or which known one is meant."""
+    key, other = str(keys[-1]), spec.Cluster if model is spec.Job else spec.Job
+    if len(keys) == 1 and key in _by_name(other):
+        return f"it belongs in the {'cluster' if model is spec.Job else 'job'} file"
+    if keys == (key,) and model is spec.Job and key.replace("_", "-") in workloads.known():
+        return f"options of the workload go below `args:`: args: {{{key.replace('_', '-')}: …}}"
+    return did_you_mean(key, _fields(model, keys[:-1]))
 
 
 def _fields(model: Any, keys: Keys) -> set[str]:
     """The keys that the model at `keys` knows, as they are written in a file."""
+    return set(_by_name(_below(model, keys)))
+
+
+def _below(model: Any, keys: Keys) -> Any:
     for key in keys:
-        info = next((f for n, f in _by_name(model).items() if n == key), None)
-        if info is None:  # the key of a mapping, such as a variable's name: same model below
-            continue
-        model = next((t for t in _types(info.annotation) if hasattr(t, "model_fields")), model)
-    return set(_by_name(model))
+        info = _by_name(model).get(str(key))
+        if info is not None:  # else the key of a mapping, such as a variable's name: same model below
+            model = next((t for t in _types(info.annotation) if hasattr(t, "model_fields")), model)
+    return model
 
 
 def _by_name(model: Any) -> dict[str, Any]:
@@ -230,11 +266,7 @@ def _types(annotation: Any) -> Iterator[Any]:
         yield from _types(inner)
 
 
-def _description(model: type[BaseModel], keys: Keys) -> str:
-    for depth in range(len(keys) - 1):
-        inner = _by_name(model).get(str(keys[depth]))
-        if inner is None:
-            return ""
-        model = next((t for t in _types(inner.annotation) if hasattr(t, "model_fields")), model)
-    info = _by_name(model).get(str(keys[-1]))
-    return (info.description or "").rstrip(".") if info else ""
+def _description(model: type[Model], keys: Keys) -> str:
+    info = _by_name(_below(model, keys[:-1])).get(str(keys[-1]))
+    text = (info.description or "") if info else ""
+    return f"add `{keys[-1]}:`" + (f" ({text[:1].lower()}{text[1:].rstrip('.')})" if text else "")

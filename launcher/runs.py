@@ -76,7 +76,7 @@ def write_files(folder: Path, files: dict[str, str]) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{path.name}.draft")
-        draft.write_text(text, encoding="utf-8")
+        draft.write_text(text, encoding="utf-8", errors="surrogateescape")
         draft.replace(path)
 
 
@@ -111,7 +111,8 @@ def find(runs: Path, name: str) -> Run:
         return matches[0]
     if matches:
         raise RunNotFoundError(
-            f"{name!r} starts {len(matches)} runs", hint=", ".join(r.id for r in matches[:5])
+            f"{name!r} starts {len(matches)} runs",
+            hint="name one: " + ", ".join(r.id for r in matches[:5]) + (", …" if len(matches) > 5 else ""),
         )
     hint = did_you_mean(name, [r.id for r in every]) or "`python -m launcher list` shows them"
     raise RunNotFoundError(f"no run {name!r} in {runs}", hint=hint)
@@ -120,6 +121,15 @@ def find(runs: Path, name: str) -> Run:
 def _read(path: Path) -> Run | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        return Run(**{**data, "folder": path.parent})
-    except (OSError, ValueError, TypeError):
+        return Run(
+            str(data["id"]),
+            str(data["scheduler"]),
+            str(data["native_id"]),
+            path.parent,
+            float(data["submitted"]),
+            int(data["nodes"]),
+            int(data["slots"]),
+            dict(data["place"]),
+        )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import nccl, units
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from launcher.plan import Plan
     from launcher.runs import Run
@@ -140,18 +140,18 @@ def progress_line(record: dict[str, Any]) -> str:
     return f"step {record.get('step', '?')}{last}, loss {record['loss']:.4f}{speed}"
 
 
-def run_list(found: Sequence[tuple[Run, Scheduler]], as_json: bool) -> str:
+def run_list(found: Iterable[Run], scheduler: Callable[[Run], Scheduler], as_json: bool) -> str:
     """Every run with its state, newest first."""
     from launcher.errors import LauncherError
     from launcher.schedulers import Status
 
-    def state(run: Run, scheduler: Scheduler) -> Status:
+    def state(run: Run) -> Status:
         try:
-            return scheduler.status(run)
+            return scheduler(run).status(run)
         except LauncherError as error:
             return Status("UNKNOWN", error.problems[0].message)
 
-    states = [(run, state(run, scheduler)) for run, scheduler in found]
+    states = [(run, state(run)) for run in found]
     if as_json:
         return _dump([json.loads(status_json(run, now)) for run, now in states])
     if not states:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_DURATION = re.compile(r"(?:(\d{1,7})d)?(?:(\d{1,7})h)?(?:(\d{1,7})m)?(?:(\d{1,7})s)?")
 # Slurm's own forms: https://slurm.schedmd.com/sbatch.html#OPT_time
-_CLOCK = re.compile(r"(?:(\d+)-)?(\d+):(\d\d):(\d\d)")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]i?)?B?")
+_CLOCK = re.compile(r"(?:(\d{1,7})-)?(\d{1,7}):([0-5]\d):([0-5]\d)")
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGTP]i?)?B?")
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
@@ -50,7 +50,8 @@ def size(text: str) -> int:
     if not match or not match[2]:
         raise ValueError(f"{text!r} is not a size; write it with its unit, such as 80GB or 512GiB")
     number, unit = float(match[1]), match[2]
-    return round(number * (1024 if unit.endswith("i") else 1000) ** _POWER[unit[0]])
+    step = 1024 if unit.endswith("i") else 1000
+    return round(number * float(step ** _POWER[unit[0]]))
 
 
 def gigabytes(count: float) -> str:

@@ -13,7 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from launcher import ROOT
-from launcher.errors import Problem, did_you_mean
+from launcher.errors import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -72,8 +72,8 @@ def _words(key: str, value: Any) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    # repr(1e-05) and repr(0.1) are what Python reads back unchanged
-    return repr(value) if isinstance(value, float) else str(value)
+    # as it was written; repr(1e-05) and repr(0.1) are what Python reads back unchanged
+    return str(getattr(value, "written", repr(value) if isinstance(value, float) else value))
 
 
 def problems(name: str, args: Mapping[str, Any]) -> Iterator[tuple[str, Problem]]:
@@ -81,15 +81,15 @@ def problems(name: str, args: Mapping[str, Any]) -> Iterator[tuple[str, Problem]
     ours, theirs = _options(parser(name))
     for key, value in args.items():
         if key in ours:
-            field = _FIELDS.get(key, "nothing: it follows from the job")
-            yield key, Problem(f"args.{key} is set by the launcher", f"use {field}")
+            hint = f"use {_FIELDS[key]}" if key in _FIELDS else "leave it out: it follows from the job"
+            yield key, Problem(f"args.{key} is set by the launcher", hint)
         elif key not in theirs:
             hint = did_you_mean(key, theirs) or f"see `python -m workloads.{name} --help`"
             yield key, Problem(f"workload {name!r} has no option {key!r}", hint)
         else:
             wrong = _mismatch(theirs[key], value)
             if wrong:
-                yield key, Problem(f"args.{key}: {wrong}", theirs[key].help or "")
+                yield key, Problem(f"args.{key}: {wrong}", f"help: {theirs[key].help or '-'}")
 
 
 def _options(made: argparse.ArgumentParser) -> tuple[set[str], dict[str, argparse.Action]]:
@@ -115,10 +115,12 @@ def _mismatch(action: argparse.Action, value: Any) -> str:
         return (
             ""
             if switch == isinstance(value, bool)
-            else f"{'true or false' if switch else 'a value'} is expected, not {value!r}"
+            else f"{'true or false' if switch else 'a value'} is expected, not {shown(value)}"
         )
     if isinstance(value, list) != (action.nargs in {"+", "*"} or isinstance(action.nargs, int)):
-        return f"{'one value' if isinstance(value, list) else 'a list'} is expected, not {value!r}"
+        return f"{'one value' if isinstance(value, list) else 'a list'} is expected, not {shown(value)}"
+    if value == [] and action.nargs != "*":
+        return "a list with at least one value is expected, not []"
     for item in value if isinstance(value, list) else [value]:
         text = _text(item)
         if isinstance(value, list) and text.startswith("-"):
@@ -129,9 +131,9 @@ def _mismatch(action: argparse.Action, value: Any) -> str:
         except argparse.ArgumentTypeError as error:
             return str(error)
         except (TypeError, ValueError):
-            return f"{item!r} is not {_KINDS.get(convert, 'valid')}"
+            return f"{shown(item)} is not {_KINDS.get(convert, 'valid')}"
         if action.choices is not None and converted not in action.choices:
-            return f"{item!r} is not one of " + ", ".join(map(str, action.choices))
+            return f"{shown(item)} is not one of " + ", ".join(map(str, action.choices))
     return ""
 
 
@@ -141,6 +143,12 @@ _KINDS: dict[Any, str] = {int: "a whole number", float: "a number"}
 def options(name: str) -> frozenset[str]:
     """The options that the launcher itself sets and this workload has, without dashes."""
     return frozenset(_options(parser(name))[0]) - {"help"}
+
+
+@functools.cache
+def known() -> frozenset[str]:
+    """The options that jobs may set in `args`, of all workloads."""
+    return frozenset(option for name in names() for option in _options(parser(name))[1])
 
 
 def required(name: str) -> frozenset[str]:

@@ -14,12 +14,39 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from launcher.errors import Place, Problem, SpecError
+from launcher.errors import Place, Problem, SpecError, shown
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Keys = tuple[str | int, ...]
+
+
+class Int(int):
+    """A whole number that knows how it was written: `007` is a count of 7, and the account "007"."""
+
+    written: str
+
+
+class Float(float):
+    """A number that knows how it was written: `1.50` is 1.5, and the version "1.50"."""
+
+    written: str
+
+
+_TAGS = "tag:yaml.org,2002:"
+_SCALARS = {"null", "bool", "int", "float", "str", "timestamp"}
+_MOST_NODES = 100_000  # aliases of aliases can make a small file fill the memory
+
+# ruamel's words → the next step
+_HINTS = {
+    "'\\t'": "indent with blanks: YAML takes no tabs there",
+    "alias": "define it before with &, or quote a value that starts with *",
+    "another document": "one file holds one job or cluster: take out the second `---`",
+    "but got": "close the bracket, or quote a value that holds one",
+    "mapping values": "quote a value that holds `: `, and start keys of one level in one column",
+    "end of stream": "close the quotes",
+}
 
 
 @dataclass
@@ -29,9 +56,6 @@ class Document:
     source: str
     data: dict[str, Any]
     places: dict[Keys, Place] = field(default_factory=dict)
-    numbers: dict[Keys, str] = field(
-        default_factory=dict
-    )  # as written: `1.50` is 1.5 for us, not for an env value
 
     def place(self, path: Keys) -> Place:
         """The place of `path`, or of its nearest parent that the file has."""
@@ -85,11 +109,14 @@ def override(document: Document, setting: str, prefix: str = "") -> None:
 
     Raises SpecError when there is no `=`, the value is not YAML, or the path runs through a value.
     """
-    source = f"--set {prefix}{setting}"
     dotted, equals, text = setting.partition("=")
+    short = len(setting) <= 60 and setting.isprintable()
+    source = f"--set {prefix}{setting if short else ascii(dotted)[1:-1][:60]}"
     keys = dotted.split(".")
     if not equals or not all(keys):
         raise SpecError(Problem("expected key.path=value", "for example --set batch.micro=2", Place(source)))
+    for path in [path for path in document.places if path[: len(keys)] == tuple(keys)]:
+        del document.places[path]  # what the file said there is gone
     node = _compose(text, source) if text.strip() else None
     value = text if node is None else _built(node, document, tuple(keys), Place(source))
     document.places[tuple(keys)] = Place(source)
@@ -100,31 +127,44 @@ def override(document: Document, setting: str, prefix: str = "") -> None:
         at = at[key]
         if not isinstance(at, dict):
             above = ".".join(keys[: depth + 1])
-            raise SpecError(
-                Problem(f"{above} is {at!r}, not a mapping", f"set {above} as a whole", Place(source))
-            )
+            problem = f"{above} is {shown(at)}, not a mapping"
+            raise SpecError(Problem(problem, f"set {above} as a whole", Place(source)))
     at[keys[-1]] = value
 
 
 def _built(node: Node, document: Document, keys: Keys = (), place: Place | None = None) -> Any:
     builder = _Builder(document, place)
-    value = builder.build(node, keys)
+    try:
+        value = builder.build(node, keys)
+    except RecursionError:
+        raise SpecError(_too_deep(place or Place(document.source))) from None
     if builder.problems:
         raise SpecError(*builder.problems)
     return value
 
 
+def _too_deep(place: Place) -> Problem:
+    return Problem("brackets are nested too deeply", "write it flatter", place)
+
+
 def _compose(text: str, source: str) -> Node | None:
     try:
         node: Node | None = YAML(typ="safe", pure=True).compose(text)
+    except RecursionError:
+        raise SpecError(_too_deep(Place(source))) from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         place = Place(source, mark.line + 1, mark.column + 1) if mark and "\n" in text else Place(source)
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise SpecError(
-            Problem(f"not valid YAML: {what}", "quote values that hold special characters", place)
-        ) from None
+        what = (getattr(error, "problem", None) or str(error).splitlines()[0]).removeprefix("but ")
+        hint = next((hint for word, hint in _HINTS.items() if word in what), "")
+        hint = hint or "quote values that hold special characters"
+        raise SpecError(Problem(f"not valid YAML: {what}", hint, place)) from None
     return node
+
+
+def _is_text(value: str) -> bool:
+    """Whether `value` can be written as UTF-8: `"\\ud800"` is half of a pair."""
+    return not any("\ud800" <= char <= "\udfff" for char in value)
 
 
 @dataclass
@@ -135,41 +175,68 @@ class _Builder:
     fixed: Place | None = None
     problems: list[Problem] = field(default_factory=list)
     scalars: Any = field(default_factory=lambda: YAML(typ="safe", pure=True).constructor)
+    built: int = 0
 
     def build(self, node: Node, path: Keys = (), above: tuple[int, ...] = ()) -> Any:
         if self.fixed is None:
             self.document.places.setdefault(path, self.place(node))
+        self.built += 1
+        if self.built > _MOST_NODES:
+            problem = Problem(f"more than {_MOST_NODES:,} values", "use fewer aliases", self.place(node))
+            raise SpecError(problem)
         if id(node) in above:
             return self.problem("this alias refers to itself", "write the value out", node)
         above = (*above, id(node))
         if isinstance(node, ScalarNode):
-            return self.scalar(node, path)
-        if isinstance(node, SequenceNode):
+            return self.scalar(node)
+        kind = "seq" if isinstance(node, SequenceNode) else "map"
+        if str(node.tag) != _TAGS + kind:
+            return self.unknown_tag(node)
+        if kind == "seq":
             return [self.build(child, (*path, i), above) for i, child in enumerate(node.value)]
+        return self.mapping(node, path, above)
+
+    def mapping(self, node: Node, path: Keys, above: tuple[int, ...]) -> dict[str, Any]:
         data: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            if not isinstance(key_node, ScalarNode):
+            if not isinstance(key_node, ScalarNode) or not _is_text(str(key_node.value)):
                 self.problem("a key must be a plain word", "quote it if it has brackets", key_node)
                 continue
             key = str(key_node.value)
+            if key == "<<":
+                self.problem("YAML 1.2 has no merge key `<<`", "write the keys out", key_node)
+                continue
             if key in data:
-                self.problem(f"duplicate key {key!r}", f"it is already on line {lines[key]}", key_node)
+                where = "name it once" if self.fixed else f"it is already on line {lines[key]}"
+                self.problem(f"duplicate key {key!r}", where, key_node)
             lines.setdefault(key, key_node.start_mark.line + 1)
+            here = (*path, key)
             if self.fixed is None:
-                self.document.places[(*path, key)] = self.place(key_node)
-            data[key] = self.build(value_node, (*path, key), above)
+                self.document.places[here] = self.place(key_node)
+            data[key] = self.build(value_node, here, above)
         return data
 
-    def scalar(self, node: ScalarNode, path: Keys) -> Any:
-        kind = str(node.tag).rpartition(":")[2]
-        if kind in {"int", "float"}:
-            self.document.numbers[path] = node.value
+    def scalar(self, node: ScalarNode) -> Any:
+        kind = str(node.tag).removeprefix(_TAGS)
+        if kind not in _SCALARS:
+            return self.unknown_tag(node)
+        if not _is_text(node.value):
+            return self.problem("half a character cannot be written", "use \\U and eight digits", node)
         if kind == "timestamp":  # a date is text here: no field holds one
             return node.value
-        if kind not in {"null", "bool", "int", "float", "str"}:
-            return self.problem(f"the tag {node.tag} has no meaning here", "remove it", node)
-        return self.scalars.construct_object(node, deep=True)
+        try:
+            value = self.scalars.construct_object(node, deep=True)
+            if kind in {"int", "float"}:
+                value = Int(value) if kind == "int" else Float(value)
+                value.written = node.value
+            return value
+        except (ValueError, KeyError):  # `!!int x`, or more digits than Python reads
+            return self.problem(f"{node.value[:40]!r} cannot be read as {kind}", "quote it", node)
+
+    def unknown_tag(self, node: Node) -> None:
+        tag = str(node.tag).replace(_TAGS, "!!")
+        self.problem(f"the tag {tag} has no meaning here", "remove it, or quote the value", node)
 
     def problem(self, message: str, hint: str, node: Node) -> None:
         self.problems.append(Problem(message, hint, self.place(node)))

@@ -9,6 +9,8 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
+from launcher.errors import SpecError, did_you_mean
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -66,7 +68,9 @@ class Scheduler(Protocol):
 
 
 def load(name: str) -> Scheduler:
-    """The scheduler called `name`, one of SCHEDULERS."""
+    """The scheduler called `name`. Raises SpecError for one that is not in SCHEDULERS."""
+    if name not in SCHEDULERS:  # the run of a newer version
+        raise SpecError(f"unknown scheduler {name!r}", hint=did_you_mean(name, SCHEDULERS))
     return cast("Scheduler", importlib.import_module(f"launcher.schedulers.{SCHEDULERS[name]}"))
 
 

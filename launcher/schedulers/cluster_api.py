@@ -40,7 +40,7 @@ def connect(context: str | None) -> client.ApiClient:
             config.load_incluster_config()
             return client.ApiClient()
         raise ToolMissingError(
-            f"no Kubernetes cluster to talk to: {error}",
+            f"no Kubernetes cluster to talk to: {str(error).rstrip('.')}",
             hint="set KUBECONFIG, or kubernetes.context; --dry-run works without one",
         ) from None
 
