@@ -18,10 +18,12 @@ from pydantic import (
     GetJsonSchemaHandler,
     StringConstraints,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
 
 from launcher import units
+from launcher.errors import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,8 +34,11 @@ NAME = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 def _measure(convert: Callable[[str], int], examples: str) -> BeforeValidator:
     def validate(value: object) -> int:
         if not isinstance(value, str):
-            raise ValueError(f"{value!r} has no unit; write it as {examples}")
-        return convert(value)
+            raise ValueError(f"{shown(value)} has no unit; write it as {examples}")
+        made = convert(value)
+        if made < 1:
+            raise ValueError(f"{value!r} is nothing; write it as {examples}")
+        return made
 
     return BeforeValidator(validate)
 
@@ -43,7 +48,8 @@ def _text(value: object) -> object:
         raise ValueError(f"{'true' if value else 'false'} is not text; quote it")
     if isinstance(value, str) and "\0" in value:
         raise ValueError("a value cannot hold a NUL character")
-    return str(value) if isinstance(value, (int, float)) else value
+    # a number is the text that was written: `007` must not reach a program as `7`
+    return getattr(value, "written", str(value)) if isinstance(value, (int, float)) else value
 
 
 def _bindable(value: object) -> object:
@@ -68,7 +74,7 @@ Bytes = Annotated[
 ]
 Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number"]})]
 AbsolutePath = Annotated[str, BeforeValidator(_bindable)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$", max_length=40)]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
@@ -80,8 +86,8 @@ class _Model(BaseModel):
 class _OrText:
     """Lets a mapping be written as one value: `deepspeed: zero3` for `deepspeed: {preset: zero3}`."""
 
-    def __init__(self, field: str) -> None:
-        self.field = field
+    def __init__(self, field: str, *kinds: str) -> None:
+        self.field, self.kinds = field, list(kinds) or ["string"]
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_before_validator_function(
@@ -89,7 +95,7 @@ class _OrText:
         )
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": ["string", "number"]}, handler(core)]}
+        return {"anyOf": [{"type": self.kinds}, handler(core)]}
 
 
 class Batch(_Model):
@@ -126,9 +132,17 @@ class Variable(_Model):
     secret: (
         Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")] | None
     ) = Field(None, description="Name of a secret that holds it; the value never lands in a file of ours.")
-    key: str | None = Field(
+    key: Annotated[str, StringConstraints(pattern=r"^[-._A-Za-z0-9]+$")] | None = Field(
         None, description="The secret's key, if it is not the variable's name (Kubernetes)."
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Variable:
+        if self.value is not None and self.secret is not None:
+            raise ValueError("has a value and a secret; keep one of them")
+        if self.key is not None and self.secret is None:
+            raise ValueError("has a key but no secret to look it up in; add `secret:`")
+        return self
 
 
 class Mount(_Model):
@@ -141,8 +155,15 @@ class Mount(_Model):
         False, description="On the host's own disk: fit for NVMe offload, not for checkpoints."
     )
 
+    @model_validator(mode="after")
+    def _somewhere(self) -> Mount:
+        if self.host is None and self.claim is None:
+            raise ValueError("comes from nowhere; write the host's path, or {claim: NAME}")
+        return self
 
-Environment = dict[VariableName, Annotated[Variable, _OrText("value")]]
+
+# A null leaves a variable out that the fabric or the cluster file sets.
+Environment = dict[VariableName, Annotated[Variable, _OrText("value", "string", "number", "null")]]
 
 
 class Job(_Model):
@@ -155,7 +176,7 @@ class Job(_Model):
     cluster: str | None = Field(
         None, description="A file of jobs/clusters/ (its name) or a path; `--cluster` overrides."
     )
-    nodes: Count = Field(1, description="Hosts.")
+    nodes: Annotated[int, Field(ge=1, le=4096)] = Field(1, description="Hosts.")
     walltime: Seconds = Field(
         "24h", validate_default=True, description="How long it may run before it is stopped: 48h, 90m."
     )
@@ -169,7 +190,7 @@ class Job(_Model):
     )
     args: dict[str, Any] = Field(default_factory=dict, description="Options of the workload.")
     checkpoint: Checkpoint = Checkpoint()
-    restarts: Annotated[int, Field(ge=0)] = Field(
+    restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
         10, description="How often the run is started again after preemption, walltime or a lost host."
     )
     env: Environment = Field(default_factory=dict, description="Extra environment variables.")
