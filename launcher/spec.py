@@ -37,7 +37,7 @@ def _measure(convert: Callable[[str], int], examples: str) -> BeforeValidator:
             raise ValueError(f"{shown(value)} has no unit; write it as {examples}")
         made = convert(value)
         if made < 1:
-            raise ValueError(f"{value!r} is nothing; write it as {examples}")
+            raise ValueError(f"{value!r} is not above zero; write it as {examples}")
         return made
 
     return BeforeValidator(validate)
