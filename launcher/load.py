@@ -78,9 +78,8 @@ def _cluster(
     if named.endswith((".yaml", ".yml")) or "/" in named:
         path, source = beside / named, str(beside / named)
         if not _exists(path):
-            where = "the working folder" if beside == Path() else "the job's folder"
-            problem = Problem(f"there is no cluster file {source}", f"a path starts at {where}", place)
-            problems.append(problem)
+            hint = "check the path" if place.source == "--cluster" else "a path starts at the job's folder"
+            problems.append(Problem(f"there is no cluster file {source}", hint, place))
             return None
     else:
         path = ROOT / "jobs" / "clusters" / f"{named}.yaml"
@@ -196,7 +195,8 @@ def _problem(error: Any, document: Document, model: type[Model]) -> Problem:
             what = f"{name}: {shown(given)} is longer than {context['max_length']} characters"
             return Problem(what, "shorten it", place)
         case kind if kind in _EXPECTED:
-            return Problem(f"{name}: {_EXPECTED[kind].format(**context)}, not {shown(given)}", "", place)
+            what = f"{name}: {_EXPECTED[kind].format(**context)}, not {shown(given)}"
+            return Problem(what, _value_hint(kind, given), place)
     return Problem(f"{name}: {error['msg']}", "", place)
 
 
@@ -223,6 +223,13 @@ _EXPECTED = {
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
 }
+
+
+def _value_hint(kind: str, given: object) -> str:
+    if given is None:
+        return "remove the key to get its default"
+    quoted = kind == "int_type" and isinstance(given, str) and given.isdecimal()
+    return "take the quotes away" if quoted else ""
 
 
 def _pattern_hint(loc: tuple[Any, ...]) -> str:

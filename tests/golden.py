@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -56,14 +57,19 @@ def cases() -> dict[Path, Path]:
 
 
 def outcome(case: Path) -> str:
-    """What the case's command says: `exit N` and its stderr. stdout must stay empty."""
+    """What the case's command says: `exit N` and its stderr, the working folder as /here.
+
+    stdout must stay empty, and nothing may stay behind.
+    """
     command, *sections = case.read_text(encoding="utf-8").split("\n--- ")
-    words = command.removeprefix("$ launcher").split()
+    words = shlex.split(command.removeprefix("$ launcher"))
     err, out = io.StringIO(), io.StringIO()
     with _folder() as folder:
+        given = {folder / "runs"}
         for section in sections:
             name, _, text = section.partition("\n")
             path = folder / name
+            given |= {path, *path.parents}
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
         with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
@@ -71,10 +77,10 @@ def outcome(case: Path) -> str:
                 code = cli.main(words)
             except SystemExit as error:
                 code = int(error.code or 0)
-        leftovers = sorted(p.name for p in folder.iterdir() if p.name not in {s.split("\n")[0] for s in sections})
+        leftovers = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p not in given)
     stray = f"stdout: {out.getvalue()}" if out.getvalue() else ""
-    left = f"left behind: {leftovers}\n" if leftovers and leftovers != ["runs"] else ""
-    return f"exit {code}\n{err.getvalue()}{stray}{left}"
+    left = f"left behind: {leftovers}\n" if leftovers else ""
+    return f"exit {code}\n{err.getvalue()}{stray}{left}".replace(str(folder), "/here")
 
 
 @contextlib.contextmanager
@@ -82,11 +88,12 @@ def _folder() -> Iterator[Path]:
     """An empty working folder, with nothing on PATH and no cluster configured."""
     before = Path.cwd()
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "LAUNCHER_", "KUBE"))}
-    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, clean, clear=True):
+    with tempfile.TemporaryDirectory() as made, mock.patch.dict(os.environ, clean, clear=True):
+        folder = Path(made).resolve()
         os.environ.update(PATH=str(folder), HOME=str(folder), KUBECONFIG=f"{folder}/absent")
         os.chdir(folder)
         try:
-            yield Path(folder)
+            yield folder
         finally:
             os.chdir(before)
 
