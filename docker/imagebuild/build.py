@@ -22,7 +22,7 @@ COMMANDS = {
     "podman": ["podman", "build", "--format", "docker", "--layers"],
     "buildah": ["buildah", "build", "--format", "docker", "--layers"],
 }
-# Where engines keep their layers when they do not say, for root.
+# Where engines keep their layers, for root; STORAGE names another place.
 STORAGE = {"docker": "/var/lib/docker", "podman": "/var/lib/containers", "buildah": "/var/lib/containers"}
 PASSED_ON = ("COMPILER", "FABRIC", "NCCL_TESTS", "NCCL_TESTS_SHA256", "EFA_VERSION")
 
@@ -86,19 +86,25 @@ def local_bases(flavour: str, folder: Path = check.HERE) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def refusals(build: check.Build, settings: dict[str, str], engine: str) -> list[str]:
-    """Return everything that would stop this build, found without building: check.py's problems and the disk's."""
+def refusals(build: check.Build, settings: dict[str, str]) -> list[str]:
+    """Return everything that is wrong with the wish, without a look at this machine."""
     found = check.problems(build)
     if settings.get("NCCL_TESTS") == "yes" and not settings.get("NCCL_TESTS_SHA256"):
         found.append(
             "NCCL_TESTS=yes: give NCCL_TESTS_SHA256 too, the checksum of the source archive you trust"
         )
+    return found
+
+
+def engine_refusals(build: check.Build, settings: dict[str, str], engine: str) -> list[str]:
+    """Return why `engine` can't build this here: bases it would not see, too little disk."""
+    found = []
     if settings.get("BASE_IMAGE") == "local" and engine == "docker":
         found.append(
             "BASE_IMAGE=local makes its bases with buildah, where docker does not see them: ENGINE=buildah"
         )
     if build.flavour in check.FLAVOURS:
-        place = _existing(Path(STORAGE[engine]))
+        place = _existing(Path(settings.get("STORAGE") or STORAGE[engine]))
         found.append(check.disk_problem(build.flavour, shutil.disk_usage(place).free / 1e9, str(place)))
     return [problem for problem in found if problem]
 
@@ -123,8 +129,12 @@ def _output(command: list[str]) -> str:
 def run(settings: dict[str, str], only_check: bool) -> str:
     """Build the image that `settings` (ARG name → value, and ENGINE) ask for; return its name. Raises BuildRefused."""
     build = check.make(settings.get("TARGET") or "train", settings.get("FLAVOUR") or "cuda", settings)
-    chosen = engine(settings.get("ENGINE", ""))
-    found = refusals(build, settings, chosen)
+    found = refusals(build, settings)
+    try:
+        chosen = engine(settings.get("ENGINE", ""))
+        found += engine_refusals(build, settings, chosen)
+    except BuildRefused as refused:
+        found.append(str(refused))
     if found:
         raise BuildRefused("\n".join(found))
     build = check.normalised(build)

@@ -7,6 +7,7 @@ it, compile, look at the result. What may be asked for is check.py's; what a goo
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from pathlib import Path
 
 from imagebuild import check, patch, wheel
@@ -35,6 +37,7 @@ def environment(build: check.Build, site_packages: Path) -> dict[str, str]:
         "DS_BUILD_OPS": "0",
         "DS_ENABLE_NINJA": "1",
         "DS_NVCC_THREADS": "1",
+        "PYTHONUNBUFFERED": "1",
         "MAX_JOBS": build.jobs,
         "CFLAGS": "-O2 -g0 -DNDEBUG",
         "CPATH": str(site_packages / "nvidia" / "nccl" / "include"),
@@ -81,8 +84,13 @@ def fetch(lock: Path, folder: Path) -> Path:
     return folder / archive.name.removesuffix(".tar.gz")
 
 
-def compile_wheel(source: Path, variables: dict[str, str], out: Path) -> str:
-    """Build the wheel of `source` into `out`, with the compilers' lines in build.log, and return those lines."""
+def compile_wheel(
+    source: Path, variables: dict[str, str], out: Path
+) -> tuple[str, dict[str, tuple[float, float]]]:
+    """Build the wheel of `source` into `out`, with the compilers' lines in build.log.
+
+    Returns those lines, and what each extension took: wall seconds, processor seconds. Raises BuildError.
+    """
     command = [
         sys.executable,
         "-m",
@@ -96,6 +104,7 @@ def compile_wheel(source: Path, variables: dict[str, str], out: Path) -> str:
         ".",
     ]
     log = out / "build.log"
+    marks: list[tuple[str, float, float]] = []
     with log.open("w") as file:
         process = subprocess.Popen(
             command,
@@ -110,15 +119,34 @@ def compile_wheel(source: Path, variables: dict[str, str], out: Path) -> str:
         for line in process.stdout:
             file.write(line)
             # Of the thousands of lines of setuptools, those that show how far it is.
-            if match := re.search(r"building '(.+)' extension", line):
-                print(f"compiling {match[1]}", flush=True)
+            if match := re.search(r"building '(.+)' extension|installing to build", line):
+                marks.append((match[1] or "", time.monotonic(), _processor_seconds(process.pid)))
+                print(f"compiling {match[1]}" if match[1] else "compiled", flush=True)
     if process.wait():
         errors = [
             line for line in log.read_text().splitlines() if re.search(r"\berror\b", line, re.IGNORECASE)
         ]
         tail = log.read_text().splitlines()[-20:]
         raise BuildError("\n".join(["compiling DeepSpeed's ops failed:", *errors[:20], "…", *tail]))
-    return log.read_text()
+    return log.read_text(), spent(marks)
+
+
+def spent(marks: list[tuple[str, float, float]]) -> dict[str, tuple[float, float]]:
+    """Return per extension the wall and processor seconds between its mark (name, wall, processor) and the next."""
+    return {
+        name: (round(later[1] - wall, 1), round(later[2] - processor, 1))
+        for (name, wall, processor), later in itertools.pairwise(marks)
+        if name
+    }
+
+
+def _processor_seconds(pid: int) -> float:
+    import psutil  # type: ignore[import-untyped]
+
+    top = psutil.Process(pid)
+    times = [process.cpu_times() for process in (top, *top.children(recursive=True))]
+    # What has ended is in its parent's children_user.
+    return float(sum(each.user + each.children_user for each in times))
 
 
 def _pip(arguments: list[str], variables: dict[str, str]) -> None:
@@ -145,9 +173,10 @@ def run(build: check.Build, requirements: Path, out: Path) -> None:
         source = fetch(requirements / "deepspeed.txt", Path(scratch))
         if patch.main(["--march", build.march, "--simd", build.simd, str(source / "op_builder")]):
             raise BuildError("DeepSpeed's op builders could not be patched")
-        log = compile_wheel(source, environment(build, Path(torch.__file__).parents[1]), out)
-    (built,) = out.glob("deepspeed-*.whl")
+        log, seconds = compile_wheel(source, environment(build, Path(torch.__file__).parents[1]), out)
+    (built,) = out.glob("deepspeed-[0-9]*.whl")
     facts, problems = wheel.inspect(built, log, build)
+    facts["seconds"] = seconds
     if problems:
         raise BuildError("\n".join(problems))
     (out / "wheel.json").write_text(json.dumps(facts, indent=2) + "\n")
