@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _MOST = 65_536  # hosts of one list: a slip such as node[1-10000000000] must not fill the memory
+_BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 _HOST = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 
@@ -63,12 +64,17 @@ def _split(hostlist: str) -> Iterator[str]:
 
 
 def _expand_one(part: str) -> Iterator[str]:
-    texts_and_ranges = re.split(r"\[([^\[\]]*)\]", part)
-    choices = [
-        itertools.islice(_numbers(piece, part), _MOST + 1) if i % 2 else (piece,)
-        for i, piece in enumerate(texts_and_ranges)
-    ]
-    return map("".join, itertools.product(*choices))
+    texts, ranges = _BRACKETS.split(part)[::2], _BRACKETS.findall(part)
+    if not ranges:
+        yield part
+        return
+    choices = [list(itertools.islice(_numbers(piece, part), _MOST + 1)) for piece in ranges]
+    # The order of `scontrol show hostnames`, which is that of node indices (measured with Slurm 24.11): the last
+    # bracket turns fastest, then the first, the second and so on.
+    *outer, last = choices
+    for *slow, fast in itertools.product(*reversed(outer), last):
+        numbers = [*reversed(slow), fast, ""]
+        yield "".join(text + number for text, number in zip(texts, numbers, strict=True))
 
 
 def _numbers(ranges: str, part: str) -> Iterator[str]:
