@@ -154,6 +154,8 @@ def _run_option(verb: argparse.ArgumentParser) -> None:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
+    # pydantic looks through every installed package for plugins, a tenth of the command's time, and there are none
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from launcher import load, plan, site, spec
     from launcher.errors import SpecError
 
