@@ -1,0 +1,34 @@
+"""A small valid job and cluster, with fields changed as a test needs.
+
+Owns the shortest files that make a plan; what ships is in jobs/.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from launcher import plan, spec
+
+if TYPE_CHECKING:
+    from launcher.plan import Plan
+
+# A site that is the same on every machine.
+SITE = plan.Site("/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab")
+
+JOB = "name: demo\ncluster: here.yaml\nmodel: byte-gpt\nbatch: {micro: 1}\n"
+CLUSTER = "slots: 2\nfabric: loopback\n"
+
+
+def job(**fields: Any) -> spec.Job:
+    """A valid job for two CPU ranks, with `fields` on top."""
+    return spec.Job.model_validate({"name": "demo", "model": "byte-gpt", "batch": {"micro": 1}, **fields})
+
+
+def cluster(**fields: Any) -> spec.Cluster:
+    """A valid cluster of hosts without GPUs, with `fields` on top."""
+    return spec.Cluster.model_validate({"slots": 2, "fabric": "loopback", **fields})
+
+
+def decided(job_fields: dict[str, Any] | None = None, **cluster_fields: Any) -> Plan:
+    """The plan of both."""
+    return plan.make(job(**(job_fields or {})), cluster(**cluster_fields), SITE)
