@@ -32,6 +32,7 @@ from typing import Any
 import logs
 import ranks
 import rendezvous
+import supervisor
 from ending import BAD_INPUT, NOT_STARTED, NOT_WRITABLE, SAVED, Failure, Outcome, Stop
 
 # The index of this host, as each scheduler tells it.
@@ -160,7 +161,7 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
         raise Stop(NOT_STARTED, f"the ranks cannot be started: {error}") from None
     threading.Thread(target=ranks.reap, args=(events,), daemon=True).start()
     peers.follow(lambda node, message: events.put(ranks.Heard(node, message)))
-    code = ranks.Supervisor(mine, peers, host, outcome, events, say).wait()
+    code = supervisor.Supervisor(mine, peers, host, outcome, events, say).wait()
     logs.finish(copiers)
     return code
 

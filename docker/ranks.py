@@ -1,7 +1,7 @@
 """The ranks of one host: their processes, environment, signals and exit codes.
 
-Owns processes and the way from the first failure to the end; which hosts there are is node.py's, the connections to
-them are links.py's, the ranks' output is logs.py's.
+Owns processes; when they are told to end is supervisor.py's, their output is logs.py's, which hosts there are is
+node.py's.
 
 What a rank can rely on: SIGTERM and SIGUSR2 ("save and leave") that reach the node entry reach every rank. A rank may
 get one twice, because Slurm signals every process of a step and the node entry passes its own on, so a handler only
@@ -14,26 +14,18 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import queue
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ending import LOST, SAVED, Failure, Outcome
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import queue
 
-    from links import Message, Peers
+    from links import Message
 
-# How long ranks have to leave after another one failed: they wait in a collective that will never end.
-GRACE = 10.0
-# How long they have when one said "saved": the others are leaving too, but a slow disk may hold them.
-SAVE_GRACE = 600.0
 _LIBC = ctypes.CDLL(None)
 
 
@@ -58,7 +50,10 @@ Event = Signal | Exit | Heard
 
 
 def environment(hosts: dict[str, int], index: int, local_rank: int, port: int) -> dict[str, str]:
-    """A rank's variables: those of deepspeed.launcher.launch, and LOCAL_WORLD_SIZE, which torch's tools read."""
+    """A rank's variables: those of deepspeed.launcher.launch, and LOCAL_WORLD_SIZE, which torch's tools read.
+
+    CUDA_VISIBLE_DEVICES stays as the scheduler set it; DeepSpeed's 0…N-1 may be another job's GPUs.
+    """
     slots = list(hosts.values())[index]
     env = dict(os.environ)
     env.update(
@@ -158,93 +153,3 @@ def reap(events: queue.SimpleQueue[Event]) -> None:
         while True:
             pid, status = os.wait()
             events.put(Exit(pid, os.waitstatus_to_exitcode(status)))
-
-
-@dataclass
-class Supervisor:
-    """Waits for the ranks here and for the end everywhere.
-
-    Signals go on to the ranks, which decide what they mean; the first failure anywhere ends the ranks everywhere.
-    Node 0 decides which one was the first and tells the others, so every host ends with the same code.
-    """
-
-    ranks: Ranks
-    peers: Peers
-    host: str
-    outcome: Outcome
-    events: queue.SimpleQueue[Event]
-    say: Callable[[str], None]
-    failure: Failure | None = None
-    deadline: float = float("inf")  # when the ranks that are left are killed
-    killed: bool = False
-    unfinished: set[int] = field(default_factory=set)  # nodes that have not said how they ended
-
-    def wait(self) -> int:
-        """The run's exit code. A host whose ranks are done stays until all are: the run may still fail."""
-        self.unfinished.update(self.peers.links)
-        while self.ranks.alive or self.unfinished:
-            left = max(0.0, self.deadline - time.monotonic())
-            try:
-                event = self.events.get(timeout=min(left, 0.1 if self.ranks.held else 3600.0))
-            except queue.Empty:
-                self.ranks.deliver()
-                if time.monotonic() >= self.deadline and not self._kill():
-                    break
-                continue
-            if isinstance(event, Signal):
-                self.ranks.signal(event.number)
-            elif isinstance(event, Exit):
-                self._ended(event)
-            else:
-                self._heard(event.node, event.message)
-        self.ranks.kill()
-        if not self.failure:
-            self.peers.tell(type="done")
-        return self.failure.code if self.failure else 0
-
-    def _kill(self) -> bool:
-        """Kill the ranks that are left. False when that was tried before: a hung driver or disk holds them."""
-        if not self.killed:
-            self.ranks.kill()
-            self.killed, self.deadline = True, time.monotonic() + GRACE
-            return True
-        if self.ranks.alive:
-            self.say(f"left processes behind that cannot be killed: {self.ranks.alive}")
-        return False
-
-    def _ended(self, event: Exit) -> None:
-        rank = self.ranks.numbers.get(event.pid)
-        if rank is None:  # an orphan
-            return
-        code = self.ranks.codes[rank] = event.status if event.status >= 0 else 128 - event.status
-        if code and not self.failure:
-            self._fail(Failure(code, rank, self.host))
-        elif not self.ranks.alive and not self.failure and 0 in self.peers.links:
-            self.peers.tell(type="done")
-
-    def _heard(self, node: int, message: Message) -> None:
-        if node not in self.unfinished:
-            return
-        self.unfinished.remove(node)
-        if message.get("type") == "failed":
-            failure = Failure(int(message["code"]), int(message["rank"]), str(message["host"]))
-        elif message.get("type") == "lost":
-            failure = Failure(LOST, -1, self.peers.hosts[node])
-        else:
-            return
-        decided = node == 0 and message["type"] == "failed" and failure != self.failure
-        if decided or not self.failure:
-            self._fail(failure)
-
-    def _fail(self, failure: Failure) -> None:
-        self.failure = failure
-        self.outcome.write(failure)
-        self.say(str(failure))
-        self.peers.tell(type="failed", code=failure.code, rank=failure.rank, host=failure.host)
-        if 0 not in self.peers.links:
-            self.unfinished.clear()
-        if failure.code == SAVED:
-            self.deadline = time.monotonic() + SAVE_GRACE
-        else:
-            self.ranks.signal(signal.SIGTERM)
-            self.deadline = time.monotonic() + GRACE

@@ -84,10 +84,10 @@ def _gather(server: socket.socket, peers: Peers, run: str, limit: float, say: Ca
         ready.register(server, selectors.EVENT_READ)
         while len(peers.links) < len(peers.hosts) - 1:
             left = start + limit - time.monotonic()
-            if left <= 0:
+            events = ready.select(max(0.0, min(left, NEWS)))
+            if not events and left <= 0:  # whoever came while this process stood still has come
                 peers.tell(type="absent", hosts=_absent(peers))
                 raise Stop(ABSENT, f"{_absent(peers)} never came within {limit:.0f} s")
-            events = ready.select(min(left, NEWS))
             if not events and left > NEWS:
                 say(f"still waiting for {_absent(peers)}")
             for key, _ in events:

@@ -294,7 +294,7 @@ def test_the_first_host_may_come_last(run: str) -> None:
 
 
 def test_five_hundred_hosts_come_at_once(run: str, closing: contextlib.ExitStack) -> None:
-    hosts = ["127.0.0.1"] * 501
+    hosts = ["127.0.0.1", *(f"n{i}" for i in range(1, 501))]
     with futures.ThreadPoolExecutor(1) as pool:
         first = start(pool, hosts, 0, run)
         crowd = [closing.enter_context(dial(run)) for _ in hosts[1:]]
