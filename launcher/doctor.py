@@ -43,9 +43,11 @@ if out["deepspeed"]:
             from deepspeed.ops.op_builder.all_ops import ALL_OPS
             out["accelerator"] = get_accelerator()._name
             same = accelerator_name in ("", get_accelerator()._name)
-            out["ops"] = {name: "prebuilt" if same and installed_ops.get(name) else
-                          "compiled on first use" if builder.is_compatible() else "cannot work here"
-                          for name, builder in sorted(ALL_OPS.items())}
+            def how(name, builder):
+                if same and installed_ops.get(name): return "prebuilt"
+                if builder.is_compatible(): return "compiled on first use"
+                return f"cannot work here: {builder.error_log or 'a library or a compiler is missing'}"
+            out["ops"] = {n: how(n, b) for n, b in sorted(ALL_OPS.items()) if n != "deepspeed_not_implemented"}
         except Exception as error: out["ops_error"] = str(error)
 print(json.dumps(out))
 """
