@@ -5,6 +5,7 @@ Owns finding the files, `--set`, and the words of each message; fields and range
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -154,9 +155,11 @@ def _args_problems(document: Document) -> Iterator[Problem]:
         return
     fit = {}
     for key, value in args.items():
-        wrong = _argument_problem(value)
+        wrong = _argument_problem(key, value)
         if wrong:
-            yield Problem(f"args.{key} {wrong}", "", document.place(("args", key)))
+            yield Problem(
+                f"args.{key if key.isprintable() else repr(key)} {wrong}", "", document.place(("args", key))
+            )
         else:
             fit[key] = value
     if workload in workloads.names():
@@ -164,11 +167,15 @@ def _args_problems(document: Document) -> Iterator[Problem]:
             yield Problem(problem.message, problem.hint, document.place(("args", key)))
 
 
-def _argument_problem(value: object) -> str:
-    """Why `value` cannot be an argument of any program, or an empty string."""
+def _argument_problem(key: str, value: object) -> str:
+    """Why these cannot be an option and its value in any program, or an empty string."""
+    if not re.fullmatch(r"[^-\s=\0][^\s=\0]*", key):
+        return "is not an option's name; write it without dashes in front, blanks or ="
     values = value if isinstance(value, list) else [value]
     if any(isinstance(v, (dict, list)) for v in values):
         return f"must be one value or a list of values, not {shown(value)}"
+    if isinstance(value, list) and any(v is None or isinstance(v, bool) for v in values):
+        return f"must be a list of text or numbers, not {shown(value)}; quote what is text"
     return "holds a NUL character" if any(isinstance(v, str) and "\0" in v for v in values) else ""
 
 

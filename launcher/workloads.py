@@ -99,9 +99,10 @@ def _options(made: argparse.ArgumentParser) -> tuple[set[str], dict[str, argpars
     theirs: dict[str, argparse.Action] = {}
     for action in made._actions:
         for option in action.option_strings:
+            off = isinstance(action, argparse.BooleanOptionalAction) and option.startswith("--no-")
             if id(action) in hidden:
                 ours.add(option.removeprefix("--"))
-            elif option.startswith("--") and not isinstance(action, argparse._HelpAction):
+            elif option.startswith("--") and not off and not isinstance(action, argparse._HelpAction):
                 theirs[option.removeprefix("--")] = action
     return ours, theirs
 
@@ -110,7 +111,10 @@ def _mismatch(action: argparse.Action, value: Any) -> str:
     """Why the parser would refuse `value`, or an empty string."""
     if value is None:
         return ""
-    switch = action.nargs == 0 or isinstance(action, argparse.BooleanOptionalAction)
+    both_ways = isinstance(action, argparse.BooleanOptionalAction)
+    switch = action.nargs == 0 or both_ways
+    if value is False and switch and not both_ways:
+        return "it can be turned on alone; leave it out"
     if switch or isinstance(value, bool):
         return (
             ""
@@ -121,10 +125,14 @@ def _mismatch(action: argparse.Action, value: Any) -> str:
         return f"{'one value' if isinstance(value, list) else 'a list'} is expected, not {shown(value)}"
     if value == [] and action.nargs != "*":
         return "a list with at least one value is expected, not []"
-    for item in value if isinstance(value, list) else [value]:
+    if isinstance(value, list) and any(_text(item).startswith("-") for item in value):
+        return f"an item of a list cannot start with '-': {shown(value)}"
+    return _not_convertible(action, value if isinstance(value, list) else [value])
+
+
+def _not_convertible(action: argparse.Action, values: list[Any]) -> str:
+    for item in values:
         text = _text(item)
-        if isinstance(value, list) and text.startswith("-"):
-            return f"an item of a list cannot start with '-': {text!r}"
         convert = action.type if callable(action.type) else str
         try:
             converted = convert(text)

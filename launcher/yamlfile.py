@@ -162,9 +162,12 @@ def _compose(text: str, source: str) -> Node | None:
     return node
 
 
-def _is_text(value: str) -> bool:
-    """Whether `value` can be written as UTF-8: `"\\ud800"` is half of a pair."""
-    return not any("\ud800" <= char <= "\udfff" for char in value)
+def _joined(text: str) -> str | None:
+    """`text` with each `\\ud83d\\ude00`, as JSON writes 😀, made one character; None if it holds half of one."""
+    try:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        return None
 
 
 @dataclass
@@ -200,10 +203,10 @@ class _Builder:
         data: dict[str, Any] = {}
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            if not isinstance(key_node, ScalarNode) or not _is_text(str(key_node.value)):
+            key = _joined(str(key_node.value)) if isinstance(key_node, ScalarNode) else None
+            if key is None:
                 self.problem("a key must be a plain word", "quote it if it has brackets", key_node)
                 continue
-            key = str(key_node.value)
             if key == "<<":
                 self.problem("YAML 1.2 has no merge key `<<`", "write the keys out", key_node)
                 continue
@@ -221,10 +224,11 @@ class _Builder:
         kind = str(node.tag).removeprefix(_TAGS)
         if kind not in _SCALARS:
             return self.unknown_tag(node)
-        if not _is_text(node.value):
+        text = _joined(node.value)
+        if text is None:
             return self.problem("half a character cannot be written", "use \\U and eight digits", node)
-        if kind == "timestamp":  # a date is text here: no field holds one
-            return node.value
+        if kind in {"str", "timestamp"}:  # a date is text here: no field holds one
+            return text
         try:
             value = self.scalars.construct_object(node, deep=True)
             if kind in {"int", "float"}:
