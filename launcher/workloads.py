@@ -95,7 +95,7 @@ def problems(name: str, args: Mapping[str, Any]) -> Iterator[tuple[str, Problem]
 def _options(made: argparse.ArgumentParser) -> tuple[set[str], dict[str, argparse.Action]]:
     # argparse has no public way to list options; `_actions` has been stable since Python 2.7
     hidden = {id(a) for g in made._action_groups if g.title == LAUNCHER_GROUP for a in g._group_actions}
-    ours: set[str] = {"help"}
+    ours: set[str] = set()
     theirs: dict[str, argparse.Action] = {}
     for action in made._actions:
         for option in action.option_strings:
@@ -121,13 +121,21 @@ def _mismatch(action: argparse.Action, value: Any) -> str:
             if switch == isinstance(value, bool)
             else f"{'true or false' if switch else 'a value'} is expected, not {shown(value)}"
         )
-    if isinstance(value, list) != (action.nargs in {"+", "*"} or isinstance(action.nargs, int)):
-        return f"{'one value' if isinstance(value, list) else 'a list'} is expected, not {shown(value)}"
+    values = value if isinstance(value, list) else [value]
+    return _wrong_count(action, value) or _not_convertible(action, values)
+
+
+def _wrong_count(action: argparse.Action, value: Any) -> str:
+    several = action.nargs in {"+", "*"} or isinstance(action.nargs, int)
+    if isinstance(value, list) != several:
+        return f"{'a list' if several else 'one value'} is expected, not {shown(value)}"
     if value == [] and action.nargs != "*":
         return "a list with at least one value is expected, not []"
-    if isinstance(value, list) and any(_text(item).startswith("-") for item in value):
+    if several and isinstance(action.nargs, int) and len(value) != action.nargs:
+        return f"a list of {action.nargs} is expected, not {shown(value)}"
+    if several and any(_text(item).startswith("-") for item in value):
         return f"an item of a list cannot start with '-': {shown(value)}"
-    return _not_convertible(action, value if isinstance(value, list) else [value])
+    return ""
 
 
 def _not_convertible(action: argparse.Action, values: list[Any]) -> str:
@@ -150,7 +158,7 @@ _KINDS: dict[Any, str] = {int: "a whole number", float: "a number"}
 
 def options(name: str) -> frozenset[str]:
     """The options that the launcher itself sets and this workload has, without dashes."""
-    return frozenset(_options(parser(name))[0]) - {"help"}
+    return frozenset(_options(parser(name))[0])
 
 
 @functools.cache

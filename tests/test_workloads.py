@@ -1,0 +1,192 @@
+"""A job's args and the workload's own parser agree on what fits and what arrives."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher import ROOT, workloads
+
+# What the launcher sets, so that the real parsers have what they require.
+OURS = {"deepspeed-config": "ds.json", "run-dir": "/runs/a", "model": "byte-gpt"}
+OPTIONS = {name: sorted(workloads._options(workloads.parser(name))[1]) for name in workloads.names()}
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+ITEMS = st.one_of(
+    TEXT,
+    st.integers(-3, 10**6),
+    st.floats(),
+    st.sampled_from(["bytes", "builtin", "1e-4", "0", "true", "--help", "-1", " 5 "]),
+)
+VALUES = st.one_of(st.none(), st.booleans(), ITEMS, st.lists(ITEMS, max_size=3))
+
+
+def parsed(name: str, args: dict[str, Any]) -> argparse.Namespace:
+    return workloads.parser(name).parse_args(workloads.command_line({**OURS, **args}))
+
+
+def problems(name: str, args: dict[str, Any]) -> list[str]:
+    return [str(problem) for _, problem in workloads.problems(name, args)]
+
+
+@pytest.mark.parametrize("name", workloads.names())
+def test_what_has_no_problem_is_parsed(name: str) -> None:
+    @given(st.dictionaries(st.sampled_from(OPTIONS[name]), VALUES, max_size=5))
+    def fits(args: dict[str, Any]) -> None:
+        bad = {key for key, _ in workloads.problems(name, args)}
+        good = {key: value for key, value in args.items() if key not in bad}
+        made = vars(parsed(name, good))  # argparse would exit
+        default = vars(parsed(name, {}))
+        for key, value in args.items():
+            field = key.replace("-", "_")
+            if key in bad or value is None:
+                assert made[field] == default[field]
+            elif isinstance(value, list):
+                assert [str(item) for item in made[field]] == [str(item) for item in value]
+            elif isinstance(made[field], (bool, int, float)):
+                assert made[field] == type(made[field])(value)
+            else:
+                assert made[field] == str(value)
+
+    fits()
+
+
+@pytest.mark.parametrize("name", workloads.names())
+def test_every_default_fits(name: str) -> None:
+    made = vars(parsed(name, {}))
+    args = {option: made[option.replace("-", "_")] for option in OPTIONS[name]}
+    assert problems(name, args) == []
+    assert vars(parsed(name, args)) == made
+
+
+@pytest.mark.parametrize("name", workloads.names())
+def test_what_the_launcher_sets_is_an_option(name: str) -> None:
+    ours = workloads.options(name)
+    assert set(OURS) <= ours
+    assert workloads.required(name) <= ours
+    assert not ours & set(OPTIONS[name])
+    assert {key for key, _ in workloads.problems(name, dict.fromkeys(ours, "x"))} == ours
+
+
+@pytest.mark.parametrize("name", workloads.names())
+def test_its_parser_needs_no_torch(name: str) -> None:
+    code = f"import sys; from launcher import workloads; workloads.parser({name!r}); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_names_are_files_with_a_parser() -> None:
+    assert "pretrain" in workloads.names()
+    assert "options" not in workloads.names()
+    assert workloads.is_script("mine.py")
+    assert workloads.is_script("/opt/mine")
+    assert not workloads.is_script("pretrain")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        ({"lr": 1e-5}, ["--lr=1e-05"]),
+        ({"lr": 0.1}, ["--lr=0.1"]),
+        ({"steps": 10}, ["--steps=10"]),
+        ({"on": True, "off": False, "out": None}, ["--on", "--no-off"]),
+        ({"data": ["a b", "c"]}, ["--data", "a b", "c"]),
+        ({"text": "--x $(y) 'z'"}, ["--text=--x $(y) 'z'"]),
+        ({"text": ""}, ["--text="]),
+        ({}, []),
+    ],
+)
+def test_command_line(args: dict[str, Any], words: list[str]) -> None:
+    assert list(workloads.command_line(args)) == words
+
+
+@given(st.floats(allow_nan=False))
+def test_numbers_arrive_exactly(value: float) -> None:
+    (word,) = workloads.command_line({"lr": value})
+    assert float(word.removeprefix("--lr=")) == value
+
+
+# Each kind of option that argparse has
+
+
+@pytest.fixture
+def kinds(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = argparse.ArgumentParser(prog="kinds")
+    made.add_argument("--whole", type=int)
+    made.add_argument("--number", type=float)
+    made.add_argument("--text")
+    made.add_argument("--choice", choices=("adam", "lion"))
+    made.add_argument("--size", type=int, choices=(1, 2))
+    made.add_argument("--some", nargs="+")
+    made.add_argument("--any", nargs="*")
+    made.add_argument("--pair", nargs=2, type=int)
+    made.add_argument("--maybe", nargs="?")
+    made.add_argument("--switch", action="store_true")
+    made.add_argument("--both", action=argparse.BooleanOptionalAction)
+    monkeypatch.setattr(workloads, "parser", lambda name: made)
+
+
+@pytest.mark.usefixtures("kinds")
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"whole": 5},
+        {"whole": "5"},
+        {"number": 5},
+        {"number": 1e-4},
+        {"text": 5},
+        {"text": "-x"},
+        {"text": ""},
+        {"choice": "lion"},
+        {"size": 2},
+        {"some": ["a"]},
+        {"any": []},
+        {"pair": [1, 2]},
+        {"maybe": "x"},
+        {"switch": True},
+        {"both": True},
+        {"both": False},
+        dict.fromkeys(["whole", "choice", "some", "switch", "both"]),
+    ],
+    ids=str,
+)
+def test_fits(args: dict[str, Any]) -> None:
+    assert problems("kinds", args) == []
+    workloads.parser("kinds").parse_args(workloads.command_line(args))
+
+
+@pytest.mark.usefixtures("kinds")
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("whole", 1.5, "1.5 is not a whole number"),
+        ("whole", "five", "'five' is not a whole number"),
+        ("whole", [5], "one value is expected, not [5]"),
+        ("whole", True, "a value is expected, not true"),
+        ("number", "fast", "'fast' is not a number"),
+        ("choice", "sgd", "'sgd' is not one of adam, lion"),
+        ("size", 3, "3 is not one of 1, 2"),
+        ("some", "a", "a list is expected, not 'a'"),
+        ("some", [], "a list with at least one value is expected, not []"),
+        ("some", ["-a"], "an item of a list cannot start with '-': [\"-a\"]"),
+        ("any", ["a", "--b"], 'an item of a list cannot start with \'-\': ["a", "--b"]'),
+        ("pair", 1, "a list is expected, not 1"),
+        ("pair", [1], "a list of 2 is expected, not [1]"),
+        ("pair", ["a", 1], "'a' is not a whole number"),
+        ("switch", 1, "true or false is expected, not 1"),
+        ("switch", False, "it can be turned on alone; leave it out"),
+        ("both", "yes", "true or false is expected, not 'yes'"),
+        ("no-both", True, "workload 'kinds' has no option 'no-both'; did you mean 'both'?"),
+        ("swich", True, "workload 'kinds' has no option 'swich'; did you mean 'switch'?"),
+        ("help", True, "workload 'kinds' has no option 'help'; it can be any, both, "),
+    ],
+)
+def test_does_not_fit(key: str, value: Any, message: str) -> None:
+    (problem,) = problems("kinds", {key: value})
+    assert message in problem
