@@ -3,7 +3,7 @@
 Owns the accounting of transformers' own modelling code, run eagerly; leaves model states and buffers to memory.py.
 
     activations.per_layer(architecture, bytes) -> bytes that one layer saves for one token
-    activations.moments(architecture, ...) -> Activations: saved, loss and working set of a whole micro batch
+    activations.moments(architecture, ...) -> Activations: what a whole micro batch holds, and when
 
 Each term is a tensor that autograd saves; tests/test_activations.py counts the same tensors in a real forward
 pass. Attention is fused (torch's scaled_dot_product_attention): it saves queries, keys, values, its output and
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from launcher.architecture import Architecture
 
 FLOAT = 4
+LAYER_NORM = ("gpt2", "gpt_neox")  # families whose norms subtract the mean; the others scale in fp32
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Activations:
 
     saved: int  # when the forward pass has ended
     loss: int  # logits and what the loss makes of them, on top of `saved`, at the start of the backward pass
-    working: int  # the largest working set of one layer's backward pass, on top of `saved`
+    first: int  # in the backward pass of the last layer, the first to go
+    last: int  # in that of the first layer, when all others are done
 
 
 def per_layer(model: Architecture, width: int, attention: str = "sdpa", sequence: int = 0) -> int:
@@ -81,26 +83,27 @@ def _mlp(model: Architecture, width: int) -> int:
 
 def tail(model: Architecture, width: int) -> int:
     """Bytes saved for one token outside the layers: token ids, the last norm, the head's input, the labels."""
-    norm = _norm(model, width) if model.family in ("gpt2", "gpt_neox") else _rms(model.hidden, width, 1)
+    norm = _norm(model, width) if model.family in LAYER_NORM else _rms(model.hidden, width, 1)
     return norm + 16 + _mask(model)
 
 
-def loss(model: Architecture, width: int) -> int:
-    """Bytes for one token at the start of the backward pass.
+def loss(model: Architecture) -> int:
+    """Bytes for one token at the start of the backward pass, in fp32 whatever the precision.
 
-    The logits, their log-softmax in fp32, and in fp32 the two gradients of the loss (of the log-softmax and of the
-    logits). transformers.loss.loss_utils.ForCausalLMLoss upcasts the logits before the cross-entropy.
+    The log-softmax of the logits, and two gradients of the cross-entropy: of the log-softmax and of the logits.
+    Both transformers' ForCausalLMLoss and the pretraining workload cast the logits to fp32 first, and let go
+    of the logits themselves before the backward pass.
     """
-    return model.vocab * (width + 3 * FLOAT)
+    return 3 * FLOAT * model.vocab
 
 
 def working(model: Architecture, width: int) -> int:
-    """Bytes for one token that one layer's backward pass holds beside what was saved.
+    """Bytes for one token that one layer's backward pass holds, besides what that layer saved.
 
-    At its peak, in the MLP: the gradients of the layer's output and of the widest tensors of the MLP.
+    At its fullest, in the MLP: the gradients of the layer's output and of the MLP's wide tensors.
     """
-    routed = max(model.active_experts, 1)
-    return width * (2 * model.hidden + 3 * routed * model.ffn)
+    wide = 3 if model.gated else 2
+    return width * (model.hidden + wide * max(model.active_experts, 1) * model.ffn)
 
 
 def moments(
@@ -113,10 +116,15 @@ def moments(
     layer = per_layer(model, width, attention, sequence)
     kept = width * model.hidden if checkpointing else layer
     again = layer if checkpointing else 0
+    top = tail(model, width)
+    # The last norm goes backward while its own tensors are still there; a root mean square norm does so in fp32.
+    norm = top + (4 * FLOAT * model.hidden if model.family not in LAYER_NORM else width * model.hidden)
+    first = max(again + working(model, width), norm)
     return Activations(
-        saved=tokens * (model.layers * kept + tail(model, width)),
-        loss=tokens * loss(model, width),
-        working=tokens * (again + working(model, width)),
+        saved=tokens * (model.layers * kept + top),
+        loss=tokens * loss(model),
+        first=tokens * (model.layers * kept + first),
+        last=tokens * (kept + again + working(model, width)),
     )
 
 

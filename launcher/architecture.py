@@ -97,6 +97,11 @@ class Architecture:
             modules[module] = modules.get(module, 0) + weight.size
         return max(modules.values())
 
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP multiplies two projections (SwiGLU)."""
+        return self.family not in ("gpt2", "gpt_neox")
+
     @functools.cached_property
     def tensors(self) -> int:
         """The number of trainable tensors."""

@@ -10,9 +10,9 @@ formulas to zero_paper.py, and whether it fits to ladder.py.
       .nvme    bytes on each host's NVMe
       .checkpoint    bytes that one checkpoint takes on shared storage
 
-All counts are bytes. A slot is at its fullest at one of three moments: when the loss is computed (every saved
-tensor and the logits), in a layer's backward pass, or in the optimizer's step. `Slot` holds the fullest one, so
-that its parts add up to its total; `Memory.moments` has all three.
+All counts are bytes. A slot is at its fullest at one of four moments: when the loss is computed (every saved
+tensor and the logits), at the start of the layers' backward pass, at its end (all gradients), or in the
+optimizer's step. `Slot` holds the fullest one, so that its parts add up to its total; `Memory.moments` has all.
 
 The states are those that DeepSpeed 0.19.8 was measured to hold (tests/workloads/test_memory_measured.py), from
 deepspeed/runtime/zero/stage_1_and_2.py, deepspeed/runtime/zero/stage3.py and deepspeed/runtime/fp16/.
@@ -66,7 +66,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class Slot:
-    """Bytes on one slot at `moment`: "loss", "backward" or "step"."""
+    """Bytes on one slot at `moment`: "loss", "backward", "end" (of the backward pass) or "step"."""
 
     moment: str
     parameters: int
@@ -141,28 +141,16 @@ def shard(size: int, world: int) -> int:
 def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     params = parameters(model, settings, setup)
     optim = optimizer(model, settings, setup)
+    before = waiting(model, settings, setup)
     buffers = backward_buffers(model, settings, setup)
+    grad = settings.weight_bytes * model.largest_parameter  # the one that is made now, before it is reduced
     use = activations.moments(
-        model,
-        settings.activation_bytes,
-        setup.tokens,
-        setup.sequence,
-        setup.checkpointing,
-        setup.attention,
+        model, settings.activation_bytes, setup.tokens, setup.sequence, setup.checkpointing, setup.attention
     )
     slots = [
-        # Gradients of earlier micro batches are there at the loss, those of this one are not.
-        Slot("loss", params, waiting(model, settings, setup), optim, use.saved, use.loss, buffers, 0),
-        Slot(
-            "backward",
-            params,
-            gradients(model, settings, setup),
-            optim,
-            use.saved + use.working,
-            0,
-            buffers + settings.weight_bytes * model.largest_parameter,
-            0,
-        ),
+        Slot("loss", params, before, optim, use.saved, use.loss, buffers, 0),
+        Slot("backward", params, before, optim, use.first, 0, buffers + grad, 0),
+        Slot("end", params, gradients(model, settings, setup), optim, use.last, 0, buffers + grad, 0),
         Slot("step", params, reduced(model, settings, setup), optim, 0, 0, step(model, settings, setup), 0),
     ]
     return [_with_margin(s, setup) for s in slots]
@@ -208,9 +196,8 @@ def _optimizer_bytes(model: Architecture, settings: Zero, setup: Setup) -> int:
 
 
 def _master(settings: Zero) -> int:
-    # fp32 training needs no copy; stages 1 and 2, and any offload, make one nevertheless.
-    copied = settings.weight_bytes < 4 or settings.stage in (1, 2) or settings.offload_optimizer != "none"
-    return settings.master_bytes if copied else 0
+    # fp32 training needs no second copy of the weights; ZeRO makes one nevertheless.
+    return settings.master_bytes if settings.weight_bytes < 4 or settings.stage else 0
 
 
 def gradients(model: Architecture, settings: Zero, setup: Setup) -> int:
@@ -274,31 +261,37 @@ def backward_buffers(model: Architecture, settings: Zero, setup: Setup) -> int:
 def live(model: Architecture, settings: Zero) -> int:
     """Elements of weights gathered at once by stage 3, besides the persistent ones.
 
-    A layer's weights are kept from its forward to its backward pass when fewer than the reuse distance lie between,
-    which counts both passes; the rest are the module at work, its gathering buffer, and what is prefetched.
+    The prefetcher runs ahead of the forward pass, and what it passes over for the backward pass is not released:
+    up to max_live parameters stay. So do those whose backward use is within the reuse distance, which counts both
+    passes. What is being fetched is there twice: in the buffer that receives it and copied out
+    (deepspeed/runtime/zero/partitioned_param_coordinator.py; partition_parameters.py, AllGatherCoalescedHandle).
     """
     gathered = model.parameters - persistent(model, settings)
-    kept = min(settings.max_reuse // 2, settings.max_live)
-    work = 2 * model.largest_module + min(settings.prefetch, settings.max_live)
-    return min(gathered + model.largest_module, kept + work)
+    kept = max(settings.max_live if settings.prefetch else 0, settings.max_reuse // 2)
+    fetched = max(min(settings.prefetch, settings.max_live), model.largest_module)
+    return min(gathered, kept + model.largest_module) + min(gathered, fetched)
 
 
 def step(model: Architecture, settings: Zero, setup: Setup) -> int:
-    """Bytes that the optimizer's step needs beside the states."""
+    """Bytes that the optimizer's step needs beside the states and the gradients."""
     if settings.stage == 0:
         if settings.weight_bytes == settings.master_bytes:
             return 0
-        return 2 * settings.master_bytes * model.parameters  # gradients in fp32, listed and then flattened
+        # fp32 gradients, listed and then flattened by the fused optimizer, one tensor at a time by torch's
+        return settings.master_bytes * (1 if settings.torch_adam else 2) * model.parameters
     if settings.offload_optimizer != "none":
         return 0
     own = shard(model.parameters, setup.world)
+    # torch's Adam makes the square root and its quotient anew; DeepSpeed's fused one works in place.
+    work = 2 * settings.master_bytes if settings.torch_adam else 0
     if settings.stage == 3:
-        own = min(own, settings.sub_group)
         bucket = settings.reduce_bucket if settings.contiguous else 0
-        temporary = own * settings.master_bytes if settings.torch_adam else 0
-        return own * settings.master_bytes + settings.weight_bytes * bucket + temporary
-    flat = own * settings.gradient_bytes
-    return flat + own * settings.master_bytes
+        return min(own, settings.sub_group) * (settings.master_bytes + work) + settings.weight_bytes * bucket
+    # The partition is flattened, then cast; the cast one is left when the optimizer runs.
+    return own * max(
+        settings.gradient_bytes + settings.master_bytes,
+        settings.master_bytes - settings.gradient_bytes + work,
+    )
 
 
 def host(model: Architecture, settings: Zero, setup: Setup) -> Host:
