@@ -3,7 +3,8 @@
 Owns the folder `checkpoints/`: one folder per tag `step-00000500`, written by DeepSpeed, and in it the file
 `complete.json`, written last, by rank 0, once every rank's files are on disk. It lists these files with their sizes;
 a folder without it, or with a file missing or of another size, is broken and never resumed. The state that a
-checkpoint carries is the workload's.
+checkpoint carries is the workload's. Converting to another layout is left to DeepSpeed's ds_to_universal, whose result
+is resumed too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workloads import metrics
+from workloads import engines, metrics
 from workloads.session import Stop
 
 if TYPE_CHECKING:
@@ -54,11 +55,12 @@ class Identity:
 
 @dataclass(frozen=True)
 class Found:
-    """A complete checkpoint on disk."""
+    """A complete checkpoint on disk; a universal one fits any number of ranks."""
 
     path: Path
     progress: Progress
     identity: Identity
+    universal: bool = False
 
     @property
     def tag(self) -> str:
@@ -114,7 +116,7 @@ def find(session: Session, older: str | None, identity: Identity, log: metrics.L
     def search() -> Found | None:
         found = newest(session.run_dir / FOLDER, broken)
         if found is None and older:
-            found = newest(Path(older), broken)
+            found = _universal(Path(older)) or newest(Path(older), broken)
             if found is None:
                 raise Stop(f"--resume {older}: there is no complete checkpoint in this folder")
         reason = refusal(found, identity) if found else None
@@ -145,18 +147,24 @@ def refusal(found: Found, identity: Identity) -> str | None:
             f"{found.path} was trained with another tokenizer: {theirs.tokenizer}, not {ours.tokenizer}; "
             "set the same one, or give this run another folder"
         )
-    if _partitions(theirs) != _partitions(ours):
+    if _kind(theirs) != _kind(ours):
+        return f"{found.path} was written by {_layout(theirs)}, and {_layout(ours)} cannot read it: use what wrote it"
+    if not found.universal and theirs.zero_stage and theirs.world_size != ours.world_size:
         return (
-            f"{found.path} was written by {_layout(theirs)}, and this run has {_layout(ours)}: DeepSpeed reads "
-            "its partitions back only in the layout that wrote them. Use that layout, or convert the checkpoint "
-            "with python -m deepspeed.checkpoint.ds_to_universal"
+            f"{found.path} was written by {_layout(theirs)}, and this run has {_layout(ours)}: DeepSpeed reads its "
+            "partitions back only with as many ranks. Use as many, or convert it first: "
+            f"python -m deepspeed.checkpoint.ds_to_universal --inject_missing_state --input_folder {found.path} "
+            f"--output_folder CONVERTED/{found.tag}, then --resume CONVERTED"
         )
     return None
 
 
 def restore(engine: DeepSpeedEngine, found: Found) -> Progress:
     """Load weights, optimizer and schedule into a fresh engine; returns how far they had come."""
-    path, carried = engine.load_checkpoint(str(found.path.parent), tag=found.tag)
+    with engines.own_settings(engine):
+        path, carried = engine.load_checkpoint(str(found.path.parent), tag=found.tag)
+    if found.universal:
+        engines.part_steps(engine)
     if path is None:
         raise Stop(f"DeepSpeed found nothing to load in {found.path}", os.EX_IOERR)
     return Progress(**carried["progress"])
@@ -226,6 +234,21 @@ def _read(path: Path) -> Found:
         raise ValueError(f"{MARKER} is of another version ({error})") from error
 
 
+def _universal(folder: Path) -> Found | None:
+    """The checkpoint that ds_to_universal wrote to a folder, if it did; what it carries is in DeepSpeed's files."""
+    import torch
+
+    pointer = folder / "latest_universal"
+    if not pointer.exists():
+        return None
+    path = folder / pointer.read_text(encoding="utf-8").strip()
+    states = sorted(path.glob("*model_states.pt"))
+    if not states:
+        raise Stop(f"--resume {folder}: {path} has no model states")
+    carried = torch.load(states[0], map_location="cpu", mmap=True, weights_only=False)
+    return Found(path, Progress(**carried["progress"]), Identity(**carried["identity"]), universal=True)
+
+
 def _point_latest(folder: Path, tag: str) -> None:
     # for DeepSpeed's own tools (zero_to_fp32.py, ds_to_universal); its own writing of this file is not atomic
     half = folder / ".latest"
@@ -254,10 +277,9 @@ def _cannot_write(folder: Path, tag: str, error: OSError) -> str:
     )
 
 
-def _partitions(identity: Identity) -> tuple[Any, ...]:
-    """What decides whether DeepSpeed can read the files: without ZeRO nothing is partitioned."""
-    ranks = identity.world_size if identity.zero_stage else None
-    return (1 if identity.zero_stage == 2 else identity.zero_stage), ranks, identity.precision
+def _kind(identity: Identity) -> tuple[int, str]:
+    """What decides the format of DeepSpeed's files; ZeRO-1 and 2 write the same."""
+    return (1 if identity.zero_stage == 2 else identity.zero_stage), identity.precision
 
 
 def _layout(identity: Identity) -> str:

@@ -6,6 +6,7 @@ compiled at start-up. What the numbers should be is decided by the launcher and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from workloads.session import Stop, prebuilt
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     import torch
     from deepspeed import DeepSpeedEngine
     from transformers import PreTrainedModel
 
 ADAM = ("adam", "adamw")
+SETTINGS = ("initial_lr", "weight_decay", "betas", "eps")
 BATCH = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
 
 
@@ -45,12 +48,14 @@ def read(path: str, world_size: int) -> tuple[dict[str, Any], BatchSize]:
         raise Stop(
             f"--deepspeed-config {path}: {', '.join(BATCH)} must be whole numbers above 0, not {sizes}"
         )
-    size = BatchSize(*sizes)
+    size = BatchSize(*(int(number) for number in sizes if number))
     if size.micro * size.accumulation * world_size != size.total:
         raise Stop(
             f"--deepspeed-config {path}: train_batch_size {size.total} is not micro batch {size.micro} x "
             f"accumulation {size.accumulation} x {world_size} ranks"
         )
+    if not _computes(precision(config)):
+        raise Stop(f"--deepspeed-config {path}: this device does not compute in {precision(config)}")
     return config, size
 
 
@@ -74,8 +79,13 @@ def dtype(config: dict[str, Any]) -> torch.dtype:
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(config)]
 
 
-def start(model: PreTrainedModel, config: dict[str, Any], args: argparse.Namespace) -> DeepSpeedEngine:
-    """The engine: the config's optimizer, else AdamW by the options; its scheduler, else a cosine with warm-up."""
+def start(
+    model: PreTrainedModel, config: dict[str, Any], args: argparse.Namespace, universal: bool = False
+) -> DeepSpeedEngine:
+    """The engine: the config's optimizer, else AdamW by the options; its scheduler, else a cosine with warm-up.
+
+    Set `universal` if it is to load a universal checkpoint.
+    """
     import deepspeed
     from torch.optim.lr_scheduler import LambdaLR
 
@@ -83,7 +93,8 @@ def start(model: PreTrainedModel, config: dict[str, Any], args: argparse.Namespa
         peak = optimizer.param_groups[0]["lr"]
         return LambdaLR(optimizer, lambda step: learning_rate(step, peak, args) / peak)
 
-    complete = {**config, "optimizer": optimizer(config, args)}
+    loading = {**config.get("checkpoint", {}), "load_universal": universal}
+    complete = {**config, "optimizer": optimizer(config, args), "checkpoint": loading}
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=_groups(model, complete["optimizer"]["params"].get("weight_decay", 0.0)),
@@ -110,12 +121,43 @@ def optimizer(config: dict[str, Any], args: argparse.Namespace) -> dict[str, Any
 
 def learning_rate(step: int, peak: float, args: argparse.Namespace) -> float:
     """The rate of update `step` (from 0): a line up to peak over warm-up, then half a cosine down to --min-lr."""
-    if step < args.warmup_steps:
-        return peak * (step + 1) / args.warmup_steps
-    last = args.max_steps - 1
-    passed = min(1.0, (step - args.warmup_steps) / max(1, last - args.warmup_steps))
-    floor = min(args.min_lr, peak)
+    warmup, last = int(args.warmup_steps), int(args.max_steps) - 1
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    passed = min(1.0, (step - warmup) / max(1, last - warmup))
+    floor: float = min(args.min_lr, peak)
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * passed))
+
+
+@contextlib.contextmanager
+def own_settings(engine: DeepSpeedEngine) -> Iterator[None]:
+    """While a checkpoint is loaded: the job's optimizer settings and rates hold, not those in the checkpoint.
+
+    So a restart can change them; and DeepSpeed 0.19.8 gives every parameter group of a universal ZeRO-3 checkpoint
+    the weight decay of the first.
+    """
+    own = [{key: group[key] for key in SETTINGS if key in group} for group in engine.optimizer.param_groups]
+    yield
+    groups = engine.optimizer.param_groups
+    for group, settings in zip(groups, own, strict=True):
+        group.update(settings)
+    schedule = engine.lr_scheduler
+    if hasattr(schedule, "lr_lambdas"):
+        schedule.base_lrs = [settings["initial_lr"] for settings in own]
+        for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+            group["lr"] = base * factor(schedule.last_epoch)
+
+
+def part_steps(engine: DeepSpeedEngine) -> None:
+    """Give each parameter of torch's Adam its own count of steps again, after loading a universal checkpoint.
+
+    DeepSpeed 0.19.8 lets all of ZeRO-3's share one tensor, which each of them then advances.
+    """
+    import torch
+
+    if isinstance(engine.basic_optimizer, torch.optim.Adam):
+        for state in filter(None, engine.basic_optimizer.state.values()):
+            state["step"] = torch.tensor(float(state["step"]))
 
 
 def unreported_norm(engine: DeepSpeedEngine) -> torch.Tensor | None:
@@ -125,6 +167,14 @@ def unreported_norm(engine: DeepSpeedEngine) -> torch.Tensor | None:
     if hasattr(engine.optimizer, "_global_grad_norm") or not engine.is_gradient_accumulation_boundary():
         return None
     return torch.nn.utils.get_total_norm(p.grad for p in engine.module.parameters() if p.grad is not None)
+
+
+def _computes(name: str) -> bool:
+    from deepspeed.accelerator import get_accelerator
+
+    device = get_accelerator()
+    supported = {"bf16": device.is_bf16_supported, "fp16": device.is_fp16_supported}
+    return name not in supported or bool(supported[name]())
 
 
 def _offloads(config: dict[str, Any]) -> bool:

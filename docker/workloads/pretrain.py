@@ -79,8 +79,6 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     model = architectures.build(args.model, settings, config, args.seed, this.device)
     if args.activation_checkpointing:
         model.activation_checkpointing_enable()
-    engine = engines.start(model, config, args)
-    engine.train()
     parameters = architectures.parameters(model)
     identity = Identity(
         model=f"{args.model} ({parameters:,} parameters)",
@@ -93,6 +91,8 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     )
     found = checkpoints.find(this, args.resume, identity, log)
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
+    engine = engines.start(model, config, args, universal=found is not None and found.universal)
+    engine.train()
     progress = checkpoints.restore(engine, found) if found else Progress()
     tag = found.tag if found else None
     log.say(

@@ -20,7 +20,7 @@ import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from workloads import options
 
@@ -69,7 +69,7 @@ class Session:
         """Do work on rank 0 and return its result on every rank; what it raises stops every rank."""
         from torch import distributed
 
-        box: list = [None, None]
+        box: list[Any] = [None, None]
         if self.rank == 0:
             try:
                 box[0] = work()
@@ -81,7 +81,8 @@ class Session:
         distributed.broadcast_object_list(box, src=0)
         if box[1] is not None:
             raise box[1]
-        return box[0]
+        result: T = box[0]
+        return result
 
     def together(self, work: Callable[[], T]) -> T:
         """Do work on every rank and return this rank's result; a Stop of one rank stops every rank."""
@@ -135,9 +136,12 @@ def run(
             print(f"{name}: error: {stop.message}", file=sys.stderr)
     except SystemExit:
         raise
-    except BaseException:
+    except BaseException as error:
         code, orderly = 1, False
-        traceback.print_exc()
+        if _lost_peer(error):
+            _outlive_peer()
+        else:
+            traceback.print_exc()
     _leave(code, orderly)
 
 
@@ -227,6 +231,23 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _lost_peer(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone (gloo's words; NCCL waits instead)."""
+    return any(words in str(error) for words in ("Connection closed by peer", "Connection reset by peer"))
+
+
+def _outlive_peer(seconds: float = 10.0) -> None:
+    """Let the rank that died first be seen first: its exit code and its words say why, this rank's do not."""
+    print(
+        f"rank {os.environ['RANK']}: another rank is gone, its own message says why",
+        file=sys.stderr,
+        flush=True,
+    )
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and signal.SIGTERM not in _signals:
+        time.sleep(0.1)
 
 
 def _leave(code: int, orderly: bool) -> None:

@@ -202,10 +202,10 @@ def _tokenize(sources: list[str], by: PreTrainedTokenizerBase, path: Path) -> Co
     import numpy as np
 
     dtype = next(name for name in ("uint8", "uint16", "uint32") if len(by) <= np.iinfo(name).max + 1)
-    if by.eos_token_id is None:
-        (end,) = tokenizer.encode(by, ["\n\n"], dtype)
-    else:
-        end = np.array([by.eos_token_id], dtype=dtype)
+    between = "\n\n" if by.eos_token_id is None else ""  # documents
+    end = (
+        np.array([by.eos_token_id], dtype=dtype) if not between else tokenizer.encode(by, [between], dtype)[0]
+    )
     counts, size = np.zeros(len(by), dtype=np.int64), 0
     half = path.with_name(f"{path.name}.{os.getpid()}")
     read = pieces(sources)
@@ -216,8 +216,8 @@ def _tokenize(sources: list[str], by: PreTrainedTokenizerBase, path: Path) -> Co
             ids = np.concatenate([end if piece is None else next(rows) for piece in some])
             ids.tofile(file)
             counts += np.bincount(ids, minlength=len(counts))
-            size += sum(len(text.encode()) for text in texts)
-    if not size:
+            size += sum(len((between if piece is None else piece).encode()) for piece in some)
+    if not counts.any():
         raise Stop(f"--data {' '.join(sources)}: there is no text in it")
     half.replace(path)
     share = counts[counts > 0] / counts.sum()
