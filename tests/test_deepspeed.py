@@ -1,0 +1,167 @@
+"""The batch rule always holds, the values it proposes are right, and merging changes neither mapping."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher import deepspeed
+from launcher.errors import PlanError
+
+SMALL = st.integers(1, 64)
+TRAINS = st.one_of(st.none(), st.integers(1, 5000))
+KEYS = st.sampled_from("abc")
+TREES = st.dictionaries(
+    KEYS,
+    st.recursive(
+        st.integers() | st.none() | st.text(max_size=3),
+        lambda inner: st.dictionaries(KEYS, inner),
+        max_leaves=8,
+    ),
+)
+
+
+@given(SMALL, st.one_of(st.none(), SMALL), TRAINS, SMALL)
+def test_batch(micro: int, accumulation: int | None, train: int | None, world_size: int) -> None:
+    try:
+        made = deepspeed.batch(micro, accumulation, train, world_size)
+    except PlanError:
+        assert train is not None
+        assert train % (micro * world_size) or train != micro * world_size * (accumulation or 0)
+    else:
+        assert made.train == made.micro * made.accumulation * world_size
+        assert made.micro == micro
+        assert made.accumulation == (accumulation or made.accumulation)
+        assert made.train == (train or made.train)
+
+
+@given(SMALL, st.integers(1, 5000), SMALL)
+def test_proposed_values_are_valid_and_the_nearest(micro: int, train: int, world_size: int) -> None:
+    one_pass = micro * world_size
+    if train % one_pass == 0:
+        return
+    with pytest.raises(PlanError) as caught:
+        deepspeed.batch(micro, None, train, world_size)
+    (problem,) = caught.value.problems
+    text, _, proposed_micro = problem.hint.partition(", or batch.micro ")
+    trains = [int(number) for number in re.findall(r"\d+", text)]
+    assert trains == [
+        value for value in (train // one_pass * one_pass, (train // one_pass + 1) * one_pass) if value
+    ]
+    for value in trains:
+        assert deepspeed.batch(micro, None, value, world_size).train == value
+    micros = [m for m in range(1, train + 1) if train % (m * world_size) == 0]
+    assert bool(micros) == bool(proposed_micro)
+    if micros:
+        deepspeed.batch(int(proposed_micro), None, train, world_size)
+        assert abs(int(proposed_micro) - micro) == min(abs(m - micro) for m in micros)
+
+
+def test_a_huge_batch_is_refused_at_once() -> None:
+    with pytest.raises(PlanError, match=r"use batch.global 2147483644 or 2147483646, or batch.micro 1"):
+        deepspeed.batch(2, None, 2**31 - 3, 1)
+
+
+def test_contradiction() -> None:
+    with pytest.raises(
+        PlanError, match=r"batch.global 16 is not micro 2 × accumulation 3 × world size 2 = 12"
+    ):
+        deepspeed.batch(2, 3, 16, 2)
+
+
+@given(TREES, TREES)
+def test_merge(below: dict[str, Any], above: dict[str, Any]) -> None:
+    before = copy.deepcopy((below, above))
+    merged = deepspeed.merge(below, above)
+    assert (below, above) == before
+    assert set(merged) == set(below) | set(above)
+    for key, value in merged.items():
+        if key not in above:
+            assert value == below[key]
+        elif isinstance(value, dict) and isinstance(below.get(key), dict):
+            assert value == deepspeed.merge(below[key], above[key])
+        else:
+            assert value == above[key]
+    assert deepspeed.merge(merged, above) == merged
+    assert deepspeed.merge(below, {}) == below
+    assert deepspeed.merge({}, above) == above
+
+
+NUMBERS = deepspeed.Batch(micro=2, accumulation=3, train=48)
+
+
+def config(preset: str, overrides: dict[str, Any], precision: str = "bf16", nodes: int = 1) -> dict[str, Any]:
+    return deepspeed.config(deepspeed.preset(preset), overrides, NUMBERS, precision, 8, nodes)
+
+
+@pytest.mark.parametrize("name", deepspeed.presets())
+def test_preset(name: str) -> None:
+    made = config(name, {})
+    assert [made[key] for key in deepspeed.BATCH_KEYS] == [48, 2, 3]
+    assert made["bf16"] == {"enabled": True}
+    assert int(re.sub(r"\D", "", name.partition("-")[0]) or 3) == made["zero_optimization"]["stage"]
+    assert json.loads(json.dumps(made)) == made
+
+
+def test_the_users_keys_win() -> None:
+    overrides = {"gradient_clipping": 0.5, "zero_optimization": {"overlap_comm": False}, "new": [1]}
+    before = copy.deepcopy(overrides)
+    made = config("zero2", overrides, "fp16")
+    assert made["gradient_clipping"] == 0.5
+    assert made["zero_optimization"]["overlap_comm"] is False
+    assert made["zero_optimization"]["stage"] == 2
+    assert made["new"] == [1]
+    assert made["fp16"] == {"enabled": True}
+    assert "bf16" not in made
+    assert overrides == before
+
+
+@pytest.mark.parametrize(("nodes", "size"), [(1, 1), (4, 8)])
+def test_second_copy_of_the_weights_is_within_a_host(nodes: int, size: int) -> None:
+    base = deepspeed.preset("zeropp")
+    before = copy.deepcopy(base)
+    made = deepspeed.config(base, {}, NUMBERS, "bf16", 8, nodes)
+    assert made["zero_optimization"]["zero_hpz_partition_size"] == size
+    assert base == before
+
+
+@pytest.mark.parametrize("key", deepspeed.BATCH_KEYS)
+def test_batch_is_not_said_twice(key: str) -> None:
+    with pytest.raises(PlanError, match=f"deepspeed.{key} follows from `batch:`; remove it"):
+        config("zero1", {key: 8})
+
+
+@pytest.mark.parametrize(
+    "zero", [3, None, "stage 3", [], {"stage": 4}, {"stage": "3"}, {"stage": True}, {"stage": None}]
+)
+def test_zero_optimization_that_is_none(zero: object) -> None:
+    with pytest.raises(PlanError, match="zero_optimization"):
+        config("zero1", {"zero_optimization": zero})
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("name", deepspeed.presets())
+def test_deepspeed_takes_it(name: str) -> None:
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    made = deepspeed.config(
+        deepspeed.preset(name), {}, deepspeed.Batch(micro=2, accumulation=3, train=6), "bf16", 1, 1
+    )
+    theirs = DeepSpeedConfig(made)
+    assert theirs.zero_config.stage == made["zero_optimization"]["stage"]
+    ours = deepspeed.batch(2, None, 6, 1)
+    assert (
+        theirs.train_batch_size,
+        theirs.train_micro_batch_size_per_gpu,
+        theirs.gradient_accumulation_steps,
+    ) == (
+        ours.train,
+        ours.micro,
+        ours.accumulation,
+    )

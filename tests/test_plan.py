@@ -1,0 +1,237 @@
+"""A plan is a function of its files: same in, same out, nothing changed; and each variable says why it is there."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher import ROOT, plan
+from launcher.errors import PlanError
+from tests import samples
+
+NAMES = st.from_regex(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True)
+GPU = {"gpu": "h100-80gb", "slots": 8, "fabric": "infiniband", "image": "registry.example.com/train"}
+
+
+def refused(job_fields: dict[str, Any], **cluster_fields: Any) -> list[str]:
+    with pytest.raises(PlanError) as caught:
+        samples.decided(job_fields, **cluster_fields)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_numbers() -> None:
+    made = samples.decided({"nodes": 4, "batch": {"micro": 2, "global": 128}}, **GPU)
+    assert (made.nodes, made.slots, made.world_size) == (4, 8, 32)
+    assert (made.batch.micro, made.batch.accumulation, made.batch.train) == (2, 2, 128)
+    assert made.folder == f"/shared/runs/{made.id}"
+    assert made.gpu
+
+
+# The id
+
+
+def test_the_id_is_the_same_in_another_process() -> None:
+    code = (
+        "from tests import samples; print(samples.decided({'env': {'B': '1', 'A': '2'}}, **{'slots': 4}).id)"
+    )
+    ids = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert ids == {samples.decided({"env": {"B": "1", "A": "2"}}, slots=4).id + "\n"}
+
+
+def test_equal_files_make_equal_plans() -> None:
+    fields = {
+        "args": {"lr": 1e-4, "data": ["a"]},
+        "env": {"A": "1"},
+        "deepspeed": {"preset": "zero3", "x": {"y": 1}},
+    }
+    assert samples.decided(fields, **GPU) == samples.decided(copy.deepcopy(fields), **GPU)
+
+
+def test_every_difference_makes_another_id() -> None:
+    jobs: list[dict[str, Any]] = [
+        {},
+        {"name": "other"},
+        {"nodes": 2},
+        {"walltime": "1h"},
+        {"model": "gpt2"},
+        {"batch": {"micro": 2}},
+        {"batch": {"micro": 1, "accumulation": 2}},
+        {"precision": "bf16"},
+        {"deepspeed": "zero2"},
+        {"deepspeed": {"gradient_clipping": 0.5}},
+        {"args": {"seed": 1}},
+        {"args": {"seed": "1"}},
+        {"checkpoint": {"every": 1}},
+        {"checkpoint": {"resume": "/a"}},
+        {"restarts": 0},
+        {"env": {"A": "1"}},
+        {"env": {"A": {"secret": "a"}}},
+        {"env": {"A": None}},
+    ]
+    clusters: list[dict[str, Any]] = [
+        {"slots": 3},
+        {"fabric": "tcp"},
+        {"image": "other"},
+        {"mounts": {"/a": "/a"}},
+        {"mounts": {"/a": {"host": "/a", "readonly": True}}},
+        {"slurm": {"partition": "a"}},
+        {"env": {"A": "1"}},
+    ]
+    ids = [samples.decided(fields).id for fields in jobs] + [
+        samples.decided(**fields).id for fields in clusters
+    ]
+    site = dataclasses.replace(samples.SITE, image_tag="fedcba987654")
+    ids.append(plan.make(samples.job(), samples.cluster(), site).id)
+    ids.append(plan.make(samples.job(), samples.cluster(), samples.SITE, "again").id)
+    assert len(set(ids)) == len(ids)
+
+
+def test_where_it_is_submitted_from_is_not_part_of_the_id() -> None:
+    site = plan.Site("/elsewhere", "/other/runs", "/usr/bin/python3", samples.SITE.image_tag)
+    assert plan.make(samples.job(), samples.cluster(), site).id == samples.decided().id
+
+
+@given(NAMES, st.one_of(st.just(""), NAMES))
+def test_the_id_is_a_dns_label_with_room_for_a_number(name: str, suffix: str) -> None:
+    made = plan.make(samples.job(name=name), samples.cluster(), samples.SITE, suffix)
+    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", made.id)
+    assert len(f"{made.id}-99-4095") <= 63
+    assert made.id.startswith(name[:40])
+
+
+# Environment
+
+
+def reasons(made: plan.Plan) -> dict[str, tuple[str, str]]:
+    names = [variable.name for variable in made.environment]
+    assert len(names) == len(set(names))
+    return {v.name: (v.value, v.why) for v in made.environment}
+
+
+def test_the_fabric_then_the_cluster_then_the_job() -> None:
+    found = reasons(
+        samples.decided(
+            {"env": {"NCCL_NET": "Socket", "MINE": "job"}},
+            **GPU,
+            env={"NCCL_DEBUG": "INFO", "NCCL_NET": "IB2", "MINE": "site", "SITE": "1"},
+        )
+    )
+    assert found["NCCL_DEBUG"] == ("INFO", "from the cluster file, instead of 'WARN'")
+    assert found["NCCL_NET"] == ("Socket", "from the job file, instead of 'IB2'")
+    assert found["MINE"] == ("job", "from the job file, instead of 'site'")
+    assert found["SITE"] == ("1", "from the cluster file")
+
+
+def test_every_variable_says_why() -> None:
+    assert all(why for _, why in reasons(samples.decided({"env": {"A": "1"}}, **GPU)).values())
+
+
+def test_null_leaves_a_variable_out() -> None:
+    assert "NCCL_DEBUG" in reasons(samples.decided(**GPU))
+    assert "NCCL_DEBUG" not in reasons(samples.decided({"env": {"NCCL_DEBUG": None}}, **GPU))
+
+
+def test_compile_caches_are_the_runs_own_unless_set() -> None:
+    made = samples.decided({"env": {"TRITON_CACHE_DIR": "/mine"}}, scratch="/local")
+    found = reasons(made)
+    assert found["TRITON_CACHE_DIR"][0] == "/mine"
+    assert found["TORCH_EXTENSIONS_DIR"][0] == f"/local/{made.id}/torch"
+
+
+def test_a_secret_is_a_reference_and_nothing_else() -> None:
+    made = samples.decided(
+        {"env": {"TOKEN": {"secret": "hf-token"}, "KEYED": {"secret": "all", "key": "hf"}}},
+        env={"TOKEN": "plain", "OTHER": {"secret": "other"}},
+    )
+    assert {(s.variable, s.name, s.key) for s in made.secrets} == {
+        ("TOKEN", "hf-token", "TOKEN"),
+        ("KEYED", "all", "hf"),
+        ("OTHER", "other", "OTHER"),
+    }
+    assert not {"TOKEN", "KEYED", "OTHER"} & set(reasons(made))
+
+
+def test_the_job_can_leave_the_clusters_secret_out() -> None:
+    assert samples.decided({"env": {"TOKEN": None}}, env={"TOKEN": {"secret": "a"}}).secrets == ()
+    made = samples.decided({"env": {"TOKEN": "plain"}}, env={"TOKEN": {"secret": "a"}})
+    assert made.secrets == ()
+    assert reasons(made)["TOKEN"][0] == "plain"
+
+
+# Purity
+
+
+def test_inputs_are_not_changed() -> None:
+    job = samples.job(
+        deepspeed={"preset": "zeropp", "zero_optimization": {"stage": 3, "zero_hpz_partition_size": "slots"}},
+        args={"data": ["a", "b"]},
+        env={"A": "1"},
+        nodes=2,
+    )
+    cluster = samples.cluster(mounts={"/a": "/a"}, env={"B": "2"})
+    before = copy.deepcopy((job, cluster))
+    first = plan.make(job, cluster, samples.SITE)
+    first.config["zero_optimization"]["stage"] = 0
+    assert (job, cluster) == before
+    assert plan.make(job, cluster, samples.SITE).config["zero_optimization"]["stage"] == 3
+
+
+# What cannot work
+
+
+def test_everything_that_cannot_work_is_said_at_once() -> None:
+    assert refused(
+        {"nodes": 4, "precision": "fp16", "model": None, "batch": {"micro": 3, "global": 16}},
+        slots=8,
+        cpus=4,
+        hosts=2,
+    ) == [
+        "the job wants 4 hosts and the cluster has 2; use nodes: 2",
+        "slots 8 is more than the host's 4 cores; use fewer slots",
+        "precision fp16 needs a GPU; use bf16 or fp32 on a CPU",
+        "workload 'pretrain' needs a model; add `model:` to the job",
+        "batch.global 16 does not divide by micro 3 × world size 32 = 96; use batch.global 96",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "precision"),
+    [(None, "fp32"), ("v100-32gb", "fp16"), ("a100-80gb", "bf16"), ("h100-80gb", "bf16")],
+)
+def test_automatic_precision(gpu: str | None, precision: str) -> None:
+    made = samples.decided(gpu=gpu)
+    assert made.precision == precision
+    assert [key for key in ("bf16", "fp16") if key in made.config] == ([precision] if gpu else [])
+
+
+@pytest.mark.parametrize(
+    ("image", "full"),
+    [
+        ("train", "train:0123456789ab"),
+        ("registry.example.com:5000/train", "registry.example.com:5000/train:0123456789ab"),
+        ("registry.example.com:5000/train:1", "registry.example.com:5000/train:1"),
+        ("train@sha256:aa", "train@sha256:aa"),
+        ("/images/train.sqsh", "/images/train.sqsh"),
+        ("/images/train.sif", "/images/train.sif"),
+    ],
+)
+def test_image_tag(image: str, full: str) -> None:
+    assert samples.decided(image=image).image == full
