@@ -75,6 +75,8 @@ class _View:
         return last["step"] / last["max_steps"] if last.get("max_steps") else 0.0
 
     def line(self, now: Status) -> str:
+        if not self.steps and now.state == "RUNNING":
+            return "running: the ranks start"
         if not self.steps or now.state == "PENDING":
             return f"{now.state.lower()}{f': {now.reason}' if now.reason else ''}"
         left = self._seconds_left()
@@ -141,12 +143,13 @@ def _summary(run: Run, now: Status, view: _View) -> str:
     rows = [("run", f"{run.id} succeeded")]
     if view.steps:
         first = view.steps[0]["loss"]
-        last = statistics.fmean(s["loss"] for s in view.steps[-10:])
+        tail = view.steps[-max(1, min(10, len(view.steps) // 4)) :]
+        last = statistics.fmean(s["loss"] for s in tail)
         change = f", {(first - last) / first:.0%} lower" if first > last else ""
         rows.append(
             (
                 "loss",
-                f"{first:.4f} at step {view.steps[0]['step']} → {last:.4f} (mean of the last 10){change}",
+                f"{first:.4f} at step {view.steps[0]['step']} → {last:.4f} (mean of the last {len(tail)} logged){change}",
             )
         )
         speeds = [s["tokens_per_second"] for s in view.steps if s.get("tokens_per_second")]
