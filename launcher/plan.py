@@ -31,6 +31,7 @@ class Site:
     runs: str  # the folder of run folders
     python: str  # the interpreter for ranks without a container
     image_tag: str  # the tag of the image that holds docker/ as it is here
+    commit: str = ""  # of this project's checkout; '' where there is none
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def record(plan: Plan, scheduler: str, native_id: str, submitted: float) -> Run:
     """Write run.json, the sign that the run exists. Returns the Run."""
     kubernetes = plan.cluster.kubernetes
     place = (
-        {"namespace": kubernetes.namespace, "context": kubernetes.context or ""}
+        {"namespace": kubernetes.namespace or "", "context": kubernetes.context or ""}
         if scheduler == "kubernetes"
         else {}
     )

@@ -16,7 +16,7 @@ from launcher.plan import Site
 
 def here() -> Site:
     """The Site of this machine. Runs go to $LAUNCHER_RUNS, or to ./runs."""
-    return Site(str(ROOT), str(runs()), sys.executable, image_tag())
+    return Site(str(ROOT), str(runs()), sys.executable, *revisions())
 
 
 def runs() -> Path:
@@ -24,14 +24,17 @@ def runs() -> Path:
     return Path(os.environ.get("LAUNCHER_RUNS") or "runs").absolute()
 
 
-def image_tag() -> str:
-    """The git hash of docker/, as `make image` tags it; the version where there is no git checkout.
+def revisions() -> tuple[str, str]:
+    """(the git hash of docker/, as `make image` tags it, the commit); (the version, '') without a git checkout.
 
     Uncommitted changes are in no image, and so not in the tag.
     """
     try:
-        words = ["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD:docker"]
+        words = ["git", "-C", str(ROOT), "rev-parse", "HEAD:docker", "HEAD"]
         done = subprocess.run(words, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return __version__
-    return done.stdout.strip() if done.returncode == 0 else __version__
+        return __version__, ""
+    if done.returncode:
+        return __version__, ""
+    tag, commit = done.stdout.split()
+    return tag[:12], commit[:12]

@@ -10,6 +10,7 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -22,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from launcher import units
+from launcher import kubernetes_syntax, units
 from launcher.errors import shown
 
 if TYPE_CHECKING:
@@ -215,16 +216,120 @@ class Slurm(_Model):
     )
 
 
+def _follows(rule: Callable[[str], str]) -> BeforeValidator:
+    def validate(value: object) -> object:
+        text = _text(value)
+        return rule(text) if isinstance(text, str) else text
+
+    return BeforeValidator(validate)
+
+
+def _whole(resources: dict[str, str]) -> dict[str, str]:
+    return {name: kubernetes_syntax.resource(name, amount) for name, amount in resources.items()}
+
+
+KubernetesName = Annotated[str, _follows(kubernetes_syntax.subdomain)]
+LabelKey = Annotated[str, _follows(kubernetes_syntax.key)]
+LabelValue = Annotated[str, _follows(kubernetes_syntax.value), WithJsonSchema({"type": ["string", "number"]})]
+Quantity = Annotated[
+    str, _follows(kubernetes_syntax.quantity), WithJsonSchema({"type": ["string", "number"]})
+]
+
+
+class Toleration(_Model):
+    """Kubernetes' own keys: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/"""
+
+    key: LabelKey | None = None
+    operator: Literal["Equal", "Exists"] = "Equal"
+    value: LabelValue | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    tolerationSeconds: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Toleration:
+        if self.operator == "Exists" and self.value is not None:
+            raise ValueError("operator Exists takes no value; leave `value` out")
+        if self.key is None and self.operator != "Exists":
+            raise ValueError("has no key; add `key:`, or `operator: Exists` for every taint")
+        if self.tolerationSeconds is not None and self.effect != "NoExecute":
+            raise ValueError("tolerationSeconds needs `effect: NoExecute`")
+        return self
+
+
+class Topology(_Model):
+    label: LabelKey = Field(description="Node label of a rack or block: a run's pods stay in one of them.")
+    required: bool = Field(False, description="Rather wait than be spread.")
+    exclusive: bool = Field(False, description="No other run in it (jobset).")
+    tier: Count | None = Field(None, description="Volcano: the highest tier of its network topology.")
+
+
+class Serve(_Model):
+    port: Annotated[int, Field(ge=1, le=65535)] = Field(8000, description="Where rank 0 of a group listens.")
+    health: Annotated[str, StringConstraints(pattern=r"^/\S*$")] = Field(
+        "/health", description="HTTP path that answers 200 when it is ready."
+    )
+    replicas: Count = Field(1, description="Groups of `nodes` hosts.")
+
+
 class Kubernetes(_Model):
-    namespace: Name = "default"
+    namespace: Name | None = Field(None, description="Default: that of the kubeconfig's context.")
     context: str | None = Field(None, description="kubeconfig context; default: the current one.")
-    kind: Literal["job"] = Field("job", description="Which object runs the pods.")
-    queue: Text | None = Field(None, description="Kueue local queue.")
-    runs: Name | None = Field(
+    kind: Literal["job", "jobset", "trainjob", "mpijob", "pytorchjob", "leaderworkerset"] = Field(
+        "job", description="Which object runs the pods; all but job need their controller in the cluster."
+    )
+    trainer: Annotated[Literal["2.0", "2.1", "2.2"], BeforeValidator(_text)] = Field(
+        "2.2", description="trainjob: version of Kubeflow Trainer; 2.2 stands for all newer ones."
+    )
+    runtime: KubernetesName | None = Field(
+        None,
+        description="trainjob: a ClusterTrainingRuntime such as torch-distributed; without it a run brings its own.",
+    )
+    leader_first: bool = Field(False, description="jobset: other hosts start when the first one is ready.")
+    serve: Serve = Field(default_factory=Serve, description="leaderworkerset: how the model is reached.")
+    queueing: Literal["kueue", "volcano", "coscheduling"] = Field(
+        "kueue", description="What admits a run's pods together; kueue does when `queue` is set."
+    )
+    queue: LabelValue | None = Field(None, description="Queue: Kueue's LocalQueue, Volcano's Queue.")
+    queue_priority: LabelValue | None = Field(None, description="Kueue's WorkloadPriorityClass.")
+    priority_class: KubernetesName | None = Field(None, description="PriorityClass of the pods.")
+    scheduler: KubernetesName | None = Field(None, description="schedulerName, if not that of `queueing`.")
+    topology: Annotated[Topology, _OrText("label")] | None = Field(
+        None, description="Keeps a run within one rack or block: a node label."
+    )
+    runs: KubernetesName | None = Field(
         None, description="PersistentVolumeClaim for run folders; without it they end with the pods."
     )
-    node_selector: dict[str, Text] = Field(default_factory=dict)
-    tolerations: list[dict[str, Any]] = Field(default_factory=list)
+    cpus: Quantity | None = Field(None, description="CPUs a pod asks for; default: 90 % of the host's.")
+    memory: Bytes | None = Field(None, description="Memory limit of a pod; default: 90 % of the host's.")
+    shm: Bytes | None = Field(None, description="Size of /dev/shm, part of `memory`; default: by the plan.")
+    resources: Annotated[dict[LabelKey, Quantity], AfterValidator(_whole)] = Field(
+        default_factory=dict, description="More resources of a pod, such as rdma/ib: 8."
+    )
+    node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
+    tolerations: list[Toleration] = Field(default_factory=list)
+    affinity: dict[Literal["nodeAffinity", "podAffinity", "podAntiAffinity"], dict[str, Any]] = Field(
+        default_factory=dict, description="Kubernetes' own keys."
+    )
+    labels: dict[LabelKey, LabelValue] = Field(
+        default_factory=dict, description="More labels of every object."
+    )
+    annotations: dict[LabelKey, Text] = Field(
+        default_factory=dict, description="More annotations of the pods, such as secondary networks."
+    )
+    image_pull_secrets: list[KubernetesName] = Field(default_factory=list)
+    service_account: KubernetesName | None = Field(None, description="Its token is never mounted.")
+    user: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(10001, description="User number of the ranks.")
+    group: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(10001, description="Group number of the ranks.")
+    memlock: Literal["capability", "node"] = Field(
+        "capability",
+        description="How RDMA may pin memory: capability (root with IPC_LOCK), or node: the node sets no limit.",
+    )
+    fail_on: list[Annotated[int, Field(ge=1, le=255)]] = Field(
+        default_factory=lambda: [64, 65, 73, 137],
+        max_length=200,
+        description="Exit codes that end the run at once: bad input, loss not finite, no run folder, out of memory.",
+    )
+    wait: Seconds = Field("30m", validate_default=True, description="How long first hosts wait for the last.")
     grace_seconds: Count = Field(300, description="From SIGTERM to SIGKILL: longer than a checkpoint takes.")
 
 

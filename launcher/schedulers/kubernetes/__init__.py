@@ -1,0 +1,243 @@
+"""Kubernetes: a run as objects, in any of six kinds, applied server-side through the Python client.
+
+Owns what a manifest consists of and in which order; its text is templates/kubernetes/. Rendering needs no cluster; what
+talks to one is imported on use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from launcher import nccl
+from launcher import render as templates
+from launcher.schedulers.kubernetes import checks, kinds, pods, queues, trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.plan import Plan
+    from launcher.runs import Run
+    from launcher.schedulers import Files, Selection, Status
+    from launcher.schedulers.kubernetes.pods import Pod
+    from launcher.schedulers.kubernetes.queues import Queueing
+    from launcher.schedulers.kubernetes.trainer import Overrides
+
+MANIFEST = "manifest.yaml"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pods that are alike. `after`: the part that must be ready before."""
+
+    name: str
+    count: int
+    pod: Pod
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class Objects:
+    """What a template gets."""
+
+    plan: Plan
+    name: str
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    selector: dict[str, str]
+    files: dict[str, str]
+    queue: Queueing
+    pod: Pod
+    parts: tuple[Part, ...]
+
+    @property
+    def data(self) -> dict[str, templates.Code]:
+        """`files` as YAML: text that people read as lines, anything else as JSON."""
+        return {name: _block(text) for name, text in self.files.items()}
+
+    @property
+    def object_labels(self) -> dict[str, str]:
+        return {**self.labels, **self.queue.labels}
+
+    @property
+    def object_annotations(self) -> dict[str, str]:
+        return {**self.annotations, **self.queue.annotations}
+
+    @property
+    def runtime_labels(self) -> dict[str, str]:
+        return {**self.labels, "trainer.kubeflow.org/framework": "torch"}
+
+    @property
+    def leader(self) -> dict[str, str]:
+        """The labels of the first host of every group."""
+        return {**self.selector, "leaderworkerset.sigs.k8s.io/worker-index": "0"}
+
+    @property
+    def overrides(self) -> Overrides:
+        return trainer.overrides(self.plan, self.pod)
+
+    @property
+    def left(self) -> list[str]:
+        return trainer.left(self.plan)
+
+
+def render(plan: Plan) -> Files:
+    """`manifest.yaml`, fit for `kubectl apply -f`. Raises PlanError for what Kubernetes would not take."""
+    nccl.require(plan.fabric, "kubernetes")
+    cluster = plan.cluster.kubernetes
+    facts = _facts(plan)
+    labels, annotations = _labels(plan), _annotations(plan, facts)
+    queue = queues.make(plan, pods.resources(plan)[1])
+    pod = pods.make(plan, labels, queue)
+    files = pods.files(plan, facts)
+    checks.require(plan, pod, files)
+    parts = _parts(plan, pod)
+    made = Objects(
+        plan=plan,
+        name=kinds.name(plan),
+        labels=labels,
+        annotations=annotations,
+        selector=kinds.selector(plan),
+        files=files,
+        queue=queue,
+        pod=parts[0].pod,
+        parts=parts,
+    )
+    return {MANIFEST: templates.text(f"kubernetes/{cluster.kind}.yaml.j2", run=made)}
+
+
+def _labels(plan: Plan) -> dict[str, str]:
+    """https://kubernetes.io/docs/concepts/overview/working-with-objects/common-labels/"""
+    serves = plan.cluster.kubernetes.kind == "leaderworkerset"
+    return {
+        **plan.cluster.kubernetes.labels,
+        "app.kubernetes.io/name": plan.job.name,
+        "app.kubernetes.io/instance": plan.id,
+        "app.kubernetes.io/component": "inference" if serves else "training",
+        "app.kubernetes.io/managed-by": "launcher",
+        "launcher/run": plan.id,
+    }
+
+
+def _annotations(plan: Plan, facts: str) -> dict[str, str]:
+    """What the run was made of, so that two of them can be told apart years later."""
+    made = {
+        "launcher/image": plan.image,
+        "launcher/config-hash": hashlib.sha256(facts.encode()).hexdigest()[:16],
+    }
+    return made | ({"launcher/git-commit": plan.site.commit} if plan.site.commit else {})
+
+
+def _facts(plan: Plan) -> str:
+    """What was decided and from which files, for whoever finds the run in the cluster. Secrets are names alone."""
+    made: dict[str, Any] = {
+        "id": plan.id,
+        "image": plan.image,
+        "batch": dataclasses.asdict(plan.batch),
+        "preset": plan.preset,
+        "precision": plan.precision,
+        "job": plan.job.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        "cluster": plan.cluster.model_dump(mode="json", by_alias=True, exclude_unset=True),
+    }
+    return json.dumps(made, indent=1, ensure_ascii=False, default=str) + "\n"
+
+
+def _block(text: str) -> templates.Code:
+    """A value two levels deep: a literal block scalar where that says the same, else JSON."""
+    lines = text.removesuffix("\n").split("\n")
+    if not lines[-1] or not all(line.isprintable() for line in lines):
+        return templates.Code(templates.yaml(text))
+    head = "|2" if text.endswith("\n") else "|2-"
+    return templates.Code("\n".join([head, *(f"    {line}" if line else "" for line in lines)]))
+
+
+def _parts(plan: Plan, pod: Pod) -> tuple[Part, ...]:
+    """The run's pods as the kind has them: all alike, or the first one apart."""
+    cluster, rest = plan.cluster.kubernetes, plan.nodes - 1
+    attempt = ("--attempt", "$(RUN_ATTEMPT)")
+    if kinds.split(plan):
+        # The job controller counts each part from 0: without its number, a host looks itself up in the hostfile.
+        own = ("JOB_COMPLETION_INDEX", "", "counts the workers alone; the hostfile tells the host's index")
+        worker = pod.but(*attempt, environment=(*pod.environment, own))
+        return (Part("leader", 1, pod.but(*attempt)), Part("worker", rest, worker, after="leader"))
+    if cluster.kind in {"jobset", "trainjob"}:
+        return (Part("node", plan.nodes, pod.but(*attempt)),)
+    if cluster.kind == "mpijob":
+        return _first_and_rest("Launcher", "Worker", pod.but("--node", "0"), pod, rest)
+    if cluster.kind == "pytorchjob":
+        ranked = pod.but("--node", "$(RANK)")  # the operator's RANK counts pods
+        return _first_and_rest("Master", "Worker", ranked, ranked, rest)
+    if cluster.kind == "leaderworkerset":
+        serve = cluster.serve
+        probe = {
+            "httpGet": {"path": serve.health, "port": serve.port},
+            "periodSeconds": 10,
+            "failureThreshold": 3,
+        }
+        leader = dataclasses.replace(pod, probe=probe)
+        return _first_and_rest("leaderTemplate", "workerTemplate", leader, pod, max(rest, 1))
+    return (Part("node", plan.nodes, pod),)
+
+
+def _first_and_rest(one: str, other: str, first: Pod, more: Pod, count: int) -> tuple[Part, ...]:
+    parts = (Part(one, 1, first), Part(other, count, more))
+    return parts if count else parts[:1]
+
+
+def separate(files: Files) -> Files:
+    """The manifest as one file an object, and a kustomization.yaml that lists them in their order."""
+    made: Files = {}
+    for text in files[MANIFEST].split("\n---\n"):
+        kind = next(line for line in text.splitlines() if line.startswith("kind: ")).removeprefix("kind: ")
+        name = kind.lower() if f"{kind.lower()}.yaml" not in made else f"{kind.lower()}-{len(made)}"
+        made[f"{name}.yaml"] = text.rstrip("\n") + "\n"
+    head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n"
+    return {**made, "kustomization.yaml": head + "".join(f"  - {name}\n" for name in made)}
+
+
+def submit(plan: Plan, files: Files) -> str:
+    """Apply the manifest server-side. Returns where the run is: namespace/kind/name, and its uid."""
+    from launcher.schedulers.kubernetes import applying
+
+    return applying.apply(plan, files[MANIFEST])
+
+
+def rehearse(plan: Plan, files: Files) -> list[str]:
+    """What the API server says of the manifest, without keeping anything: a line an object.
+
+    Raises SubmitError with its refusal.
+    """
+    from launcher.schedulers.kubernetes import applying
+
+    return applying.rehearse(plan, files[MANIFEST])
+
+
+def diff(plan: Plan) -> str:
+    """What applying `plan` would change on its live objects, as a unified diff; '' when nothing."""
+    from launcher.schedulers.kubernetes import applying
+
+    return applying.diff(plan, render)
+
+
+def status(run: Run) -> Status:
+    """From the object's conditions and its pods, with the reason when they wait."""
+    from launcher.schedulers.kubernetes import following
+
+    return following.status(run)
+
+
+def logs(run: Run, selection: Selection) -> Iterator[str]:
+    """The pods' logs: of the pod that has the rank, or that is the host; default: the first."""
+    from launcher.schedulers.kubernetes import logs as pod_logs
+
+    return pod_logs.lines(run, selection, lambda: status(run).state)
+
+
+def cancel(run: Run) -> None:
+    """Delete the run's objects; ranks get the grace period to save."""
+    from launcher.schedulers.kubernetes import applying
+
+    applying.cancel(run)

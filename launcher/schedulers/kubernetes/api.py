@@ -1,0 +1,214 @@
+"""A connection to an API server, and its refusals in words.
+
+Owns the `kubernetes` client, which takes half a second to import, and the paths of the REST API; what is sent and what
+an answer means for a run is the other modules'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kubernetes import config
+from kubernetes.client import ApiClient, Configuration
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+from urllib3.exceptions import HTTPError
+
+from launcher.errors import Problem, SubmitError, ToolMissingError
+from launcher.schedulers.kubernetes import kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.schedulers.kubernetes.kinds import Kind
+
+MANAGER = "launcher"
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+_PATIENCE = (10, 60)  # seconds to connect, and between two answers
+_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+class Refusal(SubmitError):
+    """The server's no, in words; `status` is HTTP's, 0 when nothing answered, and `reason` Kubernetes' own word."""
+
+    def __init__(self, status: int, reason: str, problem: Problem) -> None:
+        super().__init__(problem)
+        self.status, self.reason = status, reason
+
+
+class Server:
+    """One API server, as one user. `namespace` is the default of the kubeconfig's context."""
+
+    def __init__(self, client: ApiClient, context: str, namespace: str) -> None:
+        self.client, self.context, self.namespace = client, context, namespace
+
+    def call(
+        self, method: str, path: str, body: Any = None, content: str = "application/json", **query: Any
+    ) -> tuple[dict[str, Any], list[str]]:
+        """(the answer, the server's warnings). Raises Refusal."""
+        answer = self._send(method, path, body, content, query)
+        warnings = answer.headers.getlist("Warning") if hasattr(answer.headers, "getlist") else []
+        try:
+            return json.loads(answer.data), [_warning(text) for text in warnings]
+        except ValueError:
+            raise Refusal(0, "", Problem(f"{self._where} does not speak Kubernetes' language")) from None
+
+    def get(self, path: str, **query: Any) -> dict[str, Any]:
+        """The object or list at `path`."""
+        return self.call("GET", path, **query)[0]
+
+    def text(self, path: str, **query: Any) -> Iterator[bytes]:
+        """What stands at `path`, piece by piece, as it comes. Raises Refusal, also in the middle."""
+        answer = self._send("GET", path, None, "application/json", query, quiet=query.get("follow") == "true")
+        try:
+            yield from answer.stream(amt=2**16, decode_content=False)
+        except (HTTPError, OSError) as error:
+            raise self._silent(error) from None
+        finally:
+            answer.release_conn()
+
+    def _send(
+        self, method: str, path: str, body: Any, content: str, query: dict[str, Any], quiet: bool = False
+    ) -> Any:
+        try:
+            return self.client.call_api(
+                path,
+                method,
+                query_params=list(query.items()),
+                header_params={"Accept": "application/json, */*", "Content-Type": content},
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                # a log may be silent for hours
+                _request_timeout=(_PATIENCE[0], None) if quiet else _PATIENCE,
+            )
+        except ApiException as error:
+            if not error.status:  # a TLS handshake that failed
+                raise self._silent(error) from None
+            raise self._refusal(error, path) from None
+        except (HTTPError, OSError) as error:
+            raise self._silent(error) from None
+
+    @property
+    def _where(self) -> str:
+        return f"the API server {self.client.configuration.host}"
+
+    def _silent(self, error: Exception) -> Refusal:
+        text = str(getattr(error, "reason", None) or error)
+        why = re.sub(r"^<[^>]*>:? ?|^\w+\(.*?\): ", "", text.strip().splitlines()[-1])
+        hint = "check the network, the VPN and the server's address in the kubeconfig"
+        if "certificate" in text.lower():
+            hint = "check certificate-authority in the kubeconfig, and that the address is the cluster's"
+        return Refusal(0, "", Problem(f"{self._where} does not answer: {why}", hint))
+
+    def _refusal(self, error: ApiException, path: str) -> Refusal:
+        status: dict[str, Any] = {}
+        with contextlib.suppress(ValueError, TypeError):
+            status = json.loads(error.body)
+        status = status if isinstance(status, dict) else {}
+        message = str(status.get("message") or error.reason)
+        reason = str(status.get("reason") or "")
+        return Refusal(error.status, reason, _words(self, error.status, reason, message, path, bool(status)))
+
+
+def connect(context: str | None) -> Server:
+    """The server of kubeconfig `context` (default: the current one), or of the cluster that this pod is in.
+
+    Raises ToolMissingError when there is neither.
+    """
+    made = Configuration()
+    try:
+        config.load_kube_config(context=context or None, client_configuration=made)
+        contexts, current = config.list_kube_config_contexts()
+        chosen = next((c for c in contexts if c["name"] == context), current) if context else current
+        made.retries = 1
+        return Server(ApiClient(made), chosen["name"], chosen["context"].get("namespace") or "default")
+    except ConfigException as error:
+        if context is None:
+            with contextlib.suppress(ConfigException, OSError):
+                config.load_incluster_config(client_configuration=made)
+                return Server(ApiClient(made), "", _NAMESPACE.read_text().strip())
+        raise ToolMissingError(
+            f"no Kubernetes cluster to talk to: {error}",
+            hint="set KUBECONFIG, or kubernetes.context; --dry-run works without one",
+        ) from None
+
+
+def path(kind: Kind, namespace: str, name: str = "") -> str:
+    """The path of an object, or of all objects of its kind in a namespace."""
+    root = f"/apis/{kind.api}" if "/" in kind.api else f"/api/{kind.api}"
+    return f"{root}/namespaces/{namespace}/{kind.plural}" + (f"/{name}" if name else "")
+
+
+def _warning(header: str) -> str:
+    """The text of a Warning header, `299 - "text"`: https://www.rfc-editor.org/rfc/rfc7234#section-5.5"""
+    match = re.match(r'\d{3} \S+ "((?:[^"\\]|\\.)*)"', header)
+    return re.sub(r"\\(.)", r"\1", match[1]) if match else header
+
+
+def _words(server: Server, status: int, reason: str, message: str, path: str, is_status: bool) -> Problem:
+    """What a refusal means, and what to do."""
+    if status == 401:
+        return Problem(
+            f"the API server does not accept the credentials of context {server.context!r} (401)",
+            "they may have expired: log in again; `kubectl auth whoami` tells who you are",
+        )
+    if status == 404:
+        return _absent(server, message, path, is_status)
+    hints = {
+        403: "RBAC: ask for a Role that allows it; `kubectl auth can-i --list` shows what you may do",
+        409: "",
+        413: "the manifest is too large for this server: use fewer hosts",
+        429: "the server is busy: try again",
+    }
+    if status == 403 and "exceeded quota" in message:
+        return Problem(f"quota: {message}", "`kubectl describe quota` shows what is left")
+    if reason == "AlreadyExists":
+        return Problem(message, "use --name SUFFIX for another run, or cancel that one")
+    if reason == "Conflict":
+        hints[409] = (
+            "another program owns these fields: change them there, or use --name SUFFIX for a new run"
+        )
+    if "is immutable" in message:
+        hints[status] = "a run's pods are not changed once they are made: use --name SUFFIX for a new run"
+    return Problem(f"the API server refused ({status}): {message}", hints.get(status, ""))
+
+
+def _absent(server: Server, message: str, path: str, is_status: bool) -> Problem:
+    """What 404 means: a path the server does not have is a kind that is not installed; else the object is not there."""
+    lost = re.fullmatch(r'namespaces "(.*)" not found', message)
+    if lost:
+        return Problem(
+            f"namespace {lost[1]!r} does not exist",
+            f"`kubectl create namespace {lost[1]}`, or set kubernetes.namespace",
+        )
+    parts = path.split("/")
+    api, plural = (parts[2], parts[5:6]) if parts[1] == "api" else (f"{parts[2]}/{parts[3]}", parts[6:7])
+    entry = next(
+        (k for k in (*kinds.KINDS.values(), *kinds.OTHERS.values()) if k.api == api and [k.plural] == plural),
+        None,
+    )
+    if entry and (not is_status or message == "the server could not find the requested resource"):
+        hint = f"install it: {entry.install}" if entry.install else "is this a Kubernetes API server?"
+        versions = _versions(server, api.partition("/")[0], entry.plural)
+        if versions:
+            hint = f"it has version {', '.join(versions)} of it; {hint}"
+        return Problem(f"the cluster does not know kind {entry.kind} ({api})", hint)
+    return Problem(message if is_status else f"{path} is not there")
+
+
+def _versions(server: Server, group: str, plural: str) -> list[str]:
+    """The versions of a kind that the server does have."""
+    with contextlib.suppress(Refusal):
+        found = server.get(f"/apis/{group}").get("versions", [])
+        return [
+            v["version"]
+            for v in found
+            if any(r["name"] == plural for r in server.get(f"/apis/{v['groupVersion']}").get("resources", []))
+        ]
+    return []

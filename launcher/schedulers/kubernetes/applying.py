@@ -1,0 +1,250 @@
+"""Objects to a cluster and back: apply, rehearse, compare, delete.
+
+Owns that nothing is half-applied and nobody else's run is overwritten; the requests' form and refusals are api.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
+
+from launcher.errors import Problem, SubmitError
+from launcher.schedulers.kubernetes import api, kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from launcher.plan import Plan
+    from launcher.runs import Run
+    from launcher.schedulers import Files
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run's main object is. As text it is a Run's `native_id`; people are shown what stands before the ':'."""
+
+    namespace: str
+    kind: str  # one of kinds.KINDS
+    name: str
+    uid: str
+    context: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.kind}/{self.name}:{self.uid} {self.context}"
+
+
+def place(run: Run) -> Place:
+    """Where `run` is."""
+    shown, _, rest = run.native_id.partition(":")
+    uid, _, context = rest.partition(" ")
+    namespace, kind, name = shown.split("/")
+    return Place(namespace, kind, name, uid, context)
+
+
+def objects(manifest: str) -> list[Object]:
+    """The documents of a manifest, in their order."""
+    return [document for document in YAML(typ="safe", pure=True).load_all(manifest) if document]
+
+
+def apply(plan: Plan, manifest: str) -> str:
+    """Create the manifest's objects. Returns the main one's Place as text; on failure removes what it made.
+
+    Raises SubmitError with the server's refusal, and with the names of what could not be removed.
+    """
+    server = api.connect(plan.cluster.kubernetes.context)
+    namespace = plan.cluster.kubernetes.namespace or server.namespace
+    documents = objects(manifest)
+    done: list[Object] = []
+    try:
+        # The first is created, not applied: of two runs of one name, only one can have it.
+        _create(server, namespace, documents[0])
+        done.append(documents[0])
+        for document in documents[1:]:
+            if _find(server, namespace, document) is not None:
+                raise _taken(document, namespace)
+            main = _apply(server, namespace, document)[0]
+            done.append(document)
+    except BaseException as error:
+        left = [_title(d) for d in reversed(done) if not _delete(server, namespace, d)]
+        if left and isinstance(error, SubmitError):
+            hint = f"delete it by hand: kubectl -n {namespace} delete {' '.join(left)}"
+            behind = Problem(f"left behind in {namespace}: {', '.join(left)}", hint)
+            raise SubmitError(*error.problems, behind) from None
+        raise
+    owner = {k: documents[-1][k] for k in ("apiVersion", "kind")} | {
+        k: main["metadata"][k] for k in ("name", "uid")
+    }
+    for document in documents[:-1]:
+        # so that `kubectl delete` of the main object, or its time to live, takes all of the run away
+        with contextlib.suppress(api.Refusal):
+            server.call(
+                "PATCH", _path(namespace, document), {"metadata": {"ownerReferences": [owner]}}, api.MERGE
+            )
+    kind = plan.cluster.kubernetes.kind
+    return str(Place(namespace, kind, owner["name"], owner["uid"], server.context))
+
+
+def _taken(document: Object, namespace: str) -> SubmitError:
+    return SubmitError(
+        f"{_title(document)} exists already in namespace {namespace}",
+        hint="use --name SUFFIX for another run, or cancel that one",
+    )
+
+
+def rehearse(plan: Plan, manifest: str) -> list[str]:
+    """A line an object, of a server-side dry run. Raises SubmitError with every refusal."""
+    server = api.connect(plan.cluster.kubernetes.context)
+    namespace = plan.cluster.kubernetes.namespace or server.namespace
+    lines, problems = [], []
+    for document in objects(manifest):
+        try:
+            _, warnings = _apply(server, namespace, document, dryRun="All")
+        except api.Refusal as refusal:
+            if refusal.status == 0 or refusal.status == 401:  # the same for every object
+                raise
+            problems += [Problem(f"{_title(document)}: {p.message}", p.hint) for p in refusal.problems]
+        else:
+            lines += [f"{_title(document)} ok", *(f"{_title(document)} warning: {text}" for text in warnings)]
+    if problems:
+        raise SubmitError(*problems)
+    return lines
+
+
+def cancel(run: Run) -> None:
+    """Delete the run's objects, the one that has the pods first; what is gone already is passed over."""
+    at = place(run)
+    server = api.connect(at.context or None)
+    main = kinds.KINDS[at.kind]
+    _gone_is_fine(server, "DELETE", api.path(main, at.namespace, at.name), propagationPolicy="Foreground")
+    manifest = run.folder / "manifest.yaml"
+    with contextlib.suppress(FileNotFoundError):
+        for document in reversed(objects(manifest.read_text(encoding="utf-8"))[:-1]):
+            _gone_is_fine(server, "DELETE", _path(at.namespace, document))
+
+
+def diff(plan: Plan, render: Callable[[Plan], Files]) -> str:
+    """What applying `plan` would change, as a unified diff of YAML.
+
+    The live objects are those of the plan's own id, else those of the newest run of the job of the same name.
+    """
+    server = api.connect(plan.cluster.kubernetes.context)
+    namespace = plan.cluster.kubernetes.namespace or server.namespace
+    plan = dataclasses.replace(plan, id=_newest(server, namespace, plan) or plan.id)
+    made = []
+    for document in objects(render(plan)["manifest.yaml"]):
+        live = _find(server, namespace, document)
+        try:
+            wanted = _apply(server, namespace, document, dryRun="All", force="true")[0]
+            note = ""
+        except api.Refusal as refusal:
+            if refusal.status not in {409, 422}:
+                raise
+            wanted = _laid_over(live or {}, document)
+            note = f"# the server refuses this change: {refusal.problems[0].message}\n"
+        lines = _compare(_title(document), live, wanted)
+        made += [note, *lines] if lines else []
+    return "".join(made)
+
+
+def _newest(server: api.Server, namespace: str, plan: Plan) -> str | None:
+    """The id of the run that `plan` is compared with, when it is not the plan's own."""
+    kind = kinds.KINDS[plan.cluster.kubernetes.kind]
+    label = f"app.kubernetes.io/managed-by=launcher,app.kubernetes.io/name={plan.job.name}"
+    runs = server.get(api.path(kind, namespace), labelSelector=label).get("items", [])
+    ids = {r["metadata"]["labels"].get("launcher/run"): r["metadata"]["creationTimestamp"] for r in runs}
+    ids.pop(None, None)
+    return None if plan.id in ids or not ids else str(max(ids, key=lambda i: str(ids[i])))
+
+
+def _compare(title: str, live: Object | None, wanted: Object) -> list[str]:
+    before = [] if live is None else _yaml(_pruned(live)).splitlines(keepends=True)
+    after = _yaml(_pruned(wanted)).splitlines(keepends=True)
+    return list(difflib.unified_diff(before, after, f"live {title}", f"rendered {title}"))
+
+
+def _pruned(document: Object) -> Object:
+    """An object without what the server alone writes."""
+    made = {k: v for k, v in document.items() if k != "status"}
+    own = {"managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "ownerReferences"}
+    made["metadata"] = {k: v for k, v in made["metadata"].items() if k not in own | {"namespace"}}
+    notes = dict(made["metadata"].get("annotations") or {})
+    notes.pop("kubectl.kubernetes.io/last-applied-configuration", None)
+    if notes:
+        made["metadata"]["annotations"] = notes
+    return made
+
+
+def _laid_over(live: Any, wanted: Any) -> Any:
+    """`wanted` on top of `live`: keys that only the live object has, such as defaults, stay."""
+    if isinstance(live, dict) and isinstance(wanted, dict):
+        return {**live, **{k: _laid_over(live.get(k), v) for k, v in wanted.items()}}
+    if isinstance(live, list) and isinstance(wanted, list) and len(live) == len(wanted):
+        return [_laid_over(old, new) for old, new in zip(live, wanted, strict=True)]
+    return wanted
+
+
+def _yaml(document: Object) -> str:
+    writer = YAML(typ="safe", pure=True)
+    writer.default_flow_style, writer.width = False, 4096
+    text = io.StringIO()
+    writer.dump(document, text)
+    return text.getvalue()
+
+
+def _title(document: Object) -> str:
+    return f"{document['kind'].lower()}/{document['metadata']['name']}"
+
+
+def _path(namespace: str, document: Object) -> str:
+    kind = kinds.of(document["apiVersion"], document["kind"])
+    return api.path(kind, namespace, document["metadata"]["name"])
+
+
+def _create(server: api.Server, namespace: str, document: Object) -> None:
+    kind = kinds.of(document["apiVersion"], document["kind"])
+    try:
+        server.call(
+            "POST", api.path(kind, namespace), document, fieldManager=api.MANAGER, fieldValidation="Strict"
+        )
+    except api.Refusal as refusal:
+        raise (_taken(document, namespace) if refusal.reason == "AlreadyExists" else refusal) from None
+
+
+def _apply(server: api.Server, namespace: str, document: Object, **query: str) -> tuple[Object, list[str]]:
+    wanted = {"fieldManager": api.MANAGER, "fieldValidation": "Strict", "force": "false"} | query
+    return server.call("PATCH", _path(namespace, document), document, api.APPLY, **wanted)
+
+
+def _find(server: api.Server, namespace: str, document: Object) -> Object | None:
+    """The live object, or None. Raises Refusal when its kind or namespace is not there."""
+    try:
+        return server.get(_path(namespace, document))
+    except api.Refusal as refusal:
+        if refusal.status == 404 and refusal.reason == "NotFound":
+            return None
+        raise
+
+
+def _delete(server: api.Server, namespace: str, document: Object) -> bool:
+    """Whether the object is gone now."""
+    try:
+        _gone_is_fine(server, "DELETE", _path(namespace, document), propagationPolicy="Background")
+    except api.Refusal:
+        return False
+    return True
+
+
+def _gone_is_fine(server: api.Server, method: str, path: str, **query: str) -> None:
+    try:
+        server.call(method, path, **query)
+    except api.Refusal as refusal:
+        if refusal.status != 404:
+            raise

@@ -1,0 +1,172 @@
+"""What an API server would refuse, or worse, accept and then never run: found before anything is sent.
+
+Owns the checks that need the whole pod; what one field alone can get wrong is spec's.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from typing import TYPE_CHECKING
+
+from launcher import kubernetes_syntax
+from launcher.errors import PlanError, Problem
+from launcher.schedulers.kubernetes import pods, trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.plan import Plan
+
+# Bytes. https://kubernetes.io/docs/concepts/configuration/configmap/#motivation
+_CONFIGMAP = 2**20
+# https://github.com/distribution/reference/blob/v0.6.0/reference.go, with the host's port, tag and digest
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?:[A-Za-z0-9.-]+(?::\d+)?/)?{_PART}(?:/{_PART})*(?::[\w][\w.-]{{0,127}})?(?:@[a-z0-9]+:[0-9a-fA-F]{{32,}})?"
+)
+_OWN_LABELS = ("launcher/", "app.kubernetes.io/", "kueue.x-k8s.io/queue-name", "batch.kubernetes.io/")
+
+
+def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
+    """Raises PlanError with everything that Kubernetes would not take."""
+    found = [
+        *_names(plan),
+        *_environment(pod),
+        *_paths(plan, pod),
+        *_resources(plan),
+        *_kind(plan),
+        *_queue(plan),
+        *_sizes(files),
+    ]
+    if plan.cluster.kubernetes.runtime:
+        found += trainer.problems(plan, pod)
+    if found:
+        raise PlanError(*found)
+
+
+def _names(plan: Plan) -> Iterator[Problem]:
+    if plan.image.endswith((".sqsh", ".sif")):
+        yield Problem(f"image {plan.image!r} is a file", "Kubernetes pulls images from a registry")
+    elif not _IMAGE.fullmatch(plan.image):
+        yield Problem(
+            f"image {plan.image!r} is not the name of a container image",
+            "write registry.example.com/name:tag, in lower case",
+        )
+    for secret in plan.secrets:
+        try:
+            kubernetes_syntax.subdomain(secret.name)
+        except ValueError as error:
+            yield Problem(f"env {secret.variable}: secret {error}")
+    for key in plan.cluster.kubernetes.labels:
+        if key.startswith(_OWN_LABELS):
+            yield Problem(f"kubernetes.labels: {key} is set by the launcher", "choose another key")
+    for code in {70, 75} & set(plan.cluster.kubernetes.fail_on):
+        yield Problem(
+            f"kubernetes.fail_on: {code} is how a run that was interrupted ends",
+            "leave it out, or it would never be started again",
+        )
+
+
+def _environment(pod: pods.Pod) -> Iterator[Problem]:
+    names = [name for name, *_ in pod.environment] + [name for name, _ in pod.references]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield Problem(f"env {name} is set by the launcher", "leave it out of the job and the cluster file")
+
+
+def _paths(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for mount in pod.mounts:
+        path = posixpath.normpath(mount["mountPath"])
+        if path in seen:
+            yield Problem(
+                f"{path} is mounted twice, as {_source(seen[path])} and as {_source(mount['name'])}",
+                "use another path inside",
+            )
+        seen[path] = mount["name"]
+        if path == "/":
+            yield Problem("a mount on / would hide the image", "use another path inside")
+    for given in plan.mounts:
+        if given.host and not given.claim and ".." in given.host.split("/"):
+            yield Problem(f"mounts: Kubernetes takes no '..' in a path of the host: {given.host}")
+
+
+def _source(volume: str) -> str:
+    own = {
+        "job": "the job's files",
+        "shm": "shared memory",
+        "tmp": "temporary files",
+        "scratch": "`scratch`",
+        "runs": "the run folders",
+    }
+    return own.get(volume, "a mount of the cluster" if volume.startswith("mount") else "a path of the fabric")
+
+
+def _resources(plan: Plan) -> Iterator[Problem]:
+    cluster = plan.cluster.kubernetes
+    for name, field in (("cpu", "cpus"), ("memory", "memory")):
+        if name in cluster.resources:
+            yield Problem(f"kubernetes.resources: {name} has a field of its own", f"use kubernetes.{field}")
+    gpus = cluster.resources.get(pods.GPU)
+    if gpus is not None and plan.gpu and gpus != str(plan.slots):
+        yield Problem(
+            f"kubernetes.resources: {gpus} {pods.GPU}, but a host has {plan.slots} slots", "use `slots`"
+        )
+    total, shm = pods.memory_limit(plan), pods.shared_memory(plan)
+    if total and shm >= total:
+        yield Problem(
+            f"kubernetes.shm of {shm // 2**20} MiB is no less than the pod's memory, {total // 2**20} MiB",
+            "it is a part of it",
+        )
+    limits, requests = pods.resources(plan)
+    if any(n.startswith("hugepages-") for n in limits) and not {"cpu", "memory"} & set(requests):
+        yield Problem(
+            "huge pages are given only with memory or CPUs", "add `memory:` or `cpus:` to the cluster"
+        )
+
+
+def _kind(plan: Plan) -> Iterator[Problem]:
+    cluster, topology = plan.cluster.kubernetes, plan.cluster.kubernetes.topology
+    alone = {
+        "leader_first": ("jobset", cluster.leader_first),
+        "runtime": ("trainjob", cluster.runtime is not None),
+        "serve": ("leaderworkerset", "serve" in cluster.model_fields_set),
+    }
+    for field, (kind, used) in alone.items():
+        if used and cluster.kind != kind:
+            yield Problem(f"kubernetes.{field} means nothing to kind {cluster.kind!r}", f"use kind: {kind}")
+    if topology and topology.exclusive and cluster.kind not in {"jobset", "trainjob"}:
+        yield Problem(f"kind {cluster.kind!r} has no exclusive topology", "use kind: jobset")
+    if cluster.kind == "mpijob" and plan.fabric.host_network:
+        yield Problem(
+            f"fabric {plan.fabric.name!r} uses the host's network, where workers of an MPIJob lose their names",
+            "use kind: job or jobset",
+        )
+    if plan.fabric.name == "loopback" and plan.nodes > 1:
+        yield Problem("fabric 'loopback' is one machine, and pods are several", "use `fabric: tcp`")
+
+
+def _queue(plan: Plan) -> Iterator[Problem]:
+    cluster, topology = plan.cluster.kubernetes, plan.cluster.kubernetes.topology
+    if cluster.queue_priority and not (cluster.queueing == "kueue" and cluster.queue):
+        yield Problem("kubernetes.queue_priority is Kueue's", "name a `queue`, or use priority_class")
+    if cluster.queue and cluster.queueing == "coscheduling":
+        yield Problem("coscheduling has no queues", "leave kubernetes.queue out")
+    if topology and topology.tier and cluster.queueing != "volcano":
+        yield Problem("kubernetes.topology.tier is Volcano's", "use queueing: volcano, or a node label alone")
+    if topology and "podAffinity" in cluster.affinity and cluster.queueing != "kueue":
+        yield Problem("kubernetes.topology is an affinity of pods too", "write it into kubernetes.affinity")
+    if cluster.queueing != "kueue" and cluster.kind == "leaderworkerset" and cluster.serve.replicas > 1:
+        yield Problem(
+            f"{cluster.queueing} would place {cluster.serve.replicas} groups as one", "use serve.replicas: 1"
+        )
+
+
+def _sizes(files: dict[str, str]) -> Iterator[Problem]:
+    size = sum(len(name) + len(text.encode()) for name, text in files.items())
+    if size > _CONFIGMAP:
+        largest = max(files, key=lambda name: len(files[name]))
+        yield Problem(
+            f"the run's files are {size:,} bytes, most of them {largest}; a ConfigMap holds {_CONFIGMAP:,}",
+            "use fewer hosts" if largest.startswith("hostfile") else "make the configuration smaller",
+        )

@@ -1,0 +1,77 @@
+"""The pods of a run: which there are, and which host each is.
+
+Owns how pods are found and matched with the hostfile's order; what they say is waits.py's and logs.py's.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from launcher.schedulers.kubernetes import kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.runs import Run
+    from launcher.schedulers.kubernetes.api import Server
+    from launcher.schedulers.kubernetes.applying import Place
+
+Pod = dict[str, Any]
+
+
+def pods(server: Server, at: Place, run: Run) -> list[Pod]:
+    """Every pod of the run that the server still has, the oldest first."""
+    label = kinds.KINDS[at.kind].label
+    selector = f"{label}={at.name}" if label else f"launcher/run={run.id}"
+    return sorted(
+        _pages(server, at.namespace, selector), key=lambda p: str(p["metadata"].get("creationTimestamp"))
+    )
+
+
+def _pages(server: Server, namespace: str, selector: str) -> Iterator[Pod]:
+    token = ""
+    while True:
+        query = {"labelSelector": selector, "limit": 500} | ({"continue": token} if token else {})
+        answer = server.get(f"/api/v1/namespaces/{namespace}/pods", **query)
+        yield from answer.get("items", [])
+        token = answer.get("metadata", {}).get("continue", "")
+        if not token:
+            return
+
+
+def index(at: Place, pod: Pod) -> int | None:
+    """The pod's index among the run's hosts; None for one that is none of them."""
+    return kinds.index(at.kind, pod["metadata"]["name"], pod["metadata"].get("labels", {}))
+
+
+def newest(at: Place, found: list[Pod]) -> dict[int, Pod]:
+    """The newest pod of each host, by index."""
+    by_index = {i: pod for pod in found if (i := index(at, pod)) is not None}
+    return dict(sorted(by_index.items()))
+
+
+def name(pod: Pod) -> str:
+    """A pod for a person: its host name, and the node it is on."""
+    shown = str(pod["spec"].get("hostname") or pod["metadata"]["name"])
+    return f"{shown} on {pod['spec']['nodeName']}" if pod["spec"].get("nodeName") else shown
+
+
+def containers(pod: Pod, named: str = "") -> list[dict[str, Any]]:
+    """The statuses of the pod's containers, or of the one `named`."""
+    found: list[dict[str, Any]] = pod.get("status", {}).get("containerStatuses") or []
+    return [c for c in found if not named or c["name"] == named]
+
+
+def runs(at: Place, pod: Pod) -> bool:
+    """Whether the node entry runs in it, and it is not being deleted."""
+    ours = containers(pod, kinds.KINDS[at.kind].container)
+    return not pod["metadata"].get("deletionTimestamp") and any("running" in c.get("state", {}) for c in ours)
+
+
+def seconds(text: str | None) -> float:
+    """An RFC 3339 time, of any number of digits, as Unix time in whole seconds; 0 for none."""
+    if not text:
+        return 0.0
+    offset = "+00:00" if text.endswith("Z") else text[-6:]
+    return datetime.fromisoformat(text[:19] + offset).timestamp()

@@ -1,0 +1,128 @@
+"""What a run's pods print: by rank or host, followed over restarts.
+
+Owns the reading of pod logs; the run folder itself is on a volume of the cluster, where only pods can read it.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING
+
+from launcher.errors import RunNotFoundError
+from launcher.schedulers import ENDED
+from launcher.schedulers.kubernetes import api, applying, hosts, kinds, waits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from launcher.runs import Run
+    from launcher.schedulers import Selection, State
+    from launcher.schedulers.kubernetes.api import Server
+    from launcher.schedulers.kubernetes.applying import Place
+    from launcher.schedulers.kubernetes.hosts import Pod
+
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(?:Z|[+-]\d\d:\d\d)")
+_PAUSE = 2.0  # seconds between looks for the next pod of a host
+
+
+def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterator[str]:
+    """Log lines of one host, or of one rank of it (default: rank 0 and the node entry of the first host).
+
+    With `follow` until the run ends, over every pod that the host gets. Raises RunNotFoundError when the run has no
+    such rank or host, or the host has no pod.
+    """
+    at = applying.place(run)
+    server = api.connect(at.context or None)
+    index, rank = _wanted(server, at, run, selection)
+    last, read = "", ""  # the stamp of the last line, and the uid of its pod
+    while True:
+        ended = selection.follow and state() in ENDED
+        pod = hosts.newest(at, hosts.pods(server, at, run)).get(index)
+        if pod is None and not selection.follow:
+            raise RunNotFoundError(f"host {index} of {run.id} has no pod", hint="`status` tells why")
+        if pod is not None:
+            last = last if read == pod["metadata"]["uid"] else ""
+            read = pod["metadata"]["uid"]
+            for stamp, text in stamped(server, at, pod, last, selection.follow):
+                last = stamp or last
+                line = of_rank(text, rank)
+                if line is not None:
+                    yield line
+        if ended or not selection.follow:
+            return
+        time.sleep(_PAUSE)
+
+
+def _wanted(server: Server, at: Place, run: Run, selection: Selection) -> tuple[int, int | None]:
+    """(the host's index, the rank); None is every rank of the host."""
+    if selection.rank is not None:
+        world = run.nodes * run.slots
+        if not 0 <= selection.rank < world:
+            raise RunNotFoundError(
+                f"{run.id} has no rank {selection.rank}", hint=f"ranks are 0 to {world - 1}"
+            )
+        return selection.rank // run.slots, selection.rank
+    if selection.host is None:
+        return 0, 0
+    names = {i: _names(pod) for i, pod in hosts.newest(at, hosts.pods(server, at, run)).items()}
+    for index, known in names.items():
+        if selection.host in known or selection.host.partition(".")[0] in known:
+            return index, None
+    every = ", ".join(known[0] for known in list(names.values())[:12])
+    raise RunNotFoundError(f"{run.id} has no host {selection.host!r}", hint=every or "it has no pods yet")
+
+
+def _names(pod: Pod) -> list[str]:
+    """What a person may call the host of `pod`: its host name, the pod's name, the node's."""
+    spec = pod["spec"]
+    return [str(n) for n in (spec.get("hostname"), pod["metadata"]["name"], spec.get("nodeName")) if n]
+
+
+def stamped(server: Server, at: Place, pod: Pod, last: str, follow: bool) -> Iterator[tuple[str, str]]:
+    """(time stamp, line) of a pod's log after the stamp `last`. A stream that breaks just ends.
+
+    Raises RunNotFoundError, without `follow`, for a pod that has not started.
+    """
+    path = f"/api/v1/namespaces/{at.namespace}/pods/{pod['metadata']['name']}/log"
+    query = {"container": kinds.KINDS[at.kind].container, "timestamps": "true"}
+    query |= {"follow": "true"} if follow else {}
+    query |= {"sinceTime": last} if last else {}
+    try:
+        for line in _split(server.text(path, **query)):
+            match = _STAMP.match(line)
+            if match is None:
+                yield "", line
+            elif not last or _order(match[0]) > _order(last):  # sinceTime counts in whole seconds
+                yield match[0], line[match.end() + 1 :]
+    except api.Refusal as refusal:
+        if refusal.status == 400 and not follow:
+            name = pod["metadata"]["name"]
+            raise RunNotFoundError(f"{name} has not started", hint=waits.why(server, at, pod)) from None
+        if refusal.status not in {0, 400, 404} or (refusal.status != 400 and not follow):
+            raise
+
+
+def _order(stamp: str) -> tuple[str, str]:
+    match = _STAMP.match(stamp)
+    assert match
+    return match[1], (match[2] or "").ljust(9, "0")
+
+
+def _split(pieces: Iterator[bytes]) -> Iterator[str]:
+    pending = b""
+    for piece in pieces:
+        *whole, pending = (pending + piece).split(b"\n")
+        yield from (line.decode("utf-8", "replace") for line in whole)
+    if pending:
+        yield pending.decode("utf-8", "replace")
+
+
+def of_rank(line: str, rank: int | None) -> str | None:
+    """The line without its `[rank] `, or None when another rank printed it; the node entry's lines have none."""
+    if rank is None:
+        return line
+    match = re.match(r"\[(\d+)\] ", line)
+    if match is None:
+        return line if rank == 0 else None
+    return line[match.end() :] if int(match[1]) == rank else None

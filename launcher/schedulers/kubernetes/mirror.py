@@ -1,0 +1,63 @@
+"""The steps of a run, taken from rank 0's log into the local run folder, for `status` and --wait.
+
+Owns the way from log lines to metrics.jsonl; the file's format is docker/workloads/metrics.py's, which prints each
+step too. The file that the ranks themselves write is on a volume of the cluster.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from launcher.errors import RunNotFoundError
+from launcher.schedulers.kubernetes import hosts, logs
+
+if TYPE_CHECKING:
+    from launcher.runs import Run
+    from launcher.schedulers.kubernetes.api import Server
+    from launcher.schedulers.kubernetes.applying import Place
+    from launcher.schedulers.kubernetes.hosts import Pod
+
+_STEP = re.compile(
+    r"step +(?P<step>\d+)/(?P<max_steps>\d+)  loss (?P<loss>[-\w.]+)  lr (?P<lr>\S+)(?:  norm (?P<grad_norm>\S+))?"
+    r"  (?P<tokens_per_second>[\d,]+) tokens/s  (?P<step_seconds>\S+) s/step"
+)
+_SAVED = re.compile(r"checkpoint (\S+) saved in")
+
+
+def metrics(server: Server, at: Place, run: Run, pod: Pod | None) -> None:
+    """Bring the local `metrics.jsonl` up to date from the log of `pod`, the first host's.
+
+    A folder that ranks write into themselves, as its `logs/` shows, is left alone.
+    """
+    if pod is None or not run.folder.is_dir() or (run.folder / "logs").exists():
+        return
+    kept = run.folder / "metrics.jsonl"
+    known = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
+    last = str(json.loads(known[-1])["stamp"]) if known else ""
+    made: list[dict[str, Any]] = []
+    try:
+        for stamp, text in logs.stamped(server, at, pod, last, follow=False):
+            found = record(logs.of_rank(text, 0) or "")
+            if found and stamp:
+                made.append({**found, "time": hosts.seconds(stamp), "stamp": stamp})
+    except RunNotFoundError:  # it has not started
+        return
+    if made and not known:
+        made.insert(0, {"event": "start", "step": 0, "time": made[0]["time"], "stamp": made[0]["stamp"]})
+    if made:
+        with kept.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in made)
+
+
+def record(line: str) -> dict[str, Any] | None:
+    """A line of the log as metrics.jsonl has it, or None when it tells no step and no checkpoint."""
+    saved = _SAVED.match(line)
+    if saved:
+        return {"event": "checkpoint", "step": int(re.sub(r"\D", "", saved[1]) or 0), "tag": saved[1]}
+    match = _STEP.match(line)
+    if not match:
+        return None
+    numbers = {k: float(v.replace(",", "")) for k, v in match.groupdict().items() if v is not None}
+    return {**numbers, "step": int(numbers["step"]), "max_steps": int(numbers["max_steps"])}

@@ -1,0 +1,268 @@
+"""What is inside a run's pods: command, environment, resources, volumes, rights.
+
+Owns the data of a pod, the same under every kind; its text is templates/kubernetes/pod.yaml.j2, what a controller
+adds is kinds.py's. Whoever reads a manifest should know: Kubernetes replaces `$(NAME)` in commands and values and
+makes one `$` of two, so that every `$` of a value is written twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from launcher import command, containers, memory, nccl, render
+from launcher.schedulers.kubernetes import kinds, queues, security
+
+if TYPE_CHECKING:
+    from launcher.plan import Plan
+
+FOLDER = "/runs"  # where the run folders' volume is mounted in a pod
+JOB = "/job"  # the ConfigMap: hostfile, DeepSpeed configuration, plan
+HOME = "/tmp"  # docker/Dockerfile
+GPU = "nvidia.com/gpu"
+# Of a host: kubelet, system daemons and DaemonSets keep the rest, and a pod that asks for all is never placed.
+# https://kubernetes.io/docs/tasks/administer-cluster/reserve-compute-resources/
+_SHARE = 0.9
+_MIB = 2**20
+# A node that is lost for half a minute is not waited for: Kubernetes' own default is five minutes.
+_LOST: list[dict[str, Any]] = [
+    {
+        "key": f"node.kubernetes.io/{word}",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": 30,
+    }
+    for word in ("not-ready", "unreachable")
+]
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod as data. `environment` is (name, value, reason); `references` is (name, where the value comes from)."""
+
+    container: str
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str, str], ...]
+    references: tuple[tuple[str, dict[str, Any]], ...]
+    labels: dict[str, str]
+    annotations: dict[str, str]
+    limits: dict[str, str]
+    requests: dict[str, str]
+    volumes: tuple[dict[str, Any], ...]
+    mounts: tuple[dict[str, Any], ...]
+    sidecars: tuple[dict[str, Any], ...]
+    tolerations: list[dict[str, Any]]
+    affinity: dict[str, Any]
+    node_selector: dict[str, str]
+    scheduler: str | None
+    rights: security.Rights
+    probe: dict[str, Any] | None = None
+
+    @property
+    def lines(self) -> list[render.Code]:
+        """The command's words as JSON, an option and its value on one line."""
+        lines: list[list[str]] = [[]]
+        for word in self.command:
+            if word.startswith("-") and lines[-1]:
+                lines.append([])
+            lines[-1].append(render.yaml(word))
+        return [render.Code(", ".join(line)) for line in lines]
+
+    def but(self, *options: str, **changes: Any) -> Pod:
+        """The same pod with more `options` of the node entry, and other changes."""
+        at = self.command.index("--hostfile")
+        words = (*self.command[:at], *options, *self.command[at:])
+        return dataclasses.replace(self, **{"command": words, **changes})
+
+
+def make(plan: Plan, labels: dict[str, str], queue: queues.Queueing) -> Pod:
+    """The pod that every host of the run is, but for its index."""
+    cluster = plan.cluster.kubernetes
+    volumes, mounts = _volumes(plan)
+    limits, requests = resources(plan)
+    return Pod(
+        container=kinds.KINDS[cluster.kind].container,
+        command=_command(plan),
+        environment=_environment(plan),
+        references=_references(plan),
+        labels={**labels, **queue.pod_labels},
+        annotations={**plan.fabric.annotations, **cluster.annotations, **queue.pod_annotations},
+        limits=limits,
+        requests=requests,
+        volumes=(*volumes, *_sidecar_volumes(plan)),
+        mounts=tuple(mounts),
+        sidecars=tuple(_sidecars(plan)),
+        tolerations=_tolerations(plan),
+        affinity={**{str(k): v for k, v in cluster.affinity.items()}, **queue.affinity},
+        node_selector=cluster.node_selector,
+        scheduler=cluster.scheduler or queue.scheduler,
+        rights=security.rights(plan),
+    )
+
+
+def literal(value: str) -> str:
+    """`value` for a command or a variable, where Kubernetes would otherwise read `$(NAME)` and `$$`.
+
+    https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/
+    """
+    return value.replace("$", "$$")
+
+
+def _command(plan: Plan) -> tuple[str, ...]:
+    folder = f"{FOLDER}/{plan.id}"
+    group = "-$(LWS_GROUP)" if plan.cluster.kubernetes.kind == "leaderworkerset" else ""
+    start = ("/bin/bash", "--posix", "-c", literal('. /job/fabric.sh; exec "$@"'), "bash")
+    return (
+        # posix: a fabric's script that is missing ends the container, instead of starting it without its settings
+        *(start if plan.fabric.script else ()),
+        *(containers.PYTHON_INSIDE, f"{containers.CODE_INSIDE}/node.py"),
+        *("--hostfile", f"{JOB}/hostfile{group}", "--run", plan.id + group, "--folder", folder),
+        *("--wait", str(plan.cluster.kubernetes.wait), "--"),
+        *map(literal, command.ranks(plan, folder, f"{JOB}/ds_config.json")),
+    )
+
+
+def _environment(plan: Plan) -> tuple[tuple[str, str, str], ...]:
+    return (
+        *((v.name, literal(v.value), v.why) for v in plan.environment),
+        ("RUN_DIR", f"{FOLDER}/{plan.id}", "where checkpoints and logs go"),
+        ("DEEPSPEED_CONFIG", f"{JOB}/ds_config.json", ""),
+    )
+
+
+def _references(plan: Plan) -> tuple[tuple[str, dict[str, Any]], ...]:
+    """Variables whose value is known only in the cluster: secrets, and what the controller numbers."""
+    made: list[tuple[str, dict[str, Any]]] = [
+        (s.variable, {"secretKeyRef": {"name": s.name, "key": s.key}}) for s in plan.secrets
+    ]
+    labels = {
+        # so that hosts of a new attempt never meet those of the last one
+        "jobset": ("RUN_ATTEMPT", "jobset.sigs.k8s.io/restart-attempt"),
+        "trainjob": ("RUN_ATTEMPT", "jobset.sigs.k8s.io/restart-attempt"),
+        "leaderworkerset": ("LWS_GROUP", "leaderworkerset.sigs.k8s.io/group-index"),
+    }
+    if plan.cluster.kubernetes.kind in labels:
+        name, label = labels[plan.cluster.kubernetes.kind]
+        made.append((name, {"fieldRef": {"fieldPath": f"metadata.labels['{label}']"}}))
+    return tuple(made)
+
+
+def resources(plan: Plan) -> tuple[dict[str, str], dict[str, str]]:
+    """(limits, requests) of a pod. Devices need equal ones; CPUs have no limit, which would only slow them down."""
+    cluster = plan.cluster.kubernetes
+    limits = {k: str(v) for k, v in plan.fabric.resources.items()} | cluster.resources
+    if plan.gpu:
+        limits = {GPU: str(plan.slots)} | limits
+    total = memory_limit(plan)
+    if total:
+        limits["memory"] = f"{total // _MIB}Mi"
+    requests = dict(limits)
+    cpus = cluster.cpus or (str(max(1, int(plan.cluster.cpus * _SHARE))) if plan.cluster.cpus else None)
+    if cpus:
+        requests["cpu"] = cpus
+    return limits, requests
+
+
+def memory_limit(plan: Plan) -> int | None:
+    """Bytes that a pod may use, /dev/shm and other emptyDirs in memory included; None when nothing says."""
+    host = plan.cluster.memory
+    return plan.cluster.kubernetes.memory or (int(host * _SHARE) if host else None)
+
+
+def shared_memory(plan: Plan) -> int:
+    """Bytes of /dev/shm: what NCCL asks for, and as much for each rank, whose data loaders pass batches through it."""
+    wanted = memory.SHM * (1 + plan.slots)
+    total = memory_limit(plan)
+    return plan.cluster.kubernetes.shm or (min(wanted, total // 2) if total else wanted)
+
+
+def _volumes(plan: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(volumes, volumeMounts): the job's files, /dev/shm, what may be written, run folders, the cluster's mounts."""
+    claim, scratch = plan.cluster.kubernetes.runs, plan.cluster.scratch
+    shm = f"{shared_memory(plan) // _MIB}Mi"
+    pairs: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        _volume("job", JOB, {"configMap": {"name": kinds.name(plan)}}, readonly=True),
+        _volume("shm", "/dev/shm", {"emptyDir": {"medium": "Memory", "sizeLimit": shm}}),
+        _volume("tmp", HOME, {"emptyDir": {}}),
+        *([_volume("scratch", scratch, {"emptyDir": {}})] if scratch != HOME else []),
+        _volume(
+            "runs", FOLDER, {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}
+        ),
+    ]
+    for number, mount in enumerate(plan.mounts):
+        source: dict[str, Any] = (
+            {"persistentVolumeClaim": {"claimName": mount.claim}}
+            if mount.claim
+            else {"hostPath": {"path": mount.host or mount.inside}}
+        )
+        pairs.append(_volume(f"mount-{number}", mount.inside, source, mount.readonly))
+    for number, (host, inside, readonly) in enumerate(_fabric_paths(plan)):
+        pairs.append(_volume(f"fabric-{number}", inside, {"hostPath": {"path": host}}, readonly))
+    return [volume for volume, _ in pairs], [mount for _, mount in pairs]
+
+
+def _volume(
+    name: str, path: str, source: dict[str, Any], readonly: bool = False
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    mount: dict[str, Any] = {"name": name, "mountPath": path}
+    return {"name": name, **source}, mount | ({"readOnly": True} if readonly else {})
+
+
+def _fabric_paths(plan: Plan) -> list[tuple[str, str, bool]]:
+    """(host path, path inside, read only) of the fabric; devices too where no device plugin brings them."""
+    devices = plan.fabric.devices if plan.fabric.privileged else ()
+    return [(m.host, m.inside, m.readonly) for m in plan.fabric.mounts] + [(d, d, False) for d in devices]
+
+
+def _sidecar_volumes(plan: Plan) -> list[dict[str, Any]]:
+    paths = dict.fromkeys(m.host for sidecar in plan.fabric.sidecars for m in sidecar.mounts)
+    return [{"name": f"sidecar-{n}", "hostPath": {"path": path}} for n, path in enumerate(paths)]
+
+
+def _sidecars(plan: Plan) -> list[dict[str, Any]]:
+    """The fabric's daemons: init containers that run until the pod ends, as Kubernetes 1.29 and newer have them."""
+    names = {str(v["hostPath"]["path"]): str(v["name"]) for v in _sidecar_volumes(plan)}
+    return [
+        {
+            "name": sidecar.name,
+            "image": sidecar.image,
+            "restartPolicy": "Always",
+            "command": [literal(word) for word in sidecar.command],
+            "env": [{"name": name, "value": literal(value)} for name, value in sidecar.environment],
+            "securityContext": security.sidecar(sidecar.capabilities),
+            "volumeMounts": [
+                {"name": names[m.host], "mountPath": m.inside} | ({"readOnly": True} if m.readonly else {})
+                for m in sidecar.mounts
+            ],
+        }
+        for sidecar in plan.fabric.sidecars
+    ]
+
+
+def _tolerations(plan: Plan) -> list[dict[str, Any]]:
+    """The cluster's, and Kubernetes' own taints as far as the cluster says nothing of them."""
+    given = [t.model_dump(exclude_none=True) for t in plan.cluster.kubernetes.tolerations]
+    # sites keep other pods off GPU nodes with a taint of the resource's name
+    gpu: list[dict[str, Any]] = (
+        [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}] if plan.gpu else []
+    )
+    named = {t.get("key") for t in given}
+    return given + [t for t in [*gpu, *_LOST] if t["key"] not in named]
+
+
+def files(plan: Plan, facts: str) -> dict[str, str]:
+    """What the ConfigMap holds: file name → text."""
+    from launcher import hostfile
+
+    kind, groups = plan.cluster.kubernetes.kind, range(plan.cluster.kubernetes.serve.replicas)
+    made = (
+        {f"hostfile-{g}": hostfile.text(kinds.hosts(plan, g), plan.slots) for g in groups}
+        if kind == "leaderworkerset"
+        else {"hostfile": hostfile.text(kinds.hosts(plan), plan.slots)}
+    )
+    made |= {"ds_config.json": json.dumps(plan.config, indent=1), "plan.json": facts}
+    if plan.fabric.script:
+        made["fabric.sh"] = nccl.text(plan.environment, plan.fabric.script)
+    return made

@@ -1,0 +1,111 @@
+"""How a run's pods are admitted together: Kueue, Volcano, coscheduling, or as they come.
+
+Owns the labels, annotations and PodGroups that these systems read, and where a topology is written.
+
+https://kueue.sigs.k8s.io/docs/tasks/run/jobs/
+https://volcano.sh/en/docs/podgroup/
+https://github.com/kubernetes-sigs/scheduler-plugins/blob/master/pkg/coscheduling/README.md
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from launcher import kubernetes_syntax
+from launcher.schedulers.kubernetes import kinds
+
+if TYPE_CHECKING:
+    from launcher.plan import Plan
+
+KUEUE = "kueue.x-k8s.io"
+_SCHEDULERS = {"volcano": "volcano", "coscheduling": "scheduler-plugins-scheduler"}
+
+
+@dataclass(frozen=True)
+class Queueing:
+    """What a queue adds: to the object's metadata, to the pods, and as an object of its own (`group`)."""
+
+    labels: dict[str, str] = field(default_factory=dict)
+    annotations: dict[str, str] = field(default_factory=dict)
+    pod_labels: dict[str, str] = field(default_factory=dict)
+    pod_annotations: dict[str, str] = field(default_factory=dict)
+    affinity: dict[str, Any] = field(default_factory=dict)
+    scheduler: str | None = None
+    group: dict[str, Any] | None = None
+
+
+def make(plan: Plan, requests: dict[str, str]) -> Queueing:
+    """The queueing of `plan`, whose pods each ask for `requests`."""
+    cluster = plan.cluster.kubernetes
+    labels: dict[str, str] = {}
+    pod_labels: dict[str, str] = {}
+    pod_annotations: dict[str, str] = {}
+    if cluster.queueing == "kueue" and cluster.queue:
+        # The label is enough: Kueue's webhook suspends the object until it is admitted.
+        labels[f"{KUEUE}/queue-name"] = cluster.queue
+        if cluster.queue_priority:
+            labels[f"{KUEUE}/priority-class"] = cluster.queue_priority
+    elif cluster.queueing == "volcano":
+        pod_annotations["scheduling.k8s.io/group-name"] = kinds.name(plan)
+    elif cluster.queueing == "coscheduling":
+        pod_labels["scheduling.x-k8s.io/pod-group"] = kinds.name(plan)
+    topology = cluster.topology
+    affinity: dict[str, Any] = {}
+    if topology and labels:
+        strength = "required" if topology.required else "preferred"
+        pod_annotations[f"{KUEUE}/podset-{strength}-topology"] = topology.label
+    elif topology and not topology.exclusive and not topology.tier:
+        affinity = _near(plan, topology.label, topology.required)
+    exclusive = topology.label if topology and topology.exclusive else None
+    return Queueing(
+        labels,
+        {"alpha.jobset.sigs.k8s.io/exclusive-topology": exclusive} if exclusive else {},
+        pod_labels,
+        pod_annotations,
+        affinity,
+        _SCHEDULERS.get(cluster.queueing),
+        _group(plan, requests),
+    )
+
+
+def _near(plan: Plan, label: str, required: bool) -> dict[str, Any]:
+    """Affinity of the run's pods to each other, within one value of a node label."""
+    term = {"labelSelector": {"matchLabels": kinds.selector(plan)}, "topologyKey": label}
+    if required:
+        return {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [term]}}
+    weighted = {"weight": 100, "podAffinityTerm": term}
+    return {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [weighted]}}
+
+
+def _group(plan: Plan, requests: dict[str, str]) -> dict[str, Any] | None:
+    """The PodGroup (apiVersion and spec) of Volcano or coscheduling: all hosts or none."""
+    cluster = plan.cluster.kubernetes
+    if cluster.queueing not in _SCHEDULERS:
+        return None
+    spec: dict[str, Any] = {"minMember": plan.nodes, "minResources": _all(requests, plan.nodes)}
+    if not spec["minResources"]:
+        del spec["minResources"]
+    if cluster.queueing == "coscheduling":
+        return {"api": "scheduling.x-k8s.io/v1alpha1", "spec": spec | {"scheduleTimeoutSeconds": 600}}
+    spec |= {"queue": cluster.queue} if cluster.queue else {}
+    spec |= {"priorityClassName": cluster.priority_class} if cluster.priority_class else {}
+    topology = cluster.topology
+    if topology and topology.tier:
+        mode = "hard" if topology.required else "soft"
+        spec["networkTopology"] = {"mode": mode, "highestTierAllowed": topology.tier}
+    return {"api": "scheduling.volcano.sh/v1beta1", "spec": spec}
+
+
+def _all(requests: dict[str, str], pods: int) -> dict[str, str]:
+    """What `pods` pods ask for together: in thousandths for CPUs, in MiB for memory, else whole."""
+    made = {}
+    for name, amount in requests.items():
+        number = kubernetes_syntax.number(amount) * pods
+        if name == "cpu":
+            made[name] = f"{round(number * 1000)}m" if number % 1 else str(int(number))
+        elif name == "memory" or name.startswith("hugepages-"):
+            made[name] = f"{int(number) // 2**20}Mi"
+        else:
+            made[name] = str(int(number))
+    return made

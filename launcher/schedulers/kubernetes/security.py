@@ -1,0 +1,89 @@
+"""What a pod may do: as little as Kubernetes' `restricted` standard asks, and exactly what a fabric needs beyond it.
+
+Owns security contexts and the words that say why one is wider.
+https://kubernetes.io/docs/concepts/security/pod-security-standards/
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from launcher.plan import Plan
+
+Level = Literal["restricted", "baseline", "privileged"]
+
+
+@dataclass(frozen=True)
+class Rights:
+    """The security contexts of a pod and its container, the standard that admits them, and why it is no stricter.
+
+    `unlimited`: the nodes themselves must let a container lock any amount of memory.
+    """
+
+    pod: dict[str, Any]
+    container: dict[str, Any]
+    host_network: bool
+    level: Level
+    reasons: tuple[str, ...]
+    unlimited: bool
+
+
+def rights(plan: Plan) -> Rights:
+    """The rights of a run's pods."""
+    cluster, fabric = plan.cluster.kubernetes, plan.fabric
+    added = fabric.capabilities if cluster.memlock == "capability" or not fabric.memlock else ()
+    # A capability that is added counts for root alone: Kubernetes cannot give one to another user
+    # (https://github.com/kubernetes/enhancements/issues/2763).
+    user = 0 if added or fabric.privileged else cluster.user
+    reasons = list(_reasons(plan, added))
+    wide = bool(reasons)
+    if user == 0 and not wide:
+        reasons.append("user 0: kubernetes.user says so")
+    pod = {
+        "runAsNonRoot": user != 0,
+        "runAsUser": user,
+        "runAsGroup": cluster.group,
+        "fsGroup": cluster.group,
+        "fsGroupChangePolicy": "OnRootMismatch",  # else every file of a large volume is visited at each start
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    container: dict[str, Any] = {"readOnlyRootFilesystem": True}
+    if fabric.privileged:
+        container["privileged"] = True
+    else:
+        container["allowPrivilegeEscalation"] = False
+        container["capabilities"] = {"drop": ["ALL"], **({"add": list(added)} if added else {})}
+    level: Level = "privileged" if wide else "baseline" if user == 0 else "restricted"
+    unlimited = fabric.memlock and not added and not fabric.privileged
+    return Rights(pod, container, fabric.host_network, level, tuple(reasons), unlimited)
+
+
+def _reasons(plan: Plan, added: tuple[str, ...]) -> list[str]:
+    fabric = plan.fabric
+    made = []
+    if fabric.privileged:
+        made.append(f"privileged: fabric {fabric.name} opens the host's devices, {', '.join(fabric.devices)}")
+    if added:
+        hint = " (kubernetes.memlock: node, where nodes set no limit, does without)" if fabric.memlock else ""
+        made.append(f"{', '.join(added)}, as root: fabric {fabric.name} pins memory for its adapters{hint}")
+    if fabric.host_network:
+        made.append(f"the host's network: fabric {fabric.name}; no NetworkPolicy can protect it")
+    made += [f"host path {m.host}: fabric {fabric.name}" for m in fabric.mounts]
+    made += [
+        f"{', '.join(s.capabilities) or 'root'} and host paths for {s.name}: fabric {fabric.name}"
+        for s in fabric.sidecars
+    ]
+    made += [f"host path {m.host}: the cluster's mounts" for m in plan.mounts if m.host and not m.claim]
+    return made
+
+
+def sidecar(capabilities: tuple[str, ...]) -> dict[str, Any]:
+    """The security context of a fabric's daemon: root, as its vendor runs it, with what it asks for."""
+    context: dict[str, Any] = {
+        "runAsNonRoot": False,
+        "runAsUser": 0,
+        "seccompProfile": {"type": "Unconfined"},
+    }
+    return context | ({"capabilities": {"add": list(capabilities)}} if capabilities else {})
