@@ -73,7 +73,12 @@ def yaml(value: Any) -> str:
         return value
     if value is None:
         raise TypeError("None has no meaning in a manifest")
-    return json.dumps(value, ensure_ascii=False)
+    # YAML readers refuse or fold these as they are, and take them escaped: https://yaml.org/spec/1.2.2/#51-character-set
+    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", _escaped, json.dumps(value, ensure_ascii=False))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
 
 
 def comment(value: Any) -> Code:
