@@ -176,7 +176,7 @@ def _argument_problem(key: str, value: object) -> str:
         return f"must be one value or a list of values, not {shown(value)}"
     if isinstance(value, list) and any(v is None or isinstance(v, bool) for v in values):
         return f"must be a list of text or numbers, not {shown(value)}; quote what is text"
-    return "holds a NUL character" if any(isinstance(v, str) and "\0" in v for v in values) else ""
+    return ""
 
 
 def _problem(error: Any, document: Document, model: type[Model]) -> Problem:

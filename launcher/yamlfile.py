@@ -204,7 +204,7 @@ class _Builder:
         lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             key = _joined(str(key_node.value)) if isinstance(key_node, ScalarNode) else None
-            if key is None:
+            if key is None or "\0" in key:
                 self.problem("a key must be a plain word", "quote it if it has brackets", key_node)
                 continue
             if key == "<<":
@@ -227,6 +227,8 @@ class _Builder:
         text = _joined(node.value)
         if text is None:
             return self.problem("half a character cannot be written", "use \\U and eight digits", node)
+        if "\0" in text:  # neither an argument nor a variable nor a path can
+            return self.problem("no value can hold a NUL character", "take it out", node)
         if kind in {"str", "timestamp"}:  # a date is text here: no field holds one
             return text
         try:

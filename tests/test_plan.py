@@ -18,7 +18,12 @@ from launcher.errors import PlanError
 from tests import samples
 
 NAMES = st.from_regex(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True)
-GPU = {"gpu": "h100-80gb", "slots": 8, "fabric": "infiniband", "image": "registry.example.com/train"}
+GPU: dict[str, Any] = {
+    "gpu": "h100-80gb",
+    "slots": 8,
+    "fabric": "infiniband",
+    "image": "registry.example.com/train",
+}
 
 
 def refused(job_fields: dict[str, Any], **cluster_fields: Any) -> list[str]:

@@ -17,8 +17,10 @@ from launcher.errors import Place, SpecError
 if TYPE_CHECKING:
     from pathlib import Path
 
-PLAIN = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), PLAIN)
+PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), PLAIN
+)
 VALUES = st.recursive(
     SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PLAIN, inner, max_size=3),
@@ -91,6 +93,20 @@ def test_all_duplicates_and_tags_are_said_at_once() -> None:
         "job.yaml:3:4: the tag !x has no meaning here; remove it, or quote the value",
         "job.yaml:4:4: the tag !!set has no meaning here; remove it, or quote the value",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (r'a: "x\0y"', "job.yaml:1:4: no value can hold a NUL character; take it out"),
+        (r'a: "\ud83d"', "job.yaml:1:4: half a character cannot be written; use \\U and eight digits"),
+        (r'"a\0": 1', "job.yaml:1:1: a key must be a plain word; quote it if it has brackets"),
+        ("? [a]\n: 1", "job.yaml:1:3: a key must be a plain word; quote it if it has brackets"),
+        ("a: {<<: 1}", "job.yaml:1:5: YAML 1.2 has no merge key `<<`; write the keys out"),
+    ],
+)
+def test_refused(text: str, message: str) -> None:
+    assert refused(text) == [message]
 
 
 def test_aliases_are_written_out() -> None:
