@@ -267,9 +267,13 @@ def live(model: Architecture, settings: Zero) -> int:
     (deepspeed/runtime/zero/partitioned_param_coordinator.py; partition_parameters.py, AllGatherCoalescedHandle).
     """
     gathered = model.parameters - persistent(model, settings)
-    kept = max(settings.max_live if settings.prefetch else 0, settings.max_reuse // 2)
     fetched = max(min(settings.prefetch, settings.max_live), model.largest_module)
-    return min(gathered, kept + model.largest_module) + min(gathered, fetched)
+    return min(gathered, retained(settings) + model.largest_module) + min(gathered, fetched)
+
+
+def retained(settings: Zero) -> int:
+    """Elements of gathered weights that stage 3 lets stay until the backward pass."""
+    return max(settings.max_live if settings.prefetch else 0, settings.max_reuse // 2)
 
 
 def step(model: Architecture, settings: Zero, setup: Setup) -> int:

@@ -1,0 +1,192 @@
+"""What the ranks send each other in one optimizer step, and the shortest time such a step can take.
+
+Owns volumes as DeepSpeed 0.19.8 moves them, and the bounds that follow from data sheets; leaves the papers' own
+volumes to zero_paper.py and GPU figures to gpus.py.
+
+    traffic.collectives(architecture, zero.read(ds_config), setup) -> the collectives of one step
+    traffic.volume(collectives, "fabric") -> bytes that one host sends over the fabric in a step
+    traffic.bound(architecture, settings, setup, gpu, fabric) -> Bound: seconds, MFU, tokens a second
+
+Measured with deepspeed.comm's logger: stages 1 and 2 all-reduce the gradients and then all-gather the weights,
+3 x parameters where the paper has 2, unless use_multi_rank_bucket_allreduce is off; stage 3 gathers the weights
+once, not twice, as long as they all stay (memory.live). Stages 2 and 3 reduce after every micro batch, stages 0
+and 1 once a step. A ring sends (n - 1) / n of a message; an all-reduce sends it twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from launcher import memory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from launcher.architecture import Architecture
+    from launcher.gpus import Gpu
+    from launcher.memory import Setup
+    from launcher.zero import Zero
+
+# Bytes of host memory that one parameter's Adam update reads and writes: master weight, two moments, gradient
+# read, master weight and moments written, all fp32, and the weight in 16 bits.
+ADAM_BYTES = 4 * 4 + 3 * 4 + 2
+# Memory bandwidth of a host's processors when nothing better is known: two sockets of eight DDR4-3200 channels.
+HOST_BANDWIDTH = 400 * 10**9
+# Of a host's NVMe disks together, when nothing better is known: four PCIe 4 disks.
+NVME_BANDWIDTH = 20 * 10**9
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One kind of collective of a step. `message` is the bytes of the whole tensor, `times` how often it happens."""
+
+    what: str  # gradients or weights, and when
+    kind: str  # all_reduce, reduce, all_gather, reduce_scatter or all_to_all
+    message: float
+    times: int
+    group: int  # ranks that take part
+    scope: str  # "host": within each host; "world": all hosts
+
+    @property
+    def sent(self) -> float:
+        """Bytes that one rank sends in a step, on a ring."""
+        twice = 2 if self.kind == "all_reduce" else 1
+        return twice * self.message * self.times * (self.group - 1) / self.group
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The least seconds of one step and its parts; what a figure is missing for is None."""
+
+    compute: float
+    intra: float  # collectives within hosts, and the hosts' share of those among all
+    fabric: float | None  # collectives between hosts; None: the fabric's rate is not known
+    optimizer: float  # the update, with its traffic to host memory or NVMe
+    step: float | None
+    mfu: float | None  # model FLOPS over what all GPUs could do in that time; recomputation does not count
+    tokens_per_second: float | None
+
+
+def collectives(model: Architecture, settings: Zero, setup: Setup) -> tuple[Collective, ...]:
+    """The collectives of one optimizer step; none for a single rank."""
+    if setup.world == 1:
+        return ()
+    whole = float(settings.weight_bytes * model.parameters)
+    scope = "world" if setup.world > setup.slots else "host"
+    if settings.stage == 0:
+        return (Collective("gradients", "all_reduce", whole, 1, setup.world, scope),)
+    if settings.stage < 3:
+        kind = "all_reduce" if settings.multi_rank else "reduce"
+        times = settings.accumulation if settings.stage == 2 else 1
+        return (
+            Collective("gradients", kind, whole, times, setup.world, scope),
+            Collective("updated weights", "all_gather", whole, 1, setup.world, scope),
+        )
+    return tuple(_stage3(model, settings, setup, scope))
+
+
+def _stage3(model: Architecture, settings: Zero, setup: Setup, scope: str) -> Iterable[Collective]:
+    times, world = settings.accumulation, setup.world
+    gathered = settings.weight_bytes * float(model.parameters - memory.persistent(model, settings))
+    weights = gathered / 2 if settings.quantized_weights else gathered
+    yield Collective("weights, forward", "all_gather", weights, times, world, scope)
+    again = 1 - kept(model, settings)
+    if again > 0:
+        near = settings.hpz > 1
+        group, where = (settings.hpz, "host") if near else (world, scope)
+        yield Collective("weights, backward", "all_gather", again * weights, times, group, where)
+    whole = float(settings.weight_bytes * model.parameters)
+    if settings.quantized_gradients and setup.world > setup.slots:
+        # Two hops in 4 bits: within the host, then each slot its part among the hosts.
+        hosts = world // setup.slots
+        yield Collective("gradients, within hosts", "all_to_all", whole / 4, times, setup.slots, "host")
+        yield Collective(
+            "gradients, among hosts", "all_to_all", whole / 4 / setup.slots, times, hosts, "fabric"
+        )
+    else:
+        yield Collective("gradients", "reduce_scatter", whole, times, world, scope)
+
+
+def kept(model: Architecture, settings: Zero) -> float:
+    """The share of stage 3's gathered weights that stay from the forward to the backward pass."""
+    gathered = model.parameters - memory.persistent(model, settings)
+    return min(1.0, memory.retained(settings) / gathered) if gathered else 1.0
+
+
+def volume(moved: Iterable[Collective], link: str, slots: int = 1) -> float:
+    """Bytes sent in one step: "slot" by one rank in all, "fabric" by one host to others.
+
+    A ring over all hosts crosses each host's border once, so a host sends what one of its ranks sends.
+    """
+    if link == "slot":
+        return sum(c.sent for c in moved)
+    return sum(c.sent * (slots if c.scope == "fabric" else 1) for c in moved if c.scope != "host")
+
+
+def flops_per_token(model: Architecture, sequence: int) -> float:
+    """Floating point operations that training on one token takes: 6 for each weight in a product, and attention.
+
+    PaLM, arXiv 2204.02311, appendix B: 6 N + 12 x layers x heads x head width x sequence. The embedding's look-up
+    is no product; a tied head is one.
+    """
+    lookup = sum(w.size for w in model.embeddings)
+    head = 0 if model.head else model.vocab * model.hidden
+    weights = model.active_parameters - lookup + head
+    return 6.0 * weights + 12.0 * model.layers * model.heads * model.head_dim * sequence
+
+
+def bound(
+    model: Architecture,
+    settings: Zero,
+    setup: Setup,
+    gpu: Gpu,
+    fabric: float | None,
+    host_bandwidth: float = HOST_BANDWIDTH,
+    nvme_bandwidth: float = NVME_BANDWIDTH,
+) -> Bound:
+    """The shortest step on `gpu` with a fabric of `fabric` bytes a second and host (one direction).
+
+    A bound, not a forecast: every product at the data sheet's rate, every collective at its link's, gradients and
+    gathered weights hidden behind computation where DeepSpeed overlaps them. Real steps take longer; their order
+    is what it is for.
+    """
+    tokens = setup.tokens * settings.accumulation
+    per_token = flops_per_token(model, setup.sequence)
+    again = 4 / 3 if setup.checkpointing else 1.0
+    compute = tokens * per_token * again / gpu.flops
+    moved = collectives(model, settings, setup)
+    intra = volume(moved, "slot") / gpu.link
+    between = volume(moved, "fabric", setup.slots)
+    outside = None if fabric is None else between / fabric
+    outside = 0.0 if between == 0 else outside
+    update = _update(model, settings, setup, gpu, host_bandwidth, nvme_bandwidth)
+    if outside is None:
+        return Bound(compute, intra, None, update, None, None, None)
+    late = [c for c in moved if c.what == "updated weights"]
+    after = max(volume(late, "slot") / gpu.link, volume(late, "fabric", setup.slots) / (fabric or 1.0))
+    during = max(intra, outside) - after
+    step = (max(compute, during) if settings.overlap else compute + during) + after + update
+    total = tokens * setup.world
+    mfu = total * per_token / (step * gpu.flops * setup.world)
+    return Bound(compute, intra, outside, update, step, mfu, total / step)
+
+
+def _update(
+    model: Architecture, settings: Zero, setup: Setup, gpu: Gpu, host_bandwidth: float, nvme_bandwidth: float
+) -> float:
+    """Seconds for what the optimizer and the offload of one step move."""
+    ranks = min(setup.slots, setup.world)
+    own = memory.shard(model.parameters, setup.world if settings.stage else 1)
+    if settings.offload_optimizer == "none":
+        seconds = own * ADAM_BYTES / gpu.bandwidth
+    else:
+        # Gradients come down and weights go up, then the processors of the host update all its ranks' parts.
+        seconds = 2 * own * settings.weight_bytes / gpu.host + ranks * own * ADAM_BYTES / host_bandwidth
+    if settings.offload_optimizer == "nvme":
+        seconds += ranks * own * (16 + 12) / nvme_bandwidth
+    if settings.offload_param != "none":
+        passes = 2 * settings.accumulation * own * settings.weight_bytes
+        slow = ranks * passes / nvme_bandwidth if settings.offload_param == "nvme" else 0.0
+        seconds += max(passes / gpu.host, slow)
+    return seconds
