@@ -10,12 +10,13 @@ import argparse
 import math
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
 
 LAUNCHER_GROUP = "set by the launcher"
+LAUNCHER_OPTIONS = ("deepspeed-config", "run-dir", "model", "checkpoint-every", "checkpoint-keep", "resume")
 SWITCH = argparse.BooleanOptionalAction
 
 
@@ -32,44 +33,52 @@ def _bounded(kind: type[int] | type[float], low: float, high: float, meaning: st
     return convert
 
 
+factor = _bounded(int, 2, math.inf, "a whole number of at least 2")
 positive = _bounded(int, 1, math.inf, "a whole number of at least 1")
 count = _bounded(int, 0, math.inf, "a whole number of at least 0")
 exit_code = _bounded(int, 1, 255, "an exit code from 1 to 255")
 rate = _bounded(float, sys.float_info.min, math.inf, "a number above 0")
 number = _bounded(float, 0.0, math.inf, "a number of at least 0")
+share = _bounded(float, sys.float_info.min, 1.0, "a number above 0 and up to 1")
 fraction = _bounded(float, 0.0, 1.0 - sys.float_info.epsilon, "a number from 0 to below 1")
 
 
-def launcher(parser: argparse.ArgumentParser) -> None:
-    """Add the options that the launcher fills in from the job; a job's `args` cannot set them."""
+def launcher(parser: argparse.ArgumentParser, only: Container[str] = LAUNCHER_OPTIONS) -> None:
+    """Add the options that the launcher fills in from the job (or `only` some); a job's `args` cannot set them."""
     group = parser.add_argument_group(LAUNCHER_GROUP)
-    group.add_argument(
-        "--deepspeed-config", metavar="FILE", required=True, help="DeepSpeed's JSON, batch numbers included"
+
+    def add(name: str, **settings: Any) -> None:
+        if name in only:
+            group.add_argument(f"--{name}", **settings)
+
+    add(
+        "deepspeed-config",
+        metavar="FILE",
+        required=True,
+        help="DeepSpeed's JSON, batch numbers included",
     )
-    group.add_argument(
-        "--run-dir",
+    add(
+        "run-dir",
         metavar="DIR",
         required=True,
         help="folder of the run, seen by every rank: metrics.jsonl, summary.json and checkpoints/ go here",
     )
-    group.add_argument(
-        "--model",
+    add(
+        "model",
         metavar="NAME|PATH",
         required=True,
         help="an architecture of models.json (random weights), a Hugging Face folder or a hub name",
     )
-    group.add_argument(
-        "--checkpoint-every",
+    add(
+        "checkpoint-every",
         type=count,
         default=0,
         metavar="N",
         help="save every N steps; 0 saves at the end and on a signal only",
     )
-    group.add_argument(
-        "--checkpoint-keep", type=positive, default=2, metavar="K", help="complete checkpoints to keep"
-    )
-    group.add_argument(
-        "--resume",
+    add("checkpoint-keep", type=positive, default=2, metavar="K", help="complete checkpoints to keep")
+    add(
+        "resume",
         metavar="DIR",
         help="checkpoints/ of an older run to start from, only read; checkpoints of --run-dir go first",
     )

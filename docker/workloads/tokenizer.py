@@ -52,6 +52,11 @@ def make(
     return made
 
 
+def existing(name: str) -> PreTrainedTokenizerBase:
+    """A tokenizer that needs no training: bytes, a folder or a hub name. Raises Stop when there is none."""
+    return _wrapped(_bytes(), "bytes") if name == "bytes" else _existing(name)
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], dtype: str) -> list[np.ndarray]:
     """The token ids of each text, without special tokens."""
     import numpy as np

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Container, Mapping
 
 DOCKER = Path(__file__).parents[2] / "docker"
 TIMEOUT = 240.0  # several times what a run takes on two busy cores
@@ -109,8 +109,13 @@ def start(
     *args: str,
     model: str | Mapping[str, Any] = GPT2,
     before: Callable[[], object] | None = None,
+    workload: str = "pretrain",
+    given: Container[str] = ("deepspeed-config", "run-dir", "model"),
 ) -> Ranks:
-    """Start `size` ranks of a run in `folder`/run. A model that is a mapping becomes a folder with that config."""
+    """Start `size` ranks of a run in `folder`/run. A model that is a mapping becomes a folder with that config.
+
+    `given` are the options of the launcher that the workload has.
+    """
     run_dir = folder / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
     if not isinstance(model, str):
@@ -120,8 +125,9 @@ def start(
         model = str(place)
     config = folder / "deepspeed.json"
     config.write_text(json.dumps(deepspeed))
-    command = [sys.executable, "-u", "-m", "workloads.pretrain", f"--deepspeed-config={config}"]
-    command += [f"--run-dir={run_dir}", f"--model={model}", *args]
+    ours = {"deepspeed-config": config, "run-dir": run_dir, "model": model}
+    command = [sys.executable, "-u", "-m", f"workloads.{workload}"]
+    command += [f"--{name}={value}" for name, value in ours.items() if name in given] + [*args]
     outputs = [folder / f"rank-{rank}.log" for rank in range(size)]
     port = _free_port()
     processes = []
