@@ -20,6 +20,7 @@ LOST = 70  # EX_SOFTWARE: a host was lost
 NOT_STARTED = 71  # EX_OSERR: the ranks could not be started
 NOT_WRITABLE = 73  # EX_CANTCREAT: the run folder
 SAVED = 75  # EX_TEMPFAIL: saved, run me again
+UNFIT = 76  # EX_PROTOCOL: a host failed preflight
 
 
 class Stop(Exception):

@@ -5,49 +5,22 @@ The only place that prints or exits. Every verb imports what it needs inside its
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import difflib
-import io
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from launcher import __version__
+from launcher import __version__, arguments, streams
 from launcher.errors import LauncherError, did_you_mean
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from launcher.plan import Plan
     from launcher.runs import Run
 
 OK, JOB_FAILED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.refuse(message, f"see `{self.prog} --help`")
-
-    def refuse(self, message: str, hint: str) -> NoReturn:
-        say(f"error: {message}; {hint}")
-        raise SystemExit(USAGE)
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        # argparse's own message lists every choice and names none as meant
-        if action.choices is not None and value not in action.choices:
-            what = str(action.metavar or action.dest).lower()
-            self.refuse(f"unknown {what} {value!r}", did_you_mean(value, map(str, action.choices)))
-
-    def unknown(self, words: Sequence[str]) -> NoReturn:
-        """Refuse words that no argument takes."""
-        flag = words[0].partition("=")[0]
-        if not flag.startswith("-"):
-            self.error(f"unexpected {words[0]!r}")
-        close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"see `{self.prog} --help`"
-        self.refuse(f"unknown option {flag!r}", hint)
 
 
 def say(text: str) -> None:
@@ -57,13 +30,13 @@ def say(text: str) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    made = _Parser(
+    made = arguments.Parser(
         prog="launcher",
         description="Run one DeepSpeed job file on this machine, on Slurm or on Kubernetes.",
         allow_abbrev=False,
     )
     made.add_argument("--version", action="version", version=f"launcher {__version__}")
-    verbs = made.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    verbs = made.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=arguments.Parser)
 
     for name, aliases, where in (
         ("local", (), "on this machine"),
@@ -79,6 +52,8 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--wait", action="store_true", help="follow the run to its end; exit 1 if it failed"
         )
+        if name == "slurm":
+            _slurm_options(verb)
         verb.set_defaults(scheduler=name)
 
     verb = _verb(
@@ -114,7 +89,19 @@ def parser() -> argparse.ArgumentParser:
 
     _run_option(_verb(verbs, "cancel", "end a run", cancel))
 
+    verb = _verb(
+        verbs, "resume", "let a run that ended go on in its folder, from its last checkpoint", resume
+    )
+    _run_option(verb)
+    _exclude_option(verb)
+
+    verb = _verb(verbs, "report", "the runs of a sweep with what came out, best first", report)
+    verb.add_argument("sweep", metavar="SWEEP", help="a sweep's id, or its first characters")
+    verb.add_argument("--json", action="store_true", help="for programs")
+
     verb = _verb(verbs, "list", "all runs, newest first", list_runs)
+    states = ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "UNKNOWN")
+    verb.add_argument("--state", choices=states, type=str.upper, help="only runs in this state")
     verb.add_argument("--json", action="store_true", help="for programs")
 
     verb = _verb(verbs, "schema", "the JSON Schema of a job or cluster file", schema)
@@ -149,14 +136,34 @@ def _job_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--name", default="", metavar="SUFFIX", help="added to the run's id")
 
 
+def _slurm_options(verb: argparse.ArgumentParser) -> None:
+    _exclude_option(verb)
+    verb.add_argument(
+        "--after", action="append", default=[], metavar="RUN", help="start when this run has succeeded"
+    )
+    verb.add_argument(
+        "--sweep",
+        action="append",
+        default=[],
+        metavar="KEY=V,V…",
+        help="a run for each combination, as one array",
+    )
+
+
+def _exclude_option(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--exclude-bad", action="store_true", help="stay away from hosts that failed lately (bad-hosts.txt)"
+    )
+
+
 def _run_option(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("run", metavar="RUN", help="a run's id, or its first characters")
 
 
-def _plan(args: argparse.Namespace) -> Plan:
+def _plan(args: argparse.Namespace, point: Sequence[str] = (), suffix: str = "") -> Plan:
     # pydantic looks through every installed package for plugins, a tenth of the command's time, and there are none
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from launcher import load, plan, site, spec
+    from launcher import load, placement, plan, site, spec
     from launcher.errors import SpecError
 
     if args.name and not spec.is_name(f"x{args.name}"):
@@ -164,17 +171,19 @@ def _plan(args: argparse.Namespace) -> Plan:
             f"--name {args.name!r} is not a valid suffix",
             hint="use lower case letters, digits and '-', ending with a letter or digit",
         )
-    job, cluster = load.load(args.job, args.cluster, args.settings)
-    made = plan.make(job, cluster, site.here(), args.name)
+    job, cluster = load.load(args.job, args.cluster, [*args.settings, *point])
+    made = plan.make(job, cluster, site.here(), "-".join(filter(None, (args.name, suffix))))
     for note in made.notes:
         say(f"note: {note}")
-    return made
+    return placement.of(made, getattr(args, "after", ()), getattr(args, "exclude_bad", False), say)
 
 
 def launch(args: argparse.Namespace) -> int:
     from launcher import schedulers
 
     scheduler = schedulers.load(args.scheduler)
+    if getattr(args, "sweep", ()):
+        return _sweep(args)
     plan = _plan(args)
     if args.dry_run or args.output:
         files = scheduler.render(plan)
@@ -193,6 +202,24 @@ def launch(args: argparse.Namespace) -> int:
         return progress.follow(scheduler, run)
     say(f"follow it with: python -m launcher logs {run.id} -f")
     print(run.id)
+    return OK
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from launcher import submit, sweeps
+    from launcher.errors import SpecError
+
+    if args.wait or args.dry_run or args.output:
+        raise SpecError(
+            "--sweep goes neither with --wait nor --dry-run nor -o", hint="follow it with `report`"
+        )
+    points = sweeps.points(args.sweep)
+    plans = [_plan(args, point, f"p{i}") for i, point in enumerate(points)]
+    made = submit.sweep(plans, points)
+    say(
+        f"{made.id}: {len(points)} runs submitted as one array; see them with: python -m launcher report {made.id}"
+    )
+    print(made.id)
     return OK
 
 
@@ -289,10 +316,28 @@ def cancel(args: argparse.Namespace) -> int:
     return OK
 
 
-def list_runs(args: argparse.Namespace) -> int:
-    from launcher import runs, show, site
+def resume(args: argparse.Namespace) -> int:
+    from launcher import placement, submit
 
-    print(show.run_list(runs.listed(site.runs()), _scheduler, args.json))
+    run = submit.resume(_find(args.run), placement.bad_hosts(say) if args.exclude_bad else ())
+    say(f"{run.id}: goes on as {run.native_id.partition(':')[0]}; it was {run.former[-1].partition(':')[0]}")
+    print(run.id)
+    return OK
+
+
+def report(args: argparse.Namespace) -> int:
+    from launcher import show, site, sweeps
+
+    print(show.sweep(sweeps.results(sweeps.find(site.runs(), args.sweep)), args.json))
+    return OK
+
+
+def list_runs(args: argparse.Namespace) -> int:
+    from launcher import runs, schedulers, show, site
+
+    found = list(runs.listed(site.runs()))
+    pairs = list(zip(found, schedulers.statuses(found), strict=True))
+    print(show.run_list([p for p in pairs if args.state in (None, p[1].state)], args.json))
     return OK
 
 
@@ -330,26 +375,9 @@ def _report(error: LauncherError, prefix: str = "error: ") -> int:
     return error.exit_code
 
 
-def _read_and_write_utf8() -> None:
-    # rendered files are UTF-8 whatever the locale; a path that is not passes through as its bytes
-    for stream, errors in (
-        (sys.stdin, "surrogateescape"),
-        (sys.stdout, "surrogateescape"),
-        (sys.stderr, "backslashreplace"),
-    ):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors=errors)
-
-
-def _drop_output() -> None:
-    # what is still in the buffer would fail again at exit
-    with contextlib.suppress(AttributeError, OSError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; see errors.py for what each means."""
-    _read_and_write_utf8()
+    streams.use_utf8()
     try:
         args, unknown = parser().parse_known_args(argv)
         if unknown:
@@ -364,10 +392,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("interrupted")
         return INTERRUPTED
     except BrokenPipeError:  # the reader, such as `head`, has gone
-        _drop_output()
+        streams.drop_output()
         return OK
     except OSError as error:  # a full disk, a quota, a folder that may not be entered
-        _drop_output()
+        streams.drop_output()
         say(f"error: {error.filename or 'output'}: {error.strerror or error}")
         return USAGE
     except Exception:

@@ -6,9 +6,10 @@ Each entry returns the words that stand before the command inside.
 
 from __future__ import annotations
 
+import json
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launcher.errors import PlanError, Problem
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 CODE_INSIDE = "/opt/job"  # docker/Dockerfile
 PYTHON_INSIDE = "/opt/venv/bin/python"
+PATH_INSIDE = "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,32 @@ class Entry:
     command: tuple[str, ...] = ()
 
 
-def node_entry(runtime: str, plan: Plan) -> list[str]:
+def node_entry(runtime: str, plan: Plan, gate: bool = False) -> list[str]:
     """The words that start the node entry in `plan.image` with `runtime`, without its options.
 
-    Raises PlanError when a mount cannot be had.
+    With `gate` preflight comes first; it takes the same options. Raises PlanError when a mount cannot be had.
     """
     entry = RUNTIMES[runtime](plan)
-    python, code = (PYTHON_INSIDE, CODE_INSIDE) if inside(runtime) else (plan.site.python, f"{plan.site.root}/docker")
-    return [*entry.step, *entry.command, *_profile(plan), python, f"{code}/node.py"]
+    python, code = (
+        (PYTHON_INSIDE, CODE_INSIDE) if inside(runtime) else (plan.site.python, f"{plan.site.root}/docker")
+    )
+    program = [f"{code}/preflight.py", *_preflight(plan), "--"] if gate else [f"{code}/node.py"]
+    return [*entry.step, *entry.command, *_profile(plan), python, *program]
+
+
+# A healthy cluster's figure is for larger messages than preflight's, and a gate must not refuse a healthy one.
+_FLOOR = 0.7
+
+
+def _preflight(plan: Plan) -> list[str]:
+    """What docker/preflight.py asks of each host."""
+    floor, published = plan.cluster.slurm.floor, plan.fabric.bandwidth
+    if floor is None:
+        floor = _FLOOR * published.gb_per_s if published and plan.gpu and plan.nodes > 1 else 0.0
+    words = [f"--scratch={plan.cluster.scratch}", f"--floor={floor:g}"]
+    # NCCL needs about this much of /dev/shm a rank, for ranks of one host that do not reach each other directly
+    words += ["--shm=0.25", "--disk=5"] if plan.gpu else []
+    return words + (["--memlock"] if plan.fabric.memlock and plan.gpu else [])
 
 
 def _profile(plan: Plan) -> list[str]:
@@ -121,10 +141,53 @@ def _engine(engine: str) -> Callable[[Plan], Entry]:
     return enter
 
 
+def _oci(plan: Plan) -> Entry:
+    # job.sh writes this run's bundle: the image's root file system with the run's mounts
+    return Entry(step=(f"--container={plan.folder}/bundle",), command=_environment())
+
+
+def _charliecloud(plan: Plan) -> Entry:
+    # an image's ENV is not applied; ch-run binds only onto folders that exist, so a run gets an overlay in memory
+    words = ["ch-run", "--write-fake", "--unset-env=LD_PRELOAD"]
+    for host, inside, _ in _binds(plan):
+        words.append(f"--bind={host}:{inside}")
+    return Entry(command=(*words, plan.image, "--", *_environment()))
+
+
+def _environment() -> tuple[str, ...]:
+    """`env` with what the image's ENV has: these runtimes give the ranks the host's environment instead."""
+    return ("env", f"PATH={PATH_INSIDE}", f"PYTHONPATH={CODE_INSIDE}")
+
+
+def bundle(plan: Plan) -> str:
+    """config.json of an OCI bundle on the root file system of `plan.image`, an unpacked bundle's folder.
+
+    Slurm itself puts the step's command and environment into it: https://slurm.schedmd.com/containers.html
+    """
+    mounts: list[dict[str, Any]] = [{"destination": "/proc", "type": "proc", "source": "proc"}]
+    # The host's own /dev and /sys: GPUs, RDMA devices and /dev/shm. No network namespace: ranks meet on the
+    # host's addresses, which also need its names.
+    same = ["/dev", "/sys", "/etc/hosts", "/etc/resolv.conf"]
+    binds = [(path, path, path.startswith("/etc")) for path in same] + _binds(plan)
+    for host, inside, readonly in binds:
+        options = ["rbind", "ro" if readonly else "rw"]
+        mounts.append({"destination": inside, "type": "bind", "source": host, "options": options})
+    made = {
+        "ociVersion": "1.0.2",
+        "process": {"terminal": False, "cwd": "/", "args": ["true"], "env": [], "user": {"uid": 0, "gid": 0}},
+        "root": {"path": f"{plan.image}/rootfs", "readonly": False},
+        "mounts": mounts,
+        "linux": {"namespaces": [{"type": "mount"}]},
+    }
+    return json.dumps(made, indent=1)
+
+
 RUNTIMES: dict[str, Callable[[Plan], Entry]] = {
     "none": _none,
     "pyxis": _pyxis,
     "apptainer": _apptainer,
+    "oci": _oci,
+    "charliecloud": _charliecloud,
     "docker": _engine("docker"),
     "podman": _engine("podman"),
 }

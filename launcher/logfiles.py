@@ -33,7 +33,10 @@ def exit_code(folder: Path) -> int | None:
 def failure(folder: Path) -> tuple[int, int, str] | None:
     """(exit code, rank, host) of the first failure of the newest attempt, or None. Rank -1 is the node entry."""
     newest = max(folder.glob("outcome-*"), key=lambda p: p.stat().st_mtime, default=None)
+    started = max((p.stat().st_mtime for p in folder.glob("hostfile*")), default=0.0)
     try:
+        if newest and newest.stat().st_mtime < started:  # of an attempt before the newest
+            return None
         code, rank, host, _ = newest.read_text().split() if newest else ("", "", "", "")
         return int(code), int(rank), host
     except (OSError, ValueError):

@@ -70,6 +70,8 @@ class Plan:
     mounts: tuple[Mount, ...]
     image: str
     notes: tuple[str, ...] = field(default=())
+    exclude: tuple[str, ...] = field(default=())  # hosts to stay away from (Slurm)
+    after: tuple[str, ...] = field(default=())  # Slurm's ids of jobs that must succeed first
 
     @property
     def nodes(self) -> int:
@@ -86,6 +88,10 @@ class Plan:
     @property
     def gpu(self) -> bool:
         return self.cluster.gpu is not None
+
+    @property
+    def preflight(self) -> bool:
+        return self.nodes > 1 if self.job.preflight is None else self.job.preflight
 
     @property
     def folder(self) -> str:

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from launcher import logfiles, show, units
+from launcher import diagnosis, logfiles, show, units
 from launcher.schedulers import ENDED
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _summary(run: Run, now: Status, view: _View) -> str:
     if saved:
         rows.append(("checkpoint", f"{run.folder}/checkpoints/{saved[-1]}"))
     rows += [("folder", str(run.folder)), ("logs", f"python -m launcher logs {run.id}")]
-    return show.table(rows)
+    return "\n".join([show.table(rows), *diagnosis.report(run, now)])
 
 
 def _say(text: str) -> None:

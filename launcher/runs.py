@@ -7,7 +7,8 @@ Owns `run.json` and the layout below; how a run is doing is its scheduler's to s
                 logs/           job.log, node-<n>.log, rank-<n>.log
                 metrics.jsonl   written by rank 0
                 checkpoints/    <tag>/ …
-                outcome-<attempt>, exit_code
+                outcome-<attempt>, unfit-<attempt>, exit_code, cancelled
+    <runs>/bad-hosts.txt        hosts that --exclude-bad leaves out: badhosts.py
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _RECORD = "run.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A submitted job. `native_id` is the scheduler's own; `submitted` is Unix time;"""
+    """A submitted job. `native_id` is the scheduler's own; `submitted` is Unix time."""
 
     id: str
     scheduler: str
@@ -41,6 +42,7 @@ class Run:
     nodes: int
     slots: int
     place: dict[str, str]  # Kubernetes: namespace and context
+    former: tuple[str, ...] = ()  # the native ids before a resume, oldest first
 
 
 def reserve(plan: Plan) -> Plan:
@@ -89,9 +91,20 @@ def record(plan: Plan, scheduler: str, native_id: str, submitted: float) -> Run:
         else {}
     )
     run = Run(plan.id, scheduler, native_id, Path(plan.folder), submitted, plan.nodes, plan.slots, place)
-    text = json.dumps({**dataclasses.asdict(run), "folder": plan.folder}, indent=1)
-    write_files(run.folder, {_RECORD: text + "\n"})
+    _write(run)
     return run
+
+
+def resumed(run: Run, native_id: str) -> Run:
+    """Record that the run goes on under another native id. Returns the Run as it is now."""
+    again = dataclasses.replace(run, native_id=native_id, former=(*run.former, run.native_id))
+    _write(again)
+    return again
+
+
+def _write(run: Run) -> None:
+    text = json.dumps({**dataclasses.asdict(run), "folder": str(run.folder)}, indent=1)
+    write_files(run.folder, {_RECORD: text + "\n"})
 
 
 def listed(runs: Path) -> Iterator[Run]:
@@ -130,6 +143,7 @@ def _read(path: Path) -> Run | None:
             int(data["nodes"]),
             int(data["slots"]),
             dict(data["place"]),
+            tuple(map(str, data.get("former", ()))),
         )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from launcher import nccl, units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from launcher.plan import Plan
     from launcher.runs import Run
-    from launcher.schedulers import Scheduler, Status
+    from launcher.schedulers import Status
 
 
 def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
@@ -102,7 +102,7 @@ def status_json(run: Run, now: Status) -> str:
 
 def status(run: Run, now: Status) -> str:
     """A run's status for a person, with the first failure and how far it came."""
-    from launcher import logfiles
+    from launcher import diagnosis, logfiles
 
     rows = [
         ("run", run.id),
@@ -120,17 +120,7 @@ def status(run: Run, now: Status) -> str:
     steps = [r for r in records if "loss" in r and "event" not in r]
     if steps:
         rows.append(("progress", progress_line(steps[-1])))
-    failure = logfiles.failure(run.folder)
-    if now.state == "FAILED" and failure and failure[0] != logfiles.SAVED:
-        code, rank, host = failure
-        rows.append(
-            ("first failure", f"{f'rank {rank}' if rank >= 0 else 'node entry'} on {host}, exit code {code}")
-        )
-        path = run.folder / "logs" / (f"rank-{rank}.log" if rank >= 0 else "job.log")
-        return "\n".join(
-            [table(rows), f"last lines of {path}:", *(f"  {line}" for line in logfiles.tail(path, 12))]
-        )
-    return table(rows)
+    return "\n".join([table(rows), *diagnosis.report(run, now)])
 
 
 def progress_line(record: dict[str, Any]) -> str:
@@ -140,22 +130,12 @@ def progress_line(record: dict[str, Any]) -> str:
     return f"step {record.get('step', '?')}{last}, loss {record['loss']:.4f}{speed}"
 
 
-def run_list(found: Iterable[Run], scheduler: Callable[[Run], Scheduler], as_json: bool) -> str:
-    """Every run with its state, newest first."""
-    from launcher.errors import LauncherError
-    from launcher.schedulers import Status
-
-    def state(run: Run) -> Status:
-        try:
-            return scheduler(run).status(run)
-        except LauncherError as error:
-            return Status("UNKNOWN", error.problems[0].message)
-
-    states = [(run, state(run)) for run in found]
+def run_list(states: Sequence[tuple[Run, Status]], as_json: bool) -> str:
+    """Every run with its state, in the order given."""
     if as_json:
         return _dump([json.loads(status_json(run, now)) for run, now in states])
     if not states:
-        return "no runs yet: python -m launcher local jobs/quickstart.yaml --wait"
+        return "no runs: python -m launcher local jobs/quickstart.yaml --wait"
     rows = [
         (
             run.id,
@@ -167,6 +147,27 @@ def run_list(found: Iterable[Run], scheduler: Callable[[Run], Scheduler], as_jso
         for run, now in states
     ]
     return table(rows, ("RUN", "SCHEDULER", "STATE", "SUBMITTED", "REASON"))
+
+
+def sweep(results: Sequence[dict[str, Any]], as_json: bool) -> str:
+    """The runs of a sweep, the one with the lowest loss first (on the held-out text, where that was measured)."""
+    if as_json:
+        return _dump(list(results))
+    worst = float("inf")
+    ordered = sorted(results, key=lambda r: r["eval_loss"] or r["loss"] or worst)
+    keys = list(results[0]["settings"])
+    rows = [
+        (
+            *(r["settings"][key] for key in keys),
+            r["state"],
+            str(r["step"] or "-"),
+            *(f"{r[k]:.4f}" if r[k] is not None else "-" for k in ("loss", "eval_loss")),
+            f"{r['tokens_per_second']:,.0f}" if r["tokens_per_second"] else "-",
+            r["run"],
+        )
+        for r in ordered
+    ]
+    return table(rows, (*keys, "STATE", "STEP", "LOSS", "EVAL LOSS", "TOKENS/S", "RUN"))
 
 
 def variables_json(variables: Sequence[nccl.Variable]) -> str:

@@ -195,13 +195,19 @@ class Job(_Model):
         10, description="How often the run is started again after preemption, walltime or a lost host."
     )
     env: Environment = Field(default_factory=dict, description="Extra environment variables.")
+    preflight: bool | None = Field(
+        None, description="Check the hosts before the ranks start (Slurm); default: with more than one host."
+    )
 
 
 class Slurm(_Model):
     partition: Text | None = None
     account: Text | None = None
     qos: Text | None = None
-    container: Literal["none", "pyxis", "apptainer"] = Field("none", description="How ranks enter the image.")
+    container: Literal["none", "pyxis", "apptainer", "oci", "charliecloud"] = Field(
+        "none",
+        description="How ranks enter the image; oci and charliecloud want an unpacked one, as a folder.",
+    )
     sbatch: dict[str, Any] = Field(
         default_factory=dict, description="Any other sbatch option: {constraint: h100}."
     )
@@ -213,6 +219,9 @@ class Slurm(_Model):
     )
     secrets: str = Field(
         "~/.secrets", description="Folder of files (mode 0600), one a secret, read inside the job."
+    )
+    floor: Annotated[float, Field(ge=0, strict=False)] | None = Field(
+        None, description="Bus bandwidth (GB/s) that preflight asks for, instead of the fabric's; 0: none."
     )
 
 

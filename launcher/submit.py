@@ -11,10 +11,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher import runs
-from launcher.errors import RunNotFoundError
+from launcher import runs, schedulers, sweeps
+from launcher.errors import RunNotFoundError, SubmitError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from launcher.plan import Plan
     from launcher.runs import Run
     from launcher.schedulers import Scheduler
@@ -34,6 +36,58 @@ def submit(scheduler: Scheduler, name: str, plan: Plan) -> Run:
         runs.abandon(plan)
         raise
     return runs.record(plan, name, native_id, time.time())
+
+
+def resume(run: Run, exclude: Sequence[str]) -> Run:
+    """Let an ended run go on in its own folder, from its newest complete checkpoint. Returns the run as it is now.
+
+    Raises SubmitError while it runs or waits, or when it is done.
+    """
+    now = schedulers.load(run.scheduler).status(run)
+    if now.state in {"PENDING", "RUNNING"}:
+        raise SubmitError(f"{run.id} is {now.state.lower()}", hint="it goes on by itself")
+    if now.state == "SUCCEEDED":
+        raise SubmitError(f"{run.id} is done", hint=f"go further with --set checkpoint.resume={run.id}")
+    marks = {p: p.read_bytes() for p in (run.folder / "exit_code", run.folder / "cancelled") if p.exists()}
+    for path in marks:  # before it starts: a short run may end while we still look
+        path.unlink()
+    try:
+        native_id = schedulers.resume(run, exclude)
+    except BaseException:
+        for path, content in marks.items():
+            path.write_bytes(content)
+        raise
+    return runs.resumed(run, native_id)
+
+
+def sweep(plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> sweeps.Sweep:
+    """Submit `plans`, one for each of `points`, as one array of Slurm. Returns the sweep, which is also written down.
+
+    Raises as `submit` does, and PlanError when the points differ in what the array's elements must share.
+    """
+    from launcher.schedulers import slurm
+
+    kept: list[Plan] = []
+    for plan in plans:
+        _check_resume(plan)
+        slurm.render(plan)
+    slurm.array("sweep", plans)
+    try:
+        for plan in plans:
+            kept.append(runs.reserve(plan))
+        for plan in kept:
+            files = slurm.render(plan)
+            facts_text = json.dumps(facts(plan), indent=1) + "\n"
+            runs.write_files(Path(plan.folder), {**files, "plan.json": facts_text})
+        made = sweeps.reserve(Path(plans[0].site.runs), plans[0].job.name, [plan.id for plan in kept], points)
+        native_id = slurm.submit_array(made, kept)
+    except BaseException:
+        for plan in kept:
+            runs.abandon(plan)
+        raise
+    for index, plan in enumerate(kept):
+        runs.record(plan, "slurm", f"{native_id}_{index}", time.time())
+    return made
 
 
 def _check_resume(plan: Plan) -> None:

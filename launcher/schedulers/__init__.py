@@ -9,10 +9,10 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, cast
 
-from launcher.errors import SpecError, did_you_mean
+from launcher.errors import LauncherError, SpecError, SubmitError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from launcher.plan import Plan
     from launcher.runs import Run
@@ -72,6 +72,34 @@ def load(name: str) -> Scheduler:
     if name not in SCHEDULERS:  # the run of a newer version
         raise SpecError(f"unknown scheduler {name!r}", hint=did_you_mean(name, SCHEDULERS))
     return cast("Scheduler", importlib.import_module(f"launcher.schedulers.{SCHEDULERS[name]}"))
+
+
+def statuses(runs: Sequence[Run]) -> list[Status]:
+    """How each run is, in the order given. A scheduler that has `statuses` is asked once for all of its runs.
+
+    One that does not answer makes its runs UNKNOWN, with the reason.
+    """
+    found: dict[str, Status] = {}
+    for name in dict.fromkeys(run.scheduler for run in runs):
+        mine = [run for run in runs if run.scheduler == name]
+        try:
+            scheduler = load(name)
+            together = getattr(scheduler, "statuses", None)
+            found |= together(mine) if together else {run.id: scheduler.status(run) for run in mine}
+        except LauncherError as error:
+            found |= {run.id: Status("UNKNOWN", error.problems[0].message) for run in mine}
+    return [found[run.id] for run in runs]
+
+
+def resume(run: Run, exclude: Sequence[str]) -> str:
+    """Submit an ended run again, in its folder. Returns the new native id. Raises SubmitError when that cannot be."""
+    again = getattr(load(run.scheduler), "resume", None)
+    if again is None:
+        raise SubmitError(
+            f"{run.scheduler} cannot go on with a run in place",
+            hint=f"submit its job again with --set checkpoint.resume={run.id}",
+        )
+    return str(again(run, exclude))
 
 
 if TYPE_CHECKING:  # the type checker compares each module with the protocol

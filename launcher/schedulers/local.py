@@ -21,7 +21,7 @@ from launcher.errors import PlanError, SubmitError, ToolMissingError
 from launcher.schedulers import Files, Selection, State, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from launcher.plan import Plan
     from launcher.runs import Run
@@ -59,9 +59,19 @@ def submit(plan: Plan, files: Files) -> str:
         raise ToolMissingError(
             f"{runtime} is not here", hint="install it, or use --set cluster.local.container=none"
         )
+    return _start(plan.folder)
+
+
+def resume(run: Run, exclude: Sequence[str]) -> str:
+    """Start the run's own script once more. Returns the new native id."""
+    del exclude  # there is one machine
+    return _start(str(run.folder))
+
+
+def _start(folder: str) -> str:
     try:
         process = subprocess.Popen(
-            ["bash", f"{plan.folder}/job.sh"],
+            ["bash", f"{folder}/job.sh"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

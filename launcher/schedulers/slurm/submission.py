@@ -15,15 +15,15 @@ from submitit.slurm.slurm import SlurmExecutor
 from launcher.errors import SubmitError
 
 if TYPE_CHECKING:
-    from launcher.plan import Plan
+    from collections.abc import Sequence
 
 
 class ScriptExecutor(SlurmExecutor):  # type: ignore[misc]
     """A SlurmExecutor that submits `text`; job handle, id and files are submitit's."""
 
-    def __init__(self, folder: Path, text: str, nodes: int) -> None:
+    def __init__(self, folder: Path, text: str, nodes: int, options: Sequence[str]) -> None:
         super().__init__(folder)
-        self.text = text
+        self.text, self.options = text, options
         self.parameters = {"nodes": nodes, "ntasks_per_node": 1}
 
     @classmethod
@@ -36,19 +36,20 @@ class ScriptExecutor(SlurmExecutor):  # type: ignore[misc]
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         # the script writes its own log; this catches what goes wrong before it can
         log = str(self.folder / "slurm-%j.log")
-        return ["sbatch", f"--output={log}", str(submission_file_path)]
+        return ["sbatch", f"--output={log}", *self.options, str(submission_file_path)]
 
     def submit_text(self) -> Any:
         """The submitit job of `text`. Raises submitit's FailedJobError with sbatch's words."""
         return self._submit_command("")
 
 
-def submit(plan: Plan, text: str) -> str:
-    """Submit `text`. Returns the Slurm job id; raises SubmitError with sbatch's own words."""
-    folder = Path(plan.folder) / "logs"
+def submit(run_folder: str, text: str, nodes: int, exclude: Sequence[str] = ()) -> str:
+    """Submit `text`, away from the hosts `exclude`. Returns the job id; raises SubmitError with sbatch's own words."""
+    folder = Path(run_folder) / "logs"
     folder.mkdir(exist_ok=True)
+    options = [f"--exclude={','.join(exclude)}"] if exclude else []
     try:
-        job = ScriptExecutor(folder, text, plan.nodes).submit_text()
+        job = ScriptExecutor(folder, text, nodes, options).submit_text()
     except (FailedJobError, FailedSubmissionError) as error:
         words = [line for line in str(error).splitlines() if line.startswith(("sbatch:", "slurm_"))]
         raise SubmitError(*(words or [str(error).strip()])) from None

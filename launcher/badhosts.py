@@ -1,0 +1,50 @@
+"""Hosts that failed a preflight or were lost: a short list that `--exclude-bad` leaves out, and that expires.
+
+Owns the file's format. The job's script adds lines (templates/slurm/job.sh.j2), the launcher only reads, and a
+person may edit it: one host a line, `host expires reason…`, with the time as ISO 8601; `#` starts a comment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME = "bad-hosts.txt"
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A host, when it is forgiven, and why it is listed."""
+
+    host: str
+    until: datetime
+    reason: str
+
+
+def path(runs: str) -> str:
+    """The list of a folder of run folders."""
+    return f"{runs}/{NAME}"
+
+
+def current(runs: Path, now: datetime | None = None) -> list[Bad]:
+    """The hosts that are listed now, each once with its newest line. A line that cannot be read counts as expired."""
+    now = now or datetime.now(timezone.utc)
+    try:
+        lines = (runs / NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    found = {bad.host: bad for line in lines if (bad := _read(line)) and bad.until > now}
+    return list(found.values())
+
+
+def _read(line: str) -> Bad | None:
+    host, until, reason = [*line.partition("#")[0].split(None, 2), "", "", ""][:3]
+    try:
+        at = datetime.fromisoformat(until)
+    except ValueError:
+        return None
+    return Bad(host, at if at.tzinfo else at.astimezone(), reason.strip())

@@ -1,0 +1,120 @@
+"""Slurm: one self-contained batch script, submitted and followed through submitit.
+
+Owns the scheduler's functions; the script's text is templates/slurm/job.sh.j2, sbatch's options are in `options`,
+Slurm's words in `states`, its commands in `query`, and submitit in `submission`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from launcher import badhosts, command, containers, logfiles, nccl
+from launcher import render as templates
+from launcher.errors import PlanError
+from launcher.schedulers import Files, Selection, Status
+from launcher.schedulers.slurm import options, query, states
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from launcher.plan import Plan
+    from launcher.runs import Run
+    from launcher.schedulers.slurm.query import Seen
+    from launcher.sweeps import Sweep
+
+
+def render(plan: Plan) -> Files:
+    """`job.sh`. Raises PlanError for options that cannot be written or that the launcher owns."""
+    nccl.require(plan.fabric, "slurm")
+    text = templates.text(
+        "slurm/job.sh.j2",
+        plan=plan,
+        options=options.of(plan),
+        node=containers.node_entry(plan.cluster.slurm.container, plan, gate=plan.preflight),
+        command=command.ranks(plan, plan.folder, f"{plan.folder}/ds_config.json"),
+        config=json.dumps(plan.config, indent=1),
+        bundle=containers.bundle(plan),
+        secrets=templates.home(plan.cluster.slurm.secrets),
+        bad_hosts=badhosts.path(plan.site.runs),
+    )
+    return {"job.sh": text}
+
+
+def submit(plan: Plan, files: Files) -> str:
+    """Submit through submitit. Returns Slurm's job id."""
+    query.need("sbatch")
+    from launcher.schedulers.slurm import submission
+
+    return submission.submit(plan.folder, files["job.sh"], plan.nodes)
+
+
+def array(name: str, plans: Sequence[Plan]) -> str:
+    """The script that runs each plan's own job.sh as an element of one array.
+
+    Raises PlanError when the plans differ in sbatch's options: the elements of an array share them.
+    """
+    shared, *others = [{k: v for k, v in options.of(plan) if k != "job-name"} for plan in plans]
+    different = sorted({k for other in others for k in {*shared, *other} if shared.get(k) != other.get(k)})
+    if different:
+        raise PlanError(
+            f"a sweep cannot change what Slurm allocates: {', '.join(different)}",
+            hint="submit these jobs one by one",
+        )
+    made = {"job-name": name, **shared, "array": f"0-{len(plans) - 1}"}
+    return templates.text("slurm/array.sh.j2", name=name, options=list(made.items()), plans=plans)
+
+
+def submit_array(sweep: Sweep, plans: Sequence[Plan]) -> str:
+    """Submit `plans`, whose folders are ready, as one array. Returns its job id; element i is `<id>_<i>`."""
+    query.need("sbatch")
+    from launcher.schedulers.slurm import submission
+
+    text = array(sweep.id, plans)
+    (sweep.folder / "sweep.sh").write_text(text, encoding="utf-8", errors="surrogateescape")
+    return submission.submit(str(sweep.folder), text, plans[0].nodes)
+
+
+def resume(run: Run, exclude: Sequence[str]) -> str:
+    """Submit the run's own script once more, away from the hosts `exclude`. Returns the new job id."""
+    query.need("sbatch")
+    from launcher.schedulers.slurm import submission
+
+    text = (run.folder / "job.sh").read_text(encoding="utf-8", errors="surrogateescape")
+    return submission.submit(str(run.folder), text, run.nodes, exclude)
+
+
+def status(run: Run) -> Status:
+    """What squeue says while Slurm knows the job, else what accounting says, else the run's own exit file."""
+    return statuses([run])[run.id]
+
+
+def statuses(runs: Sequence[Run]) -> dict[str, Status]:
+    """Run id → status: one look at Slurm for all of them."""
+    seen = query.look([run.native_id for run in runs]) if runs else {}
+    return {run.id: _status(run, seen.get(run.native_id)) for run in runs}
+
+
+def _status(run: Run, seen: Seen | None) -> Status:
+    hosts, code = tuple(logfiles.host_names(run.folder)), logfiles.exit_code(run.folder)
+    if seen:
+        state = states.state(seen.word)
+        return Status(state, states.explain(seen), code if state in {"SUCCEEDED", "FAILED"} else None, hosts)
+    if (run.folder / "cancelled").exists() and code != 0:
+        return Status("CANCELLED", "", code, hosts)
+    if code is not None:
+        return Status("FAILED" if code else "SUCCEEDED", "", code, hosts)
+    return Status("UNKNOWN", "Slurm does not know the job any more, and it left no exit code", None, hosts)
+
+
+def logs(run: Run, selection: Selection) -> Iterator[str]:
+    """The lines of the job's log, or of one rank's or host's, from the shared run folder."""
+    return logfiles.lines(run, selection, lambda: status(run).state)
+
+
+def cancel(run: Run) -> None:
+    """scancel the job; one that ended is left as it is."""
+    query.need("scancel")
+    if status(run).state in {"PENDING", "RUNNING", "UNKNOWN"}:
+        (run.folder / "cancelled").touch()  # Slurm forgets why, where there is no accounting
+        query.call("scancel", run.native_id)

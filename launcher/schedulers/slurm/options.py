@@ -1,0 +1,78 @@
+"""sbatch's options of a plan.
+
+Owns which options the launcher decides and how a user's own are checked; quoting is `render`'s.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from launcher import units
+from launcher.errors import PlanError, Problem
+
+if TYPE_CHECKING:
+    from launcher.plan import Plan
+
+# What the launcher decides; a job that needs another value changes the field that is named.
+_OWNED = {
+    "nodes": "`nodes:` of the job",
+    "ntasks": "nothing: there is one task a host",
+    "ntasks-per-node": "nothing: there is one task a host",
+    "time": "`walltime:` of the job",
+    "signal": "`slurm.signal_seconds`",
+    "job-name": "`name:` of the job",
+    "partition": "`slurm.partition`",
+    "account": "`slurm.account`",
+    "qos": "`slurm.qos`",
+    "array": "nothing: one job is one run",
+    "no-requeue": "`restarts: 0`",
+    "requeue": "`restarts:` of the job",
+}
+
+
+def of(plan: Plan) -> list[tuple[str, Any]]:
+    """sbatch's long options with their values; True for an option without one."""
+    slurm = plan.cluster.slurm
+    made: dict[str, Any] = {
+        "job-name": plan.id,
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "nodes": plan.nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": plan.cluster.cpus,
+        "time": units.clock(plan.job.walltime),
+        "signal": f"USR2@{slurm.signal_seconds}",
+        "open-mode": "append",
+        "requeue" if plan.job.restarts else "no-requeue": True,
+    }
+    if plan.gpu:
+        # all of a host: NCCL, host memory and /dev/shm belong to one job
+        made |= {"gpus-per-node": plan.slots, "exclusive": True, "mem": 0}
+    problems = []
+    for name, value in slurm.sbatch.items():
+        where = f"slurm.sbatch.{name}"
+        if name in _OWNED:
+            problems.append(Problem(f"{where} is set by the launcher", f"use {_OWNED[name]}"))
+        elif not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            problems.append(
+                Problem(f"{where} is not an sbatch option", "write the long name without dashes in front")
+            )
+        elif isinstance(value, (dict, list)) or "\n" in str(value) or "\0" in str(value):
+            problems.append(
+                Problem(f"{where} cannot be written in an #SBATCH line", "give it one value on one line")
+            )
+        else:
+            made[name] = value
+    if plan.exclude:
+        made["exclude"] = ",".join(filter(None, (str(made.get("exclude", "")), *plan.exclude)))
+    if plan.after:
+        # afterok alone would leave a job pending for ever when the one before it fails
+        made |= {"dependency": f"afterok:{':'.join(plan.after)}", "kill-on-invalid-dep": "yes"}
+    written = (slurm.partition, slurm.account, slurm.qos)
+    if any("\n" in str(value) for value in written):
+        problems.append(Problem("slurm.partition, account and qos are one line each"))
+    if problems:
+        raise PlanError(*problems)
+    return [(name, value) for name, value in made.items() if value is not None and value is not False]

@@ -1,0 +1,81 @@
+"""What Slurm knows about jobs: one squeue and at most one sacct for any number of them.
+
+Owns the two commands and their output; what the words mean is in `states`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from launcher.errors import SubmitError, ToolMissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A job's state in Slurm's own word; why it waits and its expected start come from squeue alone."""
+
+    word: str
+    reason: str = ""
+    start: str = ""
+
+
+def look(jobs: Sequence[str]) -> dict[str, Seen]:
+    """What is known of each job id (of an array's element: `36_0`); those that Slurm forgot are missing.
+
+    slurmctld forgets a job MinJobAge (300 s) after its end; accounting does not, but not every site has it.
+    Raises SubmitError when Slurm does not answer, ToolMissingError without squeue.
+    """
+    live = _squeue(jobs)
+    gone = [job for job in jobs if job not in live]
+    return live | _sacct(gone) if gone else live
+
+
+def _squeue(jobs: Sequence[str]) -> dict[str, Seen]:
+    need("squeue")
+    words = ["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%S|%r", "-j", ",".join(jobs)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode and "Invalid job id" not in done.stderr:
+        raise SubmitError(
+            f"squeue: {done.stderr.strip() or done.returncode}", hint="try again when Slurm answers"
+        )
+    found = {}
+    for line in done.stdout.splitlines():
+        job, _, rest = line.partition("|")
+        word, _, rest = rest.partition("|")
+        start, _, reason = rest.partition("|")
+        found[job] = Seen(word, reason, start)
+    return found
+
+
+def _sacct(jobs: Sequence[str]) -> dict[str, Seen]:
+    """Empty without accounting, where sacct fails."""
+    if not shutil.which("sacct"):
+        return {}
+    words = ["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(jobs)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    pairs = [line.split("|") for line in done.stdout.splitlines()] if done.returncode == 0 else []
+    return {job: Seen(words.split(" ")[0]) for job, words in pairs}  # "CANCELLED by 0"
+
+
+def call(*words: str) -> str:
+    """Run one of Slurm's commands. Returns its stdout; raises SubmitError with its words."""
+    need(words[0])
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise SubmitError(f"{words[0]}: {done.stderr.strip() or done.stdout.strip() or done.returncode}")
+    return done.stdout
+
+
+def need(tool: str) -> None:
+    """Raises ToolMissingError when `tool` is not on PATH."""
+    if not shutil.which(tool):
+        raise ToolMissingError(
+            f"{tool} is not on this machine's PATH",
+            hint="run it on a login host of the cluster; --dry-run works everywhere",
+        )

@@ -1,0 +1,97 @@
+"""Slurm's words, in ours: states and reasons.
+
+Owns the two tables; asking Slurm is `query`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from launcher.schedulers import State
+    from launcher.schedulers.slurm.query import Seen
+
+# https://slurm.schedmd.com/sacct.html#SECTION_JOB-STATE-CODES, and the states that only squeue shows.
+# A run that Slurm will start again by itself is PENDING: it is not over.
+STATES: dict[str, State] = {
+    "BOOT_FAIL": "FAILED",
+    "CANCELLED": "CANCELLED",
+    "COMPLETED": "SUCCEEDED",
+    "COMPLETING": "RUNNING",
+    "CONFIGURING": "PENDING",
+    "DEADLINE": "FAILED",
+    "FAILED": "FAILED",
+    "NODE_FAIL": "FAILED",
+    "OUT_OF_MEMORY": "FAILED",
+    "PENDING": "PENDING",
+    "PREEMPTED": "FAILED",
+    "REQUEUED": "PENDING",
+    "REQUEUE_FED": "PENDING",
+    "REQUEUE_HOLD": "PENDING",
+    "RESIZING": "RUNNING",
+    "REVOKED": "CANCELLED",
+    "RUNNING": "RUNNING",
+    "SIGNALING": "RUNNING",
+    "SPECIAL_EXIT": "FAILED",
+    "STAGE_OUT": "RUNNING",
+    "STOPPED": "RUNNING",
+    "SUSPENDED": "RUNNING",
+    "TIMEOUT": "FAILED",
+}
+
+# Slurm's reasons, in words: https://slurm.schedmd.com/job_reason_codes.html
+REASONS = {
+    "BeginTime": "waiting for its start time (after a requeue: a short pause)",
+    "Dependency": "waiting for another job",
+    "DependencyNeverSatisfied": "the job it waits for failed: it will never start; cancel it",
+    "JobHeldAdmin": "held by an administrator",
+    "JobHeldUser": "held by you: scontrol release it",
+    "Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs_in_higher_priority_partitions": (
+        "the hosts it needs are down, drained or reserved"
+    ),
+    "PartitionDown": "the partition is down",
+    "PartitionNodeLimit": "it asks for more hosts than the partition allows",
+    "PartitionTimeLimit": "its walltime is more than the partition allows",
+    "Priority": "other jobs have a higher priority",
+    "QOSMaxGRESPerUser": "your quota of GPUs is in use",
+    "ReqNodeNotAvail": "hosts it needs are not available",
+    "Resources": "waiting for free hosts",
+}
+
+# What Slurm ended by itself; `resume` goes on from the last checkpoint.
+_ENDED_BY_SLURM = {"BOOT_FAIL", "DEADLINE", "NODE_FAIL", "PREEMPTED", "TIMEOUT"}
+
+
+def state(word: str) -> State:
+    """UNKNOWN for a word that a newer Slurm may use."""
+    return STATES.get(word, "UNKNOWN")
+
+
+def explain(seen: Seen, now: float | None = None) -> str:
+    """Why a job is in its state, in words; empty where the state says all."""
+    if seen.word == "PENDING":
+        reason = REASONS.get(seen.reason, "" if seen.reason == "None" else seen.reason)
+        start = _start(seen.start, time.time() if now is None else now)
+        return "; ".join(filter(None, (reason, start)))
+    if seen.word in _ENDED_BY_SLURM:
+        return f"{_plain(seen.word)}; `resume` goes on from the last checkpoint"
+    if seen.word not in STATES:
+        return seen.word
+    return "" if seen.word in {"RUNNING", "COMPLETED", "FAILED", "CANCELLED"} else _plain(seen.word)
+
+
+def _plain(word: str) -> str:
+    return word.replace("_", " ").lower()
+
+
+def _start(text: str, now: float) -> str:
+    """Slurm's guess of the start, such as 2026-01-31T12:00:00; N/A until it has made one."""
+    try:
+        at = time.mktime(time.strptime(text, "%Y-%m-%dT%H:%M:%S"))
+    except (ValueError, OverflowError):
+        return ""
+    if at < now + 60:
+        return ""
+    day = time.strftime("%Y-%m-%d ", time.localtime(at)) if at - now > 12 * 3600 else ""
+    return f"Slurm expects it to start at {day}{time.strftime('%H:%M', time.localtime(at))}"

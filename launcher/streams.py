@@ -1,0 +1,30 @@
+"""stdin, stdout and stderr of a command: their encoding, and what becomes of output that nobody can read.
+
+Owns the three streams; what is written to them is `cli`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+
+
+def use_utf8() -> None:
+    """UTF-8 for all three."""
+    # rendered files are UTF-8 whatever the locale; a path that is not passes through as its bytes
+    for stream, errors in (
+        (sys.stdin, "surrogateescape"),
+        (sys.stdout, "surrogateescape"),
+        (sys.stderr, "backslashreplace"),
+    ):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)
+
+
+def drop_output() -> None:
+    """Throw away what is still in stdout's buffer."""
+    # what is still in the buffer would fail again at exit
+    with contextlib.suppress(AttributeError, OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
