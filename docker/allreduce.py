@@ -13,7 +13,6 @@ import importlib
 import importlib.util
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,8 +84,10 @@ def broken_ops() -> dict[str, str]:
     """Each prebuilt DeepSpeed op that cannot be imported, and why; none where ops are compiled on first use."""
     found: dict[str, str] = {}
     spec = importlib.util.find_spec("deepspeed")
-    root = Path(spec.origin).parent if spec and spec.origin else None
-    for library in sorted(root.glob("ops/**/*_op*.so")) if root else []:
+    if spec is None or spec.origin is None:
+        return found
+    root = Path(spec.origin).parent
+    for library in sorted(root.glob("ops/**/*_op*.so")):
         name = ".".join(
             ("deepspeed", *library.relative_to(root).parent.parts, library.name.partition(".")[0])
         )
@@ -134,4 +135,4 @@ def with_neighbours(kind: str, limit: datetime.timedelta) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from launcher.plan import Plan
     from launcher.runs import Run
 
+_STATES = ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "UNKNOWN")
 OK, JOB_FAILED, USAGE, BUG, INTERRUPTED = 0, 1, 2, 70, 130
 
 
@@ -100,8 +101,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="for programs")
 
     verb = _verb(verbs, "list", "all runs, newest first", list_runs)
-    states = ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "UNKNOWN")
-    verb.add_argument("--state", choices=states, type=str.upper, help="only runs in this state")
+    verb.add_argument("--state", choices=_STATES, type=str.upper, help="only runs in this state")
     verb.add_argument("--json", action="store_true", help="for programs")
 
     verb = _verb(verbs, "schema", "the JSON Schema of a job or cluster file", schema)
@@ -321,7 +321,6 @@ def resume(args: argparse.Namespace) -> int:
 
     run = submit.resume(_find(args.run), placement.bad_hosts(say) if args.exclude_bad else ())
     say(f"{run.id}: goes on as {run.native_id.partition(':')[0]}; it was {run.former[-1].partition(':')[0]}")
-    print(run.id)
     return OK
 
 

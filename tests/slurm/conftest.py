@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.slurm import cluster
+from tests.slurm import site as sites
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
+    from pathlib import Path
 
 _PACKAGES = (
     *("slurm-wlm", "slurmdbd", "slurm-wlm-mysql-plugin", "munge", "mariadb-server-core"),
@@ -50,6 +52,12 @@ def slurm_cluster(
     monkeypatch.setenv("SLURM_CONF", str(slurm_session.conf))
     yield slurm_session
     slurm_session.reset()
+
+
+@pytest.fixture
+def site(slurm_cluster: cluster.Cluster, tmp_path: Path) -> sites.Site:
+    """A user's folder on that cluster."""
+    return sites.Site(tmp_path, slurm_cluster)
 
 
 @pytest.hookimpl(wrapper=True)

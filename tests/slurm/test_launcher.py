@@ -6,109 +6,16 @@ Owns what a user of `python -m launcher slurm` sees; the cluster itself is clust
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from tests.slurm.cluster import Cluster
+    from tests.slurm.site import Site
 
 pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
-
-ENDED = {"SUCCEEDED", "FAILED", "CANCELLED"}
-CLUSTER = """\
-slots: 1
-fabric: tcp
-interface: eth0
-slurm:
-  partition: debug
-  signal_seconds: 30
-"""
-JOB = """\
-name: tiny
-cluster: ./site.yaml
-nodes: 2
-walltime: 5m
-model: byte-gpt
-batch: {micro: 2, global: 4}
-deepspeed: zero1
-args: {seq-length: 64, lr: 1.0e-3, max-steps: 16, log-every: 1}
-checkpoint: {every: 100, keep: 2}
-"""
-
-
-class Site:
-    """A user's folder on the shared file system, with a quote and a blank in its name."""
-
-    def __init__(self, folder: Path, cluster: Cluster) -> None:
-        self.folder, self.cluster = folder / "it's here", cluster
-        self.folder.mkdir()
-        (self.folder / "site.yaml").write_text(CLUSTER)
-        (self.folder / "job.yaml").write_text(JOB)
-        self.env = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("SLURM_")},
-            "SLURM_CONF": str(cluster.conf),
-            "LAUNCHER_RUNS": str(self.folder / "runs"),
-        }
-
-    def launcher(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "launcher", *words],
-            cwd=self.folder,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
-        return done
-
-    def submit(self, *settings: str) -> str:
-        words = [w for s in settings for w in ("--set", s)]
-        return self.launcher("slurm", "job.yaml", *words).stdout.strip()
-
-    def status(self, run: str) -> dict[str, Any]:
-        made: dict[str, Any] = json.loads(self.launcher("status", run, "--json").stdout)
-        return made
-
-    def wait(self, run: str, until: Callable[[dict[str, Any]], bool], limit: float = 150) -> dict[str, Any]:
-        deadline = time.monotonic() + limit
-        while not until(now := self.status(run)):
-            over = now["state"] in ENDED or time.monotonic() > deadline
-            assert not over, f"{now}\n{self.all_logs(run)}"
-            time.sleep(0.3)
-        return now
-
-    def ended(self, run: str) -> dict[str, Any]:
-        return self.wait(run, lambda now: now["state"] in ENDED)
-
-    def path(self, run: str) -> Path:
-        return self.folder / "runs" / run
-
-    def metrics(self, run: str) -> list[dict[str, Any]]:
-        path = self.path(run) / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-    def losses(self, run: str) -> dict[int, float]:
-        steps = [r for r in self.metrics(run) if "loss" in r and "event" not in r]
-        assert len({r["step"] for r in steps}) == len(steps), "a step was repeated"
-        return {r["step"]: r["loss"] for r in steps}
-
-    def all_logs(self, run: str) -> str:
-        logs = sorted((self.path(run) / "logs").glob("*.log"))
-        return "\n".join(f"--- {p.name}\n{p.read_text(errors='replace')[-1500:]}" for p in logs)
-
-
-@pytest.fixture
-def site(slurm_cluster: Cluster, tmp_path: Path) -> Site:
-    return Site(tmp_path, slurm_cluster)
 
 
 def test_life_of_a_run_on_two_hosts(site: Site) -> None:
@@ -174,7 +81,12 @@ def test_the_script_by_hand(site: Site) -> None:
     script = site.launcher("slurm", "job.yaml", "--set", "args.max-steps=4", "--dry-run").stdout
     (site.folder / "by hand.sh").write_text(script)
     out = subprocess.run(
-        ["sbatch", "--parsable", "by hand.sh"], cwd=site.folder, env=site.env, capture_output=True, text=True, check=True
+        ["sbatch", "--parsable", "by hand.sh"],
+        cwd=site.folder,
+        env=site.env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     site.cluster.wait_for_state(out.stdout.strip(), "COMPLETED", timeout=120)
     folder = next((site.folder / "runs").iterdir())
