@@ -97,7 +97,8 @@ SIGNATURES = (
     ),
     Signature(
         "fabric not there",
-        r"[Nn]etwork \S+ not found|NET/IB : No device found|Failed to initialize NET plugin|No such device.*NET/|NET/OFI .*(fail|error)",
+        r"[Nn]etwork \S+ not found|NET/IB : No device found|Failed to initialize NET plugin|"
+        r"No such device.*NET/|NET/OFI .*(fail|error)",
         "NCCL cannot use the network that the fabric names; it stops instead of going on over TCP",
         "look whether the devices and the plugin are inside the container (`launcher env FABRIC`), and whether "
         "`fabric:` of the cluster file is right",

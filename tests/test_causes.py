@@ -71,7 +71,7 @@ LINES = [
     ),
     (
         "torch and CUDA",
-        "RuntimeError: The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver",
+        "RuntimeError: The NVIDIA driver on your system is too old (found version 11040).",
         "https://github.com/lllyasviel/Fooocus/issues/1313",
     ),
     (
@@ -92,8 +92,8 @@ LINES = [
     (
         "watchdog",
         "[rank0]:[E321 02:07:08.408271257 ProcessGroupNCCL.cpp:607] [Rank 0] Watchdog caught collective operation "
-        "timeout: WorkNCCL(SeqNum=1580, OpType=ALLREDUCE, NumelIn=466119168, NumelOut=466119168, Timeout(ms)=600000) ran for "
-        "600060 milliseconds before timing out.",
+        "timeout: WorkNCCL(SeqNum=1580, OpType=ALLREDUCE, NumelIn=466119168, NumelOut=466119168, "
+        "Timeout(ms)=600000) ran for 600060 milliseconds before timing out.",
         "https://github.com/hiyouga/LlamaFactory/issues/7396",
     ),
     ("Pyxis missing", "srun: unrecognized option '--container-image=ubuntu'", "made here: srun 24.11"),
