@@ -91,18 +91,27 @@ def optimization(group: argparse._ArgumentGroup) -> None:
         "--lr",
         type=rate,
         default=3e-4,
+        metavar="RATE",
         help="highest learning rate; one in the DeepSpeed config's optimizer goes first",
     )
-    group.add_argument("--min-lr", type=number, default=0.0, help="learning rate at the last step")
+    group.add_argument(
+        "--min-lr", type=number, default=0.0, metavar="RATE", help="learning rate at the last step"
+    )
     group.add_argument(
         "--warmup-steps", type=count, default=0, metavar="N", help="steps of linear rise to --lr"
     )
     group.add_argument(
-        "--weight-decay", type=number, default=0.1, help="for matrices; biases and norms have none"
+        "--weight-decay",
+        type=number,
+        default=0.1,
+        metavar="X",
+        help="for matrices; biases and norms have none",
     )
-    group.add_argument("--beta1", type=fraction, default=0.9, help="AdamW's first moment")
-    group.add_argument("--beta2", type=fraction, default=0.95, help="AdamW's second moment")
-    group.add_argument("--seed", type=count, default=0, help="for weights, data order and dropout")
+    group.add_argument("--beta1", type=fraction, default=0.9, metavar="X", help="AdamW's first moment")
+    group.add_argument("--beta2", type=fraction, default=0.95, metavar="X", help="AdamW's second moment")
+    group.add_argument(
+        "--seed", type=count, default=0, metavar="N", help="for weights, data order and dropout"
+    )
     group.add_argument(
         "--activation-checkpointing",
         action=SWITCH,
@@ -192,8 +201,7 @@ def parse(parser: argparse.ArgumentParser, words: list[str] | None = None) -> ar
 
     def error(message: str) -> None:
         if os.environ.get("RANK", "0") == "0":
-            parser.print_usage()
-            print(f"{parser.prog.split('.')[-1]}: error: {message}", flush=True)
+            print(f"{parser.prog.split('.')[-1]}: error: {message}", file=sys.stderr, flush=True)
         raise SystemExit(os.EX_USAGE)
 
     parser.error = error  # type: ignore[method-assign,assignment]

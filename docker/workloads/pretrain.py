@@ -97,8 +97,8 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     tag = found.tag if found else None
     log.say(
         f"{identity.model} on {corpus.tokens:,} tokens by {identity.tokenizer}; {this.world_size} ranks, "
-        f"ZeRO-{identity.zero_stage}, {identity.precision}; "
-        + (f"resumed from {tag}" if tag else "from the start")
+        f"ZeRO-{identity.zero_stage}, {identity.precision}, {type(engine.basic_optimizer).__name__}; "
+        + (f"resumed from {found.path}" if found else "from the start")
     )
     log.event(
         "start",

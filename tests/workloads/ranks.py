@@ -146,13 +146,20 @@ def start(
     return Ranks(processes, run_dir, outputs)
 
 
-def deepspeed(size: int, stage: int, micro: int = 4, accumulation: int = 1, **more: Any) -> dict[str, Any]:
+def deepspeed(
+    size: int,
+    stage: int,
+    micro: int = 4,
+    accumulation: int = 1,
+    zero: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
     """A DeepSpeed config of a ZeRO stage, with batch numbers for this many ranks."""
     return {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
         "train_batch_size": micro * accumulation * size,
-        "zero_optimization": {"stage": stage},
+        "zero_optimization": {"stage": stage, **(zero or {})},
         **more,
     }
 
@@ -167,6 +174,7 @@ def handles(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
 def _environment(rank: int, size: int, port: int) -> dict[str, str]:
     return {
         **os.environ,
+        "PATH": "",  # no compiler, no ninja: nothing may be built at start-up
         "PYTHONPATH": str(DOCKER),
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -7,6 +7,8 @@ import math
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -154,6 +156,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> list[ranks.Ranks]:
             *SHORT,
             "--max-steps=5",
             "--eval-every=5",
+            "--checkpoint-every=3",
             "--export" if stage == 3 else "--no-export",
             model="byte-gpt",
         )
@@ -192,9 +195,38 @@ def test_an_exported_model_is_the_trained_one(stages: list[ranks.Ranks]) -> None
     assert len(text.encode()) >= len("The é".encode()) + 8
 
 
-def test_llama_in_bf16_with_accumulation_and_bpe(tmp_path: Path) -> None:
+def test_a_folder_with_weights_starts_from_them(stages: list[ranks.Ranks], tmp_path: Path) -> None:
+    trained = stages[3]
+    config = ranks.deepspeed(2, stage=3)
+    options = (*SHORT, "--max-steps=1", "--lr=1e-12", "--eval-every=1")
+    run = ranks.start(tmp_path, 2, config, *options, model=str(trained.run_dir / "export"))
+    assert run.wait() == [0, 0], run.output()
+    assert run.events("eval")[0]["loss"] == pytest.approx(trained.events("eval")[-1]["loss"], abs=1e-4)
+
+
+def test_another_number_of_ranks_continues_from_a_universal_checkpoint(
+    stages: list[ranks.Ranks], tmp_path: Path
+) -> None:
+    older = stages[3].run_dir / "checkpoints/step-00000003"
+    convert = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+    convert += ["--num_extract_workers=1", "--num_merge_workers=1", f"--input_folder={older}"]
+    subprocess.run([*convert, f"--output_folder={tmp_path / 'converted' / older.name}"], check=True)
+    config = ranks.deepspeed(1, stage=3, micro=8, gradient_clipping=1.0)
+    options = (*SHORT, "--max-steps=5", f"--resume={tmp_path / 'converted'}")
+    run = ranks.start(tmp_path, 1, config, *options, model="byte-gpt")
+    assert run.wait() == [0], run.output()
+    assert run.losses() == pytest.approx({step: stages[3].losses()[step] for step in (4, 5)}, abs=5e-5)
+
+
+def test_llama_in_bf16_offloaded_with_accumulation_and_bpe(tmp_path: Path) -> None:
     config = ranks.deepspeed(
-        2, stage=3, micro=2, accumulation=2, gradient_clipping=0.5, bf16={"enabled": True}
+        2,
+        stage=3,
+        micro=2,
+        accumulation=2,
+        zero={"offload_optimizer": {"device": "cpu"}},
+        gradient_clipping=0.5,
+        bf16={"enabled": True},
     )
     run = ranks.start(
         tmp_path,
@@ -262,9 +294,9 @@ def test_mistakes_are_told_in_one_line(
     config = ranks.deepspeed(size, stage=0)
     run = ranks.start(tmp_path, size, config, *SHORT, *(arg.format(short=short) for arg in args), model=model)
     assert run.wait() == [64] * size, run.output()
-    (line,) = run.output().split("\n" * size)[0].splitlines()
-    assert line.startswith("pretrain: error: ")
-    assert message in line
+    assert message in run.output(0)
+    assert run.output(0).startswith("pretrain: error: ")
+    assert run.output().count("\n") == size  # one line of rank 0, and one between the ranks' outputs
 
 
 @pytest.mark.parametrize(
