@@ -80,13 +80,22 @@ def find_index(hosts: dict[str, int], given: int | None) -> int:
         source = next((name for name in INDEX_VARIABLES if os.environ.get(name, "").isdecimal()), "")
         index = int(os.environ.get(source, "0"))
     if not source and len(hosts) > 1:
-        raise Stop(BAD_INPUT, f"{len(hosts)} hosts but no index: none of {', '.join(INDEX_VARIABLES)} is set")
+        return _own_place(hosts)
     if not 0 <= index < len(hosts):
         raise Stop(BAD_INPUT, f"{source} is {index} but the hostfile is short: it has {len(hosts)} hosts")
     named, here = list(hosts)[index], socket.gethostname()
     if _short(named) != _short(here) and not _is_mine(named):
         raise Stop(BAD_INPUT, f"the hostfile names {named} at index {index}, but this host is {here}")
     return index
+
+
+def _own_place(hosts: dict[str, int]) -> int:
+    """The index of the one host that is named as this one, for pods that nothing numbers, as those of an MPIJob."""
+    here = _short(socket.gethostname())
+    mine = [index for index, host in enumerate(hosts) if _short(host) == here]
+    if len(mine) != 1:
+        raise Stop(BAD_INPUT, f"{len(hosts)} hosts but no index: none of {', '.join(INDEX_VARIABLES)} is set")
+    return mine[0]
 
 
 def _short(host: str) -> str:
