@@ -267,7 +267,9 @@ def test_many_absent_hosts_are_counted(run: str) -> None:
     ],
 )
 def test_an_absent_first_host_is_named(host: str, why: str, run: str) -> None:
-    with pytest.raises(ending.Stop, match=rf"^{host}, the first host, never came within 1 s \(.*{why}") as stop:
+    with pytest.raises(
+        ending.Stop, match=rf"^{host}, the first host, never came within 1 s \(.*{why}"
+    ) as stop:
         rendezvous.meet([host, "127.0.0.1"], 1, run, 1.0, quiet)
     assert stop.value.code == 69
 
