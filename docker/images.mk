@@ -3,7 +3,7 @@
 #   TARGET=train|inference  FLAVOUR=cuda|cpu  ENGINE=docker|podman|buildah (default: the first that is there)
 #   BASE_IMAGE= RUNTIME_IMAGE=     other bases; BASE_IMAGE=local makes them here, from Debian's packages and PyPI
 #   DS_OPS= TORCH_CUDA_ARCH_LIST= TORCH_VERSION= TORCH_CUDA= DEEPSPEED_VERSION= CPU_MARCH= CPU_SIMD= MAX_JOBS=
-#   COMPILER=yes (gcc in the image, for torch.compile)  FABRIC=verbs|efa  NCCL_TESTS=yes
+#   COMPILER=yes (g++ in the image, for torch.compile and Triton)  FABRIC=verbs|efa  NCCL_TESTS=yes
 #   REGISTRY= (image-push)  OUT=dist (sqsh, sif, bundle, wheels)
 TARGET ?= train
 FLAVOUR ?= cuda

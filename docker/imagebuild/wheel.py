@@ -7,8 +7,11 @@ wheel is compiled is ops.py's, and what the finished image holds is verify.py's.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import hashlib
+import json
+import os
 import re
 import shlex
 import shutil
@@ -31,14 +34,18 @@ FORBIDDEN = {"x86-64-v2": ("zmm", "ymm"), "x86-64-v3": ("zmm",), "x86-64-v4": ()
 UNOPTIMISED = ("csrc/aio/", "csrc/gds/")
 
 
-class ToolMissing(Exception):
-    """A program that looks into binaries is not on PATH."""
+# cuobjdump's way to say "nothing found", with exit code 255.
+NOTHING = ("does not contain device code", "No PTX file found")
+
+
+class ToolFailed(Exception):
+    """A program that looks into binaries is not on PATH, or could not read one."""
 
 
 def inspect(wheel: Path, log: str, build: check.Build) -> tuple[Facts, list[str]]:
     """Return the facts of a DeepSpeed wheel (per op: file, sha256, bytes, architectures) and its problems.
 
-    `log` holds the compilers' command lines. Raises ToolMissing without objdump or, for cuda, cuobjdump.
+    `log` holds the compilers' command lines. Raises ToolFailed without objdump or, for cuda, cuobjdump.
     """
     catalogue = check.catalogue()["ops"]
     ops: Facts = {}
@@ -208,5 +215,28 @@ def _cuobjdump() -> str:
 
 def _run(command: list[str | Path]) -> str:
     if shutil.which(command[0]) is None:
-        raise ToolMissing(f"{command[0]} is not on PATH, so the wheel can't be looked into")
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        raise ToolFailed(f"{command[0]} is not on PATH, so the wheel can't be looked into")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and not any(words in done.stdout + done.stderr for words in NOTHING):
+        raise ToolFailed(f"{' '.join(map(str, command))}: {(done.stderr or done.stdout).strip()}")
+    return done.stdout
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Inspect the wheel of a folder that ops.py filled, and write wheel.json beside it; 1 on a problem."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args(argv).folder
+    (built,) = folder.glob("deepspeed-[0-9]*.whl")
+    try:
+        facts, problems = inspect(built, (folder / "build.log").read_text(), check.read(os.environ))
+    except ToolFailed as error:
+        facts, problems = {}, [str(error)]
+    for problem in problems:
+        print(f"wheel: {problem}", file=sys.stderr)
+    (folder / "wheel.json").write_text(json.dumps(facts, indent=2) + "\n")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

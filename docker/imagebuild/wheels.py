@@ -106,6 +106,7 @@ def collect(made: check.Build, out: Path) -> str:
     variables = {**os.environ, **check.arguments(made), "PYTHONPATH": str(check.HERE)}
     variables["PATH"] = f"{environment / 'bin'}:{os.environ['PATH']}"
     _run([python, "-m", "imagebuild.ops", "--out", str(out)], variables)
+    _run([python, "-m", "imagebuild.wheel", str(out)], variables)
     (wheel,) = out.glob("deepspeed-[0-9]*.whl")
     with frozen.open("a") as file:
         file.write(f"./{wheel.name}\n")

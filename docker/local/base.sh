@@ -98,8 +98,11 @@ cpu_wheel() {
 }
 
 cpu_bases() {
-  local run=localhost/cpu-base:run-$version build=localhost/cpu-base:build-$version wheel
+  local wheel kind=system
   wheel=$(cpu_wheel)
+  # torch-2.13.0+cpu-cp311-cp311-linux_x86_64.whl: the version and the Python that the base is made for.
+  if [ -n "$wheel" ]; then kind=$(basename "$wheel" | cut -d- -f2,3 | tr + .); fi
+  local run=localhost/cpu-base:run-$kind-$version build=localhost/cpu-base:build-$kind-$version
   if ! exists "$run"; then
     debian && start "$debian"
     if [ -n "$wheel" ]; then

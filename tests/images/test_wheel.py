@@ -193,3 +193,24 @@ def test_torch_cuda_and_nvcc_are_held_together(
 def test_time_is_counted_between_marks() -> None:
     marks = [("deepspeed.a", 10.0, 1.0), ("deepspeed.b", 15.0, 9.5), ("", 18.0, 12.0)]
     assert ops.spent(marks) == {"deepspeed.a": (5.0, 8.5), "deepspeed.b": (3.0, 2.5)}
+
+
+def test_what_cuobjdump_says_of_a_library_without_gpu_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool = tmp_path / "cuobjdump"
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setattr(wheel, "_cuobjdump", lambda: "cuobjdump")
+    tool.write_text(
+        "#!/bin/sh\necho \"cuobjdump info    : File 'x.so' does not contain device code\" >&2\nexit 255\n"
+    )
+    tool.chmod(0o755)
+    assert wheel.gpu_code(Path("x.so")) == ([], [])
+    tool.write_text(
+        "#!/bin/sh\necho \"cuobjdump fatal   : Could not open input file 'x.so'\" >&2\nexit 255\n"
+    )
+    with pytest.raises(wheel.ToolFailed, match="Could not open input file"):
+        wheel.gpu_code(Path("x.so"))
+    lines = "ELF file    1: a.sm_80.cubin\\nELF file    2: a.sm_100.cubin\\nPTX file    1: a.sm_100.ptx\\n"
+    tool.write_text(f"#!/bin/sh\nprintf '{lines}' | grep -i \"${{1#--list-}} file\"\n")
+    assert wheel.gpu_code(Path("x.so")) == (["8.0", "10.0"], ["10.0"])
