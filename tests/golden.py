@@ -3,6 +3,7 @@
 Owns how each is produced; test_golden.py and test_errors.py compare. A golden file that nothing produces is an error.
 
     tests/golden/<job>/<file>       what each scheduler renders of every jobs/**/*.yaml
+    tests/golden/kubernetes/<file>  what Kubernetes gets in other kinds, queues and fabrics (kubernetes/variants.py)
     tests/errors/<case>.case        a command line and the files it reads; <case>.txt is its exit code and stderr
 """
 
@@ -20,6 +21,7 @@ from unittest import mock
 
 from launcher import ROOT, cli, load, plan, schedulers
 from launcher.errors import LauncherError
+from tests.kubernetes import variants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,6 +50,7 @@ def rendered() -> dict[Path, str]:
             except LauncherError as error:
                 files = {"refused.txt": f"exit {error.exit_code}\n{error}\n"}
             made |= {folder / file: text for file, text in files.items()}
+    made |= {GOLDEN / "kubernetes" / file: text for file, text in variants.rendered().items()}
     return made
 
 

@@ -13,7 +13,7 @@ from tests import golden
 
 RENDERED = golden.rendered()
 SCRIPTS = [p for p in RENDERED if p.suffix == ".sh"]
-MANIFESTS = [p for p in RENDERED if p.suffix == ".yaml"]
+MANIFESTS = [p for p in RENDERED if p.name == "manifest.yaml"]
 
 
 def name(path: Path) -> str:

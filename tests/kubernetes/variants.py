@@ -1,0 +1,114 @@
+"""The manifests that tests/golden/kubernetes/ keeps: kind × queue, kind × fabric, and each release of Trainer.
+
+Owns which there are; `make golden` writes them, test_golden.py compares, and the tests beside this file check each.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from launcher import nccl, plan, schedulers
+from tests import samples
+
+if TYPE_CHECKING:
+    from launcher.plan import Plan
+
+KINDS = ("job", "jobset", "trainjob", "mpijob", "pytorchjob", "leaderworkerset")
+QUEUES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "kueue": {
+        "queue": "research",
+        "queue_priority": "high",
+        "topology": "cloud.google.com/gce-topology-block",
+    },
+    "volcano": {"queueing": "volcano", "queue": "research", "topology": {"label": "rack", "tier": 2}},
+    "coscheduling": {"queueing": "coscheduling", "topology": {"label": "rack", "required": True}},
+}
+FABRICS = [
+    name for name, fabric in nccl.FABRICS.items() if "kubernetes" in (fabric.schedulers or ("kubernetes",))
+]
+RELEASES = ("2.0", "2.1", "2.2")
+EVERYTHING: dict[str, Any] = {
+    "namespace": "training",
+    "priority_class": "batch",
+    "runs": "runs",
+    "cpus": "90",
+    "memory": "900GiB",
+    "shm": "64GiB",
+    "resources": {"rdma/ib": 8},
+    "node_selector": {"node.kubernetes.io/instance-type": "h100"},
+    "tolerations": [{"key": "team", "value": "nlp", "effect": "NoSchedule"}],
+    "affinity": {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchExpressions": [{"key": "gpu", "operator": "Exists"}]}]
+            }
+        }
+    },
+    "labels": {"team": "nlp"},
+    "annotations": {"k8s.v1.cni.cncf.io/networks": "sriov-0,sriov-1"},
+    "image_pull_secrets": ["registry"],
+    "service_account": "trainer",
+    "user": 2000,
+    "group": 3000,
+    "memlock": "node",
+    "wait": "10m",
+    "grace_seconds": 600,
+}
+
+
+def decide(kubernetes: dict[str, Any], job: dict[str, Any] | None = None, **cluster: Any) -> Plan:
+    """The plan of two hosts of eight GPUs, with changes."""
+    fields = {
+        "gpu": "h100-80gb",
+        "slots": 8,
+        "cpus": 96,
+        "memory": "1000GB",
+        "fabric": "infiniband",
+        "image": "registry.example.com/deepspeed-train",
+        "mounts": {"/data": {"claim": "data", "readonly": True}},
+        **cluster,
+    }
+    wanted = {"nodes": 2, "env": {"HF_TOKEN": {"secret": "hf-token"}}, **(job or {})}
+    site = plan.Site("/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab", "fedcba987654")
+    return plan.make(samples.job(**wanted), samples.cluster(**fields, kubernetes=kubernetes), site)
+
+
+def plans() -> dict[str, Plan]:
+    """Name → plan of every variant."""
+    made = {
+        f"{kind}-{queue}": decide({"kind": kind, "runs": "runs", **fields})
+        for kind in KINDS
+        for queue, fields in QUEUES.items()
+    }
+    made |= {
+        f"{kind}-{fabric}": decide(
+            {"kind": kind, "runs": "runs"}, fabric=fabric, job={"nodes": _nodes(fabric)}
+        )
+        for kind, fabrics in (("job", FABRICS), ("jobset", ("efa-p5", "gcp-tcpxo", "oci-h100")))
+        for fabric in fabrics
+    }
+    made |= {
+        f"trainjob-on-torch-distributed-{release}": decide(
+            {"kind": "trainjob", "runtime": "torch-distributed", "trainer": release, "memlock": "node"}
+        )
+        for release in RELEASES
+    }
+    exclusive = {"label": "rack", "exclusive": True}
+    made["jobset-leader-first"] = decide({"kind": "jobset", "leader_first": True, "topology": exclusive})
+    made["job-everything"] = decide(EVERYTHING)
+    made["job-cpu"] = decide({}, gpu=None, memory=None, cpus=None, fabric="tcp", mounts={})
+    made["leaderworkerset-groups"] = decide(
+        {"kind": "leaderworkerset", "serve": {"port": 9000, "replicas": 3}}
+    )
+    return made
+
+
+def _nodes(fabric: str) -> int:
+    return 1 if fabric == "loopback" else 2
+
+
+def rendered() -> dict[str, str]:
+    """File name → manifest of every variant."""
+    render = schedulers.load("kubernetes").render
+    return {f"{name}.yaml": render(decided)["manifest.yaml"] for name, decided in plans().items()}
