@@ -90,6 +90,9 @@ def problems(name: str, args: Mapping[str, Any]) -> Iterator[tuple[str, Problem]
             wrong = _mismatch(theirs[key], value)
             if wrong:
                 yield key, Problem(f"args.{key}: {wrong}", f"help: {theirs[key].help or '-'}")
+    for key, action in theirs.items():
+        if action.required and args.get(key) is None:
+            yield key, Problem(f"args.{key} is missing", f"add it: {action.help or key}")
 
 
 def _options(made: argparse.ArgumentParser) -> tuple[set[str], dict[str, argparse.Action]]:
@@ -169,5 +172,11 @@ def known() -> frozenset[str]:
 
 def required(name: str) -> frozenset[str]:
     """Those of `options` that the workload cannot do without."""
-    made = parser(name)
-    return frozenset(o.removeprefix("--") for a in made._actions if a.required for o in a.option_strings)
+    needed = (o.removeprefix("--") for a in parser(name)._actions if a.required for o in a.option_strings)
+    return options(name) & frozenset(needed)
+
+
+def default(name: str, option: str) -> Any:
+    """The value that the workload gives `option` (without dashes) when a job does not; None if it has no such option."""
+    action = parser(name)._option_string_actions.get(f"--{option}")
+    return action.default if action else None
