@@ -150,7 +150,7 @@ def _name_problems(document: Document, model: type[Model]) -> Iterator[Problem]:
 
 
 def _args_problems(document: Document) -> Iterator[Problem]:
-    args, workload = document.data.get("args"), str(document.data.get("workload", "pretrain"))
+    args, workload = document.data.get("args", {}), str(document.data.get("workload", "pretrain"))
     if not isinstance(args, dict):
         return
     fit = {}
