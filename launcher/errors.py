@@ -76,8 +76,8 @@ class ToolMissingError(LauncherError):
     exit_code = 6
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The known word closest to `word`, as a hint; all of them when none is close and they are few.
+def did_you_mean(word: str, known: Iterable[str], most: int = 40) -> str:
+    """The known word closest to `word`, as a hint; all of them when none is close and there are up to `most`.
 
     Returns an empty string when there are too many.
     """
@@ -85,7 +85,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     if close:
         return f"did you mean {close[0]!r}?"
-    return "it can be " + ", ".join(names) if 0 < len(names) <= 40 else ""
+    return "it can be " + ", ".join(names) if 0 < len(names) <= most else ""
 
 
 def shown(value: object) -> str:

@@ -84,7 +84,10 @@ def load(model: str) -> architecture.Architecture | Unknown:
         and not rest.endswith(".json")
     ):
         return Unknown(model, "a hub model's size is not known before it is downloaded; name a local folder")
-    hint = errors.did_you_mean(model, _named()) or "use a name of models.json, a local folder or a hub name"
+    hint = (
+        errors.did_you_mean(model, _named(), most=0)
+        or "use a name of models.json, a local folder or a hub name"
+    )
     raise errors.SpecError(f"no model {model!r}", hint=hint)
 
 

@@ -68,6 +68,7 @@ def sweep(plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> sweeps.Sweep
     from launcher.schedulers import slurm
 
     kept: list[Plan] = []
+    made: sweeps.Sweep | None = None
     for plan in plans:
         _check_resume(plan)
         slurm.render(plan)
@@ -84,6 +85,8 @@ def sweep(plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> sweeps.Sweep
     except BaseException:
         for plan in kept:
             runs.abandon(plan)
+        if made:
+            sweeps.abandon(made)
         raise
     for index, plan in enumerate(kept):
         runs.record(plan, "slurm", f"{native_id}_{index}", time.time())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,11 @@ def reserve(folder: Path, name: str, ids: Sequence[str], chosen: Sequence[Point]
     record = {"id": sweep.id, "runs": [{"run": r, "settings": p} for r, p in zip(ids, chosen, strict=True)]}
     runs.write_files(made, {_RECORD: json.dumps(record, indent=1) + "\n"})
     return sweep
+
+
+def abandon(sweep: Sweep) -> None:
+    """Remove the folder of a sweep that was never submitted."""
+    shutil.rmtree(sweep.folder, ignore_errors=True)
 
 
 def find(folder: Path, name: str) -> Sweep:

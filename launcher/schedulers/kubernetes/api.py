@@ -134,7 +134,7 @@ def connect(context: str | None) -> Server:
                 config.load_incluster_config(client_configuration=made)
                 return Server(ApiClient(made), "", _NAMESPACE.read_text().strip())
         raise ToolMissingError(
-            f"no Kubernetes cluster to talk to: {error}",
+            f"no Kubernetes cluster to talk to: {str(error).rstrip('.')}",
             hint="set KUBECONFIG, or kubernetes.context; --dry-run works without one",
         ) from None
 

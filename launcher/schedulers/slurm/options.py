@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 # What the launcher decides; a job that needs another value changes the field that is named.
 _OWNED = {
     "nodes": "`nodes:` of the job",
-    "ntasks": "nothing: there is one task a host",
-    "ntasks-per-node": "nothing: there is one task a host",
+    "ntasks": "",  # there is one task a host
+    "ntasks-per-node": "",
     "time": "`walltime:` of the job",
     "signal": "`slurm.signal_seconds`",
     "job-name": "`name:` of the job",
     "partition": "`slurm.partition`",
     "account": "`slurm.account`",
     "qos": "`slurm.qos`",
-    "array": "nothing: one job is one run",
+    "array": "",  # one job is one run
     "no-requeue": "`restarts: 0`",
     "requeue": "`restarts:` of the job",
 }
@@ -54,8 +54,9 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
     for name, value in slurm.sbatch.items():
         where = f"slurm.sbatch.{name}"
         if name in _OWNED:
-            problems.append(Problem(f"{where} is set by the launcher", f"use {_OWNED[name]}"))
-        elif not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+            hint = f"use {_OWNED[name]}" if _OWNED[name] else "leave it out"
+            problems.append(Problem(f"{where} is set by the launcher", hint))
+        elif not re.fullmatch(r"[a-z][a-z0-9-]+", name):
             problems.append(
                 Problem(f"{where} is not an sbatch option", "write the long name without dashes in front")
             )
@@ -72,7 +73,7 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
         made |= {"dependency": f"afterok:{':'.join(plan.after)}", "kill-on-invalid-dep": "yes"}
     written = (slurm.partition, slurm.account, slurm.qos)
     if any("\n" in str(value) for value in written):
-        problems.append(Problem("slurm.partition, account and qos are one line each"))
+        problems.append(Problem("slurm.partition, account and qos are one line each", "take line breaks out"))
     if problems:
         raise PlanError(*problems)
     return [(name, value) for name, value in made.items() if value is not None and value is not False]
