@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
             "--dry-run", action="store_true", help="print what would be submitted, submit nothing"
         )
         verb.add_argument("-o", dest="output", metavar="DIR", help="write what would be submitted to DIR")
+        verb.add_argument("--force", action="store_true", help="submit although it should not fit in memory")
         verb.add_argument(
             "--wait", action="store_true", help="follow the run to its end; exit 1 if it failed"
         )
@@ -185,6 +186,7 @@ def launch(args: argparse.Namespace) -> int:
     if getattr(args, "sweep", ()):
         return _sweep(args)
     plan = _plan(args)
+    _must_fit(plan, args.force)
     if args.dry_run or args.output:
         files = scheduler.render(plan)
         if args.output:
@@ -205,6 +207,16 @@ def launch(args: argparse.Namespace) -> int:
     return OK
 
 
+def _must_fit(plan: Plan, force: bool) -> None:
+    """Refuse a plan that runs out of memory; with --force say so and go on."""
+    if plan.fit is None or plan.fit.fits:
+        return
+    refusal = plan.fit.refusal()
+    if not force:
+        raise refusal
+    say(f"warning: {refusal}")
+
+
 def _sweep(args: argparse.Namespace) -> int:
     from launcher import submit, sweeps
     from launcher.errors import SpecError
@@ -215,6 +227,8 @@ def _sweep(args: argparse.Namespace) -> int:
         )
     points = sweeps.points(args.sweep)
     plans = [_plan(args, point, f"p{i}") for i, point in enumerate(points)]
+    for plan in plans:
+        _must_fit(plan, args.force)
     made = submit.sweep(plans, points)
     say(
         f"{made.id}: {len(points)} runs submitted as one array; see them with: python -m launcher report {made.id}"
@@ -255,6 +269,9 @@ def check(args: argparse.Namespace) -> int:
             made = plan.make(*load.load(path, args.cluster, args.settings), here)
         except LauncherError as error:
             worst = max(worst, _report(error, f"{path}: "))
+            continue
+        if made.fit and not made.fit.fits:
+            worst = max(worst, _report(made.fit.refusal(), f"{path}: "))
             continue
         for name in schedulers.SCHEDULERS:
             try:

@@ -20,7 +20,7 @@ def ranks(plan: Plan, folder: str, config: str) -> list[str]:
     """
     job = plan.job
     if workloads.is_script(job.workload):
-        return [job.workload, *workloads.command_line(job.args)]
+        return [job.workload, *workloads.command_line(plan.args)]
     ours = {
         "deepspeed-config": config,
         "run-dir": folder,
@@ -31,7 +31,7 @@ def ranks(plan: Plan, folder: str, config: str) -> list[str]:
     }
     known = workloads.options(job.workload)
     made = workloads.command_line({k: v for k, v in ours.items() if k in known})
-    return ["-m", f"workloads.{job.workload}", *made, *workloads.command_line(job.args)]
+    return ["-m", f"workloads.{job.workload}", *made, *workloads.command_line(plan.args)]
 
 
 def _resume(named: str | None, runs: str) -> str | None:

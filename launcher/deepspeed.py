@@ -81,10 +81,12 @@ def config(
     precision: str,
     slots: int,
     nodes: int,
+    nvme: str | None = None,
 ) -> dict[str, Any]:
     """What DeepSpeed is given: `base`, the job's numbers and precision, then the user's `overrides` on top.
 
-    Raises PlanError when `overrides` repeat what the job says elsewhere.
+    `nvme` is a folder on each host's own disk. Raises PlanError when `overrides` repeat what the job says elsewhere,
+    and when something is offloaded to NVMe and there is none.
     """
     repeated = [key for key in BATCH_KEYS if key in overrides]
     if repeated:
@@ -109,7 +111,14 @@ def config(
     # ZeRO++ keeps a second copy of the weights inside each host, so the group is the host's slots:
     # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/docs/_tutorials/zeropp.md
     if zero.get("zero_hpz_partition_size") == "slots":
-        merged["zero_optimization"] = {**zero, "zero_hpz_partition_size": slots if nodes > 1 else 1}
+        zero = merged["zero_optimization"] = {**zero, "zero_hpz_partition_size": slots if nodes > 1 else 1}
+    for part in ("offload_optimizer", "offload_param"):
+        section = zero.get(part)
+        if isinstance(section, dict) and section.get("device") == "nvme" and "nvme_path" not in section:
+            if nvme is None:
+                hint = "add nvme: {path: /local/disk, size: 7TB} to the cluster"
+                raise PlanError(f"{part} goes to NVMe and the cluster file names none", hint=hint)
+            zero = merged["zero_optimization"] = {**zero, part: {**section, "nvme_path": nvme}}
     return merged
 
 

@@ -164,11 +164,11 @@ def rungs(machine: Machine, wish: Wish, presets: Presets) -> Iterator[Rung]:
 def try_rung(model: Architecture, machine: Machine, wish: Wish, rung: Rung, presets: Presets) -> Try:
     """One rung's memory, why it does not fit, and the bound on its step."""
     settings = zero.read(effective(wish.base, presets[rung.preset], machine.slots))
-    setup = _setup(machine, wish, rung)
-    needed = memory.of(model, settings, setup)
+    there = setup(machine, wish, rung)
+    needed = memory.of(model, settings, there)
     seconds = None
     if machine.gpu is not None:
-        seconds = traffic.bound(model, settings, setup, machine.gpu, machine.fabric).step
+        seconds = traffic.bound(model, settings, there, machine.gpu, machine.fabric).step
     return Try(rung, needed, tuple(misfits(needed, machine)), seconds)
 
 
@@ -297,7 +297,8 @@ def _smaller_micro(
     return [Change("micro", sizes[best], best)] if best and 0 < sizes[best] < wish.micro else []
 
 
-def _setup(machine: Machine, wish: Wish, rung: Rung) -> Setup:
+def setup(machine: Machine, wish: Wish, rung: Rung) -> Setup:
+    """The rung on this machine, as memory.py and traffic.py take it."""
     return memory.Setup(
         world=machine.world,
         slots=machine.slots,

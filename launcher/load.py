@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from launcher import ROOT, deepspeed, gpus, nccl, spec, workloads, yamlfile
+from launcher import ROOT, deepspeed, fit, gpus, nccl, spec, workloads, yamlfile
 from launcher.errors import Place, Problem, SpecError, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -146,14 +146,26 @@ def _name_problems(document: Document, model: type[Model]) -> Iterator[Problem]:
                 f"unknown {what} {shown(value)}", did_you_mean(value, known()), document.place(keys)
             )
     if model is spec.Job:
+        yield from _model_problems(document)
         yield from _args_problems(document)
+
+
+def _model_problems(document: Document) -> Iterator[Problem]:
+    """A model that is neither a name nor a local model nor a hub name, or that is not a language model."""
+    named = document.data.get("model")
+    if isinstance(named, str) and document.data.get("workload", "pretrain") in fit.TRAINING:
+        try:
+            fit.architecture(named)
+        except SpecError as error:
+            for problem in error.problems:
+                yield Problem(problem.message, problem.hint, problem.place or document.place(("model",)))
 
 
 def _args_problems(document: Document) -> Iterator[Problem]:
     args, workload = document.data.get("args", {}), str(document.data.get("workload", "pretrain"))
     if not isinstance(args, dict):
         return
-    fit = {}
+    fitting = {}
     for key, value in args.items():
         wrong = _argument_problem(key, value)
         if wrong:
@@ -161,9 +173,9 @@ def _args_problems(document: Document) -> Iterator[Problem]:
                 f"args.{key if key.isprintable() else repr(key)} {wrong}", "", document.place(("args", key))
             )
         else:
-            fit[key] = value
+            fitting[key] = value
     if workload in workloads.names():
-        for key, problem in workloads.problems(workload, fit):
+        for key, problem in workloads.problems(workload, fitting):
             yield Problem(problem.message, problem.hint, document.place(("args", key)))
 
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from launcher import deepspeed, gpus, nccl, workloads
+from launcher import deepspeed, fit, gpus, nccl, workloads
 from launcher.errors import LauncherError, PlanError, Problem
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ class Plan:
     preset: str
     config: dict[str, Any]
     precision: str
+    args: dict[str, Any]  # the workload's options
+    fit: fit.Fit | None  # None where memory is not estimated
     variables: tuple[nccl.Variable, ...]
     secrets: tuple[Secret, ...]
     mounts: tuple[Mount, ...]
@@ -128,18 +130,24 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
     problems += [Problem(f"env.{f.name}: {f.message}") for f in findings if f.severity == "error"]
     gpu = gpus.GPUS[cluster.gpu] if cluster.gpu else None
     precision = job.precision if job.precision != "auto" else _precision(gpu)
-    numbers, config, preset = None, None, job.deepspeed.preset
     try:
         numbers = deepspeed.batch(
             job.batch.micro, job.batch.accumulation, job.batch.global_, job.nodes * cluster.slots
         )
-        preset = "zero1" if preset == "auto" else preset
+        weighed, unknown = fit.weigh(job, cluster, numbers, precision)
+        preset = _preset(job, weighed)
         config = deepspeed.config(
-            deepspeed.preset(preset), job.deepspeed.overrides, numbers, precision, cluster.slots, job.nodes
+            deepspeed.preset(preset),
+            job.deepspeed.overrides,
+            numbers,
+            precision,
+            cluster.slots,
+            job.nodes,
+            cluster.nvme.path if cluster.nvme else None,
         )
     except LauncherError as error:
-        problems += error.problems
-    if problems or numbers is None or config is None:
+        raise PlanError(*problems, *error.problems) from None
+    if problems:
         raise PlanError(*problems)
     return Plan(
         id=_id(job, cluster, site, suffix),
@@ -151,14 +159,36 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
         preset=preset,
         config=config,
         precision=precision,
+        args=_args(job, weighed),
+        fit=weighed,
         variables=_variables(job, cluster, fabric),
         secrets=_secrets(job, cluster),
         mounts=tuple(
             Mount(inside, m.host, m.claim, m.readonly, m.local) for inside, m in cluster.mounts.items()
         ),
-        notes=tuple(f"env.{f.name}: {f.message}" for f in findings if f.severity == "warning"),
+        notes=(
+            *(f"env.{f.name}: {f.message}" for f in findings if f.severity == "warning"),
+            *(
+                [f"{unknown}; `deepspeed: auto` is {preset}"]
+                if unknown and job.deepspeed.preset == "auto"
+                else []
+            ),
+        ),
         image=cluster.image if _has_tag(cluster.image) else f"{cluster.image}:{site.image_tag}",
     )
+
+
+def _preset(job: Job, weighed: fit.Fit | None) -> str:
+    if job.deepspeed.preset != "auto":
+        return job.deepspeed.preset
+    return weighed.rung.preset if weighed else fit.BLIND
+
+
+def _args(job: Job, weighed: fit.Fit | None) -> dict[str, Any]:
+    """The job's args, with activation checkpointing where the ladder needs it."""
+    if weighed and weighed.rung.checkpointing and "activation-checkpointing" not in job.args:
+        return {**job.args, "activation-checkpointing": True}
+    return dict(job.args)
 
 
 def _precision(gpu: gpus.Gpu | None) -> str:

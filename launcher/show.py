@@ -10,7 +10,7 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from launcher import nccl, units
+from launcher import nccl, show_fit, units
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -52,7 +52,8 @@ def plan(made: Plan) -> str:
         ("checkpoints", f"every {job.checkpoint.every} steps, the newest {job.checkpoint.keep} are kept"),
         ("run folder", made.folder),
     ]
-    lines = [table(rows), "", "environment of the ranks:"]
+    weighed = ["", show_fit.text(made.fit)] if made.fit else []
+    lines = [table(rows), *weighed, "", "environment of the ranks:"]
     lines += [f"  {v.name}={v.value}" + (f"  # {v.why}" if v.why else "") for v in made.environment]
     lines += [f"  {s.variable}: from secret {s.name}" for s in made.secrets]
     return "\n".join(lines)
@@ -76,6 +77,8 @@ def plan_json(made: Plan) -> str:
                 "global": made.batch.train,
             },
             "deepspeed": {"preset": made.preset, "config": made.config},
+            "args": made.args,
+            **show_fit.data(made.fit),
             "precision": made.precision,
             "image": made.image,
             "folder": made.folder,

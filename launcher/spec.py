@@ -167,6 +167,11 @@ class Mount(_Model):
 Environment = dict[VariableName, Annotated[Variable, _OrText("value", "string", "number", "null")]]
 
 
+class Nvme(_Model):
+    path: AbsolutePath = Field(description="A folder on each host's own NVMe disks.")
+    size: Bytes = Field(description="How much of it one job may fill.")
+
+
 class Job(_Model):
     """What to run."""
 
@@ -355,6 +360,10 @@ class Cluster(_Model):
     hosts: Count | None = Field(None, description="How many hosts there are.")
     cpus: Count | None = Field(None, description="CPU cores of a host.")
     memory: Bytes | None = Field(None, description="Memory of a host.")
+    nvme: Nvme | None = Field(None, description="A host's own NVMe disks, for offload.")
+    bandwidth: Count | None = Field(
+        None, description="Gb/s that one host sends over the fabric, all its adapters together."
+    )
     fabric: str = Field("tcp", description="The network between hosts: see `python -m launcher env`.")
     interface: Text | None = Field(
         None, description="Network interface of the bootstrap traffic, such as eth0."

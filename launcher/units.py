@@ -60,3 +60,11 @@ def gigabytes(count: float) -> str:
         if count >= 1000**power:
             return f"{count / 1000**power:.{1 if count < 100 * 1000**power else 0}f} {unit}"
     return f"{count:.0f} B"
+
+
+def count(number: int) -> str:
+    """A number of parameters for a person: `1.9 million`, `6.74 billion`."""
+    for word, power in (("trillion", 12), ("billion", 9), ("million", 6)):
+        if number >= 10**power:
+            return f"{number / 10**power:.3g} {word}"
+    return f"{number:,}"

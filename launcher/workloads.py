@@ -177,6 +177,6 @@ def required(name: str) -> frozenset[str]:
 
 
 def default(name: str, option: str) -> Any:
-    """The value that the workload gives `option` (without dashes) when a job does not; None if it has no such option."""
+    """The value of `option` (without dashes) that a job leaves out; None if the workload has no such option."""
     action = parser(name)._option_string_actions.get(f"--{option}")
     return action.default if action else None

@@ -97,7 +97,7 @@ NUMBERS = deepspeed.Batch(micro=2, accumulation=3, train=48)
 
 
 def config(preset: str, overrides: dict[str, Any], precision: str = "bf16", nodes: int = 1) -> dict[str, Any]:
-    return deepspeed.config(deepspeed.preset(preset), overrides, NUMBERS, precision, 8, nodes)
+    return deepspeed.config(deepspeed.preset(preset), overrides, NUMBERS, precision, 8, nodes, "/nvme")
 
 
 @pytest.mark.parametrize("name", deepspeed.presets())
@@ -107,6 +107,14 @@ def test_preset(name: str) -> None:
     assert made["bf16"] == {"enabled": True}
     assert int(re.sub(r"\D", "", name.partition("-")[0]) or 3) == made["zero_optimization"]["stage"]
     assert json.loads(json.dumps(made)) == made
+
+
+def test_nvme_offload_needs_a_disk() -> None:
+    nvme = deepspeed.preset("zero3-nvme")
+    made = deepspeed.config(nvme, {}, NUMBERS, "bf16", 8, 1, "/nvme")["zero_optimization"]
+    assert made["offload_optimizer"]["nvme_path"] == made["offload_param"]["nvme_path"] == "/nvme"
+    with pytest.raises(PlanError, match="the cluster file names none"):
+        deepspeed.config(nvme, {}, NUMBERS, "bf16", 8, 1)
 
 
 def test_the_users_keys_win() -> None:

@@ -26,6 +26,7 @@ env: {PLAIN: {value: a}, SECRET: {secret: a, key: a}}
 """
 CLUSTER = """
 slots: 2
+nvme: {path: /a, size: 1TB}
 env: {PLAIN: {value: a}, SECRET: {secret: a, key: a}}
 mounts: {/a: {host: /a, claim: a}}
 kubernetes: {topology: {label: a/b}}

@@ -1,0 +1,140 @@
+"""Whether a job's training fits its cluster, and which DeepSpeed preset `auto` becomes.
+
+Owns the way from job and cluster to the ladder's words and back to hints in theirs; the arithmetic is `ladder`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from launcher import deepspeed, gpus, ladder, models, traffic, workloads, zero
+from launcher.errors import PlanError, Problem, SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from launcher.architecture import Architecture
+    from launcher.ladder import Climb, Machine, Rung, Try, Wish
+    from launcher.spec import Cluster, Job
+
+# The workloads whose memory the formulas describe: one model, its gradients and one optimizer.
+TRAINING = ("pretrain", "finetune")
+# What `auto` is where the size of the model is not known: DeepSpeed's advice for models that fit on one GPU.
+BLIND = "zero2"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A training job, weighed: the `weighed` rung is the one that the plan uses; `climb` is how `auto` got there."""
+
+    model: Architecture
+    machine: Machine
+    wish: Wish
+    presets: Mapping[str, Mapping[str, Any]]
+    weighed: Try
+    climb: Climb | None
+
+    @property
+    def fits(self) -> bool:
+        return self.weighed.fits
+
+    @property
+    def rung(self) -> Rung:
+        return self.weighed.rung
+
+    @property
+    def bound(self) -> traffic.Bound | None:
+        """The shortest possible step, where the GPU's figures are known."""
+        if self.machine.gpu is None:
+            return None
+        settings = zero.read(
+            ladder.effective(self.wish.base, self.presets[self.rung.preset], self.machine.slots)
+        )
+        setup = ladder.setup(self.machine, self.wish, self.rung)
+        return traffic.bound(self.model, settings, setup, self.machine.gpu, self.machine.fabric)
+
+    def refusal(self) -> PlanError:
+        """What to say of a job that does not fit: why, and the smallest change that would make it fit."""
+        only = None if self.climb else self.rung
+        found = ladder.changes(self.model, self.machine, self.wish, self.presets, only)
+        hint = (
+            ", or ".join(map(_setting, found)) or "no single change makes it fit; use more and larger hosts"
+        )
+        if not self.climb:
+            reasons = "; ".join(self.weighed.reasons)
+            return PlanError(Problem(f"{self.rung.name} does not fit: {reasons}", f"use {hint}"))
+        tried = [f"{t.rung.name}: {'; '.join(t.reasons)}" for t in self.climb.tried]
+        return PlanError("no DeepSpeed configuration fits:\n  " + "\n  ".join(tried), hint=f"use {hint}")
+
+
+def _setting(change: ladder.Change) -> str:
+    """A change as the words of the command line."""
+    match change.what:
+        case "micro":
+            return f"--set batch.micro={change.value}"
+        case "hosts":
+            return f"--set nodes={change.value}"
+        case "preset":
+            return f"--set deepspeed={change.value}"
+        case _:
+            return "--set args.activation-checkpointing=true"
+
+
+def weigh(job: Job, cluster: Cluster, numbers: deepspeed.Batch, precision: str) -> tuple[Fit | None, str]:
+    """The job's Fit, or None and why its memory cannot be told. Raises SpecError for a model that is none."""
+    if job.workload not in TRAINING or job.model is None:
+        return None, f"the memory of workload {job.workload!r} is not estimated"
+    model = architecture(job.model)
+    if isinstance(model, models.Unknown):
+        return None, model.reason
+    machine = _machine(job, cluster)
+    wish = _wish(job, numbers, precision)
+    overrides = job.deepspeed.overrides
+    presets = {name: deepspeed.merge(deepspeed.preset(name), overrides) for name in deepspeed.presets()}
+    if job.deepspeed.preset != "auto":
+        rung = ladder.Rung(job.deepspeed.preset, bool(wish.checkpointing))
+        return Fit(
+            model, machine, wish, presets, ladder.try_rung(model, machine, wish, rung, presets), None
+        ), ""
+    climb = ladder.climb(model, machine, wish, presets)
+    return Fit(model, machine, wish, presets, climb.chosen or climb.tried[-1], climb), ""
+
+
+def architecture(name: str) -> Architecture | models.Unknown:
+    """The named or local model; a path that only the ranks can see is not known here."""
+    try:
+        return models.load(name)
+    except SpecError:
+        if name.startswith("/"):
+            return models.Unknown(name, f"{name} is not on this machine, so its size is not known")
+        raise
+
+
+def _machine(job: Job, cluster: Cluster) -> Machine:
+    gpu = gpus.GPUS[cluster.gpu] if cluster.gpu else None
+    memory = cluster.memory
+    # without a GPU all ranks share the host's memory
+    slot = gpu.memory if gpu else memory // cluster.slots if memory else None
+    fabric = cluster.bandwidth * 1e9 / 8 if cluster.bandwidth else None
+    nvme = cluster.nvme.size if cluster.nvme else 0
+    return ladder.Machine(job.nodes, cluster.slots, slot, memory, nvme, gpu, fabric)
+
+
+def _wish(job: Job, numbers: deepspeed.Batch, precision: str) -> Wish:
+    base: dict[str, Any] = {"gradient_accumulation_steps": numbers.accumulation}
+    if precision in {"bf16", "fp16"}:
+        base[precision] = {"enabled": True}
+    if "optimizer" not in job.deepspeed.overrides:
+        base["optimizer"] = {"type": "AdamW"}
+    option = {
+        name: job.args.get(name, workloads.default(job.workload, name))
+        for name in ("seq-length", "attention")
+    }
+    return ladder.Wish(
+        micro=numbers.micro,
+        sequence=int(option["seq-length"] or 1),
+        base=base,
+        checkpointing=job.args.get("activation-checkpointing"),
+        attention=str(option["attention"] or "sdpa"),
+    )

@@ -1,0 +1,142 @@
+"""What `plan` says of memory, traffic and time.
+
+Owns the words and bars; the figures are `fit`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from launcher import ladder, traffic, units, zero
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.fit import Fit
+
+_WIDTH = 40
+_SHADES = "█▓▒░▚▞▪"
+
+
+def data(fit: Fit | None) -> dict[str, Any]:
+    """`fits` and `memory` of `plan --json`; bytes. Null where it is not known."""
+    if fit is None:
+        return {"fits": None, "memory": None}
+    needed, machine = fit.weighed.memory, fit.machine
+    slot = {k: v for k, v in dataclasses.asdict(needed.slot).items() if k != "moment"}
+    return {
+        "fits": fit.fits,
+        "reasons": list(fit.weighed.reasons),
+        "memory": {
+            "per_slot": {**slot, "total": needed.slot.total, "capacity": machine.slot_memory},
+            "per_host": {
+                **dataclasses.asdict(needed.host),
+                "total": needed.host.total,
+                "capacity": machine.host_memory,
+            },
+            "nvme": needed.nvme,
+            "checkpoint": needed.checkpoint,
+        },
+        "parameters": fit.model.parameters,
+        "activation_checkpointing": fit.rung.checkpointing,
+        "largest_micro_batch": fit.climb.largest_micro if fit.climb else _largest(fit),
+        "tried": [
+            {"rung": t.rung.name, "fits": t.fits, "reasons": list(t.reasons), "step_seconds": t.seconds}
+            for t in (fit.climb.tried if fit.climb else ())
+        ],
+        "communication": [{**dataclasses.asdict(c), "sent_per_rank": c.sent} for c in _collectives(fit)],
+        "bound": dataclasses.asdict(fit.bound) if fit.bound else None,
+    }
+
+
+def text(fit: Fit) -> str:
+    """The same for a person."""
+    return "\n".join(_lines(fit))
+
+
+def _lines(fit: Fit) -> Iterator[str]:
+    needed, machine = fit.weighed.memory, fit.machine
+    yield f"model: {units.count(fit.model.parameters)} parameters; {fit.rung.name}"
+    for t in fit.climb.tried if fit.climb else ():
+        if not t.fits:
+            yield f"  not {t.rung.name}: {'; '.join(t.reasons)}"
+    slot = needed.slot
+    parts = {
+        "parameters": slot.parameters,
+        "gradients": slot.gradients,
+        "optimizer": slot.optimizer,
+        "activations": slot.activations,
+        "logits and loss": slot.logits,
+        "buffers": slot.buffers,
+        "margin": slot.margin,
+    }
+    where = "GPU" if machine.gpu else "rank"
+    yield from _bar(f"memory of a {where}, at its fullest ({slot.moment})", parts, machine.slot_memory)
+    host = needed.host
+    inside = {
+        "optimizer": host.optimizer,
+        "parameters": host.parameters,
+        "gradients": host.gradients,
+        "pinned": host.pinned,
+        "processes": host.processes,
+        "data loader": host.loader,
+        "/dev/shm": host.shm,
+    }
+    yield from _bar("memory of a host", inside, machine.host_memory)
+    if needed.nvme:
+        yield from _bar("NVMe of a host", {"offloaded": needed.nvme}, machine.nvme)
+    yield ""
+    largest = fit.climb.largest_micro if fit.climb else _largest(fit)
+    known = machine.slot_memory is not None
+    yield f"largest micro batch   {largest if known else 'not known: the cluster file does not say `memory:`'}"
+    yield f"checkpoint on disk    {units.gigabytes(needed.checkpoint)}"
+    yield from _time(fit)
+    yield f"verdict               {'it fits' if fit.fits else 'IT DOES NOT FIT: ' + '; '.join(fit.weighed.reasons)}"
+
+
+def _bar(title: str, parts: dict[str, int], capacity: int | None) -> Iterator[str]:
+    """A title, one bar of the parts against the capacity, and the parts that are not nothing."""
+    total = sum(parts.values())
+    of = f" of {units.gigabytes(capacity)}" if capacity else ""
+    yield ""
+    yield f"{title}: {units.gigabytes(total)}{of}"
+    full = max(total, capacity or total) or 1
+    bar = "".join(
+        shade * round(_WIDTH * size / full) for shade, size in zip(_SHADES, parts.values(), strict=False)
+    )
+    edge = round(_WIDTH * (capacity or total) / full)
+    yield f"  [{bar.ljust(edge, '·')[:_WIDTH].ljust(_WIDTH)}]" + (
+        " over" if capacity and total > capacity else ""
+    )
+    for shade, (name, size) in zip(_SHADES, parts.items(), strict=False):
+        if size:
+            yield f"  {shade} {name:<16}{units.gigabytes(size):>10}"
+
+
+def _time(fit: Fit) -> Iterator[str]:
+    moved = _collectives(fit)
+    if fit.machine.world > 1:
+        sent = traffic.volume(moved, "slot")
+        yield f"sent by a rank        {units.gigabytes(sent)} a step" + (
+            f", by a host over the fabric {units.gigabytes(traffic.volume(moved, 'fabric', fit.machine.slots))}"
+            if fit.machine.hosts > 1
+            else ""
+        )
+    bound = fit.bound
+    if bound is None or bound.step is None or bound.mfu is None or bound.tokens_per_second is None:
+        yield "step time             not known: the GPU's or the fabric's figures are missing"
+        return
+    yield (
+        f"step, at best         {bound.step:.3g} s ({bound.tokens_per_second:,.0f} tokens/s, MFU {bound.mfu:.0%}):"
+        f" compute {bound.compute:.3g} s, links {bound.intra:.3g} s, fabric {bound.fabric or 0:.3g} s"
+    )
+
+
+def _collectives(fit: Fit) -> tuple[traffic.Collective, ...]:
+    settings = zero.read(ladder.effective(fit.wish.base, fit.presets[fit.rung.preset], fit.machine.slots))
+    return traffic.collectives(fit.model, settings, ladder.setup(fit.machine, fit.wish, fit.rung))
+
+
+def _largest(fit: Fit) -> int:
+    return ladder.largest_micro(fit.model, fit.machine, fit.wish, fit.presets, fit.rung)
