@@ -202,4 +202,5 @@ def namespaces() -> str:
     return probe.stderr.strip() if probe.returncode else ""
 
 
-in_namespaces = pytest.mark.skipif(bool(namespaces()), reason=f"no namespaces: {namespaces()}")
+_WHY = namespaces()
+in_namespaces = pytest.mark.skipif(bool(_WHY), reason=f"no namespaces: {_WHY}")

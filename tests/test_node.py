@@ -86,6 +86,14 @@ def test_index_is_not_needed_for_one_host(bare: pytest.MonkeyPatch) -> None:
     assert node.find_index({socket.gethostname(): 8}, None) == 0
 
 
+@pytest.mark.parametrize("here", ["n2", "N2.other.example"])
+def test_a_host_that_nothing_numbers_finds_itself(here: str, bare: pytest.MonkeyPatch) -> None:
+    bare.setattr(socket, "gethostname", lambda: here)
+    assert node.find_index({"n1": 1, "n2.cluster.example": 1, "n3": 1}, None) == 1
+    with pytest.raises(ending.Stop, match="^3 hosts but no index: "):
+        node.find_index({"n2.a.example": 1, "n2.b.example": 1, "n3": 1}, None)
+
+
 @pytest.mark.parametrize("here", ["n2", "n2.cluster.example", "N2", "n2.other.example"])
 @pytest.mark.parametrize("named", ["n2", "n2.cluster.example"])
 def test_a_host_knows_itself_with_and_without_domain(named: str, here: str, bare: pytest.MonkeyPatch) -> None:
@@ -215,7 +223,7 @@ i=$1 && shift
 hostname n$i
 until ip link show eth0 >/dev/null 2>&1; do sleep .01; done
 ip link set lo up
-ip addr flush dev lo scope %(flush)s
+%(flush)s
 ip addr add %(address)s dev eth0 && ip link set eth0 up
 export JOB_COMPLETION_INDEX=$i
 exec "$@"
@@ -227,7 +235,7 @@ exec "$@"
 def test_machines_meet_by_name(family: str, new_job: Callable[..., entries.Job]) -> None:
     """Three machines with names in a domain; the index comes from the scheduler, and no flag is needed."""
     job = new_job(hosts=3)
-    prefix, flush = ("10.77.0.1", "link") if family == "ipv4" else ("fd00:77::1", "host")
+    prefix, flush = ("10.77.0.1", "") if family == "ipv4" else ("fd00:77::1", "ip -4 addr flush dev lo")
     job.hosts = [f"n{i}.cluster.example" for i in range(3)]
     addresses = [f"{prefix}{i}" for i in range(3)]
     lines = [f"{address} {host}" for address, host in zip(addresses, job.hosts, strict=True)]
@@ -236,19 +244,9 @@ def test_machines_meet_by_name(family: str, new_job: Callable[..., entries.Job])
     (job.folder / "cluster").write_text(CLUSTER)
     address = f"{prefix}$i/64 nodad" if "6" in family else f"{prefix}$i/24"
     (job.folder / "host").write_text(HOST % {"address": address, "flush": flush})
-    outer = [
-        "unshare",
-        "--net",
-        "--mount",
-        "--pid",
-        "--fork",
-        "--mount-proc",
-        "--kill-child",
-        "bash",
-        "cluster",
-    ]
+    outer = ("unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
     job.entries[0] = subprocess.Popen(
-        [*outer, *job.command(None, entries.MEET, "--wait", "30")],
+        [*outer, "bash", "cluster", *job.command(None, entries.MEET, "--wait", "30")],
         cwd=job.folder,
         env=entries.CLEAN,
         stderr=subprocess.PIPE,

@@ -16,7 +16,6 @@ from tests import entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 # What DeepSpeed's launcher sets and the node entry does not: the devices stay the scheduler's (docker/ranks.py), and
 # the second is a by-product of importing deepspeed, which every rank does anyway.

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import queue
+import re
 import socket
 import threading
 import time
@@ -54,16 +55,14 @@ def all_meet(hosts: list[str], run: str) -> list[Any]:
         return [peers.result(LIMIT) for peers in meeting]
 
 
-def dial(run: str, taken: int = 0) -> socket.socket:
-    """A connection to node 0 of the run, wherever it listens."""
-    end = time.monotonic() + LIMIT
-    while time.monotonic() < end:
-        for port in rendezvous.ports(run):
-            with contextlib.suppress(ConnectionError):
-                if port != taken:
-                    return socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
-        time.sleep(0.01)
-    raise TimeoutError("node 0 does not listen")
+def first_host(pool: futures.Executor, hosts: list[str], run: str) -> tuple[Any, Callable[[], socket.socket]]:
+    """Node 0, waiting, and what connects to it."""
+    said: queue.SimpleQueue[str] = queue.SimpleQueue()
+    first = pool.submit(rendezvous.meet, hosts, 0, run, LIMIT, said.put)
+    found = re.fullmatch(r"waiting at 127\.0\.0\.1:(\d+) for \d+ more hosts", said.get(timeout=LIMIT))
+    assert found
+    where = ("127.0.0.1", int(found[1]))
+    return first, lambda: socket.create_connection(where, timeout=LIMIT)
 
 
 def hello(connection: socket.socket, **message: Any) -> bytes:
@@ -182,7 +181,7 @@ def test_strangers_delay_nobody(run: str, closing: contextlib.ExitStack) -> None
     """Scanners, probes and half a greeting; the hosts meet long before any time limit of a connection."""
     hosts = ["127.0.0.1"] * 3
     with futures.ThreadPoolExecutor(3) as pool:
-        first = start(pool, hosts, 0, run)
+        first, dial = first_host(pool, hosts, run)
         for data in (
             *([b""] * 20),
             b"GET / HTTP/1.1\r\n\r\n",
@@ -191,7 +190,7 @@ def test_strangers_delay_nobody(run: str, closing: contextlib.ExitStack) -> None
             b"x" * 70000,
             b"3\n",
         ):
-            stranger = closing.enter_context(dial(run))
+            stranger = closing.enter_context(dial())
             with contextlib.suppress(ConnectionError):
                 stranger.sendall(data)
         begin = time.monotonic()
@@ -206,8 +205,8 @@ def test_strangers_delay_nobody(run: str, closing: contextlib.ExitStack) -> None
 def test_a_wrong_greeting_is_refused(claim: dict[str, Any], run: str) -> None:
     hosts = ["127.0.0.1"] * 2
     with futures.ThreadPoolExecutor(2) as pool:
-        first = start(pool, hosts, 0, run)
-        with dial(run) as stranger:
+        first, dial = first_host(pool, hosts, run)
+        with dial() as stranger:
             assert hello(stranger, **{"run": run, "node": 1, "token": "t", **claim}) == b""
         second = start(pool, hosts, 1, run)
         peers = first.result(LIMIT)
@@ -219,8 +218,8 @@ def test_an_index_belongs_to_one_process(run: str) -> None:
     """A second process with the same index waits; the same process that calls again replaces its first call."""
     hosts = ["127.0.0.1"] * 3
     with futures.ThreadPoolExecutor(2) as pool:
-        first = start(pool, hosts, 0, run)
-        with dial(run) as call, dial(run) as rival, dial(run) as again:
+        first, dial = first_host(pool, hosts, run)
+        with dial() as call, dial() as rival, dial() as again:
             assert b"welcome" in hello(call, run=run, node=1, token="t")
             assert b"taken" in hello(rival, run=run, node=1, token="u")
             assert b"welcome" in hello(again, run=run, node=1, token="t")
@@ -235,8 +234,8 @@ def test_an_index_belongs_to_one_process(run: str) -> None:
 def test_a_host_that_dies_in_the_wait_may_come_back(run: str) -> None:
     hosts = ["127.0.0.1"] * 3
     with futures.ThreadPoolExecutor(3) as pool:
-        first = start(pool, hosts, 0, run)
-        with dial(run) as dies:
+        first, dial = first_host(pool, hosts, run)
+        with dial() as dies:
             assert b"welcome" in hello(dies, run=run, node=1, token="t")
         others = [start(pool, hosts, node, run) for node in (1, 2)]
         peers = first.result(LIMIT)
@@ -298,8 +297,8 @@ def test_the_first_host_may_come_last(run: str) -> None:
 def test_five_hundred_hosts_come_at_once(run: str, closing: contextlib.ExitStack) -> None:
     hosts = ["127.0.0.1", *(f"n{i}" for i in range(1, 501))]
     with futures.ThreadPoolExecutor(1) as pool:
-        first = start(pool, hosts, 0, run)
-        crowd = [closing.enter_context(dial(run)) for _ in hosts[1:]]
+        first, dial = first_host(pool, hosts, run)
+        crowd = [closing.enter_context(dial()) for _ in hosts[1:]]
         for node, connection in enumerate(crowd, 1):
             connection.sendall(json.dumps({"run": run, "node": node, "token": str(node)}).encode() + b"\n")
         peers = first.result(LIMIT)
