@@ -1,4 +1,4 @@
-"""What the node entry (docker/node.py) is told: the hostfile, its place in it, devices, folders; and hosts that meet."""
+"""What the node entry (docker/node.py) is told, its mistakes, and hosts that meet."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_index_is_not_needed_for_one_host(bare: pytest.MonkeyPatch) -> None:
 def test_a_host_that_nothing_numbers_finds_itself(here: str, bare: pytest.MonkeyPatch) -> None:
     bare.setattr(socket, "gethostname", lambda: here)
     assert node.find_index({"n1": 1, "n2.cluster.example": 1, "n3": 1}, None) == 1
-    with pytest.raises(ending.Stop, match="^3 hosts but no index: "):
+    with pytest.raises(ending.Stop, match=r"^3 hosts but no index: "):
         node.find_index({"n2.a.example": 1, "n2.b.example": 1, "n3": 1}, None)
 
 
