@@ -7,10 +7,12 @@ Each entry returns the words that stand before the command inside.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from launcher import workloads
 from launcher.errors import PlanError, Problem
 
 if TYPE_CHECKING:
@@ -36,6 +38,12 @@ def node_entry(runtime: str, plan: Plan, gate: bool = False) -> list[str]:
 
     With `gate` preflight comes first; it takes the same options. Raises PlanError when a mount cannot be had.
     """
+    script = plan.job.workload
+    if inside(runtime) and workloads.is_script(script) and not script.startswith("/"):
+        raise PlanError(
+            f"workload {script!r}: a container does not start in this folder",
+            hint="write its absolute path, and mount its folder (`mounts:` of the cluster file)",
+        )
     entry = RUNTIMES[runtime](plan)
     python, code = (
         (PYTHON_INSIDE, CODE_INSIDE) if inside(runtime) else (plan.site.python, f"{plan.site.root}/docker")
@@ -116,8 +124,25 @@ def _pyxis(plan: Plan) -> Entry:
     return Entry(step=words)
 
 
+@dataclass(frozen=True)
+class Pull:
+    """An image of a registry that becomes one file, once, for all hosts and runs."""
+
+    source: str
+    file: str
+
+
+def pull(plan: Plan) -> Pull | None:
+    """What job.sh has to fetch before the hosts start; None where the image is a file or the runtime fetches itself."""
+    if plan.cluster.slurm.container != "apptainer" or plan.image.startswith("/"):
+        return None
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", plan.image)
+    return Pull(f"docker://{plan.image}", f"{plan.site.runs}/images/{name}.sif")
+
+
 def _apptainer(plan: Plan) -> Entry:
-    image = plan.image if plan.image.startswith("/") else f"docker://{plan.image}"
+    pulled = pull(plan)
+    image = pulled.file if pulled else plan.image
     words = ["apptainer", "exec", "--no-home", *(["--nv"] if plan.gpu else [])]
     for host, inside, ro in _binds(plan):
         words += ["--bind", f"{host}:{inside}{':ro' if ro else ''}"]

@@ -28,7 +28,7 @@ def report(run: Run, now: Status) -> list[str]:
     if now.state != "FAILED":
         return lines
     failure = logfiles.failure(run.folder)
-    if failure:
+    if failure and failure[0] != logfiles.SAVED:
         code, rank, host = failure
         path = run.folder / "logs" / (f"rank-{rank}.log" if rank >= 0 else "job.log")
         who = f"rank {rank}" if rank >= 0 else "node entry"

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from launcher.plan import Plan
 
 
+_OVER = {"FAILED": "it has failed", "CANCELLED": "it was cancelled"}
+
+
 def of(plan: Plan, after: Sequence[str], exclude_bad: bool, say: Callable[[str], None]) -> Plan:
     """`plan` with the hosts to avoid, which are told through `say`, and the jobs to wait for. Raises as `jobs` does."""
     exclude = bad_hosts(say) if exclude_bad else ()
@@ -43,9 +46,9 @@ def jobs(names: Sequence[str]) -> tuple[str, ...]:
         raise PlanError(f"--after {foreign[0].id}: it runs on {foreign[0].scheduler}, not on Slurm")
     waits = []
     for run, now in zip(found, schedulers.statuses(found), strict=True):
-        if now.state in {"FAILED", "CANCELLED"}:
+        if now.state in _OVER:
             hint = f"`python -m launcher resume {run.id}` first"
-            raise PlanError(f"--after {run.id}: it has {now.state.lower()}", hint=hint)
+            raise PlanError(f"--after {run.id}: {_OVER[now.state]}", hint=hint)
         if now.state != "SUCCEEDED":
             waits.append(run.native_id)
     return tuple(waits)

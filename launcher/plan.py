@@ -246,7 +246,13 @@ def _secrets(job: Job, cluster: Cluster) -> tuple[Secret, ...]:
 
 
 def _has_tag(image: str) -> bool:
-    return image.endswith((".sqsh", ".sif")) or "@" in image or ":" in image.rpartition("/")[2]
+    """A path is an image as it is: .sqsh, .sif, or an unpacked one."""
+    return (
+        image.startswith("/")
+        or image.endswith((".sqsh", ".sif"))
+        or "@" in image
+        or ":" in image.rpartition("/")[2]
+    )
 
 
 def _id(job: Job, cluster: Cluster, site: Site, suffix: str) -> str:

@@ -95,14 +95,14 @@ class _View:
 
 
 class _Display:
-    """Without a terminal: a line when the words change and not more often than every half minute."""
+    """Without a terminal: a line when the state or its reason changes, and every half minute."""
 
     def __init__(self) -> None:
         self.shown, self.at = "", 0.0
 
     def show(self, line: str, fraction: float) -> None:
         del fraction
-        word = line.partition(" ")[0]
+        word = "step" if line.startswith("step ") else line
         if word != self.shown or time.monotonic() - self.at > _LINE_EVERY:
             _say(line)
             self.shown, self.at = word, time.monotonic()

@@ -218,6 +218,7 @@ PreemptParameters=send_user_signal
 {nodes}
 PartitionName=debug Nodes=ALL Default=YES MaxTime=60 PriorityTier=10 PreemptMode=OFF State=UP
 PartitionName=low Nodes=ALL MaxTime=60 PriorityTier=1 PreemptMode=REQUEUE GraceTime=5 State=UP
+PartitionName=evict Nodes=ALL MaxTime=60 PriorityTier=1 PreemptMode=CANCEL GraceTime=5 State=UP
 PartitionName=down Nodes=n1 MaxTime=60 State=DOWN
 {settings.extra}
 """

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ preflight: false
 
 
 class Site:
-    """A user's folder on the shared file system, with a quote and a blank in its name."""
+    """A user's folder on the shared file system, by default with a quote and a blank in its name."""
 
-    def __init__(self, folder: Path, cluster: Cluster) -> None:
-        self.folder, self.cluster = folder / "it's here", cluster
+    def __init__(self, folder: Path, cluster: Cluster, name: str = "it's here") -> None:
+        self.folder, self.cluster = folder / name, cluster
         self.folder.mkdir()
         (self.folder / "site.yaml").write_text(CLUSTER)
         (self.folder / "job.yaml").write_text(JOB)
@@ -97,6 +98,16 @@ class Site:
         steps = [r for r in self.metrics(run) if "loss" in r and "event" not in r]
         assert len({r["step"] for r in steps}) == len(steps), "a step was repeated"
         return {r["step"]: r["loss"] for r in steps}
+
+    def program(self, text: str) -> list[str]:
+        """Settings of a job that runs this Python text instead of training."""
+        path = self.folder / f"program-{zlib.crc32(text.encode())}.py"
+        path.write_text(text)
+        return [f"workload={json.dumps(str(path))}", "args={}", "batch={micro: 1}"]
+
+    def starts(self, run: str) -> list[dict[str, Any]]:
+        """The start event of every attempt."""
+        return [r for r in self.metrics(run) if r.get("event") == "start"]
 
     def all_logs(self, run: str) -> str:
         logs = sorted((self.path(run) / "logs").glob("*.log"))

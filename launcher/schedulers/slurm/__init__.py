@@ -34,6 +34,7 @@ def render(plan: Plan) -> Files:
         node=containers.node_entry(plan.cluster.slurm.container, plan, gate=plan.preflight),
         command=command.ranks(plan, plan.folder, f"{plan.folder}/ds_config.json"),
         config=json.dumps(plan.config, indent=1),
+        pull=containers.pull(plan),
         bundle=containers.bundle(plan),
         secrets=templates.home(plan.cluster.slurm.secrets),
         bad_hosts=badhosts.path(plan.site.runs),
