@@ -65,9 +65,8 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="for programs")
 
     verb = _verb(verbs, "check", "validate jobs and render them for every scheduler; submit nothing", check)
-    verb.add_argument("jobs", nargs="+", metavar="JOB")
-    verb.add_argument("--cluster", metavar="NAME|FILE")
-    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    verb.add_argument("jobs", nargs="+", metavar="JOB", help="job files")
+    _file_options(verb)
 
     verb = _verb(verbs, "hostfile", "hosts, or the current allocation, as DeepSpeed's hostfile", hostfile)
     verb.add_argument("hostlist", nargs="?", metavar="HOSTLIST|-", help="node[1-4,7]; - reads stdin")
@@ -106,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--json", action="store_true", help="for programs")
 
     verb = _verb(verbs, "schema", "the JSON Schema of a job or cluster file", schema)
-    verb.add_argument("kind", choices=("job", "cluster"))
+    verb.add_argument("kind", choices=("job", "cluster"), help="which of the two")
 
     verb = _verb(verbs, "doctor", "what this machine has and lacks", doctor)
     verb.add_argument("--json", action="store_true", help="for programs")
@@ -123,8 +122,7 @@ def _verb(
     return made
 
 
-def _job_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("job", metavar="JOB", help="a job file")
+def _file_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--cluster", metavar="NAME|FILE", help="where, instead of the job's `cluster:`")
     verb.add_argument(
         "--set",
@@ -134,6 +132,11 @@ def _job_options(verb: argparse.ArgumentParser) -> None:
         dest="settings",
         help="change a field of the files",
     )
+
+
+def _job_options(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("job", metavar="JOB", help="a job file")
+    _file_options(verb)
     verb.add_argument("--name", default="", metavar="SUFFIX", help="added to the run's id")
 
 

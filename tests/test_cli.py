@@ -1,0 +1,382 @@
+"""The command line is a contract: verbs, options, exit codes, streams, and how little each verb loads."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from launcher import ROOT, cli, errors, runs
+from tests import samples
+
+# Changing a line here changes what scripts of users rely on.
+CONTRACT = {
+    "local": "JOB --cluster --dry-run --force --name --set --wait -o",
+    "slurm": "JOB --after --cluster --dry-run --exclude-bad --force --name --set --sweep --wait -o",
+    "kubernetes": "JOB --cluster --dry-run --force --name --set --wait -o",
+    "k8s": "JOB --cluster --dry-run --force --name --set --wait -o",
+    "plan": "JOB --cluster --json --name --set",
+    "check": "JOB --cluster --set",
+    "hostfile": "HOSTLIST|- --slots",
+    "env": "FABRIC --json",
+    "status": "RUN --json",
+    "logs": "RUN --follow --host --rank -f",
+    "cancel": "RUN",
+    "resume": "RUN --exclude-bad",
+    "report": "SWEEP --json",
+    "list": "--json --state",
+    "schema": "kind",
+    "doctor": "--json",
+}
+
+# What costs time to import, and what a verb may load of it.
+HEAVY = {
+    "pydantic",
+    "jinja2",
+    "submitit",
+    "kubernetes",
+    "rich",
+    "ruamel",
+    "torch",
+    "deepspeed",
+    "transformers",
+}
+NOTHING: set[str] = set()
+FILES = {"pydantic", "ruamel"}
+LOADS = [
+    ("--help", NOTHING),
+    ("--version", NOTHING),
+    ("slurm --help", NOTHING),
+    ("status absent", NOTHING),
+    ("logs absent", NOTHING),
+    ("cancel absent", NOTHING),
+    ("resume absent", NOTHING),
+    ("report absent", NOTHING),
+    ("list --json", NOTHING),
+    ("hostfile node[1-2] --slots 8", NOTHING),
+    ("env infiniband", NOTHING),
+    ("schema job", {"pydantic"}),
+    ("plan jobs/quickstart.yaml", FILES),
+    ("local jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
+    ("slurm jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
+    ("kubernetes jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
+    ("check jobs/quickstart.yaml", FILES | {"jinja2"}),
+]
+LOADED = """
+import sys
+from launcher import cli
+try:
+    cli.main(sys.argv[1:])
+except SystemExit:
+    pass
+print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a small job and cluster, and runs of its own."""
+    (tmp_path / "job.yaml").write_text(samples.JOB)
+    (tmp_path / "here.yaml").write_text(samples.CLUSTER)
+    for name in [name for name in os.environ if name.startswith(("SLURM", "SBATCH", "LAUNCHER"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def launcher(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """`python -m launcher` in a process of its own."""
+    settings = {"capture_output": True, "text": True, "timeout": 120, **options}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **settings.pop("env", {})}
+    return subprocess.run([sys.executable, "-m", "launcher", *words], env=environment, **settings)
+
+
+# The contract
+
+
+def test_verbs_and_options() -> None:
+    parser = cli.parser()
+    assert [word for action in parser._actions for word in action.option_strings] == [
+        "-h",
+        "--help",
+        "--version",
+    ]
+    (verbs,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    found = {
+        name: " ".join(
+            [
+                *(
+                    str(action.metavar or action.dest)
+                    for action in verb._actions
+                    if not action.option_strings
+                ),
+                *sorted(
+                    {word for action in verb._actions for word in action.option_strings} - {"-h", "--help"}
+                ),
+            ]
+        )
+        for name, verb in verbs.choices.items()
+    }
+    assert found == CONTRACT
+
+
+def test_every_option_is_explained() -> None:
+    (verbs,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    bare = {
+        (name, action.dest)
+        for name, verb in verbs.choices.items()
+        for action in verb._actions
+        if not action.help
+    }
+    assert bare == set()
+
+
+def test_exit_codes() -> None:
+    assert (cli.OK, cli.JOB_FAILED, cli.USAGE, cli.BUG, cli.INTERRUPTED) == (0, 1, 2, 70, 130)
+    codes = {kind.__name__: kind.exit_code for kind in errors.LauncherError.__subclasses__()}
+    assert codes == {
+        "SpecError": 2,
+        "PlanError": 3,
+        "SubmitError": 4,
+        "RunNotFoundError": 5,
+        "ToolMissingError": 6,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("plan job.yaml", 0),
+        ("plan job.yaml --set nodes=0", 2),
+        ("plan job.yaml --set batch.global=3", 3),
+        ("status absent", 5),
+        ("kubernetes job.yaml", 6),
+    ],
+)
+def test_exit_code_of(words: str, code: int, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(here / "absent"))
+    assert cli.main(words.split()) == code
+
+
+def test_a_refusal_of_the_scheduler_is_shown_and_leaves_nothing(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("sbatch", "srun"):
+        program = here / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{here}/bin:/usr/bin:/bin")
+    assert cli.main(["slurm", "job.yaml"]) == 4
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "error: sbatch: error: invalid partition specified: gpu" in err
+    assert list((here / "runs").iterdir()) == []
+
+
+def test_wait_says_how_the_job_ended(here: Path) -> None:
+    (here / "fail.py").write_text("raise SystemExit(9)\n")
+    done = launcher("local", "job.yaml", "--wait", "--set", f"workload={here}/fail.py", cwd=here)
+    assert done.returncode == 1, done.stderr
+    assert "exit code 9" in done.stderr
+
+
+def test_a_bug_is_called_one(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("seven")
+
+    monkeypatch.setattr("launcher.load.load", broken)
+    assert cli.main(["plan", "job.yaml"]) == 70
+    err = capsys.readouterr().err
+    assert "ZeroDivisionError: seven" in err
+    assert err.endswith("this is a bug in the launcher: please report it with the lines above\n")
+
+
+def test_interrupted(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launcher.load.load", interrupt)
+    assert cli.main(["plan", "job.yaml"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+# What is loaded
+
+
+@pytest.mark.parametrize(("words", "allowed"), LOADS, ids=[words for words, _ in LOADS])
+def test_a_verb_loads_no_more_than_it_needs(words: str, allowed: set[str], tmp_path: Path) -> None:
+    environment = {**os.environ, "LAUNCHER_RUNS": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *words.split()],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stderr.splitlines()[-1].split()) & HEAVY <= allowed
+
+
+# Streams
+
+
+def test_dry_run_prints_the_text_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["local", "job.yaml", "--dry-run", "--set", "env.NCCL_DEBUGG=INFO"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("#!/bin/bash\n")
+    assert "note: " not in out
+    assert "NCCL_DEBUG" in err  # the linter's talk
+    subprocess.run(["bash", "-n"], input=out, text=True, check=True)
+    assert sorted(path.name for path in here.iterdir()) == ["here.yaml", "job.yaml"]
+
+
+def test_dry_run_of_kubernetes_is_a_manifest(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["kubernetes", "job.yaml", "--dry-run"]) == 0
+    manifest = capsys.readouterr().out
+    assert {"ConfigMap", "Job"} <= {d["kind"] for d in YAML(typ="safe", pure=True).load_all(manifest)}
+    assert cli.main(["k8s", "job.yaml", "--dry-run"]) == 0
+    assert capsys.readouterr().out == manifest
+
+
+def test_dry_run_is_the_same_every_time(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = []
+    for _ in range(2):
+        assert cli.main(["slurm", "job.yaml", "--dry-run"]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+
+
+def test_output_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["slurm", "job.yaml", "-o", "out/deep"]) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == "wrote out/deep/job.sh\n"
+    assert cli.main(["slurm", "job.yaml", "-o", "out/deep", "--dry-run"]) == 0
+    assert capsys.readouterr().out == (here / "out" / "deep" / "job.sh").read_text(encoding="utf-8")
+    assert sorted(path.name for path in (here / "out" / "deep").iterdir()) == ["job.sh"]
+    assert not (here / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "words", ["plan job.yaml --json", "env tcp --json", "env --json", "list --json", "schema cluster"]
+)
+def test_json_is_alone_on_stdout(words: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words.split()) == 0
+    out, err = capsys.readouterr()
+    json.loads(out)
+    assert err == ""
+
+
+def test_check_says_each_job_and_scheduler(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "bad.yaml").write_text(samples.JOB.replace("micro: 1", "micro: 3, global: 16"))
+    assert cli.main(["check", "job.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"job.yaml: ok on {name}" for name in ("local", "slurm", "kubernetes")
+    ]
+    assert cli.main(["check", "bad.yaml", "job.yaml"]) == 3
+    out, err = capsys.readouterr()
+    assert err.startswith("bad.yaml: batch.global 16 does not divide")
+    assert "job.yaml: ok on slurm" in out
+
+
+def test_a_job_that_one_scheduler_cannot_run_is_still_valid(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check", "job.yaml", "--set", "nodes=17", "--set", "cluster.fabric=tcp"]) == 0
+    out, err = capsys.readouterr()
+    assert "job.yaml: not on local: 17 hosts on one machine" in err
+    assert "job.yaml: ok on slurm" in out
+
+
+def test_hostfile_from_stdin_and_from_an_allocation(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = launcher("hostfile", "-", "--slots", "4", input="a[1-2]\nb\n")
+    assert done.stdout == "a1 slots=4\na2 slots=4\nb slots=4\n"
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n[08-09]")
+    monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
+    assert cli.main(["hostfile"]) == 0
+    assert capsys.readouterr().out == "n08 slots=8\nn09 slots=8\n"
+
+
+def test_a_run_of_an_unknown_scheduler_does_not_hide_the_others(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = here / "runs"
+    for number, scheduler in enumerate(("local", "pbs")):
+        record = {
+            "id": scheduler,
+            "scheduler": scheduler,
+            "native_id": "1:1",
+            "submitted": number,
+            "nodes": 1,
+        }
+        runs.write_files(folder / scheduler, {"run.json": json.dumps({**record, "slots": 1, "place": {}})})
+    assert cli.main(["list", "--json"]) == 0
+    found = {entry["id"]: (entry["state"], entry["reason"]) for entry in json.loads(capsys.readouterr().out)}
+    assert found["pbs"] == ("UNKNOWN", "unknown scheduler 'pbs'")
+    assert found["local"][0] == "FAILED"
+    assert cli.main(["list", "--state", "unknown"]) == 0
+    assert "pbs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["plan", "job.yaml"], ["env", "infiniband"], ["schema", "cluster"]])
+def test_a_reader_that_has_gone_is_no_error(words: list[str], here: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = launcher(*words, cwd=here, capture_output=False, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_full_disk_is_said(here: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = launcher(
+            "plan", "job.yaml", cwd=here, capture_output=False, stdout=full, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (2, "error: output: No space left on device\n")
+
+
+def test_text_is_utf8_in_any_locale(here: Path) -> None:
+    (here / "job.yaml").write_text(samples.JOB + "env: {A: ünïcode}\n", encoding="utf-8")
+    done = launcher(
+        "plan",
+        "job.yaml",
+        cwd=here,
+        text=False,
+        env={"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"},
+    )
+    assert done.returncode == 0
+    assert "A=ünïcode" in done.stdout.decode("utf-8")  # type: ignore[attr-defined]
+
+
+def test_a_folder_whose_name_is_no_text(here: Path) -> None:
+    odd = os.fsencode(here) + b"/\xff"
+    Path(os.fsdecode(odd)).mkdir()
+    done = launcher("slurm", str(here / "job.yaml"), "--dry-run", cwd=odd, text=False)
+    assert done.returncode == 0
+    assert odd + b"/runs/" in done.stdout  # type: ignore[operator]
+
+
+# Help
+
+
+@pytest.mark.parametrize("verb", ["", *CONTRACT])
+def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*verb.split(), "--help"])
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("usage: launcher")
+    assert err == ""
