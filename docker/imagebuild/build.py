@@ -148,7 +148,8 @@ def run(settings: dict[str, str], only_check: bool) -> str:
         bases = dict(zip(("BASE_IMAGE", "RUNTIME_IMAGE"), local_bases(build.flavour), strict=True))
     arguments = {**check.arguments(build), **extra, **bases, "REVISION": version}
     started = time.monotonic()
-    code = subprocess.run(command(chosen, image, arguments), check=False).returncode
+    # The name alone goes to stdout.
+    code = subprocess.run(command(chosen, image, arguments), stdout=sys.stderr, check=False).returncode
     if code:
         raise BuildRefused(f"{chosen} ended with exit code {code}; its words are above")
     print(f"{image} built in {time.monotonic() - started:.0f} s", file=sys.stderr)

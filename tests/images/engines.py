@@ -128,7 +128,10 @@ def environment() -> dict[str, str]:
 
 
 def make_image(engine: Engine, **settings: str) -> Image:
-    """Build an image as `make image` does, with bases made here, or take the one that is there already."""
+    """Build an image as `make image` does, with bases made here, or take the one that is there already.
+
+    With REBUILD among the settings it is built in any case; layers that did not change are taken again.
+    """
     with exclusive("build"):
         command = [sys.executable, "-m", "imagebuild.build"]
         env = {**engine.env, "BASE_IMAGE": "local", "ENGINE": "buildah", **settings}
@@ -141,7 +144,7 @@ def make_image(engine: Engine, **settings: str) -> Image:
         marker = (
             FOLDER / f"{image.replace(':', '-')}-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
         )
-        if marker.exists() or (there and KEEP and "-dirty" not in image):
+        if "REBUILD" not in settings and (marker.exists() or (there and KEEP and "-dirty" not in image)):
             return Image(image, engine, 0.0)
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=3000, check=False)
         if done.returncode:

@@ -111,9 +111,9 @@ def test_an_op_that_was_not_built_fails_at_once(cpu_image: Image) -> None:
     assert "c++" in done.stderr
 
 
-def test_the_proof_refuses_another_image(cpu_image: Image, tmp_path: Path) -> None:
+def test_the_proof_refuses_another_image(cpu_image: Image, shared: Path) -> None:
     """The last step of the build, run again with another wish: it must find each difference."""
-    (tmp_path / "wheel.json").write_text(json.dumps({"ops": {}}))
+    (shared / "wheel.json").write_text(json.dumps({"ops": {}}))
     arguments = {
         **check.arguments(check.make("train", "cpu", {})),
         "DS_OPS": "CPU_ADAM AIO",
@@ -121,7 +121,7 @@ def test_the_proof_refuses_another_image(cpu_image: Image, tmp_path: Path) -> No
     }
     options = [word for pair in arguments.items() for word in ("--env", "=".join(pair))]
     done = cpu_image.run(
-        *options, "--env", "PYTHONPATH=/src", "--volume", f"{check.HERE}:/src:ro", "--volume", f"{tmp_path}:/facts:ro",
+        *options, "--env", "PYTHONPATH=/src", "--volume", f"{check.HERE}:/src:ro", "--volume", f"{shared}:/facts:ro",
         cpu_image.name, *PROOF.split(),
         ok=False,
     )  # fmt: skip
@@ -247,5 +247,7 @@ def test_a_change_in_a_workload_builds_in_seconds(cpu_image: Image, tmp_path: Pa
     code = "print(open('/opt/job/workloads/pretrain.py').read()[-10:])"
     assert "# changed" in cpu_image.engine.run("podman", "run", "--rm", again, "python", "-c", code).stdout
     cpu_image.engine.run("buildah", "rmi", again)
-    # Measured: 12 s idle. A build of everything compiles for more than a minute.
-    assert seconds < 60
+    # Nothing is compiled or installed again. How long that takes is in README.md; here other tests share the cores.
+    assert "compiling " not in done.stderr
+    assert "Collecting " not in done.stderr
+    assert seconds < 300
