@@ -20,9 +20,10 @@ _SHADES = "█▓▒░▚▞▪"
 
 
 def data(fit: Fit | None) -> dict[str, Any]:
-    """`fits` and `memory` of `plan --json`; bytes. Null where it is not known."""
+    """`fits`, `memory` and the rest of `plan --json`; bytes. The same keys, null or empty, where it is not known."""
     if fit is None:
-        return {"fits": None, "memory": None}
+        unknown = ("fits", "memory", "parameters", "activation_checkpointing", "largest_micro_batch", "bound")
+        return {**dict.fromkeys(unknown), **{name: [] for name in ("reasons", "tried", "communication")}}
     needed, machine = fit.weighed.memory, fit.machine
     slot = {k: v for k, v in dataclasses.asdict(needed.slot).items() if k != "moment"}
     return {
