@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from workloads.session import Session
+
 # GPT-2 was trained with 0.1 over many epochs; pretraining that sees a text once or twice does better without
 DROPOUTS = ("attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "hidden_dropout")
 NAMED = Path(__file__).with_name("models.json")
@@ -102,19 +104,22 @@ def fingerprint(model: PreTrainedModel) -> str:
     return hashlib.sha256(repr(shapes).encode()).hexdigest()[:16]
 
 
-def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, rank: int) -> None:
-    """Write a Hugging Face folder (safetensors, config, tokenizer) from rank 0; all ranks must call it.
+def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: Session) -> None:
+    """Write `export/` of the run's folder: a Hugging Face folder with safetensors, config and tokenizer.
 
-    ZeRO-3's partitions are gathered one parameter at a time.
+    All ranks must call it: ZeRO-3's partitions are gathered, one parameter at a time, into rank 0's memory.
     """
     import deepspeed
 
     weights = {}
     for key, parameter in model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-            if rank == 0:
+            if session.rank == 0:
                 weights[key] = parameter.detach().cpu().clone()
-    if rank == 0:
+
+    def write() -> None:
         model.config.use_cache = True
-        model.save_pretrained(folder, state_dict=weights)
-        tokenizer.save_pretrained(folder)
+        model.save_pretrained(session.run_dir / "export", state_dict=weights)
+        tokenizer.save_pretrained(session.run_dir / "export")
+
+    session.first(write)

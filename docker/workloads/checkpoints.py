@@ -17,13 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workloads import engines, metrics
+from workloads import architectures, engines, metrics, tokenizer
 from workloads.session import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from deepspeed import DeepSpeedEngine
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from workloads.session import Session
 
@@ -65,6 +66,21 @@ class Found:
     @property
     def tag(self) -> str:
         return self.path.name
+
+
+def identity(
+    name: str, model: PreTrainedModel, by: PreTrainedTokenizerBase, config: dict[str, Any], world_size: int
+) -> Identity:
+    """The identity of a run that trains this model, called `name`, with this tokenizer and DeepSpeed config."""
+    return Identity(
+        model=f"{name} ({architectures.parameters(model):,} parameters)",
+        model_fingerprint=architectures.fingerprint(model),
+        tokenizer=f"{by.name_or_path} ({len(by):,} tokens)",
+        tokenizer_fingerprint=tokenizer.fingerprint(by),
+        world_size=world_size,
+        zero_stage=engines.stage(config),
+        precision=engines.precision(config),
+    )
 
 
 def save(engine: DeepSpeedEngine, session: Session, progress: Progress, identity: Identity, keep: int) -> str:
@@ -186,8 +202,10 @@ def _observed(engine: DeepSpeedEngine) -> Iterator[tuple[dict[str, int], list[st
                 result = work(*args, **options)
                 wrote(*args, *options.values())
                 return result
-            except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError
-                failures.append(str(error).strip().splitlines()[0])
+            except OSError as error:
+                failures.append(str(error))
+            except RuntimeError as error:
+                failures.append(_in_words(error))
 
         return call
 
@@ -208,6 +226,13 @@ def _observed(engine: DeepSpeedEngine) -> Iterator[tuple[dict[str, int], list[st
     finally:
         for owner, name, _ in guards:
             delattr(owner, name)
+
+
+def _in_words(error: RuntimeError) -> str:
+    # torch's writer (caffe2/serialize/inline_container.cc) notices a short write, but not its reason
+    partly = any(words in str(error) for words in ("inline_container", "PytorchStreamWriter"))
+    whole = "the file system took only a part of a file: it is full, or there is a quota or limit"
+    return whole if partly else str(error).strip().splitlines()[0]
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -34,6 +34,7 @@ import json
 import math
 import os
 import statistics
+import sys
 import time
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -89,9 +90,12 @@ class Log:
 
     def _write(self, values: dict[str, Any]) -> None:
         assert self._file is not None
-        json.dump({key: _finite(value) for key, value in values.items()}, self._file, allow_nan=False)
-        self._file.write("\n")
-        self._file.flush()
+        line = json.dumps({key: _finite(value) for key, value in values.items()}, allow_nan=False)
+        try:
+            self._file.write(line + "\n")
+            self._file.flush()
+        except OSError as error:  # a full disk must not end the training before it can save
+            print(f"{FILE}: {error}", file=sys.stderr, flush=True)
 
     def _share(self, values: dict[str, Any], step: int) -> None:
         numbers = {key: value for key, value in values.items() if isinstance(value, (int, float))}

@@ -18,14 +18,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workloads import architectures, checkpoints, engines, metrics, options, session, text, tokenizer
-from workloads.checkpoints import Identity, Progress
+from workloads import architectures, checkpoints, engines, metrics, options, session, text
+from workloads.checkpoints import Progress
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
     import torch
     from deepspeed import DeepSpeedEngine
-    from transformers import PreTrainedTokenizerBase
 
     from workloads.text import Batch
 
@@ -69,62 +68,29 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     """Everything that training needs, with the newest checkpoint loaded. Raises Stop for mistakes in the job."""
     config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
     settings = this.together(lambda: architectures.config(args.model))
-    by, corpus = text.tokenized(this, args, settings.vocab_size)
-    training, held_out = corpus.split()
-    samples = text.Samples(training, args.seq_length, args.seed)
-    text.check_lengths(samples, size.total, settings)
-    evaluation = text.evaluation(held_out, args, size.micro, this) if args.eval_every else []
+    data = text.load(this, args, settings, size)
 
-    settings.eos_token_id = by.eos_token_id
+    settings.eos_token_id = data.tokenizer.eos_token_id
     model = architectures.build(args.model, settings, config, args.seed, this.device)
     if args.activation_checkpointing:
         model.activation_checkpointing_enable()
-    parameters = architectures.parameters(model)
-    identity = Identity(
-        model=f"{args.model} ({parameters:,} parameters)",
-        model_fingerprint=architectures.fingerprint(model),
-        tokenizer=f"{by.name_or_path} ({len(by):,} tokens)",
-        tokenizer_fingerprint=tokenizer.fingerprint(by),
-        world_size=this.world_size,
-        zero_stage=engines.stage(config),
-        precision=engines.precision(config),
-    )
+    identity = checkpoints.identity(args.model, model, data.tokenizer, config, this.world_size)
     found = checkpoints.find(this, args.resume, identity, log)
-    attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
     engine = engines.start(model, config, args, universal=found is not None and found.universal)
     engine.train()
     progress = checkpoints.restore(engine, found) if found else Progress()
-    tag = found.tag if found else None
+    attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
+
     log.say(
-        f"{identity.model} on {corpus.tokens:,} tokens by {identity.tokenizer}; {this.world_size} ranks, "
+        f"{identity.model} on {data.corpus.tokens:,} tokens by {identity.tokenizer}; {this.world_size} ranks, "
         f"ZeRO-{identity.zero_stage}, {identity.precision}, {type(engine.basic_optimizer).__name__}; "
         + (f"resumed from {found.path}" if found else "from the start")
     )
-    log.event(
-        "start",
-        progress.step,
-        world_size=this.world_size,
-        resumed_from=tag,
-        parameters=parameters,
-        attempt=attempt,
-        max_steps=args.max_steps,
-    )
-    return Training(
-        args,
-        this,
-        log,
-        engine,
-        by,
-        corpus,
-        samples,
-        evaluation,
-        size,
-        identity,
-        attempt,
-        progress,
-        progress,
-        tag,
-    )
+    start = {"resumed_from": found.tag if found else None, "attempt": attempt, "max_steps": args.max_steps}
+    parameters = architectures.parameters(model)
+    log.event("start", progress.step, world_size=this.world_size, parameters=parameters, **start)
+    saved = found.tag if found else None
+    return Training(args, this, log, engine, data, size, identity, attempt, progress.step, progress, saved)
 
 
 @dataclass
@@ -135,14 +101,11 @@ class Training:
     this: Session
     log: metrics.Log
     engine: DeepSpeedEngine
-    tokenizer: PreTrainedTokenizerBase
-    corpus: text.Corpus
-    samples: text.Samples
-    evaluation: list[Batch]
+    data: text.Data
     size: engines.BatchSize
-    identity: Identity
+    identity: checkpoints.Identity
     attempt: int
-    start: Progress
+    steps_before: int  # this attempt
     progress: Progress
     saved: str | None  # the tag of the newest complete checkpoint
     unlogged_steps: int = 0
@@ -155,7 +118,7 @@ class Training:
         while self.progress.step < args.max_steps and not stop:
             stop = self.step()
             step = self.progress.step
-            if self.evaluation and due(step, args.eval_every, args.max_steps):
+            if self.data.evaluation and due(step, args.eval_every, args.max_steps):
                 self.evaluate()
             if stop or due(step, args.checkpoint_every, args.max_steps):
                 self.save()
@@ -172,7 +135,7 @@ class Training:
         torch.manual_seed(hash((args.seed, step, self.this.rank)))
         rate = engine.get_lr()[0]
         total, norm = torch.zeros((), device=self.this.device), None
-        for batch in self.samples.share(self.progress.samples, self.size, self.this):
+        for batch in self.data.samples.share(self.progress.samples, self.size, self.this):
             loss = next_token_loss(engine, batch, self.this.device)
             engine.backward(loss)
             norm = engines.unreported_norm(engine)
@@ -187,7 +150,7 @@ class Training:
         self.check_finite(step, mean, norm)
         samples = self.progress.samples + self.size.total
         self.progress = Progress(step, samples, self.progress.tokens + self.size.total * args.seq_length)
-        if stop or step == self.start.step + 1 or due(step, args.log_every, args.max_steps):
+        if stop or step == self.steps_before + 1 or due(step, args.log_every, args.max_steps):
             self.report(mean, rate, norm)
         return stop
 
@@ -228,11 +191,11 @@ class Training:
         self.engine.eval()
         total = torch.zeros((), device=self.this.device)
         with torch.no_grad():
-            for batch in self.evaluation:
+            for batch in self.data.evaluation:
                 total += next_token_loss(self.engine, batch, self.this.device) * len(batch[0])
         self.engine.train()
-        loss, _ = self.this.agree(total / sum(len(inputs) for inputs, _ in self.evaluation))
-        bits = loss / math.log(2) * self.corpus.tokens / self.corpus.bytes
+        loss, _ = self.this.agree(total / sum(len(inputs) for inputs, _ in self.data.evaluation))
+        bits = loss / math.log(2) * self.data.corpus.tokens / self.data.corpus.bytes
         self.log.event("eval", self.progress.step, loss=loss, bits_per_byte=bits)
         self.log.say(f"held-out text: loss {loss:.4f}, {bits:.3f} bits per byte")
 
@@ -250,19 +213,18 @@ def finish(training: Training, began: float) -> None:
     """Export the model if asked to, and write summary.json: the run is done."""
     args, this, log = training.args, training.this, training.log
     if args.export:
-        architectures.export(training.engine.module, training.tokenizer, this.run_dir / "export", this.rank)
+        architectures.export(training.engine.module, training.data.tokenizer, this)
         log.say(f"exported to {this.run_dir / 'export'}")
     log.event("end", training.progress.step, status="done")
-    if this.rank == 0:
-        summary = {
-            **metrics.summary(this.run_dir),
-            "parameters": architectures.parameters(training.engine.module),
-            "world_size": this.world_size,
-            "checkpoint": training.saved,
-            "seconds": time.monotonic() - began,
-            "unigram_entropy_nats": training.corpus.unigram_entropy,
-        }
-        metrics.write_atomically(this.run_dir / "summary.json", summary)
+    facts = {
+        "parameters": architectures.parameters(training.engine.module),
+        "world_size": this.world_size,
+        "checkpoint": training.saved,
+        "seconds": time.monotonic() - began,
+        "unigram_entropy_nats": training.data.corpus.unigram_entropy,
+    }
+    target = this.run_dir / "summary.json"
+    this.first(lambda: metrics.write_atomically(target, {**metrics.summary(this.run_dir), **facts}))
 
 
 def next_token_loss(engine: DeepSpeedEngine, batch: Batch, device: torch.device) -> torch.Tensor:

@@ -9,6 +9,7 @@ checkpoint could not be written · 75 saved on a signal, run me again · anythin
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
@@ -66,7 +67,10 @@ class Session:
         return total / self.world_size, stop > 0
 
     def first(self, work: Callable[[], T]) -> T:
-        """Do work on rank 0 and return its result on every rank; what it raises stops every rank."""
+        """Do work on rank 0 and return its result on every rank; what it raises stops every rank.
+
+        An OSError is told in one line: it is the file system's, and names the file.
+        """
         from torch import distributed
 
         box: list[Any] = [None, None]
@@ -75,6 +79,8 @@ class Session:
                 box[0] = work()
             except Stop as stop:
                 box[1] = stop
+            except OSError as error:
+                box[1] = Stop(str(error), os.EX_IOERR)
             except Exception as error:
                 traceback.print_exc()
                 box[1] = Stop(f"{type(error).__name__}: {error}", 1)
@@ -255,8 +261,9 @@ def _leave(code: int, orderly: bool) -> None:
     from torch import distributed
 
     if orderly and distributed.is_initialized():
-        distributed.barrier()  # rank 0 holds the rendezvous: it must not be the first to go
-        distributed.destroy_process_group()
+        with contextlib.suppress(RuntimeError):  # another rank is gone already
+            distributed.barrier()  # rank 0 holds the rendezvous: it must not be the first to go
+            distributed.destroy_process_group()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -60,6 +60,32 @@ class Corpus:
         return tokens[:kept], tokens[kept:]
 
 
+@dataclass(frozen=True)
+class Data:
+    """What a rank trains and is evaluated on."""
+
+    tokenizer: PreTrainedTokenizerBase
+    corpus: Corpus
+    samples: Samples
+    evaluation: list[Batch]  # empty without --eval-every
+
+
+def load(
+    session: Session, args: argparse.Namespace, settings: PretrainedConfig, size: engines.BatchSize
+) -> Data:
+    """The data that the options of `options.text` ask for, to train this model with this batch; all ranks call it.
+
+    Raises Stop when there is no such data or tokenizer, or when it does not fit the model or the batch.
+    """
+    by, corpus = tokenized(session, args, settings.vocab_size)
+    training, held_out = corpus.split()
+    samples = Samples(training, args.seq_length, args.seed)
+    check_lengths(samples, size.total, settings)
+    return Data(
+        by, corpus, samples, evaluation(held_out, args, size.micro, session) if args.eval_every else []
+    )
+
+
 def tokenized(
     session: Session, args: argparse.Namespace, vocabulary: int
 ) -> tuple[PreTrainedTokenizerBase, Corpus]:
@@ -102,12 +128,9 @@ def prepare(session: Session, sources: list[str], by: PreTrainedTokenizerBase, c
         known = cache / f"{key}.json"
         if known.exists():
             return Corpus(**json.loads(known.read_text(encoding="utf-8")))
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            corpus = _tokenize(sources, by, cache / f"{key}.tokens")
-            metrics.write_atomically(known, asdict(corpus))
-        except OSError as error:
-            raise Stop(f"--data {' '.join(sources)}: {error}", os.EX_IOERR) from error
+        cache.mkdir(parents=True, exist_ok=True)
+        corpus = _tokenize(sources, by, cache / f"{key}.tokens")
+        metrics.write_atomically(known, asdict(corpus))
         return corpus
 
     corpus = session.first(make)
