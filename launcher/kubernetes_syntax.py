@@ -92,6 +92,15 @@ def resource(name: str, amount: str) -> str:
     return amount
 
 
+def http_path(text: str) -> str:
+    """The path of a probe's URL."""
+    if not text.startswith("/") or not text.isprintable() or " " in text:
+        raise ValueError(
+            f"{_shown(text)} does not start with '/', or has a blank in it; write it as in a URL"
+        )
+    return text
+
+
 def number(amount: str) -> float:
     """The number that a valid quantity stands for."""
     match = _QUANTITY.fullmatch(amount)

@@ -279,7 +279,7 @@ class Topology(_Model):
 
 class Serve(_Model):
     port: Annotated[int, Field(ge=1, le=65535)] = Field(8000, description="Where rank 0 of a group listens.")
-    health: Annotated[str, StringConstraints(pattern=r"^/\S*$")] = Field(
+    health: Annotated[str, _follows(kubernetes_syntax.http_path)] = Field(
         "/health", description="HTTP path that answers 200 when it is ready."
     )
     replicas: Count = Field(1, description="Groups of `nodes` hosts.")
