@@ -66,15 +66,21 @@ def _bindable(value: object) -> object:
 Seconds = Annotated[
     int,
     _measure(units.seconds, "48h, 90m or 48:00:00"),
-    WithJsonSchema({"type": "string", "examples": ["48h", "90m"]}),
+    WithJsonSchema(
+        {"type": "string", "pattern": f"^(?:{units.DURATION}|{units.CLOCK})$", "examples": ["48h", "90m"]}
+    ),
 ]
 Bytes = Annotated[
     int,
     _measure(units.size, "80GB or 512GiB"),
-    WithJsonSchema({"type": "string", "examples": ["80GB", "512GiB"]}),
+    WithJsonSchema({"type": "string", "pattern": f"^{units.SIZE}$", "examples": ["80GB", "512GiB"]}),
 ]
 Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number"]})]
-AbsolutePath = Annotated[str, BeforeValidator(_bindable)]
+AbsolutePath = Annotated[
+    str,
+    BeforeValidator(_bindable),
+    WithJsonSchema({"type": "string", "pattern": r"""^/[^:,\n"'\\]*$"""}),
+]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$", max_length=40)]
 VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
@@ -385,7 +391,17 @@ class Cluster(_Model):
 def schema(kind: Literal["job", "cluster"]) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a job or cluster file, for editors."""
     made = (Job if kind == "job" else Cluster).model_json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_closed(made)}
+
+
+def _closed(node: Any) -> Any:
+    """`node` in which a mapping whose keys have a pattern takes no other keys: pydantic leaves it open."""
+    if isinstance(node, list):
+        return [_closed(entry) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: _closed(value) for key, value in node.items()}
+    return {**made, "additionalProperties": False} if "patternProperties" in made else made
 
 
 def is_name(text: str) -> bool:
