@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import re
 
-_DURATION = re.compile(r"(?:(\d{1,7})d)?(?:(\d{1,7})h)?(?:(\d{1,7})m)?(?:(\d{1,7})s)?")
+# Patterns for editors too, so in the syntax that ECMAScript and Python share.
+DURATION = r"(?:(\d{1,7})d)?(?:(\d{1,7})h)?(?:(\d{1,7})m)?(?:(\d{1,7})s)?"
 # Slurm's own forms: https://slurm.schedmd.com/sbatch.html#OPT_time
-_CLOCK = re.compile(r"(?:(\d{1,7})-)?(\d{1,7}):([0-5]\d):([0-5]\d)")
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGTP]i?)?B?")
-_POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+CLOCK = r"(?:(\d{1,7})-)?(\d{1,7}):([0-5]\d):([0-5]\d)"
+SIZE = r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGTP]i?)B?"
+_POWER = {"K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
 def seconds(text: str) -> int:
     """`48h`, `1d12h`, `90m`, `48:00:00` or `1-12:00:00` as seconds. Raises ValueError."""
-    for pattern in (_DURATION, _CLOCK):
-        match = pattern.fullmatch(text.strip())
+    for pattern in (DURATION, CLOCK):
+        match = re.fullmatch(pattern, text.strip())
         if match and any(match.groups()):
             days, hours, minutes, secs = (int(g or 0) for g in match.groups())
             return ((days * 24 + hours) * 60 + minutes) * 60 + secs
@@ -46,8 +47,8 @@ def brief(total: float) -> str:
 
 def size(text: str) -> int:
     """`80GB` (powers of 1000) or `80GiB` (powers of 1024) as bytes. Raises ValueError."""
-    match = _SIZE.fullmatch(text.strip())
-    if not match or not match[2]:
+    match = re.fullmatch(SIZE, text.strip())
+    if not match:
         raise ValueError(f"{text!r} is not a size; write it with its unit, such as 80GB or 512GiB")
     number, unit = float(match[1]), match[2]
     step = 1024 if unit.endswith("i") else 1000
