@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check format golden schema bench
+.PHONY: help install quickstart test check format golden schema bench faults
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ golden: install ## write tests/golden/ and tests/errors/*.txt anew; review the d
 schema: install ## write jobs/schema/ anew
 	$(BIN)/python -m launcher schema job > jobs/schema/job.schema.json
 	$(BIN)/python -m launcher schema cluster > jobs/schema/cluster.schema.json
+
+faults: install ## break a real Slurm cluster on this machine in eleven ways and print what a user sees (ten minutes)
+	$(BIN)/python -m tests.faults
 
 bench: install ## measure start-up, rendering and the way to the first training step
 	$(BIN)/python -m tests.bench

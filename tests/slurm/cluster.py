@@ -36,7 +36,8 @@ _DIES_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
 class Cluster:
     """A context manager: the nodes are idle on entry, and nothing runs after exit.
 
-    `folder` holds everything the cluster writes (`folder/log` for a post-mortem), `env` is the environment in
+    `folder` holds everything the cluster writes (`folder/log` for a post-mortem), `first_pid` each node's first
+    process, `env` is the environment in
     which srun, sbatch and the others talk to this cluster and no other.
     """
 
@@ -48,7 +49,7 @@ class Cluster:
         self.names = self.settings.names
         self._keep = keep
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._first_pid: dict[str, int] = {}
+        self.first_pid: dict[str, int] = {}
 
     def __enter__(self) -> Cluster:
         # Short, because the path of a Unix socket ends at 107 bytes; pytest's tmp_path is too long.
@@ -105,7 +106,7 @@ class Cluster:
 
     def node_exec(self, node: str, *command: str) -> str:
         """Run a program inside a node, as someone who is logged in there would; return its stdout."""
-        return self.sh("nsenter", "--all", "--target", str(self._first_pid[node]), "--", *command)
+        return self.sh("nsenter", "--all", "--target", str(self.first_pid[node]), "--", *command)
 
     def states(self, job_id: int | str) -> set[str]:
         """The states of a job, or of every element of a job array: {"RUNNING"}, {"COMPLETED"}, ..."""
@@ -140,7 +141,7 @@ class Cluster:
 
     def crash(self, node: str) -> None:
         """End every process of a node at once, as a power cut does."""
-        os.kill(self._first_pid.pop(node), signal.SIGKILL)
+        os.kill(self.first_pid.pop(node), signal.SIGKILL)
         self._processes.pop(node).wait(10)
 
     def start_node(self, node: str) -> None:
@@ -151,10 +152,10 @@ class Cluster:
         self._wait(
             lambda: bool(children.read_text().split()), lambda: f"{node} has no first process", every=0.002
         )
-        self._first_pid[node] = int(children.read_text().split()[0])
+        self.first_pid[node] = int(children.read_text().split()[0])
         link, bridge = self.network.link(node), self.network.bridge
         self.sh(f"ip link del {link}", check=False)  # the namespace of a crashed node is taken down late
-        self.sh(f"ip link add {link} type veth peer name eth0 netns {self._first_pid[node]}")
+        self.sh(f"ip link add {link} type veth peer name eth0 netns {self.first_pid[node]}")
         self.sh(f"ip link set {link} master {bridge} up")
 
     def start_ctld(self) -> None:
@@ -173,7 +174,7 @@ class Cluster:
             self._wait(lambda: "UP" in self.sh("scontrol ping", check=False), lambda: "slurmctld is not up")
         for node in self.names:
             if node in self._processes and self._processes[node].poll() is not None:  # its slurmd ended
-                del self._processes[node], self._first_pid[node]
+                del self._processes[node], self.first_pid[node]
             if node not in self._processes:
                 self.start_node(node)
             self.mend(node)
@@ -214,16 +215,16 @@ class Cluster:
     def _stop(self) -> None:
         # SIGKILL, because all state is thrown away; on SIGTERM slurmctld waits 5 s for jobs that complete.
         for name, process in self._processes.items():
-            if name not in self._first_pid:
+            if name not in self.first_pid:
                 process.kill()
             # A node's unshare ends by itself, after the last process of the node. While it runs it has not
             # reaped the first process, so the number still means that one.
             elif process.poll() is None:
-                os.kill(self._first_pid[name], signal.SIGKILL)
+                os.kill(self.first_pid[name], signal.SIGKILL)
         for process in self._processes.values():
             process.wait(10)
         self._processes.clear()
-        self._first_pid.clear()
+        self.first_pid.clear()
         subprocess.run(["ip", "link", "del", self.network.bridge], capture_output=True, check=False)
         self._reservation.close()
         if not self._keep:

@@ -62,6 +62,9 @@ REASONS = {
 # What Slurm ended by itself; `resume` goes on from the last checkpoint.
 _ENDED_BY_SLURM = {"BOOT_FAIL", "DEADLINE", "NODE_FAIL", "PREEMPTED", "TIMEOUT"}
 
+# For a job that waits for something else than free hosts, Slurm's guess of the start means nothing.
+_NO_START = ("JobHeld", "Dependency", "Partition")
+
 
 def state(word: str) -> State:
     """UNKNOWN for a word that a newer Slurm may use."""
@@ -72,7 +75,8 @@ def explain(seen: Seen, now: float | None = None) -> str:
     """Why a job is in its state, in words; empty where the state says all."""
     if seen.word == "PENDING":
         reason = REASONS.get(seen.reason, "" if seen.reason == "None" else seen.reason)
-        start = _start(seen.start, time.time() if now is None else now)
+        stuck = seen.reason.startswith(_NO_START)
+        start = "" if stuck else _start(seen.start, time.time() if now is None else now)
         return "; ".join(filter(None, (reason, start)))
     if seen.word in _ENDED_BY_SLURM:
         return f"{_plain(seen.word)}; `resume` goes on from the last checkpoint"
