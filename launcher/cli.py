@@ -56,6 +56,10 @@ def parser() -> argparse.ArgumentParser:
         )
         if name == "slurm":
             _slurm_options(verb)
+        if name == "kubernetes":
+            verb.add_argument(
+                "--server-dry-run", action="store_true", help="ask the API server about it, submit nothing"
+            )
         verb.set_defaults(scheduler=name)
 
     verb = _verb(
@@ -67,6 +71,9 @@ def parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "check", "validate jobs and render them for every scheduler; submit nothing", check)
     verb.add_argument("jobs", nargs="+", metavar="JOB", help="job files")
     _file_options(verb)
+
+    verb = _verb(verbs, "diff", "what applying a job would change on its live Kubernetes objects", diff)
+    _job_options(verb)
 
     verb = _verb(verbs, "hostfile", "hosts, or the current allocation, as DeepSpeed's hostfile", hostfile)
     verb.add_argument("hostlist", nargs="?", metavar="HOSTLIST|-", help="node[1-4,7]; - reads stdin")
@@ -193,10 +200,12 @@ def launch(args: argparse.Namespace) -> int:
     if args.dry_run or args.output:
         files = scheduler.render(plan)
         if args.output:
-            _write_output(args.output, files)
+            _write_output(args.output, getattr(scheduler, "separate", dict)(files))
         if args.dry_run:
             print("".join(files.values()), end="")
         return OK
+    if getattr(args, "server_dry_run", False):
+        return _rehearse(plan)
     from launcher import submit
 
     run = submit.submit(scheduler, args.scheduler, plan)
@@ -207,6 +216,14 @@ def launch(args: argparse.Namespace) -> int:
         return progress.follow(scheduler, run)
     say(f"follow it with: python -m launcher logs {run.id} -f")
     print(run.id)
+    return OK
+
+
+def _rehearse(plan: Plan) -> int:
+    from launcher.schedulers import kubernetes
+
+    for line in kubernetes.rehearse(plan, kubernetes.render(plan)):
+        print(line)
     return OK
 
 
@@ -284,6 +301,14 @@ def check(args: argparse.Namespace) -> int:
             else:
                 print(f"{path}: ok on {name}")
     return worst
+
+
+def diff(args: argparse.Namespace) -> int:
+    from launcher.schedulers import kubernetes
+
+    changes = kubernetes.diff(_plan(args))
+    print(changes, end="")
+    return JOB_FAILED if changes else OK  # as diff and `kubectl diff` do
 
 
 def hostfile(args: argparse.Namespace) -> int:
