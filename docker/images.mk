@@ -4,13 +4,13 @@
 #   BASE_IMAGE= RUNTIME_IMAGE=     other bases; BASE_IMAGE=local makes them here, from Debian's packages and PyPI
 #   DS_OPS= TORCH_CUDA_ARCH_LIST= TORCH_VERSION= TORCH_CUDA= DEEPSPEED_VERSION= CPU_MARCH= CPU_SIMD= MAX_JOBS=
 #   COMPILER=yes (g++ in the image, for torch.compile and Triton)  FABRIC=verbs|efa  NCCL_TESTS=yes
-#   REGISTRY= (image-push)  OUT=dist (sqsh, sif, bundle, wheels)
+#   REGISTRY= (image-push)  OUT=dist (sqsh, sif, bundle, wheels)  IMAGE= (another image than the one of this revision)
 TARGET ?= train
 FLAVOUR ?= cuda
 OUT ?= dist
 PYTHON ?= python3
 export TARGET FLAVOUR ENGINE BASE_IMAGE RUNTIME_IMAGE DS_OPS TORCH_CUDA_ARCH_LIST TORCH_VERSION TORCH_CUDA \
-  TORCH_NCCL DEEPSPEED_VERSION CPU_MARCH CPU_SIMD MAX_JOBS COMPILER FABRIC NCCL_TESTS REGISTRY OUT
+  TORCH_NCCL DEEPSPEED_VERSION CPU_MARCH CPU_SIMD MAX_JOBS COMPILER FABRIC NCCL_TESTS NCCL_TESTS_SHA256 EFA_VERSION STORAGE REGISTRY OUT IMAGE
 
 IMAGEBUILD = PYTHONPATH=docker $(PYTHON) -m imagebuild
 

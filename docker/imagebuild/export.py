@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 OURS = ("deepspeed-train:", "deepspeed-inference:", "cuda-base:", "cpu-base:", "debian-base:")
 # Level 3 packs 5 GB in minutes; a higher one takes an hour for a tenth less.
-SQUASH = ["-comp", "zstd", "-Xcompression-level", "3", "-noappend", "-quiet", "-no-progress"]
+SQUASH = ["-comp", "zstd", "-Xcompression-level", "3", "-quiet", "-no-progress"]
 LIST = {
     "docker": ["docker", "images", "--format", "{{.Repository}}:{{.Tag}}"],
     "podman": ["podman", "images", "--format", "{{.Repository}}:{{.Tag}}"],
@@ -189,12 +189,15 @@ def _output(command: list[str]) -> str:
 
 
 def run(verb: str, settings: dict[str, str]) -> str:
-    """Do `verb` with the image that `settings` name; return what was made. Raises ExportError, BuildRefused."""
+    """Do `verb` with the image that `settings` name (IMAGE, or TARGET and FLAVOUR) and return what was made.
+
+    Raises ExportError, BuildRefused.
+    """
     chosen = build.engine(settings.get("ENGINE", ""))
     if verb == "clean":
         return clean(chosen)
     target, flavour = settings.get("TARGET") or "train", settings.get("FLAVOUR") or "cuda"
-    image = build.name(target, flavour, build.revision())
+    image = settings.get("IMAGE") or build.name(target, flavour, build.revision())
     if verb == "push":
         return push(chosen, image, settings.get("REGISTRY", ""))
     return {"sqsh": sqsh, "sif": sif, "bundle": bundle}[verb](

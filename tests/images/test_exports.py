@@ -21,7 +21,7 @@ CODE = (
 
 
 def export(image: Image, verb: str, out: Path) -> Path:
-    env = {**image.engine.env, "ENGINE": "buildah", "FLAVOUR": "cpu", "OUT": str(out)}
+    env = {**image.engine.env, "ENGINE": "buildah", "IMAGE": image.name, "OUT": str(out)}
     done = subprocess.run(
         [sys.executable, "-m", "imagebuild.export", verb],
         env=env,
