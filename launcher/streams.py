@@ -1,6 +1,6 @@
 """stdin, stdout and stderr of a command: their encoding, and what becomes of output that nobody can read.
 
-Owns the three streams; what is written to them is `cli`'s.
+Owns the three streams; what is written to them is the verbs'.
 """
 
 from __future__ import annotations
@@ -9,6 +9,10 @@ import contextlib
 import io
 import os
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from launcher.errors import LauncherError
 
 
 def use_utf8() -> None:
@@ -28,3 +32,15 @@ def drop_output() -> None:
     # what is still in the buffer would fail again at exit
     with contextlib.suppress(AttributeError, OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def say(text: str) -> None:
+    """Talk goes to stderr: stdout is for data."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def tell(error: LauncherError, prefix: str = "error: ") -> int:
+    """Say every problem of `error`; one with a place needs no prefix. Returns its exit code."""
+    for problem in error.problems:
+        say(f"{'' if problem.place else prefix}{problem}")
+    return error.exit_code

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from launcher import ROOT, cli, errors, runs
+from launcher import ROOT, cli, errors, runs, verbs
 from tests import samples
 
 # Changing a line here changes what scripts of users rely on.
@@ -128,10 +128,10 @@ def test_verbs_and_options() -> None:
 
 
 def test_every_option_is_explained() -> None:
-    (verbs,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (table,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
     bare = {
         (name, action.dest)
-        for name, verb in verbs.choices.items()
+        for name, verb in table.choices.items()
         for action in verb._actions
         if not action.help
     }
@@ -139,7 +139,7 @@ def test_every_option_is_explained() -> None:
 
 
 def test_exit_codes() -> None:
-    assert (cli.OK, cli.JOB_FAILED, cli.USAGE, cli.BUG, cli.INTERRUPTED) == (0, 1, 2, 70, 130)
+    assert (verbs.OK, verbs.JOB_FAILED, cli.USAGE, cli.BUG, cli.INTERRUPTED) == (0, 1, 2, 70, 130)
     codes = {kind.__name__: kind.exit_code for kind in errors.LauncherError.__subclasses__()}
     assert codes == {
         "SpecError": 2,

@@ -1,0 +1,264 @@
+"""What each verb does: calls, and what is printed on stdout.
+
+Owns the order of calls. Every verb imports what it needs inside its function, so that none pays for another.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from launcher.errors import LauncherError, did_you_mean
+from launcher.streams import say, tell
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    from launcher.plan import Plan
+    from launcher.runs import Run
+
+OK, JOB_FAILED = 0, 1
+
+
+def _plan(args: argparse.Namespace, point: Sequence[str] = (), suffix: str = "") -> Plan:
+    # pydantic looks through every installed package for plugins, a tenth of the command's time, and there are none
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    from launcher import load, placement, plan, site, spec
+    from launcher.errors import SpecError
+
+    if args.name and not spec.is_name(f"x{args.name}"):
+        raise SpecError(
+            f"--name {args.name!r} is not a valid suffix",
+            hint="use lower case letters, digits and '-', ending with a letter or digit",
+        )
+    job, cluster = load.load(args.job, args.cluster, [*args.settings, *point])
+    made = plan.make(job, cluster, site.here(), "-".join(filter(None, (args.name, suffix))))
+    for note in made.notes:
+        say(f"note: {note}")
+    return placement.of(made, getattr(args, "after", ()), getattr(args, "exclude_bad", False), say)
+
+
+def launch(args: argparse.Namespace) -> int:
+    from launcher import schedulers
+
+    scheduler = schedulers.load(args.scheduler)
+    if getattr(args, "sweep", ()):
+        return _sweep(args)
+    plan = _plan(args)
+    _must_fit(plan, args.force)
+    if args.dry_run or args.output:
+        files = scheduler.render(plan)
+        if args.output:
+            _write_output(args.output, getattr(scheduler, "separate", dict)(files))
+        if args.dry_run:
+            print("".join(files.values()), end="")
+        return OK
+    if getattr(args, "server_dry_run", False):
+        return _rehearse(plan)
+    from launcher import submit
+
+    run = submit.submit(scheduler, args.scheduler, plan)
+    say(f"{run.id}: submitted to {args.scheduler} ({run.native_id.partition(':')[0]}); folder {run.folder}")
+    if args.wait:
+        from launcher import progress
+
+        return progress.follow(scheduler, run)
+    say(f"follow it with: python -m launcher logs {run.id} -f")
+    print(run.id)
+    return OK
+
+
+def _rehearse(plan: Plan) -> int:
+    from launcher.schedulers import kubernetes
+
+    for line in kubernetes.rehearse(plan, kubernetes.render(plan)):
+        print(line)
+    return OK
+
+
+def _must_fit(plan: Plan, force: bool) -> None:
+    """Refuse a plan that runs out of memory; with --force say so and go on."""
+    if plan.fit is None or plan.fit.fits:
+        return
+    refusal = plan.fit.refusal()
+    if not force:
+        raise refusal
+    say(f"warning: {refusal}")
+
+
+def _sweep(args: argparse.Namespace) -> int:
+    from launcher import submit, sweeps
+    from launcher.errors import SpecError
+
+    if args.wait or args.dry_run or args.output:
+        raise SpecError(
+            "--sweep goes neither with --wait nor --dry-run nor -o", hint="follow it with `report`"
+        )
+    points = sweeps.points(args.sweep)
+    plans = [_plan(args, point, f"p{i}") for i, point in enumerate(points)]
+    for plan in plans:
+        _must_fit(plan, args.force)
+    made = submit.sweep(plans, points)
+    say(
+        f"{made.id}: {len(points)} runs submitted as one array; see them with: python -m launcher report {made.id}"
+    )
+    print(made.id)
+    return OK
+
+
+def _write_output(folder: str, files: dict[str, str]) -> None:
+    from pathlib import Path
+
+    from launcher import runs
+    from launcher.errors import SpecError
+
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        runs.write_files(Path(folder), files)
+    except OSError as error:
+        raise SpecError(f"-o {folder}: {error.strerror}", hint="name a folder that can be written") from None
+    for name in files:
+        say(f"wrote {Path(folder) / name}")
+
+
+def show_plan(args: argparse.Namespace) -> int:
+    from launcher import show
+
+    print(show.plan_json(_plan(args)) if args.json else show.plan(_plan(args)))
+    return OK
+
+
+def check(args: argparse.Namespace) -> int:
+    from launcher import load, plan, schedulers, site
+
+    here = site.here()
+    worst = OK
+    for path in args.jobs:
+        try:
+            made = plan.make(*load.load(path, args.cluster, args.settings), here)
+        except LauncherError as error:
+            worst = max(worst, tell(error, f"{path}: "))
+            continue
+        if made.fit and not made.fit.fits:
+            worst = max(worst, tell(made.fit.refusal(), f"{path}: "))
+            continue
+        for name in schedulers.SCHEDULERS:
+            try:
+                schedulers.load(name).render(made)
+            except LauncherError as error:
+                tell(error, f"{path}: not on {name}: ")
+            else:
+                print(f"{path}: ok on {name}")
+    return worst
+
+
+def diff(args: argparse.Namespace) -> int:
+    from launcher.schedulers import kubernetes
+
+    changes = kubernetes.diff(_plan(args))
+    print(changes, end="")
+    return JOB_FAILED if changes else OK  # as diff and `kubectl diff` do
+
+
+def hostfile(args: argparse.Namespace) -> int:
+    from launcher import allocation
+    from launcher import hostfile as hostfiles
+
+    text = sys.stdin.read() if args.hostlist == "-" else args.hostlist
+    hosts = hostfiles.expand(text) if text is not None else allocation.hosts()
+    print(hostfiles.text(hosts, args.slots if args.slots is not None else allocation.slots()), end="")
+    return OK
+
+
+def fabric_env(args: argparse.Namespace) -> int:
+    from launcher import nccl, show
+    from launcher.errors import SpecError
+
+    if args.fabric is None:
+        print(show.fabrics(args.json))
+        return OK
+    if args.fabric not in nccl.FABRICS:
+        raise SpecError(f"unknown fabric {args.fabric!r}", hint=did_you_mean(args.fabric, nccl.FABRICS))
+    fabric = nccl.FABRICS[args.fabric]
+    variables = nccl.environment(fabric, gpu=True, interface=None)
+    print(show.variables_json(variables) if args.json else nccl.text(variables, fabric.script).rstrip("\n"))
+    return OK
+
+
+def status(args: argparse.Namespace) -> int:
+    from launcher import show
+
+    run = _find(args.run)
+    now = _scheduler(run).status(run)
+    print(show.status_json(run, now) if args.json else show.status(run, now))
+    return OK
+
+
+def logs(args: argparse.Namespace) -> int:
+    from launcher.schedulers import Selection
+
+    run = _find(args.run)
+    for line in _scheduler(run).logs(run, Selection(args.rank, args.host, args.follow)):
+        print(line, flush=args.follow)
+    return OK
+
+
+def cancel(args: argparse.Namespace) -> int:
+    run = _find(args.run)
+    _scheduler(run).cancel(run)
+    say(f"{run.id}: {_scheduler(run).status(run).state}")
+    return OK
+
+
+def resume(args: argparse.Namespace) -> int:
+    from launcher import placement, submit
+
+    run = submit.resume(_find(args.run), placement.bad_hosts(say) if args.exclude_bad else ())
+    say(f"{run.id}: goes on as {run.native_id.partition(':')[0]}; it was {run.former[-1].partition(':')[0]}")
+    return OK
+
+
+def report(args: argparse.Namespace) -> int:
+    from launcher import show, site, sweeps
+
+    print(show.sweep(sweeps.results(sweeps.find(site.runs(), args.sweep)), args.json))
+    return OK
+
+
+def list_runs(args: argparse.Namespace) -> int:
+    from launcher import runs, schedulers, show, site
+
+    found = list(runs.listed(site.runs()))
+    pairs = list(zip(found, schedulers.statuses(found), strict=True))
+    print(show.run_list([p for p in pairs if args.state in (None, p[1].state)], args.json))
+    return OK
+
+
+def schema(args: argparse.Namespace) -> int:
+    import json
+
+    from launcher import spec
+
+    print(json.dumps(spec.schema(args.kind), indent=2))
+    return OK
+
+
+def doctor(args: argparse.Namespace) -> int:
+    from launcher import doctor as checks
+
+    print(checks.report_json() if args.json else checks.report())
+    return OK
+
+
+def _find(name: str) -> Run:
+    from launcher import runs, site
+
+    return runs.find(site.runs(), name)
+
+
+def _scheduler(run: Run) -> Any:
+    from launcher import schedulers
+
+    return schedulers.load(run.scheduler)
