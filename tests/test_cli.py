@@ -20,10 +20,11 @@ from tests import samples
 CONTRACT = {
     "local": "JOB --cluster --dry-run --force --name --set --wait -o",
     "slurm": "JOB --after --cluster --dry-run --exclude-bad --force --name --set --sweep --wait -o",
-    "kubernetes": "JOB --cluster --dry-run --force --name --set --wait -o",
-    "k8s": "JOB --cluster --dry-run --force --name --set --wait -o",
+    "kubernetes": "JOB --cluster --dry-run --force --name --server-dry-run --set --wait -o",
+    "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --wait -o",
     "plan": "JOB --cluster --json --name --set",
     "check": "JOB --cluster --set",
+    "diff": "JOB --cluster --name --set",
     "hostfile": "HOSTLIST|- --slots",
     "env": "FABRIC --json",
     "status": "RUN --json",
