@@ -4,14 +4,11 @@
 #   BASE_IMAGE= RUNTIME_IMAGE=     other bases; BASE_IMAGE=local makes them here, from Debian's packages and PyPI
 #   DS_OPS= TORCH_CUDA_ARCH_LIST= TORCH_VERSION= TORCH_CUDA= DEEPSPEED_VERSION= CPU_MARCH= CPU_SIMD= MAX_JOBS=
 #   COMPILER=yes (g++ in the image, for torch.compile and Triton)  FABRIC=verbs|efa  NCCL_TESTS=yes
-#   REGISTRY= (image-push)  OUT=dist (sqsh, sif, bundle, wheels)  IMAGE= (another image than the one of this revision)
-TARGET ?= train
-FLAVOUR ?= cuda
-OUT ?= dist
+#   REGISTRY= (image-push)  OUT=dist (sqsh, sif, bundle, wheels)
+#   IMAGE= (push, sqsh, sif, bundle: another image than the one of this revision)
+#
+# make hands variables of its command line and of the environment on to the programs; defaults are theirs.
 PYTHON ?= python3
-export TARGET FLAVOUR ENGINE BASE_IMAGE RUNTIME_IMAGE DS_OPS TORCH_CUDA_ARCH_LIST TORCH_VERSION TORCH_CUDA \
-  TORCH_NCCL DEEPSPEED_VERSION CPU_MARCH CPU_SIMD MAX_JOBS COMPILER FABRIC NCCL_TESTS NCCL_TESTS_SHA256 EFA_VERSION STORAGE REGISTRY OUT IMAGE
-
 IMAGEBUILD = PYTHONPATH=docker $(PYTHON) -m imagebuild
 
 .PHONY: image image-check image-push image-lint image-test image-clean sqsh sif bundle wheels lock
@@ -40,12 +37,12 @@ wheels: ## the op wheel for the cards at hand, and all other wheels, for cluster
 image-clean: ## remove the images that this project built
 	@$(IMAGEBUILD).export clean
 
-image-lint: ## Dockerfile and shell scripts
-	hadolint --config docker/hadolint.yaml docker/Dockerfile
-	shellcheck docker/local/*.sh
+image-lint: install ## lint the Dockerfile and its shell scripts
+	$(BIN)/hadolint --config docker/hadolint.yaml docker/Dockerfile
+	$(BIN)/shellcheck docker/local/*.sh
 
-image-test: ## build the cpu flavour for real and run it
-	$(PYTHON) -m pytest -q -m image tests/images
+image-test: install ## build the cpu flavour for real and run it
+	$(BIN)/python -m pytest -m image tests/images
 
 # The markers keep one lock for every Python from 3.11 on. Needs uv (pip install uv).
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

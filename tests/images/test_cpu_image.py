@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from tests.images.engines import Engine, Image
 
-pytestmark = pytest.mark.image
+# One worker for all of them: they share one build.
+pytestmark = [pytest.mark.image, pytest.mark.xdist_group("images")]
 
 LOCKED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "all", "--security-opt", "no-new-privileges")
 OPS = ("CPU_ADAM", "SHM_COMM", "FUSED_ADAM")

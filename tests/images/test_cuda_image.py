@@ -15,7 +15,8 @@ from imagebuild import check
 
 from tests.images.engines import FOLDER, Engine, Image, make_image
 
-pytestmark = pytest.mark.image
+# One worker for all of them: they share one build.
+pytestmark = [pytest.mark.image, pytest.mark.xdist_group("images")]
 
 OPS = "FUSED_ADAM CPU_ADAM"
 ARCHITECTURES = "8.0;9.0+PTX"

@@ -13,7 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.images.engines import Image
 
-pytestmark = pytest.mark.image
+# One worker for all of them: they share one build.
+pytestmark = [pytest.mark.image, pytest.mark.xdist_group("images")]
 
 CODE = (
     "import deepspeed, os, workloads; print(os.environ['DS_ACCELERATOR'], deepspeed.__version__, os.getuid())"
