@@ -107,14 +107,22 @@ def working(model: Architecture, width: int) -> int:
 
 
 def moments(
-    model: Architecture, width: int, tokens: int, sequence: int, checkpointing: bool, attention: str = "sdpa"
+    model: Architecture,
+    width: int,
+    tokens: int,
+    sequence: int,
+    checkpointing: bool,
+    attention: str = "sdpa",
+    mixed: bool = False,
 ) -> Activations:
     """The bytes of a micro batch of `tokens` tokens in sequences of `sequence`.
 
-    With checkpointing each layer keeps its input alone, and one layer at a time is computed again.
+    With checkpointing each layer keeps its input alone, and one layer at a time is computed again. `mixed` is
+    torch's autocast: the stream between the layers and both norms of each stay in fp32.
     """
-    layer = per_layer(model, width, attention, sequence)
-    kept = width * model.hidden if checkpointing else layer
+    layer = per_layer(model, width, attention, sequence) + (2 * FLOAT * model.hidden if mixed else 0)
+    stream = FLOAT if mixed else width
+    kept = stream * model.hidden if checkpointing else layer
     again = layer if checkpointing else 0
     top = tail(model, width)
     # The last norm goes backward while its own tensors are still there; a root mean square norm does so in fp32.

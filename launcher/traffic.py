@@ -9,7 +9,7 @@ volumes to zero_paper.py and GPU figures to gpus.py.
 
 Measured with deepspeed.comm's logger: stages 1 and 2 all-reduce the gradients and then all-gather the weights,
 3 x parameters where the paper has 2, unless use_multi_rank_bucket_allreduce is off; stage 3 gathers the weights
-once, not twice, as long as they all stay (memory.live). Stages 2 and 3 reduce after every micro batch, stages 0
+once, not twice, as long as they all stay (states.retained). Stages 2 and 3 reduce after every micro batch, stages 0
 and 1 once a step. A ring sends (n - 1) / n of a message; an all-reduce sends it twice.
 """
 
@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launcher import memory
+from launcher import states
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -88,7 +88,7 @@ def collectives(model: Architecture, settings: Zero, setup: Setup) -> tuple[Coll
 
 def _stage3(model: Architecture, settings: Zero, setup: Setup, scope: str) -> Iterable[Collective]:
     times, world = settings.accumulation, setup.world
-    gathered = settings.weight_bytes * float(model.parameters - memory.persistent(model, settings))
+    gathered = settings.weight_bytes * float(model.parameters - states.persistent(model, settings))
     weights = gathered / 2 if settings.quantized_weights else gathered
     yield Collective("weights, forward", "all_gather", weights, times, world, scope)
     again = 1 - kept(model, settings)
@@ -110,8 +110,8 @@ def _stage3(model: Architecture, settings: Zero, setup: Setup, scope: str) -> It
 
 def kept(model: Architecture, settings: Zero) -> float:
     """The share of stage 3's gathered weights that stay from the forward to the backward pass."""
-    gathered = model.parameters - memory.persistent(model, settings)
-    return min(1.0, memory.retained(settings) / gathered) if gathered else 1.0
+    gathered = model.parameters - states.persistent(model, settings)
+    return min(1.0, states.retained(settings) / gathered) if gathered else 1.0
 
 
 def volume(moved: Iterable[Collective], link: str, slots: int = 1) -> float:
@@ -177,7 +177,7 @@ def _update(
 ) -> float:
     """Seconds for what the optimizer and the offload of one step move."""
     ranks = min(setup.slots, setup.world)
-    own = memory.shard(model.parameters, setup.world if settings.stage else 1)
+    own = states.shard(model.parameters, setup.world if settings.stage else 1)
     if settings.offload_optimizer == "none":
         seconds = own * ADAM_BYTES / gpu.bandwidth
     else:

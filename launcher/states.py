@@ -1,0 +1,198 @@
+"""What DeepSpeed keeps on one slot for the model's states: bytes of each, stage by stage.
+
+Owns these formulas; leaves activations to activations.py and the sum over a step's moments to memory.py.
+
+They follow DeepSpeed 0.19.8: deepspeed/runtime/zero/stage_1_and_2.py, deepspeed/runtime/zero/stage3.py and
+deepspeed/runtime/fp16/fused_optimizer.py. tests/workloads/test_memory_measured.py trains with it and compares.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from launcher.architecture import Architecture
+    from launcher.memory import Setup
+    from launcher.zero import Zero
+
+DOUBLE = 8
+# Gradients that the engine flattens for one all-reduce without ZeRO (DeepSpeedEngine.buffered_allreduce_fallback).
+FLATTENED = 500_000_000
+
+
+def shard(size: int, world: int) -> int:
+    """One rank's part of `size` elements; DeepSpeed pads the last part to the size of the others."""
+    return -(-size // world)
+
+
+def parameters(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes of weights that stay on a slot. Stage 3 keeps its shard, and small tensors whole."""
+    width = settings.weight_bytes
+    if settings.stage < 3:
+        return width * model.parameters
+    kept = persistent(model, settings)
+    own = 0 if settings.offload_param != "none" else shard(model.parameters, setup.world)
+    return width * (own + kept)
+
+
+def secondary(model: Architecture, settings: Zero, released: int) -> int:
+    """Bytes of hpZ's second shard, which each host keeps of `released` weights for its backward pass.
+
+    It is made when the forward pass lets go of a weight, and dropped by the step.
+    """
+    return (
+        settings.weight_bytes * shard(max(released, 0), settings.hpz)
+        if settings.stage == 3 and settings.hpz > 1
+        else 0
+    )
+
+
+def persistent(model: Architecture, settings: Zero) -> int:
+    """Elements of the tensors that stage 3 keeps whole: those below the persistence threshold."""
+    small = sum(
+        w.size for w in (*model.embeddings, *model.norms, *model.head) if w.size < settings.persistence
+    )
+    return small + model.layers * sum(w.size for w in model.layer if w.size < settings.persistence)
+
+
+def optimizer(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes of master weights and moments that stay on a slot."""
+    if settings.offload_optimizer != "none":
+        away = settings.offload_ratio if settings.stage == 3 else 1.0
+        return math.ceil((1 - away) * optimizer_shard(model, settings, setup))
+    return optimizer_shard(model, settings, setup)
+
+
+def optimizer_shard(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes of one rank's master weights and moments, wherever they are."""
+    own = shard(model.parameters, setup.world) if settings.stage else model.parameters
+    return own * (master(settings) + settings.states * settings.state_bytes)
+
+
+def master(settings: Zero) -> int:
+    # fp32 training needs no second copy of the weights; ZeRO makes one nevertheless.
+    return settings.master_bytes if settings.weight_bytes < 4 or settings.stage else 0
+
+
+def gradients(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes of gradients at the end of the backward pass of the last micro batch, apart from buckets.
+
+    Stage 1 without overlap reduces after the backward pass, and with accumulation at its boundary: all gradients
+    are there then, as in the paper, and the rank's own part is copied out of them. With overlap and no
+    accumulation it drops what other ranks own as it goes, like stage 2.
+    """
+    full = settings.weight_bytes * model.parameters
+    own = settings.weight_bytes * shard(model.parameters, setup.world)
+    if settings.stage == 0:
+        return full
+    if settings.stage == 3:
+        return waiting(model, settings, setup)
+    if settings.stage == 1 and not (settings.overlap and settings.accumulation == 1):
+        return full if settings.offload_optimizer != "none" else full + own
+    if settings.offload_optimizer != "none":
+        return 0
+    return own + waiting(model, settings, setup)
+
+
+def unreduced(model: Architecture, settings: Zero) -> int:
+    """Bytes of gradients that are being reduced outside the buckets: the one made last, or all without ZeRO.
+
+    Without ZeRO the engine flattens them once the backward pass has ended.
+    """
+    flat = min(model.parameters, FLATTENED) if settings.stage == 0 else model.largest_parameter
+    return settings.weight_bytes * flat
+
+
+def waiting(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes of gradients that earlier micro batches left behind."""
+    own = settings.gradient_bytes * shard(model.parameters, setup.world)
+    if settings.stage == 3:  # one flat buffer from the start
+        return 0 if settings.offload_optimizer != "none" else own
+    if settings.accumulation == 1:
+        return 0
+    if settings.stage < 2:
+        return settings.weight_bytes * model.parameters
+    return 0 if settings.offload_optimizer != "none" else own
+
+
+def reduced(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes of gradients when the step begins."""
+    if settings.stage == 0:
+        return settings.weight_bytes * model.parameters
+    if settings.offload_optimizer != "none":
+        return 0
+    return settings.gradient_bytes * shard(model.parameters, setup.world)
+
+
+def buffers(model: Architecture, settings: Zero, setup: Setup, gathered: int = 0) -> int:
+    """Bytes of buckets in forward and backward passes, and of `gathered` elements of weights in stage 3."""
+    width = settings.weight_bytes
+    cast = 2 * model.parameters if settings.autocast else 0
+    if settings.stage == 0:
+        return cast
+    if settings.stage < 3:
+        buckets = 2 if settings.overlap else 1
+        used = settings.reduce_bucket * buckets if settings.contiguous else 0
+        offloaded = settings.offload_optimizer != "none"
+        staging = width * model.largest_parameter + norm(model, settings, setup) if offloaded else 0
+        return width * used + staging + cast
+    bucket = settings.reduce_bucket if settings.contiguous else 0
+    # A full bucket is rearranged into a second buffer before it is reduce-scattered.
+    rearranged = min(max(settings.reduce_bucket, model.largest_parameter), model.parameters)
+    return width * (bucket + rearranged + gathered) + cast
+
+
+def live(model: Architecture, settings: Zero, kept: int) -> int:
+    """Elements of weights gathered at once by stage 3 when `kept` of them stay, besides the persistent ones.
+
+    What is being fetched is there twice: in the buffer that receives it and copied out
+    (deepspeed/runtime/zero/partition_parameters.py, AllGatherCoalescedHandle).
+    """
+    gathered = model.parameters - persistent(model, settings)
+    fetched = max(min(settings.prefetch, settings.max_live), model.largest_module)
+    return min(gathered, kept + model.largest_module) + min(gathered, fetched)
+
+
+def retained(settings: Zero) -> int:
+    """Elements of gathered weights that stage 3 lets stay until the backward pass.
+
+    The prefetcher runs ahead of the forward pass, and what it passes over for the backward pass is not released:
+    up to max_live parameters stay. So do those whose backward use is within the reuse distance, which counts both
+    passes (deepspeed/runtime/zero/partitioned_param_coordinator.py).
+    """
+    return max(settings.max_live if settings.prefetch else 0, settings.max_reuse // 2)
+
+
+def norm(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes for the norm of one gradient, which DeepSpeed takes in fp64 (zero/utils.py, get_norm_dtype)."""
+    if settings.stage == 3:
+        return DOUBLE * shard(model.largest_parameter, setup.world)
+    return DOUBLE * min(model.largest_parameter, shard(model.parameters, setup.world))
+
+
+def step(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes that the optimizer's step needs beside the states and the gradients."""
+    # NCCL gathers the updated weights in place, gloo into a copy.
+    copy = (
+        settings.weight_bytes * model.parameters if setup.device == "cpu" and settings.stage in (1, 2) else 0
+    )
+    if settings.offload_optimizer != "none":
+        return copy
+    fp32 = settings.master_bytes
+    # torch's Adam makes the square root and its quotient anew; DeepSpeed's fused one works in place.
+    work = 2 * fp32 if settings.torch_adam else 0
+    if settings.stage == 0:
+        if settings.weight_bytes == fp32:
+            return work * model.largest_parameter
+        # fp32 gradients: a list that the fused optimizer flattens, or one tensor at a time
+        single = fp32 * model.parameters + work * model.largest_parameter
+        return single if settings.torch_adam else 2 * fp32 * model.parameters
+    own = shard(model.parameters, setup.world)
+    flat, kept = settings.gradient_bytes, 0
+    if settings.stage == 3:
+        own = min(own, settings.sub_group)
+        kept = settings.weight_bytes * (settings.reduce_bucket if settings.contiguous else 0)
+    # The part is flattened, then cast. In stages 1 and 2 only the cast one is left when the optimizer runs.
+    after = fp32 + work - (flat if settings.stage < 3 else 0)
+    return max(own * max(flat + fp32, after), norm(model, settings, setup), copy) + kept
