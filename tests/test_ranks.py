@@ -30,8 +30,8 @@ def new_job(tmp_path: Path) -> Iterator[Callable[..., entries.Job]]:
 
 @pytest.mark.deepspeed
 def test_ranks_have_deepspeeds_environment(new_job: Callable[..., entries.Job]) -> None:
-    """Against `python -m deepspeed.launcher.launch` itself, on the second of two hosts of two slots."""
-    job = new_job(hosts=2, slots=2)
+    """Against `python -m deepspeed.launcher.launch` itself, on the second of three hosts of two slots."""
+    job = new_job(hosts=3, slots=2)
     dump = job.folder / "dump.py"
     dump.write_text(
         "import json, os, sys\n"
@@ -50,7 +50,7 @@ def test_ranks_have_deepspeeds_environment(new_job: Callable[..., entries.Job]) 
     )
     run = f"import sys; sys.argv = ['dump', 'ours']; exec(open({str(dump)!r}).read())"
     job.start_all(run, DS_ACCELERATOR="cpu")
-    assert job.codes() == [0, 0]
+    assert job.codes() == [0, 0, 0]
     _, error = theirs.communicate(timeout=120)
     assert theirs.returncode == 0, error.decode()
 
@@ -115,6 +115,16 @@ def test_echo(echo: str, lines: list[bytes], new_job: Callable[..., entries.Job]
     job.start(0, "import os; r = os.environ['RANK']; print(f'a{r}\\n\\nb{r}', end='')", "--echo", echo)
     assert job.codes() == [0]
     assert sorted(job.path(0, "out").read_bytes().splitlines()) == lines
+
+
+def test_a_line_that_comes_in_pieces_is_echoed_whole(new_job: Callable[..., entries.Job]) -> None:
+    job = new_job()
+    job.start(0, entries.READY + "os.write(1, b'a'); ready(); wait_for('go-on'); os.write(1, b'b\\nc')")
+    job.ranks()
+    entries.until(lambda: job.log(0) == b"a", "the first piece is in the log")
+    job.go_on()
+    assert job.codes() == [0]
+    assert job.path(0, "out").read_bytes() == b"[0] ab\n[0] c\n"
 
 
 def test_a_closed_stdout_does_not_change_the_exit_code(new_job: Callable[..., entries.Job]) -> None:

@@ -333,6 +333,15 @@ def test_what_came_together_with_go_is_heard() -> None:
     assert heard.get(timeout=LIMIT) == (0, {"type": "lost"})
 
 
+def test_a_line_without_an_end_is_no_message() -> None:
+    ours, theirs = socket.socketpair()
+    link = links.Link(ours)
+    for length, good in ((60_000, True), (10_000, False)):
+        theirs.sendall(b"x" * length)
+        assert link.read() is good
+    assert not link.inbox
+
+
 def test_more_hosts_than_open_files(run: str, closing: contextlib.ExitStack) -> None:
     """The usual soft limit of 1024 open files would end a run of more hosts; node 0 raises it."""
     resource = importlib.import_module("resource")

@@ -40,6 +40,23 @@ def test_the_first_failure_ends_every_host_with_its_code(
         assert "node: rank 1 on 127.0.0.2 ended with 3\n" in job.said(index)
 
 
+def test_the_first_host_decides_which_failure_was_the_first(new_job: Callable[..., entries.Job]) -> None:
+    """Two hosts fail before either hears of the other: all end with what the first host heard first."""
+    job = new_job(hosts=3)
+    first = job.start(0, entries.SLEEP)
+    for index, code in ((1, 5), (2, 3)):
+        job.start(index, entries.READY + f"ready(); wait_for('fail-{index}'); sys.exit({code})")
+    job.ranks()
+    first.send_signal(signal.SIGSTOP)
+    for index, code in ((1, 5), (2, 3)):
+        (job.folder / f"fail-{index}").touch()
+        said = f"rank {index} on 127.0.0.{index + 1} ended with {code}"
+        entries.until(lambda index=index, said=said: said in job.said(index), said)  # type: ignore[misc]
+    first.send_signal(signal.SIGCONT)
+    assert job.codes() == [5, 5, 5]
+    assert job.outcome() == (5, 1, "127.0.0.2")
+
+
 def test_a_rank_that_does_not_leave_is_killed(new_job: Callable[..., entries.Job]) -> None:
     """It, and what it started, after its grace."""
     job = new_job(hosts=2)
@@ -71,7 +88,7 @@ def test_saved_is_waited_for(new_job: Callable[..., entries.Job]) -> None:
     job.start(0, entries.WAIT + "; sys.exit(75)", grace=0.1)
     job.start(
         1,
-        entries.READY + entries.NOTE + "ready(); wait_for('saved'); assert not got; sys.exit(75)",
+        entries.READY + entries.NOTE + "ready(); wait_for('saved'); print('saved', got); sys.exit(75)",
         grace=0.1,
     )
     job.ranks()
@@ -79,6 +96,7 @@ def test_saved_is_waited_for(new_job: Callable[..., entries.Job]) -> None:
     entries.until(lambda: "rank 0 on 127.0.0.1 ended with 75" in job.said(1), "the second host heard of it")
     (job.folder / "saved").touch()
     assert job.codes() == [75, 75]
+    assert job.log(1) == b"saved []\n"
     assert job.outcome() == (75, 0, "127.0.0.1")
 
 
