@@ -231,9 +231,9 @@ def status(run: Run) -> Status:
 
 def logs(run: Run, selection: Selection) -> Iterator[str]:
     """The pods' logs: of the pod that has the rank, or that is the host; default: the first."""
-    from launcher.schedulers.kubernetes import logs as pod_logs
+    from launcher.schedulers.kubernetes import podlogs
 
-    return pod_logs.lines(run, selection, lambda: status(run).state)
+    return podlogs.lines(run, selection, lambda: status(run).state)
 
 
 def cancel(run: Run) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,7 @@ class Server:
                 body=body,
                 auth_settings=["BearerToken"],
                 _preload_content=False,
+                _return_http_data_only=True,
                 # a log may be silent for hours
                 _request_timeout=(_PATIENCE[0], None) if quiet else _PATIENCE,
             )
@@ -123,8 +125,9 @@ def connect(context: str | None) -> Server:
     """
     made = Configuration()
     try:
-        config.load_kube_config(context=context or None, client_configuration=made)
-        contexts, current = config.list_kube_config_contexts()
+        file = os.environ.get("KUBECONFIG") or None
+        config.load_kube_config(file, context or None, made)
+        contexts, current = config.list_kube_config_contexts(file)
         chosen = next((c for c in contexts if c["name"] == context), current) if context else current
         made.retries = 1
         return Server(ApiClient(made), chosen["name"], chosen["context"].get("namespace") or "default")
@@ -187,18 +190,15 @@ def _absent(server: Server, message: str, path: str, is_status: bool) -> Problem
             f"namespace {lost[1]!r} does not exist",
             f"`kubectl create namespace {lost[1]}`, or set kubernetes.namespace",
         )
-    parts = path.split("/")
-    api, plural = (parts[2], parts[5:6]) if parts[1] == "api" else (f"{parts[2]}/{parts[3]}", parts[6:7])
-    entry = next(
-        (k for k in (*kinds.KINDS.values(), *kinds.OTHERS.values()) if k.api == api and [k.plural] == plural),
-        None,
-    )
+    match = re.fullmatch(r"/apis?/(.+)/namespaces/[^/]+/([^/]+)(?:/.*)?", path)
+    known = (*kinds.KINDS.values(), *kinds.OTHERS.values())
+    entry = next((k for k in known if match and (k.api, k.plural) == match.groups()), None)
     if entry and (not is_status or message == "the server could not find the requested resource"):
         hint = f"install it: {entry.install}" if entry.install else "is this a Kubernetes API server?"
-        versions = _versions(server, api.partition("/")[0], entry.plural)
+        versions = _versions(server, entry.api.partition("/")[0], entry.plural)
         if versions:
             hint = f"it has version {', '.join(versions)} of it; {hint}"
-        return Problem(f"the cluster does not know kind {entry.kind} ({api})", hint)
+        return Problem(f"the cluster does not know kind {entry.kind} ({entry.api})", hint)
     return Problem(message if is_status else f"{path} is not there")
 
 

@@ -61,15 +61,18 @@ def status(run: Run) -> Status:
         return _going(server, at, run, main, pods)
     if _DONE[over] == "SUCCEEDED":
         return Status("SUCCEEDED", "", 0, names)
-    code, reason = _failure(at, conditions[over], pods)
+    first = first_failure(at, pods)
+    if first:
+        with contextlib.suppress(api.Refusal):
+            mirror.failure(server, at, run, first[0])
+    code, reason = _failure(conditions[over], first)
     return Status("FAILED", reason, code, names)
 
 
-def _failure(at: Place, condition: dict[str, Any], pods: list[Pod]) -> tuple[int | None, str]:
+def _failure(condition: dict[str, Any], first: tuple[Pod, dict[str, Any]] | None) -> tuple[int | None, str]:
     """(exit code, why) of a failed run."""
     word = str(condition.get("reason", ""))
     reason = _REASONS.get(word) or str(condition.get("message") or word)
-    first = first_failure(at, pods)
     if not first:
         return None, reason
     pod, ended = first

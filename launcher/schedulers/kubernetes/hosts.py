@@ -1,6 +1,6 @@
 """The pods of a run: which there are, and which host each is.
 
-Owns how pods are found and matched with the hostfile's order; what they say is waits.py's and logs.py's.
+Owns how pods are found and matched with the hostfile's order; what they say is waits.py's and podlogs.py's.
 """
 
 from __future__ import annotations

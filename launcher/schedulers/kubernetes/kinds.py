@@ -104,7 +104,13 @@ OTHERS: dict[str, Kind] = {
         Kind("configmap", "v1", "ConfigMap", "configmaps"),
         Kind("service", "v1", "Service", "services"),
         Kind("networkpolicy", "networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
-        Kind("trainingruntime", "trainer.kubeflow.org/v1alpha1", "TrainingRuntime", "trainingruntimes"),
+        Kind(
+            "trainingruntime",
+            "trainer.kubeflow.org/v1alpha1",
+            "TrainingRuntime",
+            "trainingruntimes",
+            KINDS["trainjob"].install,
+        ),
         Kind(
             "podgroup",
             "scheduling.volcano.sh/v1beta1",

@@ -1,6 +1,6 @@
-"""The steps of a run, taken from rank 0's log into the local run folder, for `status` and --wait.
+"""What the local run folder gets of a run whose own folder is in the cluster: steps, and the log of a failure.
 
-Owns the way from log lines to metrics.jsonl; the file's format is docker/workloads/metrics.py's, which prints each
+Owns the way from log lines to metrics.jsonl, for `status` and --wait; the file's format is docker/workloads/metrics.py's, which prints each
 step too. The file that the ranks themselves write is on a volume of the cluster.
 """
 
@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import RunNotFoundError
-from launcher.schedulers.kubernetes import hosts, logs
+from launcher.schedulers.kubernetes import hosts, podlogs
 
 if TYPE_CHECKING:
     from launcher.runs import Run
@@ -38,8 +38,8 @@ def metrics(server: Server, at: Place, run: Run, pod: Pod | None) -> None:
     last = str(json.loads(known[-1])["stamp"]) if known else ""
     made: list[dict[str, Any]] = []
     try:
-        for stamp, text in logs.stamped(server, at, pod, last, follow=False):
-            found = record(logs.of_rank(text, 0) or "")
+        for stamp, text in podlogs.stamped(server, at, pod, last, follow=False):
+            found = record(podlogs.of_rank(text, 0) or "")
             if found and stamp:
                 made.append({**found, "time": hosts.seconds(stamp), "stamp": stamp})
     except RunNotFoundError:  # it has not started
@@ -49,6 +49,15 @@ def metrics(server: Server, at: Place, run: Run, pod: Pod | None) -> None:
     if made:
         with kept.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(line) + "\n" for line in made)
+
+
+def failure(server: Server, at: Place, run: Run, pod: Pod) -> None:
+    """Keep the end of the log of `pod`, which failed first, as `logs/node-N.log`, where causes are looked for."""
+    path = run.folder / "logs" / f"node-{hosts.index(at, pod)}.log"
+    if run.folder.is_dir() and not path.parent.exists():
+        lines = podlogs.tail(server, at, pod, 2000)
+        path.parent.mkdir()
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def record(line: str) -> dict[str, Any] | None:

@@ -123,7 +123,7 @@ def _event(server: Server, at: Place, name: str, about: str = "") -> str:
         found = [
             event
             for event in answer.get("items", [])
-            if str(event.get("involvedPod", {}).get("name", "")).startswith(name)
+            if str(event.get("involvedObject", {}).get("name", "")).startswith(name)
             and about in event.get("reason", "")
         ]
         newest: Any = max(

@@ -103,6 +103,12 @@ def stamped(server: Server, at: Place, pod: Pod, last: str, follow: bool) -> Ite
             raise
 
 
+def tail(server: Server, at: Place, pod: Pod, count: int) -> list[str]:
+    """The last `count` lines of a pod's log."""
+    path = f"/api/v1/namespaces/{at.namespace}/pods/{pod['metadata']['name']}/log"
+    return list(_split(server.text(path, container=kinds.KINDS[at.kind].container, tailLines=count)))
+
+
 def _order(stamp: str) -> tuple[str, str]:
     match = _STAMP.match(stamp)
     assert match
