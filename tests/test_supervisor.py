@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from pathlib import Path
@@ -13,6 +14,9 @@ from tests import entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+
+ending = importlib.import_module("ending")
 
 
 @pytest.fixture
@@ -55,6 +59,16 @@ def test_the_first_host_decides_which_failure_was_the_first(new_job: Callable[..
     first.send_signal(signal.SIGCONT)
     assert job.codes() == [5, 5, 5]
     assert job.outcome() == (5, 1, "127.0.0.2")
+
+
+def test_the_first_outcome_stays(tmp_path: Path) -> None:
+    outcome = ending.Outcome(tmp_path / "outcome-0")
+    for code in (3, 1):
+        outcome.write(ending.Failure(code, 2, "n1"))
+    assert outcome.path.read_text().startswith("3 2 n1 ")
+    ending.Outcome(tmp_path / "no-such-folder" / "outcome-0").write(
+        ending.Failure(3, 2, "n1")
+    )  # and no error
 
 
 def test_a_rank_that_does_not_leave_is_killed(new_job: Callable[..., entries.Job]) -> None:
