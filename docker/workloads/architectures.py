@@ -51,12 +51,18 @@ def config(name: str) -> PretrainedConfig:
 
 
 def build(
-    name: str, settings: PretrainedConfig, deepspeed_config: dict[str, Any], seed: int, device: torch.device
+    name: str,
+    settings: PretrainedConfig,
+    deepspeed_config: dict[str, Any],
+    seed: int,
+    device: torch.device,
+    attention: str = "auto",
 ) -> PreTrainedModel:
     """The model on its device, in the precision of the DeepSpeed config; partitioned if that is ZeRO-3.
 
     Weights are random for a named architecture and for a folder that holds only a configuration; else they are
-    loaded. Random weights depend on the seed alone, not on the ZeRO stage or the number of ranks.
+    loaded. Random weights depend on the seed alone, not on the ZeRO stage or the number of ranks. Raises Stop when
+    the kind of attention is not installed.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -71,18 +77,39 @@ def build(
     partitioned = HfDeepSpeedConfig(deepspeed_config) if engines.stage(deepspeed_config) == 3 else None
     torch.manual_seed(seed)
     on_device = contextlib.nullcontext() if partitioned else device
-    with on_device:
-        if has_weights(name):
-            model = AutoModelForCausalLM.from_pretrained(name, config=settings, dtype=dtype)
-        else:
-            # the order in which transformers initializes under ZeRO-3, so that all stages start alike
-            with no_init_weights():
-                model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
-            if not partitioned:
-                model.initialize_weights()
-                model.tie_weights()
+    how = {"dtype": dtype, **({} if attention == "auto" else {"attn_implementation": attention})}
+    try:
+        with on_device:
+            if has_weights(name):
+                model = AutoModelForCausalLM.from_pretrained(name, config=settings, **how)
+            else:
+                # the order in which transformers initializes under ZeRO-3, so that all stages start alike
+                with no_init_weights():
+                    model = AutoModelForCausalLM.from_config(settings, **how)
+                if not partitioned:
+                    model.initialize_weights()
+                    model.tie_weights()
+    except ImportError as error:  # a kind of attention whose package is missing
+        raise Stop(f"--attention {attention}: {str(error).strip().splitlines()[0]}") from error
     model.partitioned = partitioned  # transformers holds it weakly, and needs it for saving too
     return model
+
+
+def fuse(model: PreTrainedModel) -> None:
+    """Put Liger's kernels in the place of the model's layers (https://github.com/linkedin/Liger-Kernel).
+
+    Raises Stop where the package is not installed, or knows no kernels for the family.
+    """
+    from workloads import metrics
+
+    metrics.require("liger_kernel", "--liger")
+    from liger_kernel.transformers import monkey_patch
+
+    family = model.config.model_type
+    if family not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
+        raise Stop(f"--liger: there are no such kernels for {family}")
+    # the loss is this workload's own, so its fusion with the last layer is left out
+    monkey_patch._apply_liger_kernel_to_instance(model, fused_linear_cross_entropy=False, cross_entropy=False)
 
 
 def has_weights(name: str) -> bool:
@@ -98,6 +125,11 @@ def parameters(model: PreTrainedModel) -> int:
     return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
 
 
+def trained_parameters(model: PreTrainedModel) -> int:
+    """How many of them training changes: with LoRA, few."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
+
+
 def fingerprint(model: PreTrainedModel) -> str:
     """A hash of every parameter's name and shape: a checkpoint fits a model with the same one."""
     shapes = [(key, tuple(getattr(p, "ds_shape", p.shape))) for key, p in model.named_parameters()]
@@ -107,12 +139,46 @@ def fingerprint(model: PreTrainedModel) -> str:
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: Session) -> None:
     """Write `export/` of the run's folder: a Hugging Face folder with safetensors, config and tokenizer.
 
+<<<<<<< /tmp/mine.1282
+    ZeRO-3's partitions are gathered one layer's matrix at a time. LoRA's are merged into the weights they belong to.
+=======
     All ranks must call it: ZeRO-3's partitions are gathered, one parameter at a time, into rank 0's memory.
+>>>>>>> /work/main/docker/workloads/architectures.py
     """
     import deepspeed
 
     weights = {}
+    adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
     for key, parameter in model.named_parameters():
+<<<<<<< /tmp/mine.1282
+        layer, _, end = key.rpartition(".base_layer.")
+        module = adapted.get(layer) if end == "weight" else None
+        needed = (
+            [parameter, *(p for name, p in module.named_parameters() if "lora_" in name)]
+            if module
+            else [parameter]
+        )
+        if ".lora_" in key:
+            continue
+        with deepspeed.zero.GatheredParameters(needed, enabled=hasattr(parameter, "ds_id")):
+            if rank == 0:
+                whole = parameter.detach() + (module.get_delta_weight("default") if module else 0)
+                weights[_plain(key)] = whole.to(parameter.dtype).cpu().clone()
+    if rank == 0:
+        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+        plain.config.use_cache = True
+        plain.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
+
+
+def _plain(key: str) -> str:
+    """A parameter's name without what peft puts around and into it."""
+    return (
+        key.removeprefix("base_model.model.")
+        .replace(".base_layer.", ".")
+        .replace(".modules_to_save.default.", ".")
+    )
+=======
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             if session.rank == 0:
                 weights[key] = parameter.detach().cpu().clone()
@@ -123,3 +189,4 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: 
         tokenizer.save_pretrained(session.run_dir / "export")
 
     session.first(write)
+>>>>>>> /work/main/docker/workloads/architectures.py

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from workloads import architectures, engines, metrics, tokenizer
 from workloads.session import Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from deepspeed import DeepSpeedEngine
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,6 +69,16 @@ class Found:
         return self.path.name
 
 
+<<<<<<< /tmp/mine.1282
+def save(
+    engine: DeepSpeedEngine,
+    session: Session,
+    progress: Progress,
+    identity: Identity,
+    keep: int,
+    others: Mapping[str, DeepSpeedEngine] | None = None,
+) -> str:
+=======
 def identity(
     name: str, model: PreTrainedModel, by: PreTrainedTokenizerBase, config: dict[str, Any], world_size: int
 ) -> Identity:
@@ -84,7 +95,10 @@ def identity(
 
 
 def save(engine: DeepSpeedEngine, session: Session, progress: Progress, identity: Identity, keep: int) -> str:
+>>>>>>> /work/main/docker/workloads/checkpoints.py
     """Write a complete checkpoint, then delete all but the newest `keep`; returns its tag. All ranks call it.
+
+    Engines beside the first go to folders in it, by their names.
 
     Raises Stop with os.EX_IOERR (74) on every rank when any rank could not write (a full disk); the complete
     checkpoints before are untouched then.
@@ -96,8 +110,12 @@ def save(engine: DeepSpeedEngine, session: Session, progress: Progress, identity
     carried = {"progress": asdict(progress), "identity": asdict(identity)}
     if session.rank == 0:
         shutil.rmtree(folder / tag, ignore_errors=True)  # what is left of a broken one
-    with _observed(engine) as (written, failures):
-        engine.save_checkpoint(str(folder), tag=tag, client_state=carried, save_latest=False)
+    written: dict[str, int] = {}
+    failures: list[str] = []
+    for name, one in {"": engine, **(others or {})}.items():
+        with _observed(one, folder / tag, written, failures):
+            place = f"{tag}/{name}".rstrip("/")
+            one.save_checkpoint(str(folder), tag=place, client_state=carried, save_latest=False)
     ranks: list[Any] = [None] * session.world_size
     distributed.all_gather_object(ranks, (written, failures))
 
@@ -107,6 +125,11 @@ def save(engine: DeepSpeedEngine, session: Session, progress: Progress, identity
                 if failures:
                     raise OSError(failures[0])
             files = {name: size for written, _ in ranks for name, size in written.items()}
+            elsewhere = [name for name in files if not (folder / tag / name).exists()]
+            if elsewhere:
+                raise OSError(
+                    f"{elsewhere[0]} is on another host only: the run's folder must be shared by all hosts"
+                )
             metrics.write_atomically(folder / tag / MARKER, {"tag": tag, **carried, "files": files})
             _point_latest(folder, tag)
         except OSError as error:
@@ -127,7 +150,7 @@ def find(session: Session, older: str | None, identity: Identity, log: metrics.L
 
     def broken(tag: str, reason: str) -> None:
         log.say(f"checkpoint {tag} is passed over: {reason}")
-        log.event("skipped", int(tag[5:]), tag=tag, reason=reason)
+        log.event("skipped", step_of(tag), tag=tag, reason=reason)
 
     def search() -> Found | None:
         found = newest(session.run_dir / FOLDER, broken)
@@ -175,10 +198,10 @@ def refusal(found: Found, identity: Identity) -> str | None:
     return None
 
 
-def restore(engine: DeepSpeedEngine, found: Found) -> Progress:
-    """Load weights, optimizer and schedule into a fresh engine; returns how far they had come."""
+def restore(engine: DeepSpeedEngine, found: Found, name: str = "") -> Progress:
+    """Load weights, optimizer and schedule into a fresh engine, the one saved by that name; returns how far it was."""
     with engines.own_settings(engine):
-        path, carried = engine.load_checkpoint(str(found.path.parent), tag=found.tag)
+        path, carried = engine.load_checkpoint(str(found.path.parent), tag=f"{found.tag}/{name}".rstrip("/"))
     if found.universal:
         engines.part_steps(engine)
     if path is None:
@@ -187,13 +210,13 @@ def restore(engine: DeepSpeedEngine, found: Found) -> Progress:
 
 
 @contextlib.contextmanager
-def _observed(engine: DeepSpeedEngine) -> Iterator[tuple[dict[str, int], list[str]]]:
-    """Note the files that DeepSpeed writes, and its failures to, which are not raised inside.
+def _observed(
+    engine: DeepSpeedEngine, folder: Path, written: dict[str, int], failures: list[str]
+) -> Iterator[None]:
+    """Note the files that DeepSpeed writes below `folder`, and its failures to, which are not raised inside.
 
     A rank that raised would leave the others waiting in the barriers of save_checkpoint.
     """
-    written: dict[str, int] = {}
-    failures: list[str] = []
     writer = engine.checkpoint_engine
 
     def guarded(work: Callable[..., Any], wrote: Callable[..., None] = lambda *_: None) -> Callable[..., Any]:
@@ -212,7 +235,7 @@ def _observed(engine: DeepSpeedEngine) -> Iterator[tuple[dict[str, int], list[st
     def note(_state: object, path: str) -> None:
         with open(path, "rb") as file:  # noqa: PTH123
             os.fsync(file.fileno())  # the marker must not reach the disk before what it vouches for
-            written[Path(path).name] = os.fstat(file.fileno()).st_size
+            written[str(Path(path).relative_to(folder))] = os.fstat(file.fileno()).st_size
 
     guards = [
         (writer, "save", guarded(writer.save, note)),
@@ -222,22 +245,43 @@ def _observed(engine: DeepSpeedEngine) -> Iterator[tuple[dict[str, int], list[st
     for owner, name, guard in guards:
         setattr(owner, name, guard)
     try:
-        yield written, failures
+        yield
     finally:
         for owner, name, _ in guards:
             delattr(owner, name)
 
 
+<<<<<<< /tmp/mine.1282
+def step_of(tag: str) -> int:
+    """The step of a tag: ours, or a folder of the Hugging Face Trainer; -1 for any other name."""
+    match = re.fullmatch(r"(?:step|checkpoint)-(\d+)", tag)
+    return int(match[1]) if match else -1
+
+
+def vouch(session: Session, path: Path, progress: Progress, identity: Identity) -> None:
+    """Mark a checkpoint that another program wrote as complete; all ranks call it once they have written."""
+    from torch import distributed
+
+    distributed.barrier()
+
+    def mark() -> None:
+        files = {str(f.relative_to(path)): f.stat().st_size for f in path.rglob("*") if f.is_file()}
+        carried = {"progress": asdict(progress), "identity": asdict(identity)}
+        metrics.write_atomically(path / MARKER, {"tag": path.name, **carried, "files": files})
+
+    session.first(mark)
+=======
 def _in_words(error: RuntimeError) -> str:
     # torch's writer (caffe2/serialize/inline_container.cc) notices a short write, but not its reason
     partly = any(words in str(error) for words in ("inline_container", "PytorchStreamWriter"))
     whole = "the file system took only a part of a file: it is full, or there is a quota or limit"
     return whole if partly else str(error).strip().splitlines()[0]
+>>>>>>> /work/main/docker/workloads/checkpoints.py
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    tags = [path for path in folder.glob("step-*") if path.name[5:].isdigit()]
-    return sorted(tags, key=lambda path: int(path.name[5:]), reverse=True)
+    tags = [path for path in folder.glob("*-*") if step_of(path.name) >= 0]
+    return sorted(tags, key=lambda path: step_of(path.name), reverse=True)
 
 
 def _read(path: Path) -> Found:

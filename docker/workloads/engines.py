@@ -119,6 +119,16 @@ def optimizer(config: dict[str, Any], args: argparse.Namespace) -> dict[str, Any
     return {**given, "params": params}
 
 
+def compile(engine: DeepSpeedEngine, backend: str) -> None:
+    """Have torch compile the model as it is first run. Raises Stop when there is no such backend."""
+    import torch
+
+    known = torch._dynamo.list_backends(exclude_tags=())
+    if backend not in known:
+        raise Stop(f"--compile {backend}: torch has no such backend, only {', '.join(known)}")
+    engine.compile(backend=backend)
+
+
 def learning_rate(step: int, peak: float, args: argparse.Namespace) -> float:
     """The rate of update `step` (from 0): a line up to peak over warm-up, then half a cosine down to --min-lr."""
     warmup, last = int(args.warmup_steps), int(args.max_steps) - 1

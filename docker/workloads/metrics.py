@@ -17,6 +17,7 @@ A step (every --log-every steps, and the first and last step of an attempt) has 
   tokens             tokens trained on since the run's first step
   time               Unix time, seconds
   max_steps          the step the run ends with
+  accuracy, reward, margin, kl   of the chat workloads: shares and means over the global batch
 
 An event has "event", "step" and "time":
   start       world_size, resumed_from (a checkpoint's tag or null), parameters, attempt (from 1), max_steps
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "metrics.jsonl"
+CHAT = ("accuracy", "reward", "margin", "kl")
 
 
 class Sink(Protocol):
@@ -106,14 +108,20 @@ class Log:
 def start(args: argparse.Namespace, run_dir: Path, rank: int) -> Log:
     """The run's log with the sinks that the options ask for. Raises Stop when a sink's package is missing."""
     for wanted, package in ((args.tensorboard, "tensorboard"), (args.wandb, "wandb")):
-        if wanted and importlib.util.find_spec(package) is None:
-            raise Stop(f"--{package}: the package {package} is not installed")
+        if wanted:
+            require(package, f"--{package}")
     sinks: list[Sink] = []
     if args.tensorboard and rank == 0:
         sinks.append(TensorBoard(run_dir / "tensorboard"))
     if args.wandb and rank == 0:
         sinks.append(Wandb(args.wandb, run_dir, vars(args)))
     return Log(run_dir, rank == 0, tuple(sinks))
+
+
+def require(package: str, what: str) -> None:
+    """Raise Stop when a package that something needs is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise Stop(f"{what}: the package {package} is not installed")
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:
@@ -197,6 +205,19 @@ class Wandb:
         self._run.finish()
 
 
+def chat(values: dict[str, Any]) -> str:
+    """Those of the chat workloads' figures that there are, for a log line."""
+    return "".join(f"  {key} {values[key]:.3f}" for key in CHAT if values.get(key) is not None)
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Rows in columns, two blanks apart."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
 def _append(path: Path) -> IO[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("a+b")
@@ -215,6 +236,6 @@ def _words(step: dict[str, Any]) -> str:
     norm = "" if step["grad_norm"] is None else f"  norm {step['grad_norm']:.2f}"
     return (
         f"step {step['step']:{digits}}/{step['max_steps']}  loss {step['loss']:.4f}  lr {step['lr']:.2e}{norm}"
-        f"  {step['tokens_per_second']:,.0f} tokens/s  {step['step_seconds']:.3f} s/step"
+        f"{chat(step)}  {step['tokens_per_second']:,.0f} tokens/s  {step['step_seconds']:.3f} s/step"
         f"  {step['memory_bytes'] / 2**30:.2f} GiB"
     )

@@ -120,6 +120,28 @@ def optimization(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def acceleration(group: argparse._ArgumentGroup) -> None:
+    """Add what changes a model's speed and not its results."""
+    group.add_argument(
+        "--attention",
+        choices=("auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3"),
+        default="auto",
+        help="which attention: auto is torch's fused one (sdpa) where the model has it; flash needs its package",
+    )
+    group.add_argument(
+        "--compile",
+        metavar="BACKEND",
+        help="compile the model by torch.compile with this backend, such as inductor; with DeepCompile's key "
+        'in the DeepSpeed config ({"compile": {"deepcompile": true}}, GPU only) its communication too',
+    )
+    group.add_argument(
+        "--liger",
+        action=SWITCH,
+        default=False,
+        help="Liger's fused kernels for norms, rotary embedding and MLP (GPU only; package liger-kernel)",
+    )
+
+
 def text(group: argparse._ArgumentGroup) -> None:
     """Add where the text comes from, how it becomes tokens and how it is evaluated."""
     group.add_argument(
@@ -156,6 +178,60 @@ def text(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--eval-batches", type=positive, default=8, metavar="N", help="micro batches a rank evaluates"
     )
+
+
+def examples(group: argparse._ArgumentGroup, keys: str) -> None:
+    """Add where examples come from and how they become tokens; `keys` are those of one example."""
+    group.add_argument(
+        "--data",
+        nargs="+",
+        default=["builtin"],
+        metavar="SOURCE",
+        help=f".jsonl files, folders or globs with {keys}; hf:NAME[@SUBSET][:SPLIT] for a Hugging Face data set; "
+        "builtin for sentences of Python's own reference",
+    )
+    group.add_argument(
+        "--tokenizer",
+        default="auto",
+        metavar="NAME",
+        help="bpe:SIZE, trained on the data; a folder or hub name; auto: the model's own, else as large a bpe as fits",
+    )
+    group.add_argument(
+        "--seq-length", type=positive, default=512, metavar="N", help="tokens of an example at most"
+    )
+    group.add_argument(
+        "--eval-every",
+        type=count,
+        default=0,
+        metavar="N",
+        help="evaluate every N steps on a twentieth of the examples that is held out; 0: never",
+    )
+
+
+def lora(group: argparse._ArgumentGroup) -> None:
+    """Add low-rank adapters."""
+    group.add_argument(
+        "--lora-rank",
+        type=count,
+        default=0,
+        metavar="R",
+        help="train adapters of this rank beside every linear layer instead of all weights; 0: all weights",
+    )
+    group.add_argument(
+        "--lora-alpha",
+        type=positive,
+        metavar="N",
+        help="their scale times the rank (default: twice the rank)",
+    )
+    group.add_argument("--lora-dropout", type=fraction, default=0.0, help="dropout before them")
+
+
+def sampling(group: argparse._ArgumentGroup) -> None:
+    """Add how answers are sampled while a policy learns."""
+    group.add_argument(
+        "--max-new-tokens", type=positive, default=256, metavar="N", help="tokens of an answer at most"
+    )
+    group.add_argument("--temperature", type=rate, default=1.0, help="of sampling")
 
 
 def reports(group: argparse._ArgumentGroup) -> None:

@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     options.launcher(made)
     group = made.add_argument_group("training")
     options.optimization(group)
+    options.acceleration(group)
     options.text(group)
     options.reports(group)
     options.rehearsal(group)
@@ -71,12 +72,18 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     data = text.load(this, args, settings, size)
 
     settings.eos_token_id = data.tokenizer.eos_token_id
-    model = architectures.build(args.model, settings, config, args.seed, this.device)
+    model = this.together(
+        lambda: architectures.build(args.model, settings, config, args.seed, this.device, args.attention)
+    )
+    if args.liger:
+        this.together(lambda: architectures.fuse(model))
     if args.activation_checkpointing:
         model.activation_checkpointing_enable()
     identity = checkpoints.identity(args.model, model, data.tokenizer, config, this.world_size)
     found = checkpoints.find(this, args.resume, identity, log)
     engine = engines.start(model, config, args, universal=found is not None and found.universal)
+    if args.compile:
+        this.together(lambda: engines.compile(engine, args.compile))
     engine.train()
     progress = checkpoints.restore(engine, found) if found else Progress()
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)

@@ -97,7 +97,7 @@ def tokenized(
     def check() -> None:
         for source in args.data:
             if source != "builtin" and not source.startswith("hf:"):
-                _files(source)
+                files(source)
 
     def texts() -> Iterator[str]:
         return (piece for piece in pieces(args.data) if piece is not None)
@@ -115,7 +115,7 @@ def pieces(sources: list[str]) -> Iterator[str | None]:
         elif source.startswith("hf:"):
             yield from _hugging_face(source.removeprefix("hf:"))
         else:
-            for path in _files(source):
+            for path in files(source):
                 yield from _file(path)
 
 
@@ -253,7 +253,7 @@ def _facts(source: str) -> Any:
         return source, platform.python_version()
     if source.startswith("hf:"):
         return source
-    return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in _files(source)]
+    return [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files(source)]
 
 
 def _builtin() -> Iterator[str | None]:
@@ -264,7 +264,8 @@ def _builtin() -> Iterator[str | None]:
         yield None
 
 
-def _files(source: str) -> list[Path]:
+def files(source: str) -> list[Path]:
+    """The files of a path, a folder or a glob, sorted. Raises Stop when there are none."""
     path = Path(source).expanduser()
     if path.is_file():
         return [path]
@@ -294,23 +295,33 @@ def _file(path: Path) -> Iterator[str | None]:
             yield None
 
 
-def _hugging_face(name: str) -> Iterator[str | None]:
+def hugging_face(name: str, column: str = "") -> Iterator[dict[str, Any]]:
+    """The rows of a Hugging Face data set NAME[@SUBSET][:SPLIT], or one column of them.
+
+    Raises Stop if there is no such data set or column.
+    """
     try:
         import datasets
     except ImportError as error:
         raise Stop(f"--data hf:{name}: the package datasets is not installed") from error
 
-    place, split, column = [*name.split(":"), "", ""][:3]
-    split, column = split or "train", column or "text"
+    place, split = [*name.split(":"), ""][:2]
     place, _, subset = place.partition("@")
     try:
-        rows = datasets.load_dataset(place, subset or None, split=split)
+        rows = datasets.load_dataset(place, subset or None, split=split or "train")
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise Stop(f"--data hf:{name}: {reason}") from error
-    if column not in rows.column_names:
-        raise Stop(f"--data hf:{name}: no column {column!r} among {', '.join(rows.column_names)}")
-    for batch in rows.select_columns([column]).iter(batch_size=1000):
-        for text in batch[column]:
-            yield str(text)
-            yield None
+    if column:
+        if column not in rows.column_names:
+            raise Stop(f"--data hf:{name}: no column {column!r} among {', '.join(rows.column_names)}")
+        rows = rows.select_columns([column])
+    yield from rows
+
+
+def _hugging_face(name: str) -> Iterator[str | None]:
+    place, split, column = [*name.split(":"), "", ""][:3]
+    column = column or "text"
+    for row in hugging_face(f"{place}:{split}", column):
+        yield str(row[column])
+        yield None

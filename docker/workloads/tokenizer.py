@@ -14,6 +14,7 @@ from workloads import architectures
 from workloads.session import Stop
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator
 
     import numpy as np
@@ -55,6 +56,26 @@ def make(
 def existing(name: str) -> PreTrainedTokenizerBase:
     """A tokenizer that needs no training: bytes, a folder or a hub name. Raises Stop when there is none."""
     return _wrapped(_bytes(), "bytes") if name == "bytes" else _existing(name)
+
+
+def for_examples(
+    session: Session, args: argparse.Namespace, vocabulary: int, rows: list[dict[str, str]]
+) -> PreTrainedTokenizerBase:
+    """The tokenizer for examples, which needs an end token: --tokenizer, or a BPE of the model's vocabulary.
+
+    Its padding token is the end token where it has none. Raises Stop as `make` does, and where there is no end token.
+    """
+    name = args.tokenizer
+    if name == "auto" and (architectures.named(args.model) or not _has_tokenizer(args.model)):
+        name = f"bpe:{min(vocabulary, 8192)}"
+    by = make(session, name, args.model, vocabulary, lambda: (text for row in rows for text in row.values()))
+    if by.eos_token_id is None:
+        raise Stop(
+            f"tokenizer {by.name_or_path} has no end token, which ends an answer: use bpe:SIZE or another"
+        )
+    if by.pad_token_id is None:
+        by.pad_token = by.eos_token
+    return by
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], dtype: str) -> list[np.ndarray]:

@@ -1,0 +1,59 @@
+"""Chat training without a reward model: `python -m workloads.chat_dpo`, once per rank.
+
+Owns TRL's DPOTrainer: the pairs themselves are the reward (Rafailov et al. 2023, https://arxiv.org/abs/2305.18290). It
+takes the place of the second and third stage. What stages share is in chat.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from workloads import chat, options, session
+
+if TYPE_CHECKING:
+    from workloads.session import Session
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; importing this module and calling this needs the standard library only."""
+    made = argparse.ArgumentParser(
+        prog="python -m workloads.chat_dpo",
+        description="Direct preference optimization on pairs of answers.",
+        allow_abbrev=False,
+    )
+    chat.add_options(made, '{"prompt", "chosen", "rejected"}')
+    made.add_argument_group("preference").add_argument(
+        "--beta", type=options.rate, default=0.1, help="how closely the policy is held to its start"
+    )
+    return made
+
+
+def dpo(args: argparse.Namespace, this: Session) -> int:
+    """Train on this rank; returns the exit code.
+
+    A pair counts as accurate when its better answer has become likelier, against the start, than its worse one.
+    """
+    stage = chat.prepare(args, this, "prompt", "chosen", "rejected")
+    from trl import DPOConfig, DPOTrainer
+
+    from workloads import trainers
+
+    settings = trainers.settings(args, this, stage.config, stage.size)
+    trainer = DPOTrainer(
+        model=this.together(lambda: chat.policy(stage.model, stage.config)),
+        args=DPOConfig(**settings, max_length=args.seq_length, beta=args.beta),
+        processing_class=stage.tokenizer,
+        peft_config=chat.lora(args),
+        **stage.datasets,
+    )
+    return trainers.run(trainer, args, this, stage.log, stage.tokenizer)
+
+
+def main() -> None:
+    """Run this rank; exits with a code of session.py."""
+    session.run(parser(), dpo)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Second stage of chat training, tell the better of two answers: `python -m workloads.chat_reward`, once per rank.
+
+Owns TRL's RewardTrainer: a number for each answer, and the loss of Bradley and Terry on the difference of a pair
+(Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, section 3.5). What stages share is in chat.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from workloads import chat, session
+
+if TYPE_CHECKING:
+    from workloads.session import Session
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; importing this module and calling this needs the standard library only."""
+    made = argparse.ArgumentParser(
+        prog="python -m workloads.chat_reward",
+        description="Train a reward model on pairs of answers.",
+        allow_abbrev=False,
+    )
+    chat.add_options(made, '{"prompt", "chosen", "rejected"}')
+    return made
+
+
+def reward(args: argparse.Namespace, this: Session) -> int:
+    """Train on this rank; returns the exit code.
+
+    Accuracy is the share of pairs whose better answer gets the higher number.
+    """
+    stage = chat.prepare(args, this, "prompt", "chosen", "rejected")
+    from trl import RewardConfig, RewardTrainer
+
+    from workloads import trainers
+
+    config = RewardConfig(
+        **trainers.settings(args, this, stage.config, stage.size), max_length=args.seq_length
+    )
+    trainer = RewardTrainer(
+        model=this.together(lambda: chat.judge(stage.model, stage.config, stage.tokenizer, trained=False)),
+        args=config,
+        processing_class=stage.tokenizer,
+        peft_config=chat.lora(args, "SEQ_CLS"),
+        **stage.datasets,
+    )
+    return trainers.run(trainer, args, this, stage.log, stage.tokenizer)
+
+
+def main() -> None:
+    """Run this rank; exits with a code of session.py."""
+    session.run(parser(), reward)
+
+
+if __name__ == "__main__":
+    main()

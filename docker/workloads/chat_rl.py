@@ -1,0 +1,100 @@
+"""Third stage of chat training, answer so that it is liked: `python -m workloads.chat_rl`, once per rank.
+
+Owns TRL's RLOOTrainer and GRPOTrainer: several answers to a prompt are compared with each other, so that no critic is
+needed (Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740; Shao et al. 2024, https://arxiv.org/abs/2402.03300).
+With a critic it is chat_ppo. What stages share is in chat.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from workloads import chat, options, rewards, session
+from workloads.session import Stop
+
+if TYPE_CHECKING:
+    from workloads.session import Session
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; importing this module and calling this needs the standard library only."""
+    made = argparse.ArgumentParser(
+        prog="python -m workloads.chat_rl",
+        description="Reinforcement learning from a reward model or a rule, without a critic.",
+        allow_abbrev=False,
+    )
+    chat.add_options(made, '{"prompt"}')
+    group = made.add_argument_group("reinforcement")
+    group.add_argument(
+        "--reward",
+        required=True,
+        metavar="MODEL|RULE",
+        help=f"a folder that chat_reward exported, a hub name, or a rule: {', '.join(rewards.RULES)}",
+    )
+    group.add_argument(
+        "--algorithm", choices=("rloo", "grpo"), default="rloo", help="how answers are compared"
+    )
+    group.add_argument(
+        "--generations", type=options.factor, default=4, metavar="N", help="answers to a prompt"
+    )
+    group.add_argument(
+        "--beta", type=options.number, default=0.05, help="weight of the distance to the start (KL)"
+    )
+    options.sampling(group)
+    return made
+
+
+def rl(args: argparse.Namespace, this: Session) -> int:
+    """Train on this rank; returns the exit code."""
+    stage = chat.prepare(args, this, "prompt")
+    if stage.size.total % args.generations:
+        raise Stop(
+            f"the step's {stage.size.total} answers do not divide by --generations {args.generations}: change "
+            "batch.micro, batch.global or --generations"
+        )
+    from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
+
+    from workloads import trainers
+
+    kind, of = (RLOOTrainer, RLOOConfig) if args.algorithm == "rloo" else (GRPOTrainer, GRPOConfig)
+    settings = trainers.settings(args, this, stage.config, stage.size)
+    settings["eval_strategy"] = "no"  # the reward of the training prompts is the measure
+    config = of(
+        **settings,
+        num_generations=args.generations,
+        max_completion_length=args.max_new_tokens,
+        temperature=args.temperature,
+        beta=args.beta,
+    )
+    trainer = kind(
+        model=this.together(lambda: chat.policy(stage.model, stage.config)),
+        reward_funcs=this.together(lambda: reward(args.reward, stage)),
+        args=config,
+        train_dataset=stage.datasets["train_dataset"],
+        processing_class=stage.tokenizer,
+        reward_processing_classes=None if args.reward in rewards.RULES else stage.tokenizer,
+        peft_config=chat.lora(args),
+    )
+    return trainers.run(trainer, args, this, stage.log, stage.tokenizer)
+
+
+def reward(name: str, stage: chat.Stage) -> Any:
+    """What TRL takes as a reward: a function of the answers, or a model. Raises Stop when it is neither."""
+    if name not in rewards.RULES:
+        return chat.judge(name, stage.config, stage.tokenizer, trained=True)
+    rule = rewards.RULES[name]
+
+    def by_rule(completions: list[str], **_: object) -> list[float]:
+        return [rule(answer) for answer in completions]
+
+    return by_rule
+
+
+def main() -> None:
+    """Run this rank; exits with a code of session.py."""
+    session.run(parser(), rl)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""The stages of chat training on real ranks, each from what the one before exported: pairs tell apart, reward rises.
+
+The answers to learn from are in lower and in upper case alike, and the pairs prefer upper case: so there is room for
+the reward to rise, and what it should rise to is known. An answer that ends at once does not get it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from typing import TYPE_CHECKING
+
+import pytest
+from workloads import examples
+
+from tests.workloads import ranks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.deepspeed
+
+MODEL = {**ranks.LLAMA, "hidden_size": 64, "intermediate_size": 128}
+ARGS = ("--seq-length=48", "--log-every=1", "--weight-decay=0")
+CONFIG = ranks.deepspeed(2, stage=2, micro=8, gradient_clipping=1.0)
+ZERO_3 = ranks.deepspeed(2, stage=3, micro=8, gradient_clipping=1.0)
+
+
+def start(
+    folder: Path, stage: str, model: object, *args: str, config: dict[str, object] = CONFIG
+) -> ranks.Ranks:
+    return ranks.start(folder, 2, config, *ARGS, *args, model=model, workload=stage)  # type: ignore[arg-type]
+
+
+def done(run: ranks.Ranks) -> ranks.Ranks:
+    assert run.wait() == [0, 0], run.output()
+    return run
+
+
+def shouting(folder: Path) -> float:
+    """The share of upper-case letters in what an exported model answers to a prompt, 32 times."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, by = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    ids = by(["The name is"] * 32, return_tensors="pt").input_ids
+    rows = model.generate(ids, max_new_tokens=16, do_sample=True, pad_token_id=by.eos_token_id)
+    answers = [by.decode(row[ids.shape[1] :], skip_special_tokens=True) for row in rows]
+    return sum(c.isupper() for answer in answers for c in answer) / sum(len(answer) + 1 for answer in answers)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pairs whose better answer is in upper case."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    with path.open("w") as file:
+        for row in examples.builtin(("prompt", "chosen", "rejected")):
+            file.write(json.dumps({**row, "chosen": row["rejected"], "rejected": row["chosen"]}) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def answering(tmp_path_factory: pytest.TempPathFactory) -> ranks.Ranks:
+    """Stage one: a model that answers in lower and in upper case."""
+    folder = tmp_path_factory.mktemp("sft")
+    data = folder / "answers.jsonl"
+    with data.open("w") as file:
+        for row in examples.builtin(("prompt", "chosen", "rejected")):
+            for answer in (row["chosen"], row["rejected"]):
+                file.write(json.dumps({"prompt": row["prompt"], "completion": answer}) + "\n")
+    args = (f"--data={data}", "--max-steps=30", "--lr=1e-2", "--eval-every=30", "--export")
+    return done(start(folder, "chat_sft", MODEL, *args))
+
+
+@pytest.fixture(scope="session")
+def judging(answering: ranks.Ranks, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> ranks.Ranks:
+    """Stage two: a reward model, from the first stage's export."""
+    args = (f"--data={pairs}", "--max-steps=16", "--lr=5e-3", "--eval-every=16", "--export")
+    return done(
+        start(tmp_path_factory.mktemp("reward"), "chat_reward", str(answering.run_dir / "export"), *args)
+    )
+
+
+def test_it_learns_to_answer(answering: ranks.Ranks) -> None:
+    losses = list(answering.losses().values())
+    assert losses[-1] < losses[0] - 0.8
+    assert answering.events("eval")[0]["loss"] < losses[0] - 0.8
+    assert 0.02 < shouting(answering.run_dir / "export") < 0.6
+
+
+def test_it_tells_held_out_pairs_apart(judging: ranks.Ranks) -> None:
+    (held_out,) = judging.events("eval")
+    assert held_out["accuracy"] >= 0.9
+    assert held_out["margin"] > 1.0
+    assert judging.steps()[0]["accuracy"] < 0.9  # which it could not at first
+
+
+@pytest.mark.parametrize(
+    ("stage", "args"),
+    [
+        ("chat_ppo", ("--max-steps=24", "--lr=3e-3", "--beta=0.02", "--critic-lr=5e-3")),
+        ("chat_rl", ("--max-steps=16", "--lr=3e-3", "--beta=0.02")),
+    ],
+)
+def test_the_reward_rises(
+    stage: str, args: tuple[str, ...], answering: ranks.Ranks, judging: ranks.Ranks, tmp_path: Path
+) -> None:
+    rewarded = (f"--reward={judging.run_dir / 'export'}", "--max-new-tokens=16", "--export")
+    run = done(start(tmp_path, stage, str(answering.run_dir / "export"), *args, *rewarded))
+    rewards = [step["reward"] for step in run.steps()]
+    assert statistics.fmean(rewards[-4:]) > statistics.fmean(rewards[:4]) + 0.5, rewards
+    assert shouting(run.run_dir / "export") > shouting(answering.run_dir / "export") + 0.1
+
+
+def test_preferences_without_a_reward_model(answering: ranks.Ranks, pairs: Path, tmp_path: Path) -> None:
+    args = (f"--data={pairs}", "--max-steps=16", "--lr=3e-3", "--eval-every=16", "--export", "--lora-rank=8")
+    run = done(start(tmp_path, "chat_dpo", str(answering.run_dir / "export"), *args))
+    (held_out,) = run.events("eval")
+    assert held_out["accuracy"] >= 0.9
+    summary = json.loads((run.run_dir / "summary.json").read_text())
+    assert summary["trained_parameters"] < summary["parameters"] / 4
+    # the adapters are merged into what is exported
+    assert shouting(run.run_dir / "export") > shouting(answering.run_dir / "export")
+
+
+def test_grpo_with_a_rule_and_adapters_under_zero_3(answering: ranks.Ranks, tmp_path: Path) -> None:
+    args = ("--algorithm=grpo", "--reward=lower-case", "--max-steps=3", "--max-new-tokens=8", "--lora-rank=4")
+    run = done(
+        start(tmp_path, "chat_rl", str(answering.run_dir / "export"), *args, "--export", config=ZERO_3)
+    )
+    assert all(0 <= step["reward"] <= 1 for step in run.steps())
+    assert (run.run_dir / "export/model.safetensors").exists()
+
+
+def test_mistakes_are_told_in_one_line(answering: ranks.Ranks, tmp_path: Path) -> None:
+    model = str(answering.run_dir / "export")
+    cases = [
+        (
+            "chat_rl",
+            ("--reward=lower-case", "--generations=3"),
+            "the step's 16 answers do not divide by --generations 3",
+        ),
+        (
+            "chat_ppo",
+            (f"--reward={model}",),
+            f"{model} is no reward model: name a folder that chat_reward --export",
+        ),
+    ]
+    for stage, args, message in cases:
+        run = start(tmp_path / stage, stage, model, *args)
+        assert run.wait() == [64, 64], run.output()
+        assert message in run.output(0).splitlines()[-1]

@@ -1,0 +1,139 @@
+"""Fine-tuning with the Hugging Face Trainer on real ranks: it learns, resumes exactly, and `auto` is filled in."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.workloads import ranks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.deepspeed
+
+T5 = {
+    "model_type": "t5",
+    "vocab_size": 320,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "decoder_start_token_id": 0,
+    "pad_token_id": 0,
+}
+LENGTH = 10
+ARGS = (
+    "--seq-length=48",
+    "--log-every=1",
+    f"--max-steps={LENGTH}",
+    "--checkpoint-every=4",
+    "--weight-decay=0",
+)
+# the optimizer's rate is the config's, the rest of it and the bucket are the Trainer's to fill in
+CONFIG = ranks.deepspeed(2, stage=2, micro=8, gradient_clipping=1.0) | {
+    "zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"},
+    "optimizer": {
+        "type": "AdamW",
+        "params": {"lr": 8e-3, "betas": "auto", "eps": "auto", "weight_decay": "auto"},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> ranks.Ranks:
+    """A run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = ranks.start(folder, 2, CONFIG, *ARGS, "--eval-every=5", model=ranks.LLAMA, workload="finetune")
+    assert run.wait() == [0, 0], run.output()
+    return run
+
+
+def test_it_learns(whole: ranks.Ranks) -> None:
+    losses = list(whole.losses().values())
+    assert losses[0] == pytest.approx(math.log(320), abs=0.3)  # random weights know nothing of 320 tokens
+    assert losses[-1] < losses[0] - 0.4
+    first, last = whole.events("eval")
+    assert (first["step"], last["step"]) == (5, 10)
+    assert last["loss"] < first["loss"] < losses[0]
+    summary = json.loads((whole.run_dir / "summary.json").read_text())
+    assert summary["steps"] == LENGTH
+    assert summary["trained_parameters"] == summary["parameters"]
+
+
+def test_numbers_of_the_config_hold_and_auto_is_filled_in(whole: ranks.Ranks) -> None:
+    rates = [step["lr"] for step in whole.steps()]
+    assert rates[0] == pytest.approx(8e-3, rel=0.05)  # the options say 3e-4
+    assert rates[-1] == 0
+    assert [step["tokens"] for step in whole.steps()] == sorted(step["tokens"] for step in whole.steps())
+
+
+def test_a_signal_saves_and_the_run_continues_exactly(whole: ranks.Ranks, tmp_path: Path) -> None:
+    def start(*args: str) -> ranks.Ranks:
+        return ranks.start(tmp_path, 2, CONFIG, *ARGS, *args, model=ranks.LLAMA, workload="finetune")
+
+    run = start("--step-delay=0.3")
+    run.wait_until(lambda: len(run.steps()) >= 5)
+    run.processes[1].send_signal(signal.SIGUSR2)  # one rank hears it, all agree
+    assert run.wait() == [75, 75], run.output()
+    (saved,) = run.events("saved")
+    stopped = saved["step"]
+    assert 5 <= stopped < LENGTH
+    assert saved["tag"] == f"checkpoint-{stopped}"
+
+    # the newest checkpoint is damaged: the one before holds
+    (run.run_dir / "checkpoints" / saved["tag"] / "trainer_state.json").unlink()
+    again = start()
+    assert again.wait() == [0, 0], again.output()
+    (skipped,) = again.events("skipped")
+    assert (skipped["tag"], skipped["reason"]) == (saved["tag"], "trainer_state.json is missing")
+    assert again.events("start")[-1]["resumed_from"] == "checkpoint-4"
+    assert again.losses() == pytest.approx(whole.losses(), abs=1e-4)
+
+
+def test_an_encoder_decoder_with_zero_3(tmp_path: Path) -> None:
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    rows = [{"prompt": f"say {n}", "completion": "yes" if n % 2 else "no"} for n in range(200)]
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = ranks.deepspeed(2, stage=3, micro=8)
+    args = ("--seq-length=24", "--log-every=1", "--max-steps=60", "--lr=1e-2", "--export")
+    run = ranks.start(
+        tmp_path, 2, config, *args, f"--data={data}", "--tokenizer=bpe:300", model=T5, workload="finetune"
+    )
+    assert run.wait() == [0, 0], run.output()
+    losses = list(run.losses().values())
+    # of the answers' tokens a half is the end and a quarter each is "yes" and "no": their frequencies' entropy
+    assert losses[-1] < 1.5 * math.log(2) < losses[0]
+    model = AutoModelForSeq2SeqLM.from_pretrained(run.run_dir / "export")
+    by = AutoTokenizer.from_pretrained(run.run_dir / "export")
+    ids = by("say 7", return_tensors="pt").input_ids
+    answer = by.decode(model.generate(ids, max_new_tokens=6, do_sample=False)[0], skip_special_tokens=True)
+    assert answer in {"yes", "no"}
+
+
+def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
+    one = ranks.deepspeed(1, stage=0)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": ""}\n')
+    few = tmp_path / "few.jsonl"
+    few.write_text('{"prompt": "a", "completion": "b"}\n')
+    cases = [
+        (f"--data={bad}", f"{bad}:2: not a JSON object with prompt, completion that are text and not empty"),
+        (f"--data={few}", "1 examples are too few for 1 ranks"),
+        ("--tokenizer=bytes", "has no end token, which ends an answer"),
+        ("--task=seq2seq", "is a causal language model"),
+    ]
+    runs = [
+        ranks.start(tmp_path / str(n), 1, one, *ARGS, arg, model=ranks.LLAMA, workload="finetune")
+        for n, (arg, _) in enumerate(cases)
+    ]
+    for run, (_, message) in zip(runs, cases, strict=True):
+        assert run.wait() == [64], run.output()
+        assert message in run.output().splitlines()[-1]
