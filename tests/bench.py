@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import ROOT, load, plan, schedulers, show
-from tests import golden
+from tests import golden, samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,7 @@ def rendering() -> None:
     rows = []
     for nodes in (2, 4096):
         batch = f"batch.global={nodes * 8 * 4}"
-        decided = plan.make(*load.load("jobs/llama-7b.yaml", None, [f"nodes={nodes}", batch]), golden.SITE)
+        decided = plan.make(*load.load("jobs/llama-7b.yaml", None, [f"nodes={nodes}", batch]), samples.SITE)
         for name in ("slurm", "kubernetes"):
             scheduler = schedulers.load(name)
             scheduler.render(decided)

@@ -21,6 +21,7 @@ from unittest import mock
 
 from launcher import ROOT, cli, load, plan, schedulers
 from launcher.errors import LauncherError
+from tests import samples
 from tests.kubernetes import variants
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 GOLDEN, ERRORS = HERE / "golden", HERE / "errors"
-# A site that is the same on every machine.
-SITE = plan.Site("/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab")
 
 
 def job_files() -> list[Path]:
@@ -42,7 +41,7 @@ def rendered() -> dict[Path, str]:
     made: dict[Path, str] = {}
     for path in job_files():
         name = path.relative_to(ROOT / "jobs").with_suffix("")
-        decided = plan.make(*load.load(str(path.relative_to(ROOT))), SITE)
+        decided = plan.make(*load.load(str(path.relative_to(ROOT))), samples.SITE)
         for scheduler in schedulers.SCHEDULERS:
             folder = GOLDEN / name / scheduler
             try:

@@ -158,18 +158,10 @@ def test_zero_optimization_that_is_none(zero: object) -> None:
 def test_deepspeed_takes_it(name: str) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig
 
-    made = deepspeed.config(
-        deepspeed.preset(name), {}, deepspeed.Batch(micro=2, accumulation=3, train=6), "bf16", 1, 1
-    )
+    ours = deepspeed.batch(2, None, 6, 1)
+    made = deepspeed.config(deepspeed.preset(name), {}, ours, "bf16", 1, 1, "/nvme")
     theirs = DeepSpeedConfig(made)
     assert theirs.zero_config.stage == made["zero_optimization"]["stage"]
-    ours = deepspeed.batch(2, None, 6, 1)
-    assert (
-        theirs.train_batch_size,
-        theirs.train_micro_batch_size_per_gpu,
-        theirs.gradient_accumulation_steps,
-    ) == (
-        ours.train,
-        ours.micro,
-        ours.accumulation,
-    )
+    assert theirs.train_batch_size == ours.train
+    assert theirs.train_micro_batch_size_per_gpu == ours.micro
+    assert theirs.gradient_accumulation_steps == ours.accumulation

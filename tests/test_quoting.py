@@ -309,12 +309,12 @@ def test_apptainer_gets_image_mounts_and_words(
 ) -> None:
     stage = Stage(tmp_path_factory.mktemp("stage"))
     cluster = {"image": f"/{image}.sif", "mounts": {inside: host}, "slurm": {"container": "apptainer"}}
-    made = decided(stage.site("plain"), {"workload": "mine.py", "args": args}, cluster)
+    made = decided(stage.site("plain"), {"workload": "/mine.py", "args": args}, cluster)
     assert stage.run(schedulers.load("slurm").render(made)["job.sh"]) == 0
     words = stage.dumped("apptainer")
     assert f"{host}:{inside}" in words
     assert words.index(f"/{image}.sif") < words.index("/opt/venv/bin/python")
-    assert arguments_after_dashes(words) == ["mine.py", *workloads.command_line(args)]
+    assert arguments_after_dashes(words) == ["/mine.py", *workloads.command_line(args)]
     assert stage.ran() == []
 
 
