@@ -139,18 +139,14 @@ def fingerprint(model: PreTrainedModel) -> str:
 def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: Session) -> None:
     """Write `export/` of the run's folder: a Hugging Face folder with safetensors, config and tokenizer.
 
-<<<<<<< /tmp/mine.1282
-    ZeRO-3's partitions are gathered one layer's matrix at a time. LoRA's are merged into the weights they belong to.
-=======
-    All ranks must call it: ZeRO-3's partitions are gathered, one parameter at a time, into rank 0's memory.
->>>>>>> /work/main/docker/workloads/architectures.py
+    All ranks must call it: ZeRO-3's partitions are gathered, one layer's matrix at a time, into rank 0's memory. LoRA's
+    adapters are merged into the weights they belong to.
     """
     import deepspeed
 
     weights = {}
     adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
     for key, parameter in model.named_parameters():
-<<<<<<< /tmp/mine.1282
         layer, _, end = key.rpartition(".base_layer.")
         module = adapted.get(layer) if end == "weight" else None
         needed = (
@@ -161,14 +157,17 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: 
         if ".lora_" in key:
             continue
         with deepspeed.zero.GatheredParameters(needed, enabled=hasattr(parameter, "ds_id")):
-            if rank == 0:
+            if session.rank == 0:
                 whole = parameter.detach() + (module.get_delta_weight("default") if module else 0)
                 weights[_plain(key)] = whole.to(parameter.dtype).cpu().clone()
-    if rank == 0:
+
+    def write() -> None:
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         plain.config.use_cache = True
-        plain.save_pretrained(folder, state_dict=weights)
-        tokenizer.save_pretrained(folder)
+        plain.save_pretrained(session.run_dir / "export", state_dict=weights)
+        tokenizer.save_pretrained(session.run_dir / "export")
+
+    session.first(write)
 
 
 def _plain(key: str) -> str:
@@ -178,15 +177,3 @@ def _plain(key: str) -> str:
         .replace(".base_layer.", ".")
         .replace(".modules_to_save.default.", ".")
     )
-=======
-        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-            if session.rank == 0:
-                weights[key] = parameter.detach().cpu().clone()
-
-    def write() -> None:
-        model.config.use_cache = True
-        model.save_pretrained(session.run_dir / "export", state_dict=weights)
-        tokenizer.save_pretrained(session.run_dir / "export")
-
-    session.first(write)
->>>>>>> /work/main/docker/workloads/architectures.py

@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, chat, checkpoints, engines, metrics, options, rewards, session, tokenizer
+from workloads import architectures, chat, checkpoints, engines, metrics, options, rewards, session
 from workloads.checkpoints import Identity, Progress
 from workloads.session import Session, Stop
 
@@ -122,7 +122,7 @@ def ppo(args: argparse.Namespace, this: Session) -> int:
         log.say(f"stopped by a signal with {training.saved or 'nothing to save'}: run it again to continue")
         return os.EX_TEMPFAIL
     if args.export:
-        architectures.export(training.policy.module, stage.tokenizer, this.run_dir / "export", this.rank)
+        architectures.export(training.policy.module, stage.tokenizer, this)
         log.say(f"exported to {this.run_dir / 'export'}")
     log.event("end", training.progress.step, status="done")
     if this.rank == 0:
@@ -155,15 +155,7 @@ def prepare(args: argparse.Namespace, this: Session, stage: chat.Stage) -> Train
     policy = get_peft_model(policy, adapters) if adapters else policy
     if args.activation_checkpointing:
         policy.activation_checkpointing_enable()
-    identity = Identity(
-        model=f"{args.model} ({architectures.parameters(policy):,} parameters)",
-        model_fingerprint=architectures.fingerprint(policy),
-        tokenizer=f"{by.name_or_path} ({len(by):,} tokens)",
-        tokenizer_fingerprint=tokenizer.fingerprint(by),
-        world_size=this.world_size,
-        zero_stage=engines.stage(config),
-        precision=engines.precision(config),
-    )
+    identity = checkpoints.identity(args.model, policy, by, config, this.world_size)
     found = checkpoints.find(this, args.resume, identity, stage.log)
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
     slower = argparse.Namespace(**{**vars(args), "lr": args.critic_lr or args.lr})

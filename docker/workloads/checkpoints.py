@@ -69,16 +69,6 @@ class Found:
         return self.path.name
 
 
-<<<<<<< /tmp/mine.1282
-def save(
-    engine: DeepSpeedEngine,
-    session: Session,
-    progress: Progress,
-    identity: Identity,
-    keep: int,
-    others: Mapping[str, DeepSpeedEngine] | None = None,
-) -> str:
-=======
 def identity(
     name: str, model: PreTrainedModel, by: PreTrainedTokenizerBase, config: dict[str, Any], world_size: int
 ) -> Identity:
@@ -94,8 +84,14 @@ def identity(
     )
 
 
-def save(engine: DeepSpeedEngine, session: Session, progress: Progress, identity: Identity, keep: int) -> str:
->>>>>>> /work/main/docker/workloads/checkpoints.py
+def save(
+    engine: DeepSpeedEngine,
+    session: Session,
+    progress: Progress,
+    identity: Identity,
+    keep: int,
+    others: Mapping[str, DeepSpeedEngine] | None = None,
+) -> str:
     """Write a complete checkpoint, then delete all but the newest `keep`; returns its tag. All ranks call it.
 
     Engines beside the first go to folders in it, by their names.
@@ -251,7 +247,6 @@ def _observed(
             delattr(owner, name)
 
 
-<<<<<<< /tmp/mine.1282
 def step_of(tag: str) -> int:
     """The step of a tag: ours, or a folder of the Hugging Face Trainer; -1 for any other name."""
     match = re.fullmatch(r"(?:step|checkpoint)-(\d+)", tag)
@@ -270,13 +265,13 @@ def vouch(session: Session, path: Path, progress: Progress, identity: Identity) 
         metrics.write_atomically(path / MARKER, {"tag": path.name, **carried, "files": files})
 
     session.first(mark)
-=======
+
+
 def _in_words(error: RuntimeError) -> str:
     # torch's writer (caffe2/serialize/inline_container.cc) notices a short write, but not its reason
     partly = any(words in str(error) for words in ("inline_container", "PytorchStreamWriter"))
     whole = "the file system took only a part of a file: it is full, or there is a quota or limit"
     return whole if partly else str(error).strip().splitlines()[0]
->>>>>>> /work/main/docker/workloads/checkpoints.py
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PrinterCallback, TrainerCallback
 
-from workloads import architectures, checkpoints, engines, metrics, session, tokenizer
+from workloads import architectures, checkpoints, engines, metrics, session
 from workloads.checkpoints import Identity, Progress
 from workloads.session import Session, Stop
 
@@ -86,15 +86,7 @@ def run(
     """Train from the newest complete checkpoint to the last step; returns the exit code (75 after a signal)."""
     began = time.monotonic()
     trainer.remove_callback(PrinterCallback)
-    identity = Identity(
-        model=f"{args.model} ({architectures.parameters(trainer.model):,} parameters)",
-        model_fingerprint=architectures.fingerprint(trainer.model),
-        tokenizer=f"{by.name_or_path} ({len(by):,} tokens)",
-        tokenizer_fingerprint=tokenizer.fingerprint(by),
-        world_size=this.world_size,
-        zero_stage=engines.stage(trainer.args.deepspeed),
-        precision=engines.precision(trainer.args.deepspeed),
-    )
+    identity = checkpoints.identity(args.model, trainer.model, by, trainer.args.deepspeed, this.world_size)
     found = checkpoints.find(this, args.resume, identity, log)
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
     log.say(
@@ -229,7 +221,7 @@ def finish(
     """Export the model if asked to, and write summary.json: the run is done."""
     model: PreTrainedModel = trainer.accelerator.unwrap_model(trainer.model)
     if args.export:
-        architectures.export(model, by, this.run_dir / "export", this.rank)
+        architectures.export(model, by, this)
         log.say(f"exported to {this.run_dir / 'export'}")
     log.event("end", trainer.state.global_step, status="done")
     if this.rank == 0:
