@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run generate-a34fe5: hosts 2, slots 8 each, workload generate, DeepSpeed zero0.
+# Run generate-cea1ed: hosts 2, slots 8 each, workload generate, DeepSpeed zero0.
 # It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=generate-a34fe5
+#SBATCH --job-name=generate-cea1ed
 #SBATCH --partition=gpu
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
@@ -14,11 +14,26 @@
 #SBATCH --exclusive
 #SBATCH --mem=0
 set -uo pipefail
-run=/shared/runs/generate-a34fe5
-attempt="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+run=/shared/runs/generate-cea1ed
+restarts="${SLURM_RESTART_COUNT:-0}"
+attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
-echo "job $SLURM_JOB_ID, attempt ${SLURM_RESTART_COUNT:-0}, on $SLURM_JOB_NODELIST, $(date -Is)"
+rm -f "$run/exit_code" "$run/cancelled"
+echo "job $SLURM_JOB_ID, attempt $restarts, on $SLURM_JOB_NODELIST, $(date -Is)"
+finish() { echo "$1" >"$run/exit_code"; exit "$1"; }
+
+# For --exclude-bad: `host expires reason`, a line each, for a day. Remove a line to forgive a host.
+bad() { echo "$1 $(date -Is -d '+24 hours') $2, run generate-cea1ed, attempt $attempt" >>/shared/runs/bad-hosts.txt; }
+if [ "$restarts" -gt 0 ] && [ -s "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" ]; then
+  before=$(cut -d' ' -f1 "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" | paste -sd,)
+  for host in $(sinfo -h -N -n "$before" -t down,fail,no_respond -o %N 2>/dev/null | sort -u); do bad "$host" "went down"; done
+fi
+if [ "$restarts" -gt 10 ]; then
+  echo "75 -1 $(uname -n) $(date +%s)" >"$run/outcome-$attempt"
+  echo "started again 10 times, as the job allows; \`launcher resume generate-cea1ed\` goes on from the last checkpoint"
+  finish 75
+fi
 
 # The hosts, private to this attempt. Computed here: inside a container there is no scontrol.
 scontrol show hostnames "$SLURM_JOB_NODELIST" | sed 's/$/ slots=8/' >"$run/hostfile-$attempt" || exit 73
@@ -38,9 +53,10 @@ printf '%s\n' '{
 
 export NCCL_DEBUG=WARN  # errors of NCCL come with their reason; otherwise only their number is shown
 export NCCL_NET=IB  # stop when this network cannot be used, instead of going on over TCP
-export TORCH_EXTENSIONS_DIR=/tmp/generate-a34fe5/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/generate-a34fe5/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/generate-a34fe5/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/generate-cea1ed/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/generate-cea1ed/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/generate-cea1ed/inductor  # this run's own compile cache, on the host's own disk
+export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
 trap : TERM USR2  # the ranks act on signals; this script only waits for them
@@ -50,11 +66,17 @@ srun --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
   '--container-image=registry.example.com#deepspeed-train:0123456789ab' \
     --container-mounts=/shared/runs:/shared/runs,/tmp:/tmp,/lustre/data:/data:ro \
     --no-container-mount-home \
-    --container-env=NCCL_DEBUG,NCCL_NET,TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR,RUN_DIR,DEEPSPEED_CONFIG,SLURM_NODEID /opt/venv/bin/python /opt/job/node.py \
-  --hostfile "$run/hostfile-$attempt" --run generate-a34fe5 --folder "$run" --attempt "$attempt" --echo 0 -- \
+    --container-env=NCCL_DEBUG,NCCL_NET,TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR,RUN_DIR,DEEPSPEED_CONFIG,SLURM_NODEID /opt/venv/bin/python /opt/job/preflight.py \
+    --scratch=/tmp \
+    --floor=0 \
+    --shm=0.25 \
+    --disk=5 \
+    --memlock \
+    -- \
+  --hostfile "$run/hostfile-$attempt" --run generate-cea1ed --folder "$run" --attempt "$attempt" --echo 0 -- \
   -m workloads.generate \
-    --deepspeed-config=/shared/runs/generate-a34fe5/ds_config.json \
-    --run-dir=/shared/runs/generate-a34fe5 \
+    --deepspeed-config=/shared/runs/generate-cea1ed/ds_config.json \
+    --run-dir=/shared/runs/generate-cea1ed \
     --model=/data/models/llama-3-70b \
     --prompts=/data/prompts.jsonl \
     --engine=tensor-parallel \
@@ -63,10 +85,16 @@ srun --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
 code=$?
 
 # srun reports the last task to end, often 143; the node entries wrote down the first rank to fail.
+host=""
 if [ -s "$run/outcome-$attempt" ]; then read -r code rank host _ <"$run/outcome-$attempt"; echo "rank $rank on $host ended with $code"; fi
-if [ "$code" -eq 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; then
-  echo "saved; put back into the queue, to go on from the last checkpoint"
+case $code in
+  70) bad "$host" "was lost" ;;
+  76) while read -r host reason; do bad "$host" "$reason"; done <"$run/unfit-$attempt" ;;
+esac
+# 75: saved on a signal. 70: a host was lost, which Slurm may notice later than we do; it keeps the job until then.
+if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
+  echo "put back into the queue, to go on from the last checkpoint"
   scontrol requeue "$SLURM_JOB_ID" && sleep 300
+  echo "Slurm did not put it back; \`launcher resume generate-cea1ed\` goes on from the last checkpoint"
 fi
-echo "$code" >"$run/exit_code"
-exit "$code"
+finish "$code"
