@@ -1,7 +1,7 @@
-"""What the local run folder gets of a run whose own folder is in the cluster: steps, and the log of a failure.
+"""What the local run folder gets of a run whose own folder is in the cluster: its steps, and the log of a failure.
 
-Owns the way from log lines to metrics.jsonl, for `status` and --wait; the file's format is docker/workloads/metrics.py's, which prints each
-step too. The file that the ranks themselves write is on a volume of the cluster.
+Owns the way from log lines to metrics.jsonl, for `status` and --wait. The file's format, and that each step is printed
+too, are docker/workloads/metrics.py's; what the ranks themselves write is on a volume of the cluster.
 """
 
 from __future__ import annotations
