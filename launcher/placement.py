@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 _OVER = {"FAILED": "it has failed", "CANCELLED": "it was cancelled"}
 
 
-def of(plan: Plan, after: Sequence[str], exclude_bad: bool, say: Callable[[str], None]) -> Plan:
-    """`plan` with the hosts to avoid, which are told through `say`, and the jobs to wait for. Raises as `jobs` does."""
-    exclude = bad_hosts(say) if exclude_bad else ()
-    return dataclasses.replace(plan, exclude=exclude, after=jobs(after))
+def of(
+    plans: Sequence[Plan], after: Sequence[str], exclude_bad: bool, say: Callable[[str], None]
+) -> list[Plan]:
+    """`plans` with the hosts to avoid, told through `say`, and the jobs to wait for. Raises as `jobs` does."""
+    exclude, waits = bad_hosts(say) if exclude_bad else (), jobs(after)
+    return [dataclasses.replace(plan, exclude=exclude, after=waits) for plan in plans]
 
 
 def bad_hosts(say: Callable[[str], None]) -> tuple[str, ...]:

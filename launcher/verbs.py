@@ -25,7 +25,7 @@ OK, JOB_FAILED = 0, 1
 def _plan(args: argparse.Namespace, point: Sequence[str] = (), suffix: str = "") -> Plan:
     # pydantic looks through every installed package for plugins, a tenth of the command's time, and there are none
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from launcher import load, placement, plan, site, spec
+    from launcher import load, plan, site, spec
     from launcher.errors import SpecError
 
     if args.name and not spec.is_name(f"x{args.name}"):
@@ -37,7 +37,15 @@ def _plan(args: argparse.Namespace, point: Sequence[str] = (), suffix: str = "")
     made = plan.make(job, cluster, site.here(), "-".join(filter(None, (args.name, suffix))))
     for note in made.notes:
         say(f"note: {note}")
-    return placement.of(made, getattr(args, "after", ()), getattr(args, "exclude_bad", False), say)
+    return made
+
+
+def _placed(args: argparse.Namespace, plans: Sequence[Plan]) -> list[Plan]:
+    """The plans with the hosts to avoid and the jobs to wait for, looked up and told once."""
+    from launcher import placement
+
+    after, exclude_bad = getattr(args, "after", ()), getattr(args, "exclude_bad", False)
+    return placement.of(plans, after, exclude_bad, say)
 
 
 def launch(args: argparse.Namespace) -> int:
@@ -46,7 +54,7 @@ def launch(args: argparse.Namespace) -> int:
     scheduler = schedulers.load(args.scheduler)
     if getattr(args, "sweep", ()):
         return _sweep(args)
-    plan = _plan(args)
+    (plan,) = _placed(args, [_plan(args)])
     _must_fit(plan, args.force)
     if args.dry_run or args.output:
         files = scheduler.render(plan)
@@ -97,7 +105,7 @@ def _sweep(args: argparse.Namespace) -> int:
             "--sweep goes neither with --wait nor --dry-run nor -o", hint="follow it with `report`"
         )
     points = sweeps.points(args.sweep)
-    plans = [_plan(args, point, f"p{i}") for i, point in enumerate(points)]
+    plans = _placed(args, [_plan(args, point, f"p{i}") for i, point in enumerate(points)])
     for plan in plans:
         _must_fit(plan, args.force)
     made = submit.sweep(plans, points)

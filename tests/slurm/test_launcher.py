@@ -132,3 +132,13 @@ def test_values_arrive_unchanged(site: Site) -> None:
     assert argv[1:] == [f"--text={WEIRD}"]
     shown = json.loads(site.cluster.sh(f"scontrol show job {done['native_id']} --json"))
     assert shown["jobs"][0]["comment"] == WEIRD.splitlines()[0]
+
+
+def test_a_missing_pyxis_is_explained(site: Site) -> None:
+    run = site.submit(
+        *site.program("print('never')\n"), "cluster.slurm.container=pyxis", "cluster.image=/x.sqsh"
+    )
+    assert site.ended(run)["state"] == "FAILED"
+    said = site.launcher("status", run).stdout
+    assert "likely cause   this Slurm has no Pyxis" in said
+    assert "evidence: srun: unrecognized option '--container-image=/x.sqsh'" in said
