@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import ROOT, load, plan, schedulers, show
-from tests import golden, samples
+from tests import samples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

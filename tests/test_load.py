@@ -260,6 +260,7 @@ def test_places_count_from_one_and_in_characters(tmp_path: Path) -> None:
     [
         ("env: {A: {value: [1]}}", "env.A.value: text is expected, not [1]"),
         ("env: {A: true}", "env.A: true is not text; quote it"),
+        ("workload: 1.5", "unknown workload '1.5'; it can be "),
         ("deepspeed: 3", "deepspeed: text is expected, not 3"),
         ("deepspeed: {preset: 3}", "deepspeed.preset: text is expected, not 3"),
         (

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +18,7 @@ from ruamel.yaml import YAML
 
 from launcher import command, nccl, plan, schedulers, workloads
 from launcher.schedulers import kubernetes
-from tests import samples
+from tests import samples, standins
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,62 +92,6 @@ ARGUMENTS = st.dictionaries(
 MANY = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 SOME = settings(MANY, max_examples=40)
 
-PROGRAMS = {
-    # what it was started with, each word and variable ended by a NUL
-    "python": 'printf "%s\\0" "$@" >"$DUMP/words"; env -0 >"$DUMP/environment"',
-    "apptainer": 'printf "%s\\0" "$@" >"$DUMP/apptainer"',
-    "srun": 'printf "%s\\0" "$@" >"$DUMP/srun"; while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"',
-    "scontrol": "echo host-1",
-}
-
-
-@dataclass
-class Stage:
-    """A folder for one run: stand-ins on PATH, a home, a working folder that code would write to."""
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        for name in ("bin", "cwd", "home", "dump"):
-            (self.folder / name).mkdir()
-        for name, body in PROGRAMS.items():
-            self.program(self.folder / "bin" / name, body)
-
-    def program(self, path: Path, body: str) -> None:
-        path.write_text(f"#!/bin/sh\n{body}\n")
-        path.chmod(0o755)
-
-    def site(self, name: str) -> plan.Site:
-        """Run folders, interpreter and checkout, each below a folder called `name`."""
-        own = self.folder / "named" / name
-        own.mkdir(parents=True)
-        self.program(own / "python", PROGRAMS["python"])
-        return plan.Site(f"{own}/checkout", f"{own}/runs", f"{own}/python", "tag")
-
-    def run(self, script: str) -> int:
-        """The exit code of `script`, run by bash as a job of Slurm would be."""
-        (self.folder / "job.sh").write_text(script, encoding="utf-8")
-        variables = {
-            "PATH": f"{self.folder}/bin:/usr/bin:/bin",
-            "HOME": f"{self.folder}/home",
-            "DUMP": f"{self.folder}/dump",
-            "SLURM_JOB_ID": "7",
-            "SLURM_JOB_NODELIST": "host-1",
-        }
-        words = ["bash", str(self.folder / "job.sh")]
-        return subprocess.run(words, cwd=self.folder / "cwd", env=variables, timeout=60).returncode
-
-    def dumped(self, name: str) -> list[str]:
-        text = (self.folder / "dump" / name).read_bytes().decode("utf-8", "surrogateescape")
-        return text.split("\0")[:-1]
-
-    def environment(self) -> dict[str, str]:
-        return dict(entry.split("=", 1) for entry in self.dumped("environment"))
-
-    def ran(self) -> list[str]:
-        """Files that only code in a value can have made."""
-        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("pwned"))
-
 
 def decided(site: plan.Site, job: dict[str, Any], cluster: dict[str, Any]) -> Plan:
     return plan.make(samples.job(**job), samples.cluster(**cluster), site)
@@ -159,7 +101,7 @@ def arguments_after_dashes(words: list[str]) -> list[str]:
     return words[words.index("--") + 1 :]
 
 
-def check_ranks(stage: Stage, made: Plan, words: list[str], variables: dict[str, str]) -> None:
+def check_ranks(stage: standins.Stage, made: Plan, words: list[str], variables: dict[str, str]) -> None:
     """The node entry got its options and the ranks' words, and the environment has every variable."""
     assert arguments_after_dashes(words) == command.ranks(made, made.folder, f"{made.folder}/ds_config.json")
     assert words[words.index("--folder") + 1] == made.folder
@@ -184,7 +126,7 @@ def test_a_script_starts_what_the_job_says(scheduler: str, tmp_path_factory: pyt
         folder: str,
         note: str,
     ) -> None:
-        stage = Stage(tmp_path_factory.mktemp("stage"))
+        stage = standins.Stage(tmp_path_factory.mktemp("stage"))
         secrets = stage.folder / folder
         secrets.mkdir(exist_ok=True)
         (secrets / "token").write_text(secret, encoding="utf-8", newline="")
@@ -218,7 +160,7 @@ def test_a_workload_of_ours_gets_its_model_and_checkpoints(
     @SOME
     @given(TEXT, TEXT, TEXT)
     def unchanged(model: str, resume: str, tokenizer: str) -> None:
-        stage = Stage(tmp_path_factory.mktemp("stage"))
+        stage = standins.Stage(tmp_path_factory.mktemp("stage"))
         job = {
             "workload": "generate",
             "model": model,
@@ -244,7 +186,7 @@ def test_a_missing_secret_is_named_and_nothing_runs(
     @SOME
     @given(NAMES)
     def stops(folder: str) -> None:
-        stage = Stage(tmp_path_factory.mktemp("stage"))
+        stage = standins.Stage(tmp_path_factory.mktemp("stage"))
         job = {"env": {"TOKEN": {"secret": "hf-token"}}}
         made = decided(stage.site("plain"), job, {scheduler: {"secrets": folder}})
         assert stage.run(schedulers.load(scheduler).render(made)["job.sh"]) == 64
@@ -259,7 +201,7 @@ def test_a_missing_secret_is_named_and_nothing_runs(
 
 
 def test_a_secrets_folder_in_the_home(tmp_path: Path) -> None:
-    stage = Stage(tmp_path)
+    stage = standins.Stage(tmp_path)
     (stage.folder / "home" / ".sec rets").mkdir()
     (stage.folder / "home" / ".sec rets" / "token").write_text("of $HOME\n")
     made = decided(
@@ -284,7 +226,7 @@ def test_pyxis_gets_image_and_mounts(
     readonly: bool,
     env: dict[str, str],
 ) -> None:
-    stage = Stage(tmp_path_factory.mktemp("stage"))
+    stage = standins.Stage(tmp_path_factory.mktemp("stage"))
     mounts = {inside: {"host": host, "readonly": readonly}}
     cluster = {"image": f"/{image}.sqsh", "mounts": mounts, "slurm": {"container": "pyxis"}}
     made = decided(stage.site("plain"), {"env": env}, cluster)
@@ -307,7 +249,7 @@ def test_pyxis_gets_image_and_mounts(
 def test_apptainer_gets_image_mounts_and_words(
     tmp_path_factory: pytest.TempPathFactory, image: str, host: str, inside: str, args: dict[str, Any]
 ) -> None:
-    stage = Stage(tmp_path_factory.mktemp("stage"))
+    stage = standins.Stage(tmp_path_factory.mktemp("stage"))
     cluster = {"image": f"/{image}.sif", "mounts": {inside: host}, "slurm": {"container": "apptainer"}}
     made = decided(stage.site("plain"), {"workload": "/mine.py", "args": args}, cluster)
     assert stage.run(schedulers.load("slurm").render(made)["job.sh"]) == 0
@@ -326,7 +268,7 @@ def test_apptainer_gets_image_mounts_and_words(
 def test_no_reason_or_name_ends_a_comment(
     tmp_path_factory: pytest.TempPathFactory, why: str, preset: str, script: str
 ) -> None:
-    stage = Stage(tmp_path_factory.mktemp("stage"))
+    stage = standins.Stage(tmp_path_factory.mktemp("stage"))
     made = decided(stage.site("plain"), {"workload": f"{script}.py"}, {})
     variable = nccl.Variable("X_A", "kept", f"{why}\ntouch pwned\r\ntouch pwned\x85touch pwned", "")
     made = dataclasses.replace(made, preset=f"{preset}\ntouch pwned\n", variables=(*made.variables, variable))
