@@ -85,6 +85,11 @@ case $code in
 esac
 # 75: saved on a signal. 70: a host was lost, which Slurm may notice later than we do; it keeps the job until then.
 if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
+  # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
+  if scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
+    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume smoke-zero3-04c03c\` goes on"
+    finish "$code"
+  fi
   echo "put back into the queue, to go on from the last checkpoint"
   scontrol requeue "$SLURM_JOB_ID" && sleep 300
   echo "Slurm did not put it back; \`launcher resume smoke-zero3-04c03c\` goes on from the last checkpoint"
