@@ -94,7 +94,9 @@ def sbatch(value: Any) -> Code:
     written there.
     """
     text = str(value)
-    return Code(text if re.fullmatch(r"[\w@%+=:,./-]+", text) else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"')
+    return Code(
+        text if re.fullmatch(r"[\w@%+=:,./-]+", text) else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+    )
 
 
 _ESCAPES: dict[str, Callable[[Any], str]] = {"sh": shell, "yaml": yaml}

@@ -15,97 +15,31 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
     StringConstraints,
     WithJsonSchema,
     model_validator,
 )
-from pydantic_core import CoreSchema, core_schema
 
-from launcher import kubernetes_syntax, units
-from launcher.errors import shown
+from launcher import kubernetes_syntax
+from launcher.fields import (
+    NAME,
+    AbsolutePath,
+    Bytes,
+    Count,
+    Model,
+    Name,
+    OrText,
+    Seconds,
+    Text,
+    VariableName,
+    as_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NAME = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 
-
-def _measure(convert: Callable[[str], int], examples: str) -> BeforeValidator:
-    def validate(value: object) -> int:
-        if not isinstance(value, str):
-            raise ValueError(f"{shown(value)} has no unit; write it as {examples}")
-        made = convert(value)
-        if made < 1:
-            raise ValueError(f"{value!r} is not above zero; write it as {examples}")
-        return made
-
-    return BeforeValidator(validate)
-
-
-def _text(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError(f"{'true' if value else 'false'} is not text; quote it")
-    if isinstance(value, str) and "\0" in value:
-        raise ValueError("a value cannot hold a NUL character")
-    # a number is the text that was written: `007` must not reach a program as `7`
-    return getattr(value, "written", str(value)) if isinstance(value, (int, float)) else value
-
-
-def _bindable(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    if not value.startswith("/"):
-        raise ValueError(f"{value!r} is not an absolute path")
-    if set(value) & set(":,\n\0\"'\\"):
-        raise ValueError(f"{value!r} holds a character that container runtimes split on (: , quote, newline)")
-    return value
-
-
-Seconds = Annotated[
-    int,
-    _measure(units.seconds, "48h, 90m or 48:00:00"),
-    WithJsonSchema(
-        {"type": "string", "pattern": f"^(?:{units.DURATION}|{units.CLOCK})$", "examples": ["48h", "90m"]}
-    ),
-]
-Bytes = Annotated[
-    int,
-    _measure(units.size, "80GB or 512GiB"),
-    WithJsonSchema({"type": "string", "pattern": f"^{units.SIZE}$", "examples": ["80GB", "512GiB"]}),
-]
-Text = Annotated[str, BeforeValidator(_text), WithJsonSchema({"type": ["string", "number"]})]
-AbsolutePath = Annotated[
-    str,
-    BeforeValidator(_bindable),
-    WithJsonSchema({"type": "string", "pattern": r"""^/[^:,\n"'\\]*$"""}),
-]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$", max_length=40)]
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class _OrText:
-    """Lets a mapping be written as one value: `deepspeed: zero3` for `deepspeed: {preset: zero3}`."""
-
-    def __init__(self, field: str, *kinds: str) -> None:
-        self.field, self.kinds = field, list(kinds) or ["string"]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(
-            lambda v: v if isinstance(v, (dict, BaseModel)) else {self.field: v}, handler(source)
-        )
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": self.kinds}, handler(core)]}
-
-
-class Batch(_Model):
+class Batch(Model):
     micro: Count = Field(description="Samples that one rank processes at a time.")
     global_: Count | None = Field(
         None,
@@ -117,7 +51,7 @@ class Batch(_Model):
     )
 
 
-class Checkpoint(_Model):
+class Checkpoint(Model):
     every: Count = Field(500, description="Steps between checkpoints.")
     keep: Count = Field(3, description="How many complete checkpoints are kept.")
     resume: Text | None = Field(None, description="A run's id, or a checkpoints folder, to start from.")
@@ -134,7 +68,7 @@ class DeepSpeed(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Variable(_Model):
+class Variable(Model):
     value: Text | None = Field(None, description="The value itself.")
     secret: (
         Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")] | None
@@ -152,7 +86,7 @@ class Variable(_Model):
         return self
 
 
-class Mount(_Model):
+class Mount(Model):
     host: AbsolutePath | None = Field(
         None, description="Path on the host (Slurm and this machine; hostPath on Kubernetes)."
     )
@@ -170,15 +104,15 @@ class Mount(_Model):
 
 
 # A null leaves a variable out that the fabric or the cluster file sets.
-Environment = dict[VariableName, Annotated[Variable, _OrText("value", "string", "number", "null")]]
+Environment = dict[VariableName, Annotated[Variable, OrText("value", "string", "number", "null")]]
 
 
-class Nvme(_Model):
+class Nvme(Model):
     path: AbsolutePath = Field(description="A folder on each host's own NVMe disks.")
     size: Bytes = Field(description="How much of it one job may fill.")
 
 
-class Job(_Model):
+class Job(Model):
     """What to run."""
 
     name: Name = Field(description="Starts the run's id: lower case, digits and dashes.")
@@ -197,7 +131,7 @@ class Job(_Model):
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="auto is bf16 where the GPU has it."
     )
-    deepspeed: Annotated[DeepSpeed, _OrText("preset")] = Field(
+    deepspeed: Annotated[DeepSpeed, OrText("preset")] = Field(
         default_factory=DeepSpeed, description="auto, a preset, or DeepSpeed's own keys over a `preset`."
     )
     args: dict[str, Any] = Field(default_factory=dict, description="Options of the workload.")
@@ -211,7 +145,7 @@ class Job(_Model):
     )
 
 
-class Slurm(_Model):
+class Slurm(Model):
     partition: Text | None = None
     account: Text | None = None
     qos: Text | None = None
@@ -238,7 +172,7 @@ class Slurm(_Model):
 
 def _follows(rule: Callable[[str], str]) -> BeforeValidator:
     def validate(value: object) -> object:
-        text = _text(value)
+        text = as_text(value)
         return rule(text) if isinstance(text, str) else text
 
     return BeforeValidator(validate)
@@ -256,7 +190,7 @@ Quantity = Annotated[
 ]
 
 
-class Toleration(_Model):
+class Toleration(Model):
     """Kubernetes' own keys: https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/"""
 
     key: LabelKey | None = None
@@ -276,14 +210,14 @@ class Toleration(_Model):
         return self
 
 
-class Topology(_Model):
+class Topology(Model):
     label: LabelKey = Field(description="Node label of a rack or block: a run's pods stay in one of them.")
     required: bool = Field(False, description="Rather wait than be spread.")
     exclusive: bool = Field(False, description="No other run in it (jobset).")
     tier: Count | None = Field(None, description="Volcano: the highest tier of its network topology.")
 
 
-class Serve(_Model):
+class Serve(Model):
     port: Annotated[int, Field(ge=1, le=65535)] = Field(8000, description="Where rank 0 of a group listens.")
     health: Annotated[str, _follows(kubernetes_syntax.http_path)] = Field(
         "/health", description="HTTP path that answers 200 when it is ready."
@@ -291,13 +225,13 @@ class Serve(_Model):
     replicas: Count = Field(1, description="Groups of `nodes` hosts.")
 
 
-class Kubernetes(_Model):
+class Kubernetes(Model):
     namespace: Name | None = Field(None, description="Default: that of the kubeconfig's context.")
     context: str | None = Field(None, description="kubeconfig context; default: the current one.")
     kind: Literal["job", "jobset", "trainjob", "mpijob", "pytorchjob", "leaderworkerset"] = Field(
         "job", description="Which object runs the pods; all but job need their controller in the cluster."
     )
-    trainer: Annotated[Literal["2.0", "2.1", "2.2"], BeforeValidator(_text)] = Field(
+    trainer: Annotated[Literal["2.0", "2.1", "2.2"], BeforeValidator(as_text)] = Field(
         "2.2", description="trainjob: version of Kubeflow Trainer; 2.2 stands for all newer ones."
     )
     runtime: KubernetesName | None = Field(
@@ -313,7 +247,7 @@ class Kubernetes(_Model):
     queue_priority: LabelValue | None = Field(None, description="Kueue's WorkloadPriorityClass.")
     priority_class: KubernetesName | None = Field(None, description="PriorityClass of the pods.")
     scheduler: KubernetesName | None = Field(None, description="schedulerName, if not that of `queueing`.")
-    topology: Annotated[Topology, _OrText("label")] | None = Field(
+    topology: Annotated[Topology, OrText("label")] | None = Field(
         None, description="Keeps a run within one rack or block: a node label."
     )
     runs: KubernetesName | None = Field(
@@ -353,12 +287,12 @@ class Kubernetes(_Model):
     grace_seconds: Count = Field(300, description="From SIGTERM to SIGKILL: longer than a checkpoint takes.")
 
 
-class Local(_Model):
+class Local(Model):
     container: Literal["none", "docker", "podman"] = "none"
     secrets: str = Field("~/.secrets", description="Folder of files (mode 0600), one a secret.")
 
 
-class Cluster(_Model):
+class Cluster(Model):
     """Where it runs."""
 
     gpu: str | None = Field(None, description="GPU type, such as h100-80gb; absent: ranks run on the CPU.")
@@ -378,7 +312,7 @@ class Cluster(_Model):
         "deepspeed-train", description="Container image; without a tag, the one of docker/'s contents."
     )
     scratch: AbsolutePath = Field("/tmp", description="A folder on each host's own disk, for caches.")
-    mounts: dict[AbsolutePath, Annotated[Mount, _OrText("host")]] = Field(
+    mounts: dict[AbsolutePath, Annotated[Mount, OrText("host")]] = Field(
         default_factory=dict,
         description="Path inside → path on the host, or {host: …, claim: …, readonly: …, local: …}.",
     )
