@@ -149,7 +149,7 @@ def text(group: argparse._ArgumentGroup) -> None:
         nargs="+",
         default=["builtin"],
         metavar="SOURCE",
-        help="text files, folders (their .txt, .md and .jsonl) or globs; hf:NAME[:SPLIT[:COLUMN]] for a "
+        help="text files, folders (their .txt, .md and .jsonl) or globs; hf:NAME[@SUBSET][:SPLIT[:COLUMN]] for a "
         "Hugging Face data set; builtin for Python's own reference (0.5 MB of English, needs no download)",
     )
     group.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import resource
@@ -228,6 +229,7 @@ def test_llama_in_bf16_offloaded_with_accumulation_and_bpe(tmp_path: Path) -> No
         gradient_clipping=0.5,
         bf16={"enabled": True},
     )
+    tensorboard = importlib.util.find_spec("tensorboard") is not None  # optional
     run = ranks.start(
         tmp_path,
         2,
@@ -236,7 +238,7 @@ def test_llama_in_bf16_offloaded_with_accumulation_and_bpe(tmp_path: Path) -> No
         "--max-steps=16",
         "--tokenizer=bpe:320",
         "--activation-checkpointing",
-        "--tensorboard",
+        "--tensorboard" if tensorboard else "--no-tensorboard",
         model=ranks.LLAMA,
     )
     assert run.wait() == [0, 0], run.output()
@@ -245,7 +247,7 @@ def test_llama_in_bf16_offloaded_with_accumulation_and_bpe(tmp_path: Path) -> No
     assert losses[-1] < losses[0] - 0.5
     assert run.steps()[-1]["tokens"] == 16 * 8 * 64
     assert (run.run_dir / "tokenizer/tokenizer.json").exists()
-    assert list((run.run_dir / "tensorboard").glob("events.*"))
+    assert any((run.run_dir / "tensorboard").glob("events.*")) == tensorboard
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:

@@ -121,6 +121,25 @@ def test_documents_of_a_folder_are_told_apart(alone: session.Session, tmp_path: 
     assert bytes(np.concatenate(corpus.split())) == expected
 
 
+def test_a_hugging_face_data_set(
+    alone: session.Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets", reason="the train extra is not installed")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = [{"text": "one", "other": "three"}, {"text": "two", "other": "four"}]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for source, expected in (
+        (f"hf:{folder}", b"one\n\ntwo\n\n"),
+        (f"hf:{folder}:train:other", b"three\n\nfour\n\n"),
+    ):
+        _, corpus = text.tokenized(alone, options(source), 256)
+        assert bytes(np.concatenate(corpus.split())) == expected
+    with pytest.raises(session.Stop, match="no column 'missing' among text, other"):
+        text.tokenized(alone, options(f"hf:{folder}:train:missing"), 256)
+
+
 def test_tokens_are_made_once(alone: session.Session, tmp_path: Path) -> None:
     source = tmp_path / "a.txt"
     source.write_text("text " * 50)
