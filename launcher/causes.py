@@ -61,7 +61,7 @@ SIGNATURES = (
     Signature(
         "disk full",
         r"No space left on device|Disk quota exceeded|\[Errno 28\]|\[Errno 122\]|PytorchStreamWriter failed writing|"
-        r"unexpected pos \d+ vs \d+",
+        r"unexpected pos \d+ vs \d+|iostream error|could not be written to .* \(0\.0 GiB free\)",
         "a disk is full or a quota is used up; complete checkpoints are untouched",
         "free space where the message says (checkpoint.keep: fewer, or move LAUNCHER_RUNS), then `launcher resume`",
     ),

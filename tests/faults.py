@@ -193,7 +193,7 @@ def disk_is_full(site: Site) -> Row:
     os.truncate(filler, filler.stat().st_size - 2**18)  # room for the last words, not for a checkpoint
     code = site.wait(run, lambda now: now["state"] == "FAILED")["exit_code"]
     said = site.launcher("status", run).stdout
-    assert "likely cause   a disk is full" in said, said
+    assert "likely cause   a disk is full" in said, f"{said}\n{site.all_logs(run)}"
     before = complete(site, run)
     assert before, "the complete checkpoints must stay"
     filler.unlink()

@@ -48,6 +48,11 @@ LINES = [
         "made here: torch.save on a full disk",
     ),
     (
+        "disk full",
+        "pretrain: error: checkpoint step-00000020 could not be written to runs/x/checkpoints (0.0 GiB free): [Errno 5]",
+        "made here: docker/workloads/checkpoints.py",
+    ),
+    (
         "port in use",
         "torch.distributed.DistNetworkError: The server socket has failed to listen on any local network address. "
         "port: 29999, useIpv6: false, code: -98, name: EADDRINUSE, message: address already in use",
