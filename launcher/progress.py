@@ -149,7 +149,7 @@ def _summary(run: Run, now: Status, view: _View) -> str:
         rows.append(
             (
                 "loss",
-                f"{first:.4f} at step {view.steps[0]['step']} → {last:.4f} (mean of the last {len(tail)} logged){change}",
+                f"{first:.4f} at step {view.steps[0]['step']} → {last:.4f} (last {len(tail)} logged){change}",
             )
         )
         speeds = [s["tokens_per_second"] for s in view.steps if s.get("tokens_per_second")]

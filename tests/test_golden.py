@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import subprocess
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
 from tests import golden
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RENDERED = golden.rendered()
 SCRIPTS = [p for p in RENDERED if p.suffix == ".sh"]

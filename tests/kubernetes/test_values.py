@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from launcher import kubernetes_syntax, spec
+from launcher import fields, kubernetes_syntax, spec
 from launcher.errors import PlanError
 from launcher.schedulers import kubernetes
 from tests.kubernetes import audit, variants
@@ -54,7 +54,7 @@ _MARKS = [
     "!!x",
 ]
 TRICKS = st.sampled_from(_WORDS + _MARKS)
-NAME = st.from_regex(spec.NAME, fullmatch=True).filter(lambda n: len(n) <= 40)
+NAME = st.from_regex(fields.NAME, fullmatch=True).filter(lambda n: len(n) <= 40)
 
 
 def parsed(text: str) -> list[dict[str, Any]]:

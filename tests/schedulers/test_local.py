@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENDED = {"SUCCEEDED", "FAILED", "CANCELLED"}
-SHORT = ("args.max-steps=6", "args.log-every=1", "args.seq-length=64", "batch={micro: 2}", "checkpoint.every=3")
+SHORT = (
+    "args.max-steps=6",
+    "args.log-every=1",
+    "args.seq-length=64",
+    "batch={micro: 2}",
+    "checkpoint.every=3",
+)
 
 
 class User:
@@ -43,7 +49,9 @@ class User:
 
     def local(self, *settings: str, wait: bool = True, code: int = 0) -> subprocess.CompletedProcess[str]:
         words = [w for s in settings for w in ("--set", s)]
-        return self.launcher("local", "jobs/quickstart.yaml", *(["--wait"] if wait else []), *words, code=code)
+        return self.launcher(
+            "local", "jobs/quickstart.yaml", *(["--wait"] if wait else []), *words, code=code
+        )
 
     def newest(self) -> dict[str, Any]:
         made: dict[str, Any] = json.loads(self.launcher("list", "--json").stdout)[0]
@@ -90,7 +98,9 @@ def test_two_hosts_of_two_ranks_train_and_are_resumed(user: User) -> None:
 @pytest.mark.deepspeed
 def test_cancel_saves_and_a_second_run_has_its_own_folder(user: User) -> None:
     user.local(*SHORT, "args.max-steps=500", "args.step-delay=0.2", wait=False)
-    run = user.wait(lambda now: (user.runs / now["id"] / "metrics.jsonl").exists() and bool(user.steps(now["id"])))
+    run = user.wait(
+        lambda now: (user.runs / now["id"] / "metrics.jsonl").exists() and bool(user.steps(now["id"]))
+    )
     assert run["state"] == "RUNNING"
     said = user.launcher("cancel", run["id"][:12]).stderr
     assert f"{run['id']}: CANCELLED" in said
@@ -116,7 +126,9 @@ def script(tmp_path: Path, text: str) -> tuple[str, ...]:
 
 
 def test_a_program_of_ones_own(user: User, tmp_path: Path) -> None:
-    text = "import os; print('rank', os.environ['RANK'], 'of', os.environ['WORLD_SIZE'], os.environ['DEEPSPEED_CONFIG'])"
+    text = (
+        "from os import environ as e; print('rank', e['RANK'], 'of', e['WORLD_SIZE'], e['DEEPSPEED_CONFIG'])"
+    )
     user.local(*script(tmp_path, text))
     run = user.newest()
     logged = user.launcher("logs", run["id"], "--rank", "1").stdout

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from workloads import allreduce
+from workloads import allreduce, session
 
 from tests.workloads import ranks
 
@@ -59,7 +59,7 @@ def test_wrong_numbers_are_refused() -> None:
     good = allreduce.Result("all-reduce", 1024, 1.0, 1.0, 1.0, 0)
     allreduce.judge([good], {"all-reduce": 1.0}, required=1.0)
     bad = allreduce.Result("all-reduce", 2048, 1.0, 1.0, 1.0, 2)
-    with pytest.raises(allreduce.Stop, match="2048 bytes gave wrong numbers on 2 ranks"):
+    with pytest.raises(session.Stop, match="2048 bytes gave wrong numbers on 2 ranks"):
         allreduce.judge([good, bad], {"all-reduce": 1.0}, required=None)
 
 

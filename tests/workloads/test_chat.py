@@ -47,7 +47,8 @@ def shouting(folder: Path) -> float:
     ids = by(["The name is"] * 32, return_tensors="pt").input_ids
     rows = model.generate(ids, max_new_tokens=16, do_sample=True, pad_token_id=by.eos_token_id)
     answers = [by.decode(row[ids.shape[1] :], skip_special_tokens=True) for row in rows]
-    return sum(c.isupper() for answer in answers for c in answer) / sum(len(answer) + 1 for answer in answers)
+    capitals = sum(c.isupper() for answer in answers for c in answer)
+    return float(capitals / sum(len(answer) + 1 for answer in answers))
 
 
 @pytest.fixture(scope="session")

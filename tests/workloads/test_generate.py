@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from workloads import generate
+from workloads import generate, session
 
 from tests.workloads import ranks
 
@@ -140,5 +140,5 @@ def test_lines_of_text_are_prompts_and_parts_keep_their_order(tmp_path: Path) ->
     first, second = generate.split(found, 2)
     assert (first.first, second.first, second.rows) == (0, 2, [{"prompt": "three"}])
     path.write_text("\n")
-    with pytest.raises(generate.Stop, match="there is no prompt"):
+    with pytest.raises(session.Stop, match="there is no prompt"):
         generate.split(generate.read(path), 2)
