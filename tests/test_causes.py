@@ -49,7 +49,7 @@ LINES = [
     ),
     (
         "disk full",
-        "pretrain: error: checkpoint step-00000020 could not be written to runs/x/checkpoints (0.0 GiB free): [Errno 5]",
+        "pretrain: error: checkpoint step-00000020 could not be written to /r/checkpoints (0.0 GiB free): [Errno 5]",
         "made here: docker/workloads/checkpoints.py",
     ),
     (
