@@ -102,9 +102,12 @@ def parser() -> argparse.ArgumentParser:
     _run_option(verb)
     _exclude_option(verb)
 
-    verb = _verb(table, "report", "the runs of a sweep with what came out, best first", verbs.report)
-    verb.add_argument("sweep", metavar="SWEEP", help="a sweep's id, or its first characters")
+    verb = _verb(table, "report", "what runs or a sweep measured, as a table or as curves", verbs.report)
+    verb.add_argument(
+        "runs", nargs="+", metavar="RUN", help="runs or sweeps, by id or its first characters; or run folders"
+    )
     verb.add_argument("--json", action="store_true", help="for programs")
+    verb.add_argument("--html", metavar="FILE", help="also draw curves into one page of HTML")
 
     verb = _verb(table, "list", "all runs, newest first", verbs.list_runs)
     verb.add_argument("--state", choices=_STATES, type=str.upper, help="only runs in this state")

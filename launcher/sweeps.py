@@ -90,6 +90,15 @@ def abandon(sweep: Sweep) -> None:
     shutil.rmtree(sweep.folder, ignore_errors=True)
 
 
+def named(folder: Path, name: str) -> Sweep | None:
+    """The sweep that `name` names, if any does."""
+    return (
+        find(folder, name)
+        if any(p.parent.name.startswith(name) for p in folder.glob(f"*/{_RECORD}"))
+        else None
+    )
+
+
 def find(folder: Path, name: str) -> Sweep:
     """The sweep whose id is `name` or starts with it alone. Raises RunNotFoundError."""
     every = sorted(path.parent.name for path in folder.glob(f"*/{_RECORD}"))

@@ -15,6 +15,7 @@ from launcher.streams import say, tell
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
+    from pathlib import Path
 
     from launcher.plan import Plan
     from launcher.runs import Run
@@ -229,10 +230,42 @@ def resume(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    from launcher import show, site, sweeps
+    from launcher import curves, show, site, sweeps
 
-    print(show.sweep(sweeps.results(sweeps.find(site.runs(), args.sweep)), args.json))
+    swept = sweeps.named(site.runs(), args.runs[0]) if len(args.runs) == 1 else None
+    if swept:
+        print(show.sweep(sweeps.results(swept), args.json))
+        if not args.html:
+            return OK
+    names = swept.runs if swept else args.runs
+    found = [curves.read(*_measured(name)) for name in names]
+    if not swept:
+        print(curves.as_json(found) if args.json else curves.text(found))
+    if args.html:
+        _write_page(args.html, curves.html(found))
     return OK
+
+
+def _measured(name: str) -> tuple[str, Path]:
+    """A run's id and folder; a path is a folder already."""
+    from pathlib import Path
+
+    if "/" in name:
+        return Path(name).resolve().name, Path(name)
+    run = _find(name)
+    return run.id, run.folder
+
+
+def _write_page(path: str, text: str) -> None:
+    from pathlib import Path
+
+    from launcher.errors import SpecError
+
+    try:
+        Path(path).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"--html {path}: {error.strerror}", hint="name a file that can be written") from None
+    say(f"wrote {path}")
 
 
 def list_runs(args: argparse.Namespace) -> int:

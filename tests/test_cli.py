@@ -31,7 +31,7 @@ CONTRACT = {
     "logs": "RUN --follow --host --rank -f",
     "cancel": "RUN",
     "resume": "RUN --exclude-bad",
-    "report": "SWEEP --json",
+    "report": "RUN --html --json",
     "list": "--json --state",
     "schema": "kind",
     "doctor": "--json",
