@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,18 +33,16 @@ def keep(ranks: Ranks, folder: Path, echo: str, attempt: str) -> list[threading.
         prefix = f"[{rank}] ".encode() if echo == "all" else b""
         wanted = echo == "all" or rank == 0
         assert process.stdout
-        copier = threading.Thread(
-            target=_copy, args=(process.stdout.fileno(), log, prefix, wanted), daemon=True
-        )
+        copier = threading.Thread(target=_copy, args=(process.stdout, log, prefix, wanted), daemon=True)
         copier.start()
         copiers.append(copier)
     return copiers
 
 
-def _copy(source: int, log: int, prefix: bytes, wanted: bool) -> None:
+def _copy(source: IO[bytes], log: int, prefix: bytes, wanted: bool) -> None:
     """Byte for byte to `log`, whole lines to stdout. A full disk loses lines, never the rank."""
     pending = b""
-    while chunk := os.read(source, 65536):
+    while chunk := os.read(source.fileno(), 65536):
         _write(log, chunk)
         if not wanted:
             continue
@@ -55,6 +53,7 @@ def _copy(source: int, log: int, prefix: bytes, wanted: bool) -> None:
         _print(whole + newline, prefix)
     if pending:
         _print(pending + b"\n", prefix)
+    source.close()
     os.close(log)
 
 

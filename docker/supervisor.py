@@ -86,6 +86,7 @@ class Supervisor:
         rank = self.ranks.numbers.get(event.pid)
         if rank is None:  # an orphan
             return
+        self.ranks.processes[event.pid].returncode = event.status  # reap() took it from subprocess
         code = self.ranks.codes[rank] = event.status if event.status >= 0 else 128 - event.status
         if code and not self.failure:
             self._fail(Failure(code, rank, self.host))
