@@ -74,7 +74,9 @@ def yaml(value: Any) -> str:
     if value is None:
         raise TypeError("None has no meaning in a manifest")
     # YAML readers refuse or fold these as they are, and take them escaped: https://yaml.org/spec/1.2.2/#51-character-set
-    return re.sub("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", _escaped, json.dumps(value, ensure_ascii=False))
+    return re.sub(
+        "[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]", _escaped, json.dumps(value, ensure_ascii=False)
+    )
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -42,7 +42,9 @@ def test_there_are_enough() -> None:
         (b"\xef\xbb\xbf", "the file is empty"),
     ],
 )
-def test_not_a_text_file(content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_not_a_text_file(
+    content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "job.yaml"
     path.write_bytes(content)
     assert cli.main(["plan", str(path)]) == 2

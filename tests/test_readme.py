@@ -15,7 +15,9 @@ from launcher import ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line.strip() and not line.startswith("#")]
+COMMANDS = [
+    line for block in BLOCKS for line in block.splitlines() if line.strip() and not line.startswith("#")
+]
 LAUNCHER = [c for c in COMMANDS if c.startswith("python -m launcher ")]
 MAKE = [c for c in COMMANDS if c.startswith("make ")]
 # What starts something for good is tried as a dry run here; tests/schedulers and tests/slurm run it.
@@ -33,7 +35,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
     folder = tmp_path_factory.mktemp("readme")
     (folder / "own.py").write_text("print('hello')\n")
     env = {**os.environ, "LAUNCHER_RUNS": str(folder / "runs")}
-    words = ["local", "jobs/quickstart.yaml", "--wait", "--set", f"workload={folder}/own.py", "--set", "args={}"]
+    words = [
+        "local",
+        "jobs/quickstart.yaml",
+        "--wait",
+        "--set",
+        f"workload={folder}/own.py",
+        "--set",
+        "args={}",
+    ]
     subprocess.run([sys.executable, "-m", "launcher", *words], cwd=ROOT, env=env, check=True)
     made = next((folder / "runs").iterdir())
     (made / "checkpoints").mkdir()
@@ -46,7 +56,9 @@ def test_command(command: str, run: tuple[str, dict[str, str]]) -> None:
     words = shlex.split(command.replace("RUN", name), comments=True)[1:]
     if STARTS.match(command) and "--dry-run" not in words:
         words = [w for w in words if w != "--wait"] + ["--dry-run"]
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout or "cancel" in words
 
@@ -86,7 +98,9 @@ def test_tree_is_the_one_on_disk() -> None:
     for path in listed:
         assert (ROOT / path).exists(), f"{path} is in the README and not on disk"
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
-    folders = {p for p in listed if (ROOT / p).is_dir() and not any(q != p and p in q.parents for q in listed)}
+    folders = {
+        p for p in listed if (ROOT / p).is_dir() and not any(q != p and p in q.parents for q in listed)
+    }
     for name in done.stdout.splitlines():
         path = Path(name)
         if path.parts[0].startswith("."):

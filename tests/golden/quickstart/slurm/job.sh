@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run quickstart-841905: hosts 1, slots 2 each, workload pretrain, DeepSpeed zero1.
+# Run quickstart-44d370: hosts 1, slots 2 each, workload pretrain, DeepSpeed zero1.
 # It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=quickstart-841905
+#SBATCH --job-name=quickstart-44d370
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --time=01:00:00
@@ -9,7 +9,7 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 set -uo pipefail
-run=/shared/runs/quickstart-841905
+run=/shared/runs/quickstart-44d370
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -19,14 +19,14 @@ echo "job $SLURM_JOB_ID, attempt $restarts, on $SLURM_JOB_NODELIST, $(date -Is)"
 finish() { echo "$1" >"$run/exit_code"; exit "$1"; }
 
 # For --exclude-bad: `host expires reason`, a line each, for a day. Remove a line to forgive a host.
-bad() { echo "$1 $(date -Is -d '+24 hours') $2, run quickstart-841905, attempt $attempt" >>/shared/runs/bad-hosts.txt; }
+bad() { echo "$1 $(date -Is -d '+24 hours') $2, run quickstart-44d370, attempt $attempt" >>/shared/runs/bad-hosts.txt; }
 if [ "$restarts" -gt 0 ] && [ -s "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" ]; then
   before=$(cut -d' ' -f1 "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" | paste -sd,)
   for host in $(sinfo -h -N -n "$before" -t down,fail,no_respond -o %N 2>/dev/null | sort -u); do bad "$host" "went down"; done
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $(uname -n) $(date +%s)" >"$run/outcome-$attempt"
-  echo "started again 10 times, as the job allows; \`launcher resume quickstart-841905\` goes on from the last checkpoint"
+  echo "started again 10 times, as the job allows; \`launcher resume quickstart-44d370\` goes on from the last checkpoint"
   finish 75
 fi
 
@@ -48,9 +48,9 @@ printf '%s\n' '{
 }' >"$run/ds_config.json" || exit 73
 
 export GLOO_SOCKET_IFNAME=lo  # the interface that the cluster file names
-export TORCH_EXTENSIONS_DIR=/tmp/quickstart-841905/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/quickstart-841905/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/quickstart-841905/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/quickstart-44d370/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/quickstart-44d370/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/quickstart-44d370/inductor  # this run's own compile cache, on the host's own disk
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
@@ -59,16 +59,19 @@ trap : TERM USR2  # the ranks act on signals; this script only waits for them
 srun --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered \
   --output="$run/logs/node-%n.log" --open-mode=append \
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-  --hostfile "$run/hostfile-$attempt" --run quickstart-841905 --folder "$run" --attempt "$attempt" --echo 0 -- \
+  --hostfile "$run/hostfile-$attempt" --run quickstart-44d370 --folder "$run" --attempt "$attempt" --echo 0 -- \
   -m workloads.pretrain \
-    --deepspeed-config=/shared/runs/quickstart-841905/ds_config.json \
-    --run-dir=/shared/runs/quickstart-841905 \
+    --deepspeed-config=/shared/runs/quickstart-44d370/ds_config.json \
+    --run-dir=/shared/runs/quickstart-44d370 \
     --model=byte-gpt \
     --checkpoint-every=100 \
     --checkpoint-keep=2 \
     --seq-length=128 \
-    --lr=1.0e-3 \
-    --max-steps=200
+    --lr=2.0e-3 \
+    --warmup-steps=20 \
+    --beta2=0.99 \
+    --max-steps=400 \
+    --eval-every=100
 code=$?
 
 # srun reports the last task to end, often 143; the node entries wrote down the first rank to fail.
@@ -82,11 +85,11 @@ esac
 if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
-    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume quickstart-841905\` goes on"
+    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume quickstart-44d370\` goes on"
     finish "$code"
   fi
   echo "put back into the queue, to go on from the last checkpoint"
   scontrol requeue "$SLURM_JOB_ID" && sleep 300
-  echo "Slurm did not put it back; \`launcher resume quickstart-841905\` goes on from the last checkpoint"
+  echo "Slurm did not put it back; \`launcher resume quickstart-44d370\` goes on from the last checkpoint"
 fi
 finish "$code"
