@@ -92,7 +92,15 @@ class Store:
         self.objects[plural, namespace, metadata["name"]] = document
         return document
 
-    def create(self, plural: str, namespace: str, document: Object, manager: str, dry: bool) -> Object:
+    def create(
+        self,
+        plural: str,
+        namespace: str,
+        document: Object,
+        manager: str,
+        dry: bool,
+        operation: str = "Update",
+    ) -> Object:
         name = document["metadata"]["name"]
         group = RESOURCES[plural][0].rpartition("/")[0]
         title = f"{plural}.{group}" if group else plural
@@ -104,7 +112,9 @@ class Store:
         if dry:
             return {**document, "metadata": {**document["metadata"], "uid": "dry"}}
         self.applied[plural, namespace, name] = {manager: _leaves(document)}
-        return self.put(plural, namespace, _defaulted(document))
+        made = _defaulted(document)
+        made["metadata"]["managedFields"] = [{"manager": manager, "operation": operation}]
+        return self.put(plural, namespace, made)
 
     def apply(
         self, plural: str, namespace: str, document: Object, manager: str, dry: bool, force: bool
@@ -112,7 +122,7 @@ class Store:
         key = (plural, namespace, document["metadata"]["name"])
         live = self.objects.get(key)
         if live is None:
-            return self.create(plural, namespace, document, manager, dry)
+            return self.create(plural, namespace, document, manager, dry, "Apply")
         self.admit(plural, document)
         owners, mine = self.applied.get(key, {}), _leaves(document)
         for other, paths in owners.items():

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
+from kubernetes.config import incluster_config
 
 from launcher import cli
+from launcher.schedulers.kubernetes import api
 from tests.kubernetes import variants
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.kubernetes.conftest import Cluster
 
@@ -83,6 +89,9 @@ def test_apply_creates_every_object_with_our_manager_and_one_owner(
     for plural in ("configmaps", "networkpolicies", "services"):
         (owner,) = objects[plural, name]["metadata"]["ownerReferences"]
         assert owner == {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": uid}
+    assert objects["jobs", name]["metadata"]["managedFields"] == [
+        {"manager": "launcher", "operation": "Apply"}
+    ]
     assert {o["metadata"]["namespace"] for o in objects.values()} == {
         "training"
     }  # of the kubeconfig's context
@@ -266,6 +275,64 @@ def test_no_cluster_at_all(run: Run, job: str, monkeypatch: pytest.MonkeyPatch, 
     code, out, _ = run("kubernetes", job, "--dry-run")
     assert code == 0
     assert "kind: Job" in out
+
+
+def test_credentials_of_a_pod_in_the_cluster(
+    run: Run, job: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a kubeconfig, in a pod: the service account's token, and over TLS with the cluster's authority."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl to make a certificate with")
+    key, certificate = tmp_path / "key", tmp_path / "certificate"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=here", "-days", "2"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(words, check=True, capture_output=True)
+    (tmp_path / "token").write_text("admin")
+    (tmp_path / "namespace").write_text("training")
+    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(certificate))
+    monkeypatch.setattr(api, "_NAMESPACE", tmp_path / "namespace")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
+    monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "runs"))
+    server = [
+        sys.executable,
+        str(Path(__file__).parent / "fakeserver.py"),
+        "--tls",
+        str(certificate),
+        str(key),
+    ]
+    with subprocess.Popen(server, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", process.stdout.readline().strip())
+        name = submitted(run, job)
+        now = state(run, name)
+        process.terminate()
+    assert (now["state"], now["native_id"]) == ("PENDING", f"training/job/{name}")
+
+
+kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl on PATH")
+
+
+@kubectl
+def test_dry_run_can_be_piped_to_kubectl(cluster: Cluster, run: Run, job: str) -> None:
+    for kind in variants.KINDS:
+        text = run("kubernetes", job, "--dry-run", "--set", f"cluster.kubernetes.kind={kind}")[1]
+        # --validate=false: this server has no OpenAPI
+        words = ["kubectl", "apply", "--server-side", "--validate=false", "-f", "-"]
+        done = subprocess.run(words, input=text, text=True, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.count("serverside-applied") == text.count("\nkind: ")
+
+
+@kubectl
+def test_output_folder_is_a_kustomization(run: Run, job: str, tmp_path: Path) -> None:
+    assert run("kubernetes", job, "-o", str(tmp_path / "out"))[0] == 0
+    done = subprocess.run(["kubectl", "kustomize", tmp_path / "out"], text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    texts = (done.stdout, run("kubernetes", job, "--dry-run")[1])
+    built, printed = (sorted(yaml.load_all(t, yaml.CSafeLoader), key=lambda d: str(d["kind"])) for t in texts)
+    assert built == printed
 
 
 def test_unknown_context(cluster: Cluster, run: Run, job: str) -> None:

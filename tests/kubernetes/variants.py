@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from launcher import nccl, plan, schedulers
+from launcher import nccl, plan
+from launcher.schedulers import kubernetes
 from tests import samples
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def decide(kubernetes: dict[str, Any], job: dict[str, Any] | None = None, **cluster: Any) -> Plan:
+def decide(kubernetes_: dict[str, Any], job: dict[str, Any] | None = None, **cluster: Any) -> Plan:
     """The plan of two hosts of eight GPUs, with changes."""
     fields = {
         "gpu": "h100-80gb",
@@ -71,7 +72,7 @@ def decide(kubernetes: dict[str, Any], job: dict[str, Any] | None = None, **clus
     }
     wanted = {"nodes": 2, "env": {"HF_TOKEN": {"secret": "hf-token"}}, **(job or {})}
     site = plan.Site("/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab", "fedcba987654")
-    return plan.make(samples.job(**wanted), samples.cluster(**fields, kubernetes=kubernetes), site)
+    return plan.make(samples.job(**wanted), samples.cluster(**fields, kubernetes=kubernetes_), site)
 
 
 def plans() -> dict[str, Plan]:
@@ -110,5 +111,4 @@ def _nodes(fabric: str) -> int:
 
 def rendered() -> dict[str, str]:
     """File name → manifest of every variant."""
-    render = schedulers.load("kubernetes").render
-    return {f"{name}.yaml": render(decided)["manifest.yaml"] for name, decided in plans().items()}
+    return {f"{name}.yaml": kubernetes.render(decided)["manifest.yaml"] for name, decided in plans().items()}

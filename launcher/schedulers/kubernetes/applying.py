@@ -85,9 +85,8 @@ def apply(plan: Plan, manifest: str) -> str:
     for document in documents[:-1]:
         # so that `kubectl delete` of the main object, or its time to live, takes all of the run away
         with contextlib.suppress(api.Refusal):
-            server.call(
-                "PATCH", _path(namespace, document), {"metadata": {"ownerReferences": [owner]}}, api.MERGE
-            )
+            patch = {"metadata": {"ownerReferences": [owner]}}
+            server.call("PATCH", _path(namespace, document), patch, api.MERGE, fieldManager=api.MANAGER)
     kind = plan.cluster.kubernetes.kind
     return str(Place(namespace, kind, owner["name"], owner["uid"], server.context))
 
