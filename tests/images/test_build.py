@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -218,7 +219,7 @@ def test_the_targets_are_documented_and_start() -> None:
         "wheels",
         "image-clean",
     ):
-        assert f"\n{target}: ## " in makefile
+        assert re.search(rf"^{target}:.* ## ", makefile, re.MULTILINE), target
     done = subprocess.run(
         ["make", "-f", "docker/images.mk", "image-check", "FLAVOUR=rocm", f"PYTHON={sys.executable}"],
         cwd=check.HERE.parent,
