@@ -154,11 +154,12 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     optim = states.optimizer(model, settings, setup)
     full = states.buffers(model, settings, setup, states.live(model, settings, kept))
     least = states.buffers(model, settings, setup, states.live(model, settings, 0))
-    new = states.unreduced(model, settings)
+    new = settings.weight_bytes * model.largest_parameter
+    flat = states.unreduced(model, settings)
     return [
         _slot(setup, "loss", early, before, optim, full, use.saved, use.loss),
         _slot(setup, "backward", early, before, optim, full + new, use.first),
-        _slot(setup, "end", late, states.gradients(model, settings, setup), optim, least + new, use.last),
+        _slot(setup, "end", late, states.gradients(model, settings, setup), optim, least + flat, use.last),
         _slot(
             setup,
             "step",

@@ -86,6 +86,8 @@ def gradients(model: Architecture, settings: Zero, setup: Setup) -> int:
     own = settings.weight_bytes * shard(model.parameters, setup.world)
     if settings.stage == 0:
         return full
+    if settings.whole_gradients:
+        return settings.gradient_bytes * model.parameters
     if settings.stage == 3:
         return waiting(model, settings, setup)
     if settings.stage == 1 and not (settings.overlap and settings.accumulation == 1):
@@ -96,17 +98,22 @@ def gradients(model: Architecture, settings: Zero, setup: Setup) -> int:
 
 
 def unreduced(model: Architecture, settings: Zero) -> int:
-    """Bytes of gradients that are being reduced outside the buckets: the one made last, or all without ZeRO.
+    """Bytes of gradients that are being reduced outside the buckets: the one made last, or all that the engine reduces.
 
-    Without ZeRO the engine flattens them once the backward pass has ended.
+    Without ZeRO, and for BF16_Optimizer, the engine flattens them once the backward pass has ended.
     """
-    flat = min(model.parameters, FLATTENED) if settings.stage == 0 else model.largest_parameter
-    return settings.weight_bytes * flat
+    flattened = min(model.parameters, FLATTENED)
+    if settings.whole_gradients:
+        return settings.gradient_bytes * flattened
+    return settings.weight_bytes * (flattened if settings.stage == 0 else model.largest_parameter)
 
 
 def waiting(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes of gradients that earlier micro batches left behind."""
     own = settings.gradient_bytes * shard(model.parameters, setup.world)
+    if settings.whole_gradients:  # and those in 16 bits that the last micro batch added to them
+        added = settings.weight_bytes if settings.accumulation > 1 else 0
+        return (settings.gradient_bytes + added) * model.parameters
     if settings.stage == 3:  # one flat buffer from the start
         return 0 if settings.offload_optimizer != "none" else own
     if settings.accumulation == 1:
@@ -120,6 +127,8 @@ def reduced(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes of gradients when the step begins."""
     if settings.stage == 0:
         return settings.weight_bytes * model.parameters
+    if settings.whole_gradients:
+        return settings.gradient_bytes * model.parameters
     if settings.offload_optimizer != "none":
         return 0
     return settings.gradient_bytes * shard(model.parameters, setup.world)
@@ -133,7 +142,7 @@ def buffers(model: Architecture, settings: Zero, setup: Setup, gathered: int = 0
         return cast
     if settings.stage < 3:
         buckets = 2 if settings.overlap else 1
-        used = settings.reduce_bucket * buckets if settings.contiguous else 0
+        used = settings.reduce_bucket * buckets if settings.contiguous and not settings.whole_gradients else 0
         offloaded = settings.offload_optimizer != "none"
         staging = width * model.largest_parameter + norm(model, settings, setup) if offloaded else 0
         return width * used + staging + cast
@@ -189,6 +198,8 @@ def step(model: Architecture, settings: Zero, setup: Setup) -> int:
         single = fp32 * model.parameters + work * model.largest_parameter
         return single if settings.torch_adam else 2 * fp32 * model.parameters
     own = shard(model.parameters, setup.world)
+    if settings.stage < 3 and settings.weight_bytes < settings.gradient_bytes:
+        return max(own * work, norm(model, settings, setup), copy)  # gradients lie flat and in fp32 already
     flat, kept = settings.gradient_bytes, 0
     if settings.stage == 3:
         own = min(own, settings.sub_group)

@@ -79,8 +79,12 @@ def collectives(model: Architecture, settings: Zero, setup: Setup) -> tuple[Coll
     if settings.stage < 3:
         kind = "all_reduce" if settings.multi_rank else "reduce"
         times = settings.accumulation if settings.stage == 2 else 1
+        if settings.whole_gradients:
+            kind, reduced = "all_reduce", float(settings.gradient_bytes * model.parameters)
+        else:
+            reduced = whole
         return (
-            Collective("gradients", kind, whole, times, setup.world, scope),
+            Collective("gradients", kind, reduced, times, setup.world, scope),
             Collective("updated weights", "all_gather", whole, 1, setup.world, scope),
         )
     return tuple(_stage3(model, settings, setup, scope))

@@ -59,6 +59,12 @@ class Zero:
     torch_adam: bool
     autocast: bool
 
+    @property
+    def whole_gradients(self) -> bool:
+        """Whether stage 1 runs as BF16_Optimizer, which keeps all gradients in fp32 (engine.py, 0.19.8)."""
+        low, offloaded = self.weight_bytes < self.gradient_bytes, self.offload_optimizer != "none"
+        return self.stage == 1 and low and not offloaded
+
 
 def read(config: Config) -> Zero:
     """The settings in `config` (DeepSpeed's keys), with defaults for those missing or "auto"."""

@@ -1,0 +1,179 @@
+"""One rank that trains with DeepSpeed and writes what its memory held and what it sent: `memory_rank.py CASES OUT`.
+
+CASES is a JSON list of {name, model, deepspeed, micro, sequence, checkpointing, save}; OUT.<rank> is a JSON object
+of results by name. Bytes are those of live tensors (`after`, `rest`) and of torch's allocator (`peaks`, from the
+profiler's memory events). It stands alone, so that the tests can run it as real processes.
+"""
+
+from __future__ import annotations
+
+import bisect
+import gc
+import itertools
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+warnings.filterwarnings("ignore")
+logging.disable(logging.WARNING)
+
+import torch  # noqa: E402
+import torch.distributed  # noqa: E402
+
+SENT: dict[str, int] = {}
+WHOLE = {"all_reduce": 0, "reduce": 0, "all_gather_into_tensor": 0, "reduce_scatter_tensor": 1}
+
+
+def count(name: str, position: int) -> None:
+    """Let torch.distributed's `name` add the bytes of its argument at `position`, the whole message, to SENT."""
+    original = getattr(torch.distributed, name)
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        names = {"all_gather_into_tensor": "output_tensor", "reduce_scatter_tensor": "input"}
+        tensor = args[position] if len(args) > position else kwargs[names.get(name, "tensor")]
+        SENT[name] = SENT.get(name, 0) + tensor.nbytes
+        return original(*args, **kwargs)
+
+    setattr(torch.distributed, name, counted)
+
+
+# Before DeepSpeed is imported, which keeps references to these functions.
+for collective, place in WHOLE.items():
+    count(collective, place)
+
+import deepspeed  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
+from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
+
+
+class Mark(NamedTuple):
+    """The end of a part of the step, and the bytes alive then where only Python holds tensors."""
+
+    name: str
+    nanoseconds: int
+    alive: int | None
+
+
+def live() -> int:
+    """Bytes of all tensors that Python can reach, each storage once."""
+    gc.collect()
+    storages: dict[int, int] = {}
+    for item in gc.get_objects():
+        if not issubclass(type(item), torch.Tensor) or item.is_meta:
+            continue
+        for tensor in (item, getattr(item, "ds_tensor", None), item.grad if item.is_leaf else None):
+            if tensor is not None:
+                storage = tensor.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+    return sum(storages.values())
+
+
+def measure(case: dict[str, Any]) -> dict[str, Any]:
+    """Train a few steps of one case, and describe the last."""
+    before = live()
+    config, options = case["deepspeed"], dict(case["model"])
+    settings = AutoConfig.for_model(options.pop("model_type"), use_cache=False, **options)
+    dtype = torch.bfloat16 if config.get("bf16", {}).get("enabled") else torch.float32
+    stage = config["zero_optimization"]["stage"]
+    held = (
+        HfDeepSpeedConfig(config) if stage == 3 else None
+    )  # tells transformers to partition while it builds
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(settings, dtype=dtype).train()
+    if case.get("checkpointing"):
+        model.activation_checkpointing_enable()
+    engine, *_ = deepspeed.initialize(model=model, config=config, model_parameters=model.parameters())
+    marks: list[Mark] = []
+
+    def forward() -> torch.Tensor:
+        ids = torch.randint(0, settings.vocab_size, (case["micro"], case["sequence"]))
+        loss: torch.Tensor = engine(input_ids=ids, labels=ids).loss
+        return loss
+
+    def step() -> None:
+        for _ in range(config["gradient_accumulation_steps"]):
+            loss = forward()
+            marks.append(Mark("forward", time.time_ns(), None))
+            engine.backward(loss)
+            del loss
+            marks.append(Mark("backward", time.time_ns(), live() - before))
+            engine.step()
+            marks.append(Mark("step", time.time_ns(), live() - before))
+
+    for _ in range(2):
+        step()  # the first fills the optimizer's state and stage 3's trace
+    rest = live() - before
+    SENT.clear()
+    marks[:] = [Mark("start", time.time_ns(), rest)]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    result: dict[str, Any] = {"rest": rest, "sent": dict(SENT), "peaks": peaks(profiler, marks)}
+    loss = forward()
+    engine.backward(loss)
+    del loss
+    result["after"] = live() - before
+    engine.step()
+    result["parameters"] = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+    if case.get("save"):
+        result["checkpoint"] = saved(engine)
+    engine.destroy()
+    del held
+    return result
+
+
+def peaks(profiler: Any, marks: list[Mark]) -> dict[str, int]:
+    """The most bytes at once in forward, backward and step.
+
+    Counting starts anew from what is alive at each mark: gloo's threads free some of what they sent, which the
+    profiler does not see.
+    """
+    events = sorted(
+        (event.start_ns(), event.nbytes())
+        for event in profiler.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    )
+    found: dict[str, int] = {}
+    now = 0
+    for last, mark in itertools.pairwise(marks):
+        now = now if last.alive is None else last.alive
+        begin, end = (bisect.bisect_left(events, (m.nanoseconds,)) for m in (last, mark))
+        for _, size in events[begin:end]:
+            now += size
+            found[mark.name] = max(found.get(mark.name, now), now)
+    return found
+
+
+def saved(engine: Any) -> int:
+    """Bytes of a checkpoint, by all ranks."""
+    folder = [tempfile.mkdtemp() if torch.distributed.get_rank() == 0 else ""]
+    torch.distributed.broadcast_object_list(folder)
+    engine.save_checkpoint(folder[0])
+    torch.distributed.barrier()
+    size = sum(f.stat().st_size for f in Path(folder[0]).rglob("*") if f.is_file())
+    torch.distributed.barrier()
+    if torch.distributed.get_rank() == 0:
+        shutil.rmtree(folder[0])
+    return size
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # nothing is compiled for this test
+    gc.freeze()  # the modules' own objects need not be searched for tensors
+    deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
+    results = {case["name"]: measure(case) for case in json.loads(Path(sys.argv[1]).read_text())}
+    Path(f"{sys.argv[2]}.{torch.distributed.get_rank()}").write_text(json.dumps(results))
+    torch.distributed.barrier()
+    os._exit(0)  # gloo's threads may abort a regular exit
+
+
+if __name__ == "__main__":
+    main()
