@@ -227,7 +227,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if url.path == "/_test":
                 return self.send(200, self.told(body))
-            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            token = self.headers.get("Authorization", "").rpartition(" ")[2]
             if token not in USERS:
                 raise Refuse(401, "Unauthorized", "Unauthorized")
             return self.route(url.path, query, body, token)

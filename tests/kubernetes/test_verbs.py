@@ -162,11 +162,11 @@ def test_a_kind_that_the_cluster_lacks_names_the_command_that_installs_it(
         "leaderworkerset": ("leaderworkerset.x-k8s.io/v1", "kubernetes-sigs/lws"),
     }
     cluster.tell("rules", without=[f"{kind}s" for kind in commands] + ["trainingruntimes"])
-    for kind, (api, source) in commands.items():
+    for kind, (version, source) in commands.items():
         code, _, err = run("kubernetes", job, "--set", f"cluster.kubernetes.kind={kind}")
         assert code == 4, err
         assert "the cluster does not know kind" in err
-        assert api in err
+        assert version in err
         assert "install it: kubectl apply --server-side" in err
         assert source in err
         assert cluster.objects() == {}
@@ -305,9 +305,11 @@ def test_credentials_of_a_pod_in_the_cluster(
         assert process.stdout
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", process.stdout.readline().strip())
-        name = submitted(run, job)
-        now = state(run, name)
-        process.terminate()
+        try:
+            name = submitted(run, job)
+            now = state(run, name)
+        finally:
+            process.terminate()
     assert (now["state"], now["native_id"]) == ("PENDING", f"training/job/{name}")
 
 

@@ -157,8 +157,9 @@ def _warning(header: str) -> str:
 def _words(server: Server, status: int, reason: str, message: str, path: str, is_status: bool) -> Problem:
     """What a refusal means, and what to do."""
     if status == 401:
+        whose = f"context {server.context!r}" if server.context else "this pod's service account"
         return Problem(
-            f"the API server does not accept the credentials of context {server.context!r} (401)",
+            f"the API server does not accept the credentials of {whose} (401)",
             "they may have expired: log in again; `kubectl auth whoami` tells who you are",
         )
     if status == 404:
