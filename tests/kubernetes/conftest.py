@@ -6,6 +6,7 @@ Owns the process and what a test tells it; `apiserver.py` owns the real one.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -26,14 +27,15 @@ class Cluster:
     def __init__(self, port: int, folder: Path) -> None:
         self.url, self.folder = f"http://127.0.0.1:{port}", folder
 
-    def kubeconfig(self, current: str = "admin", server: str = "") -> Path:
+    def kubeconfig(self, current: str = "admin", server: str = "", authority: Path | None = None) -> Path:
         """A kubeconfig with a context for each user, all of namespace `training`."""
+        trust = {"certificate-authority": str(authority)} if authority else {}
         users = ("admin", "viewer", "expired")
         made = {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": current,
-            "clusters": [{"name": "fake", "cluster": {"server": server or self.url}}],
+            "clusters": [{"name": "fake", "cluster": {"server": server or self.url, **trust}}],
             "users": [{"name": u, "user": {"token": u}} for u in users],
             "contexts": [
                 {"name": u, "context": {"cluster": "fake", "user": u, "namespace": "training"}} for u in users
@@ -93,8 +95,29 @@ def fake_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
         [sys.executable, HERE / "fakeserver.py"], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout
-        yield int(process.stdout.readline())
-        process.terminate()
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="session")
+def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    """Another server, over TLS: its port, and the certificate to trust."""
+    if not shutil.which("openssl"):
+        pytest.skip("no openssl to make a certificate with")
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = folder / "key", folder / "certificate"
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=here", "-days", "2"]
+    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(words, check=True, capture_output=True)
+    server = [sys.executable, str(HERE / "fakeserver.py"), "--tls", str(certificate), str(key)]
+    with subprocess.Popen(server, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            yield int(process.stdout.readline()), certificate
+        finally:
+            process.terminate()
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -278,15 +277,10 @@ def test_no_cluster_at_all(run: Run, job: str, monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_credentials_of_a_pod_in_the_cluster(
-    run: Run, job: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    run: Run, job: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tls_server: tuple[int, Path]
 ) -> None:
     """Without a kubeconfig, in a pod: the service account's token, and over TLS with the cluster's authority."""
-    if not shutil.which("openssl"):
-        pytest.skip("no openssl to make a certificate with")
-    key, certificate = tmp_path / "key", tmp_path / "certificate"
-    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=here", "-days", "2"]
-    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run(words, check=True, capture_output=True)
+    port, certificate = tls_server
     (tmp_path / "token").write_text("admin")
     (tmp_path / "namespace").write_text("training")
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
@@ -294,22 +288,10 @@ def test_credentials_of_a_pod_in_the_cluster(
     monkeypatch.setattr(api, "_NAMESPACE", tmp_path / "namespace")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "runs"))
-    server = [
-        sys.executable,
-        str(Path(__file__).parent / "fakeserver.py"),
-        "--tls",
-        str(certificate),
-        str(key),
-    ]
-    with subprocess.Popen(server, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", process.stdout.readline().strip())
-        try:
-            name = submitted(run, job)
-            now = state(run, name)
-        finally:
-            process.terminate()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(port))
+    name = submitted(run, job, "--name", "inside")
+    now = state(run, name)
     assert (now["state"], now["native_id"]) == ("PENDING", f"training/job/{name}")
 
 
@@ -317,7 +299,11 @@ kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl on 
 
 
 @kubectl
-def test_dry_run_can_be_piped_to_kubectl(cluster: Cluster, run: Run, job: str) -> None:
+def test_dry_run_can_be_piped_to_kubectl(
+    cluster: Cluster, run: Run, job: str, tls_server: tuple[int, Path]
+) -> None:
+    port, certificate = tls_server  # kubectl sends no token without TLS
+    cluster.kubeconfig(server=f"https://127.0.0.1:{port}", authority=certificate)
     for kind in variants.KINDS:
         text = run("kubernetes", job, "--dry-run", "--set", f"cluster.kubernetes.kind={kind}")[1]
         # --validate=false: this server has no OpenAPI
