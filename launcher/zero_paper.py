@@ -98,6 +98,7 @@ def estimate_zero3(
         host = largest if init else parameters
         return int(host * 4 * slots * factor), layer + int(18 * parameters / (slots * hosts))
     each = 18 if offload == "both" else 16
-    host_bytes = parameters * each / hosts if init else parameters * max(4 * slots, each / hosts)
+    part = 1 / hosts  # multiplied in DeepSpeed's order, so that the last digit agrees
+    host_bytes = parameters * each * part if init else parameters * max(4 * slots, each * part)
     kept = 0 if offload == "both" else int(2 * parameters / (slots * hosts))
     return int(host_bytes * factor), layer + kept
