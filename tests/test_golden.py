@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+import sys
+from pathlib import Path
 
 import kubernetes_validate
 import pytest
 from ruamel.yaml import YAML
 
 from tests import golden
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 RENDERED = golden.rendered()
 SCRIPTS = [p for p in RENDERED if p.suffix == ".sh"]
@@ -37,7 +35,9 @@ def test_no_golden_without_a_source() -> None:
 @pytest.mark.parametrize("path", SCRIPTS, ids=name)
 def test_script_is_valid_shell(path: Path) -> None:
     subprocess.run(["bash", "-n", path], check=True)
-    done = subprocess.run(["shellcheck", "--shell=bash", path], capture_output=True, text=True)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("shellcheck"), "--shell=bash", path], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout
 
 

@@ -225,12 +225,16 @@ def test_deepspeeds_own_estimators(parameters: int, largest: int, slots: int, ho
     stage3 = pytest.importorskip("deepspeed.runtime.zero.stage3", reason="its function is the reference")
     for offload in (False, True):
         theirs = stage2.estimate_zero2_model_states_mem_needs(parameters, slots, hosts, offload)
-        assert zero_paper.estimate_zero2(parameters, slots, hosts, offload) == theirs
+        # theirs is rounded after a sum of floats: the last byte may differ
+        assert zero_paper.estimate_zero2(parameters, slots, hosts, offload) == pytest.approx(
+            theirs, rel=0, abs=2
+        )
     for mode in ("none", "optimizer", "both"):
         host, slot, _ = stage3.estimate_zero3_model_states_mem_needs(
             parameters, largest, slots, hosts, mode != "none", mode == "both", init
         )
-        assert zero_paper.estimate_zero3(parameters, largest, slots, hosts, mode, init) == (host, slot)
+        ours = zero_paper.estimate_zero3(parameters, largest, slots, hosts, mode, init)
+        assert ours == pytest.approx((host, slot), rel=0, abs=2)
 
 
 def test_where_the_estimators_differ_from_the_paper() -> None:
