@@ -12,8 +12,9 @@ traffic.py. Pure: presets come in as mappings, the machine as numbers.
     ladder.changes(architecture, machine, wish, presets)    the smallest changes that would make it fit
     ladder.min_hosts(...), ladder.max_model(...)
 
-Rungs are sorted by the bound on their step time (traffic.bound, and STAGE_3 on top) when the machine's GPU and
-fabric have figures; those that come out alike, and all of them without figures, keep the order of RUNGS.
+Rungs are sorted by the bound on their step time (traffic.bound) when the machine's GPU and fabric have figures;
+those that come out alike, and all of them without figures, keep the order of RUNGS. A bound flatters stage 3, so
+it counts as slower than stage 1 by STAGE_3 at least; ZeRO++ competes with it where the fabric is slow.
 """
 
 from __future__ import annotations
@@ -139,13 +140,20 @@ def climb(model: Architecture, machine: Machine, wish: Wish, presets: Presets) -
 def ordered(model: Architecture, machine: Machine, wish: Wish, presets: Presets) -> list[Try]:
     """Every rung that this machine can have, weighed, fastest first."""
     tries = [try_rung(model, machine, wish, rung, presets) for rung in rungs(machine, wish, presets)]
-    return sorted(tries, key=_cost) if all(t.seconds for t in tries) else tries
+    known = {t.rung: t.seconds for t in tries if t.seconds is not None}
+    return sorted(tries, key=lambda t: _cost(t.rung, known)) if len(known) == len(tries) else tries
 
 
-def _cost(step: Try) -> float:
-    overhead = STAGE_3 if step.rung.preset.startswith(("zero3", "zeropp")) else 1.0
+def _cost(rung: Rung, seconds: Mapping[Rung, float]) -> float:
+    """Seconds to sort by. Stage 3 is not taken for faster than stage 1 where that can be had."""
+    cost, first = seconds[rung], seconds.get(Rung("zero1", rung.checkpointing), 0.0)
+    if rung.preset.startswith("zero3"):
+        cost = STAGE_3 * max(cost, first)
+    if rung.preset == "zeropp":
+        plain = seconds.get(Rung("zero3", rung.checkpointing), cost)
+        cost = max(cost / plain * STAGE_3 * max(plain, first), first)
     # Rounded, so that the last digits do not decide between rungs that move the same bytes.
-    return float(f"{overhead * (step.seconds or 0.0):.2e}")
+    return float(f"{cost:.2e}")
 
 
 def rungs(machine: Machine, wish: Wish, presets: Presets) -> Iterator[Rung]:

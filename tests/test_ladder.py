@@ -1,0 +1,179 @@
+"""The first rung that fits, the largest micro batch, the fewest hosts, the largest model, and how fast they come."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launcher import deepspeed, gpus, ladder, models
+from launcher.architecture import Architecture
+
+PRESETS = {name: deepspeed.preset(name) for name in deepspeed.presets()}
+H100, V100 = gpus.GPUS["h100-80gb"], gpus.GPUS["v100-32gb"]
+TB = 10**12
+
+
+def named(name: str) -> Architecture:
+    found = models.load(name)
+    assert isinstance(found, Architecture)
+    return found
+
+
+def machine(
+    hosts: int = 1, gpu: gpus.Gpu = H100, fabric: float | None = 400e9, **more: Any
+) -> ladder.Machine:
+    there = ladder.Machine(hosts, 8, gpu.memory, 2 * TB, 0, gpu, fabric)
+    return replace(there, **more)
+
+
+def wish(micro: int = 1, sequence: int = 2048, checkpointing: bool | None = None, **base: Any) -> ladder.Wish:
+    return ladder.Wish(micro, sequence, {"bf16": {"enabled": True}, **base}, checkpointing)
+
+
+def climb(model: str, there: ladder.Machine, asked: ladder.Wish) -> ladder.Climb:
+    return ladder.climb(named(model), there, asked, PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("model", "there", "asked", "rung"),
+    [
+        ("gpt2", machine(), wish(8, 1024), "zero1"),
+        ("llama-7b", machine(), wish(1, 2048), "zero1"),
+        ("llama-7b", machine(), wish(8, 4096), "zero1 with activation checkpointing"),
+        ("llama-7b", machine(gpu=V100), wish(1, 2048), "zero3"),
+        ("llama-2-70b", machine(4), wish(1, 4096), "zero3 with activation checkpointing"),
+        ("llama-2-70b", machine(4, fabric=12.5e9), wish(1, 4096), "zeropp with activation checkpointing"),
+        ("llama-2-70b", machine(), wish(1, 4096), "zero3-offload-optimizer with activation checkpointing"),
+        (
+            "llama-2-70b",
+            machine(host_memory=TB // 2, nvme=8 * TB),
+            wish(1, 4096),
+            "zero3-nvme with activation checkpointing",
+        ),
+    ],
+)
+def test_known_choices(model: str, there: ladder.Machine, asked: ladder.Wish, rung: str) -> None:
+    found = climb(model, there, asked)
+    assert found.chosen is not None
+    assert found.chosen.rung.name == rung
+
+
+def test_without_figures_the_order_is_fixed() -> None:
+    there = machine(hosts=2, gpu=V100, fabric=None)
+    tried = climb("llama-3-405b", there, wish(1, 8192)).tried
+    assert [t.rung for t in tried] == [r for r in ladder.RUNGS if r.preset != "zero3-nvme"]
+    assert {t.seconds for t in tried} == {None}
+
+
+def test_slow_rungs_come_last_when_the_figures_are_known() -> None:
+    tries = ladder.ordered(named("llama-7b"), machine(nvme=8 * TB), wish(), PRESETS)
+    names = [t.rung.name for t in tries]
+    assert names[:3] == ["zero1", "zero2", "zero3"]
+    assert names[-1] == "zero3-nvme with activation checkpointing"
+    assert names.index("zero2 with activation checkpointing") < names.index("zero2-offload")
+
+
+def test_reasons_name_what_is_short() -> None:
+    there = machine(host_memory=10**11)
+    tried = climb("llama-2-70b", there, wish(1, 4096))
+    assert tried.chosen is None
+    assert tried.largest_micro == 0
+    reasons = {t.rung.name: t.reasons for t in tried.tried}
+    assert reasons["zero3 with activation checkpointing"][0].endswith(" of 84.9 GB")
+    assert reasons["zero3 with activation checkpointing"][0].startswith("a slot needs ")
+    assert any("a host needs" in r for r in reasons["zero3-offload with activation checkpointing"])
+
+
+def test_checkpointing_is_the_jobs_to_forbid_and_to_ask_for() -> None:
+    for asked in (True, False):
+        tried = climb("llama-7b", machine(), wish(8, 4096, checkpointing=asked)).tried
+        assert {t.rung.checkpointing for t in tried} == {asked}
+
+
+def test_what_is_not_known_of_a_machine_is_not_compared() -> None:
+    there = ladder.Machine(1, 8, None)
+    found = climb("llama-3-405b", there, wish())
+    assert found.chosen is not None
+    assert found.chosen.rung.name == "zero1"
+    assert found.largest_micro == 0
+
+
+MODELS = st.sampled_from(
+    ["gpt2", "gpt2-xl", "llama-1b", "llama-7b", "llama-2-70b", "mixtral-8x7b", "qwen2-7b"]
+)
+MACHINES = st.builds(
+    machine,
+    hosts=st.integers(1, 16),
+    gpu=st.sampled_from(list(gpus.GPUS.values())),
+    fabric=st.none() | st.floats(1e9, 1e12),
+    slots=st.integers(1, 8),
+    host_memory=st.sampled_from([TB // 8, TB, 4 * TB]),
+    nvme=st.sampled_from([0, 16 * TB]),
+)
+WISHES = st.builds(wish, st.integers(1, 32), st.sampled_from([128, 1024, 4096]), st.none() | st.booleans())
+
+
+@settings(max_examples=60)
+@given(MODELS, MACHINES, WISHES)
+def test_the_choice_fits_and_nothing_before_it_does(
+    model: str, there: ladder.Machine, asked: ladder.Wish
+) -> None:
+    found = climb(model, there, asked)
+    assert all(t.reasons for t in found.tried[:-1])
+    if found.chosen is None:
+        assert all(t.reasons for t in found.tried)
+        return
+    assert found.chosen is found.tried[-1]
+    assert not found.chosen.reasons
+    assert found.largest_micro >= asked.micro
+    for micro, fits in ((found.largest_micro, True), (found.largest_micro + 1, False)):
+        again = ladder.try_rung(named(model), there, replace(asked, micro=micro), found.chosen.rung, PRESETS)
+        assert again.fits is fits
+
+
+@settings(max_examples=40)
+@given(MODELS, MACHINES, WISHES)
+def test_each_change_makes_it_fit(model: str, there: ladder.Machine, asked: ladder.Wish) -> None:
+    rung = ladder.Rung("zero1", bool(asked.checkpointing))
+    if ladder.try_rung(named(model), there, asked, rung, PRESETS).fits:
+        return
+    for change in ladder.changes(named(model), there, asked, PRESETS, rung):
+        changed = replace(asked, micro=int(change.value)) if change.what == "micro" else asked
+        hosts = replace(there, hosts=int(change.value)) if change.what == "hosts" else there
+        assert ladder.try_rung(named(model), hosts, changed, change.rung, PRESETS).fits
+
+
+def test_fewest_hosts() -> None:
+    model, asked = named("llama-2-70b"), wish(1, 4096)
+    only = ladder.Rung("zero3", True)
+    hosts = ladder.min_hosts(model, machine(), asked, PRESETS, only=only)
+    assert hosts is not None
+    assert ladder.try_rung(model, machine(hosts), asked, only, PRESETS).fits
+    assert not ladder.try_rung(model, machine(hosts - 1), asked, only, PRESETS).fits
+    assert ladder.min_hosts(model, machine(), asked, PRESETS, most=1, only=only) is None
+
+
+def test_largest_model_of_a_family() -> None:
+    family = [named(n) for n in models.named() if n.startswith("gpt-")]
+    small, large = (ladder.max_model(family, machine(h), wish(1, 1024), PRESETS) for h in (1, 16))
+    assert small is not None
+    assert large is not None
+    assert small[0].parameters < large[0].parameters
+    assert small[1].chosen is not None
+    tiny = machine(gpu=replace(V100, memory=10**9))
+    assert ladder.max_model(family, tiny, wish(1, 1024), PRESETS) is None
+
+
+def test_a_climb_takes_less_than_20_milliseconds() -> None:
+    model, there = named("llama-3-405b"), machine(8, nvme=16 * TB)
+    spent = []
+    for _ in range(5):
+        began = time.process_time()
+        ladder.climb(model, there, wish(1, 8192), PRESETS)
+        spent.append(time.process_time() - began)
+    assert min(spent) < 0.020

@@ -1,0 +1,194 @@
+"""Bytes of slots and hosts: worked examples, and what must hold for every model and configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher import activations, memory, models, states, zero
+from launcher.architecture import Architecture
+
+GIB = 2**30
+
+
+def named(name: str) -> Architecture:
+    found = models.load(name)
+    assert isinstance(found, Architecture)
+    return found
+
+
+def settings(stage: int, **keys: Any) -> zero.Zero:
+    return zero.read({"bf16": {"enabled": True}, "zero_optimization": {"stage": stage, **keys}})
+
+
+def test_llama_7b_with_zero2_worked_by_hand() -> None:
+    psi, world, bucket = 6_738_415_616, 64, 200_000_000
+    setup = memory.Setup(world, 8, micro=1, sequence=2048)
+    found = memory.of(named("llama-7b"), settings(2, reduce_bucket_size=bucket, overlap_comm=True), setup)
+    own = -(-psi // world)
+    loss = found.moments["loss"]
+    assert loss.parameters == 2 * psi
+    assert loss.gradients == 0
+    assert loss.optimizer == 12 * own
+    assert loss.buffers == 2 * 2 * bucket  # two buckets in 16 bits
+    # A layer of a llama without grouped heads: 24 hidden and 8 ffn elements in 16 bits, and statistics.
+    layer = 24 * 4096 + 8 * 11008 + 4 * 32 + 8
+    assert loss.activations == 2048 * (32 * layer + 8 * 4096 + 4 + 16)
+    assert loss.logits == 2048 * 32000 * 12
+    assert found.moments["end"].gradients == 2 * own
+    step = found.moments["step"]
+    # The 16-bit part, its flat copy and its fp32 cast; or the fp64 norm of the largest gradient.
+    assert (step.gradients, step.buffers) == (2 * own, max(6 * own, 8 * min(own, 32000 * 4096)))
+    assert found.slot is max(found.moments.values(), key=lambda m: m.total)
+    assert found.checkpoint == 14 * psi
+
+
+def test_llama_7b_with_zero3_keeps_its_shard_and_what_is_gathered() -> None:
+    model = named("llama-7b")
+    psi, world = model.parameters, 64
+    found = memory.of(model, settings(3), memory.Setup(world, 8, 1, 2048))
+    norms = 65 * 4096  # below the persistence threshold
+    assert found.slot.parameters == 2 * (-(-psi // world) + norms)
+    # DeepSpeed's defaults: 1e9 weights may stay, and the 32000 x 4096 embedding is fetched through a copy.
+    assert states.live(model, settings(3), states.retained(settings(3))) == 10**9 + 2 * 32000 * 4096
+    assert found.checkpoint == 12 * psi
+
+
+def test_offload_leaves_weights_on_the_slot_and_states_on_the_host() -> None:
+    model, world = named("llama-7b"), 8
+    own = -(-model.parameters // world)
+    setup = memory.Setup(world, world, 1, 2048)
+    found = memory.of(model, settings(2, offload_optimizer={"device": "cpu"}), setup)
+    assert found.slot.optimizer == found.slot.gradients == 0
+    assert found.host.optimizer == world * 12 * own
+    assert found.host.gradients == world * 4 * own
+    assert found.nvme == 0
+
+
+def test_page_locked_memory_is_rounded_up_to_powers_of_two() -> None:
+    model = named("llama-7b")
+    setup = memory.Setup(1, 1, 1, 2048)
+    pinned = memory.of(model, settings(2, offload_optimizer={"device": "cpu"}), setup).host
+    paged = memory.of(
+        model, settings(2, offload_optimizer={"device": "cpu", "pin_memory": False}), setup
+    ).host
+    psi = model.parameters
+    # 25.1 GiB of master weights, as much of gradients, and 12.6 GiB of weights on their way.
+    rounded = (32 * GIB - 4 * psi) * 2 + 16 * GIB - 2 * psi
+    assert pinned.total - paged.total == rounded
+
+
+def test_nvme() -> None:
+    model, world = named("llama-2-70b"), 8
+    own = -(-model.parameters // world)
+    device = {"device": "nvme", "nvme_path": "/scratch"}
+    keys = {"offload_optimizer": device, "offload_param": device, "sub_group_size": 10**8}
+    found = memory.of(model, settings(3, **keys), memory.Setup(world, world, 1, 2048, checkpointing=True))
+    assert found.nvme == world * own * (12 + 4 + 2)
+    assert found.host.optimizer == 0
+    # The swapper's four tensors of a sub-group in fp32, and the five buffers of 16-bit weights.
+    assert found.host.pinned == world * (4 * 4 * 10**8 + 5 * 2 * 10**8)
+
+
+def test_fused_attention_saves_no_scores() -> None:
+    model = named("gpt2")
+    fused = activations.per_layer(model, 2)
+    eager = activations.per_layer(model, 2, "eager", 1024)
+    assert eager - fused == 12 * 1024 * 6 - 4 * 12
+
+
+STAGES = st.sampled_from([0, 1, 2, 3])
+NAMES = st.sampled_from([n for n in models.named() if n != "byte-gpt"])
+DEVICE = st.sampled_from(["none", "cpu", "nvme"])
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> dict[str, Any]:
+    section: dict[str, Any] = {
+        "stage": draw(STAGES),
+        "overlap_comm": draw(st.booleans()),
+        "contiguous_gradients": draw(st.booleans()),
+        "reduce_bucket_size": draw(st.integers(10**6, 10**9)),
+        "stage3_max_live_parameters": draw(st.integers(0, 10**10)),
+        "stage3_max_reuse_distance": draw(st.integers(0, 10**10)),
+        "stage3_prefetch_bucket_size": draw(st.integers(0, 10**9)),
+        "zero_hpz_partition_size": draw(st.sampled_from([1, 8])),
+        "offload_optimizer": {"device": draw(DEVICE)},
+        "offload_param": {"device": draw(DEVICE)},
+    }
+    return {
+        "bf16": {"enabled": draw(st.booleans())},
+        "gradient_accumulation_steps": draw(st.integers(1, 8)),
+        "optimizer": {"type": draw(st.sampled_from(["AdamW", "Lion", "SGD"]))},
+        "zero_optimization": section,
+    }
+
+
+@st.composite
+def setups(draw: st.DrawFn) -> memory.Setup:
+    slots = draw(st.integers(1, 16))
+    return memory.Setup(
+        world=slots * draw(st.integers(1, 64)),
+        slots=slots,
+        micro=draw(st.integers(1, 32)),
+        sequence=draw(st.integers(1, 8192)),
+        checkpointing=draw(st.booleans()),
+        attention=draw(st.sampled_from(["sdpa", "eager"])),
+        device=draw(st.sampled_from(["cuda", "cpu"])),
+    )
+
+
+@given(NAMES, configs(), setups())
+def test_parts_are_whole_bytes_and_none_is_negative(
+    name: str, config: dict[str, Any], setup: memory.Setup
+) -> None:
+    found = memory.estimate(named(name), config, setup)
+    parts = [dataclasses.asdict(found.host), *map(dataclasses.asdict, found.moments.values())]
+    for value in (v for part in parts for v in part.values()):
+        assert isinstance(value, str) or (isinstance(value, int) and value >= 0)
+    assert found.nvme >= 0
+    assert found.checkpoint > 0
+    assert found.slot.total == max(m.total for m in found.moments.values())
+
+
+@given(NAMES, configs(), setups())
+def test_more_of_anything_needs_no_less(name: str, config: dict[str, Any], setup: memory.Setup) -> None:
+    model = named(name)
+    base = memory.estimate(model, config, setup).slot.total
+    larger = dataclasses.replace(setup, micro=setup.micro + 1)
+    longer = dataclasses.replace(setup, sequence=setup.sequence + 1)
+    for more in (larger, longer):
+        assert memory.estimate(model, config, more).slot.total >= base
+    eager = dataclasses.replace(setup, attention="eager")
+    fused = dataclasses.replace(setup, attention="sdpa")
+    if setup.sequence > 1:
+        scores, none = (memory.estimate(model, config, s).slot.total for s in (eager, fused))
+        assert scores >= none
+
+
+@given(NAMES, configs(), setups())
+def test_more_hosts_need_no_more_on_each(name: str, config: dict[str, Any], setup: memory.Setup) -> None:
+    model = named(name)
+    wider = dataclasses.replace(setup, world=2 * setup.world)
+    before, after = memory.estimate(model, config, setup), memory.estimate(model, config, wider)
+    assert after.slot.total <= before.slot.total
+    assert after.nvme <= before.nvme
+
+
+@given(NAMES, setups())
+def test_each_stage_holds_fewer_states(name: str, setup: memory.Setup) -> None:
+    model = named(name)
+    held = [memory.of(model, settings(s), setup).moments["step"].states for s in range(4)]
+    norms = 2 * states.persistent(model, settings(3))
+    assert held[0] >= held[1] >= held[2] >= held[3] - norms
+
+
+def test_the_planner_loads_no_heavy_package() -> None:
+    heavy = "torch deepspeed transformers pydantic jinja2 ruamel numpy"
+    code = f"import sys, launcher.ladder, launcher.models; print(set('{heavy}'.split()) & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"

@@ -1,0 +1,84 @@
+"""DeepSpeed's keys as the planner reads them, and its defaults against DeepSpeed's own classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launcher import zero
+
+
+def read(**section: Any) -> zero.Zero:
+    return zero.read({"zero_optimization": section})
+
+
+def test_defaults_are_deepspeeds() -> None:
+    config = pytest.importorskip("deepspeed.runtime.zero.config", reason="its defaults are the reference")
+    offload = pytest.importorskip(
+        "deepspeed.runtime.zero.offload_config", reason="its defaults are the reference"
+    )
+    for stage in range(4):
+        theirs, mine = config.DeepSpeedZeroConfig(stage=stage), read(stage=stage)
+        assert mine.overlap == theirs.overlap_comm
+        assert mine.contiguous == theirs.contiguous_gradients
+        assert mine.multi_rank == theirs.use_multi_rank_bucket_allreduce
+        assert mine.reduce_bucket == theirs.reduce_bucket_size
+        assert mine.prefetch == theirs.prefetch_bucket_size
+        assert mine.persistence == theirs.param_persistence_threshold
+        assert mine.max_live == theirs.max_live_parameters
+        assert mine.max_reuse == theirs.max_reuse_distance
+        assert mine.sub_group == theirs.sub_group_size
+        assert mine.hpz == theirs.zero_hpz_partition_size
+        assert mine.quantized_weights == theirs.zero_quantized_weights
+        assert mine.quantized_gradients == theirs.zero_quantized_gradients
+        assert (mine.offload_optimizer, mine.offload_param) == ("none", "none")
+    mine = read(stage=3, offload_optimizer={"device": "cpu"}, offload_param={"device": "nvme"})
+    optimizer, param = (
+        offload.DeepSpeedZeroOffloadOptimizerConfig(),
+        offload.DeepSpeedZeroOffloadParamConfig(),
+    )
+    assert (mine.pin_optimizer, mine.pin_param) == (optimizer.pin_memory, param.pin_memory)
+    assert (mine.optimizer_buffers, mine.param_buffers) == (optimizer.buffer_count, param.buffer_count)
+    assert (mine.param_buffer_size, mine.max_in_cpu) == (param.buffer_size, param.max_in_cpu)
+    assert mine.offload_ratio == optimizer.ratio
+
+
+def test_numbers_may_be_written_as_floats_and_left_to_auto() -> None:
+    assert read(stage=2, reduce_bucket_size=5e7).reduce_bucket == 50_000_000
+    assert read(stage=2, reduce_bucket_size="auto").reduce_bucket == 500_000_000
+    assert read(stage=3, zero_hpz_partition_size="slots").hpz == 1
+    assert read(stage=True).stage == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "weight", "activation", "gradient"),
+    [
+        ({}, 4, 4, 4),
+        ({"bf16": {"enabled": True}}, 2, 2, 2),
+        ({"bfloat16": {"enabled": True}}, 2, 2, 2),
+        ({"fp16": {"enabled": True}}, 2, 2, 2),
+        ({"bf16": {"enabled": False}}, 4, 4, 4),
+        ({"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, 4, 2, 4),
+        ({"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}, 2, 2, 4),
+    ],
+)
+def test_precision(config: dict[str, Any], weight: int, activation: int, gradient: int) -> None:
+    found = zero.read(config)
+    assert (found.weight_bytes, found.activation_bytes, found.gradient_bytes) == (
+        weight,
+        activation,
+        gradient,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "states"), [("AdamW", 2), ("Lion", 1), ("SGD", 0), ("Muon", 2), ("Other", 2)]
+)
+def test_optimizers(kind: str, states: int) -> None:
+    assert zero.read({"optimizer": {"type": kind}}).states == states
+
+
+def test_parameters_are_offloaded_in_stage_3_only() -> None:
+    assert read(stage=2, offload_param={"device": "cpu"}).offload_param == "none"
+    assert read(stage=3, offload_param={"device": "cpu"}).offload_param == "cpu"
