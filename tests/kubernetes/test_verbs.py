@@ -447,6 +447,20 @@ PENDING: list[tuple[dict[str, Any], str]] = [
         'its variables or files are not there: secret "hf-token" not found',
     ),
     ({"state": "creating"}, "-0-abcde is being started"),
+    (
+        {
+            "state": "creating",
+            "initContainerStatuses": [
+                {
+                    "name": "init-pytorch",
+                    "image": "alpine:3.10",
+                    "state": waiting(reason="ErrImagePull", message="denied"),
+                }
+            ],
+        },
+        "image alpine:3.10 cannot be pulled (the training operator's own init container: its flag "
+        "--pytorch-init-container-image): denied",
+    ),
 ]
 
 

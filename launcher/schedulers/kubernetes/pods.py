@@ -111,6 +111,11 @@ def literal(value: str) -> str:
 
 
 def _command(plan: Plan) -> tuple[str, ...]:
+    """The node entry and what ranks run.
+
+    No attempt is told where the controller numbers none: an index has one pod at a time (podReplacementPolicy, or the
+    kubelet's restart in place), so whatever pods are alive may meet.
+    """
     folder = f"{FOLDER}/{plan.id}"
     group = "-$(LWS_GROUP)" if plan.cluster.kubernetes.kind == "leaderworkerset" else ""
     start = ("/bin/bash", "--posix", "-c", literal('. /job/fabric.sh; exec "$@"'), "bash")

@@ -22,9 +22,11 @@ CODES = {
     65: "the loss was not finite",
     69: "a host never came",
     70: "a host was lost",
+    71: "the ranks could not be started",
     73: "the run folder cannot be written",
     74: "a checkpoint could not be written",
     75: "saved before it was done",
+    76: "a host failed preflight",
     137: "killed, most often for want of memory",
 }
 
