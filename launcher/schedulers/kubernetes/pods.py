@@ -116,23 +116,36 @@ def _command(plan: Plan) -> tuple[str, ...]:
     No attempt is told where the controller numbers none: an index has one pod at a time (podReplacementPolicy, or the
     kubelet's restart in place), so whatever pods are alive may meet.
     """
-    folder = f"{FOLDER}/{plan.id}"
-    group = "-$(LWS_GROUP)" if plan.cluster.kubernetes.kind == "leaderworkerset" else ""
+    run = _run(plan)
     start = ("/bin/bash", "--posix", "-c", literal('. /job/fabric.sh; exec "$@"'), "bash")
+    # the run's name may hold a reference, which stays one; no value can hold the mark that stands for it
+    ranks = command.ranks(plan, f"{FOLDER}/\0", f"{JOB}/ds_config.json")
     return (
         # posix: a fabric's script that is missing ends the container, instead of starting it without its settings
         *(start if plan.fabric.script else ()),
         *(containers.PYTHON_INSIDE, f"{containers.CODE_INSIDE}/node.py"),
-        *("--hostfile", f"{JOB}/hostfile{group}", "--run", plan.id + group, "--folder", folder),
+        *(
+            "--hostfile",
+            f"{JOB}/hostfile{run.removeprefix(plan.id)}",
+            "--run",
+            run,
+            "--folder",
+            f"{FOLDER}/{run}",
+        ),
         *("--wait", str(plan.cluster.kubernetes.wait), "--"),
-        *map(literal, command.ranks(plan, folder, f"{JOB}/ds_config.json")),
+        *(literal(word).replace("\0", run) for word in ranks),
     )
+
+
+def _run(plan: Plan) -> str:
+    """The run's id, and the number of the group where there may be several: each has its own hosts and folder."""
+    return plan.id + ("-$(LWS_GROUP)" if plan.cluster.kubernetes.kind == "leaderworkerset" else "")
 
 
 def _environment(plan: Plan) -> tuple[tuple[str, str, str], ...]:
     return (
         *((v.name, literal(v.value), v.why) for v in plan.environment),
-        ("RUN_DIR", f"{FOLDER}/{plan.id}", "where checkpoints and logs go"),
+        ("RUN_DIR", f"{FOLDER}/{_run(plan)}", "where checkpoints and logs go"),
         ("DEEPSPEED_CONFIG", f"{JOB}/ds_config.json", ""),
     )
 
