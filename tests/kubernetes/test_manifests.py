@@ -86,7 +86,8 @@ def test_every_pod_starts_the_node_entry(name: str) -> None:
         words = command[command.index("/opt/venv/bin/python") :]
         assert words[:2] == ["/opt/venv/bin/python", "/opt/job/node.py"]
         assert words[words.index("--hostfile") + 1].startswith("/job/hostfile")
-        assert words[words.index("--folder") + 1] == f"/runs/{PLANS[name].id}"
+        group = "-$(LWS_GROUP)" if name.startswith("leaderworkerset") else ""
+        assert words[words.index("--folder") + 1] == f"/runs/{PLANS[name].id}{group}"
         assert words[words.index("--") + 1 :][:2] == ["-m", "workloads.pretrain"]
         assert not {"sshd", "mpirun", "deepspeed"} & set(command)
 

@@ -113,7 +113,7 @@ def test_every_kind_starts_the_same_ranks(kind: str, more: Object, nodes: Kubele
     running = nodes.start(config_map, templates)
     codes = [pod.wait(90) for pod in running]
     assert codes == [0, 0], "\n".join(pod.log for pod in running)
-    folder = tmp_path / "runs" / plan.id
+    folder = tmp_path / "runs" / (f"{plan.id}-0" if kind == "leaderworkerset" else plan.id)
     told = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(4)]
     assert [t["rank"] for t in told] == [0, 1, 2, 3]
     assert told[0]["met"] == [1, 2, 3]
