@@ -79,6 +79,7 @@ class Store:
             self.namespaces = {"default", "training"}
             self.forbidden: set[tuple[str, str]] = set()  # (verb, plural)
             self.denied: dict[str, str] = {}  # plural → what an admission webhook says
+            self.patience: dict[str, int] = {}  # plural → how often it says so, if not always
             self.warnings: dict[str, str] = {}
             self.numbers = itertools.count(1)
 
@@ -150,7 +151,10 @@ class Store:
         return self.put(plural, namespace, wanted)
 
     def admit(self, plural: str, document: Object) -> None:
-        if plural in self.denied:
+        times = self.patience.get(plural)
+        if plural in self.denied and times != 0:
+            if times:
+                self.patience[plural] = times - 1
             raise Refuse(403 if "quota" in self.denied[plural] else 400, "Forbidden", self.denied[plural])
         found = audit.problems([document])
         if found:
@@ -354,6 +358,7 @@ class Handler(BaseHTTPRequestHandler):
                 case "rules":
                     store.forbidden |= {tuple(f) for f in body.get("forbidden", [])}
                     store.denied |= body.get("denied", {})
+                    store.patience |= body.get("patience", {})
                     store.warnings |= body.get("warnings", {})
                     for plural, api in body.get("apis", {}).items():
                         store.resources[plural] = (api, RESOURCES[plural][1])

@@ -346,6 +346,14 @@ def test_admission_webhook_and_quota_are_told_in_their_words(cluster: Cluster, r
     assert cluster.objects() == {}
 
 
+def test_a_trainjob_waits_until_its_runtime_is_seen(cluster: Cluster, run: Run, job: str) -> None:
+    """Trainer's webhook reads runtimes from a cache, which a new one reaches a moment later."""
+    told = 'admission webhook "validator.trainjob" denied the request: TrainingRuntime "x" not found: must be created'
+    cluster.tell("rules", denied={"trainjobs": told}, patience={"trainjobs": 2})
+    name = submitted(run, job, "--set", "cluster.kubernetes.kind=trainjob")
+    assert ("trainjobs", name) in cluster.objects()
+
+
 # Rehearsal and diff.
 
 

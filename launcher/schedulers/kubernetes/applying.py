@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from launcher.schedulers import Files
 
 Object = dict[str, Any]
+_TRIES = 10
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def apply(plan: Plan, manifest: str) -> str:
         for document in documents[1:]:
             if _find(server, namespace, document) is not None:
                 raise _taken(document, namespace)
-            main = _apply(server, namespace, document)[0]
+            main = _patiently(server, namespace, document)
             done.append(document)
     except BaseException as error:
         left = [_title(d) for d in reversed(done) if not _delete(server, namespace, d)]
@@ -89,6 +91,18 @@ def apply(plan: Plan, manifest: str) -> str:
             server.call("PATCH", _path(namespace, document), patch, api.MERGE, fieldManager=api.MANAGER)
     kind = plan.cluster.kubernetes.kind
     return str(Place(namespace, kind, owner["name"], owner["uid"], server.context))
+
+
+def _patiently(server: api.Server, namespace: str, document: Object) -> Object:
+    """Apply. A TrainJob is refused until Trainer's webhook has seen the runtime that was made a moment before."""
+    for _ in range(_TRIES):
+        try:
+            return _apply(server, namespace, document)[0]
+        except api.Refusal as refusal:
+            if document["kind"] != "TrainJob" or "TrainingRuntime" not in str(refusal):
+                raise
+        time.sleep(0.5)
+    return _apply(server, namespace, document)[0]
 
 
 def _taken(document: Object, namespace: str) -> SubmitError:
