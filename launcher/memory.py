@@ -152,10 +152,11 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     late = whole + states.secondary(model, settings, gathered)
     before = states.waiting(model, settings, setup)
     optim = states.optimizer(model, settings, setup)
-    full = states.buffers(model, settings, setup, states.live(model, settings, kept))
-    least = states.buffers(model, settings, setup, states.live(model, settings, 0))
-    new = settings.weight_bytes * model.largest_parameter
-    flat = states.unreduced(model, settings)
+    full = states.forward_buffers(model, settings, states.live(model, settings, kept))
+    least = states.forward_buffers(model, settings, states.live(model, settings, 0))
+    reducing = states.reduction_buffers(model, settings, setup)
+    new = reducing + settings.weight_bytes * model.largest_parameter
+    flat = reducing + states.unreduced(model, settings)
     return [
         _slot(setup, "loss", early, before, optim, full, use.saved, use.loss),
         _slot(setup, "backward", early, before, optim, full + new, use.first),

@@ -134,22 +134,38 @@ def reduced(model: Architecture, settings: Zero, setup: Setup) -> int:
     return settings.gradient_bytes * shard(model.parameters, setup.world)
 
 
-def buffers(model: Architecture, settings: Zero, setup: Setup, gathered: int = 0) -> int:
-    """Bytes of buckets in forward and backward passes, and of `gathered` elements of weights in stage 3."""
-    width = settings.weight_bytes
+def forward_buffers(model: Architecture, settings: Zero, gathered: int) -> int:
+    """Bytes of buffers until the loss: `gathered` elements of weights, and buckets that are there already.
+
+    Stage 3 has its bucket from the start; stage 1 keeps those of an earlier micro batch.
+    """
     cast = 2 * model.parameters if settings.autocast else 0
-    if settings.stage == 0:
-        return cast
-    if settings.stage < 3:
-        buckets = 2 if settings.overlap else 1
-        used = settings.reduce_bucket * buckets if settings.contiguous and not settings.whole_gradients else 0
-        offloaded = settings.offload_optimizer != "none"
-        staging = width * model.largest_parameter + norm(model, settings, setup) if offloaded else 0
-        return width * used + staging + cast
-    bucket = settings.reduce_bucket if settings.contiguous else 0
-    # A full bucket is rearranged into a second buffer before it is reduce-scattered.
-    rearranged = min(max(settings.reduce_bucket, model.largest_parameter), model.parameters)
-    return width * (bucket + rearranged + gathered) + cast
+    if settings.stage == 3:
+        bucket = settings.reduce_bucket if settings.contiguous else 0
+        return settings.weight_bytes * (bucket + gathered) + cast
+    staged = settings.stage > 0 and settings.offload_optimizer != "none"
+    earlier = buckets(settings) if settings.stage == 1 and settings.accumulation > 1 else 0
+    return cast + earlier + (settings.weight_bytes * model.largest_parameter if staged else 0)
+
+
+def buckets(settings: Zero) -> int:
+    """Bytes of the buckets of stages 1 and 2: two where reduction overlaps with the backward pass."""
+    if not settings.contiguous or settings.whole_gradients:
+        return 0
+    return settings.weight_bytes * settings.reduce_bucket * (2 if settings.overlap else 1)
+
+
+def reduction_buffers(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes of buffers that the reduction of gradients adds in the backward pass."""
+    width = settings.weight_bytes
+    if settings.stage == 0 or settings.whole_gradients:
+        return 0
+    if settings.stage == 3:
+        # A full bucket is rearranged into a second buffer before it is reduce-scattered.
+        return width * min(max(settings.reduce_bucket, model.largest_parameter), model.parameters)
+    there = settings.stage == 1 and settings.accumulation > 1  # counted since the forward pass
+    squares = norm(model, settings, setup) if settings.offload_optimizer != "none" else 0
+    return (0 if there else buckets(settings)) + squares
 
 
 def live(model: Architecture, settings: Zero, kept: int) -> int:
