@@ -164,7 +164,7 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
         _slot(
             setup,
             "step",
-            whole,
+            late,
             states.reduced(model, settings, setup),
             optim,
             states.step(model, settings, setup),

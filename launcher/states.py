@@ -39,7 +39,7 @@ def parameters(model: Architecture, settings: Zero, setup: Setup) -> int:
 def secondary(model: Architecture, settings: Zero, released: int) -> int:
     """Bytes of hpZ's second shard, which each host keeps of `released` weights for its backward pass.
 
-    It is made when the forward pass lets go of a weight, and dropped by the step.
+    It is made when the forward pass lets go of a weight, and dropped after the step.
     """
     return (
         settings.weight_bytes * shard(max(released, 0), settings.hpz)

@@ -11,6 +11,7 @@ and DeepSpeedEngine.get_data_types in deepspeed/runtime/engine.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -67,7 +68,7 @@ class Zero:
 
 
 def read(config: Config) -> Zero:
-    """The settings in `config` (DeepSpeed's keys), with defaults for those missing or "auto"."""
+    """The settings in `config` (DeepSpeed's keys), with defaults for those missing, "auto" or of the wrong kind."""
     zero = _section(config, "zero_optimization")
     optimizer = _section(zero, "offload_optimizer")
     param = _section(zero, "offload_param")
@@ -75,7 +76,7 @@ def read(config: Config) -> Zero:
     low = _flag(bf16, "enabled") or _flag(_section(config, "fp16"), "enabled")
     autocast = _flag(_section(config, "torch_autocast"), "enabled")
     kind = _section(config, "optimizer")
-    stage = _number(zero, "stage", 0)
+    stage = min(_number(zero, "stage", 0), 3)
     weight = 2 if low else 4
     master = 2 if low and _flag(bf16, "bf16_master_weights_and_grads") else 4
     accumulate = _section(config, "data_types").get("grad_accum_dtype")
@@ -122,7 +123,9 @@ def _section(config: Config, key: str) -> Config:
 
 def _number(config: Config, key: str, default: int) -> int:
     value = config.get(key)
-    return int(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else default
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        return default
+    return int(value)
 
 
 def _flag(config: Config, key: str, default: bool = False) -> bool:
@@ -131,7 +134,9 @@ def _flag(config: Config, key: str, default: bool = False) -> bool:
 
 
 def _ratio(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else 1.0
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        return 1.0
+    return float(value)
 
 
 def _device(section: Config) -> str:

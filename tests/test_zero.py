@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from launcher import zero
+from launcher import memory, models, zero
+from launcher.architecture import Architecture
 
 
 def read(**section: Any) -> zero.Zero:
@@ -82,3 +85,28 @@ def test_optimizers(kind: str, states: int) -> None:
 def test_parameters_are_offloaded_in_stage_3_only() -> None:
     assert read(stage=2, offload_param={"device": "cpu"}).offload_param == "none"
     assert read(stage=3, offload_param={"device": "cpu"}).offload_param == "cpu"
+
+
+KEYS = st.sampled_from(
+    [*(f for f in zero.Zero.__dataclass_fields__), "stage", "reduce_bucket_size", "device", "ratio"]
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.dictionaries(KEYS, inner, max_size=4) | st.lists(inner, max_size=2),
+    max_leaves=10,
+)
+SECTIONS = [
+    "zero_optimization",
+    "bf16",
+    "optimizer",
+    "data_types",
+    "gradient_accumulation_steps",
+    "torch_autocast",
+]
+
+
+@given(st.dictionaries(st.sampled_from(SECTIONS), VALUES))
+def test_no_configuration_is_too_strange_to_weigh(config: dict[str, Any]) -> None:
+    model = models.load("gpt2")
+    assert isinstance(model, Architecture)
+    assert memory.estimate(model, config, memory.Setup(8, 8, 1, 128)).slot.total > 0
