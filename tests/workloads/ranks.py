@@ -110,11 +110,12 @@ def start(
     model: str | Mapping[str, Any] = GPT2,
     before: Callable[[], object] | None = None,
     workload: str = "pretrain",
+    module: str = "",
     given: Container[str] = ("deepspeed-config", "run-dir", "model"),
 ) -> Ranks:
     """Start `size` ranks of a run in `folder`/run. A model that is a mapping becomes a folder with that config.
 
-    `given` are the options of the launcher that the workload has.
+    `given` are the options of the launcher that the workload has; `module` is one that is not a workload.
     """
     run_dir = folder / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -126,7 +127,7 @@ def start(
     config = folder / "deepspeed.json"
     config.write_text(json.dumps(deepspeed))
     ours = {"deepspeed-config": config, "run-dir": run_dir, "model": model}
-    command = [sys.executable, "-u", "-m", f"workloads.{workload}"]
+    command = [sys.executable, "-u", "-m", module or f"workloads.{workload}"]
     command += [f"--{name}={value}" for name, value in ours.items() if name in given] + [*args]
     outputs = [folder / f"rank-{rank}.log" for rank in range(size)]
     port = _free_port()
@@ -175,7 +176,7 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
     return {
         **os.environ,
         "PATH": "",  # no compiler, no ninja: nothing may be built at start-up
-        "PYTHONPATH": str(DOCKER),
+        "PYTHONPATH": f"{DOCKER}{os.pathsep}{DOCKER.parent}",
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(size),
