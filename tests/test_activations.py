@@ -57,7 +57,7 @@ def saved_bytes(config: dict[str, Any], low: bool, checkpointing: bool) -> int:
         model = transformers.AutoModelForCausalLM.from_config(made, attn_implementation="sdpa")
     model = model.to(torch.bfloat16 if low else torch.float32).train()
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
     storages = {}
 
