@@ -80,7 +80,7 @@ def trainer(args: argparse.Namespace, note: Callable[[int], None]) -> None:
     model, samples, config = prepare(args)
     rows = [samples(step) for step in range(args.max_steps)]
 
-    class Note(TrainerCallback):
+    class Note(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, _: object, state: object, *__: object, **___: object) -> None:
             note(state.global_step)  # type: ignore[attr-defined]
 
