@@ -14,7 +14,7 @@ from tests.workloads import ranks
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.deepspeed
+pytestmark = [pytest.mark.deepspeed, pytest.mark.xdist_group("finetune")]  # its runs build on each other
 
 T5 = {
     "model_type": "t5",
@@ -22,8 +22,9 @@ T5 = {
     "d_model": 32,
     "d_kv": 8,
     "d_ff": 64,
-    "num_layers": 2,
+    "num_layers": 1,
     "num_heads": 4,
+    "dropout_rate": 0.0,
     "decoder_start_token_id": 0,
     "pad_token_id": 0,
 }
@@ -103,19 +104,19 @@ def test_an_encoder_decoder_with_zero_3(tmp_path: Path) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = ranks.deepspeed(2, stage=3, micro=8)
-    args = ("--seq-length=24", "--log-every=1", "--max-steps=60", "--lr=1e-2", "--export")
+    args = ("--seq-length=24", "--log-every=1", "--max-steps=60", "--lr=3e-2", "--export")
     run = ranks.start(
         tmp_path, 2, config, *args, f"--data={data}", "--tokenizer=bpe:300", model=T5, workload="finetune"
     )
     assert run.wait() == [0, 0], run.output()
     losses = list(run.losses().values())
-    # of the answers' tokens a half is the end and a quarter each is "yes" and "no": their frequencies' entropy
-    assert losses[-1] < 1.5 * math.log(2) < losses[0]
+    # whoever knows that an answer is "yes" or "no" and its end, but not which, pays one bit for two tokens
+    assert losses[-1] < math.log(2) / 2 < losses[0]
     model = AutoModelForSeq2SeqLM.from_pretrained(run.run_dir / "export")
     by = AutoTokenizer.from_pretrained(run.run_dir / "export")
     ids = by("say 7", return_tensors="pt").input_ids
     answer = by.decode(model.generate(ids, max_new_tokens=6, do_sample=False)[0], skip_special_tokens=True)
-    assert answer in {"yes", "no"}
+    assert answer == "yes"
 
 
 def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tests.workloads import ranks
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.deepspeed
+pytestmark = [pytest.mark.deepspeed, pytest.mark.xdist_group("generate")]  # its runs build on each other
 
 PROMPTS = [
     f"{word} statement" for word in ("An assert", "The if", "A del", "x", "Return and yield", "For é", "No")
