@@ -174,7 +174,7 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
                 else []
             ),
         ),
-        image=cluster.image if _has_tag(cluster.image) else f"{cluster.image}:{site.image_tag}",
+        image=_image(cluster, site),
     )
 
 
@@ -243,6 +243,13 @@ def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[nccl.Variabl
 def _secrets(job: Job, cluster: Cluster) -> tuple[Secret, ...]:
     wanted = {**cluster.env, **job.env}
     return tuple(Secret(name, v.secret, v.key or name) for name, v in wanted.items() if v.secret)
+
+
+def _image(cluster: Cluster, site: Site) -> str:
+    """The cluster's image; without a tag, the one that `make image` gives the flavour that these ranks need."""
+    if _has_tag(cluster.image):
+        return cluster.image
+    return f"{cluster.image}:{site.image_tag}-{'cuda' if cluster.gpu else 'cpu'}"
 
 
 def _has_tag(image: str) -> bool:

@@ -230,8 +230,8 @@ def test_automatic_precision(gpu: str | None, precision: str) -> None:
 @pytest.mark.parametrize(
     ("image", "full"),
     [
-        ("train", "train:0123456789ab"),
-        ("registry.example.com:5000/train", "registry.example.com:5000/train:0123456789ab"),
+        ("train", "train:0123456789ab-cpu"),
+        ("registry.example.com:5000/train", "registry.example.com:5000/train:0123456789ab-cpu"),
         ("registry.example.com:5000/train:1", "registry.example.com:5000/train:1"),
         ("train@sha256:aa", "train@sha256:aa"),
         ("/images/train.sqsh", "/images/train.sqsh"),
@@ -240,3 +240,7 @@ def test_automatic_precision(gpu: str | None, precision: str) -> None:
 )
 def test_image_tag(image: str, full: str) -> None:
     assert samples.decided(image=image).image == full
+
+
+def test_image_flavour() -> None:
+    assert samples.decided(image="train", gpu="h100-80gb").image == "train:0123456789ab-cuda"

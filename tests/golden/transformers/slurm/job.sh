@@ -67,7 +67,7 @@ trap : TERM USR2  # the ranks act on signals; this script only waits for them
 # One task a host; the node entry starts the ranks. The hosts end together when one fails.
 srun --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-task=112 \
   --output="$run/logs/node-%n.log" --open-mode=append \
-  '--container-image=registry.example.com#deepspeed-train:0123456789ab' \
+  '--container-image=registry.example.com#deepspeed-train:0123456789ab-cuda' \
     --container-mounts=/shared/runs:/shared/runs,/tmp:/tmp,/lustre/data:/data:ro \
     --no-container-mount-home \
     --container-env=NCCL_DEBUG,NCCL_NET,TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR,RUN_DIR,DEEPSPEED_CONFIG,SLURM_NODEID /opt/venv/bin/python /opt/job/node.py \
