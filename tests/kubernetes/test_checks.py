@@ -65,7 +65,7 @@ WHOLES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
         {},
         {"image": "Registry.example.com/Train"},
         {},
-        "'Registry.example.com/Train:0123456789ab' is not the name",
+        "'Registry.example.com/Train:0123456789ab-cuda' is not the name",
     ),
     ({}, {"image": " "}, {}, "is not the name of a container image"),
     ({}, {"image": "/images/train.sqsh"}, {}, "is a file; Kubernetes pulls images from a registry"),
