@@ -209,7 +209,8 @@ def test_every_object_tells_what_it_was_made_of() -> None:
             labels, notes = document["metadata"]["labels"], document["metadata"]["annotations"]
             assert labels["app.kubernetes.io/managed-by"] == "launcher"
             assert labels["launcher/run"] == labels["app.kubernetes.io/instance"] == PLANS[name].id
-            assert notes["launcher/image"] == "registry.example.com/deepspeed-train:0123456789ab-cuda"
+            flavour = "cuda" if PLANS[name].gpu else "cpu"
+            assert notes["launcher/image"] == f"registry.example.com/deepspeed-train:0123456789ab-{flavour}"
             assert notes["launcher/git-commit"] == "fedcba987654"
             assert re.fullmatch(r"[0-9a-f]{16}", notes["launcher/config-hash"])
 
