@@ -12,20 +12,15 @@ import math
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from workloads import architectures, chat, checkpoints, engines, metrics, options, rewards, session
+from workloads import architectures, chat, checkpoints, engines, judges, metrics, options, rewards, session
 from workloads.checkpoints import Identity, Progress
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
     from deepspeed import DeepSpeedEngine
-
-    # ids, mask, places and where answers begin → a number for each answer
-    Score = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -94,7 +89,7 @@ class Training:
     policy: DeepSpeedEngine
     critic: DeepSpeedEngine
     reference: DeepSpeedEngine
-    score: Score
+    score: judges.Score
     identity: Identity
     prompts: list[list[int]]
     progress: Progress
@@ -159,14 +154,14 @@ def prepare(args: argparse.Namespace, this: Session, stage: chat.Stage) -> Train
     found = checkpoints.find(this, args.resume, identity, stage.log)
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
     slower = argparse.Namespace(**{**vars(args), "lr": args.critic_lr or args.lr})
-    score = rule_score(args, stage) if ruled else model_score(args, this, stage)
+    score = judges.rule_score(args, stage) if ruled else judges.model_score(args, this, stage)
     training = Training(
         args,
         this,
         stage,
         policy=engines.start(policy, config, args),
-        critic=engines.start(critic_of(critic), config, slower),
-        reference=frozen(reference, stage, args),
+        critic=engines.start(judges.critic(critic), config, slower),
+        reference=judges.frozen(reference, stage, args),
         score=score,
         identity=identity,
         prompts=[
@@ -195,62 +190,6 @@ def prepare(args: argparse.Namespace, this: Session, stage: chat.Stage) -> Train
         f"{identity.precision}; " + (f"resumed from {training.saved}" if found else "from the start")
     )
     return training
-
-
-def critic_of(model: Any) -> Any:
-    """A model that gives a number to every token instead of one to the whole text, by the same layers."""
-    from torch import nn
-
-    class Critic(nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.judge = model
-
-        def forward(self, **given: torch.Tensor) -> torch.Tensor:
-            backbone = getattr(self.judge, self.judge.base_model_prefix)
-            values: torch.Tensor = self.judge.score(backbone(**given, use_cache=False).last_hidden_state)
-            return values.squeeze(-1).float()
-
-    return Critic()
-
-
-def frozen(model: Any, stage: chat.Stage, args: argparse.Namespace) -> DeepSpeedEngine:
-    """An engine that only computes; its parameters are partitioned if the policy's are, or if they are offloaded."""
-    import deepspeed
-
-    zero: dict[str, Any] = {"stage": 3 if engines.stage(stage.config) == 3 else 0}
-    if args.offload_frozen:
-        zero = {"stage": 3, "offload_param": {"device": "cpu"}}
-    kept = {key: stage.config[key] for key in (*engines.BATCH, "bf16", "fp16") if key in stage.config}
-    engine, *_ = deepspeed.initialize(
-        model=model, config={**kept, "zero_optimization": zero}, dist_init_required=False
-    )
-    engine.eval()
-    return engine
-
-
-def model_score(args: argparse.Namespace, this: Session, stage: chat.Stage) -> Score:
-    """The reward model of --reward, which stands still."""
-    model = this.together(lambda: chat.judge(args.reward, stage.config, stage.tokenizer, trained=True))
-    engine = frozen(model, stage, args)
-
-    def score(ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, _: int) -> torch.Tensor:
-        logits: torch.Tensor = engine(input_ids=ids, attention_mask=mask, position_ids=places).logits
-        return logits.squeeze(-1).float()
-
-    return score
-
-
-def rule_score(args: argparse.Namespace, stage: chat.Stage) -> Score:
-    """The rule of --reward, on the answers' text."""
-    import torch
-
-    def score(ids: torch.Tensor, mask: torch.Tensor, _: torch.Tensor, begin: int) -> torch.Tensor:
-        answers = [row[kept.bool()] for row, kept in zip(ids[:, begin:], mask[:, begin:], strict=True)]
-        texts = [stage.tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
-        return torch.tensor([rewards.RULES[args.reward](text) for text in texts], device=ids.device)
-
-    return score
 
 
 def sample(training: Training, prompts: list[list[int]]) -> Answers:
