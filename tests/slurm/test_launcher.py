@@ -53,11 +53,18 @@ def test_a_failing_rank_gives_its_code_and_name(site: Site) -> None:
     assert site.cluster.sh(f"sacct -X -n -P -j {run['native_id']} -o State,ExitCode") == "FAILED|3:0"
 
 
-def test_cancel(site: Site) -> None:
+@pytest.mark.parametrize("by", ["launcher", "scancel"])
+def test_cancel(site: Site, by: str) -> None:
     run = site.submit("args.step-delay=1", "args.max-steps=300")
     site.wait(run, lambda _: bool(site.metrics(run)))
-    site.launcher("cancel", run)
+    if by == "launcher":
+        site.launcher("cancel", run)
+    else:
+        site.cluster.sh(f"scancel {site.status(run)['native_id']}")
     assert site.ended(run)["state"] == "CANCELLED"
+    # The ranks saved and left with the code that otherwise puts a job back into the queue.
+    site.cluster.wait_for_state(site.status(run)["native_id"], "CANCELLED")
+    assert "put back" not in (site.path(run) / "logs" / "job.log").read_text()
 
 
 def test_walltime_saves_requeues_and_resumes(site: Site) -> None:

@@ -102,6 +102,12 @@ case $code in
 esac
 # 75: saved on a signal. 70: a host was lost, which Slurm may notice later than we do; it keeps the job until then.
 if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
+  # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
+  if [ -e "$run/cancelled" ] ||
+    scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null | tr -d ' \n' | grep -q '"job_state":\["CANCELLED"'; then
+    echo "cancelled; \`launcher resume gpt2-xl-24e665\` goes on from the last checkpoint"
+    finish "$code"
+  fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
     echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume gpt2-xl-24e665\` goes on"
