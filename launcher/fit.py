@@ -8,14 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from launcher import deepspeed, gpus, ladder, models, traffic, workloads, zero
+from launcher import deepspeed, workloads
 from launcher.errors import PlanError, Problem, SpecError
+from launcher.sizing import gpus, ladder, models, traffic, zero
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from launcher.architecture import Architecture
-    from launcher.ladder import Climb, Machine, Rung, Try, Wish
+    from launcher.sizing.architecture import Architecture
+    from launcher.sizing.ladder import Climb, Machine, Rung, Try, Wish
     from launcher.spec import Cluster, Job
 
 # The workloads whose memory the formulas describe: one model, its gradients and one optimizer.

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from launcher import ROOT, deepspeed, fit, gpus, nccl, spec, workloads, yamlfile
+from launcher import ROOT, deepspeed, fit, nccl, spec, workloads, yamlfile
 from launcher.errors import Place, Problem, SpecError, did_you_mean, shown
+from launcher.sizing import gpus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

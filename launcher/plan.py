@@ -10,8 +10,9 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from launcher import deepspeed, fit, gpus, nccl, workloads
+from launcher import deepspeed, fit, nccl, workloads
 from launcher.errors import LauncherError, PlanError, Problem
+from launcher.sizing import gpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

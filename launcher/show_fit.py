@@ -8,7 +8,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from launcher import ladder, traffic, units, zero
+from launcher import units
+from launcher.sizing import ladder, traffic, zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from launcher import architecture, memory, models, traffic, zero
+from launcher.sizing import architecture, memory, models, traffic, zero
 
 pytest.importorskip("deepspeed", reason="the train extra is not installed")
 

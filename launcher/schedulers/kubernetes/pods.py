@@ -12,8 +12,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from launcher import command, containers, memory, nccl, render
+from launcher import command, containers, nccl, render
 from launcher.schedulers.kubernetes import kinds, queues, security
+from launcher.sizing import memory
 
 if TYPE_CHECKING:
     from launcher.plan import Plan

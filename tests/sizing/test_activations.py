@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launcher import activations, architecture, models
+from launcher.sizing import activations, architecture, models
 
 SMALL: dict[str, Any] = {
     "vocab_size": 512,

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher import architecture, errors, families, models
+from launcher import errors
+from launcher.sizing import architecture, families, models
 
 if TYPE_CHECKING:
     from pathlib import Path

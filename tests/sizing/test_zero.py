@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import memory, models, zero
-from launcher.architecture import Architecture
+from launcher.sizing import memory, models, zero
+from launcher.sizing.architecture import Architecture
 
 
 def read(**section: Any) -> zero.Zero:

@@ -12,9 +12,9 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from launcher.architecture import Architecture
-    from launcher.memory import Setup
-    from launcher.zero import Zero
+    from launcher.sizing.architecture import Architecture
+    from launcher.sizing.memory import Setup
+    from launcher.sizing.zero import Zero
 
 DOUBLE = 8
 # Gradients that the engine flattens for one all-reduce without ZeRO (DeepSpeedEngine.buffered_allreduce_fallback).

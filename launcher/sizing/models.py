@@ -29,12 +29,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import launcher
-from launcher import errors, families
+from launcher import errors
+from launcher.sizing import families
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from launcher import architecture
+    from launcher.sizing import architecture
 
     Config = Mapping[str, object]
 

@@ -50,7 +50,9 @@ class Architecture:
     layer: tuple[Weight, ...]
     norms: tuple[Weight, ...]  # after the last layer
     head: tuple[Weight, ...]  # empty when tied
-    mlp_tensors: int  # tensors of the MLP's width that its backward pass needs (launcher/activations.py)
+    mlp_tensors: (
+        int  # tensors of the MLP's width that its backward pass needs (launcher/sizing/activations.py)
+    )
     dropout: bool = False  # after attention and MLP
     experts: int = 0
     active_experts: int = 0

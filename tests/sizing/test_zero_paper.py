@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import memory, models, states, traffic, zero, zero_paper
-from launcher.architecture import Architecture
+from launcher.sizing import memory, models, states, traffic, zero, zero_paper
+from launcher.sizing.architecture import Architecture
 
 GB = 10**9
 BILLION = 10**9

@@ -18,15 +18,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launcher import states
+from launcher.sizing import states
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from launcher.architecture import Architecture
-    from launcher.gpus import Gpu
-    from launcher.memory import Setup
-    from launcher.zero import Zero
+    from launcher.sizing.architecture import Architecture
+    from launcher.sizing.gpus import Gpu
+    from launcher.sizing.memory import Setup
+    from launcher.sizing.zero import Zero
 
 # Bytes of host memory that one parameter's Adam update reads and writes: master weight, two moments, gradient
 # read, master weight and moments written, all fp32, and the weight in 16 bits.

@@ -4,7 +4,7 @@ Owns the families that can be counted; leaves names, files and what is a causal 
 
     families.FAMILIES["llama"](families.Keys(config, place), "llama-7b") -> architecture.Architecture
 
-Tensor names and shapes are those of transformers 5 (tests/test_models.py builds them on its meta device and
+Tensor names and shapes are those of transformers 5 (tests/sizing/test_models.py builds them on its meta device and
 compares). Missing keys take the defaults of transformers' configuration classes.
 """
 
@@ -15,7 +15,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from launcher import architecture, errors
+from launcher import errors
+from launcher.sizing import architecture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

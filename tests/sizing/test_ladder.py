@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher import deepspeed, gpus, ladder, models
-from launcher.architecture import Architecture
+from launcher import deepspeed
+from launcher.sizing import gpus, ladder, models
+from launcher.sizing.architecture import Architecture
 
 PRESETS = {name: deepspeed.preset(name) for name in deepspeed.presets()}
 H100, V100 = gpus.GPUS["h100-80gb"], gpus.GPUS["v100-32gb"]

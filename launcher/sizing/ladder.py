@@ -24,14 +24,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from launcher import memory, traffic, zero
+from launcher.sizing import memory, traffic, zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from launcher.architecture import Architecture
-    from launcher.gpus import Gpu
-    from launcher.memory import Memory, Setup
+    from launcher.sizing.architecture import Architecture
+    from launcher.sizing.gpus import Gpu
+    from launcher.sizing.memory import Memory, Setup
 
 Presets = Mapping[str, Mapping[str, Any]]
 

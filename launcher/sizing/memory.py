@@ -23,13 +23,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launcher import activations, states, zero
+from launcher.sizing import activations, states, zero
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from launcher.architecture import Architecture
-    from launcher.zero import Config, Zero
+    from launcher.sizing.architecture import Architecture
+    from launcher.sizing.zero import Config, Zero
 
 GIB = 2**30
 MIB = 2**20

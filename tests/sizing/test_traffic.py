@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import gpus, memory, models, traffic, zero
-from launcher.architecture import Architecture
+from launcher.sizing import gpus, memory, models, traffic, zero
+from launcher.sizing.architecture import Architecture
 
 
 def named(name: str) -> Architecture:

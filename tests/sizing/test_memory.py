@@ -10,8 +10,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import activations, memory, models, states, zero
-from launcher.architecture import Architecture
+from launcher.sizing import activations, memory, models, states, zero
+from launcher.sizing.architecture import Architecture
 
 GIB = 2**30
 
@@ -192,5 +192,6 @@ def test_each_stage_holds_fewer_states(name: str, setup: memory.Setup) -> None:
 
 def test_the_planner_loads_no_heavy_package() -> None:
     heavy = "torch deepspeed transformers pydantic jinja2 ruamel numpy"
-    code = f"import sys, launcher.ladder, launcher.models; print(set('{heavy}'.split()) & set(sys.modules))"
+    modules = "launcher.sizing.ladder, launcher.sizing.models"
+    code = f"import sys, {modules}; print(set('{heavy}'.split()) & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
