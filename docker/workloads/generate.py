@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, engines, inference, metrics, options, session, tokenizer
+from workloads import engines, inference, metrics, options, session, tokenizer
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
@@ -234,8 +234,7 @@ def split(rows: list[dict[str, Any]], size: int) -> list[Part]:
 
 def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:
     """The tokenizer that --tokenizer names. Raises Stop when there is none."""
-    own = "bytes" if architectures.named(args.model) else args.model
-    return tokenizer.existing(own if args.tokenizer == "auto" else args.tokenizer)
+    return tokenizer.of_model(args.model) if args.tokenizer == "auto" else tokenizer.existing(args.tokenizer)
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:

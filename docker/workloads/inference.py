@@ -86,15 +86,20 @@ def load(args: argparse.Namespace, dtype: torch.dtype) -> PreTrainedModel:
         torch.manual_seed(args.seed)
         settings = architectures.config(args.model)
         return AutoModelForCausalLM.from_config(settings, dtype=dtype).eval()
-    if not architectures.has_weights(args.model):
-        raise Stop(
-            f"model {args.model!r} has no trained weights: name a folder that pretrain --export wrote, or a hub "
-            "name, or rehearse with --random-weights"
-        )
+    need_weights(args.model)
     try:
         return AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).eval()
     except (OSError, ValueError) as error:
         raise Stop(f"model {args.model!r}: {str(error).strip().splitlines()[0]}") from error
+
+
+def need_weights(model: str) -> None:
+    """Raise Stop for a model that has no trained weights."""
+    if not architectures.has_weights(model):
+        raise Stop(
+            f"model {model!r} has no trained weights: name a folder that pretrain --export wrote, or a hub "
+            "name, or rehearse with --random-weights"
+        )
 
 
 def _zero(

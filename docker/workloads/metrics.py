@@ -25,6 +25,7 @@ An event has "event", "step" and "time":
   skipped     tag, reason: a broken checkpoint was passed over at the start
   eval        loss (nats per token), bits_per_byte
   saved       tag (or null: nothing new to save), signal: the run stops on a signal and can be started again
+  ready       url, seconds: a server answers there
   end         status: "done", or "failed" with a reason
 """
 

@@ -36,6 +36,7 @@ def _bounded(kind: type[int] | type[float], low: float, high: float, meaning: st
 factor = _bounded(int, 2, math.inf, "a whole number of at least 2")
 positive = _bounded(int, 1, math.inf, "a whole number of at least 1")
 count = _bounded(int, 0, math.inf, "a whole number of at least 0")
+port = _bounded(int, 0, 65535, "a port from 0 to 65535")
 exit_code = _bounded(int, 1, 255, "an exit code from 1 to 255")
 rate = _bounded(float, sys.float_info.min, math.inf, "a number above 0")
 number = _bounded(float, 0.0, math.inf, "a number of at least 0")

@@ -151,6 +151,18 @@ def run(
     _leave(code, orderly)
 
 
+def run_apart(parser: argparse.ArgumentParser, program: Callable[[argparse.Namespace], int]) -> None:
+    """Like `run` for a program whose ranks never talk to each other: without torch, and no Session."""
+    _listen()
+    try:
+        code = program(options.parse(parser))
+    except Stop as stop:
+        code = stop.code
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            print(f"{parser.prog.split('.')[-1]}: error: {stop.message}", file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
 def asked_to_stop() -> str | None:
     """The name of the signal this rank got, if any."""
     return signal.Signals(_signals[0]).name if _signals else None

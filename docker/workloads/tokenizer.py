@@ -58,6 +58,11 @@ def existing(name: str) -> PreTrainedTokenizerBase:
     return _wrapped(_bytes(), "bytes") if name == "bytes" else _existing(name)
 
 
+def of_model(model: str) -> PreTrainedTokenizerBase:
+    """A model's own tokenizer; bytes for a named architecture. Raises Stop when it brings none."""
+    return existing("bytes" if architectures.named(model) else model)
+
+
 def for_examples(
     session: Session, args: argparse.Namespace, vocabulary: int, rows: list[dict[str, str]]
 ) -> PreTrainedTokenizerBase:
