@@ -40,10 +40,9 @@ def node_entry(runtime: str, plan: Plan, gate: bool = False) -> list[str]:
     """
     script = plan.job.workload
     if inside(runtime) and workloads.is_script(script) and not script.startswith("/"):
-        raise PlanError(
-            f"workload {script!r}: a container does not start in this folder",
-            hint="write its absolute path, and mount its folder (`mounts:` of the cluster file)",
-        )
+        hint = "write its absolute path, and mount its folder (`mounts:` of the cluster file)"
+        what = f"workload {script!r}: a container does not start in this folder"
+        raise PlanError(Problem(what, hint, about=("job", "workload")))
     entry = RUNTIMES[runtime](plan)
     python, code = (
         (PYTHON_INSIDE, CODE_INSIDE) if inside(runtime) else (plan.site.python, f"{plan.site.root}/docker")
@@ -94,6 +93,7 @@ def _none(plan: Plan) -> Entry:
                 Problem(
                     f"without a container nothing can show {m.host} as {m.inside}",
                     "use the host's path on both sides, or a container runtime",
+                    about=("cluster", "mounts", m.inside),
                 )
                 for m in moved
             )

@@ -39,9 +39,12 @@ def batch(micro: int, accumulation: int | None, train: int | None, world_size: i
     one_pass = micro * world_size
     if accumulation is not None and train is not None and accumulation * one_pass != train:
         raise PlanError(
-            f"batch.global {train} is not micro {micro} × accumulation {accumulation} × world size {world_size}"
-            f" = {accumulation * one_pass}",
-            hint="leave one of them out",
+            Problem(
+                f"batch.global {train} is not micro {micro} × accumulation {accumulation} × world size {world_size}"
+                f" = {accumulation * one_pass}",
+                "leave one of them out",
+                about=("job", "batch", "global"),
+            )
         )
     train = train or one_pass * (accumulation or 1)
     if train % one_pass:
@@ -49,8 +52,11 @@ def batch(micro: int, accumulation: int | None, train: int | None, world_size: i
         nearest = f"{below} or {above}" if below else str(above)
         best = min(_divisors(train, world_size), key=lambda m: (abs(m - micro), m), default=None)
         raise PlanError(
-            f"batch.global {train} does not divide by micro {micro} × world size {world_size} = {one_pass}",
-            hint=f"use batch.global {nearest}" + (f", or batch.micro {best}" if best else ""),
+            Problem(
+                f"batch.global {train} does not divide by micro {micro} × world size {world_size} = {one_pass}",
+                f"use batch.global {nearest}" + (f", or batch.micro {best}" if best else ""),
+                about=("job", "batch", "global"),
+            )
         )
     return Batch(micro, train // one_pass, train)
 

@@ -1,6 +1,7 @@
 """Every way a command can fail, each with its exit code; `cli.main` catches them in one place.
 
-Owns exit codes and the form of a message; the words are written where the problem is found.
+Owns exit codes and the form of a message; the words are written where the problem is found. What is found after the
+files were read names its field (`about`), and `at` looks up where that stands.
 
     LauncherError
     ├── SpecError          2  the job or cluster file, or the command line, is wrong
@@ -13,12 +14,19 @@ Owns exit codes and the form of a message; the words are written where the probl
 from __future__ import annotations
 
 import difflib
+import functools
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    # "job" or "cluster" → the path of a field in that file → where it stands
+    Places = Mapping[str, Mapping[tuple[str | int, ...], "Place"]]
+
+Failure = TypeVar("Failure", bound="LauncherError")
+Files = TypeVar("Files")
 
 
 @dataclass(frozen=True, order=True)
@@ -35,11 +43,25 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: where, what, and what to do next (`hint`, may be empty)."""
+    """One thing that is wrong: where, what, and what to do next (`hint`, may be empty).
+
+    `about` is the field of a file, such as ("job", "batch", "global"), where the place is not known yet.
+    """
 
     message: str
     hint: str = ""
     place: Place | None = None
+    about: tuple[str | int, ...] = ()
+
+    def at(self, places: Places) -> Problem:
+        """With the place of the field that it is about, or of the nearest one above it that was written."""
+        if self.place or not self.about:
+            return self
+        file, *path = self.about
+        written = places.get(str(file), {})
+        while path and tuple(path) not in written:
+            path.pop()
+        return replace(self, place=written.get(tuple(path)))
 
     def __str__(self) -> str:
         where = f"{self.place}: " if self.place else ""
@@ -54,6 +76,23 @@ class LauncherError(Exception):
     def __init__(self, *problems: Problem | str, hint: str = "") -> None:
         self.problems = [p if isinstance(p, Problem) else Problem(p, hint) for p in problems]
         super().__init__("\n".join(map(str, self.problems)))
+
+    def at(self: Failure, places: Places) -> Failure:
+        """The same with the places of the fields that its problems are about."""
+        return type(self)(*(p.at(places) for p in self.problems))
+
+
+def located(render: Callable[[Any], Files]) -> Callable[[Any], Files]:
+    """`render`, a function of a Plan, whose failures say where in the plan's files the fault is."""
+
+    @functools.wraps(render)
+    def wrapped(plan: Any) -> Files:
+        try:
+            return render(plan)
+        except LauncherError as error:
+            raise error.at(plan.places) from None
+
+    return wrapped
 
 
 class SpecError(LauncherError):

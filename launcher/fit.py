@@ -64,9 +64,11 @@ class Fit:
         )
         if not self.climb:
             reasons = "; ".join(self.weighed.reasons)
-            return PlanError(Problem(f"{self.rung.name} does not fit: {reasons}", f"use {hint}"))
-        tried = [f"{t.rung.name}: {'; '.join(t.reasons)}" for t in self.climb.tried]
-        return PlanError("no DeepSpeed configuration fits:\n  " + "\n  ".join(tried), hint=f"use {hint}")
+            what, about = f"{self.rung.name} does not fit: {reasons}", ("job", "deepspeed")
+        else:
+            tried = [f"{t.rung.name}: {'; '.join(t.reasons)}" for t in self.climb.tried]
+            what, about = "no DeepSpeed configuration fits:\n  " + "\n  ".join(tried), ("job", "model")
+        return PlanError(Problem(what, f"use {hint}", about=about))
 
 
 def _setting(change: ladder.Change) -> str:

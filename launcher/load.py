@@ -114,6 +114,7 @@ def _validate(document: Document, model: type[Model], problems: list[Problem]) -
     made = None
     try:
         made = model.model_validate(document.data)
+        made.written(document.places)
     except ValidationError as error:
         found += [_problem(e, document, model) for e in error.errors(include_url=False)]
     problems += found

@@ -75,8 +75,11 @@ def require(fabric: Fabric, scheduler: str) -> None:
     same = [name for name in FABRICS if f"{name}-".startswith(f"{machine}-")]
     there = [name for name in same if scheduler in FABRICS[name].schedulers]
     raise errors.PlanError(
-        f"fabric {fabric.name!r} is for {' and '.join(fabric.schedulers)}, not for {scheduler}",
-        hint=f"use `fabric: {there[0]}`" if there else f"its sources do not describe it for {scheduler}",
+        errors.Problem(
+            f"fabric {fabric.name!r} is for {' and '.join(fabric.schedulers)}, not for {scheduler}",
+            f"use `fabric: {there[0]}`" if there else f"its sources do not describe it for {scheduler}",
+            about=("cluster", "fabric"),
+        )
     )
 
 

@@ -17,6 +17,7 @@ from launcher.sizing import gpus
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from launcher.errors import Places
     from launcher.nccl import Fabric
     from launcher.spec import Cluster, Job
 
@@ -97,6 +98,11 @@ class Plan:
         return self.nodes > 1 if self.job.preflight is None else self.job.preflight
 
     @property
+    def places(self) -> Places:
+        """Where the fields of both files stand, for what is found wrong later."""
+        return {"job": self.job.places, "cluster": self.cluster.places}
+
+    @property
     def folder(self) -> str:
         return f"{self.site.runs}/{self.id}"
 
@@ -128,7 +134,14 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
     fabric = nccl.FABRICS[cluster.fabric]
     problems: list[Problem] = list(_impossible(job, cluster))
     findings = _lint(job, cluster, fabric)
-    problems += [Problem(f"env.{f.name}: {f.message}") for f in findings if f.severity == "error"]
+    problems += [
+        Problem(
+            f"env.{f.name}: {f.message}", about=("job" if f.name in job.env else "cluster", "env", f.name)
+        )
+        for f in findings
+        if f.severity == "error"
+    ]
+    places: Places = {"job": job.places, "cluster": cluster.places}
     gpu = gpus.GPUS[cluster.gpu] if cluster.gpu else None
     precision = job.precision if job.precision != "auto" else _precision(gpu)
     try:
@@ -147,9 +160,9 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
             cluster.nvme.path if cluster.nvme else None,
         )
     except LauncherError as error:
-        raise PlanError(*problems, *error.problems) from None
+        raise PlanError(*problems, *error.problems).at(places) from None
     if problems:
-        raise PlanError(*problems)
+        raise PlanError(*problems).at(places)
     return Plan(
         id=_id(job, cluster, site, suffix),
         job=job,
@@ -204,21 +217,30 @@ def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
         yield Problem(
             f"the job wants {job.nodes} hosts and the cluster has {cluster.hosts}",
             f"use nodes: {cluster.hosts}",
+            about=("job", "nodes"),
         )
     if cluster.cpus and cluster.gpu is None and cluster.slots > cluster.cpus:
         yield Problem(
-            f"slots {cluster.slots} is more than the host's {cluster.cpus} cores", "use fewer slots"
+            f"slots {cluster.slots} is more than the host's {cluster.cpus} cores",
+            "use fewer slots",
+            about=("cluster", "slots"),
         )
     if job.precision == "fp16" and cluster.gpu is None:
-        yield Problem("precision fp16 needs a GPU", "use bf16 or fp32 on a CPU")
+        yield Problem("precision fp16 needs a GPU", "use bf16 or fp32 on a CPU", about=("job", "precision"))
     if cluster.gpu and job.precision == "bf16" and gpus.GPUS[cluster.gpu].capability < (8, 0):
-        yield Problem(f"{cluster.gpu} has no bf16 (compute capability 8.0 and up)", "use precision: fp16")
+        yield Problem(
+            f"{cluster.gpu} has no bf16 (compute capability 8.0 and up)",
+            "use precision: fp16",
+            about=("job", "precision"),
+        )
     if (
         not workloads.is_script(job.workload)
         and job.model is None
         and "model" in workloads.required(job.workload)
     ):
-        yield Problem(f"workload {job.workload!r} needs a model", "add `model:` to the job")
+        yield Problem(
+            f"workload {job.workload!r} needs a model", "add `model:` to the job", about=("job", "model")
+        )
 
 
 def _lint(job: Job, cluster: Cluster, fabric: Fabric) -> list[nccl.Finding]:

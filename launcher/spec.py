@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
     WithJsonSchema,
     model_validator,
@@ -37,6 +38,8 @@ from launcher.fields import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from launcher.errors import Place
 
 
 class Batch(Model):
@@ -112,7 +115,21 @@ class Nvme(Model):
     size: Bytes = Field(description="How much of it one job may fill.")
 
 
-class Job(Model):
+class File(Model):
+    """A file that a person wrote. `places` says where each of its fields stands; empty when there is no file."""
+
+    _places: dict[tuple[str | int, ...], Place] = PrivateAttr(default_factory=dict)
+
+    @property
+    def places(self) -> dict[tuple[str | int, ...], Place]:
+        return self._places
+
+    def written(self, places: dict[tuple[str | int, ...], Place]) -> None:
+        """Remember where the fields stand."""
+        self._places = places
+
+
+class Job(File):
     """What to run."""
 
     name: Name = Field(description="Starts the run's id: lower case, digits and dashes.")
@@ -292,7 +309,7 @@ class Local(Model):
     secrets: str = Field("~/.secrets", description="Folder of files (mode 0600), one a secret.")
 
 
-class Cluster(Model):
+class Cluster(File):
     """Where it runs."""
 
     gpu: str | None = Field(None, description="GPU type, such as h100-80gb; absent: ranks run on the CPU.")

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import LauncherError, did_you_mean
-from launcher.streams import say, tell
+from launcher.streams import say
 
 if TYPE_CHECKING:
     import argparse
@@ -91,7 +91,7 @@ def _must_fit(plan: Plan, force: bool) -> None:
     """Refuse a plan that runs out of memory; with --force say so and go on."""
     if plan.fit is None or plan.fit.fits:
         return
-    refusal = plan.fit.refusal()
+    refusal = plan.fit.refusal().at(plan.places)
     if not force:
         raise refusal
     say(f"warning: {refusal}")
@@ -148,19 +148,27 @@ def check(args: argparse.Namespace) -> int:
         try:
             made = plan.make(*load.load(path, args.cluster, args.settings), here)
         except LauncherError as error:
-            worst = max(worst, tell(error, f"{path}: "))
+            worst = max(worst, _tell_of(path, error))
             continue
         if made.fit and not made.fit.fits:
-            worst = max(worst, tell(made.fit.refusal(), f"{path}: "))
+            worst = max(worst, _tell_of(path, made.fit.refusal().at(made.places)))
             continue
         for name in schedulers.SCHEDULERS:
             try:
                 schedulers.load(name).render(made)
             except LauncherError as error:
-                tell(error, f"{path}: not on {name}: ")
+                _tell_of(f"{path}: not on {name}", error)
             else:
                 print(f"{path}: ok on {name}")
     return worst
+
+
+def _tell_of(job: str, error: LauncherError) -> int:
+    """Say every problem of one job among several: one that is not in its own file names the job first."""
+    for problem in error.problems:
+        own = problem.place is not None and problem.place.source == job
+        say(f"{problem}" if own else f"{job}: {problem}")
+    return error.exit_code
 
 
 def diff(args: argparse.Namespace) -> int:

@@ -286,7 +286,7 @@ def test_check_says_each_job_and_scheduler(here: Path, capsys: pytest.CaptureFix
     ]
     assert cli.main(["check", "bad.yaml", "job.yaml"]) == 3
     out, err = capsys.readouterr()
-    assert err.startswith("bad.yaml: batch.global 16 does not divide")
+    assert err.startswith("bad.yaml:4:19: batch.global 16 does not divide")
     assert "job.yaml: ok on slurm" in out
 
 
@@ -295,7 +295,7 @@ def test_a_job_that_one_scheduler_cannot_run_is_still_valid(
 ) -> None:
     assert cli.main(["check", "job.yaml", "--set", "nodes=17", "--set", "cluster.fabric=tcp"]) == 0
     out, err = capsys.readouterr()
-    assert "job.yaml: not on local: 17 hosts on one machine" in err
+    assert "job.yaml: not on local: --set nodes=17: 17 hosts on one machine" in err
     assert "job.yaml: ok on slurm" in out
 
 

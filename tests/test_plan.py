@@ -7,15 +7,18 @@ import dataclasses
 import re
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import ROOT, plan
-from launcher.errors import PlanError
+from launcher import ROOT, load, plan, schedulers
+from launcher.errors import Place, PlanError, Problem
 from tests import samples
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAMES = st.from_regex(r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", fullmatch=True)
 GPU: dict[str, Any] = {
@@ -244,3 +247,50 @@ def test_image_tag(image: str, full: str) -> None:
 
 def test_image_flavour() -> None:
     assert samples.decided(image="train", gpu="h100-80gb").image == "train:0123456789ab-cuda"
+
+
+# Where a fault is: the field, though it is found after the files were read
+
+JOB_FILE = "name: demo\nmodel: gpt2\nbatch:\n  micro: 1\n  global: 7\ncluster: here.yaml\n"
+CLUSTER_FILE = "slots: 2\nfabric: loopback\ncpus: 1\nmounts: {/data: /mnt/data}\n"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "job.yaml").write_text(JOB_FILE)
+    (tmp_path / "here.yaml").write_text(CLUSTER_FILE)
+    return tmp_path / "job.yaml"
+
+
+def test_a_fault_is_placed_in_the_file_that_holds_its_field(files: Path) -> None:
+    with pytest.raises(PlanError) as caught:
+        plan.make(*load.load(str(files)), samples.SITE)
+    places = {str(p.place): p.message.split()[0] for p in caught.value.problems}
+    assert places == {f"{files.parent}/here.yaml:1:1": "slots", f"{files}:5:3": "batch.global"}
+
+
+def test_a_fault_of_a_setting_is_placed_on_the_command_line(files: Path) -> None:
+    words = ["batch.global=9", "cluster.cpus=2"]
+    with pytest.raises(PlanError) as caught:
+        plan.make(*load.load(str(files), None, words), samples.SITE)
+    assert [str(p.place) for p in caught.value.problems] == ["--set batch.global=9"]
+
+
+def test_what_a_renderer_refuses_is_placed_too(files: Path) -> None:
+    made = plan.make(*load.load(str(files), None, ["batch.global=8", "cluster.cpus=2"]), samples.SITE)
+    with pytest.raises(PlanError) as caught:
+        schedulers.load("slurm").render(made)
+    assert [str(p.place) for p in caught.value.problems] == [f"{files.parent}/here.yaml:4:10"]
+
+
+def test_a_field_that_nobody_wrote_is_placed_at_the_nearest_one_above() -> None:
+    problem = Problem("wrong", about=("job", "deepspeed", "zero_optimization", "stage"))
+    written: dict[tuple[str | int, ...], Place] = {
+        ("deepspeed",): Place("job.yaml", 3, 1),
+        (): Place("job.yaml", 1, 1),
+    }
+    assert problem.at({"job": written}).place == Place("job.yaml", 3, 1)
+    del written[("deepspeed",)]
+    assert problem.at({"job": written}).place == Place("job.yaml", 1, 1)
+    assert problem.at({}).place is None
+    assert Problem("wrong", place=Place("x")).at({"job": written}).place == Place("x")

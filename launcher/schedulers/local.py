@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from launcher import command, containers, hostfile, logfiles
 from launcher import render as templates
-from launcher.errors import PlanError, SubmitError, ToolMissingError
+from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError, located
 from launcher.schedulers import Files, Selection, State, Status
 
 if TYPE_CHECKING:
@@ -29,15 +29,16 @@ if TYPE_CHECKING:
 _MAX_HOSTS = 16
 
 
+@located
 def render(plan: Plan) -> Files:
     """`job.sh`. Raises PlanError for several hosts with GPUs, or more hosts than make sense on one machine."""
     if plan.nodes > 1 and plan.gpu:
-        raise PlanError(
-            f"{plan.nodes} hosts of {plan.slots} GPUs are not on this machine",
-            hint="use --set nodes=1, or --cluster laptop to try it on CPU ranks",
-        )
+        what = f"{plan.nodes} hosts of {plan.slots} GPUs are not on this machine"
+        hint = "use --set nodes=1, or --cluster laptop to try it on CPU ranks"
+        raise PlanError(Problem(what, hint, about=("job", "nodes")))
     if plan.nodes > _MAX_HOSTS:
-        raise PlanError(f"{plan.nodes} hosts on one machine", hint=f"use --set nodes={_MAX_HOSTS} or fewer")
+        what, hint = f"{plan.nodes} hosts on one machine", f"use --set nodes={_MAX_HOSTS} or fewer"
+        raise PlanError(Problem(what, hint, about=("job", "nodes")))
     runtime = plan.cluster.local.container
     text = templates.text(
         "local/job.sh.j2",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import nccl
 from launcher import render as templates
+from launcher.errors import located
 from launcher.schedulers.kubernetes import checks, kinds, pods, queues, trainer
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Objects:
         return trainer.left(self.plan)
 
 
+@located
 def render(plan: Plan) -> Files:
     """`manifest.yaml`, fit for `kubectl apply -f`. Raises PlanError for what Kubernetes would not take."""
     nccl.require(plan.fabric, "kubernetes")

@@ -32,7 +32,7 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
     """Raises PlanError with everything that Kubernetes would not take."""
     found = [
         *_names(plan),
-        *_environment(pod),
+        *_environment(plan, pod),
         *_paths(plan, pod),
         *_resources(plan),
         *_kind(plan),
@@ -47,31 +47,50 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
 
 def _names(plan: Plan) -> Iterator[Problem]:
     if plan.image.endswith((".sqsh", ".sif")):
-        yield Problem(f"image {plan.image!r} is a file", "Kubernetes pulls images from a registry")
+        yield Problem(
+            f"image {plan.image!r} is a file",
+            "Kubernetes pulls images from a registry",
+            about=("cluster", "image"),
+        )
     elif not _IMAGE.fullmatch(plan.image):
         yield Problem(
             f"image {plan.image!r} is not the name of a container image",
             "write registry.example.com/name:tag, in lower case",
+            about=("cluster", "image"),
         )
     for secret in plan.secrets:
         try:
             kubernetes_syntax.subdomain(secret.name)
         except ValueError as error:
-            yield Problem(f"env {secret.variable}: secret {error}")
+            yield Problem(f"env {secret.variable}: secret {error}", about=_variable(plan, secret.variable))
     for key in plan.cluster.kubernetes.labels:
         if key.startswith(_OWN_LABELS):
-            yield Problem(f"kubernetes.labels: {key} is set by the launcher", "choose another key")
+            yield Problem(
+                f"kubernetes.labels: {key} is set by the launcher",
+                "choose another key",
+                about=("cluster", "kubernetes", "labels", key),
+            )
     for code in {70, 75} & set(plan.cluster.kubernetes.fail_on):
         yield Problem(
             f"kubernetes.fail_on: {code} is how a run that was interrupted ends",
             "leave it out, or it would never be started again",
+            about=("cluster", "kubernetes", "fail_on"),
         )
 
 
-def _environment(pod: pods.Pod) -> Iterator[Problem]:
+def _variable(plan: Plan, name: str) -> tuple[str, ...]:
+    """The field that gives a variable its value."""
+    return ("job" if name in plan.job.env else "cluster", "env", name)
+
+
+def _environment(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
     names = [name for name, *_ in pod.environment] + [name for name, _ in pod.references]
     for name in sorted({n for n in names if names.count(n) > 1}):
-        yield Problem(f"env {name} is set by the launcher", "leave it out of the job and the cluster file")
+        yield Problem(
+            f"env {name} is set by the launcher",
+            "leave it out of the job and the cluster file",
+            about=_variable(plan, name),
+        )
 
 
 def _paths(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
@@ -82,13 +101,21 @@ def _paths(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
             yield Problem(
                 f"{path} is mounted twice, as {_source(seen[path])} and as {_source(mount['name'])}",
                 "use another path inside",
+                about=("cluster", "mounts", path),
             )
         seen[path] = mount["name"]
         if path == "/":
-            yield Problem("a mount on / would hide the image", "use another path inside")
+            yield Problem(
+                "a mount on / would hide the image",
+                "use another path inside",
+                about=("cluster", "mounts", "/"),
+            )
     for given in plan.mounts:
         if given.host and not given.claim and ".." in given.host.split("/"):
-            yield Problem(f"mounts: Kubernetes takes no '..' in a path of the host: {given.host}")
+            yield Problem(
+                f"mounts: Kubernetes takes no '..' in a path of the host: {given.host}",
+                about=("cluster", "mounts", given.inside),
+            )
 
 
 def _source(volume: str) -> str:
@@ -106,22 +133,31 @@ def _resources(plan: Plan) -> Iterator[Problem]:
     cluster = plan.cluster.kubernetes
     for name, field in (("cpu", "cpus"), ("memory", "memory")):
         if name in cluster.resources:
-            yield Problem(f"kubernetes.resources: {name} has a field of its own", f"use kubernetes.{field}")
+            yield Problem(
+                f"kubernetes.resources: {name} has a field of its own",
+                f"use kubernetes.{field}",
+                about=("cluster", "kubernetes", "resources", name),
+            )
     gpus = cluster.resources.get(pods.GPU)
     if gpus is not None and plan.gpu and gpus != str(plan.slots):
         yield Problem(
-            f"kubernetes.resources: {gpus} {pods.GPU}, but a host has {plan.slots} slots", "use `slots`"
+            f"kubernetes.resources: {gpus} {pods.GPU}, but a host has {plan.slots} slots",
+            "use `slots`",
+            about=("cluster", "kubernetes", "resources", pods.GPU),
         )
     total, shm = pods.memory_limit(plan), pods.shared_memory(plan)
     if total and shm >= total:
         yield Problem(
             f"kubernetes.shm of {shm // 2**20} MiB is no less than the pod's memory, {total // 2**20} MiB",
             "it is a part of it",
+            about=("cluster", "kubernetes", "shm"),
         )
     limits, requests = pods.resources(plan)
     if any(n.startswith("hugepages-") for n in limits) and not {"cpu", "memory"} & set(requests):
         yield Problem(
-            "huge pages are given only with memory or CPUs", "add `memory:` or `cpus:` to the cluster"
+            "huge pages are given only with memory or CPUs",
+            "add `memory:` or `cpus:` to the cluster",
+            about=("cluster", "kubernetes", "resources"),
         )
 
 
@@ -134,31 +170,62 @@ def _kind(plan: Plan) -> Iterator[Problem]:
     }
     for field, (kind, used) in alone.items():
         if used and cluster.kind != kind:
-            yield Problem(f"kubernetes.{field} means nothing to kind {cluster.kind!r}", f"use kind: {kind}")
+            yield Problem(
+                f"kubernetes.{field} means nothing to kind {cluster.kind!r}",
+                f"use kind: {kind}",
+                about=("cluster", "kubernetes", field),
+            )
     if topology and topology.exclusive and cluster.kind not in {"jobset", "trainjob"}:
-        yield Problem(f"kind {cluster.kind!r} has no exclusive topology", "use kind: jobset")
+        yield Problem(
+            f"kind {cluster.kind!r} has no exclusive topology",
+            "use kind: jobset",
+            about=("cluster", "kubernetes", "topology", "exclusive"),
+        )
     if cluster.kind == "mpijob" and plan.fabric.host_network:
         yield Problem(
             f"fabric {plan.fabric.name!r} uses the host's network, where workers of an MPIJob lose their names",
             "use kind: job or jobset",
+            about=("cluster", "kubernetes", "kind"),
         )
     if plan.fabric.name == "loopback" and plan.nodes > 1:
-        yield Problem("fabric 'loopback' is one machine, and pods are several", "use `fabric: tcp`")
+        yield Problem(
+            "fabric 'loopback' is one machine, and pods are several",
+            "use `fabric: tcp`",
+            about=("cluster", "fabric"),
+        )
 
 
 def _queue(plan: Plan) -> Iterator[Problem]:
     cluster, topology = plan.cluster.kubernetes, plan.cluster.kubernetes.topology
     if cluster.queue_priority and not (cluster.queueing == "kueue" and cluster.queue):
-        yield Problem("kubernetes.queue_priority is Kueue's", "name a `queue`, or use priority_class")
+        yield Problem(
+            "kubernetes.queue_priority is Kueue's",
+            "name a `queue`, or use priority_class",
+            about=("cluster", "kubernetes", "queue_priority"),
+        )
     if cluster.queue and cluster.queueing == "coscheduling":
-        yield Problem("coscheduling has no queues", "leave kubernetes.queue out")
+        yield Problem(
+            "coscheduling has no queues",
+            "leave kubernetes.queue out",
+            about=("cluster", "kubernetes", "queue"),
+        )
     if topology and topology.tier and cluster.queueing != "volcano":
-        yield Problem("kubernetes.topology.tier is Volcano's", "use queueing: volcano, or a node label alone")
+        yield Problem(
+            "kubernetes.topology.tier is Volcano's",
+            "use queueing: volcano, or a node label alone",
+            about=("cluster", "kubernetes", "topology", "tier"),
+        )
     if topology and "podAffinity" in cluster.affinity and cluster.queueing != "kueue":
-        yield Problem("kubernetes.topology is an affinity of pods too", "write it into kubernetes.affinity")
+        yield Problem(
+            "kubernetes.topology is an affinity of pods too",
+            "write it into kubernetes.affinity",
+            about=("cluster", "kubernetes", "topology"),
+        )
     if cluster.queueing != "kueue" and cluster.kind == "leaderworkerset" and cluster.serve.replicas > 1:
         yield Problem(
-            f"{cluster.queueing} would place {cluster.serve.replicas} groups as one", "use serve.replicas: 1"
+            f"{cluster.queueing} would place {cluster.serve.replicas} groups as one",
+            "use serve.replicas: 1",
+            about=("cluster", "kubernetes", "serve", "replicas"),
         )
 
 

@@ -137,4 +137,5 @@ def problems(plan: Plan, pod: Pod) -> Iterator[Problem]:
             yield Problem(
                 f"Trainer {release} cannot give {what.format(fabric=fabric.name)} to a runtime of the cluster",
                 "leave kubernetes.runtime out: then the run brings a runtime of its own",
+                about=("cluster", "kubernetes", "runtime"),
             )

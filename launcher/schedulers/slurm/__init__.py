@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from launcher import badhosts, command, containers, logfiles, nccl
 from launcher import render as templates
-from launcher.errors import PlanError
+from launcher.errors import PlanError, located
 from launcher.schedulers import Files, Selection, Status
 from launcher.schedulers.slurm import options, query, states
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from launcher.sweeps import Sweep
 
 
+@located
 def render(plan: Plan) -> Files:
     """`job.sh`. Raises PlanError for options that cannot be written or that the launcher owns."""
     nccl.require(plan.fabric, "slurm")

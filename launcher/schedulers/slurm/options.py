@@ -52,18 +52,16 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
         made |= {"gpus-per-node": plan.slots, "exclusive": True, "mem": 0}
     problems = []
     for name, value in slurm.sbatch.items():
-        where = f"slurm.sbatch.{name}"
+        where, about = f"slurm.sbatch.{name}", ("cluster", "slurm", "sbatch", name)
         if name in _OWNED:
             hint = f"use {_OWNED[name]}" if _OWNED[name] else "leave it out"
-            problems.append(Problem(f"{where} is set by the launcher", hint))
+            problems.append(Problem(f"{where} is set by the launcher", hint, about=about))
         elif not re.fullmatch(r"[a-z][a-z0-9-]+", name):
-            problems.append(
-                Problem(f"{where} is not an sbatch option", "write the long name without dashes in front")
-            )
+            hint = "write the long name without dashes in front"
+            problems.append(Problem(f"{where} is not an sbatch option", hint, about=about))
         elif isinstance(value, (dict, list)) or "\n" in str(value) or "\0" in str(value):
-            problems.append(
-                Problem(f"{where} cannot be written in an #SBATCH line", "give it one value on one line")
-            )
+            hint = "give it one value on one line"
+            problems.append(Problem(f"{where} cannot be written in an #SBATCH line", hint, about=about))
         else:
             made[name] = value
     if plan.exclude:
@@ -73,7 +71,8 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
         made |= {"dependency": f"afterok:{':'.join(plan.after)}", "kill-on-invalid-dep": "yes"}
     written = (slurm.partition, slurm.account, slurm.qos)
     if any("\n" in str(value) for value in written):
-        problems.append(Problem("slurm.partition, account and qos are one line each", "take line breaks out"))
+        what, hint = "slurm.partition, account and qos are one line each", "take line breaks out"
+        problems.append(Problem(what, hint, about=("cluster", "slurm")))
     if problems:
         raise PlanError(*problems)
     return [(name, value) for name, value in made.items() if value is not None and value is not False]
