@@ -6,9 +6,8 @@ person may edit it: one host a line, `host expires reason…`, with the time as 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
 NAME = "bad-hosts.txt"
 
 
-@dataclass(frozen=True)
-class Bad:
+class Bad(NamedTuple):
     """A host, when it is forgiven, and why it is listed."""
 
     host: str

@@ -7,15 +7,13 @@ tests/test_causes.py. The first entry that matches a log wins, so what is more e
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(NamedTuple):
     """`pattern` finds the line that is the evidence. `fast`: it is a fault on a fast fabric only."""
 
     name: str
@@ -25,8 +23,7 @@ class Signature:
     fast: bool = False
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """A cause with its evidence."""
 
     name: str

@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import workloads
 from launcher.errors import PlanError, Problem
@@ -25,8 +24,7 @@ PYTHON_INSIDE = "/opt/venv/bin/python"
 PATH_INSIDE = "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """`step`: extra words for srun; `command`: words in front of the command."""
 
     step: tuple[str, ...] = ()
@@ -124,8 +122,7 @@ def _pyxis(plan: Plan) -> Entry:
     return Entry(step=words)
 
 
-@dataclass(frozen=True)
-class Pull:
+class Pull(NamedTuple):
     """An image of a registry that becomes one file, once, for all hosts and runs."""
 
     source: str

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from launcher import errors, ncclvars
 from launcher.fabrics import FABRICS
@@ -29,8 +28,7 @@ _TORCH = "https://docs.pytorch.org/docs/stable/distributed.html#choosing-the-net
 _INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME")
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What is wrong with one variable. `error`: it cannot work; `warning`: harmful; `note`: worth a second look."""
 
     name: str

@@ -6,10 +6,13 @@ is one shell word, in `*.yaml.j2` each is JSON, which is valid YAML.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
+import os
 import re
 import shlex
+import sys
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -44,9 +47,20 @@ def _environment(language: str) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
+        bytecode_cache=_cache(),
     )
     made.filters.update(comment=comment, code=Code, sbatch=sbatch, words=words)
     return made
+
+
+def _cache() -> jinja2.BytecodeCache | None:
+    """Compiled templates, kept where Python would keep compiled modules, and under the same conditions."""
+    folder = ROOT / "templates" / "__pycache__"
+    if sys.dont_write_bytecode:
+        return None
+    with contextlib.suppress(OSError):
+        folder.mkdir(exist_ok=True)
+    return jinja2.FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def shell(value: Any) -> str:

@@ -16,9 +16,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from launcher.errors import RunNotFoundError, SpecError, did_you_mean
 
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
 _RECORD = "run.json"
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """A submitted job. `native_id` is the scheduler's own; `submitted` is Unix time."""
 
     id: str
@@ -97,13 +95,13 @@ def record(plan: Plan, scheduler: str, native_id: str, submitted: float) -> Run:
 
 def resumed(run: Run, native_id: str) -> Run:
     """Record that the run goes on under another native id. Returns the Run as it is now."""
-    again = dataclasses.replace(run, native_id=native_id, former=(*run.former, run.native_id))
+    again = run._replace(native_id=native_id, former=(*run.former, run.native_id))
     _write(again)
     return again
 
 
 def _write(run: Run) -> None:
-    text = json.dumps({**dataclasses.asdict(run), "folder": str(run.folder)}, indent=1)
+    text = json.dumps({**run._asdict(), "folder": str(run.folder)}, indent=1)
     write_files(run.folder, {_RECORD: text + "\n"})
 
 

@@ -5,7 +5,6 @@ Owns columns and key names (docs: README, "Output for programs"); every figure c
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -175,7 +174,7 @@ def sweep(results: Sequence[dict[str, Any]], as_json: bool) -> str:
 
 def variables_json(variables: Sequence[nccl.Variable]) -> str:
     """Variables with their reasons and sources, for a program."""
-    return _dump([dataclasses.asdict(v) for v in variables])
+    return _dump([v._asdict() for v in variables])
 
 
 def fabrics(as_json: bool) -> str:

@@ -115,6 +115,6 @@ def facts(plan: Plan) -> dict[str, Any]:
         "batch": dataclasses.asdict(plan.batch),
         "deepspeed": {"preset": plan.preset, "config": plan.config},
         "precision": plan.precision,
-        "environment": [dataclasses.asdict(v) for v in plan.environment],
+        "environment": [v._asdict() for v in plan.environment],
         "secrets": [dataclasses.asdict(s) for s in plan.secrets],
     }

@@ -5,15 +5,13 @@ Owns the nouns; the values are in the modules beside this one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
-@dataclass(frozen=True)
-class Variable:
+class Variable(NamedTuple):
     """An environment variable, why it has its value, and a link to who says so (empty: nobody else)."""
 
     name: str
@@ -22,8 +20,7 @@ class Variable:
     source: str
 
 
-@dataclass(frozen=True)
-class Forbidden:
+class Forbidden(NamedTuple):
     """A variable that does harm on a fabric. A name that ends in `*` stands for all that begin with it."""
 
     name: str
@@ -34,8 +31,7 @@ class Forbidden:
         return name.startswith(self.name[:-1]) if self.name.endswith("*") else name == self.name
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     """A path of the host that the container must see."""
 
     host: str
@@ -43,8 +39,7 @@ class Mount:
     readonly: bool = True
 
 
-@dataclass(frozen=True)
-class Sidecar:
+class Sidecar(NamedTuple):
     """A program that must run beside the ranks in every pod, from before they start until they end.
 
     On Kubernetes this is an init container with `restartPolicy: Always`: a plain second container would keep the
@@ -60,8 +55,7 @@ class Sidecar:
     source: str
 
 
-@dataclass(frozen=True)
-class Bandwidth:
+class Bandwidth(NamedTuple):
     """Bus bandwidth of `all_reduce_perf` on healthy hosts, in GB/s (10^9 bytes), for a message of `size`.
 
     `limit`: below it the vendor calls a host broken. Otherwise it is a run the vendor published, of which a
@@ -76,8 +70,7 @@ class Bandwidth:
     source: str
 
 
-@dataclass(frozen=True)
-class Fabric:
+class Fabric(NamedTuple):
     """A network between hosts, and what a job on it needs."""
 
     name: str
@@ -101,8 +94,8 @@ class Fabric:
     mounts: tuple[Mount, ...] = ()
     memlock: bool = False  # network memory is pinned: the limit on locked memory must be unlimited
     # Kubernetes alone. Resources are for one host.
-    resources: Mapping[str, int | str] = field(default_factory=dict)
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    resources: Mapping[str, int | str] = {}
+    annotations: Mapping[str, str] = {}
     capabilities: tuple[str, ...] = ()
     sidecars: tuple[Sidecar, ...] = ()
     host_network: bool = False

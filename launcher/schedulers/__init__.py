@@ -6,8 +6,7 @@ Owns the table and the words for a run's state; each module owns its scheduler.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast
 
 from launcher.errors import LauncherError, SpecError, SubmitError, did_you_mean
 
@@ -26,8 +25,7 @@ SCHEDULERS = {"local": "local", "slurm": "slurm", "kubernetes": "kubernetes"}
 ALIASES = {"k8s": "kubernetes"}
 
 
-@dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """How a run is. `reason` is the scheduler's, in words; `exit_code` is the run's own, once it ended."""
 
     state: State
@@ -36,8 +34,7 @@ class Status:
     hosts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(NamedTuple):
     """Which log lines: of one rank or of one host (default: the job's own log and rank 0), and for how long."""
 
     rank: int | None = None

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import nccl
 from launcher import render as templates
@@ -40,8 +40,7 @@ class Part:
     after: str = ""
 
 
-@dataclass(frozen=True)
-class Objects:
+class Objects(NamedTuple):
     """What a template gets."""
 
     plan: Plan
@@ -179,7 +178,7 @@ def _parts(plan: Plan, pod: Pod) -> tuple[Part, ...]:
             "periodSeconds": 10,
             "failureThreshold": 3,
         }
-        leader = dataclasses.replace(pod, probe=probe)
+        leader = pod._replace(probe=probe)
         return _first_and_rest("leaderTemplate", "workerTemplate", leader, pod, max(rest, 1))
     return (Part("node", plan.nodes, pod),)
 

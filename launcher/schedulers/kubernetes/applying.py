@@ -10,8 +10,7 @@ import dataclasses
 import difflib
 import io
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ruamel.yaml import YAML
 
@@ -29,8 +28,7 @@ Object = dict[str, Any]
 _TRIES = 10
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """Where a run's main object is. As text it is a Run's `native_id`; people are shown what stands before the ':'."""
 
     namespace: str

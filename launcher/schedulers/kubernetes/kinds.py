@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,8 +31,7 @@ _JOBSET = "jobset.sigs.k8s.io"
 _LONGEST = 63  # a DNS label, which pods' host names, Services and label values are: RFC 1123, RFC 1035
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(NamedTuple):
     """A kind of object. `plural` is its name in the API's paths; `install` is the command that brings it."""
 
     name: str

@@ -7,10 +7,8 @@ makes one `$` of two, so that every `$` of a value is written twice.
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import command, containers, nccl, render
 from launcher.schedulers.kubernetes import kinds, queues, security
@@ -39,8 +37,7 @@ _LOST: list[dict[str, Any]] = [
 ]
 
 
-@dataclass(frozen=True)
-class Pod:
+class Pod(NamedTuple):
     """A pod as data. `environment` is (name, value, reason); `references` is (name, where the value comes from)."""
 
     container: str
@@ -75,7 +72,7 @@ class Pod:
         """The same pod with more `options` of the node entry, and other changes."""
         at = self.command.index("--hostfile")
         words = (*self.command[:at], *options, *self.command[at:])
-        return dataclasses.replace(self, **{"command": words, **changes})
+        return self._replace(command=words, **changes)
 
 
 def make(plan: Plan, labels: dict[str, str], queue: queues.Queueing) -> Pod:

@@ -9,28 +9,28 @@ https://github.com/kubernetes-sigs/scheduler-plugins/blob/master/pkg/coschedulin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import kubernetes_syntax
 from launcher.schedulers.kubernetes import kinds
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from launcher.plan import Plan
 
 KUEUE = "kueue.x-k8s.io"
 _SCHEDULERS = {"volcano": "volcano", "coscheduling": "scheduler-plugins-scheduler"}
 
 
-@dataclass(frozen=True)
-class Queueing:
+class Queueing(NamedTuple):
     """What a queue adds: to the object's metadata, to the pods, and as an object of its own (`group`)."""
 
-    labels: dict[str, str] = field(default_factory=dict)
-    annotations: dict[str, str] = field(default_factory=dict)
-    pod_labels: dict[str, str] = field(default_factory=dict)
-    pod_annotations: dict[str, str] = field(default_factory=dict)
-    affinity: dict[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    pod_labels: Mapping[str, str] = {}
+    pod_annotations: Mapping[str, str] = {}
+    affinity: Mapping[str, Any] = {}
     scheduler: str | None = None
     group: dict[str, Any] | None = None
 

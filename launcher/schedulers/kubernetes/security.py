@@ -6,8 +6,7 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from launcher.plan import Plan
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 Level = Literal["restricted", "baseline", "privileged"]
 
 
-@dataclass(frozen=True)
-class Rights:
+class Rights(NamedTuple):
     """The security contexts of a pod and its container, the standard that admits them, and why it is no stricter.
 
     `unlimited`: the nodes themselves must let a container lock any amount of memory.

@@ -9,8 +9,7 @@ Owns the three shapes of that field and what none of them can say; a TrainJob wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import render
 from launcher.errors import Problem
@@ -25,8 +24,7 @@ JOB = "node"  # the replicated job and its container, in every runtime that Trai
 MANAGER = "launcher.deepspeed/run"
 
 
-@dataclass(frozen=True)
-class Overrides:
+class Overrides(NamedTuple):
     """The name of a TrainJob's field and the one entry of its list."""
 
     field: str

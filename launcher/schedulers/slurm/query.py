@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from launcher.errors import SubmitError, ToolMissingError
 
@@ -16,8 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(NamedTuple):
     """A job's state in Slurm's own word; why it waits and its expected start come from squeue alone."""
 
     word: str
