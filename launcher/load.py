@@ -148,8 +148,18 @@ def _name_problems(document: Document, model: type[Model]) -> Iterator[Problem]:
                 f"unknown {what} {shown(value)}", did_you_mean(value, known()), document.place(keys)
             )
     if model is spec.Job:
+        yield from _batch_problems(document)
         yield from _model_problems(document)
         yield from _args_problems(document)
+
+
+def _batch_problems(document: Document) -> Iterator[Problem]:
+    """A job without `batch`, although its workload takes DeepSpeed's configuration, of which that is a part."""
+    workload = str(document.data.get("workload", "pretrain"))
+    ours = workload in workloads.names()
+    if "batch" not in document.data and (not ours or "deepspeed-config" in workloads.options(workload)):
+        hint = "add `batch:` (batch: {micro: 4, global: 64})"
+        yield Problem("batch is missing", hint, document.place(("batch",)))
 
 
 def _model_problems(document: Document) -> Iterator[Problem]:

@@ -76,7 +76,8 @@ class _View:
 
     def line(self, now: Status) -> str:
         if not self.steps and now.state == "RUNNING":
-            return "running: the ranks start"
+            urls = [event["url"] for event in self.events if event["event"] == "ready"]
+            return f"serving at {urls[-1]}" if urls else "running: the ranks start"
         if not self.steps or now.state == "PENDING":
             return f"{now.state.lower()}{f': {now.reason}' if now.reason else ''}"
         left = self._seconds_left()

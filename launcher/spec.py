@@ -144,7 +144,10 @@ class Job(File):
         "24h", validate_default=True, description="How long it may run before it is stopped: 48h, 90m."
     )
     model: Text | None = Field(None, description="A named architecture, a local path or a hub name.")
-    batch: Batch
+    batch: Batch = Field(
+        Batch(micro=1),
+        description="What each step works on. Only workloads without a model's batch leave it out.",
+    )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = Field(
         "auto", description="auto is bf16 where the GPU has it."
     )

@@ -24,20 +24,6 @@ NO_ZERO, ZERO = ranks.deepspeed(2, stage=0, micro=2), ranks.deepspeed(2, stage=3
 
 
 @pytest.fixture(scope="session")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What pretraining exports: a LLaMA that has seen twelve steps of bytes."""
-    run = ranks.start(
-        tmp_path_factory.mktemp("trained"),
-        2,
-        ranks.deepspeed(2, stage=3),
-        *("--seq-length=64", "--lr=1e-2", "--max-steps=12", "--export"),
-        model=ranks.LLAMA,
-    )
-    assert run.wait() == [0, 0], run.output()
-    return run.run_dir / "export"
-
-
-@pytest.fixture(scope="session")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
     path.write_text("".join(json.dumps({"id": f"p{n}", "prompt": p}) + "\n" for n, p in enumerate(PROMPTS)))

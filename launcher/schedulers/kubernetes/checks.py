@@ -9,7 +9,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING
 
-from launcher import kubernetes_syntax
+from launcher import kubernetes_syntax, workloads
 from launcher.errors import PlanError, Problem
 from launcher.schedulers.kubernetes import pods, trainer
 
@@ -36,6 +36,7 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
         *_paths(plan, pod),
         *_resources(plan),
         *_kind(plan),
+        *_serving(plan),
         *_queue(plan),
         *_sizes(files),
     ]
@@ -193,6 +194,21 @@ def _kind(plan: Plan) -> Iterator[Problem]:
             "use `fabric: tcp`",
             about=("cluster", "fabric"),
         )
+
+
+def _serving(plan: Plan) -> Iterator[Problem]:
+    """A server that listens where the Service and the probe of its kind do not look."""
+    if plan.job.workload == "serve" and plan.cluster.kubernetes.kind == "leaderworkerset":
+        port, served = (
+            plan.args.get("port", workloads.default("serve", "port")),
+            plan.cluster.kubernetes.serve.port,
+        )
+        if port != served:
+            yield Problem(
+                f"args.port {port} is not kubernetes.serve.port {served} of the cluster",
+                f"use --set cluster.kubernetes.serve.port={port}" if port else "leave args.port out",
+                about=("job", "args", "port"),
+            )
 
 
 def _queue(plan: Plan) -> Iterator[Problem]:
