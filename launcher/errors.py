@@ -78,8 +78,9 @@ class LauncherError(Exception):
         super().__init__("\n".join(map(str, self.problems)))
 
     def at(self: Failure, places: Places) -> Failure:
-        """The same with the places of the fields that its problems are about."""
-        return type(self)(*(p.at(places) for p in self.problems))
+        """The same with the places of the fields that its problems are about, in the order of the files."""
+        found = [p.at(places) for p in self.problems]
+        return type(self)(*sorted(found, key=lambda p: p.place or Place("")))
 
 
 def located(render: Callable[[Any], Files]) -> Callable[[Any], Files]:

@@ -5,6 +5,7 @@ Owns the way from job and cluster to the ladder's words and back to hints in the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,11 @@ class Fit:
     @property
     def rung(self) -> Rung:
         return self.weighed.rung
+
+    @property
+    def part(self) -> int:
+        """Elements of a rank's part of the largest tensor."""
+        return _part(self.model, self.machine)
 
     @property
     def bound(self) -> traffic.Bound | None:
@@ -94,7 +100,10 @@ def weigh(job: Job, cluster: Cluster, numbers: deepspeed.Batch, precision: str) 
     machine = _machine(job, cluster)
     wish = _wish(job, numbers, precision)
     overrides = job.deepspeed.overrides
-    presets = {name: deepspeed.merge(deepspeed.preset(name), overrides) for name in deepspeed.presets()}
+    part = _part(model, machine)
+    presets = {
+        name: deepspeed.laid_over(deepspeed.preset(name), overrides, part) for name in deepspeed.presets()
+    }
     if job.deepspeed.preset != "auto":
         rung = ladder.Rung(job.deepspeed.preset, bool(wish.checkpointing))
         return Fit(
@@ -112,6 +121,10 @@ def architecture(name: str) -> Architecture | models.Unknown:
         if name.startswith("/"):
             return models.Unknown(name, f"{name} is not on this machine, so its size is not known")
         raise
+
+
+def _part(model: Architecture, machine: Machine) -> int:
+    return math.ceil(model.largest_parameter / machine.world)
 
 
 def _machine(job: Job, cluster: Cluster) -> Machine:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import ValidationError
 
 from launcher import ROOT, deepspeed, fit, nccl, spec, workloads, yamlfile
+from launcher.deepspeed import keys as deepspeed_keys
 from launcher.errors import Place, Problem, SpecError, did_you_mean, shown
 from launcher.sizing import gpus
 
@@ -151,6 +152,7 @@ def _name_problems(document: Document, model: type[Model]) -> Iterator[Problem]:
         yield from _batch_problems(document)
         yield from _model_problems(document)
         yield from _args_problems(document)
+        yield from _deepspeed_problems(document)
 
 
 def _batch_problems(document: Document) -> Iterator[Problem]:
@@ -171,6 +173,16 @@ def _model_problems(document: Document) -> Iterator[Problem]:
         except SpecError as error:
             for problem in error.problems:
                 yield Problem(problem.message, problem.hint, problem.place or document.place(("model",)))
+
+
+def _deepspeed_problems(document: Document) -> Iterator[Problem]:
+    """Keys that DeepSpeed does not know, or values that it cannot read."""
+    section = document.data.get("deepspeed")
+    if isinstance(section, dict):
+        overrides = {key: value for key, value in section.items() if key != "preset"}
+        workload = str(document.data.get("workload", "pretrain"))
+        for keys, problem in deepspeed_keys.problems(overrides, workload):
+            yield Problem(problem.message, problem.hint, document.place(("deepspeed", *keys)))
 
 
 def _args_problems(document: Document) -> Iterator[Problem]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from launcher import deepspeed, fit, nccl, workloads
+from launcher.deepspeed import rules
 from launcher.errors import LauncherError, PlanError, Problem
 from launcher.sizing import gpus
 
@@ -150,6 +151,7 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
         )
         weighed, unknown = fit.weigh(job, cluster, numbers, precision)
         preset = _preset(job, weighed)
+        part = weighed.part if weighed else None
         config = deepspeed.config(
             deepspeed.preset(preset),
             job.deepspeed.overrides,
@@ -158,7 +160,10 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
             cluster.slots,
             job.nodes,
             cluster.nvme.path if cluster.nvme else None,
+            part,
         )
+        where = rules.Where(gpu, cluster.slots, _local(cluster), part)
+        problems += rules.problems(config, where, job.workload, precision)
     except LauncherError as error:
         raise PlanError(*problems, *error.problems).at(places) from None
     if problems:
@@ -177,9 +182,7 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
         fit=weighed,
         variables=_variables(job, cluster, fabric),
         secrets=_secrets(job, cluster),
-        mounts=tuple(
-            Mount(inside, m.host, m.claim, m.readonly, m.local) for inside, m in cluster.mounts.items()
-        ),
+        mounts=_mounts(cluster, config),
         notes=(
             *(f"env.{f.name}: {f.message}" for f in findings if f.severity == "warning"),
             *(
@@ -196,6 +199,23 @@ def _preset(job: Job, weighed: fit.Fit | None) -> str:
     if job.deepspeed.preset != "auto":
         return job.deepspeed.preset
     return weighed.rung.preset if weighed else fit.BLIND
+
+
+def _local(cluster: Cluster) -> tuple[str, ...]:
+    """The folders that ranks see on their host's own disk."""
+    mounted = (inside for inside, mount in cluster.mounts.items() if mount.local)
+    return (*([cluster.nvme.path] if cluster.nvme else []), *mounted, cluster.scratch)
+
+
+def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[Mount, ...]:
+    """The cluster's mounts, and its NVMe disks where something is offloaded to them."""
+    written = [Mount(inside, m.host, m.claim, m.readonly, m.local) for inside, m in cluster.mounts.items()]
+    zero = config["zero_optimization"]
+    paths = [(zero.get(part) or {}).get("nvme_path") for part in ("offload_optimizer", "offload_param")]
+    disk = cluster.nvme.path if cluster.nvme else ""
+    if disk and disk not in cluster.mounts and any(path and deepspeed.below(path, disk) for path in paths):
+        written.append(Mount(disk, disk, None, False, True))
+    return tuple(written)
 
 
 def _args(job: Job, weighed: fit.Fit | None) -> dict[str, Any]:

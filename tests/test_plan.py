@@ -194,7 +194,7 @@ def test_inputs_are_not_changed() -> None:
         env={"A": "1"},
         nodes=2,
     )
-    cluster = samples.cluster(mounts={"/a": "/a"}, env={"B": "2"})
+    cluster = samples.cluster(mounts={"/a": "/a"}, env={"B": "2"}, gpu="h100-80gb", fabric="tcp")
     before = copy.deepcopy((job, cluster))
     first = plan.make(job, cluster, samples.SITE)
     first.config["zero_optimization"]["stage"] = 0

@@ -1,6 +1,7 @@
 """DeepSpeed's configuration: presets, and the one that a plan decides on.
 
-Owns what lands in `ds_config.json`; whether it fits in memory is `memory`'s.
+Owns what lands in `ds_config.json`; whether DeepSpeed knows its keys is keys.py's, whether they go together rules.py's,
+and whether it fits in memory sizing's.
 """
 
 from __future__ import annotations
@@ -12,19 +13,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from launcher import ROOT
-from launcher.errors import PlanError, Problem, shown
+from launcher.errors import PlanError, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# The batch rule that DeepSpeed asserts only after all ranks are up:
-# https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/config.py (_batch_assertion)
-BATCH_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+# Elements of a buffer for NVMe, by DeepSpeed's default (deepspeed/runtime/zero/offload_config.py), and what they are
+# rounded up to here, so that reads and writes end at whole blocks of aio.
+BUFFER = 100_000_000
+_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
 class Batch:
-    """micro × accumulation × world size = train: samples per rank and pass, passes, samples per optimizer step."""
+    """micro × accumulation × world size = train: samples per rank and pass, passes, samples per optimizer step.
+
+    DeepSpeed asserts it only after all ranks are up:
+    https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/config.py (_batch_assertion)
+    """
 
     micro: int
     accumulation: int
@@ -88,15 +94,12 @@ def config(
     slots: int,
     nodes: int,
     nvme: str | None = None,
+    part: int | None = None,
 ) -> dict[str, Any]:
     """What DeepSpeed is given: `base`, the job's numbers and precision, then the user's `overrides` on top.
 
-    `nvme` is a folder on each host's own disk. Raises PlanError when `overrides` repeat what the job says elsewhere,
-    and when something is offloaded to NVMe and there is none.
+    `nvme` is a folder on each host's own disk, `part` as in `laid_over`. In `overrides` keys.problems finds nothing.
     """
-    repeated = [key for key in BATCH_KEYS if key in overrides]
-    if repeated:
-        raise PlanError(*(Problem(f"deepspeed.{key} follows from `batch:`", "remove it") for key in repeated))
     ours: dict[str, Any] = {
         "train_batch_size": numbers.train,
         "train_micro_batch_size_per_gpu": numbers.micro,
@@ -106,26 +109,37 @@ def config(
     }
     if precision in {"bf16", "fp16"}:
         ours[precision] = {"enabled": True}
-    merged = merge(merge(ours, base), overrides)
-    zero = merged.get("zero_optimization", {})
-    if not isinstance(zero, dict):
-        hint = "write deepspeed: {preset: zero3} or {zero_optimization: {stage: 3}}"
-        raise PlanError(f"deepspeed.zero_optimization is {shown(zero)}, not a mapping", hint=hint)
-    stage = zero.get("stage", 0)
-    if isinstance(stage, bool) or stage not in (0, 1, 2, 3):
-        raise PlanError(f"deepspeed.zero_optimization.stage is {shown(stage)}", hint="use 0, 1, 2 or 3")
+    merged = merge(ours, laid_over(base, overrides, part))
+    zero = dict(merged.get("zero_optimization", {}))
     # ZeRO++ keeps a second copy of the weights inside each host, so the group is the host's slots:
     # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/docs/_tutorials/zeropp.md
     if zero.get("zero_hpz_partition_size") == "slots":
-        zero = merged["zero_optimization"] = {**zero, "zero_hpz_partition_size": slots if nodes > 1 else 1}
-    for part in ("offload_optimizer", "offload_param"):
-        section = zero.get(part)
-        if isinstance(section, dict) and section.get("device") == "nvme" and "nvme_path" not in section:
-            if nvme is None:
-                hint = "add nvme: {path: /local/disk, size: 7TB} to the cluster"
-                raise PlanError(f"{part} goes to NVMe and the cluster file names none", hint=hint)
-            zero = merged["zero_optimization"] = {**zero, part: {**section, "nvme_path": nvme}}
-    return merged
+        zero["zero_hpz_partition_size"] = slots if nodes > 1 else 1
+    for key in ("offload_optimizer", "offload_param"):
+        section = zero.get(key)
+        if isinstance(section, dict) and section.get("device") == "nvme" and nvme is not None:
+            zero[key] = {"nvme_path": nvme, **section}
+    return {**merged, "zero_optimization": zero}
+
+
+def laid_over(base: Mapping[str, Any], overrides: Mapping[str, Any], part: int | None) -> dict[str, Any]:
+    """`overrides` over the preset `base`; buffers for NVMe that nobody sized hold `part` elements.
+
+    `part` is a rank's part of the model's largest tensor, None where the model is not known. DeepSpeed 0.19.8 asserts
+    that a buffer holds it, on all ranks (deepspeed/runtime/swap_tensor/partitioned_param_swapper.py, get_buffer).
+    """
+    merged = merge(base, overrides)
+    section = (merged.get("zero_optimization") or {}).get("offload_param") or {}
+    written = (overrides.get("zero_optimization") or {}).get("offload_param") or {}
+    if part is None or "buffer_size" in written or section.get("device") != "nvme":
+        return merged
+    size = max(section.get("buffer_size", BUFFER), math.ceil(part / _BLOCK) * _BLOCK)
+    return merge(merged, {"zero_optimization": {"offload_param": {"buffer_size": size}}})
+
+
+def below(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or in it."""
+    return f"{path}/".startswith(folder.rstrip("/") + "/") and ".." not in path.split("/")
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

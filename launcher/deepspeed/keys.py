@@ -1,0 +1,164 @@
+"""Whether DeepSpeed reads the keys that a job lays over a preset, before it is asked.
+
+Owns the names and kinds of keys; what goes together is in rules.py. DeepSpeed ignores a key at the top that it does
+not know, so a slip of the pen trains something else. keys.json is what tests/deepspeed_keys.py sees it read.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher.errors import Problem, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    Keys = tuple[str, ...]
+
+# What DeepSpeed 0.19 removed and refuses, and what to do instead: _REMOVED_TOP_LEVEL_CONFIG_KEYS and
+# _REMOVED_ZERO_CONFIG_KEYS of deepspeed/runtime/config.py; https://github.com/deepspeedai/DeepSpeed/issues/8489
+REMOVED: dict[Keys, str] = {
+    ("amp",): "set the job's `precision:`",
+    ("compression_training",): "quantize the trained model with a tool of its own",
+    ("curriculum_learning",): "use data_efficiency.data_sampling.curriculum_learning",
+    ("eigenvalue",): "leave it out",
+    ("elasticity",): "change `nodes:` between runs: a new run resumes with `checkpoint.resume`",
+    ("graph_harvesting",): "leave it out",
+    ("nebula",): "leave it out: the workload writes complete checkpoints",
+    ("progressive_layer_drop",): "leave it out",
+    ("quantize_training",): "quantize the trained model with a tool of its own",
+    ("sparse_attention",): "set args.attention",
+    ("sparse_gradients",): "leave it out: embeddings made with sparse=True need no flag",
+    ("zero_optimization", "mics_hierarchical_params_gather"): "use ZeRO++: preset zeropp",
+    ("zero_optimization", "mics_shard_size"): "use ZeRO++: preset zeropp",
+    ("zero_optimization", "zeropp_loco_param"): "leave it out",
+}
+# What DeepSpeed still takes for something else, with a warning (`deprecated` in deepspeed/runtime/zero/config.py).
+DEPRECATED: dict[Keys, str] = {
+    ("zero_optimization", "cpu_offload"): "use offload_optimizer: {device: cpu}",
+    ("zero_optimization", "cpu_offload_param"): "use offload_param: {device: cpu}",
+    (
+        "zero_optimization",
+        "cpu_offload_use_pin_memory",
+    ): "use pin_memory in offload_optimizer and offload_param",
+    (
+        "zero_optimization",
+        "stage3_gather_fp16_weights_on_model_save",
+    ): "use stage3_gather_16bit_weights_on_model_save",
+}
+# The launcher derives these: https://www.deepspeed.ai/docs/config-json/#batch-size-related-parameters
+BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+# `auto` is a word of Hugging Face's Trainer, which fills it in; DeepSpeed itself fails on it or takes its default.
+# transformers/integrations/deepspeed.py (HfTrainerDeepSpeedConfig). gradient_clipping is not among them: here the
+# Trainer takes its own value from it.
+TRAINERS = ("chat_dpo", "chat_reward", "chat_rl", "chat_sft", "finetune")
+AUTO: tuple[Keys, ...] = (
+    ("bf16", "enabled"),
+    ("fp16", "enabled"),
+    *(("optimizer", "params", name) for name in ("betas", "eps", "lr", "weight_decay")),
+    *(("scheduler", "params", f"warmup_{name}") for name in ("max_lr", "min_lr", "num_steps")),
+    ("scheduler", "params", "total_num_steps"),
+    ("zero_optimization", "reduce_bucket_size"),
+    ("zero_optimization", "stage3_param_persistence_threshold"),
+    ("zero_optimization", "stage3_prefetch_bucket_size"),
+)
+# Words that DeepSpeed compares a value with, where its own types do not say so.
+WORDS: dict[Keys, tuple[str, ...]] = {
+    ("communication_data_type",): ("bf16", "fp16", "fp32"),
+    ("seq_parallel_communication_data_type",): ("bf16", "fp16", "fp32"),
+    ("gradient_allreduce_op",): ("mean", "sum"),
+    ("checkpoint", "tag_validation"): ("fail", "ignore", "warn"),
+}
+
+
+@functools.cache
+def known() -> dict[str, Any]:
+    """The keys of the DeepSpeed in the images: a section is a mapping, a key has the kind of its value."""
+    data = json.loads(Path(__file__).with_name("keys.json").read_text(encoding="utf-8"))
+    keys: dict[str, Any] = data["keys"]
+    return keys
+
+
+def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[Keys, Problem]]:
+    """What is wrong with DeepSpeed's keys in a job, as (path, problem without a place)."""
+    resolves = workload in TRAINERS or "/" in workload or workload.endswith(".py")
+    yield from _section(overrides, known(), (), resolves)
+
+
+def _section(
+    given: Mapping[str, Any], kinds: Mapping[str, Any], above: Keys, resolves: bool
+) -> Iterator[tuple[Keys, Problem]]:
+    for key, value in given.items():
+        path = (*above, key)
+        name = f"deepspeed.{'.'.join(path)}"
+        if path in REMOVED:
+            yield path, Problem(f"{name}: DeepSpeed has removed this feature", REMOVED[path])
+        elif path in DEPRECATED:
+            yield path, Problem(f"{name} is deprecated", DEPRECATED[path])
+        elif not above and key in BATCH:
+            yield path, Problem(f"{name} follows from `batch:`", "remove it")
+        elif key not in kinds:
+            yield path, Problem(f"unknown key {name!r}", _suggestion(path, kinds))
+        elif isinstance(kinds[key], dict) and isinstance(value, dict):
+            yield from _section(value, kinds[key], path, resolves)
+        else:
+            yield from _value(path, value, kinds[key], resolves)
+
+
+def _value(path: Keys, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[Keys, Problem]]:
+    name = f"deepspeed.{'.'.join(path)}"
+    if isinstance(value, dict) and kind == "any":
+        for key, inner in value.items():
+            yield from _value((*path, key), inner, "any", resolves)
+    elif value == "auto":
+        if kind == "auto" or (resolves and path in AUTO):
+            return
+        who = "Hugging Face's Trainer fills in" if resolves else "this workload fills in"
+        yield path, Problem(f"{name}: `auto` is nothing that {who}", "give a value, or leave it out")
+    elif path in WORDS and str(value).lower() not in WORDS[path]:
+        yield path, Problem(f"{name}: {shown(value)} is not known", did_you_mean(str(value), WORDS[path]))
+    else:
+        expected = _mismatch(path, value, kind)
+        if expected:
+            yield path, Problem(f"{name}: {expected} is expected, not {shown(value)}")
+
+
+def _mismatch(path: Keys, value: Any, kind: Any) -> str:
+    """What should stand there instead of `value`; empty when it may."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # 5e8 is how sizes are written in DeepSpeed's own examples; only ZeRO's section is read so generously
+    whole = number and (isinstance(value, int) or (path[0] == "zero_optimization" and value == int(value)))
+    fits: dict[str, tuple[bool, str]] = {
+        "bool": (isinstance(value, bool), "true or false"),
+        "int": (whole, "a whole number"),
+        "number": (number, "a number"),
+        "text": (isinstance(value, str), "text"),
+    }
+    if isinstance(kind, dict):
+        return "a mapping of DeepSpeed's keys"
+    if isinstance(kind, list):
+        return "" if value in kind else " or ".join(kind)
+    if path == ("zero_optimization", "stage"):
+        return "" if whole and value in range(4) else "0, 1, 2 or 3"
+    if value == "slots" and path == ("zero_optimization", "zero_hpz_partition_size"):
+        return ""  # our own word, which a plan fills in
+    fine, expected = fits.get(kind, (True, ""))
+    return "" if fine else expected
+
+
+def _suggestion(path: Keys, kinds: Mapping[str, Any]) -> str:
+    """Where an unknown key belongs, or which known one is meant."""
+    *_, key = path
+    sections = {name: inner for name, inner in known().items() if isinstance(inner, dict)}
+    if len(path) > 1 and key in known():
+        return "it belongs at the top of `deepspeed:`"
+    above = sorted(name for name, inner in sections.items() if key in inner and key not in _ANYWHERE)
+    if above and (len(path) == 1 or above[0] != path[0]):
+        return f"it belongs in {above[0]}: {{{key}: …}}"
+    return did_you_mean(key, kinds) or "see https://www.deepspeed.ai/docs/config-json/"
+
+
+_ANYWHERE = ("enabled", "params", "type", "dtype", "mode")

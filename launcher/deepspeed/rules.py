@@ -1,0 +1,292 @@
+"""What a DeepSpeed configuration cannot combine, found before the job waits in a queue.
+
+Owns what goes together; names and kinds of keys are keys.py's. Each rule is one that DeepSpeed 0.19.8 asserts only
+when all ranks are up, or that it passes over in silence; the place in its code stands beside it.
+
+    rules.problems(ds_config, rules.Where(gpu=..., slots=8, local=("/nvme",)), "pretrain")
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from launcher.deepspeed import BUFFER, below
+from launcher.errors import Problem, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from launcher.sizing.gpus import Gpu
+
+# ZERO_SUPPORTED_OPTIMIZERS of runtime/zero/utils.py, as a configuration names them
+_SHARDABLE = ("adagrad", "adam", "adamw", "lion", "muon")
+# Keys of the stages that read them; DeepSpeed says nothing when another stage is on.
+_STAGE_3 = (
+    "offload_param",
+    "zero_hpz_partition_size",
+    "zero_quantized_weights",
+    "zero_quantized_nontrainable_weights",
+    "zero_quantized_gradients",
+)
+# Sections that split a model in ways that the batch arithmetic and the workloads do not know.
+_SPLITS = {
+    ("sequence_parallel_size",): "Ulysses sequence parallelism",
+    ("tensor_parallel", "autotp_size"): "tensor parallelism",
+    ("expert_parallel", "enabled"): "expert parallelism",
+}
+# Sections that do something only in programs that ask for it; ours do not.
+_IDLE = {
+    "activation_checkpointing": "set args.activation-checkpointing: true",
+    "hybrid_engine": "leave it out",
+    "pipeline": "leave it out",
+}
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where the ranks run. `local`: folders on a host's own disk, as the ranks see them.
+
+    `part`: elements of a rank's part of the model's largest tensor; None where the model is not known.
+    """
+
+    gpu: Gpu | None
+    slots: int
+    local: tuple[str, ...] = ()
+    part: int | None = None
+
+
+@dataclass(frozen=True)
+class _Config:
+    """A configuration with the parts that most rules ask for."""
+
+    whole: Mapping[str, Any]
+
+    @property
+    def zero(self) -> Mapping[str, Any]:
+        return self.section("zero_optimization")
+
+    @property
+    def stage(self) -> int:
+        return int(self.zero.get("stage", 0))
+
+    @property
+    def optimizer(self) -> str:
+        return str(self.section("optimizer").get("type", "AdamW")).lower()
+
+    def section(self, *names: str) -> Mapping[str, Any]:
+        """A section; empty where there is none."""
+        found: Any = self.whole
+        for name in names:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    def offload(self, part: str) -> str:
+        """Where `part` ("optimizer" or "param") is offloaded to: none, cpu or nvme."""
+        return str(self.section("zero_optimization", f"offload_{part}").get("device", "none"))
+
+
+def problems(config: Mapping[str, Any], where: Where, workload: str, precision: str) -> Iterator[Problem]:
+    """Everything that cannot work together, each with the field that it is about.
+
+    `precision` is the job's, which is checked elsewhere; here it is what the configuration makes of it.
+    """
+    given = _Config(config)
+    yield from _stages(given)
+    yield from _masters(given)
+    yield from _offload(given, where)
+    yield from _zeropp(given, where)
+    yield from _precision(given, where, precision)
+    yield from _gradients(given)
+    yield from _optimizer(given)
+    yield from _programs(given, workload)
+
+
+def _zero(key: str, message: str, hint: str) -> Problem:
+    about = ("job", "deepspeed", "zero_optimization", *key.split("."))
+    return Problem(f"deepspeed.zero_optimization.{key} {message}", hint, about=about)
+
+
+def _top(key: str, message: str, hint: str) -> Problem:
+    return Problem(f"deepspeed.{key} {message}", hint, about=("job", "deepspeed", *key.split(".")))
+
+
+def _on(value: Any) -> bool:
+    """Whether a value turns a feature of _STAGE_3 on."""
+    if isinstance(value, dict):
+        return str(value.get("device", "none")) != "none"
+    return value not in (None, False, 0, 1) if not isinstance(value, bool) else value
+
+
+def _stages(given: _Config) -> Iterator[Problem]:
+    stage, zero = given.stage, given.zero
+    for key in _STAGE_3:
+        if stage < 3 and _on(zero.get(key)):
+            yield _zero(
+                key, f"works in stage 3 alone, and this is stage {stage}", "use stage 3, or leave it out"
+            )
+    if stage == 0 and given.offload("optimizer") != "none":
+        yield _zero("offload_optimizer", "needs ZeRO, and this is stage 0", "use stage 1, 2 or 3")
+    # runtime/zero/stage_1_and_2.py: NCCL's buffers start at 4 bytes
+    if stage in (1, 2) and int(zero.get("allgather_bucket_size", 0)) % 2:
+        yield _zero("allgather_bucket_size", "must be even", "add one")
+    if zero.get("reduce_bucket_size") == 0:
+        yield _zero("reduce_bucket_size", "must be above 0", "leave it out")
+
+
+def _masters(given: _Config) -> Iterator[Problem]:
+    """Master weights in 16 bits: runtime/config.py (_do_error_check), runtime/base_optimizer.py."""
+    bf16, fp16 = given.section("bf16"), given.section("fp16")
+    masters = {
+        "bf16.bf16_master_weights_and_grads": bool(bf16.get("bf16_master_weights_and_grads")),
+        "fp16.fp16_master_weights_and_grads": bool(fp16.get("fp16_master_weights_and_grads")),
+    }
+    states = bool(bf16.get("bf16_optimizer_states"))
+    if states and not masters["bf16.bf16_master_weights_and_grads"]:
+        hint = "add bf16_master_weights_and_grads: true"
+        yield _top("bf16.bf16_optimizer_states", "needs bf16_master_weights_and_grads", hint)
+    for key, on in masters.items():
+        if on and given.stage == 0:
+            yield _top(key, "needs ZeRO, and this is stage 0", "use stage 1, 2 or 3")
+        elif on and given.offload("optimizer") == "none" and not (states and key.startswith("bf16")):
+            yield _top(key, "needs the optimizer in host memory", "add offload_optimizer: {device: cpu}")
+    if all(masters.values()):
+        yield _top(
+            "fp16.fp16_master_weights_and_grads", "and that of bf16 are both on", "leave one of them out"
+        )
+
+
+def _offload(given: _Config, where: Where) -> Iterator[Problem]:
+    stage = given.stage
+    nvme = [part for part in ("optimizer", "param") if given.offload(part) == "nvme"]
+    for part in nvme:
+        section, key = given.section("zero_optimization", f"offload_{part}"), f"offload_{part}"
+        # runtime/zero/stage_1_and_2.py takes any device for host memory
+        if part == "optimizer" and stage in (1, 2):
+            yield _zero(
+                key, f"would go to host memory in stage {stage}, not to NVMe", "use stage 3, or device: cpu"
+            )
+        path = section.get("nvme_path")
+        if path is None:
+            if part == nvme[0]:  # said once
+                hint = "add nvme: {path: /local/disk, size: 7TB} to the cluster"
+                yield _zero(key, "goes to NVMe and the cluster file names none", hint)
+        elif not any(below(str(path), folder) for folder in where.local):
+            known = ", ".join(where.local)
+            hint = f"use a folder below {known}" if known else "add `nvme:` to the cluster"
+            yield _zero(
+                f"{key}.nvme_path",
+                f"{path} is not known to be on a host's own disk",
+                f"{hint}, or a mount with local: true",
+            )
+    buffer = int(given.section("zero_optimization", "offload_param").get("buffer_size", BUFFER))
+    if given.offload("param") == "nvme" and where.part is not None and buffer < where.part:
+        # runtime/swap_tensor/partitioned_param_swapper.py (get_buffer)
+        what = f"of {buffer:,} does not hold a rank's part of the largest tensor, {where.part:,} elements"
+        yield _zero("offload_param.buffer_size", what, f"use at least {where.part}, or leave it out")
+    section = given.section("zero_optimization", "offload_optimizer")
+    if float(section.get("ratio", 1.0)) < 1.0 and stage < 3:  # runtime/zero/config.py (offload_ratio_check)
+        yield _zero(
+            "offload_optimizer.ratio", "below 1 works in stage 3 alone", "use stage 3, or leave it out"
+        )
+    if section.get("super_offload") and (where.gpu is None or stage < 3):
+        yield _zero("offload_optimizer.super_offload", "needs stage 3 and NVIDIA GPUs", "leave it out")
+    if (
+        given.zero.get("zenflow") and given.offload("optimizer") != "cpu"
+    ):  # runtime/zenflow/zenflow_stage_1_and_2.py
+        yield _zero("zenflow", "needs the optimizer in host memory", "add offload_optimizer: {device: cpu}")
+
+
+def _zeropp(given: _Config, where: Where) -> Iterator[Problem]:
+    zero = given.zero
+    if given.stage < 3:
+        return
+    group = zero.get("zero_hpz_partition_size", 1)
+    # utils/groups.py (_create_zero_param_parallel_group) cuts a group that is too large, and groups ranks by number:
+    # one that is not a host's would send what it is meant to keep off the fabric
+    if group not in (0, 1, where.slots):
+        what = f"is {shown(group)}, and a host has {where.slots} slots"
+        yield _zero("zero_hpz_partition_size", what, f"use {where.slots}, or the word slots")
+    quantized = [key for key in _STAGE_3 if "quantized" in key and zero.get(key)]
+    if quantized and where.gpu is None:
+        yield _zero(quantized[0], "needs a GPU: DeepSpeed quantizes in CUDA alone", "use preset zero3")
+    if zero.get("zero_quantized_gradients") and zero.get("reduce_scatter") is False:  # runtime/zero/stage3.py
+        yield _zero("zero_quantized_gradients", "needs reduce_scatter", "leave reduce_scatter out")
+
+
+def _precision(given: _Config, where: Where, precision: str) -> Iterator[Problem]:
+    bf16, fp16 = (bool(given.section(name).get("enabled")) for name in ("bf16", "fp16"))
+    bf16 = bf16 or bool(given.section("bfloat16").get("enabled"))
+    if bf16 and fp16:
+        yield _top("fp16", "and bf16 are both on", "set `precision:` of the job instead")
+    if bf16 and precision != "bf16" and where.gpu is not None and where.gpu.capability < (8, 0):
+        name = where.gpu.name
+        yield _top(
+            "bf16", f"is on, and {name} has none (compute capability 8.0 and up)", "use precision: fp16"
+        )
+    if fp16 and precision != "fp16" and where.gpu is None:
+        yield _top("fp16", "is on, and the ranks have no GPU", "use precision: bf16 or fp32")
+    for section, key in (("compile", "deepcompile"), ("aio", "use_gds")):
+        if given.section(section).get(key) and where.gpu is None:
+            yield _top(f"{section}.{key}", "needs a GPU", "leave it out")
+
+
+def _gradients(given: _Config) -> Iterator[Problem]:
+    stage, whole, zero = given.stage, given.whole, given.zero
+    scattered = zero.get("reduce_scatter", True)
+    averaged = str(whole.get("gradient_allreduce_op", "mean")).lower() == "mean"
+    # runtime/zero/stage3.py, stage_1_and_2.py: "not yet supported … with reduce scatter enabled"
+    if scattered and (stage == 3 or (stage == 2 and averaged)):
+        if float(whole.get("gradient_predivide_factor", 1.0)) != 1.0:
+            yield _top(
+                "gradient_predivide_factor", f"does not work in stage {stage}", "set reduce_scatter: false"
+            )
+        if whole.get("prescale_gradients"):
+            yield _top("prescale_gradients", f"does not work in stage {stage}", "set reduce_scatter: false")
+    if not averaged and stage == 3:  # runtime/config.py (_do_error_check)
+        yield _top("gradient_allreduce_op", "sum does not work in stage 3", "use stage 2, or mean")
+    if zero.get("compute_grad_norm") is False:  # runtime/zero/config.py, stage_1_and_2.py
+        if stage not in (1, 2):
+            yield _zero("compute_grad_norm", "false works in stages 1 and 2", "leave it out")
+        elif float(whole.get("gradient_clipping", 0)) > 0:
+            yield _zero(
+                "compute_grad_norm", "false leaves nothing to clip", "set gradient_clipping: 0 as well"
+            )
+        elif given.offload("optimizer") != "none" or zero.get("zenflow"):
+            yield _zero("compute_grad_norm", "false does not work with offload", "leave it out")
+
+
+def _optimizer(given: _Config) -> Iterator[Problem]:
+    optimizer, scheduler, stage = given.section("optimizer"), given.section("scheduler"), given.stage
+    if optimizer and "type" not in optimizer:
+        yield _top("optimizer", "has no `type`", "add type: AdamW")
+    if scheduler and "type" not in scheduler:  # runtime/config.py (get_scheduler_name): there is none then
+        yield _top("scheduler", "has no `type`, so there would be none", "add type: WarmupCosineLR")
+    params = optimizer.get("params")
+    if (
+        isinstance(params, dict) and "max_grad_norm" in params
+    ):  # runtime/engine.py (_configure_basic_optimizer)
+        yield _top(
+            "optimizer.params.max_grad_norm", "is refused by DeepSpeed", "use deepspeed.gradient_clipping"
+        )
+    untested = given.optimizer not in _SHARDABLE and not given.whole.get("zero_allow_untested_optimizer")
+    if stage and untested:
+        name = shown(optimizer.get("type"))
+        yield _top("optimizer", f"{name} is not tested with ZeRO", "add zero_allow_untested_optimizer: true")
+    if given.optimizer == "muon" and stage == 3 and given.zero.get("reduce_scatter", True):
+        yield _zero("reduce_scatter", "does not go with Muon in stage 3", "set reduce_scatter: false")
+
+
+def _programs(given: _Config, workload: str) -> Iterator[Problem]:
+    for path, what in _SPLITS.items():
+        value = (given.section(*path[:-1]) if path[1:] else given.whole).get(path[-1])
+        if value is True or (isinstance(value, int) and value > 1):
+            message = f"is {what}, and here every rank has samples of its own"
+            yield _top(".".join(path), message, "leave it out; ZeRO splits the model")
+    if given.section("autotuning").get("enabled"):
+        hint = "leave it out; deepspeed: auto picks the configuration"
+        yield _top("autotuning", "ends a run after a few steps", hint)
+    own = "/" not in workload and not workload.endswith(".py")
+    for key, hint in _IDLE.items():
+        if own and key in given.whole:
+            yield _top(key, f"does nothing in workload {workload!r}", hint)

@@ -1,0 +1,183 @@
+"""The keys that the installed DeepSpeed reads, found by watching it read a configuration.
+
+Owns the look into DeepSpeed; launcher/deepspeed/keys.json keeps what it finds, so that the launcher needs no DeepSpeed.
+
+    DS_ACCELERATOR=cpu python -m tests.deepspeed_keys > launcher/deepspeed/keys.json
+
+A section is a mapping of its keys; a key has the kind of its value: bool, int, number, text, a list of the words that
+it may be, auto (DeepSpeed itself knows the word), or any.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import sys
+import types
+import typing
+from typing import Any
+
+Kinds = dict[str, Any]
+KINDS: dict[Any, str] = {bool: "bool", int: "int", float: "number", str: "text"}
+# Sections that DeepSpeed reads key by key; what it reads as a pydantic model is found through the model.
+READ = {
+    "activation_checkpointing": {},
+    "aio": {},
+    "autotuning": {"enabled": True},
+    "checkpoint": {"parallel_write": {}},
+    "data_types": {},
+    "expert_parallel": {"enabled": False},
+    "flops_profiler": {},
+    "optimizer": {"type": "AdamW", "params": {}},
+    "scheduler": {"type": "WarmupLR", "params": {}},
+    "torch_autocast": {"lower_precision_safe_modules": []},
+}
+# Read elsewhere than in DeepSpeedConfig: deepspeed/__init__.py (initialize) for Ulysses sequence parallelism.
+ELSEWHERE = {"sequence_parallel_size": "int", "data_parallel_size": "int"}
+# What a mapping of the user's own names follows; DeepSpeed's data pipeline reads these as it goes.
+FREE = ("params", "arg_mappings", "model_info")
+BATCH = {"train_batch_size": 1, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
+
+
+class Watched(dict[str, Any]):
+    """A mapping that notes which of its keys are asked for, and with which default."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        super().__init__({k: Watched(v) if isinstance(v, dict) else v for k, v in given.items()})
+        self.asked: Kinds = {}
+
+    def note(self, key: str, default: Any = None) -> None:
+        known = self.asked.get(key)
+        if known in (None, "any"):
+            self.asked[key] = "auto" if default == "auto" else KINDS.get(type(default), "any")
+
+    def __contains__(self, key: object) -> bool:
+        self.note(str(key))
+        return super().__contains__(key)
+
+    def __getitem__(self, key: str) -> Any:
+        self.note(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.note(key, default)
+        return super().get(key, default)
+
+    def keys(self) -> Any:
+        return self
+
+    def __copy__(self) -> Watched:
+        return self
+
+    def __deepcopy__(self, _: Any) -> Watched:
+        return self
+
+
+def found() -> Kinds:
+    """Every key, as keys.json has it."""
+    from deepspeed.runtime import config
+
+    watched = Watched({**BATCH, **READ})
+    config.DeepSpeedConfig(watched)
+    # what was removed is asked for as well
+    top = {key: kind for key, kind in watched.asked.items() if key not in removed()}
+    top |= {name: _section(watched[name]) for name in READ}
+    top |= {name: _fields(model) for name, model in models().items()}
+    top |= {"timers": {"throughput": top.pop("throughput")}, "pipeline": _pipeline(config)}
+    kinds = {"train_batch_size": "int", "train_micro_batch_size_per_gpu": "int", "datastates_ckpt": "any"}
+    return dict(sorted({**top, **kinds, **ELSEWHERE}.items()))
+
+
+def removed() -> dict[str, str]:
+    """Keys that DeepSpeed refuses since it has removed what they turned on; its own words."""
+    from deepspeed.runtime import config
+
+    zero = {f"zero_optimization.{k}": v for k, v in config._REMOVED_ZERO_CONFIG_KEYS.items()}
+    return {**config._REMOVED_TOP_LEVEL_CONFIG_KEYS, **zero}
+
+
+def models() -> dict[str, Any]:
+    """Section → the pydantic model that DeepSpeed reads it with."""
+    from deepspeed.comm.config import CommsLoggerConfig
+    from deepspeed.compile.config import CompileConfig
+    from deepspeed.inference.config import WeightQuantConfig
+    from deepspeed.monitor.config import DeepSpeedMonitorConfig
+    from deepspeed.runtime import precision_config, tensor_parallel
+    from deepspeed.runtime.config import HybridEngineConfig
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.utils.config import DeepSpeedThroughputTimerConfig
+
+    monitors = {name: info.annotation for name, info in DeepSpeedMonitorConfig.model_fields.items()}
+    return {
+        **monitors,
+        "bf16": precision_config.DeepSpeedBF16Config,
+        "bfloat16": precision_config.DeepSpeedBF16Config,  # its old name
+        "comms_logger": CommsLoggerConfig,
+        "compile": CompileConfig,
+        "fp16": precision_config.DeepSpeedFP16Config,
+        "hybrid_engine": HybridEngineConfig,
+        "tensor_parallel": tensor_parallel.config.TPTrainingConfig,
+        "throughput": DeepSpeedThroughputTimerConfig,
+        "weight_quantization": WeightQuantConfig,
+        "zero_optimization": DeepSpeedZeroConfig,
+    }
+
+
+def _fields(model: Any) -> Kinds:
+    # An alias stands for its field: with both, the one in the preset and the user's would contradict each other.
+    made = {
+        info.alias or name: "auto" if info.default == "auto" else _kind(info.annotation)
+        for name, info in model.model_fields.items()
+        if not _deprecated(info)
+    }
+    return dict(sorted(made.items()))
+
+
+def deprecated(model: Any) -> set[str]:
+    """The fields of a model that DeepSpeed takes for another one, with a warning."""
+    return {name for name, info in model.model_fields.items() if _deprecated(info)}
+
+
+def _deprecated(info: Any) -> bool:
+    return bool((info.json_schema_extra or {}).get("deprecated"))
+
+
+def _kind(annotation: Any) -> Any:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        inner = [a for a in typing.get_args(annotation) if a is not type(None)]
+        return _kind(inner[0]) if len(inner) == 1 else "any"
+    if typing.get_origin(annotation) is typing.Literal:
+        return sorted(typing.get_args(annotation))
+    if isinstance(annotation, type) and hasattr(annotation, "model_fields"):
+        return _fields(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        values = [member.value for member in annotation]
+        return sorted(values) if all(isinstance(v, str) for v in values) else "int"
+    if isinstance(annotation, type) and issubclass(annotation, os.PathLike):
+        return "text"
+    return KINDS.get(annotation, "any")
+
+
+def _section(section: Watched) -> Any:
+    made = dict(section.asked)
+    for key, value in section.items():
+        if isinstance(value, Watched):
+            made[key] = "any" if key in FREE else _section(value)
+    return dict(sorted(made.items()))
+
+
+def _pipeline(config: Any) -> Kinds:
+    defaults = config.get_pipeline_config({})
+    return {k: "auto" if v == "auto" else KINDS.get(type(v), "any") for k, v in sorted(defaults.items())}
+
+
+def document() -> dict[str, Any]:
+    """The whole of keys.json."""
+    import deepspeed
+
+    return {"version": deepspeed.__version__.partition("+")[0], "keys": found()}
+
+
+if __name__ == "__main__":
+    print(json.dumps(document(), indent=1), file=sys.stdout)

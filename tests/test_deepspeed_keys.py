@@ -1,0 +1,246 @@
+"""The launcher knows the keys that DeepSpeed reads, no more and no fewer, and says what a slip was meant to be."""
+
+from __future__ import annotations
+
+import json
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launcher import ROOT, deepspeed
+from launcher.deepspeed import keys, rules
+from launcher.sizing import gpus
+from tests import deepspeed_keys
+
+KNOWN = keys.known()
+
+
+def messages(overrides: dict[str, Any], workload: str = "pretrain") -> list[str]:
+    return [str(problem) for _, problem in keys.problems(overrides, workload)]
+
+
+@pytest.fixture(scope="module")
+def installed() -> dict[str, Any]:
+    pytest.importorskip("deepspeed", reason="what it reads is the reference")
+    return deepspeed_keys.document()
+
+
+def test_the_keys_are_those_that_the_installed_deepspeed_reads(installed: dict[str, Any]) -> None:
+    file = json.loads((ROOT / "launcher" / "deepspeed" / "keys.json").read_text(encoding="utf-8"))
+    assert file == installed, "see tests/deepspeed_keys.py for how to write keys.json anew"
+
+
+def test_the_images_have_the_deepspeed_that_the_keys_are_of() -> None:
+    file = json.loads((ROOT / "launcher" / "deepspeed" / "keys.json").read_text(encoding="utf-8"))
+    locked = (ROOT / "docker" / "requirements" / "deepspeed.txt").read_text(encoding="utf-8")
+    assert re.findall(r"^deepspeed==(\S+)", locked, re.MULTILINE) == [file["version"]]
+
+
+def test_what_deepspeed_removed_is_named(installed: dict[str, Any]) -> None:
+    assert {".".join(path) for path in keys.REMOVED} == set(deepspeed_keys.removed())
+    assert not {path for path in keys.REMOVED if path[0] in KNOWN and len(path) == 1}
+
+
+def test_what_is_deprecated_is_named(installed: dict[str, Any]) -> None:
+    del installed
+    found = {
+        (section, name)
+        for section, model in deepspeed_keys.models().items()
+        for name in deepspeed_keys.deprecated(model)
+    }
+    assert set(keys.DEPRECATED) == found
+
+
+@pytest.mark.parametrize("name", deepspeed.presets())
+def test_presets_have_no_slips(name: str) -> None:
+    assert messages(deepspeed.preset(name)) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"zero_optimisation": {"stage": 2}},
+            "unknown key 'deepspeed.zero_optimisation'; did you mean 'zero_optimization'?",
+        ),
+        ({"stage": 3}, "unknown key 'deepspeed.stage'; it belongs in zero_optimization: {stage: …}"),
+        (
+            {"zero_optimization": {"overlap_com": True}},
+            "unknown key 'deepspeed.zero_optimization.overlap_com'; did you mean 'overlap_comm'?",
+        ),
+        (
+            {"zero_optimization": {"gradient_clipping": 1.0}},
+            "unknown key 'deepspeed.zero_optimization.gradient_clipping'; it belongs at the top of `deepspeed:`",
+        ),
+        (
+            {"zero_optimization": {"offload_optimizer": {"devise": "cpu"}}},
+            "unknown key 'deepspeed.zero_optimization.offload_optimizer.devise'; did you mean 'device'?",
+        ),
+        (
+            {"zero_optimization": {"offload_param": {"device": "disk"}}},
+            "deepspeed.zero_optimization.offload_param.device: cpu or none or nvme is expected, not 'disk'",
+        ),
+        (
+            {"elasticity": {"enabled": True}},
+            "deepspeed.elasticity: DeepSpeed has removed this feature; "
+            "change `nodes:` between runs: a new run resumes with `checkpoint.resume`",
+        ),
+        (
+            {"zero_optimization": {"mics_shard_size": 8}},
+            "deepspeed.zero_optimization.mics_shard_size: DeepSpeed has removed this feature; "
+            "use ZeRO++: preset zeropp",
+        ),
+        (
+            {"zero_optimization": {"cpu_offload": True}},
+            "deepspeed.zero_optimization.cpu_offload is deprecated; use offload_optimizer: {device: cpu}",
+        ),
+        (
+            {"zero_optimization": {"max_live_parameters": 0}},
+            "unknown key 'deepspeed.zero_optimization.max_live_parameters'; "
+            "did you mean 'stage3_max_live_parameters'?",
+        ),
+        ({"train_batch_size": 8}, "deepspeed.train_batch_size follows from `batch:`; remove it"),
+        ({"dump_state": "no"}, "deepspeed.dump_state: true or false is expected, not 'no'"),
+        ({"gradient_clipping": "1"}, "deepspeed.gradient_clipping: a number is expected, not '1'"),
+        ({"aio": {"block_size": 1e6}}, "deepspeed.aio.block_size: a whole number is expected, not 1000000.0"),
+        ({"aio": 3}, "deepspeed.aio: a mapping of DeepSpeed's keys is expected, not 3"),
+        (
+            {"communication_data_type": "float32"},
+            "deepspeed.communication_data_type: 'float32' is not known; it can be bf16, fp16, fp32",
+        ),
+        (
+            {"gradient_clipping": "auto"},
+            "deepspeed.gradient_clipping: `auto` is nothing that this workload fills in; "
+            "give a value, or leave it out",
+        ),
+        (
+            {"optimizer": {"type": "AdamW", "params": {"lr": "auto"}}},
+            "deepspeed.optimizer.params.lr: `auto` is nothing that this workload fills in; "
+            "give a value, or leave it out",
+        ),
+    ],
+)
+def test_message(overrides: dict[str, Any], message: str) -> None:
+    assert messages(overrides) == [message]
+
+
+@pytest.mark.parametrize(
+    "zero", [3, None, "stage 3", [], {"stage": 4}, {"stage": "3"}, {"stage": True}, {"stage": None}]
+)
+def test_zero_optimization_that_is_none(zero: object) -> None:
+    (message,) = messages({"zero_optimization": zero})
+    assert " is expected, not " in message
+
+
+@pytest.mark.parametrize("size", [200_000_000, 2e8])
+def test_sizes_may_be_written_as_in_deepspeeds_examples(size: float) -> None:
+    assert messages({"zero_optimization": {"reduce_bucket_size": size}}) == []
+
+
+def test_every_problem_is_told() -> None:
+    assert len(messages({"a": 1, "stage": 2, "amp": {}, "zero_optimization": {"b": 1, "stage": 9}})) == 5
+
+
+# `auto`
+
+
+def test_auto_is_filled_in_by_the_workloads_that_use_the_trainer() -> None:
+    folder = ROOT / "docker" / "workloads"
+    uses = {
+        path.stem
+        for path in folder.glob("*.py")
+        if re.search(r"^ *from workloads import .*\btrainers\b", path.read_text("utf-8"), re.MULTILINE)
+        and "\ndef parser(" in path.read_text("utf-8")
+    }
+    assert set(keys.TRAINERS) == uses
+
+
+@pytest.mark.parametrize("workload", [*keys.TRAINERS, "./train.py", "/work/train"])
+@pytest.mark.parametrize("path", keys.AUTO, ids=".".join)
+def test_auto_is_taken_where_it_is_filled_in(path: tuple[str, ...], workload: str) -> None:
+    overrides: Any = "auto"
+    for key in reversed(path):
+        overrides = {key: overrides}
+    if path[0] in ("optimizer", "scheduler"):
+        overrides[path[0]]["type"] = "AdamW"
+    assert messages(overrides, workload) == []
+    (message,) = messages(overrides, "pretrain")
+    assert "`auto` is nothing that this workload fills in" in message
+
+
+def test_the_trainer_fills_in_what_may_be_auto() -> None:
+    trainer = pytest.importorskip("transformers.integrations.deepspeed", reason="it fills `auto` in")
+    config: dict[str, Any] = {"zero_optimization": {"stage": 3}}
+    for *sections, key in keys.AUTO:
+        at = config
+        for section in sections:
+            at = at.setdefault(section, {})
+        at[key] = "auto"
+    args = SimpleNamespace(
+        world_size=1,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=1,
+        max_grad_norm=1.0,
+        learning_rate=1e-4,
+        adam_beta1=0.9,
+        adam_beta2=0.95,
+        adam_epsilon=1e-8,
+        weight_decay=0.1,
+        save_on_each_node=False,
+        fp16=False,
+        fp16_full_eval=False,
+        bf16=True,
+        bf16_full_eval=False,
+        get_warmup_steps=lambda steps: steps // 10,
+    )
+    made = trainer.HfTrainerDeepSpeedConfig(config)
+    made.trainer_config_process(args)
+    made.trainer_config_finalize(args, SimpleNamespace(config=SimpleNamespace(hidden_size=64)), 100)
+    assert '"auto"' not in json.dumps(made.config)
+    assert made.get_value("zero_optimization.reduce_bucket_size") == 64 * 64
+
+
+# DeepSpeed takes what we let through
+
+
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    if isinstance(kind, dict):
+        return st.fixed_dictionaries({}, optional={key: values(inner) for key, inner in kind.items()})
+    if isinstance(kind, list):
+        return st.sampled_from(kind)
+    return {"bool": st.booleans(), "int": st.integers(0, 8), "number": st.sampled_from([0.25, 0.5])}.get(
+        kind, st.nothing()
+    )
+
+
+# Sections that no workload reads, or that rules.py refuses as they are.
+APART = {
+    *("activation_checkpointing", "autotuning", "comet", "compile", "data_parallel_size", "expert_parallel"),
+    *("hybrid_engine", "pipeline", "sequence_parallel_size", "tensor_parallel", "wandb"),
+    "weight_quantization",
+}
+OVERRIDES = st.fixed_dictionaries(
+    {},
+    optional={
+        key: values(kind)
+        for key, kind in KNOWN.items()
+        if key not in APART and kind not in ("any", "auto", "text") and key not in keys.BATCH
+    },
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(OVERRIDES, st.sampled_from(deepspeed.presets()))
+def test_deepspeed_takes_what_passes(overrides: dict[str, Any], preset: str) -> None:
+    config = pytest.importorskip("deepspeed.runtime.config", reason="it is the judge")
+    overrides.get("aio", {}).pop("use_gds", None)  # the judge has no GPU
+    numbers = deepspeed.batch(1, None, None, 1)
+    made = deepspeed.config(deepspeed.preset(preset), overrides, numbers, "bf16", 1, 1, "/nvme")
+    where = rules.Where(gpus.GPUS["h100-80gb"], 1, ("/nvme",))
+    found = [*messages(overrides), *rules.problems(made, where, "pretrain", "bf16")]
+    if not found:
+        config.DeepSpeedConfig(json.loads(json.dumps(made)))

@@ -1,0 +1,198 @@
+"""What cannot go together is refused with its place; what can is not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launcher import deepspeed, load, plan
+from launcher.deepspeed import rules
+from launcher.errors import PlanError
+from launcher.sizing import gpus
+from tests import samples
+
+H100, V100 = gpus.GPUS["h100-80gb"], gpus.GPUS["v100-32gb"]
+HERE = rules.Where(H100, 8, ("/nvme", "/scratch"), part=5_000_000)
+CPU = rules.Where(None, 2, ("/tmp",))
+NUMBERS = deepspeed.batch(1, None, None, 16)
+
+
+def found(
+    preset: str, overrides: dict[str, Any], where: rules.Where = HERE, workload: str = "pretrain"
+) -> list[str]:
+    precision = "bf16" if where.gpu is H100 else "fp32"
+    made = deepspeed.config(deepspeed.preset(preset), overrides, NUMBERS, precision, where.slots, 2, "/nvme")
+    return [str(p) for p in rules.problems(made, where, workload, precision)]
+
+
+def zero(**keys: Any) -> dict[str, Any]:
+    return {"zero_optimization": keys}
+
+
+@pytest.mark.parametrize("name", deepspeed.presets())
+def test_presets_go_together(name: str) -> None:
+    assert found(name, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        # ZeRO's stages
+        (
+            "zero2",
+            zero(offload_param={"device": "cpu"}),
+            "offload_param works in stage 3 alone, and this is stage 2",
+        ),
+        ("zero1", zero(zero_hpz_partition_size=8), "zero_hpz_partition_size works in stage 3 alone"),
+        ("zero2", zero(zero_quantized_weights=True), "zero_quantized_weights works in stage 3 alone"),
+        ("zero2", zero(zero_quantized_gradients=True), "zero_quantized_gradients works in stage 3 alone"),
+        ("zero0", zero(offload_optimizer={"device": "cpu"}), "offload_optimizer needs ZeRO"),
+        ("zero2-offload", zero(offload_optimizer={"ratio": 0.5}), "offload_optimizer.ratio below 1"),
+        ("zero2", zero(offload_optimizer={"device": "nvme"}), "would go to host memory in stage 2"),
+        ("zero2", zero(allgather_bucket_size=3), "allgather_bucket_size must be even"),
+        ("zero2", zero(reduce_bucket_size=0), "reduce_bucket_size must be above 0"),
+        # offload
+        (
+            "zero3-nvme",
+            zero(offload_param={"nvme_path": "/lustre/swap"}),
+            "offload_param.nvme_path /lustre/swap is not known to be on a host's own disk; "
+            "use a folder below /nvme, /scratch, or a mount with local: true",
+        ),
+        ("zero3-nvme", zero(offload_param={"nvme_path": "/nvme/../home"}), "is not known to be on a host's"),
+        (
+            "zero3-nvme",
+            zero(offload_param={"buffer_size": 4_999_999}),
+            "offload_param.buffer_size of 4,999,999 does not hold a rank's part of the largest tensor, "
+            "5,000,000 elements; use at least 5000000, or leave it out",
+        ),
+        ("zero3", zero(zenflow={}), None),
+        ("zero2", zero(zenflow={"topk_ratio": 0.1}), "zenflow needs the optimizer in host memory"),
+        ("zero2", zero(offload_optimizer={"super_offload": True}), "super_offload needs stage 3"),
+        # ZeRO++
+        (
+            "zeropp",
+            zero(zero_hpz_partition_size=4),
+            "zero_hpz_partition_size is 4, and a host has 8 slots; use 8, or the word slots",
+        ),
+        ("zeropp", zero(reduce_scatter=False), "zero_quantized_gradients needs reduce_scatter"),
+        # precision
+        ("zero1", {"fp16": {"enabled": True}}, "fp16 and bf16 are both on; set `precision:` of the job"),
+        ("zero0", {"bf16": {"bf16_optimizer_states": True}}, "needs bf16_master_weights_and_grads"),
+        ("zero1", {"bf16": {"bf16_master_weights_and_grads": True}}, "needs the optimizer in host memory"),
+        ("zero0", {"bf16": {"bf16_master_weights_and_grads": True}}, "needs ZeRO, and this is stage 0"),
+        # gradients
+        ("zero3", {"prescale_gradients": True}, "prescale_gradients does not work in stage 3"),
+        ("zero2", {"gradient_predivide_factor": 2.0}, "gradient_predivide_factor does not work in stage 2"),
+        ("zero3", {"gradient_allreduce_op": "sum"}, "sum does not work in stage 3"),
+        ("zero3", zero(compute_grad_norm=False), "compute_grad_norm false works in stages 1 and 2"),
+        ("zero1", zero(compute_grad_norm=False), "compute_grad_norm false leaves nothing to clip"),
+        # optimizer
+        ("zero1", {"optimizer": {"params": {"lr": 1e-3}}}, "optimizer has no `type`"),
+        ("zero1", {"scheduler": {"params": {}}}, "scheduler has no `type`, so there would be none"),
+        ("zero1", {"optimizer": {"type": "SGD"}}, "'SGD' is not tested with ZeRO"),
+        ("zero3", {"optimizer": {"type": "Muon"}}, "reduce_scatter does not go with Muon in stage 3"),
+        (
+            "zero1",
+            {"optimizer": {"type": "Adam", "params": {"max_grad_norm": 1}}},
+            "is refused by DeepSpeed; use deepspeed.gradient_clipping",
+        ),
+        # what the workload does not do
+        ("zero1", {"sequence_parallel_size": 2}, "is Ulysses sequence parallelism"),
+        ("zero1", {"tensor_parallel": {"autotp_size": 2}}, "is tensor parallelism"),
+        ("zero1", {"autotuning": {"enabled": True}}, "ends a run after a few steps"),
+        (
+            "zero1",
+            {"activation_checkpointing": {"cpu_checkpointing": True}},
+            "does nothing in workload 'pretrain'; set args.activation-checkpointing: true",
+        ),
+    ],
+)
+def test_refused(preset: str, overrides: dict[str, Any], message: str | None) -> None:
+    said = found(preset, overrides)
+    assert (said == []) if message is None else any(message in line for line in said), said
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides"),
+    [
+        ("zero2", zero(zero_hpz_partition_size=1)),
+        ("zero2", zero(offload_param={"device": "none"})),
+        ("zero2", zero(reduce_scatter=False) | {"prescale_gradients": True}),
+        ("zero1", {"prescale_gradients": True}),
+        ("zero1", {"optimizer": {"type": "SGD"}, "zero_allow_untested_optimizer": True}),
+        ("zero0", {"optimizer": {"type": "SGD"}}),
+        ("zero1", zero(compute_grad_norm=False) | {"gradient_clipping": 0.0}),
+        ("zeropp", zero(zero_hpz_partition_size=8)),
+        ("zero3-nvme", zero(offload_param={"nvme_path": "/nvme/run", "buffer_size": 5_000_000})),
+        ("zero3", zero(reduce_scatter=False) | {"optimizer": {"type": "Muon"}}),
+    ],
+)
+def test_taken(preset: str, overrides: dict[str, Any]) -> None:
+    assert found(preset, overrides) == []
+
+
+def test_what_needs_a_gpu() -> None:
+    assert any("needs a GPU: DeepSpeed quantizes in CUDA alone" in line for line in found("zeropp", {}, CPU))
+    assert any("needs a GPU" in line for line in found("zero1", {"aio": {"use_gds": True}}, CPU))
+    assert any("the ranks have no GPU" in line for line in found("zero1", {"fp16": {"enabled": True}}, CPU))
+    old = rules.Where(V100, 8)
+    assert any("Tesla V100 has none" in line for line in found("zero1", {"bf16": {"enabled": True}}, old))
+
+
+def test_a_program_of_the_users_own_may_use_what_ours_do_not() -> None:
+    overrides = {"activation_checkpointing": {"cpu_checkpointing": True}}
+    assert found("zero1", overrides, workload="./train.py") == []
+
+
+# What DeepSpeed itself says of those that it refuses as soon as it reads them
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides"),
+    [
+        ("zero2-offload", zero(offload_optimizer={"ratio": 0.5})),
+        ("zero3", {"gradient_allreduce_op": "sum"}),
+        ("zero3", zero(compute_grad_norm=False)),
+        ("zero1", {"fp16": {"enabled": True}}),
+        ("zero0", {"bf16": {"bf16_master_weights_and_grads": True}}),
+        ("zero2", zero(reduce_bucket_size=0)),
+        ("zero1", {"elasticity": {"enabled": True}}),
+        ("zero3", zero(mics_shard_size=8)),
+    ],
+)
+def test_deepspeed_refuses_it_too(preset: str, overrides: dict[str, Any]) -> None:
+    config = pytest.importorskip("deepspeed.runtime.config", reason="it is the judge")
+    one = deepspeed.batch(1, None, None, 1)
+    made = deepspeed.config(deepspeed.preset(preset), overrides, one, "bf16", 1, 1, "/nvme")
+    with pytest.raises(Exception, match=r"."):
+        config.DeepSpeedConfig(made)
+
+
+# Where it is said
+
+
+def test_a_rule_names_the_place_of_the_key(tmp_path: Any) -> None:
+    (tmp_path / "job.yaml").write_text(
+        "name: demo\nmodel: gpt2\nbatch: {micro: 1}\ncluster: here.yaml\n"
+        "deepspeed:\n  preset: zero2\n  zero_optimization:\n    zero_hpz_partition_size: 8\n"
+    )
+    (tmp_path / "here.yaml").write_text("gpu: h100-80gb\nslots: 8\nfabric: infiniband\n")
+    with pytest.raises(PlanError) as caught:
+        plan.make(*load.load(str(tmp_path / "job.yaml")), samples.SITE)
+    assert [str(p.place) for p in caught.value.problems] == [f"{tmp_path}/job.yaml:8:5"]
+
+
+def test_offload_to_the_clusters_nvme_is_mounted() -> None:
+    fields: dict[str, Any] = {
+        "gpu": "h100-80gb",
+        "slots": 8,
+        "nvme": {"path": "/nvme", "size": "7TB"},
+        "mounts": {"/data": {"host": "/data"}},
+    }
+    made = samples.decided({"deepspeed": {"preset": "zero3-nvme"}}, **fields)
+    assert made.mounts[-1] == plan.Mount("/nvme", "/nvme", None, False, True)
+    assert [m.inside for m in samples.decided({}, **fields).mounts] == ["/data"]
+    fields["mounts"] = {"/nvme": {"host": "/local/nvme", "local": True}}
+    made = samples.decided({"deepspeed": {"preset": "zero3-nvme"}}, **fields)
+    assert [m.host for m in made.mounts] == ["/local/nvme"]
