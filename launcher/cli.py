@@ -63,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     )
     _job_options(verb)
     verb.add_argument("--json", action="store_true", help="for programs")
+    _plan_options(verb)
 
     verb = _verb(
         table, "check", "validate jobs and render them for every scheduler; submit nothing", verbs.check
@@ -148,6 +149,14 @@ def _job_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("job", metavar="JOB", help="a job file")
     _file_options(verb)
     verb.add_argument("--name", default="", metavar="SUFFIX", help="added to the run's id")
+
+
+def _plan_options(verb: argparse.ArgumentParser) -> None:
+    either = verb.add_mutually_exclusive_group()
+    either.add_argument(
+        "--max-model", metavar="FAMILY", help="the largest model of a family (llama, gpt …) that would fit"
+    )
+    either.add_argument("--min-nodes", action="store_true", help="the fewest hosts on which the job fits")
 
 
 def _slurm_options(verb: argparse.ArgumentParser) -> None:

@@ -66,7 +66,8 @@ class Fit:
         only = None if self.climb else self.rung
         found = ladder.changes(self.model, self.machine, self.wish, self.presets, only)
         hint = (
-            ", or ".join(map(_setting, found)) or "no single change makes it fit; use more and larger hosts"
+            ", or ".join(self._setting(change) for change in found)
+            or "no single change makes it fit; use more and larger hosts"
         )
         if not self.climb:
             reasons = "; ".join(self.weighed.reasons)
@@ -76,18 +77,28 @@ class Fit:
             what, about = "no DeepSpeed configuration fits:\n  " + "\n  ".join(tried), ("job", "model")
         return PlanError(Problem(what, f"use {hint}", about=about))
 
+    def _setting(self, change: ladder.Change) -> str:
+        """A change as the words of the command line."""
+        recompute = "--set args.activation-checkpointing=true"
+        match change.what:
+            case "micro":
+                return f"--set batch.micro={change.value}"
+            case "hosts":
+                return f"--set nodes={change.value}"
+            case "preset":
+                more = f" {recompute}" if change.rung.checkpointing and not self.rung.checkpointing else ""
+                return f"--set deepspeed={change.value}{more}"
+            case _:
+                return recompute
 
-def _setting(change: ladder.Change) -> str:
-    """A change as the words of the command line."""
-    match change.what:
-        case "micro":
-            return f"--set batch.micro={change.value}"
-        case "hosts":
-            return f"--set nodes={change.value}"
-        case "preset":
-            return f"--set deepspeed={change.value}"
-        case _:
-            return "--set args.activation-checkpointing=true"
+
+def precision(job: Job, cluster: Cluster) -> str:
+    """What the job computes in: bf16 needs compute capability 8.0; on a CPU fp32 is what is fast everywhere."""
+    if job.precision != "auto":
+        return job.precision
+    if cluster.gpu is None:
+        return "fp32"
+    return "bf16" if gpus.GPUS[cluster.gpu].capability >= (8, 0) else "fp16"
 
 
 def weigh(job: Job, cluster: Cluster, numbers: deepspeed.Batch, precision: str) -> tuple[Fit | None, str]:
@@ -97,6 +108,11 @@ def weigh(job: Job, cluster: Cluster, numbers: deepspeed.Batch, precision: str) 
     model = architecture(job.model)
     if isinstance(model, models.Unknown):
         return None, model.reason
+    return of(model, job, cluster, numbers, precision), ""
+
+
+def of(model: Architecture, job: Job, cluster: Cluster, numbers: deepspeed.Batch, precision: str) -> Fit:
+    """The Fit of the job with `model` in place of its own."""
     machine = _machine(job, cluster)
     wish = _wish(job, numbers, precision)
     overrides = job.deepspeed.overrides
@@ -106,11 +122,9 @@ def weigh(job: Job, cluster: Cluster, numbers: deepspeed.Batch, precision: str) 
     }
     if job.deepspeed.preset != "auto":
         rung = ladder.Rung(job.deepspeed.preset, bool(wish.checkpointing))
-        return Fit(
-            model, machine, wish, presets, ladder.try_rung(model, machine, wish, rung, presets), None
-        ), ""
+        return Fit(model, machine, wish, presets, ladder.try_rung(model, machine, wish, rung, presets), None)
     climb = ladder.climb(model, machine, wish, presets)
-    return Fit(model, machine, wish, presets, climb.chosen or climb.tried[-1], climb), ""
+    return Fit(model, machine, wish, presets, climb.chosen or climb.tried[-1], climb)
 
 
 def architecture(name: str) -> Architecture | models.Unknown:
@@ -121,6 +135,19 @@ def architecture(name: str) -> Architecture | models.Unknown:
         if name.startswith("/"):
             return models.Unknown(name, f"{name} is not on this machine, so its size is not known")
         raise
+
+
+def too_long(job: Job, one: Fit) -> Problem | None:
+    """A sequence with more tokens than the model has positions: the workload would stop at its first step."""
+    model = one.model
+    strict = job.workload == "pretrain" or model.learned_positions
+    if one.wish.sequence <= model.positions or not strict:
+        return None
+    return Problem(
+        f"args.seq-length {one.wish.sequence} is more than the {model.positions} positions of {model.name}",
+        f"use args.seq-length={model.positions}, or a model with more",
+        about=("job", "args", "seq-length"),
+    )
 
 
 def _part(model: Architecture, machine: Machine) -> int:
@@ -153,4 +180,5 @@ def _wish(job: Job, numbers: deepspeed.Batch, precision: str) -> Wish:
         base=base,
         checkpointing=job.args.get("activation-checkpointing"),
         attention=str(option["attention"] or "sdpa"),
+        train=job.batch.global_,
     )

@@ -144,7 +144,7 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
     ]
     places: Places = {"job": job.places, "cluster": cluster.places}
     gpu = gpus.GPUS[cluster.gpu] if cluster.gpu else None
-    precision = job.precision if job.precision != "auto" else _precision(gpu)
+    precision = fit.precision(job, cluster)
     try:
         numbers = deepspeed.batch(
             job.batch.micro, job.batch.accumulation, job.batch.global_, job.nodes * cluster.slots
@@ -152,6 +152,7 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
         weighed, unknown = fit.weigh(job, cluster, numbers, precision)
         preset = _preset(job, weighed)
         part = weighed.part if weighed else None
+        problems += filter(None, [fit.too_long(job, weighed) if weighed else None])
         config = deepspeed.config(
             deepspeed.preset(preset),
             job.deepspeed.overrides,
@@ -223,13 +224,6 @@ def _args(job: Job, weighed: fit.Fit | None) -> dict[str, Any]:
     if weighed and weighed.rung.checkpointing and "activation-checkpointing" not in job.args:
         return {**job.args, "activation-checkpointing": True}
     return dict(job.args)
-
-
-def _precision(gpu: gpus.Gpu | None) -> str:
-    # bf16 needs compute capability 8.0; on a CPU fp32 is the one that is fast everywhere
-    if gpu is None:
-        return "fp32"
-    return "bf16" if gpu.capability >= (8, 0) else "fp16"
 
 
 def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:

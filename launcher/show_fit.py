@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from launcher.fit import Fit
+    from launcher.limits import Fewest, Largest
 
 _WIDTH = 40
 _SHADES = "█▓▒░▚▞▪"
@@ -50,6 +51,54 @@ def data(fit: Fit | None) -> dict[str, Any]:
         "communication": [{**dataclasses.asdict(c), "sent_per_rank": c.sent} for c in _collectives(fit)],
         "bound": dataclasses.asdict(fit.bound) if fit.bound else None,
     }
+
+
+def largest_data(found: Largest) -> dict[str, Any]:
+    """`plan --max-model --json`: the model, why larger ones do not fit, and the keys of `data`."""
+    return {
+        "family": found.family,
+        "model": found.fit.model.name,
+        "deepspeed": {"preset": found.fit.rung.preset},
+        "layers": {"given": found.fit.model.layers, "most": found.layers},
+        "parameters_with_most_layers": found.stretched.parameters,
+        "too_large": [{"model": m.name, "parameters": m.parameters, "reason": why} for m, why in found.over],
+        **data(found.fit),
+    }
+
+
+def largest_text(found: Largest) -> str:
+    """The same for a person."""
+    lines = [f"the largest {found.family} that fits: {found.fit.model.name}"]
+    lines += [f"  not {m.name}, {units.count(m.parameters)} parameters: {why}" for m, why in found.over]
+    if found.layers > found.fit.model.layers:
+        more = f"{found.layers} layers, {units.count(found.stretched.parameters)} parameters"
+        lines.append(f"  with its width: up to {more} (it has {found.fit.model.layers})")
+    return "\n".join([*lines, "", text(found.fit)])
+
+
+def fewest_data(found: Fewest) -> dict[str, Any]:
+    """`plan --min-nodes --json`: the hosts, their batch, why fewer do not do, and the keys of `data`."""
+    batch = found.batch
+    return {
+        "nodes": found.fit.machine.hosts,
+        "world_size": found.fit.machine.world,
+        "batch": {"micro": batch.micro, "accumulation": batch.accumulation, "global": batch.train},
+        "deepspeed": {"preset": found.fit.rung.preset},
+        "fewer": {"nodes": found.fewer[0], "reason": found.fewer[1]} if found.fewer else None,
+        **data(found.fit),
+    }
+
+
+def fewest_text(found: Fewest) -> str:
+    """The same for a person."""
+    batch, there = found.batch, found.fit.machine
+    lines = [f"the fewest hosts on which it fits: {there.hosts}"]
+    if found.fewer:
+        lines.append(f"  not {found.fewer[0]}: {found.fewer[1]}")
+    step = (
+        f"micro {batch.micro} × accumulation {batch.accumulation} × world size {there.world} = {batch.train}"
+    )
+    return "\n".join([*lines, f"  batch: {step} samples a step", "", text(found.fit)])
 
 
 def text(fit: Fit) -> str:

@@ -135,7 +135,29 @@ def _write_output(folder: str, files: dict[str, str]) -> None:
 def show_plan(args: argparse.Namespace) -> int:
     from launcher import show
 
+    if args.max_model or args.min_nodes:
+        return _limit(args)
     print(show.plan_json(_plan(args)) if args.json else show.plan(_plan(args)))
+    return OK
+
+
+def _limit(args: argparse.Namespace) -> int:
+    """The largest model for the job's cluster, or the fewest hosts for the job."""
+    import json
+
+    from launcher import limits, load, show_fit
+
+    job, cluster = load.load(args.job, args.cluster, args.settings)
+    try:
+        if args.max_model:
+            largest = limits.largest(job, cluster, args.max_model)
+            data, text = show_fit.largest_data(largest), show_fit.largest_text(largest)
+        else:
+            fewest = limits.fewest(job, cluster)
+            data, text = show_fit.fewest_data(fewest), show_fit.fewest_text(fewest)
+    except LauncherError as error:
+        raise error.at({"job": job.places, "cluster": cluster.places}) from None
+    print(json.dumps(data, indent=2, ensure_ascii=False) if args.json else text)
     return OK
 
 

@@ -10,7 +10,7 @@ traffic.py. Pure: presets come in as mappings, the machine as numbers.
       .largest_micro    sequences: the largest micro batch that fits on the chosen rung
     ladder.try_rung(architecture, machine, wish, ladder.Rung("zero2", False), presets)   one rung alone
     ladder.changes(architecture, machine, wish, presets)    the smallest changes that would make it fit
-    ladder.min_hosts(...), ladder.max_model(...)
+    ladder.min_hosts(...)    the fewest hosts
 
 Rungs are sorted by the bound on their step time (traffic.bound) when the machine's GPU and fabric have figures;
 those that come out alike, and all of them without figures, keep the order of RUNGS. A bound flatters stage 3, so
@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.sizing import memory, traffic, zero
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from launcher.sizing.architecture import Architecture
     from launcher.sizing.gpus import Gpu
@@ -94,7 +94,10 @@ class Machine:
 
 @dataclass(frozen=True)
 class Wish:
-    """What the job asks for. `checkpointing` None: the ladder may choose. `base` goes under every preset."""
+    """What the job asks for. `checkpointing` None: the ladder may choose. `base` goes under every preset.
+
+    `train`: samples of a step, which must divide among all ranks; None: as many as `base` accumulates.
+    """
 
     micro: int
     sequence: int
@@ -102,6 +105,18 @@ class Wish:
     checkpointing: bool | None = None
     attention: str = "sdpa"
     workers: int = 2
+    train: int | None = None
+
+    def divides(self, world: int) -> bool:
+        """Whether a step's samples divide among `world` ranks in whole micro batches."""
+        return self.train is None or self.train % (self.micro * world) == 0
+
+    def on(self, world: int) -> Wish:
+        """The same with the accumulation that its step has on `world` ranks."""
+        if self.train is None:
+            return self
+        passes = max(1, self.train // (self.micro * world))
+        return replace(self, base={**self.base, "gradient_accumulation_steps": passes})
 
 
 @dataclass(frozen=True)
@@ -209,10 +224,10 @@ def largest_micro(model: Architecture, machine: Machine, wish: Wish, presets: Pr
 
     if machine.slot_memory is None or not fits(1):
         return 0
-    return _last(fits, 1)
+    return last(fits, 1)
 
 
-def _last(fits: Any, least: int) -> int:
+def last(fits: Callable[[int], bool], least: int) -> int:
     """The largest number that fits, given that `least` does and that what is larger fits less."""
     below = least
     while fits(2 * below):
@@ -232,14 +247,22 @@ def min_hosts(
     most: int = 4096,
     only: Rung | None = None,
 ) -> int | None:
-    """The fewest hosts on which a rung (or `only` that one) fits; None when even `most` are too few."""
+    """The fewest hosts on which a rung (or `only` that one) fits; None when even `most` are too few.
+
+    They are such that the step's samples divide among their ranks, where the wish says how many there are.
+    """
 
     def fits(hosts: int) -> bool:
         there = replace(machine, hosts=hosts)
+        asked = wish.on(there.world)
         if only is not None:
-            return try_rung(model, there, wish, only, presets).fits
-        return any(t.fits for t in ordered(model, there, wish, presets))
+            return try_rung(model, there, asked, only, presets).fits
+        return any(t.fits for t in ordered(model, there, asked, presets))
 
+    if wish.train is not None:
+        last = min(most, wish.train // (wish.micro * machine.slots))
+        whole = (hosts for hosts in range(1, last + 1) if wish.divides(hosts * machine.slots))
+        return next(filter(fits, whole), None)
     below, above = 0, 1
     while not fits(above):
         below, above = above, 2 * above
@@ -249,17 +272,6 @@ def min_hosts(
         middle = (below + above) // 2
         below, above = (below, middle) if fits(middle) else (middle, above)
     return above if above <= most else None
-
-
-def max_model(
-    models: Iterable[Architecture], machine: Machine, wish: Wish, presets: Presets
-) -> tuple[Architecture, Climb] | None:
-    """The model with the most parameters that fits, with its climb; None when none does."""
-    for model in sorted(models, key=lambda m: m.parameters, reverse=True):
-        found = climb(model, machine, wish, presets)
-        if found.chosen:
-            return model, found
-    return None
 
 
 @dataclass(frozen=True)
@@ -291,7 +303,7 @@ def changes(
     hosts = min_hosts(model, machine, wish, presets, only=rung)
     if hosts is not None and hosts > machine.hosts:
         there = replace(machine, hosts=hosts)
-        chosen = climb(model, there, wish, presets).chosen
+        chosen = climb(model, there, wish.on(there.world), presets).chosen
         found.append(Change("hosts", hosts, rung or (chosen.rung if chosen else RUNGS[-1])))
     return found
 
@@ -299,10 +311,14 @@ def changes(
 def _smaller_micro(
     model: Architecture, machine: Machine, wish: Wish, presets: Presets, rung: Rung | None
 ) -> list[Change]:
+    """The rung that needs the smallest change, with its largest micro batch that divides the step's samples."""
     choices = [rung] if rung is not None else [t.rung for t in ordered(model, machine, wish, presets)]
     sizes = {r: largest_micro(model, machine, wish, presets, r) for r in choices}
     best = max(choices, key=lambda r: min(sizes[r], wish.micro), default=None)
-    return [Change("micro", sizes[best], best)] if best and 0 < sizes[best] < wish.micro else []
+    if best is None or sizes[best] >= wish.micro:
+        return []
+    whole = (m for m in range(sizes[best], 0, -1) if replace(wish, micro=m).divides(machine.world))
+    return [Change("micro", m, best) for m in whole][:1]
 
 
 def setup(machine: Machine, wish: Wish, rung: Rung) -> Setup:

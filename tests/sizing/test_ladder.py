@@ -1,4 +1,4 @@
-"""The first rung that fits, the largest micro batch, the fewest hosts, the largest model, and how fast they come."""
+"""The first rung that fits, the largest micro batch, the fewest hosts, and how fast they come."""
 
 from __future__ import annotations
 
@@ -159,15 +159,28 @@ def test_fewest_hosts() -> None:
     assert ladder.min_hosts(model, machine(), asked, PRESETS, most=1, only=only) is None
 
 
-def test_largest_model_of_a_family() -> None:
-    family = [named(n) for n in models.named() if n.startswith("gpt-")]
-    small, large = (ladder.max_model(family, machine(h), wish(1, 1024), PRESETS) for h in (1, 16))
-    assert small is not None
-    assert large is not None
-    assert small[0].parameters < large[0].parameters
-    assert small[1].chosen is not None
-    tiny = machine(gpu=replace(V100, memory=10**9))
-    assert ladder.max_model(family, tiny, wish(1, 1024), PRESETS) is None
+def test_fewest_hosts_divide_the_step() -> None:
+    model, asked, only = named("llama-2-70b"), wish(1, 4096), ladder.Rung("zero3", True)
+    enough = ladder.min_hosts(model, machine(), asked, PRESETS, only=only)
+    assert enough == 2
+    # three hosts divide 8 slots × 3 × 5 samples, two do not
+    odd = replace(asked, train=8 * 3 * 5)
+    assert ladder.min_hosts(model, machine(), odd, PRESETS, only=only) == 3
+    assert ladder.min_hosts(model, machine(), replace(asked, train=8), PRESETS, only=only) is None
+
+
+@settings(max_examples=40)
+@given(MODELS, MACHINES, st.integers(1, 32), st.integers(1, 8))
+def test_changes_divide_the_step(model: str, there: ladder.Machine, micro: int, passes: int) -> None:
+    train = micro * there.world * passes
+    asked = replace(wish(micro, 4096), train=train).on(there.world)
+    rung = ladder.Rung("zero1", False)
+    if ladder.try_rung(named(model), there, asked, rung, PRESETS).fits:
+        return
+    for change in ladder.changes(named(model), there, asked, PRESETS, rung):
+        of = int(change.value) if change.what == "micro" else micro
+        hosts = int(change.value) if change.what == "hosts" else there.hosts
+        assert train % (of * hosts * there.slots) == 0
 
 
 def test_a_climb_takes_less_than_20_milliseconds() -> None:

@@ -1,0 +1,195 @@
+"""The largest model and the fewest hosts fit, the next ones do not, and both say why."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from launcher import cli, fit, limits, plan, show_fit
+from launcher.errors import LauncherError, PlanError, SpecError
+from launcher.sizing import models
+from launcher.sizing.architecture import Architecture
+from tests import samples
+
+GPU: dict[str, Any] = {"gpu": "h100-80gb", "slots": 8, "fabric": "infiniband", "memory": "2000GB"}
+JOB: dict[str, Any] = {"model": "llama-2-70b", "batch": {"micro": 1}, "args": {"seq-length": 2048}}
+
+
+def largest(family: str, job: dict[str, Any] | None = None, **cluster: Any) -> limits.Largest:
+    return limits.largest(
+        samples.job(**{**JOB, **(job or {})}), samples.cluster(**{**GPU, **cluster}), family
+    )
+
+
+def fewest(job: dict[str, Any] | None = None, **cluster: Any) -> limits.Fewest:
+    return limits.fewest(samples.job(**{**JOB, **(job or {})}), samples.cluster(**{**GPU, **cluster}))
+
+
+def parameters(name: str) -> int:
+    found = models.load(name)
+    assert isinstance(found, Architecture)
+    return found.parameters
+
+
+def fits(job: dict[str, Any], **cluster: Any) -> bool:
+    made = samples.decided({**JOB, **job}, **{**GPU, **cluster})
+    assert made.fit is not None
+    return made.fit.fits
+
+
+def test_the_largest_model_is_the_last_that_a_plan_takes() -> None:
+    found = largest("llama", {"nodes": 2})
+    assert fits({"nodes": 2, "model": found.fit.model.name})
+    assert found.over
+    for model, reason in found.over:
+        assert not fits({"nodes": 2, "model": model.name})
+        assert " needs " in reason
+    named = [n for n in limits.families()["llama"]]
+    over = {model.name for model, _ in found.over}
+    assert over == {n for n in named if parameters(n) > found.fit.model.parameters}
+
+
+def test_the_layers_are_the_most_that_fit() -> None:
+    found = largest("llama-2", {"deepspeed": {"preset": "zero3"}})
+    assert found.layers >= found.fit.model.layers
+    assert found.stretched.layers == found.layers
+    assert found.stretched.parameters > found.fit.model.parameters or found.layers == found.fit.model.layers
+    job, cluster = samples.job(**{**JOB, "deepspeed": "zero3"}), samples.cluster(**GPU)
+    numbers = limits._batch(job, cluster)
+    for layers, expected in ((found.layers, True), (found.layers + 1, False)):
+        model = replace(found.fit.model, layers=layers)
+        assert fit.of(model, job, cluster, numbers, "bf16").fits is expected
+
+
+def test_more_hosts_take_no_smaller_model() -> None:
+    sizes = [largest("gpt", {"nodes": n, "args": {"seq-length": 1024}}).fit.model.parameters for n in (1, 4)]
+    assert sizes[0] <= sizes[1]
+
+
+def test_a_preset_that_the_job_insists_on_holds() -> None:
+    found = largest("llama", {"deepspeed": "zero1"})
+    assert found.fit.rung.preset == "zero1"
+    assert found.fit.model.parameters < largest("llama").fit.model.parameters
+
+
+@pytest.mark.parametrize("family", limits.families())
+def test_every_family_has_named_models(family: str) -> None:
+    assert all(name == family or name.startswith(f"{family}-") for name in limits.families()[family])
+
+
+def test_the_fewest_hosts_are_the_first_that_a_plan_takes() -> None:
+    found = fewest({"batch": {"micro": 1, "global": 960}, "deepspeed": "zero3"})
+    hosts = found.fit.machine.hosts
+    assert fits({"nodes": hosts, "batch": {"micro": 1, "global": 960}, "deepspeed": "zero3"})
+    assert found.batch.train == 960
+    assert found.fewer is not None
+    assert found.fewer[0] < hosts
+    for fewer in range(1, hosts):
+        if 960 % (fewer * 8) == 0:
+            assert not fits({"nodes": fewer, "batch": {"micro": 1, "global": 960}, "deepspeed": "zero3"})
+
+
+def test_one_host_is_the_fewest() -> None:
+    found = fewest({"model": "gpt2", "args": {"seq-length": 1024}})
+    assert (found.fit.machine.hosts, found.fewer) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("job", "cluster", "message"),
+    [
+        ({}, {"hosts": 1, "memory": "400GB"}, "it does not even fit on 1 host: a host needs "),
+        ({"workload": "startup"}, {}, "the memory of workload 'startup' is not estimated"),
+        ({}, {"gpu": None, "memory": None}, "the cluster file does not say how much memory its hosts have"),
+        ({"model": "owner/model"}, {}, "a hub model's size is not known before it is downloaded"),
+        ({"batch": {"micro": 1, "global": 7}}, {}, "batch.global 7 does not divide"),
+    ],
+)
+def test_no_answer(job: dict[str, Any], cluster: dict[str, Any], message: str) -> None:
+    with pytest.raises(LauncherError) as caught:
+        fewest(job, **cluster)
+    assert str(caught.value).startswith(message)
+
+
+def test_an_unknown_family() -> None:
+    with pytest.raises(SpecError, match="--max-model 'lama' is no family of models; did you mean 'llama'"):
+        largest("lama")
+
+
+def test_a_family_that_is_too_large_or_too_short() -> None:
+    with pytest.raises(PlanError, match=r"not even gpt-6b, the smallest of gpt, fits: args.seq-length 2048"):
+        largest("gpt")
+    with pytest.raises(PlanError, match=r"not even mixtral-8x7b, .* fits: a slot needs .*; use more hosts"):
+        largest("mixtral", {"deepspeed": "zero0"})
+
+
+def test_a_plan_refuses_a_sequence_that_is_longer_than_the_model() -> None:
+    with pytest.raises(PlanError, match=r"seq-length 4096 is more than the 1024 positions of gpt2"):
+        samples.decided({"model": "gpt2", "args": {"seq-length": 4096}}, **GPU)
+    assert samples.decided({"model": "gpt2", "args": {"seq-length": 1024}}, **GPU)
+
+
+# What is printed
+
+
+def test_output(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "jobs/llama-70b.yaml"]
+    assert cli.main([*words, "--max-model", "llama"]) == 0
+    assert capsys.readouterr().out.startswith("the largest llama that fits: llama-3-70b\n  not llama-3-405b")
+    assert cli.main([*words, "--min-nodes"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "the fewest hosts on which it fits: 2"
+    assert said[1].startswith("  not 1: a slot needs ")
+    assert said[2] == "  batch: micro 1 × accumulation 32 × world size 16 = 512 samples a step"
+
+
+def test_output_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plan", "jobs/llama-70b.yaml", "--json"]
+    assert cli.main([*words, "--max-model", "llama"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["fits"], found["layers"]["given"]) == ("llama-3-70b", True, 80)
+    assert [one["model"] for one in found["too_large"]] == ["llama-3-405b"]
+    assert cli.main([*words, "--min-nodes"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["nodes"], found["world_size"], found["fewer"]["nodes"]) == (2, 16, 1)
+    assert found["batch"]["global"] == 512
+    assert set(show_fit.data(None)) <= set(found)
+
+
+def test_a_failure_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "jobs/llama-70b.yaml", "--min-nodes", "--set", "cluster.hosts=1"]) == 3
+    assert capsys.readouterr().err.startswith("jobs/llama-70b.yaml:8:1: it does not even fit on 1 host")
+
+
+# A suggested change leads to a plan that fits
+
+
+@pytest.mark.parametrize("preset", ["zero1", "zero2", "zero3", "auto"])
+@pytest.mark.parametrize(("model", "micro"), [("llama-65b", 1), ("llama-2-70b", 8), ("llama-2-13b", 12)])
+def test_what_a_refusal_proposes_works(model: str, micro: int, preset: str) -> None:
+    job: dict[str, Any] = {
+        "model": model,
+        "nodes": 1,
+        "batch": {"micro": micro, "global": micro * 8 * 6},
+        "deepspeed": preset,
+        "args": {"seq-length": 2048},
+    }
+    made = plan.make(samples.job(**job), samples.cluster(**GPU), samples.SITE)
+    assert made.fit is not None
+    if made.fit.fits:
+        return
+    (problem,) = made.fit.refusal().problems
+    for change in problem.hint.removeprefix("use ").split(", or "):
+        changed = json.loads(json.dumps(job))
+        for setting in re.findall(r"--set (\S+)", change):
+            key, _, value = setting.partition("=")
+            *above, last = key.split(".")
+            at = changed
+            for name in above:
+                at = at.setdefault(name, {})
+            at[last] = value if key == "deepspeed" else json.loads(value)
+        assert changed != job
+        assert fits(changed), change
