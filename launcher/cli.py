@@ -143,6 +143,9 @@ def _file_options(verb: argparse.ArgumentParser) -> None:
         dest="settings",
         help="change a field of the files",
     )
+    verb.add_argument(
+        "--strict", action="store_true", help="take warnings about environment variables as errors"
+    )
 
 
 def _job_options(verb: argparse.ArgumentParser) -> None:
@@ -185,7 +188,9 @@ def _run_option(verb: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; see errors.py for what each means."""
-    gc.set_threshold(50_000)  # imports make many objects and no garbage: looking for some is 5% of a command's time
+    gc.set_threshold(
+        50_000
+    )  # imports make many objects and no garbage: looking for some is 5% of a command's time
     streams.use_utf8()
     try:
         args, unknown = parser().parse_known_args(argv)

@@ -16,7 +16,7 @@ from launcher.errors import LauncherError, PlanError, Problem
 from launcher.sizing import gpus
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from launcher.errors import Places
     from launcher.nccl import Fabric
@@ -74,6 +74,7 @@ class Plan:
     secrets: tuple[Secret, ...]
     mounts: tuple[Mount, ...]
     image: str
+    warnings: tuple[Problem, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     exclude: tuple[str, ...] = field(default=())  # hosts to stay away from (Slurm)
     after: tuple[str, ...] = field(default=())  # Slurm's ids of jobs that must succeed first
@@ -135,13 +136,7 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
     fabric = nccl.FABRICS[cluster.fabric]
     problems: list[Problem] = list(_impossible(job, cluster))
     findings = _lint(job, cluster, fabric)
-    problems += [
-        Problem(
-            f"env.{f.name}: {f.message}", about=("job" if f.name in job.env else "cluster", "env", f.name)
-        )
-        for f in findings
-        if f.severity == "error"
-    ]
+    problems += _written(findings, "error", job)
     places: Places = {"job": job.places, "cluster": cluster.places}
     gpu = gpus.GPUS[cluster.gpu] if cluster.gpu else None
     precision = fit.precision(job, cluster)
@@ -184,8 +179,9 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
         variables=_variables(job, cluster, fabric),
         secrets=_secrets(job, cluster),
         mounts=_mounts(cluster, config),
+        warnings=tuple(p.at(places) for p in _written(findings, "warning", job)),
         notes=(
-            *(f"env.{f.name}: {f.message}" for f in findings if f.severity == "warning"),
+            *(str(p.at(places)) for p in _written(findings, "note", job)),
             *(
                 [f"{unknown}; `deepspeed: auto` is {preset}"]
                 if unknown and job.deepspeed.preset == "auto"
@@ -260,6 +256,15 @@ def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
 def _lint(job: Job, cluster: Cluster, fabric: Fabric) -> list[nccl.Finding]:
     written = {**cluster.env, **job.env}
     return nccl.lint({name: v.value or "" for name, v in written.items()}, fabric)
+
+
+def _written(findings: Iterable[nccl.Finding], severity: nccl.Severity, job: Job) -> list[Problem]:
+    """The findings of one severity as problems of the file that wrote the variable."""
+    return [
+        Problem(f.message, about=("job" if f.name in job.env else "cluster", "env", f.name))
+        for f in findings
+        if f.severity == severity
+    ]
 
 
 def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[nccl.Variable, ...]:

@@ -36,9 +36,20 @@ def _plan(args: argparse.Namespace, point: Sequence[str] = (), suffix: str = "")
         )
     job, cluster = load.load(args.job, args.cluster, [*args.settings, *point])
     made = plan.make(job, cluster, site.here(), "-".join(filter(None, (args.name, suffix))))
-    for note in made.notes:
-        say(f"note: {note}")
+    _warn(made, args.strict)
     return made
+
+
+def _warn(plan: Plan, strict: bool) -> None:
+    """Tell what is doubtful in a plan. Raises PlanError with the warnings when they shall count as errors."""
+    from launcher.errors import PlanError
+
+    if strict and plan.warnings:
+        raise PlanError(*plan.warnings)
+    for warning in plan.warnings:
+        say(f"warning: {warning}")
+    for note in plan.notes:
+        say(f"note: {note}")
 
 
 def _placed(args: argparse.Namespace, plans: Sequence[Plan]) -> list[Plan]:
@@ -169,6 +180,7 @@ def check(args: argparse.Namespace) -> int:
     for path in args.jobs:
         try:
             made = plan.make(*load.load(path, args.cluster, args.settings), here)
+            _warn(made, args.strict)
         except LauncherError as error:
             worst = max(worst, _tell_of(path, error))
             continue

@@ -18,13 +18,13 @@ from tests import samples
 
 # Changing a line here changes what scripts of users rely on.
 CONTRACT = {
-    "local": "JOB --cluster --dry-run --force --name --set --wait -o",
-    "slurm": "JOB --after --cluster --dry-run --exclude-bad --force --name --set --sweep --wait -o",
-    "kubernetes": "JOB --cluster --dry-run --force --name --server-dry-run --set --wait -o",
-    "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --wait -o",
-    "plan": "JOB --cluster --json --name --set",
-    "check": "JOB --cluster --set",
-    "diff": "JOB --cluster --name --set",
+    "local": "JOB --cluster --dry-run --force --name --set --strict --wait -o",
+    "slurm": "JOB --after --cluster --dry-run --exclude-bad --force --name --set --strict --sweep --wait -o",
+    "kubernetes": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait -o",
+    "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait -o",
+    "plan": "JOB --cluster --json --name --set --strict",
+    "check": "JOB --cluster --set --strict",
+    "diff": "JOB --cluster --name --set --strict",
     "hostfile": "HOSTLIST|- --slots",
     "env": "FABRIC --json",
     "status": "RUN --json",
