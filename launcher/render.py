@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import re
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -21,6 +21,8 @@ from launcher import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from jinja2.bccache import Bucket
 
 
 class Code(str):
@@ -47,20 +49,19 @@ def _environment(language: str) -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
-        bytecode_cache=_cache(),
+        bytecode_cache=None if sys.dont_write_bytecode else _Cache(str(ROOT / "templates" / "__pycache__")),
     )
     made.filters.update(comment=comment, code=Code, sbatch=sbatch, words=words)
     return made
 
 
-def _cache() -> jinja2.BytecodeCache | None:
-    """Compiled templates, kept where Python would keep compiled modules, and under the same conditions."""
-    folder = ROOT / "templates" / "__pycache__"
-    if sys.dont_write_bytecode:
-        return None
-    with contextlib.suppress(OSError):
-        folder.mkdir(exist_ok=True)
-    return jinja2.FileSystemBytecodeCache(str(folder)) if os.access(folder, os.W_OK | os.X_OK) else None
+class _Cache(jinja2.FileSystemBytecodeCache):
+    """Compiled templates, kept where Python keeps compiled modules; where that cannot be written, none are."""
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        with contextlib.suppress(OSError):
+            Path(self.directory).mkdir(exist_ok=True)
+            super().dump_bytecode(bucket)
 
 
 def shell(value: Any) -> str:

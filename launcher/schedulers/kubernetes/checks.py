@@ -9,7 +9,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING
 
-from launcher import kubernetes_syntax, workloads
+from launcher import kubernetes_syntax, units, workloads
 from launcher.errors import PlanError, Problem
 from launcher.schedulers.kubernetes import pods, trainer
 
@@ -153,6 +153,13 @@ def _resources(plan: Plan) -> Iterator[Problem]:
             "it is a part of it",
             about=("cluster", "kubernetes", "shm"),
         )
+    needed = _host_memory(plan)
+    if total and needed > total:
+        yield Problem(
+            f"a pod may use {units.gigabytes(total)} of memory, and its ranks need about {units.gigabytes(needed)}",
+            "raise kubernetes.memory, or use a preset with less offload; `launcher plan JOB` shows the parts",
+            about=("cluster", "kubernetes", "memory"),
+        )
     limits, requests = pods.resources(plan)
     if any(n.startswith("hugepages-") for n in limits) and not {"cpu", "memory"} & set(requests):
         yield Problem(
@@ -160,6 +167,11 @@ def _resources(plan: Plan) -> Iterator[Problem]:
             "add `memory:` or `cpus:` to the cluster",
             about=("cluster", "kubernetes", "resources"),
         )
+
+
+def _host_memory(plan: Plan) -> int:
+    """Bytes of host memory that a pod's ranks are estimated to need beside GPUs; 0 where that is not known."""
+    return plan.fit.weighed.memory.host.total if plan.fit and plan.gpu else 0
 
 
 def _kind(plan: Plan) -> Iterator[Problem]:
