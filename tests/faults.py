@@ -90,7 +90,12 @@ def attempts(site: Site, run: str) -> list[float]:
 
 
 def times(site: Site, run: str, began: float, left: float) -> str:
-    """Detect: until Slurm's state changed. Wait: until the script ran again. Start: imports, meeting, engine, load."""
+    """Detect: until Slurm's state changed. Wait: until the script ran again. Start: imports, meeting, engine, load.
+
+    Empty for a run that was never started again.
+    """
+    if len(site.starts(run)) == 1:
+        return ""
     taken = [r["time"] for r in site.metrics(run) if "loss" in r and "event" not in r]
     again = next(s["time"] for s in site.starts(run)[1:] if max(taken) > s["time"])
     first = min(t for t in taken if t > again)
