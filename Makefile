@@ -48,6 +48,7 @@ faults: install ## break a real Slurm cluster on this machine in eleven ways and
 
 bench: install ## measure start-up, rendering and the way to the first training step
 	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.kubernetes.speed
 	$(BIN)/python -m tests.bench_workloads
 
 -include docker/images.mk
