@@ -188,9 +188,8 @@ def _run_option(verb: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; see errors.py for what each means."""
-    gc.set_threshold(
-        50_000
-    )  # imports make many objects and no garbage: looking for some is 5% of a command's time
+    # imports make many objects and no garbage: looking for some is 5% of a command's time
+    gc.set_threshold(50_000)
     streams.use_utf8()
     try:
         args, unknown = parser().parse_known_args(argv)
