@@ -5,19 +5,22 @@
 #   DS_OPS= TORCH_CUDA_ARCH_LIST= TORCH_VERSION= TORCH_CUDA= DEEPSPEED_VERSION= CPU_MARCH= CPU_SIMD= MAX_JOBS=
 #   COMPILER=yes (g++ in the image, for torch.compile and Triton)  FABRIC=verbs|efa  NCCL_TESTS=yes
 #   REGISTRY= (image-push)  OUT=dist (sqsh, sif, bundle, wheels)
-#   IMAGE= (push, sqsh, sif, bundle: another image than the one of this revision)
+#   IMAGE= (facts, push, sqsh, sif, bundle: another image than the one of this revision)
 #
 # make hands variables of its command line and of the environment on to the programs; defaults are theirs.
 PYTHON ?= python3
 IMAGEBUILD = PYTHONPATH=docker $(PYTHON) -m imagebuild
 
-.PHONY: image image-check image-push image-lint image-test image-clean sqsh sif bundle wheels lock
+.PHONY: image image-check image-facts image-push image-lint image-test image-clean sqsh sif bundle wheels lock
 
 image: ## build an image (TARGET, FLAVOUR, BASE_IMAGE, ENGINE, …: docker/README.md)
 	@$(IMAGEBUILD).build
 
 image-check: ## say in a second what is wrong with the image that is asked for
 	@$(IMAGEBUILD).build --check
+
+image-facts: ## print what the image holds, for the launcher: make -s image-facts > jobs/clusters/NAME.image.json
+	@$(IMAGEBUILD).export facts
 
 image-push: ## push the image to REGISTRY
 	@$(IMAGEBUILD).export push

@@ -43,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
             "--dry-run", action="store_true", help="print what would be submitted, submit nothing"
         )
         verb.add_argument("-o", dest="output", metavar="DIR", help="write what would be submitted to DIR")
-        verb.add_argument("--force", action="store_true", help="submit although it should not fit in memory")
+        verb.add_argument(
+            "--force", action="store_true", help="submit although memory or the image is said not to do"
+        )
         verb.add_argument(
             "--wait", action="store_true", help="follow the run to its end; exit 1 if it failed"
         )

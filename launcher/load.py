@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
-from launcher import ROOT, deepspeed, fit, nccl, spec, workloads, yamlfile
+from launcher import ROOT, deepspeed, fit, image, nccl, spec, workloads, yamlfile
 from launcher.deepspeed import keys as deepspeed_keys
 from launcher.errors import Place, Problem, SpecError, did_you_mean, shown
 from launcher.sizing import gpus
@@ -96,7 +96,15 @@ def _cluster(
         return None
     ours = [s.removeprefix("cluster.") for s in settings if s.startswith("cluster.")]
     problems += _settings(document, ours, "cluster.")
-    return _validate(document, spec.Cluster, problems)
+    made = _validate(document, spec.Cluster, problems)
+    try:
+        facts = image.beside(path, source)
+    except SpecError as error:
+        problems += error.problems
+        return None
+    if made:
+        made.holds(facts)
+    return made
 
 
 def _settings(document: Document, settings: Sequence[str], prefix: str = "") -> list[Problem]:

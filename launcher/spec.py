@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from launcher.errors import Place
+    from launcher.image import Facts
 
 
 class Batch(Model):
@@ -320,6 +321,9 @@ class Cluster(File):
     hosts: Count | None = Field(None, description="How many hosts there are.")
     cpus: Count | None = Field(None, description="CPU cores of a host.")
     memory: Bytes | None = Field(None, description="Memory of a host.")
+    cpu_level: Literal["x86-64-v2", "x86-64-v3", "x86-64-v4"] | None = Field(
+        None, description="What a host's processor can do (v3: AVX2, v4: AVX-512); `doctor` tells it."
+    )
     nvme: Nvme | None = Field(None, description="A host's own NVMe disks, for offload.")
     bandwidth: Count | None = Field(
         None, description="Gb/s that one host sends over the fabric, all its adapters together."
@@ -340,6 +344,17 @@ class Cluster(File):
     slurm: Slurm = Slurm()
     kubernetes: Kubernetes = Kubernetes()
     local: Local = Local()
+
+    _facts: Facts | None = PrivateAttr(None)
+
+    @property
+    def image_facts(self) -> Facts | None:
+        """What the image holds, where a file beside this one says it (NAME.image.json)."""
+        return self._facts
+
+    def holds(self, facts: Facts | None) -> None:
+        """Remember what the image holds."""
+        self._facts = facts
 
 
 def schema(kind: Literal["job", "cluster"]) -> dict[str, Any]:

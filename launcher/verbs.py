@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from launcher.image import Facts
     from launcher.plan import Plan
     from launcher.runs import Run
 
@@ -68,6 +69,8 @@ def launch(args: argparse.Namespace) -> int:
         return _sweep(args)
     (plan,) = _placed(args, [_plan(args)])
     _must_fit(plan, args.force)
+    rehearsed = args.dry_run or args.output or getattr(args, "server_dry_run", False)
+    _must_suit(plan, args.scheduler, args.force, ask=not rehearsed)
     if args.dry_run or args.output:
         files = scheduler.render(plan)
         if args.output:
@@ -108,6 +111,37 @@ def _must_fit(plan: Plan, force: bool) -> None:
     say(f"warning: {refusal}")
 
 
+def _must_suit(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
+    """Refuse a plan that its image cannot run; with --force say so and go on. With `ask` a registry may be asked."""
+    facts = plan.cluster.image_facts
+    if facts is None and not ask:
+        return
+    from launcher import imagecheck
+
+    if not imagecheck.used(plan, scheduler):
+        return
+    if facts is None:
+        from launcher import registry
+
+        facts = registry.facts(plan.image)
+    refusal = _image_refusal(plan, facts)
+    if refusal and not force:
+        raise refusal
+    if refusal:
+        say(f"warning: {refusal}")
+
+
+def _image_refusal(plan: Plan, facts: Facts | None) -> LauncherError | None:
+    if facts is None:
+        return None
+    from launcher import imagecheck
+
+    stale = imagecheck.stale(plan, facts)
+    if stale:
+        say(f"note: {stale}")
+    return imagecheck.refusal(plan, facts)
+
+
 def _sweep(args: argparse.Namespace) -> int:
     from launcher import submit, sweeps
     from launcher.errors import SpecError
@@ -120,6 +154,7 @@ def _sweep(args: argparse.Namespace) -> int:
     plans = _placed(args, [_plan(args, point, f"p{i}") for i, point in enumerate(points)])
     for plan in plans:
         _must_fit(plan, args.force)
+        _must_suit(plan, "slurm", args.force, ask=True)
     made = submit.sweep(plans, points)
     say(
         f"{made.id}: {len(points)} runs submitted as one array; see them with: python -m launcher report {made.id}"
@@ -148,7 +183,11 @@ def show_plan(args: argparse.Namespace) -> int:
 
     if args.max_model or args.min_nodes:
         return _limit(args)
-    print(show.plan_json(_plan(args)) if args.json else show.plan(_plan(args)))
+    made = _plan(args)
+    refusal = _image_refusal(made, made.cluster.image_facts)
+    if refusal:
+        say(f"warning: {refusal}")
+    print(show.plan_json(made) if args.json else show.plan(made))
     return OK
 
 
@@ -188,6 +227,11 @@ def check(args: argparse.Namespace) -> int:
             worst = max(worst, _tell_of(path, made.fit.refusal().at(made.places)))
             continue
         for name in schedulers.SCHEDULERS:
+            try:
+                _must_suit(made, name, force=False, ask=False)
+            except LauncherError as error:
+                worst = max(worst, _tell_of(f"{path}: not on {name}", error))
+                continue
             try:
                 schedulers.load(name).render(made)
             except LauncherError as error:

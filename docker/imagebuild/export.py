@@ -1,4 +1,4 @@
-"""`make image-push`, `sqsh`, `sif`, `bundle` and `image-clean`: what happens to an image once it is built.
+"""`make image-push`, `sqsh`, `sif`, `bundle`, `image-facts`, `image-clean`: what happens to an image once it is built.
 
 Owns the forms that other runtimes take: one squashfs file (Pyxis/enroot, charliecloud), one SIF (Apptainer), an OCI
 bundle (Slurm's own srun --container). Building is build.py's; which form a job runs is the launcher's.
@@ -130,6 +130,17 @@ def for_slurm(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def facts(engine: str, image: str) -> str:
+    """Return what the image holds, its /opt/image.json; the launcher reads it as CLUSTER.image.json."""
+    with _container(engine, image) as container, tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "image.json"
+        if engine == "buildah":
+            shutil.copyfile(f"{_output(['buildah', 'mount', container])}/opt/image.json", file)
+        else:
+            _run([engine, "cp", f"{container}:/opt/image.json", str(file)])
+        return file.read_text().strip()
+
+
 def clean(engine: str) -> str:
     """Remove this project's images and the layers that no image uses; return what was removed, one a line."""
     names = subprocess.run(LIST[engine], capture_output=True, text=True, check=True).stdout.split()
@@ -143,18 +154,23 @@ def clean(engine: str) -> str:
 @contextlib.contextmanager
 def _file_system(engine: str, image: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process whose stdout is the image's file system as tar."""
-    if engine == "buildah":
-        container = _output(["buildah", "from", image])
-        command = ["tar", "-C", _output(["buildah", "mount", container]), "--numeric-owner", "-cf", "-", "."]
-        remove = ["buildah", "rm", container]
-    else:
-        container = _output([engine, "create", image])
-        command, remove = [engine, "export", container], [engine, "rm", container]
-    try:
+    with _container(engine, image) as container:
+        command = [engine, "export", container]
+        if engine == "buildah":
+            folder = _output(["buildah", "mount", container])
+            command = ["tar", "-C", folder, "--numeric-owner", "-cf", "-", "."]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             yield process
+
+
+@contextlib.contextmanager
+def _container(engine: str, image: str) -> Iterator[str]:
+    """A container of the image that does not run."""
+    container = _output([engine, "from" if engine == "buildah" else "create", image])
+    try:
+        yield container
     finally:
-        subprocess.run(remove, stdout=subprocess.DEVNULL, check=False)
+        subprocess.run([engine, "rm", container], stdout=subprocess.DEVNULL, check=False)
 
 
 def _stem(image: str) -> str:
@@ -200,6 +216,8 @@ def run(verb: str, settings: dict[str, str]) -> str:
     image = settings.get("IMAGE") or build.name(target, flavour, build.revision())
     if verb == "push":
         return push(chosen, image, settings.get("REGISTRY", ""))
+    if verb == "facts":
+        return facts(chosen, image)
     return {"sqsh": sqsh, "sif": sif, "bundle": bundle}[verb](
         chosen, image, Path(settings.get("OUT") or "dist")
     )
@@ -208,7 +226,7 @@ def run(verb: str, settings: dict[str, str]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Do what the verb says and print what was made; 2 when it can't be done."""
     parser = argparse.ArgumentParser(prog="make", description=__doc__)
-    parser.add_argument("verb", choices=("push", "sqsh", "sif", "bundle", "clean"))
+    parser.add_argument("verb", choices=("push", "sqsh", "sif", "bundle", "facts", "clean"))
     args = parser.parse_args(argv)
     try:
         print(run(args.verb, dict(os.environ)))

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run quickstart-44d370: hosts 1, slots 2 each, on this machine, workload pretrain, DeepSpeed zero1.
+# Run quickstart-b6a822: hosts 1, slots 2 each, on this machine, workload pretrain, DeepSpeed zero1.
 # It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/quickstart-44d370
+run=/shared/runs/quickstart-b6a822
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
 rm -f "$run/outcome-0" "$run/exit_code"
@@ -25,19 +25,19 @@ printf '%s\n' '{
 }' >"$run/ds_config.json" || exit 73
 
 export GLOO_SOCKET_IFNAME=lo  # the interface that the cluster file names
-export TORCH_EXTENSIONS_DIR=/tmp/quickstart-44d370/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/quickstart-44d370/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/quickstart-44d370/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/quickstart-b6a822/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/quickstart-b6a822/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/quickstart-b6a822/inductor  # this run's own compile cache, on the host's own disk
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
 entries=()
 for node in $(seq 0 0); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run quickstart-44d370 --folder "$run" --echo 0 -- \
+    --hostfile "$run/hostfile" --node "$node" --run quickstart-b6a822 --folder "$run" --echo 0 -- \
     -m workloads.pretrain \
-      --deepspeed-config=/shared/runs/quickstart-44d370/ds_config.json \
-      --run-dir=/shared/runs/quickstart-44d370 \
+      --deepspeed-config=/shared/runs/quickstart-b6a822/ds_config.json \
+      --run-dir=/shared/runs/quickstart-b6a822 \
       --model=byte-gpt \
       --checkpoint-every=100 \
       --checkpoint-keep=2 \

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run allreduce-5de635: hosts 1, slots 2 each, on this machine, workload allreduce, DeepSpeed zero2.
+# Run allreduce-59965d: hosts 1, slots 2 each, on this machine, workload allreduce, DeepSpeed zero2.
 # It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/allreduce-5de635
+run=/shared/runs/allreduce-59965d
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
 rm -f "$run/outcome-0" "$run/exit_code"
@@ -25,18 +25,18 @@ printf '%s\n' '{
 }' >"$run/ds_config.json" || exit 73
 
 export GLOO_SOCKET_IFNAME=lo  # the interface that the cluster file names
-export TORCH_EXTENSIONS_DIR=/tmp/allreduce-5de635/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/allreduce-5de635/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/allreduce-5de635/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/allreduce-59965d/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/allreduce-59965d/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/allreduce-59965d/inductor  # this run's own compile cache, on the host's own disk
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
 entries=()
 for node in $(seq 0 0); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run allreduce-5de635 --folder "$run" --echo 0 -- \
+    --hostfile "$run/hostfile" --node "$node" --run allreduce-59965d --folder "$run" --echo 0 -- \
     -m workloads.allreduce \
-      --run-dir=/shared/runs/allreduce-5de635 \
+      --run-dir=/shared/runs/allreduce-59965d \
       --min-size=1K \
       --max-size=16M &
   entries+=("$!")

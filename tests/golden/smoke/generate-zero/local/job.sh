@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run smoke-generate-zero-6daf52: hosts 1, slots 2 each, on this machine, workload generate, DeepSpeed zero3.
+# Run smoke-generate-zero-37888c: hosts 1, slots 2 each, on this machine, workload generate, DeepSpeed zero3.
 # It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/smoke-generate-zero-6daf52
+run=/shared/runs/smoke-generate-zero-37888c
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
 rm -f "$run/outcome-0" "$run/exit_code"
@@ -28,19 +28,19 @@ printf '%s\n' '{
 }' >"$run/ds_config.json" || exit 73
 
 export GLOO_SOCKET_IFNAME=lo  # the interface that the cluster file names
-export TORCH_EXTENSIONS_DIR=/tmp/smoke-generate-zero-6daf52/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/smoke-generate-zero-6daf52/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-generate-zero-6daf52/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/smoke-generate-zero-37888c/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/smoke-generate-zero-37888c/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-generate-zero-37888c/inductor  # this run's own compile cache, on the host's own disk
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
 entries=()
 for node in $(seq 0 0); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run smoke-generate-zero-6daf52 --folder "$run" --echo 0 -- \
+    --hostfile "$run/hostfile" --node "$node" --run smoke-generate-zero-37888c --folder "$run" --echo 0 -- \
     -m workloads.generate \
-      --deepspeed-config=/shared/runs/smoke-generate-zero-6daf52/ds_config.json \
-      --run-dir=/shared/runs/smoke-generate-zero-6daf52 \
+      --deepspeed-config=/shared/runs/smoke-generate-zero-37888c/ds_config.json \
+      --run-dir=/shared/runs/smoke-generate-zero-37888c \
       --model=byte-gpt \
       --prompts=jobs/smoke/prompts.txt \
       --max-new-tokens=16 \

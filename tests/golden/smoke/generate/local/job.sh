@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run smoke-generate-315da2: hosts 1, slots 2 each, on this machine, workload generate, DeepSpeed zero0.
+# Run smoke-generate-db01b5: hosts 1, slots 2 each, on this machine, workload generate, DeepSpeed zero0.
 # It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/smoke-generate-315da2
+run=/shared/runs/smoke-generate-db01b5
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
 rm -f "$run/outcome-0" "$run/exit_code"
@@ -21,19 +21,19 @@ printf '%s\n' '{
 }' >"$run/ds_config.json" || exit 73
 
 export GLOO_SOCKET_IFNAME=lo  # the interface that the cluster file names
-export TORCH_EXTENSIONS_DIR=/tmp/smoke-generate-315da2/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/smoke-generate-315da2/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-generate-315da2/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/smoke-generate-db01b5/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/smoke-generate-db01b5/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-generate-db01b5/inductor  # this run's own compile cache, on the host's own disk
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
 entries=()
 for node in $(seq 0 0); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run smoke-generate-315da2 --folder "$run" --echo 0 -- \
+    --hostfile "$run/hostfile" --node "$node" --run smoke-generate-db01b5 --folder "$run" --echo 0 -- \
     -m workloads.generate \
-      --deepspeed-config=/shared/runs/smoke-generate-315da2/ds_config.json \
-      --run-dir=/shared/runs/smoke-generate-315da2 \
+      --deepspeed-config=/shared/runs/smoke-generate-db01b5/ds_config.json \
+      --run-dir=/shared/runs/smoke-generate-db01b5 \
       --model=byte-gpt \
       --prompts=jobs/smoke/prompts.txt \
       --max-new-tokens=16 \

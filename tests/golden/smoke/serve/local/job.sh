@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run smoke-serve-2abebc: hosts 1, slots 2 each, on this machine, workload serve, DeepSpeed zero2.
+# Run smoke-serve-975bab: hosts 1, slots 2 each, on this machine, workload serve, DeepSpeed zero2.
 # It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/smoke-serve-2abebc
+run=/shared/runs/smoke-serve-975bab
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
 rm -f "$run/outcome-0" "$run/exit_code"
@@ -25,18 +25,18 @@ printf '%s\n' '{
 }' >"$run/ds_config.json" || exit 73
 
 export GLOO_SOCKET_IFNAME=lo  # the interface that the cluster file names
-export TORCH_EXTENSIONS_DIR=/tmp/smoke-serve-2abebc/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/smoke-serve-2abebc/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-serve-2abebc/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/smoke-serve-975bab/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/smoke-serve-975bab/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-serve-975bab/inductor  # this run's own compile cache, on the host's own disk
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
 entries=()
 for node in $(seq 0 0); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run smoke-serve-2abebc --folder "$run" --echo 0 -- \
+    --hostfile "$run/hostfile" --node "$node" --run smoke-serve-975bab --folder "$run" --echo 0 -- \
     -m workloads.serve \
-      --run-dir=/shared/runs/smoke-serve-2abebc \
+      --run-dir=/shared/runs/smoke-serve-975bab \
       --model=byte-gpt \
       --engine=transformers \
       --host=127.0.0.1 \

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run smoke-transformers-5e907c: hosts 1, slots 2 each, on this machine, workload finetune, DeepSpeed zero2.
+# Run smoke-transformers-ba1a4b: hosts 1, slots 2 each, on this machine, workload finetune, DeepSpeed zero2.
 # It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/smoke-transformers-5e907c
+run=/shared/runs/smoke-transformers-ba1a4b
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
 rm -f "$run/outcome-0" "$run/exit_code"
@@ -25,19 +25,19 @@ printf '%s\n' '{
 }' >"$run/ds_config.json" || exit 73
 
 export GLOO_SOCKET_IFNAME=lo  # the interface that the cluster file names
-export TORCH_EXTENSIONS_DIR=/tmp/smoke-transformers-5e907c/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/smoke-transformers-5e907c/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-transformers-5e907c/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/smoke-transformers-ba1a4b/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/smoke-transformers-ba1a4b/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-transformers-ba1a4b/inductor  # this run's own compile cache, on the host's own disk
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
 entries=()
 for node in $(seq 0 0); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run smoke-transformers-5e907c --folder "$run" --echo 0 -- \
+    --hostfile "$run/hostfile" --node "$node" --run smoke-transformers-ba1a4b --folder "$run" --echo 0 -- \
     -m workloads.finetune \
-      --deepspeed-config=/shared/runs/smoke-transformers-5e907c/ds_config.json \
-      --run-dir=/shared/runs/smoke-transformers-5e907c \
+      --deepspeed-config=/shared/runs/smoke-transformers-ba1a4b/ds_config.json \
+      --run-dir=/shared/runs/smoke-transformers-ba1a4b \
       --model=tiny-llama \
       --checkpoint-every=500 \
       --checkpoint-keep=3 \

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run smoke-zero-c2c9e3: hosts 1, slots 2 each, on this machine, workload zero, DeepSpeed zero2.
+# Run smoke-zero-c0454e: hosts 1, slots 2 each, on this machine, workload zero, DeepSpeed zero2.
 # It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/smoke-zero-c2c9e3
+run=/shared/runs/smoke-zero-c0454e
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
 rm -f "$run/outcome-0" "$run/exit_code"
@@ -25,19 +25,19 @@ printf '%s\n' '{
 }' >"$run/ds_config.json" || exit 73
 
 export GLOO_SOCKET_IFNAME=lo  # the interface that the cluster file names
-export TORCH_EXTENSIONS_DIR=/tmp/smoke-zero-c2c9e3/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/smoke-zero-c2c9e3/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-zero-c2c9e3/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/smoke-zero-c0454e/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/smoke-zero-c0454e/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-zero-c0454e/inductor  # this run's own compile cache, on the host's own disk
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
 entries=()
 for node in $(seq 0 0); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run smoke-zero-c2c9e3 --folder "$run" --echo 0 -- \
+    --hostfile "$run/hostfile" --node "$node" --run smoke-zero-c0454e --folder "$run" --echo 0 -- \
     -m workloads.zero \
-      --deepspeed-config=/shared/runs/smoke-zero-c2c9e3/ds_config.json \
-      --run-dir=/shared/runs/smoke-zero-c2c9e3 \
+      --deepspeed-config=/shared/runs/smoke-zero-c0454e/ds_config.json \
+      --run-dir=/shared/runs/smoke-zero-c0454e \
       --model=byte-gpt \
       --seq-length=64 \
       --max-steps=4 &

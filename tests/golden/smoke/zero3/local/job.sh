@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run smoke-zero3-04c03c: hosts 1, slots 2 each, on this machine, workload pretrain, DeepSpeed zero3.
+# Run smoke-zero3-d51b38: hosts 1, slots 2 each, on this machine, workload pretrain, DeepSpeed zero3.
 # It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/smoke-zero3-04c03c
+run=/shared/runs/smoke-zero3-d51b38
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
 rm -f "$run/outcome-0" "$run/exit_code"
@@ -28,19 +28,19 @@ printf '%s\n' '{
 }' >"$run/ds_config.json" || exit 73
 
 export GLOO_SOCKET_IFNAME=lo  # the interface that the cluster file names
-export TORCH_EXTENSIONS_DIR=/tmp/smoke-zero3-04c03c/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/smoke-zero3-04c03c/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-zero3-04c03c/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/smoke-zero3-d51b38/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/smoke-zero3-d51b38/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-zero3-d51b38/inductor  # this run's own compile cache, on the host's own disk
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
 entries=()
 for node in $(seq 0 0); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run smoke-zero3-04c03c --folder "$run" --echo 0 -- \
+    --hostfile "$run/hostfile" --node "$node" --run smoke-zero3-d51b38 --folder "$run" --echo 0 -- \
     -m workloads.pretrain \
-      --deepspeed-config=/shared/runs/smoke-zero3-04c03c/ds_config.json \
-      --run-dir=/shared/runs/smoke-zero3-04c03c \
+      --deepspeed-config=/shared/runs/smoke-zero3-d51b38/ds_config.json \
+      --run-dir=/shared/runs/smoke-zero3-d51b38 \
       --model=tiny-llama \
       --checkpoint-every=500 \
       --checkpoint-keep=3 \

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run smoke-chat-sft-f224e6: hosts 1, slots 2 each, workload chat_sft, DeepSpeed zero2.
+# Run smoke-chat-sft-05e158: hosts 1, slots 2 each, workload chat_sft, DeepSpeed zero2.
 # It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=smoke-chat-sft-f224e6
+#SBATCH --job-name=smoke-chat-sft-05e158
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --time=00:30:00
@@ -9,7 +9,7 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 set -uo pipefail
-run=/shared/runs/smoke-chat-sft-f224e6
+run=/shared/runs/smoke-chat-sft-05e158
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -19,14 +19,14 @@ echo "job $SLURM_JOB_ID, attempt $restarts, on $SLURM_JOB_NODELIST, $(date -Is)"
 finish() { echo "$1" >"$run/exit_code"; exit "$1"; }
 
 # For --exclude-bad: `host expires reason`, a line each, for a day. Remove a line to forgive a host.
-bad() { echo "$1 $(date -Is -d '+24 hours') $2, run smoke-chat-sft-f224e6, attempt $attempt" >>/shared/runs/bad-hosts.txt; }
+bad() { echo "$1 $(date -Is -d '+24 hours') $2, run smoke-chat-sft-05e158, attempt $attempt" >>/shared/runs/bad-hosts.txt; }
 if [ "$restarts" -gt 0 ] && [ -s "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" ]; then
   before=$(cut -d' ' -f1 "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" | paste -sd,)
   for host in $(sinfo -h -N -n "$before" -t down,fail,no_respond -o %N 2>/dev/null | sort -u); do bad "$host" "went down"; done
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $(uname -n) $(date +%s)" >"$run/outcome-$attempt"
-  echo "started again 10 times, as the job allows; \`launcher resume smoke-chat-sft-f224e6\` goes on from the last checkpoint"
+  echo "started again 10 times, as the job allows; \`launcher resume smoke-chat-sft-05e158\` goes on from the last checkpoint"
   finish 75
 fi
 
@@ -48,9 +48,9 @@ printf '%s\n' '{
 }' >"$run/ds_config.json" || exit 73
 
 export GLOO_SOCKET_IFNAME=lo  # the interface that the cluster file names
-export TORCH_EXTENSIONS_DIR=/tmp/smoke-chat-sft-f224e6/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/smoke-chat-sft-f224e6/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-chat-sft-f224e6/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/smoke-chat-sft-05e158/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/smoke-chat-sft-05e158/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-chat-sft-05e158/inductor  # this run's own compile cache, on the host's own disk
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
@@ -59,10 +59,10 @@ trap : TERM USR2  # the ranks act on signals; this script only waits for them
 srun --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered \
   --output="$run/logs/node-%n.log" --open-mode=append \
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-  --hostfile "$run/hostfile-$attempt" --run smoke-chat-sft-f224e6 --folder "$run" --attempt "$attempt" --echo 0 -- \
+  --hostfile "$run/hostfile-$attempt" --run smoke-chat-sft-05e158 --folder "$run" --attempt "$attempt" --echo 0 -- \
   -m workloads.chat_sft \
-    --deepspeed-config=/shared/runs/smoke-chat-sft-f224e6/ds_config.json \
-    --run-dir=/shared/runs/smoke-chat-sft-f224e6 \
+    --deepspeed-config=/shared/runs/smoke-chat-sft-05e158/ds_config.json \
+    --run-dir=/shared/runs/smoke-chat-sft-05e158 \
     --model=tiny-llama \
     --checkpoint-every=500 \
     --checkpoint-keep=3 \
@@ -87,16 +87,16 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   if [ -e "$run/cancelled" ] ||
     scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null | tr -d ' \n' | grep -q '"job_state":\["CANCELLED"'; then
-    echo "cancelled; \`launcher resume smoke-chat-sft-f224e6\` goes on from the last checkpoint"
+    echo "cancelled; \`launcher resume smoke-chat-sft-05e158\` goes on from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
-    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume smoke-chat-sft-f224e6\` goes on"
+    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume smoke-chat-sft-05e158\` goes on"
     finish "$code"
   fi
   echo "put back into the queue, to go on from the last checkpoint"
   scontrol requeue "$SLURM_JOB_ID" && sleep 300
-  echo "Slurm did not put it back; \`launcher resume smoke-chat-sft-f224e6\` goes on from the last checkpoint"
+  echo "Slurm did not put it back; \`launcher resume smoke-chat-sft-05e158\` goes on from the last checkpoint"
 fi
 finish "$code"

@@ -1,0 +1,63 @@
+"""What an image in a registry says of itself: its labels, by skopeo.
+
+Owns the one question to a registry, which is asked when a job is really submitted, and never by `--dry-run`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+from launcher import image
+from launcher.streams import say
+
+if TYPE_CHECKING:
+    from launcher.image import Facts
+
+SECONDS = 10  # a registry that takes longer does not hold a submission up
+
+
+@functools.cache
+def facts(name: str) -> Facts | None:
+    """The facts that the labels of image `name` give; None where skopeo, the registry or such labels are missing.
+
+    Says so when the registry was asked in vain.
+    """
+    if not in_registry(name) or not shutil.which("skopeo"):
+        return None
+    # An image for other hosts than this one (a laptop of another kind) is still the one to ask for.
+    words = [
+        "skopeo",
+        "inspect",
+        "--no-tags",
+        "--override-os=linux",
+        "--override-arch=amd64",
+        f"docker://{name}",
+    ]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
+        labels = json.loads(done.stdout)["Labels"] if done.returncode == 0 else None
+    except subprocess.TimeoutExpired:
+        say(f"note: {name} is not checked: its registry did not answer in {SECONDS} s")
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        say(f"note: {name} is not checked: skopeo: {error}")
+        return None
+    if done.returncode:
+        words = done.stderr.strip().splitlines()
+        say(f"note: {name} is not checked: {words[-1] if words else f'skopeo ended with {done.returncode}'}")
+        return None
+    return image.from_labels(labels or {}, f"labels of {name}")
+
+
+def in_registry(name: str) -> bool:
+    """Whether `name` names its registry: example.org/team/image:tag, localhost:5000/image; no file, no bare name."""
+    host, slash, _ = name.partition("/")
+    return (
+        bool(slash)
+        and ("." in host or ":" in host or host == "localhost")
+        and not name.startswith((".", "/"))
+    )
