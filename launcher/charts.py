@@ -1,6 +1,6 @@
-"""Lines over steps as SVG inside a page of HTML, and as a sketch in a line of text.
+"""Lines over steps and stacked bars as SVG inside a page of HTML, and a line as a sketch in text.
 
-Owns scales, ticks and colours; knows nothing of runs. No script and no other file is needed to look at a page.
+Owns scales, ticks and colours; knows nothing of runs and plans. A page needs no script and no other file.
 """
 
 from __future__ import annotations
@@ -10,13 +10,18 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from launcher import units
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from launcher.bars import Bar, Group
 
     Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 560, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 28  # margins
+BARS, BAR_LEFT, BAR_RIGHT, BAR_TOP, ROW, FOOT = 760, 250, 100, 8, 24, 22  # the same for bars
 MOST = 400  # points drawn of a line
 # Okabe and Ito's colours, told apart with any kind of sight: https://jfly.uni-koeln.de/color/
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
@@ -29,6 +34,8 @@ h1 { font-size: 1.3rem; } h2 { font-size: 1rem; margin: 0 0 .3rem; }
 main { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 480px), 1fr)); gap: 1.5rem; }
 figure { margin: 0; } svg { width: 100%; height: auto; }
 text { fill: var(--ink); font-size: 11px; } .grid { stroke: var(--faint); }
+figure p { margin: 0 0 .3rem -1em; } main.wide { grid-template-columns: 1fr; max-width: 900px; }
+.capacity { stroke: var(--ink); stroke-width: 1.4; stroke-dasharray: 5 3; fill: none; }
 .line { fill: none; stroke-width: 1.6; } pre { overflow-x: auto; }
 .key { display: inline-block; width: .8em; height: .8em; margin: 0 .4em 0 1em; border-radius: 2px; }
 """
@@ -108,17 +115,75 @@ def chart(title: str, lines: Sequence[Line], dots: Sequence[Points]) -> str:
     return f"<figure><h2>{html.escape(title)}</h2>{drawing}</figure>"
 
 
-def page(title: str, names: Iterable[str], figures: Iterable[str], table: str) -> str:
-    """A whole page: a key of the runs' colours, a table, the figures."""
-    key = "".join(
+def stacked(group: Group) -> str:
+    """A figure with a bar a row, and the key of their parts above it."""
+    names = group.names
+    wide = BARS - BAR_LEFT - BAR_RIGHT
+    high = BAR_TOP + ROW * len(group.bars) + FOOT
+
+    def x(size: float) -> float:
+        return BAR_LEFT + wide * min(size / group.scale, 1.0)
+
+    foot = high - FOOT
+    parts = [
+        f'<path class="grid" d="M{x(v):.1f} {BAR_TOP}V{foot}"/><text x="{x(v):.1f}" y="{high - 6}" '
+        f'text-anchor="middle">{units.gigabytes(v) if v else 0}</text>'
+        for v in ticks(0, group.scale)
+        if v <= group.scale
+    ]
+    for row, bar in enumerate(group.bars):
+        parts.append(_row(bar, BAR_TOP + ROW * row, names, x, group.scale))
+    if group.capacity:
+        at = f"{x(group.capacity):.1f}"
+        title = f"<title>there is {units.gigabytes(group.capacity)}</title>"
+        parts.append(f'<path class="capacity" d="M{at} {BAR_TOP - 4}V{foot}">{title}</path>')
+    caption = group.title + (f": {units.gigabytes(group.capacity)} (dashed)" if group.capacity else "")
+    return (
+        f"<figure><h2>{html.escape(caption)}</h2><p>{_key(names)}</p>"
+        f'<svg viewBox="0 0 {BARS} {high}" role="img" aria-label="{html.escape(group.title)}">'
+        f"{''.join(parts)}</svg></figure>"
+    )
+
+
+def _key(names: Iterable[str]) -> str:
+    """The names, each after its colour."""
+    return "".join(
         f'<span class="key" style="background:{colour(index)}"></span>{html.escape(name)}'
         for index, name in enumerate(names)
     )
+
+
+def _row(bar: Bar, top: int, names: list[str], x: Callable[[float], float], limit: float) -> str:
+    """One bar with its name before it and its size behind it; each part says its size when it is pointed at."""
+    middle, drawn, end = top + ROW / 2, [], 0.0
+    for name, size in bar.parts.items():
+        left, right = x(end), x(end + size)
+        end += size
+        if right - left > 0.05:
+            title = html.escape(f"{bar.name}, {name}: {units.gigabytes(size)}")
+            drawn.append(
+                f'<rect x="{left:.1f}" y="{top + 4}" width="{right - left:.1f}" height="{ROW - 8}" '
+                f'fill="{colour(names.index(name))}"><title>{title}</title></rect>'
+            )
+    weight = ' font-weight="bold"' if bar.marked else ""
+    place = f'y="{middle}" dy=".32em"{weight}'
+    cut = "» " if bar.total > limit else ""
+    before = f'<text x="{BAR_LEFT - 8}" {place} text-anchor="end">{html.escape(bar.name)}</text>'
+    behind = f'<text x="{x(bar.total) + 6:.1f}" {place}>{cut}{units.gigabytes(bar.total)}</text>'
+    return "".join([before, *drawn, behind])
+
+
+def page(
+    title: str, names: Iterable[str], figures: Iterable[str], table: str, note: str = "", wide: bool = False
+) -> str:
+    """A whole page: a key of the colours, a `note` on how to read it, a table, the figures (`wide`: one a row)."""
+    key = _key(names)
+    main = '<main class="wide">' if wide else "<main>"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>'
-        f"<h1>{html.escape(title)}</h1><p>{key}; steps along the foot, dots are held-out data</p>"
-        f"<pre>{html.escape(table)}</pre><main>{''.join(figures)}</main></body></html>\n"
+        f"<h1>{html.escape(title)}</h1><p>{'; '.join(filter(None, [key, html.escape(note)]))}</p>"
+        f"<pre>{html.escape(table)}</pre>{main}{''.join(figures)}</main></body></html>\n"
     )
 
 

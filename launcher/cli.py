@@ -111,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
         "runs", nargs="+", metavar="RUN", help="runs or sweeps, by id or its first characters; or run folders"
     )
     verb.add_argument("--json", action="store_true", help="for programs")
-    verb.add_argument("--html", metavar="FILE", help="also draw curves into one page of HTML")
+    _picture_options(verb, "curves")
 
     verb = _verb(table, "list", "all runs, newest first", verbs.list_runs)
     verb.add_argument("--state", choices=_STATES, type=str.upper, help="only runs in this state")
@@ -162,6 +162,12 @@ def _plan_options(verb: argparse.ArgumentParser) -> None:
         "--max-model", metavar="FAMILY", help="the largest model of a family (llama, gpt …) that would fit"
     )
     either.add_argument("--min-nodes", action="store_true", help="the fewest hosts on which the job fits")
+    _picture_options(verb, "bars of memory")
+
+
+def _picture_options(verb: argparse.ArgumentParser, what: str) -> None:
+    verb.add_argument("--html", metavar="FILE", help=f"also draw {what} into one page of HTML")
+    verb.add_argument("--png", metavar="FILE", help=f"also draw {what} into a PNG; needs matplotlib")
 
 
 def _slurm_options(verb: argparse.ArgumentParser) -> None:

@@ -31,6 +31,9 @@ FIGURES = {
 }
 
 
+NOTE = "steps along the foot, dots are held-out data"
+
+
 @dataclass(frozen=True)
 class Curves:
     """The steps of one run in order, each once, and its evaluations as (step, loss)."""
@@ -124,12 +127,19 @@ def as_json(runs: Iterable[Curves]) -> str:
     return json.dumps(made, indent=2, ensure_ascii=False)
 
 
-def html(runs: Sequence[Curves]) -> str:
-    """One page that stands alone: a chart for every figure that any of the runs has, the runs in one colour each."""
-    drawn = []
+def drawn(runs: Sequence[Curves]) -> list[tuple[str, list[charts.Line], list[charts.Points]]]:
+    """(title, a line for each run, its evaluations) of every figure that any of the runs has."""
+    made = []
     for key, title in FIGURES.items():
         lines = [charts.Line(run.name, run.points(key)) for run in runs]
-        dots = [run.evaluations if key == "loss" else () for run in runs]
+        dots: list[charts.Points] = [run.evaluations if key == "loss" else () for run in runs]
         if any(line.points for line in lines):
-            drawn.append(charts.chart(title, lines, dots))
-    return charts.page(" · ".join(run.name for run in runs), [run.name for run in runs], drawn, text(runs))
+            made.append((title, lines, dots))
+    return made
+
+
+def html(runs: Sequence[Curves]) -> str:
+    """One page that stands alone: a chart for every figure that any of the runs has, the runs in one colour each."""
+    figures = [charts.chart(*one) for one in drawn(runs)]
+    names = [run.name for run in runs]
+    return charts.page(" · ".join(names), names, figures, text(runs), NOTE)

@@ -61,21 +61,31 @@ class Fit:
         setup = ladder.setup(self.machine, self.wish, self.rung)
         return traffic.bound(self.model, settings, setup, self.machine.gpu, self.machine.fabric)
 
+    @property
+    def compared(self) -> tuple[Try, ...]:
+        """The configurations to show beside the one taken: those that `auto` tried, else the stages of ZeRO."""
+        if self.climb:
+            return self.climb.tried
+        others = (ladder.Rung(f"zero{stage}", self.rung.checkpointing) for stage in (0, 1, 2, 3))
+        tries = [self._try(rung) for rung in others if rung != self.rung]
+        return tuple(sorted([*tries, self.weighed], key=lambda t: t.rung.preset))
+
+    def _try(self, rung: Rung) -> Try:
+        return ladder.try_rung(self.model, self.machine, self.wish, rung, self.presets)
+
     def refusal(self) -> PlanError:
         """What to say of a job that does not fit: why, and the smallest change that would make it fit."""
         only = None if self.climb else self.rung
         found = ladder.changes(self.model, self.machine, self.wish, self.presets, only)
-        hint = (
-            ", or ".join(self._setting(change) for change in found)
-            or "no single change makes it fit; use more and larger hosts"
-        )
+        settings = ", or ".join(self._setting(change) for change in found)
+        hint = f"use {settings}" if found else "no single change makes it fit: use more and larger hosts"
         if not self.climb:
             reasons = "; ".join(self.weighed.reasons)
             what, about = f"{self.rung.name} does not fit: {reasons}", ("job", "deepspeed")
         else:
             tried = [f"{t.rung.name}: {'; '.join(t.reasons)}" for t in self.climb.tried]
             what, about = "no DeepSpeed configuration fits:\n  " + "\n  ".join(tried), ("job", "model")
-        return PlanError(Problem(what, f"use {hint}", about=about))
+        return PlanError(Problem(what, hint, about=about))
 
     def _setting(self, change: ladder.Change) -> str:
         """A change as the words of the command line."""

@@ -8,17 +8,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from launcher import units
+from launcher import bars, units
 from launcher.sizing import ladder, traffic, zero
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from launcher.fit import Fit
-    from launcher.limits import Fewest, Largest
-
-_WIDTH = 40
-_SHADES = "█▓▒░▚▞▪"
+    from launcher.sizing.ladder import Try
+    from launcher.sizing.memory import Memory
 
 
 def data(fit: Fit | None) -> dict[str, Any]:
@@ -53,54 +51,6 @@ def data(fit: Fit | None) -> dict[str, Any]:
     }
 
 
-def largest_data(found: Largest) -> dict[str, Any]:
-    """`plan --max-model --json`: the model, why larger ones do not fit, and the keys of `data`."""
-    return {
-        "family": found.family,
-        "model": found.fit.model.name,
-        "deepspeed": {"preset": found.fit.rung.preset},
-        "layers": {"given": found.fit.model.layers, "most": found.layers},
-        "parameters_with_most_layers": found.stretched.parameters,
-        "too_large": [{"model": m.name, "parameters": m.parameters, "reason": why} for m, why in found.over],
-        **data(found.fit),
-    }
-
-
-def largest_text(found: Largest) -> str:
-    """The same for a person."""
-    lines = [f"the largest {found.family} that fits: {found.fit.model.name}"]
-    lines += [f"  not {m.name}, {units.count(m.parameters)} parameters: {why}" for m, why in found.over]
-    if found.layers > found.fit.model.layers:
-        more = f"{found.layers} layers, {units.count(found.stretched.parameters)} parameters"
-        lines.append(f"  with its width: up to {more} (it has {found.fit.model.layers})")
-    return "\n".join([*lines, "", text(found.fit)])
-
-
-def fewest_data(found: Fewest) -> dict[str, Any]:
-    """`plan --min-nodes --json`: the hosts, their batch, why fewer do not do, and the keys of `data`."""
-    batch = found.batch
-    return {
-        "nodes": found.fit.machine.hosts,
-        "world_size": found.fit.machine.world,
-        "batch": {"micro": batch.micro, "accumulation": batch.accumulation, "global": batch.train},
-        "deepspeed": {"preset": found.fit.rung.preset},
-        "fewer": {"nodes": found.fewer[0], "reason": found.fewer[1]} if found.fewer else None,
-        **data(found.fit),
-    }
-
-
-def fewest_text(found: Fewest) -> str:
-    """The same for a person."""
-    batch, there = found.batch, found.fit.machine
-    lines = [f"the fewest hosts on which it fits: {there.hosts}"]
-    if found.fewer:
-        lines.append(f"  not {found.fewer[0]}: {found.fewer[1]}")
-    step = (
-        f"micro {batch.micro} × accumulation {batch.accumulation} × world size {there.world} = {batch.train}"
-    )
-    return "\n".join([*lines, f"  batch: {step} samples a step", "", text(found.fit)])
-
-
 def text(fit: Fit) -> str:
     """The same for a person."""
     return "\n".join(_lines(fit))
@@ -109,34 +59,16 @@ def text(fit: Fit) -> str:
 def _lines(fit: Fit) -> Iterator[str]:
     needed, machine = fit.weighed.memory, fit.machine
     yield f"model: {units.count(fit.model.parameters)} parameters; {fit.rung.name}"
-    for t in fit.climb.tried if fit.climb else ():
-        if not t.fits:
-            yield f"  not {t.rung.name}: {'; '.join(t.reasons)}"
-    slot = needed.slot
-    parts = {
-        "parameters": slot.parameters,
-        "gradients": slot.gradients,
-        "optimizer": slot.optimizer,
-        "activations": slot.activations,
-        "logits and loss": slot.logits,
-        "buffers": slot.buffers,
-        "margin": slot.margin,
-    }
-    where = "GPU" if machine.gpu else "rank"
-    yield from _bar(f"memory of a {where}, at its fullest ({slot.moment})", parts, machine.slot_memory)
-    host = needed.host
-    inside = {
-        "optimizer": host.optimizer,
-        "parameters": host.parameters,
-        "gradients": host.gradients,
-        "pinned": host.pinned,
-        "processes": host.processes,
-        "data loader": host.loader,
-        "/dev/shm": host.shm,
-    }
-    yield from _bar("memory of a host", inside, machine.host_memory)
-    if needed.nvme:
-        yield from _bar("NVMe of a host", {"offloaded": needed.nvme}, machine.nvme)
+    slots, hosts, *disks = groups(fit)
+    yield ""
+    yield from bars.text(slots)
+    yield f"  {fit.rung.name} is at its fullest in {_MOMENTS[needed.slot.moment]}:"
+    yield from _parts(slots)
+    marked = [dataclasses.replace(g, bars=tuple(b for b in g.bars if b.marked)) for g in (hosts, *disks)]
+    for group in filter(lambda g: g.bars, marked):
+        yield ""
+        yield from bars.text(group)
+        yield from _parts(group)
     yield ""
     largest = fit.climb.largest_micro if fit.climb else _largest(fit)
     known = machine.slot_memory is not None
@@ -146,23 +78,83 @@ def _lines(fit: Fit) -> Iterator[str]:
     yield f"verdict               {'it fits' if fit.fits else 'IT DOES NOT FIT: ' + '; '.join(fit.weighed.reasons)}"
 
 
-def _bar(title: str, parts: dict[str, int], capacity: int | None) -> Iterator[str]:
-    """A title, one bar of the parts against the capacity, and the parts that are not nothing."""
-    total = sum(parts.values())
-    of = f" of {units.gigabytes(capacity)}" if capacity else ""
-    yield ""
-    yield f"{title}: {units.gigabytes(total)}{of}"
-    full = max(total, capacity or total) or 1
-    bar = "".join(
-        shade * round(_WIDTH * size / full) for shade, size in zip(_SHADES, parts.values(), strict=False)
-    )
-    edge = round(_WIDTH * (capacity or total) / full)
-    yield f"  [{bar.ljust(edge, '·')[:_WIDTH].ljust(_WIDTH)}]" + (
-        " over" if capacity and total > capacity else ""
-    )
-    for shade, (name, size) in zip(_SHADES, parts.items(), strict=False):
-        if size:
-            yield f"  {shade} {name:<16}{units.gigabytes(size):>10}"
+_MOMENTS = {
+    "loss": "the forward pass, when the loss is computed",
+    "backward": "the backward pass, as it begins",
+    "end": "the backward pass, as it ends",
+    "step": "the optimizer's step",
+}
+
+
+def groups(fit: Fit) -> tuple[bars.Group, ...]:
+    """What is drawn: memory of a GPU, of a host and, where it is used, of NVMe, for each configuration compared."""
+    machine = fit.machine
+    where = "GPU" if machine.gpu else "rank"
+    tries = fit.compared
+    here = min(tries, key=lambda t: t.memory.host.total)  # without offload the host's part is always the same
+    hosts = [t for t in tries if t.rung == fit.rung or t.memory.host.total > here.memory.host.total]
+    rest = () if len(hosts) == len(tries) else (bars.Bar("the others", _host(here.memory)),)
+    made = [
+        bars.Group(f"memory of a {where}", machine.slot_memory, tuple(_bar(fit, t, _slot) for t in tries)),
+        bars.Group("memory of a host", machine.host_memory, (*rest, *(_bar(fit, t, _host) for t in hosts))),
+    ]
+    disks = tuple(_bar(fit, t, _nvme) for t in tries if t.memory.nvme)
+    return (*made, *([bars.Group("NVMe of a host", machine.nvme, disks)] if disks else []))
+
+
+def _bar(fit: Fit, one: Try, parts: Callable[[Memory], dict[str, int]]) -> bars.Bar:
+    name = one.rung.preset + (" + checkpointing" if one.rung.checkpointing else "")
+    elsewhere = [reason for reason in one.reasons if not reason.startswith("a slot")]
+    note = "; ".join(elsewhere) if parts is _slot else ""
+    return bars.Bar(name, parts(one.memory), note, marked=one.rung == fit.rung)
+
+
+def _slot(memory: Memory) -> dict[str, int]:
+    slot = memory.slot
+    return {
+        "parameters": slot.parameters,
+        "gradients": slot.gradients,
+        "optimizer": slot.optimizer,
+        "activations": slot.activations,
+        "logits and loss": slot.logits,
+        "buffers": slot.buffers,
+        "margin": slot.margin,
+    }
+
+
+def _host(memory: Memory) -> dict[str, int]:
+    host = memory.host
+    return {
+        "parameters": host.parameters,
+        "gradients": host.gradients,
+        "optimizer": host.optimizer,
+        "pinned buffers": host.pinned,
+        "processes": host.processes,
+        "data loaders": host.loader,
+        "/dev/shm": host.shm,
+    }
+
+
+def _nvme(memory: Memory) -> dict[str, int]:
+    return {"offloaded": memory.nvme}
+
+
+def _parts(group: bars.Group) -> Iterator[str]:
+    """The parts of the bar that counts, with their shades."""
+    for bar in (b for b in group.bars if b.marked):
+        for shade, (name, size) in zip(bars.SHADES, bar.parts.items(), strict=False):
+            if size:
+                yield f"    {shade} {name:<16}{units.gigabytes(size):>10}"
+
+
+def html(fit: Fit, title: str) -> str:
+    """One page that stands alone: what `text` says, and the bars of every configuration as a picture."""
+    from launcher import charts
+
+    return charts.page(title, (), map(charts.stacked, groups(fit)), text(fit), NOTE, wide=True)
+
+
+NOTE = "dashed is what there is; the configuration in bold is the one taken"
 
 
 def _time(fit: Fit) -> Iterator[str]:

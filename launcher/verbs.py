@@ -188,6 +188,11 @@ def show_plan(args: argparse.Namespace) -> int:
     if refusal:
         say(f"warning: {refusal}")
     print(show.plan_json(made) if args.json else show.plan(made))
+    if args.html or args.png:
+        from launcher import pictures
+
+        for path in pictures.of_plan(made, args.html, args.png):
+            say(f"wrote {path}")
     return OK
 
 
@@ -195,16 +200,16 @@ def _limit(args: argparse.Namespace) -> int:
     """The largest model for the job's cluster, or the fewest hosts for the job."""
     import json
 
-    from launcher import limits, load, show_fit
+    from launcher import limits, load, show_limits
 
     job, cluster = load.load(args.job, args.cluster, args.settings)
     try:
         if args.max_model:
             largest = limits.largest(job, cluster, args.max_model)
-            data, text = show_fit.largest_data(largest), show_fit.largest_text(largest)
+            data, text = show_limits.largest_data(largest), show_limits.largest_text(largest)
         else:
             fewest = limits.fewest(job, cluster)
-            data, text = show_fit.fewest_data(fewest), show_fit.fewest_text(fewest)
+            data, text = show_limits.fewest_data(fewest), show_limits.fewest_text(fewest)
     except LauncherError as error:
         raise error.at({"job": job.places, "cluster": cluster.places}) from None
     print(json.dumps(data, indent=2, ensure_ascii=False) if args.json else text)
@@ -316,19 +321,19 @@ def resume(args: argparse.Namespace) -> int:
 
 
 def report(args: argparse.Namespace) -> int:
-    from launcher import curves, show, site, sweeps
+    from launcher import curves, pictures, show, site, sweeps
 
     swept = sweeps.named(site.runs(), args.runs[0]) if len(args.runs) == 1 else None
     if swept:
         print(show.sweep(sweeps.results(swept), args.json))
-        if not args.html:
+        if not (args.html or args.png):
             return OK
     names = swept.runs if swept else args.runs
     found = [curves.read(*_measured(name)) for name in names]
     if not swept:
         print(curves.as_json(found) if args.json else curves.text(found))
-    if args.html:
-        _write_page(args.html, curves.html(found))
+    for path in pictures.of_runs(found, args.html, args.png):
+        say(f"wrote {path}")
     return OK
 
 
@@ -340,18 +345,6 @@ def _measured(name: str) -> tuple[str, Path]:
         return Path(name).resolve().name, Path(name)
     run = _find(name)
     return run.id, run.folder
-
-
-def _write_page(path: str, text: str) -> None:
-    from pathlib import Path
-
-    from launcher.errors import SpecError
-
-    try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"--html {path}: {error.strerror}", hint="name a file that can be written") from None
-    say(f"wrote {path}")
 
 
 def list_runs(args: argparse.Namespace) -> int:
