@@ -130,8 +130,19 @@ def _of_catalogue(name: str, sass: tuple[Capability, ...], ptx: tuple[Capability
     return Op(sass, ptx) if only is None else Op(tuple(s for s in sass if s in _capabilities(only)))
 
 
-@functools.cache
 def catalogue() -> dict[str, Any]:
     """DeepSpeed's ops by the name that DS_BUILD_… gives them (docker/ops.json)."""
-    made: dict[str, Any] = json.loads((ROOT / "docker" / "ops.json").read_text(encoding="utf-8"))["ops"]
+    made: dict[str, Any] = _ops()["ops"]
+    return made
+
+
+def refused() -> dict[str, str]:
+    """The ops that cannot be built, each with why."""
+    made: dict[str, str] = _ops()["refused"]
+    return made
+
+
+@functools.cache
+def _ops() -> dict[str, Any]:
+    made: dict[str, Any] = json.loads((ROOT / "docker" / "ops.json").read_text(encoding="utf-8"))
     return made
