@@ -10,7 +10,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from launcher import __version__, arguments, streams, verbs
+from launcher import __version__, arguments, pipeline_verbs, streams, verbs
 from launcher.errors import LauncherError
 from launcher.streams import say, tell
 
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         ("slurm", (), "on a Slurm cluster"),
         ("kubernetes", ("k8s",), "on Kubernetes"),
     ):
-        verb = _verb(table, name, f"run a job {where}", verbs.launch, aliases)
+        verb = _verb(table, name, f"run a job {where}", pipeline_verbs.launch, aliases)
         _job_options(verb)
         verb.add_argument(
             "--dry-run", action="store_true", help="print what would be submitted, submit nothing"
@@ -49,6 +49,8 @@ def parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--wait", action="store_true", help="follow the run to its end; exit 1 if it failed"
         )
+        if name != "kubernetes":
+            _after_option(verb)
         if name == "slurm":
             _slurm_options(verb)
         if name == "kubernetes":
@@ -61,16 +63,19 @@ def parser() -> argparse.ArgumentParser:
         table,
         "plan",
         "what would run: batch arithmetic, DeepSpeed configuration, environment",
-        verbs.show_plan,
+        pipeline_verbs.show_plan,
     )
     _job_options(verb)
     verb.add_argument("--json", action="store_true", help="for programs")
     _plan_options(verb)
 
     verb = _verb(
-        table, "check", "validate jobs and render them for every scheduler; submit nothing", verbs.check
+        table,
+        "check",
+        "validate jobs and render them for every scheduler; submit nothing",
+        pipeline_verbs.check,
     )
-    verb.add_argument("jobs", nargs="+", metavar="JOB", help="job files")
+    verb.add_argument("jobs", nargs="+", metavar="JOB", help="job and pipeline files")
     _file_options(verb)
 
     verb = _verb(table, "diff", "what applying a job would change on its live Kubernetes objects", verbs.diff)
@@ -88,20 +93,23 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("fabric", nargs="?", metavar="FABRIC", help="without it: the fabrics that are known")
     verb.add_argument("--json", action="store_true", help="for programs")
 
-    verb = _verb(table, "status", "how a run is", verbs.status)
+    verb = _verb(table, "status", "how a run is", pipeline_verbs.status)
     _run_option(verb)
     verb.add_argument("--json", action="store_true", help="for programs")
 
-    verb = _verb(table, "logs", "a run's log lines", verbs.logs)
+    verb = _verb(table, "logs", "a run's log lines", pipeline_verbs.logs)
     _run_option(verb)
     verb.add_argument("-f", "--follow", action="store_true", help="until the run ends")
     verb.add_argument("--rank", type=int, metavar="N", help="only this rank's")
     verb.add_argument("--host", metavar="H", help="only this host's")
 
-    _run_option(_verb(table, "cancel", "end a run", verbs.cancel))
+    _run_option(_verb(table, "cancel", "end a run", pipeline_verbs.cancel))
 
     verb = _verb(
-        table, "resume", "let a run that ended go on in its folder, from its last checkpoint", verbs.resume
+        table,
+        "resume",
+        "let a run that ended go on in its folder, from its last checkpoint",
+        pipeline_verbs.resume,
     )
     _run_option(verb)
     _exclude_option(verb)
@@ -117,8 +125,8 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("--state", choices=_STATES, type=str.upper, help="only runs in this state")
     verb.add_argument("--json", action="store_true", help="for programs")
 
-    verb = _verb(table, "schema", "the JSON Schema of a job or cluster file", verbs.schema)
-    verb.add_argument("kind", choices=("job", "cluster"), help="which of the two")
+    verb = _verb(table, "schema", "the JSON Schema of a job, cluster or pipeline file", verbs.schema)
+    verb.add_argument("kind", choices=("job", "cluster", "pipeline"), help="of which file")
 
     verb = _verb(table, "doctor", "what this machine has and lacks", verbs.doctor)
     verb.add_argument("--json", action="store_true", help="for programs")
@@ -151,7 +159,7 @@ def _file_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _job_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("job", metavar="JOB", help="a job file")
+    verb.add_argument("job", metavar="JOB", help="a job file, or a pipeline of jobs")
     _file_options(verb)
     verb.add_argument("--name", default="", metavar="SUFFIX", help="added to the run's id")
 
@@ -170,11 +178,14 @@ def _picture_options(verb: argparse.ArgumentParser, what: str) -> None:
     verb.add_argument("--png", metavar="FILE", help=f"also draw {what} into a PNG; needs matplotlib")
 
 
-def _slurm_options(verb: argparse.ArgumentParser) -> None:
-    _exclude_option(verb)
+def _after_option(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--after", action="append", default=[], metavar="RUN", help="start when this run has succeeded"
     )
+
+
+def _slurm_options(verb: argparse.ArgumentParser) -> None:
+    _exclude_option(verb)
     verb.add_argument(
         "--sweep",
         action="append",

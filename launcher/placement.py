@@ -1,6 +1,6 @@
 """Where and when a job may start: away from hosts that failed lately, and after other runs.
 
-Owns `--exclude-bad` and `--after`; the list of hosts is `badhosts`', the options of sbatch are the scheduler's.
+Owns `--exclude-bad` and `--after`; the list of hosts is `badhosts`', how a run waits is its scheduler's.
 """
 
 from __future__ import annotations
@@ -15,16 +15,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from launcher.plan import Plan
+    from launcher.runs import Run
 
 
+_CALLED = {"slurm": "Slurm", "local": "this machine"}
 _OVER = {"FAILED": "it has failed", "CANCELLED": "it was cancelled"}
 
 
 def of(
-    plans: Sequence[Plan], after: Sequence[str], exclude_bad: bool, say: Callable[[str], None]
+    plans: Sequence[Plan],
+    scheduler: str,
+    after: Sequence[str],
+    exclude_bad: bool,
+    say: Callable[[str], None],
 ) -> list[Plan]:
     """`plans` with the hosts to avoid, told through `say`, and the jobs to wait for. Raises as `jobs` does."""
-    exclude, waits = bad_hosts(say) if exclude_bad else (), jobs(after)
+    exclude, waits = bad_hosts(say) if exclude_bad else (), jobs(after, scheduler)
     return [dataclasses.replace(plan, exclude=exclude, after=waits) for plan in plans]
 
 
@@ -37,20 +43,26 @@ def bad_hosts(say: Callable[[str], None]) -> tuple[str, ...]:
     return tuple(bad.host for bad in found)
 
 
-def jobs(names: Sequence[str]) -> tuple[str, ...]:
-    """Slurm's ids of the named runs, without those that have succeeded: Slurm may have forgotten them.
+def word(run: Run) -> str:
+    """How a plan's `after` names a run: by Slurm's id, and on this machine by its folder."""
+    return run.native_id if run.scheduler == "slurm" else str(run.folder)
 
-    Raises RunNotFoundError, and PlanError for a run that can never succeed or is not on Slurm.
+
+def jobs(names: Sequence[str], scheduler: str) -> tuple[str, ...]:
+    """The words of the named runs, without those that have succeeded: Slurm may have forgotten them.
+
+    Raises RunNotFoundError, and PlanError for a run that can never succeed or is not on `scheduler`.
     """
     found = [runs.find(site.runs(), name) for name in names]
-    foreign = [run for run in found if run.scheduler != "slurm"]
+    foreign = [run for run in found if run.scheduler != scheduler]
     if foreign:
-        raise PlanError(f"--after {foreign[0].id}: it runs on {foreign[0].scheduler}, not on Slurm")
+        where = _CALLED.get(scheduler, scheduler)
+        raise PlanError(f"--after {foreign[0].id}: it runs on {foreign[0].scheduler}, not on {where}")
     waits = []
     for run, now in zip(found, schedulers.statuses(found), strict=True):
         if now.state in _OVER:
             hint = f"`python -m launcher resume {run.id}` first"
             raise PlanError(f"--after {run.id}: {_OVER[now.state]}", hint=hint)
         if now.state != "SUCCEEDED":
-            waits.append(run.native_id)
+            waits.append(word(run))
     return tuple(waits)

@@ -77,7 +77,7 @@ class Plan:
     warnings: tuple[Problem, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
     exclude: tuple[str, ...] = field(default=())  # hosts to stay away from (Slurm)
-    after: tuple[str, ...] = field(default=())  # Slurm's ids of jobs that must succeed first
+    after: tuple[str, ...] = field(default=())  # runs that must succeed first, as placement.word names them
 
     @property
     def nodes(self) -> int:

@@ -38,8 +38,10 @@ def submit(scheduler: Scheduler, name: str, plan: Plan) -> Run:
     return runs.record(plan, name, native_id, time.time())
 
 
-def resume(run: Run, exclude: Sequence[str]) -> Run:
-    """Let an ended run go on in its own folder, from its newest complete checkpoint. Returns the run as it is now.
+def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> Run:
+    """Let an ended run go on in its own folder, from its newest complete checkpoint, once the runs `after` succeeded.
+
+    Returns the run as it is now.
 
     Raises SubmitError while it runs or waits, or when it is done.
     """
@@ -52,7 +54,7 @@ def resume(run: Run, exclude: Sequence[str]) -> Run:
     for path in marks:  # before it starts: a short run may end while we still look
         path.unlink()
     try:
-        native_id = schedulers.resume(run, exclude)
+        native_id = schedulers.resume(run, exclude, after)
     except BaseException:
         for path, content in marks.items():
             path.write_bytes(content)

@@ -27,14 +27,9 @@ OK, JOB_FAILED = 0, 1
 def _plan(args: argparse.Namespace, point: Sequence[str] = (), suffix: str = "") -> Plan:
     # pydantic looks through every installed package for plugins, a tenth of the command's time, and there are none
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from launcher import load, plan, site, spec
-    from launcher.errors import SpecError
+    from launcher import load, plan, site
 
-    if args.name and not spec.is_name(f"x{args.name}"):
-        raise SpecError(
-            f"--name {args.name!r} is not a valid suffix",
-            hint="use lower case letters, digits and '-', ending with a letter or digit",
-        )
+    check_suffix(args.name)
     job, cluster = load.load(args.job, args.cluster, [*args.settings, *point])
     made = plan.make(job, cluster, site.here(), "-".join(filter(None, (args.name, suffix))))
     _warn(made, args.strict)
@@ -53,12 +48,24 @@ def _warn(plan: Plan, strict: bool) -> None:
         say(f"note: {note}")
 
 
+def check_suffix(name: str) -> None:
+    """Raise SpecError when `name`, given by --name, cannot end a run's id."""
+    from launcher import spec
+    from launcher.errors import SpecError
+
+    if name and not spec.is_name(f"x{name}"):
+        raise SpecError(
+            f"--name {name!r} is not a valid suffix",
+            hint="use lower case letters, digits and '-', ending with a letter or digit",
+        )
+
+
 def _placed(args: argparse.Namespace, plans: Sequence[Plan]) -> list[Plan]:
     """The plans with the hosts to avoid and the jobs to wait for, looked up and told once."""
     from launcher import placement
 
     after, exclude_bad = getattr(args, "after", ()), getattr(args, "exclude_bad", False)
-    return placement.of(plans, after, exclude_bad, say)
+    return placement.of(plans, getattr(args, "scheduler", ""), after, exclude_bad, say)
 
 
 def launch(args: argparse.Namespace) -> int:
@@ -68,13 +75,13 @@ def launch(args: argparse.Namespace) -> int:
     if getattr(args, "sweep", ()):
         return _sweep(args)
     (plan,) = _placed(args, [_plan(args)])
-    _must_fit(plan, args.force)
+    must_fit(plan, args.force)
     rehearsed = args.dry_run or args.output or getattr(args, "server_dry_run", False)
-    _must_suit(plan, args.scheduler, args.force, ask=not rehearsed)
+    must_suit(plan, args.scheduler, args.force, ask=not rehearsed)
     if args.dry_run or args.output:
         files = scheduler.render(plan)
         if args.output:
-            _write_output(args.output, getattr(scheduler, "separate", dict)(files))
+            write_output(args.output, getattr(scheduler, "separate", dict)(files))
         if args.dry_run:
             print("".join(files.values()), end="")
         return OK
@@ -101,7 +108,7 @@ def _rehearse(plan: Plan) -> int:
     return OK
 
 
-def _must_fit(plan: Plan, force: bool) -> None:
+def must_fit(plan: Plan, force: bool) -> None:
     """Refuse a plan that runs out of memory; with --force say so and go on."""
     if plan.fit is None or plan.fit.fits:
         return
@@ -111,7 +118,7 @@ def _must_fit(plan: Plan, force: bool) -> None:
     say(f"warning: {refusal}")
 
 
-def _must_suit(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
+def must_suit(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
     """Refuse a plan that its image cannot run; with --force say so and go on. With `ask` a registry may be asked."""
     facts = plan.cluster.image_facts
     if facts is None and not ask:
@@ -153,8 +160,8 @@ def _sweep(args: argparse.Namespace) -> int:
     points = sweeps.points(args.sweep)
     plans = _placed(args, [_plan(args, point, f"p{i}") for i, point in enumerate(points)])
     for plan in plans:
-        _must_fit(plan, args.force)
-        _must_suit(plan, "slurm", args.force, ask=True)
+        must_fit(plan, args.force)
+        must_suit(plan, "slurm", args.force, ask=True)
     made = submit.sweep(plans, points)
     say(
         f"{made.id}: {len(points)} runs submitted as one array; see them with: python -m launcher report {made.id}"
@@ -163,7 +170,7 @@ def _sweep(args: argparse.Namespace) -> int:
     return OK
 
 
-def _write_output(folder: str, files: dict[str, str]) -> None:
+def write_output(folder: str, files: dict[str, str]) -> None:
     from pathlib import Path
 
     from launcher import runs
@@ -226,27 +233,27 @@ def check(args: argparse.Namespace) -> int:
             made = plan.make(*load.load(path, args.cluster, args.settings), here)
             _warn(made, args.strict)
         except LauncherError as error:
-            worst = max(worst, _tell_of(path, error))
+            worst = max(worst, tell_of(path, error))
             continue
         if made.fit and not made.fit.fits:
-            worst = max(worst, _tell_of(path, made.fit.refusal().at(made.places)))
+            worst = max(worst, tell_of(path, made.fit.refusal().at(made.places)))
             continue
         for name in schedulers.SCHEDULERS:
             try:
-                _must_suit(made, name, force=False, ask=False)
+                must_suit(made, name, force=False, ask=False)
             except LauncherError as error:
-                worst = max(worst, _tell_of(f"{path}: not on {name}", error))
+                worst = max(worst, tell_of(f"{path}: not on {name}", error))
                 continue
             try:
                 schedulers.load(name).render(made)
             except LauncherError as error:
-                _tell_of(f"{path}: not on {name}", error)
+                tell_of(f"{path}: not on {name}", error)
             else:
                 print(f"{path}: ok on {name}")
     return worst
 
 
-def _tell_of(job: str, error: LauncherError) -> int:
+def tell_of(job: str, error: LauncherError) -> int:
     """Say every problem of one job among several: one that is not in its own file names the job first."""
     for problem in error.problems:
         own = problem.place is not None and problem.place.source == job
@@ -359,9 +366,10 @@ def list_runs(args: argparse.Namespace) -> int:
 def schema(args: argparse.Namespace) -> int:
     import json
 
-    from launcher import spec
+    from launcher import pipeline, spec
 
-    print(json.dumps(spec.schema(args.kind), indent=2))
+    made = pipeline.schema() if args.kind == "pipeline" else spec.schema(args.kind)
+    print(json.dumps(made, indent=2))
     return OK
 
 

@@ -2,7 +2,7 @@
 
 Owns how each is produced; test_golden.py and test_errors.py compare. A golden file that nothing produces is an error.
 
-    tests/golden/<job>/<file>       what each scheduler renders of every jobs/**/*.yaml
+    tests/golden/<job>/<file>       what each scheduler renders of every jobs/**/*.yaml; of a pipeline, each stage
     tests/golden/kubernetes/<file>  what Kubernetes gets in other kinds, queues and fabrics (kubernetes/variants.py)
     tests/errors/<case>.case        a command line and the files it reads; <case>.txt is its exit code and stderr
 """
@@ -10,6 +10,7 @@ Owns how each is produced; test_golden.py and test_errors.py compare. A golden f
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import os
 import shlex
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
-from launcher import ROOT, cli, load, plan, schedulers
+from launcher import ROOT, cli, load, pipeline, plan, schedulers
 from launcher.errors import LauncherError
 from tests import samples
 from tests.kubernetes import variants
@@ -41,16 +42,37 @@ def rendered() -> dict[Path, str]:
     made: dict[Path, str] = {}
     for path in job_files():
         name = path.relative_to(ROOT / "jobs").with_suffix("")
+        if pipeline.is_one(str(path)):
+            made |= _rendered_pipeline(str(path.relative_to(ROOT)), GOLDEN / f"{name}-pipeline")
+            continue
         decided = plan.make(*load.load(str(path.relative_to(ROOT))), samples.SITE)
         for scheduler in schedulers.SCHEDULERS:
             folder = GOLDEN / name / scheduler
-            try:
-                files = schedulers.load(scheduler).render(decided)
-            except LauncherError as error:
-                files = {"refused.txt": f"exit {error.exit_code}\n{error}\n"}
-            made |= {folder / file: text for file, text in files.items()}
+            made |= {folder / file: text for file, text in _rendered(decided, scheduler).items()}
     made |= {GOLDEN / "kubernetes" / file: text for file, text in variants.rendered().items()}
     return made
+
+
+def _rendered(decided: plan.Plan, scheduler: str) -> dict[str, str]:
+    try:
+        return schedulers.load(scheduler).render(decided)
+    except LauncherError as error:
+        return {"refused.txt": f"exit {error.exit_code}\n{error}\n"}
+
+
+def _rendered_pipeline(path: str, folder: Path) -> dict[Path, str]:
+    """Each stage as it is submitted here and on Slurm, where those before it are the jobs 101, 102…"""
+    made, plans, texts = pipeline.read(path), dict[str, plan.Plan](), dict[Path, str]()
+    for stage in made.stages:
+        settings = stage.words({name: before.folder for name, before in plans.items()})
+        plans[stage.name] = plan.make(*load.load(stage.job, made.cluster, settings), samples.SITE)
+        ids = {"slurm": {name: str(101 + i) for i, name in enumerate(plans)}, "local": {}}
+        for scheduler, called in ids.items():
+            after = tuple(called.get(name, plans[name].folder) for name in stage.needs)
+            waiting = dataclasses.replace(plans[stage.name], after=after)
+            for file, text in _rendered(waiting, scheduler).items():
+                texts[folder / stage.name / scheduler / file] = text
+    return texts
 
 
 def cases() -> dict[Path, Path]:

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from launcher import ROOT, cli, spec
+from launcher import ROOT, cli, pipeline, spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,6 +140,7 @@ def test_every_field_is_described(kind: str) -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_what_ships_is_valid_and_names_its_schema(path: Path) -> None:
     kind = "cluster" if path.parent.name == "clusters" else "job"
+    kind = "pipeline" if pipeline.is_one(str(path)) else kind
     first, _, _ = path.read_text(encoding="utf-8").partition("\n")
     named = first.removeprefix("# yaml-language-server: $schema=")
     assert (path.parent / named).resolve() == ROOT / "jobs" / "schema" / f"{kind}.schema.json"

@@ -88,7 +88,7 @@ def statuses(runs: Sequence[Run]) -> list[Status]:
     return [found[run.id] for run in runs]
 
 
-def resume(run: Run, exclude: Sequence[str]) -> str:
+def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> str:
     """Submit an ended run again, in its folder. Returns the new native id. Raises SubmitError when that cannot be."""
     again = getattr(load(run.scheduler), "resume", None)
     if again is None:
@@ -96,7 +96,7 @@ def resume(run: Run, exclude: Sequence[str]) -> str:
             f"{run.scheduler} cannot go on with a run in place",
             hint=f"submit its job again with --set checkpoint.resume={run.id}",
         )
-    return str(again(run, exclude))
+    return str(again(run, exclude, after))
 
 
 if TYPE_CHECKING:  # the type checker compares each module with the protocol

@@ -63,9 +63,9 @@ def submit(plan: Plan, files: Files) -> str:
     return _start(plan.folder)
 
 
-def resume(run: Run, exclude: Sequence[str]) -> str:
-    """Start the run's own script once more. Returns the new native id."""
-    del exclude  # there is one machine
+def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
+    """Start the run's own script once more, which waits by itself. Returns the new native id."""
+    del exclude, after  # there is one machine
     return _start(str(run.folder))
 
 
@@ -87,12 +87,13 @@ def status(run: Run) -> Status:
     """From the run's exit file, else from whether its process lives."""
     code = logfiles.exit_code(run.folder)
     if code is not None:
-        return Status(_state(code, run), _reason(code), code, _hosts(run))
+        return _ended(code, run)
     if _pid(run) is not None:
-        return Status("RUNNING", hosts=_hosts(run))
+        waits = _waits(run)
+        return Status("PENDING", waits) if waits else Status("RUNNING", hosts=_hosts(run))
     code = logfiles.exit_code(run.folder)  # it may have ended between the two looks
     if code is not None:
-        return Status(_state(code, run), _reason(code), code, _hosts(run))
+        return _ended(code, run)
     cancelled = (run.folder / "cancelled").exists()
     return Status(
         "CANCELLED" if cancelled else "FAILED", "" if cancelled else "its process is gone", None, _hosts(run)
@@ -116,6 +117,19 @@ def cancel(run: Run) -> None:
         deadline = time.monotonic() + patience
         while _pid(run) is not None and time.monotonic() < deadline:
             time.sleep(0.05)
+
+
+def _ended(code: int, run: Run) -> Status:
+    waited = _waits(run)  # it never started
+    return Status(_state(code, run), waited or _reason(code), code, () if waited else _hosts(run))
+
+
+def _waits(run: Run) -> str:
+    """What a run says while it waits for another one, and after it waited in vain."""
+    try:
+        return (run.folder / "waiting").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def _state(code: int, run: Run) -> State:

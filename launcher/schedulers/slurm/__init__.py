@@ -7,6 +7,7 @@ Slurm's words in `states`, its commands in `query`, and submitit in `submission`
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from launcher import badhosts, command, containers, logfiles, nccl
@@ -77,13 +78,17 @@ def submit_array(sweep: Sweep, plans: Sequence[Plan]) -> str:
     return submission.submit(str(sweep.folder), text, plans[0].nodes)
 
 
-def resume(run: Run, exclude: Sequence[str]) -> str:
-    """Submit the run's own script once more, away from the hosts `exclude`. Returns the new job id."""
+def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
+    """Submit the run's own script once more, away from the hosts `exclude`. Returns the new job id.
+
+    It waits for the jobs `after`; those it waited for the first time may be gone.
+    """
     query.need("sbatch")
     from launcher.schedulers.slurm import submission
 
     text = (run.folder / "job.sh").read_text(encoding="utf-8", errors="surrogateescape")
-    return submission.submit(str(run.folder), text, run.nodes, exclude)
+    text = re.sub(r"^#SBATCH --dependency=.*\n", "", text, flags=re.MULTILINE)
+    return submission.submit(str(run.folder), text, run.nodes, exclude, after)
 
 
 def status(run: Run) -> Status:

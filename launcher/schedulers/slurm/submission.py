@@ -43,11 +43,17 @@ class ScriptExecutor(SlurmExecutor):  # type: ignore[misc]
         return self._submit_command("")
 
 
-def submit(run_folder: str, text: str, nodes: int, exclude: Sequence[str] = ()) -> str:
-    """Submit `text`, away from the hosts `exclude`. Returns the job id; raises SubmitError with sbatch's own words."""
+def submit(
+    run_folder: str, text: str, nodes: int, exclude: Sequence[str] = (), after: Sequence[str] = ()
+) -> str:
+    """Submit `text`, away from the hosts `exclude`, after the jobs `after`. Returns the job id.
+
+    Raises SubmitError with sbatch's own words.
+    """
     folder = Path(run_folder) / "logs"
     folder.mkdir(exist_ok=True)
     options = [f"--exclude={','.join(exclude)}"] if exclude else []
+    options += [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
     try:
         job = ScriptExecutor(folder, text, nodes, options).submit_text()
     except (FailedJobError, FailedSubmissionError) as error:

@@ -1,0 +1,212 @@
+"""What verbs do when they are given a pipeline instead of a job or run; everything else goes on to verbs.py.
+
+Owns the words about stages; their order and their runs are stages.py's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from launcher import verbs
+from launcher.errors import LauncherError, SpecError
+from launcher.streams import say
+
+if TYPE_CHECKING:
+    from launcher.pipeline import Pipeline, Stage
+    from launcher.plan import Plan
+    from launcher.stages import Chain, PlanOf
+
+
+def launch(args: argparse.Namespace) -> int:
+    from launcher import pipeline
+
+    if not pipeline.is_one(args.job):
+        return verbs.launch(args)
+    from launcher import placement, stages
+
+    if getattr(args, "sweep", ()):
+        raise SpecError("--sweep is for jobs, not for a pipeline", hint="sweep a stage's job")
+    made = pipeline.read(args.job)
+    plan_of = _plan_of(made, args)
+    plans = stages.rehearse(made, plan_of, args.scheduler)
+    rehearsed = args.dry_run or args.output
+    for plan in plans.values():
+        for note in plan.notes:
+            say(f"note: {plan.job.name}: {note}")
+        verbs.must_fit(plan, args.force)
+        verbs.must_suit(plan, args.scheduler, args.force, ask=not rehearsed)
+    if rehearsed:
+        return _rehearsed(args, made, plans)
+    after = placement.jobs(getattr(args, "after", ()), args.scheduler)
+    chain = stages.send(made, plan_of, args.scheduler, after)
+    for name, run in chain.runs.items():
+        waits = ", ".join(chain.runs[need].id for need in chain.needs[name])
+        say(f"{name}: {run.id} {f'starts after {waits}' if waits else 'is submitted'}; folder {run.folder}")
+    if args.wait:
+        return _follow(chain)
+    say(f"see how it is with: python -m launcher status {chain.id}")
+    print(chain.id)
+    return verbs.OK
+
+
+def _plan_of(made: Pipeline, args: argparse.Namespace) -> PlanOf:
+    """How a stage of `made` is planned with the command line's options."""
+    import dataclasses
+
+    from launcher import load, pipeline, placement, plan, site
+
+    suffix = getattr(args, "name", "")
+    verbs.check_suffix(suffix)
+    given, here = pipeline.shared(args.settings, made.stages), site.here()
+    exclude = placement.bad_hosts(say) if getattr(args, "exclude_bad", False) else ()
+
+    def plan_of(stage: Stage, folders: dict[str, str]) -> Plan:
+        settings = [*stage.words(folders), *given[stage.name]]
+        job, cluster = load.load(stage.job, args.cluster or made.cluster, settings)
+        return dataclasses.replace(plan.make(job, cluster, here, suffix), exclude=exclude)
+
+    return plan_of
+
+
+def _rehearsed(args: argparse.Namespace, made: Pipeline, plans: dict[str, Plan]) -> int:
+    from launcher import schedulers
+
+    scheduler = schedulers.load(args.scheduler)
+    for stage in made.stages:
+        files = scheduler.render(plans[stage.name])
+        if args.output:
+            verbs.write_output(f"{args.output}/{stage.name}", files)
+        if stage.needs:
+            say(f"{stage.name}: starts after {', '.join(stage.needs)}; this text does not wait by itself")
+        if args.dry_run:
+            print("".join(files.values()), end="")
+    return verbs.OK
+
+
+def _follow(chain: Chain) -> int:
+    """Follow the stages one after the other, to the end or to the first that did not succeed."""
+    from launcher import progress, schedulers
+
+    for name, run in chain.runs.items():
+        say(f"stage {name}:")
+        if progress.follow(schedulers.load(run.scheduler), run):
+            say(
+                f"{chain.id} ended with stage {name}; `python -m launcher resume {chain.id}` goes on from there"
+            )
+            return verbs.JOB_FAILED
+    return verbs.OK
+
+
+def show_plan(args: argparse.Namespace) -> int:
+    from launcher import pipeline
+
+    if not pipeline.is_one(args.job):
+        return verbs.show_plan(args)
+    import json
+
+    from launcher import show, stages
+
+    made = pipeline.read(args.job)
+    plans = stages.rehearse(made, _plan_of(made, args), "")
+    if args.json:
+        each = {name: json.loads(show.plan_json(plan)) for name, plan in plans.items()}
+        print(json.dumps({"name": made.name, "stages": each}, indent=2, ensure_ascii=False))
+        return verbs.OK
+    for stage in made.stages:
+        print(f"stage {stage.name}" + (f", after {', '.join(stage.needs)}" if stage.needs else ""))
+        print(show.plan(plans[stage.name]) + "\n")
+    return verbs.OK
+
+
+def check(args: argparse.Namespace) -> int:
+    from launcher import pipeline
+
+    several = [path for path in args.jobs if pipeline.is_one(path)]
+    jobs = [path for path in args.jobs if path not in several]
+    worst = verbs.check(argparse.Namespace(**{**vars(args), "jobs": jobs})) if jobs else verbs.OK
+    return max([worst, *(_check(path, args) for path in several)])
+
+
+def _check(path: str, args: argparse.Namespace) -> int:
+    from launcher import pipeline, schedulers, stages
+
+    worst = verbs.OK
+    try:
+        made = pipeline.read(path)
+        plans = stages.rehearse(made, _plan_of(made, args), "")
+        for plan in plans.values():
+            verbs.must_fit(plan, force=False)
+    except LauncherError as error:
+        return verbs.tell_of(path, error)
+    for name in schedulers.SCHEDULERS:
+        try:
+            stages.rehearse(made, _plan_of(made, args), name)
+            for plan in plans.values():
+                schedulers.load(name).render(plan)
+        except LauncherError as error:
+            verbs.tell_of(f"{path}: not on {name}", error)
+        else:
+            print(f"{path}: ok on {name}")
+    return worst
+
+
+def status(args: argparse.Namespace) -> int:
+    chain = _named(args.run)
+    if chain is None:
+        return verbs.status(args)
+    import json
+
+    from launcher import show, stages
+
+    data = stages.as_data(chain)
+    if args.json:
+        print(json.dumps(data, indent=2, ensure_ascii=False))
+        return verbs.OK
+    rows = [(stage["stage"], stage["state"], stage["run"], stage["reason"]) for stage in data["stages"]]
+    print(f"{chain.id}: {data['state']}")
+    print(show.table(rows, ("stage", "state", "run", "")))
+    return verbs.OK
+
+
+def logs(args: argparse.Namespace) -> int:
+    chain = _named(args.run)
+    if chain is not None:
+        from launcher import stages
+
+        args.run = stages.current(chain).id
+        say(f"these are those of {args.run}")
+    return verbs.logs(args)
+
+
+def cancel(args: argparse.Namespace) -> int:
+    chain = _named(args.run)
+    if chain is None:
+        return verbs.cancel(args)
+    from launcher import stages
+
+    stages.cancel(chain)
+    say(f"{chain.id}: {stages.state(stages.statuses(chain))}")
+    return verbs.OK
+
+
+def resume(args: argparse.Namespace) -> int:
+    chain = _named(args.run)
+    if chain is None:
+        return verbs.resume(args)
+    from launcher import placement, stages
+
+    for run in stages.resume(chain, placement.bad_hosts(say) if args.exclude_bad else ()):
+        say(f"{run.id}: goes on as {run.native_id.partition(':')[0]}")
+    return verbs.OK
+
+
+def _named(name: str) -> Chain | None:
+    """The pipeline that `name` names. Cheap where there are none."""
+    from launcher import site
+
+    if next(site.runs().glob("*/pipeline.json"), None) is None:
+        return None
+    from launcher import stages
+
+    return stages.named(name)

@@ -1,0 +1,171 @@
+"""A pipeline's runs: submitted so that each waits for those it needs, and asked, cancelled and resumed as one.
+
+Owns `<runs>/<id>/pipeline.json`; the stages are ordinary runs, and the waiting is their scheduler's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from launcher import placement, runs, schedulers, site, submit
+from launcher.errors import PlanError, RunNotFoundError, SubmitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from launcher.pipeline import Pipeline, Stage
+    from launcher.plan import Plan
+    from launcher.runs import Run
+    from launcher.schedulers import Status
+
+    PlanOf = Callable[[Stage, dict[str, str]], Plan]  # a stage, with the run folders of those before it
+
+_RECORD = "pipeline.json"
+_WORST_FIRST = ("FAILED", "CANCELLED", "UNKNOWN", "RUNNING", "PENDING", "SUCCEEDED")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A submitted pipeline: stage → its run, in order, and the stages that each needs."""
+
+    id: str
+    runs: dict[str, Run]
+    needs: dict[str, tuple[str, ...]]
+
+
+def rehearse(pipeline: Pipeline, plan_of: PlanOf, scheduler: str) -> dict[str, Plan]:
+    """Stage → its plan, as far as it can be told before anything is submitted.
+
+    Raises what planning raises, and PlanError where runs cannot wait for each other.
+    """
+    if scheduler == "kubernetes" and len(pipeline.stages) > 1:
+        raise PlanError(
+            "Kubernetes has no jobs that wait for each other",
+            hint="submit one stage after the other with --wait, or use a workflow controller such as Argo's",
+        )
+    made: dict[str, Plan] = {}
+    for stage in pipeline.stages:
+        made[stage.name] = plan_of(stage, {name: plan.folder for name, plan in made.items()})
+    return made
+
+
+def send(pipeline: Pipeline, plan_of: PlanOf, scheduler: str, after: Sequence[str]) -> Chain:
+    """Submit every stage; those that need none start after the runs that `after` names (`placement.jobs`).
+
+    Raises what submitting raises, with what was submitted cancelled.
+    """
+    on, sent = schedulers.load(scheduler), dict[str, "Run"]()
+    try:
+        for stage in pipeline.stages:
+            plan = plan_of(stage, {name: str(run.folder) for name, run in sent.items()})
+            waits = tuple(placement.word(sent[name]) for name in stage.needs) or tuple(after)
+            sent[stage.name] = submit.submit(on, scheduler, dataclasses.replace(plan, after=waits))
+        return _record(pipeline, sent)
+    except BaseException:
+        for run in reversed(sent.values()):
+            on.cancel(run)
+        raise
+
+
+def named(name: str) -> Chain | None:
+    """The pipeline whose id is `name`, or starts with it while no run's does; None if there is none.
+
+    Raises RunNotFoundError when there are several.
+    """
+    folder = site.runs()
+    every = sorted(path.parent.name for path in folder.glob(f"*/{_RECORD}")) if name else []
+    if name in every:
+        return _read(folder, name)
+    matches = [other for other in every if other.startswith(name)]
+    if not matches or any(run.id.startswith(name) for run in runs.listed(folder)):
+        return None
+    if len(matches) > 1:
+        raise RunNotFoundError(f"{name!r} starts {len(matches)} pipelines", hint=", ".join(matches[:5]))
+    return _read(folder, matches[0])
+
+
+def statuses(chain: Chain) -> dict[str, Status]:
+    """Stage → how its run is."""
+    found = schedulers.statuses(list(chain.runs.values()))
+    return dict(zip(chain.runs, found, strict=True))
+
+
+def state(found: dict[str, Status]) -> str:
+    """The pipeline's state: that of the stage that decides."""
+    states = {now.state for now in found.values()}
+    return next(word for word in _WORST_FIRST if word in states)
+
+
+def as_data(chain: Chain) -> dict[str, Any]:
+    """The pipeline for a program: id, state, and stages with stage, run, state, reason, exit_code."""
+    found = statuses(chain)
+    stages = [
+        {
+            "stage": name,
+            "run": chain.runs[name].id,
+            "state": now.state,
+            "reason": now.reason,
+            "exit_code": now.exit_code,
+        }
+        for name, now in found.items()
+    ]
+    return {"id": chain.id, "state": state(found), "stages": stages}
+
+
+def current(chain: Chain) -> Run:
+    """The run of the first stage that has not succeeded, or of the last one."""
+    left = [chain.runs[name] for name, now in statuses(chain).items() if now.state != "SUCCEEDED"]
+    return left[0] if left else list(chain.runs.values())[-1]
+
+
+def cancel(chain: Chain) -> None:
+    """End every stage, the last one first, so that none starts because another is gone."""
+    found = statuses(chain)
+    for name, run in reversed(chain.runs.items()):
+        if found[name].state not in schedulers.ENDED:
+            schedulers.load(run.scheduler).cancel(run)
+
+
+def resume(chain: Chain, exclude: Sequence[str]) -> list[Run]:
+    """Let every stage that ended without success go on, each after those it needs. Returns their runs.
+
+    Raises SubmitError when there is none.
+    """
+    found, resumed = statuses(chain), dict[str, "Run"]()
+    for name, run in chain.runs.items():
+        if found[name].state in schedulers.ENDED and found[name].state != "SUCCEEDED":
+            left = [need for need in chain.needs[name] if found[need].state != "SUCCEEDED"]
+            waits = [placement.word(resumed.get(need, chain.runs[need])) for need in left]
+            resumed[name] = submit.resume(run, exclude, waits)
+    if not resumed:
+        raise SubmitError(f"{chain.id} is {state(found).lower()}", hint="there is nothing to resume")
+    return list(resumed.values())
+
+
+def _record(pipeline: Pipeline, sent: dict[str, Run]) -> Chain:
+    folder, number = site.runs(), 1
+    while True:
+        made = folder / f"{pipeline.name}-pipeline-{number}"
+        try:
+            made.mkdir()
+            break
+        except FileExistsError:
+            number += 1
+    needs = {stage.name: stage.needs for stage in pipeline.stages}
+    stages = [{"stage": name, "run": run.id, "needs": needs[name]} for name, run in sent.items()]
+    runs.write_files(made, {_RECORD: json.dumps({"id": made.name, "stages": stages}, indent=1) + "\n"})
+    return Chain(made.name, sent, needs)
+
+
+def _read(folder: Path, name: str) -> Chain:
+    try:
+        stages = json.loads((folder / name / _RECORD).read_text(encoding="utf-8"))["stages"]
+        found = {str(entry["stage"]): runs.find(folder, str(entry["run"])) for entry in stages}
+        needs = {str(entry["stage"]): tuple(map(str, entry["needs"])) for entry in stages}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RunNotFoundError(f"{folder / name / _RECORD} cannot be read") from None
+    return Chain(name, found, needs)

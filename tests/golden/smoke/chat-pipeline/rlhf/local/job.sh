@@ -1,0 +1,93 @@
+#!/bin/bash
+# Run smoke-chat-rlhf-111d8e: hosts 1, slots 2 each, on this machine, workload chat_ppo, DeepSpeed zero2.
+# It stands alone: `bash job.sh` starts it without the launcher.
+set -uo pipefail
+
+run=/shared/runs/smoke-chat-rlhf-111d8e
+mkdir -p "$run/logs" || exit 73
+exec >>"$run/logs/job.log" 2>&1
+rm -f "$run/outcome-0" "$run/exit_code"
+
+# It starts when these runs have succeeded; the file `waiting` says so meanwhile.
+lives() {  # is the process that a run's record names, with its start time, still there?
+  local id pid
+  id=$(sed -n 's/.*"native_id": "\([^"]*\)".*/\1/p' "$1/run.json" 2>/dev/null); pid=${id%%:*}
+  if [ "${id#*:}" = live ]; then kill -0 "$pid" 2>/dev/null; return; fi
+  read -r -a stat <"/proc/$pid/stat" 2>/dev/null && [ "${stat[2]}" != Z ] && [ "${stat[21]}" = "${id#*:}" ]
+}
+leave() { echo "$1" | tee "$run/waiting"; touch "$run/cancelled"; echo 1 >"$run/exit_code"; exit 1; }
+trap 'leave "cancelled while it waited"' TERM INT
+trap : USR2
+runs=(/shared/runs/smoke-chat-sft-05e158 /shared/runs/smoke-chat-reward-e6d223)
+for before in "${runs[@]}"; do
+  echo "waits for ${before##*/}" >"$run/waiting"
+  while lives "$before"; do sleep 0.5 & wait "$!"; done
+  [ "$(cat "$before/exit_code" 2>/dev/null)" = 0 ] || leave "not started: ${before##*/} did not succeed"
+done
+rm -f "$run/waiting"
+printf '%s' '127.0.0.1 slots=2
+' >"$run/hostfile" || exit 73
+printf '%s\n' '{
+ "train_batch_size": 16,
+ "train_micro_batch_size_per_gpu": 8,
+ "gradient_accumulation_steps": 1,
+ "gradient_clipping": 1.0,
+ "steps_per_print": 1000000000,
+ "zero_optimization": {
+  "stage": 2,
+  "overlap_comm": true,
+  "contiguous_gradients": true,
+  "reduce_bucket_size": 200000000,
+  "allgather_bucket_size": 200000000
+ }
+}' >"$run/ds_config.json" || exit 73
+
+export GLOO_SOCKET_IFNAME=lo  # the interface that the cluster file names
+export TORCH_EXTENSIONS_DIR=/tmp/smoke-chat-rlhf-111d8e/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/smoke-chat-rlhf-111d8e/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-chat-rlhf-111d8e/inductor  # this run's own compile cache, on the host's own disk
+export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
+
+# One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
+entries=()
+for node in $(seq 0 0); do
+  /opt/venv/bin/python /opt/launcher/docker/node.py \
+    --hostfile "$run/hostfile" --node "$node" --run smoke-chat-rlhf-111d8e --folder "$run" --echo 0 -- \
+    -m workloads.chat_ppo \
+      --deepspeed-config=/shared/runs/smoke-chat-rlhf-111d8e/ds_config.json \
+      --run-dir=/shared/runs/smoke-chat-rlhf-111d8e \
+      --model=/shared/runs/smoke-chat-sft-05e158/export \
+      --checkpoint-every=500 \
+      --checkpoint-keep=3 \
+      --reward=/shared/runs/smoke-chat-reward-e6d223/export \
+      --seq-length=48 \
+      --max-new-tokens=12 \
+      --lr=3.0e-3 \
+      --beta=0.02 \
+      --weight-decay=0 \
+      --max-steps=30 \
+      --log-every=3 \
+      --export &
+  entries+=("$!")
+done
+trap 'signalled=1; kill -TERM "${entries[@]}" 2>/dev/null' TERM INT
+trap 'signalled=1; kill -USR2 "${entries[@]}" 2>/dev/null' USR2
+
+# A trapped signal ends `wait` early, so wait again; 127 means that the entry was already waited for.
+await() {
+  local ended=127 got
+  while :; do
+    signalled=""
+    wait "$1"; got=$?
+    if [ "$got" -ne 127 ]; then ended=$got; fi
+    if [ -z "$signalled" ]; then return "$ended"; fi
+  done
+}
+code=0
+for entry in "${entries[@]}"; do
+  await "$entry"; ended=$?
+  if [ "$code" -eq 0 ]; then code=$ended; fi
+done
+if [ -s "$run/outcome-0" ]; then read -r code rank host _ <"$run/outcome-0"; echo "rank $rank on $host ended with $code"; fi
+echo "$code" >"$run/exit_code"
+exit "$code"
