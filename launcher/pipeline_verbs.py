@@ -32,8 +32,7 @@ def launch(args: argparse.Namespace) -> int:
     plans = stages.rehearse(made, plan_of, args.scheduler)
     rehearsed = args.dry_run or args.output
     for plan in plans.values():
-        for note in plan.notes:
-            say(f"note: {plan.job.name}: {note}")
+        verbs.warn(plan, args.strict)
         verbs.must_fit(plan, args.force)
         verbs.must_suit(plan, args.scheduler, args.force, ask=not rehearsed)
     if rehearsed:
@@ -103,6 +102,8 @@ def show_plan(args: argparse.Namespace) -> int:
 
     if not pipeline.is_one(args.job):
         return verbs.show_plan(args)
+    if args.max_model or args.min_nodes or args.html or args.png:
+        raise SpecError("--max-model, --min-nodes, --html and --png are for jobs", hint="give a stage's job")
     import json
 
     from launcher import show, stages
@@ -136,6 +137,7 @@ def _check(path: str, args: argparse.Namespace) -> int:
         made = pipeline.read(path)
         plans = stages.rehearse(made, _plan_of(made, args), "")
         for plan in plans.values():
+            verbs.warn(plan, args.strict)
             verbs.must_fit(plan, force=False)
     except LauncherError as error:
         return verbs.tell_of(path, error)

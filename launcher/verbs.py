@@ -32,11 +32,11 @@ def _plan(args: argparse.Namespace, point: Sequence[str] = (), suffix: str = "")
     check_suffix(args.name)
     job, cluster = load.load(args.job, args.cluster, [*args.settings, *point])
     made = plan.make(job, cluster, site.here(), "-".join(filter(None, (args.name, suffix))))
-    _warn(made, args.strict)
+    warn(made, args.strict)
     return made
 
 
-def _warn(plan: Plan, strict: bool) -> None:
+def warn(plan: Plan, strict: bool) -> None:
     """Tell what is doubtful in a plan. Raises PlanError with the warnings when they shall count as errors."""
     from launcher.errors import PlanError
 
@@ -231,7 +231,7 @@ def check(args: argparse.Namespace) -> int:
     for path in args.jobs:
         try:
             made = plan.make(*load.load(path, args.cluster, args.settings), here)
-            _warn(made, args.strict)
+            warn(made, args.strict)
         except LauncherError as error:
             worst = max(worst, tell_of(path, error))
             continue
@@ -366,9 +366,14 @@ def list_runs(args: argparse.Namespace) -> int:
 def schema(args: argparse.Namespace) -> int:
     import json
 
-    from launcher import pipeline, spec
+    if args.kind == "pipeline":
+        from launcher import pipeline
 
-    made = pipeline.schema() if args.kind == "pipeline" else spec.schema(args.kind)
+        made = pipeline.schema()
+    else:
+        from launcher import spec
+
+        made = spec.schema(args.kind)
     print(json.dumps(made, indent=2))
     return OK
 

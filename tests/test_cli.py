@@ -18,7 +18,7 @@ from tests import samples
 
 # Changing a line here changes what scripts of users rely on.
 CONTRACT = {
-    "local": "JOB --cluster --dry-run --force --name --set --strict --wait -o",
+    "local": "JOB --after --cluster --dry-run --force --name --set --strict --wait -o",
     "slurm": "JOB --after --cluster --dry-run --exclude-bad --force --name --set --strict --sweep --wait -o",
     "kubernetes": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait -o",
     "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait -o",
