@@ -138,21 +138,22 @@ def _display() -> Iterator[_Display]:
         yield _Bar(progress)
 
 
+def _trend(steps: list[dict[str, Any]]) -> tuple[str, str]:
+    """How what is learnt went: the reward where there is one (a policy's loss says nothing), else the loss."""
+    name = "reward" if steps[-1].get("reward") is not None else "loss"
+    known = [s for s in steps if s.get(name) is not None]
+    tail = known[-max(1, min(10, len(known) // 4)) :]
+    first, last = known[0][name], statistics.fmean(s[name] for s in tail)
+    share = f", {(first - last) / first:.0%} lower" if name == "loss" and first > last >= 0 else ""
+    return name, f"{first:.4f} at step {known[0]['step']} → {last:.4f} (last {len(tail)} logged){share}"
+
+
 def _summary(run: Run, now: Status, view: _View) -> str:
     if now.state != "SUCCEEDED":
         return show.status(run, now)
     rows = [("run", f"{run.id} succeeded")]
     if view.steps:
-        first = view.steps[0]["loss"]
-        tail = view.steps[-max(1, min(10, len(view.steps) // 4)) :]
-        last = statistics.fmean(s["loss"] for s in tail)
-        change = f", {(first - last) / first:.0%} lower" if first > last else ""
-        rows.append(
-            (
-                "loss",
-                f"{first:.4f} at step {view.steps[0]['step']} → {last:.4f} (last {len(tail)} logged){change}",
-            )
-        )
+        rows.append(_trend(view.steps))
         speeds = [s["tokens_per_second"] for s in view.steps if s.get("tokens_per_second")]
         if speeds:
             rows.append(("speed", f"{statistics.median(speeds):,.0f} tokens/s (median)"))

@@ -126,10 +126,11 @@ def status(run: Run, now: Status) -> str:
 
 
 def progress_line(record: dict[str, Any]) -> str:
-    """One metrics record: step, loss, speed."""
+    """One metrics record: step, loss (where a reward is what is learnt, that), speed."""
     last = f"/{record['max_steps']}" if record.get("max_steps") else ""
     speed = f", {record['tokens_per_second']:,.0f} tokens/s" if record.get("tokens_per_second") else ""
-    return f"step {record.get('step', '?')}{last}, loss {record['loss']:.4f}{speed}"
+    name = "reward" if record.get("reward") is not None else "loss"
+    return f"step {record.get('step', '?')}{last}, {name} {record[name]:.4f}{speed}"
 
 
 def run_list(states: Sequence[tuple[Run, Status]], as_json: bool) -> str:

@@ -7,7 +7,10 @@ the reward to rise, and what it should rise to is known. An answer that ends at 
 from __future__ import annotations
 
 import json
+import os
 import statistics
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -152,3 +155,30 @@ def test_mistakes_are_told_in_one_line(answering: ranks.Ranks, tmp_path: Path) -
         run = start(tmp_path / stage, stage, model, *args)
         assert run.wait() == [64, 64], run.output()
         assert message in run.output(0).splitlines()[-1]
+
+
+def test_the_three_stages_are_one_command(tmp_path: Path) -> None:
+    words = ["local", "jobs/smoke/chat.yaml", "--wait"]
+    steps = {"sft.args.max-steps": 12, "reward.args.max-steps": 10, "rlhf.args.max-steps": 3}
+    for key, value in steps.items():
+        words += ["--set", f"{key}={value}"]
+    told = launcher(tmp_path, *words).stderr
+    assert "reward" in told.rpartition("stage rlhf:")[2]  # what its summary tells, instead of a loss
+    stages = json.loads(launcher(tmp_path, "status", "smoke-chat-pipeline-1", "--json").stdout)["stages"]
+    assert [stage["state"] for stage in stages] == ["SUCCEEDED"] * 3
+    sft, reward, rlhf = (tmp_path / stage["run"] for stage in stages)
+    job = json.loads((rlhf / "plan.json").read_text())["job"]
+    assert (job["model"], job["args"]["reward"]) == (f"{sft}/export", f"{reward}/export")
+    lines = [json.loads(line) for line in (reward / "metrics.jsonl").read_text().splitlines()]
+    assert [line["accuracy"] for line in lines if line.get("event") == "eval"][-1] > 0.9
+    assert (rlhf / "export" / "model.safetensors").exists()
+
+
+def launcher(runs: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "LAUNCHER_RUNS": str(runs)}
+    command = [sys.executable, "-m", "launcher", *words]
+    done = subprocess.run(
+        command, cwd=ranks.DOCKER.parent, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
