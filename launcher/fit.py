@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import deepspeed, workloads
 from launcher.errors import PlanError, Problem, SpecError
-from launcher.sizing import gpus, ladder, models, traffic, zero
+from launcher.sizing import failures, gpus, ladder, models, traffic, zero
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +26,22 @@ TRAINING = ("pretrain", "finetune")
 BLIND = "zero2"
 
 
+# Of the time, by failures of hosts, with the work since the last checkpoint lost at each.
+LOST = 0.01
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Checkpoints: bytes and seconds; None where a step's time or the rate of failures is not known."""
+
+    size: int
+    on_disk: int  # those that are kept, and the one that is being written
+    seconds: float | None  # from one to the next, at best
+    lost: float | None  # share of the time
+    longest: float | None  # seconds with which LOST is lost
+    steps: int | None  # the same in steps, at best
+
+
 @dataclass(frozen=True)
 class Fit:
     """A training job, weighed: the `weighed` rung is the one that the plan uses; `climb` is how `auto` got there."""
@@ -36,6 +52,8 @@ class Fit:
     presets: Mapping[str, Mapping[str, Any]]
     weighed: Try
     climb: Climb | None
+    every: int  # steps between checkpoints
+    keep: int  # checkpoints
 
     @property
     def fits(self) -> bool:
@@ -70,6 +88,23 @@ class Fit:
         tries = [self._try(rung) for rung in others if rung != self.rung]
         return tuple(sorted([*tries, self.weighed], key=lambda t: t.rung.preset))
 
+    @property
+    def saving(self) -> Saving:
+        """What checkpoints take, and what failures cost between them."""
+        hosts, bound = self.machine.hosts, self.bound
+        step = bound.step if bound else None
+        between = step * self.every if step else None
+        known = self.machine.gpu is not None  # the rate of failures is that of hosts with GPUs
+        longest = failures.longest(hosts, LOST) if known else None
+        return Saving(
+            size=self.weighed.memory.checkpoint,
+            on_disk=self.weighed.memory.checkpoint * (self.keep + 1),
+            seconds=between,
+            lost=failures.lost(hosts, between) if known and between else None,
+            longest=longest,
+            steps=int(longest / step) if longest and step else None,
+        )
+
     def _try(self, rung: Rung) -> Try:
         return ladder.try_rung(self.model, self.machine, self.wish, rung, self.presets)
 
@@ -95,6 +130,8 @@ class Fit:
                 return f"--set batch.micro={change.value}"
             case "hosts":
                 return f"--set nodes={change.value}"
+            case "pinning":
+                return f"--set env.{_ALLOCATOR[0]}={_ROUND}:{change.value}"
             case "preset":
                 more = f" {recompute}" if change.rung.checkpointing and not self.rung.checkpointing else ""
                 return f"--set deepspeed={change.value}{more}"
@@ -124,7 +161,7 @@ def weigh(job: Job, cluster: Cluster, numbers: deepspeed.Batch, precision: str) 
 def of(model: Architecture, job: Job, cluster: Cluster, numbers: deepspeed.Batch, precision: str) -> Fit:
     """The Fit of the job with `model` in place of its own."""
     machine = _machine(job, cluster)
-    wish = _wish(job, numbers, precision)
+    wish = _wish(job, cluster, numbers, precision)
     overrides = job.deepspeed.overrides
     part = _part(model, machine)
     presets = {
@@ -132,9 +169,13 @@ def of(model: Architecture, job: Job, cluster: Cluster, numbers: deepspeed.Batch
     }
     if job.deepspeed.preset != "auto":
         rung = ladder.Rung(job.deepspeed.preset, bool(wish.checkpointing))
-        return Fit(model, machine, wish, presets, ladder.try_rung(model, machine, wish, rung, presets), None)
-    climb = ladder.climb(model, machine, wish, presets)
-    return Fit(model, machine, wish, presets, climb.chosen or climb.tried[-1], climb)
+        tried, climb = ladder.try_rung(model, machine, wish, rung, presets), None
+    else:
+        climb = ladder.climb(model, machine, wish, presets)
+        tried = climb.chosen or climb.tried[-1]
+    return Fit(
+        model, machine, wish, presets, tried, climb, every=job.checkpoint.every, keep=job.checkpoint.keep
+    )
 
 
 def architecture(name: str) -> Architecture | models.Unknown:
@@ -174,7 +215,22 @@ def _machine(job: Job, cluster: Cluster) -> Machine:
     return ladder.Machine(job.nodes, cluster.slots, slot, memory, nvme, gpu, fabric)
 
 
-def _wish(job: Job, numbers: deepspeed.Batch, precision: str) -> Wish:
+# torch's allocators read either name: c10/core/AllocatorConfig.h
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+_ROUND = "pinned_max_round_threshold_mb"
+
+
+def _pinned_round(job: Job, cluster: Cluster) -> int | None:
+    """Bytes above which torch does not round pinned memory up, as the environment has it."""
+    for name in _ALLOCATOR:
+        variable = job.env.get(name) or cluster.env.get(name)
+        options = dict(o.partition(":")[::2] for o in ((variable and variable.value) or "").split(","))
+        if options.get(_ROUND, "").strip().isdecimal():
+            return int(options[_ROUND]) * 2**20
+    return None
+
+
+def _wish(job: Job, cluster: Cluster, numbers: deepspeed.Batch, precision: str) -> Wish:
     base: dict[str, Any] = {"gradient_accumulation_steps": numbers.accumulation}
     if precision in {"bf16", "fp16"}:
         base[precision] = {"enabled": True}
@@ -191,4 +247,5 @@ def _wish(job: Job, numbers: deepspeed.Batch, precision: str) -> Wish:
         checkpointing=job.args.get("activation-checkpointing"),
         attention=str(option["attention"] or "sdpa"),
         train=job.batch.global_,
+        pinned_round=_pinned_round(job, cluster),
     )

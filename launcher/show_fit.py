@@ -9,6 +9,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from launcher import bars, units
+from launcher.fit import LOST
 from launcher.sizing import ladder, traffic, zero
 
 if TYPE_CHECKING:
@@ -22,7 +23,15 @@ if TYPE_CHECKING:
 def data(fit: Fit | None) -> dict[str, Any]:
     """`fits`, `memory` and the rest of `plan --json`; bytes. The same keys, null or empty, where it is not known."""
     if fit is None:
-        unknown = ("fits", "memory", "parameters", "activation_checkpointing", "largest_micro_batch", "bound")
+        unknown = (
+            "fits",
+            "memory",
+            "parameters",
+            "activation_checkpointing",
+            "largest_micro_batch",
+            "bound",
+            "checkpoints",
+        )
         return {**dict.fromkeys(unknown), **{name: [] for name in ("reasons", "tried", "communication")}}
     needed, machine = fit.weighed.memory, fit.machine
     slot = {k: v for k, v in dataclasses.asdict(needed.slot).items() if k != "moment"}
@@ -48,6 +57,14 @@ def data(fit: Fit | None) -> dict[str, Any]:
         ],
         "communication": [{**dataclasses.asdict(c), "sent_per_rank": c.sent} for c in _collectives(fit)],
         "bound": dataclasses.asdict(fit.bound) if fit.bound else None,
+        "checkpoints": {
+            "bytes": fit.saving.size,
+            "bytes_on_disk": fit.saving.on_disk,
+            "seconds_between": fit.saving.seconds,
+            "share_lost_to_failures": fit.saving.lost,
+            "seconds_for_one_percent": fit.saving.longest,
+            "steps_for_one_percent": fit.saving.steps,
+        },
     }
 
 
@@ -73,7 +90,7 @@ def _lines(fit: Fit) -> Iterator[str]:
     largest = fit.climb.largest_micro if fit.climb else _largest(fit)
     known = machine.slot_memory is not None
     yield f"largest micro batch   {largest if known else 'not known: the cluster file does not say `memory:`'}"
-    yield f"checkpoint on disk    {units.gigabytes(needed.checkpoint)}"
+    yield from _checkpoints(fit)
     yield from _time(fit)
     yield f"verdict               {'it fits' if fit.fits else 'IT DOES NOT FIT: ' + '; '.join(fit.weighed.reasons)}"
 
@@ -128,7 +145,7 @@ def _host(memory: Memory) -> dict[str, int]:
         "parameters": host.parameters,
         "gradients": host.gradients,
         "optimizer": host.optimizer,
-        "pinned buffers": host.pinned,
+        "pinned buffers": host.pinned + host.rounding,
         "processes": host.processes,
         "data loaders": host.loader,
         "/dev/shm": host.shm,
@@ -155,6 +172,21 @@ def html(fit: Fit, title: str) -> str:
 
 
 NOTE = "dashed is what there is; the configuration in bold is the one taken"
+
+
+def _checkpoints(fit: Fit) -> Iterator[str]:
+    saving = fit.saving
+    yield (
+        f"checkpoint on disk    {units.gigabytes(saving.size)},"
+        f" {units.gigabytes(saving.on_disk)} with the {fit.keep} that are kept"
+    )
+    if saving.seconds is None or saving.lost is None or saving.longest is None:
+        return
+    often = "" if saving.lost <= LOST else f"; use checkpoint.every={saving.steps} or less"
+    yield (
+        f"between checkpoints   {fit.every} steps, {units.brief(saving.seconds)} at best: hosts that fail cost"
+        f" {saving.lost:.2%} of the time ({LOST:.0%} with {units.brief(saving.longest)}){often}"
+    )
 
 
 def _time(fit: Fit) -> Iterator[str]:

@@ -193,3 +193,62 @@ def test_what_a_refusal_proposes_works(model: str, micro: int, preset: str) -> N
             at[last] = value if key == "deepspeed" else json.loads(value)
         assert changed != job
         assert fits(changed), change
+
+
+# Host memory that torch rounds up
+
+OFFLOAD: dict[str, Any] = {
+    "model": "llama-2-7b",
+    "batch": {"micro": 1},
+    "deepspeed": "zero3-offload",
+    "args": {"seq-length": 2048},
+}
+
+
+def test_exact_pinning_is_proposed_where_it_is_enough() -> None:
+    made = samples.decided(OFFLOAD, **GPU)
+    assert made.fit is not None
+    host = made.fit.weighed.memory.host
+    assert host.rounding > 0
+    tight = {**GPU, "memory": f"{(host.total - host.rounding // 2) // 10**6}MB"}
+    refused = samples.decided(OFFLOAD, **tight).fit
+    assert refused is not None
+    assert not refused.fits
+    setting = "env.PYTORCH_ALLOC_CONF=pinned_max_round_threshold_mb:64"
+    assert f"use --set {setting}" in str(refused.refusal())
+    name, _, value = setting.removeprefix("env.").partition("=")
+    for variable in (name, "PYTORCH_CUDA_ALLOC_CONF"):
+        taken = samples.decided(
+            {**OFFLOAD, "env": {variable: f"expandable_segments:True,{value}"}}, **tight
+        ).fit
+        assert taken is not None
+        assert taken.fits
+    for other in ("expandable_segments:True", "pinned_max_round_threshold_mb:", ""):
+        assert not fits({**OFFLOAD, "env": {name: other}}, **tight)
+
+
+# Checkpoints
+
+
+def test_what_failures_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    many = {"nodes": 512, "batch": {"micro": 1}, "checkpoint": {"every": 5000, "keep": 2}}
+    made = samples.decided({**JOB, **many}, **{**GPU, "bandwidth": 3200})
+    assert made.fit is not None
+    assert made.fit.bound is not None
+    saving = made.fit.saving
+    assert saving.on_disk == 3 * saving.size
+    assert saving.seconds == pytest.approx(5000 * (made.fit.bound.step or 0))
+    assert saving.lost is not None
+    assert saving.lost > 0.01
+    assert saving.steps is not None
+    assert saving.steps < 5000
+    assert f"; use checkpoint.every={saving.steps} or less" in show_fit.text(made.fit)
+    often = {**many, "checkpoint": {"every": saving.steps}}
+    less = samples.decided({**JOB, **often}, **{**GPU, "bandwidth": 3200}).fit
+    assert less is not None
+    assert (less.saving.lost or 1) <= 0.01
+    assert "use checkpoint.every" not in show_fit.text(less)
+    assert cli.main(["plan", "jobs/quickstart.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert "checkpoint on disk    30.1 MB, " in said
+    assert "between checkpoints" not in said  # how often a laptop fails is not known

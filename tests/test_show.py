@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 # Changing a line here changes what programs of users rely on. `[]` is a list's entry, `*` any key.
 _PLAN = """
 activation_checkpointing args.* batch.accumulation batch.global batch.micro bound.compute bound.fabric bound.intra
-bound.mfu bound.optimizer bound.step bound.tokens_per_second communication[].group communication[].kind
+bound.mfu bound.optimizer bound.step bound.tokens_per_second checkpoints.bytes checkpoints.bytes_on_disk
+checkpoints.seconds_between checkpoints.seconds_for_one_percent checkpoints.share_lost_to_failures
+checkpoints.steps_for_one_percent communication[].group communication[].kind
 communication[].message communication[].scope communication[].sent_per_rank communication[].times communication[].what
 deepspeed.config.* deepspeed.preset environment.* fits folder id image largest_micro_batch memory.checkpoint
 memory.nvme memory.per_host.capacity memory.per_host.gradients memory.per_host.loader memory.per_host.optimizer
-memory.per_host.parameters memory.per_host.pinned memory.per_host.processes memory.per_host.shm memory.per_host.total
+memory.per_host.parameters memory.per_host.pinned memory.per_host.processes memory.per_host.rounding
+memory.per_host.shm memory.per_host.total
 memory.per_slot.activations memory.per_slot.buffers memory.per_slot.capacity memory.per_slot.gradients
 memory.per_slot.logits memory.per_slot.margin memory.per_slot.optimizer memory.per_slot.parameters
 memory.per_slot.total nodes parameters precision reasons[] slots tried[].fits tried[].reasons[] tried[].rung

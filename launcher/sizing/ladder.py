@@ -106,6 +106,7 @@ class Wish:
     attention: str = "sdpa"
     workers: int = 2
     train: int | None = None
+    pinned_round: int | None = None  # as in memory.Setup
 
     def divides(self, world: int) -> bool:
         """Whether a step's samples divide among `world` ranks in whole micro batches."""
@@ -276,7 +277,7 @@ def min_hosts(
 
 @dataclass(frozen=True)
 class Change:
-    """One change that makes the job fit: `what` is "micro", "hosts", "preset" or "checkpointing"."""
+    """One change that makes the job fit: `what` is "micro", "hosts", "preset", "checkpointing" or "pinning"."""
 
     what: str
     value: int | str | bool
@@ -291,7 +292,7 @@ def changes(
     `rung` is the one that the job insists on; without it the ladder is free and only the micro batch and the
     number of hosts can change.
     """
-    found = []
+    found = list(_exact_pinning(model, machine, wish, presets, rung))
     if rung is not None:
         other = replace(rung, checkpointing=True)
         if not rung.checkpointing and try_rung(model, machine, wish, other, presets).fits:
@@ -306,6 +307,22 @@ def changes(
         chosen = climb(model, there, wish.on(there.world), presets).chosen
         found.append(Change("hosts", hosts, rung or (chosen.rung if chosen else RUNGS[-1])))
     return found
+
+
+def _exact_pinning(
+    model: Architecture, machine: Machine, wish: Wish, presets: Presets, rung: Rung | None
+) -> Iterator[Change]:
+    """Pinned memory that is not rounded up to a power of two, where that alone is what a host lacks."""
+    exact = replace(wish, pinned_round=EXACT)
+    if rung is None:
+        chosen = climb(model, machine, exact, presets).chosen
+        rung = chosen.rung if chosen else None
+    if rung and wish.pinned_round is None and try_rung(model, machine, exact, rung, presets).fits:
+        yield Change("pinning", EXACT // memory.MIB, rung)
+
+
+# Bytes of pinned tensors that may still be rounded up: small ones, which are allocated anew all the time.
+EXACT = 64 * memory.MIB
 
 
 def _smaller_micro(
@@ -332,6 +349,7 @@ def setup(machine: Machine, wish: Wish, rung: Rung) -> Setup:
         attention=wish.attention,
         workers=wish.workers,
         device="cpu" if machine.gpu is None else "cuda",
+        pinned_round=wish.pinned_round,
     )
 
 

@@ -59,6 +59,9 @@ class Setup:
     attention: str = "sdpa"  # or "eager"
     workers: int = 2  # data loader processes of each rank
     device: str = "cuda"  # or "cpu": ranks without a GPU
+    pinned_round: int | None = (
+        None  # bytes above which torch does not round pinned memory up; None: it always does
+    )
 
     @property
     def tokens(self) -> int:
@@ -96,14 +99,15 @@ class Host:
     optimizer: int  # offloaded master weights and moments
     parameters: int  # offloaded
     gradients: int  # offloaded
-    pinned: int  # staging buffers, and what pinning rounds up
+    pinned: int  # staging buffers
+    rounding: int  # what pinning rounds up to powers of two
     processes: int
     loader: int
     shm: int
 
     @property
     def total(self) -> int:
-        offloaded = self.optimizer + self.parameters + self.gradients + self.pinned
+        offloaded = self.optimizer + self.parameters + self.gradients + self.pinned + self.rounding
         return offloaded + self.processes + self.loader + self.shm
 
 
@@ -208,13 +212,15 @@ def host(model: Architecture, settings: Zero, setup: Setup) -> Host:
         )
     if settings.offload_param == "nvme":
         staging += settings.param_buffers * settings.param_buffer_size * settings.weight_bytes
-    rounded = sum(_power_of_two(size) - size for size in _pinned(model, settings, own))
+    most = setup.pinned_round
+    rounded = (s for s in _pinned(model, settings, own) if most is None or s <= most)
     cuda = setup.device == "cuda"
     return Host(
         optimizer=ranks * optim,
         parameters=ranks * params,
         gradients=ranks * grads,
-        pinned=ranks * (staging + (rounded if cuda else 0)),
+        pinned=ranks * staging,
+        rounding=ranks * sum(_power_of_two(size) - size for size in rounded) if cuda else 0,
         processes=ranks * (PROCESS if cuda else CPU_PROCESS),
         loader=ranks * setup.workers * WORKER,
         shm=SHM,
