@@ -162,14 +162,18 @@ def _missing(plan: Plan, facts: Facts, needs: list[Need]) -> Iterator[Problem]:
     )
 
 
+# Options that end in Triton, which builds a small C library at run time (triton/runtime/build.py).
+_TRITON = {"compile": "inductor", "liger": True}
+
+
 def _compiler(plan: Plan, facts: Facts) -> Iterator[Problem]:
-    # Triton, which inductor writes for, builds a small C library at run time (triton/runtime/build.py).
-    if plan.args.get("compile") == "inductor" and not facts.compiler:
-        yield Problem(
-            f"args.compile needs a C compiler, and image {plan.image} has none ({facts.source})",
-            "make image COMPILER=yes",
-            about=("job", "args", "compile"),
-        )
+    for name, value in _TRITON.items():
+        if plan.args.get(name) == value and not facts.compiler:
+            yield Problem(
+                f"args.{name} needs a C compiler, and image {plan.image} has none ({facts.source})",
+                "make image COMPILER=yes",
+                about=("job", "args", name),
+            )
 
 
 def _dotted(capability: Capability) -> str:
