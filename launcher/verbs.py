@@ -5,7 +5,6 @@ Owns the order of calls. Every verb imports what it needs inside its function, s
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +24,6 @@ OK, JOB_FAILED = 0, 1
 
 
 def _plan(args: argparse.Namespace, point: Sequence[str] = (), suffix: str = "") -> Plan:
-    # pydantic looks through every installed package for plugins, a tenth of the command's time, and there are none
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from launcher import load, plan, site
 
     check_suffix(args.name)

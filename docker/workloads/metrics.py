@@ -35,7 +35,6 @@ import importlib.util
 import json
 import math
 import os
-import statistics
 import sys
 import time
 from typing import IO, TYPE_CHECKING, Any, Protocol
@@ -150,6 +149,8 @@ def attempts(run_dir: Path) -> int:
 
 def summary(run_dir: Path) -> dict[str, Any]:
     """What summary.json says of the steps: how many, first loss, mean of the last ten logged, median speed."""
+    import statistics  # slow to import, and options alone are read from this module too
+
     lines = steps(run_dir)
     losses = [line["loss"] for line in lines]
     speeds = [line["tokens_per_second"] for line in lines]
