@@ -14,7 +14,7 @@ from launcher.errors import PlanError, Problem, SpecError
 from launcher.sizing import failures, gpus, ladder, models, traffic, zero
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from launcher.sizing.architecture import Architecture
     from launcher.sizing.ladder import Climb, Machine, Rung, Try, Wish
@@ -192,13 +192,48 @@ def too_long(job: Job, one: Fit) -> Problem | None:
     """A sequence with more tokens than the model has positions: the workload would stop at its first step."""
     model = one.model
     strict = job.workload == "pretrain" or model.learned_positions
-    if one.wish.sequence <= model.positions or not strict:
+    length = one.wish.sequence * sharing(job)
+    if length <= model.positions or not strict:
         return None
     return Problem(
-        f"args.seq-length {one.wish.sequence} is more than the {model.positions} positions of {model.name}",
+        f"args.seq-length {length} is more than the {model.positions} positions of {model.name}",
         f"use args.seq-length={model.positions}, or a model with more",
         about=("job", "args", "seq-length"),
     )
+
+
+def sharing(job: Job) -> int:
+    """How many ranks share each sample (DeepSpeed's Ulysses); 1 where that is not asked for."""
+    asked = job.args.get("sequence-parallel", 1)
+    return asked if isinstance(asked, int) and asked > 0 else 1
+
+
+def readers(job: Job, cluster: Cluster) -> int:
+    """How many samples are worked on at once for each of a micro batch: ranks, or groups of ranks that share them."""
+    return max(1, job.nodes * cluster.slots // sharing(job))
+
+
+def unshareable(job: Job, cluster: Cluster, one: Fit | None) -> Iterator[Problem]:
+    """Why samples cannot be shared among ranks as the job asks."""
+    size, world = sharing(job), job.nodes * cluster.slots
+    parts: list[tuple[int, str]] = [(world, f"{world} ranks")]
+    if one and size > 1:
+        length, heads = one.wish.sequence * size, one.model.heads
+        written = job.args.get("seq-length", length)
+        parts += [
+            (int(written), f"args.seq-length {written}"),
+            (heads, f"{heads} attention heads of {job.model}"),
+        ]
+        if one.model.family == "gpt2":
+            what = f"args.sequence-parallel: DeepSpeed's Ulysses knows no {one.model.family}"
+            yield Problem(what, "use a model of LLaMA's kind", about=("job", "args", "sequence-parallel"))
+    for number, what in parts:
+        if number % size:
+            yield Problem(
+                f"args.sequence-parallel {size} does not divide the {what}",
+                f"use {math.gcd(number, size)}",
+                about=("job", "args", "sequence-parallel"),
+            )
 
 
 def _part(model: Architecture, machine: Machine) -> int:
@@ -242,10 +277,11 @@ def _wish(job: Job, cluster: Cluster, numbers: deepspeed.Batch, precision: str) 
     }
     return ladder.Wish(
         micro=numbers.micro,
-        sequence=int(option["seq-length"] or 1),
+        # of each rank; attention sees the whole sequence, but a share of the heads that is as large
+        sequence=max(1, int(option["seq-length"] or 1) // sharing(job)),
         base=base,
         checkpointing=job.args.get("activation-checkpointing"),
         attention=str(option["attention"] or "sdpa"),
-        train=job.batch.global_,
+        train=job.batch.global_ * sharing(job) if job.batch.global_ else None,
         pinned_round=_pinned_round(job, cluster),
     )

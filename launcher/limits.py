@@ -111,9 +111,10 @@ def fewest(job: Job, cluster: Cluster) -> Fewest:
 
 def _candidates(job: Job, cluster: Cluster) -> list[int]:
     """Numbers of hosts that the cluster has and among whose ranks the step divides."""
-    most, train, one_pass = cluster.hosts or _MOST, job.batch.global_, job.batch.micro * cluster.slots
-    if train is None:
+    most, one_pass = cluster.hosts or _MOST, job.batch.micro * cluster.slots
+    if job.batch.global_ is None:
         return list(range(1, most + 1))
+    train = job.batch.global_ * fit.sharing(job)
     found = [n for n in range(1, min(most, train // one_pass) + 1) if train % (one_pass * n) == 0]
     if not found:
         deepspeed.batch(job.batch.micro, job.batch.accumulation, train, cluster.slots)  # says what would
@@ -144,7 +145,7 @@ def _layers(job: Job, cluster: Cluster, numbers: deepspeed.Batch, one: Fit) -> i
 
 def _batch(job: Job, cluster: Cluster) -> deepspeed.Batch:
     batch = job.batch
-    return deepspeed.batch(batch.micro, batch.accumulation, batch.global_, job.nodes * cluster.slots)
+    return deepspeed.batch(batch.micro, batch.accumulation, batch.global_, fit.readers(job, cluster))
 
 
 def _known(job: Job, cluster: Cluster) -> None:

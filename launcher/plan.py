@@ -142,12 +142,13 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
     precision = fit.precision(job, cluster)
     try:
         numbers = deepspeed.batch(
-            job.batch.micro, job.batch.accumulation, job.batch.global_, job.nodes * cluster.slots
+            job.batch.micro, job.batch.accumulation, job.batch.global_, fit.readers(job, cluster)
         )
         weighed, unknown = fit.weigh(job, cluster, numbers, precision)
         preset = _preset(job, weighed)
         part = weighed.part if weighed else None
         problems += filter(None, [fit.too_long(job, weighed) if weighed else None])
+        problems += fit.unshareable(job, cluster, weighed)
         config = deepspeed.config(
             deepspeed.preset(preset),
             job.deepspeed.overrides,

@@ -42,7 +42,7 @@ def plan(made: Plan) -> str:
         ("hosts × slots", f"{where} on {made.cluster.gpu or 'CPU'}, fabric {made.fabric.name}"),
         (
             "batch",
-            f"micro {batch.micro} × accumulation {batch.accumulation} × world size {made.world_size}"
+            f"micro {batch.micro} × accumulation {batch.accumulation} × {_sharing(made)}"
             f" = {batch.train} samples a step",
         ),
         ("deepspeed", f"{made.preset}, ZeRO stage {_stage(made)}, {made.precision}"),
@@ -56,6 +56,13 @@ def plan(made: Plan) -> str:
     lines += [f"  {v.name}={v.value}" + (f"  # {v.why}" if v.why else "") for v in made.environment]
     lines += [f"  {s.variable}: from secret {s.name}" for s in made.secrets]
     return "\n".join(lines)
+
+
+def _sharing(made: Plan) -> str:
+    """What micro batches are counted by: ranks, or groups of ranks that share samples."""
+    readers = made.batch.train // (made.batch.micro * made.batch.accumulation)
+    shared = made.world_size // readers
+    return f"{readers} groups of {shared} ranks" if shared > 1 else f"world size {made.world_size}"
 
 
 def _stage(made: Plan) -> int:

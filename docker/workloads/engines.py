@@ -80,11 +80,15 @@ def dtype(config: dict[str, Any]) -> torch.dtype:
 
 
 def start(
-    model: PreTrainedModel, config: dict[str, Any], args: argparse.Namespace, universal: bool = False
+    model: PreTrainedModel,
+    config: dict[str, Any],
+    args: argparse.Namespace,
+    universal: bool = False,
+    groups: Any = None,
 ) -> DeepSpeedEngine:
     """The engine: the config's optimizer, else AdamW by the options; its scheduler, else a cosine with warm-up.
 
-    Set `universal` if it is to load a universal checkpoint.
+    Set `universal` if it is to load a universal checkpoint; `groups` are those of ulysses.py.
     """
     import deepspeed
     from torch.optim.lr_scheduler import LambdaLR
@@ -100,6 +104,7 @@ def start(
         model_parameters=_groups(model, complete["optimizer"]["params"].get("weight_decay", 0.0)),
         config=complete,
         lr_scheduler=None if "scheduler" in config else cosine,
+        mpu=groups,
         dist_init_required=False,
     )
     return engine

@@ -136,6 +136,14 @@ def acceleration(group: argparse._ArgumentGroup) -> None:
         'in the DeepSpeed config ({"compile": {"deepcompile": true}}, GPU only) its communication too',
     )
     group.add_argument(
+        "--sequence-parallel",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="ranks that share each sample, for sequences too long for one (DeepSpeed's Ulysses): N divides the ranks, "
+        "the attention heads and --seq-length; LLaMA's kind of model with sdpa or flash attention",
+    )
+    group.add_argument(
         "--liger",
         action=SWITCH,
         default=False,

@@ -12,13 +12,14 @@ continues where the newest complete checkpoint stands; what it says and how it e
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workloads import architectures, checkpoints, engines, metrics, options, session, text
+from workloads import architectures, checkpoints, engines, metrics, options, session, text, ulysses
 from workloads.checkpoints import Progress
 from workloads.session import Session, Stop
 
@@ -67,10 +68,13 @@ def pretrain(args: argparse.Namespace, this: Session) -> int:
 
 def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Training:
     """Everything that training needs, with the newest checkpoint loaded. Raises Stop for mistakes in the job."""
-    config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
+    group = this.together(lambda: ulysses.group(args.sequence_parallel, args.seq_length, this))
+    config, size = this.together(lambda: engines.read(args.deepspeed_config, group.reader.world_size))
+    config = {**config, **group.settings()}
     settings = this.together(lambda: architectures.config(args.model))
-    data = text.load(this, args, settings, size)
+    data = text.load(this, args, settings, size, group.reader)
 
+    data = dataclasses.replace(data, evaluation=group.whole(data.evaluation, size.micro))
     settings.eos_token_id = data.tokenizer.eos_token_id
     model = this.together(
         lambda: architectures.build(args.model, settings, config, args.seed, this.device, args.attention)
@@ -79,9 +83,10 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
         this.together(lambda: architectures.fuse(model))
     if args.activation_checkpointing:
         model.activation_checkpointing_enable()
+    groups = this.together(lambda: group.attach(model, size.micro, args.seq_length))
     identity = checkpoints.identity(args.model, model, data.tokenizer, config, this.world_size)
     found = checkpoints.find(this, args.resume, identity, log)
-    engine = engines.start(model, config, args, universal=found is not None and found.universal)
+    engine = engines.start(model, config, args, found is not None and found.universal, groups)
     if args.compile:
         this.together(lambda: engines.compile(engine, args.compile))
     engine.train()
@@ -97,7 +102,10 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     parameters = architectures.parameters(model)
     log.event("start", progress.step, world_size=this.world_size, parameters=parameters, **start)
     saved = found.tag if found else None
-    return Training(args, this, log, engine, data, size, identity, attempt, progress.step, progress, saved)
+    scale, step = group.scale(config), progress.step
+    return Training(
+        args, this, group, scale, log, engine, data, size, identity, attempt, step, progress, saved
+    )
 
 
 @dataclass
@@ -106,6 +114,8 @@ class Training:
 
     args: argparse.Namespace
     this: Session
+    group: ulysses.Group
+    scale: int  # of the group's losses
     log: metrics.Log
     engine: DeepSpeedEngine
     data: text.Data
@@ -142,9 +152,9 @@ class Training:
         torch.manual_seed(hash((args.seed, step, self.this.rank)))
         rate = engine.get_lr()[0]
         total, norm = torch.zeros((), device=self.this.device), None
-        for batch in self.data.samples.share(self.progress.samples, self.size, self.this):
-            loss = next_token_loss(engine, batch, self.this.device)
-            engine.backward(loss)
+        for batch in self.data.samples.share(self.progress.samples, self.size, self.group.reader):
+            loss = next_token_loss(engine, batch, self.group, self.this.device)
+            engine.backward(loss / self.scale)
             norm = engines.unreported_norm(engine)
             engine.step()
             total += loss.detach()
@@ -199,7 +209,7 @@ class Training:
         total = torch.zeros((), device=self.this.device)
         with torch.no_grad():
             for batch in self.data.evaluation:
-                total += next_token_loss(self.engine, batch, self.this.device) * len(batch[0])
+                total += next_token_loss(self.engine, batch, self.group, self.this.device) * len(batch[0])
         self.engine.train()
         loss, _ = self.this.agree(total / sum(len(inputs) for inputs, _ in self.data.evaluation))
         bits = loss / math.log(2) * self.data.corpus.tokens / self.data.corpus.bytes
@@ -234,12 +244,15 @@ def finish(training: Training, began: float) -> None:
     this.first(lambda: metrics.write_atomically(target, {**metrics.summary(this.run_dir), **facts}))
 
 
-def next_token_loss(engine: DeepSpeedEngine, batch: Batch, device: torch.device) -> torch.Tensor:
-    """Mean cross-entropy of the next token, nats, a scalar."""
+def next_token_loss(
+    engine: DeepSpeedEngine, batch: Batch, group: ulysses.Group, device: torch.device
+) -> torch.Tensor:
+    """Mean cross-entropy of the next token over this rank's part of the batch, nats, a scalar."""
     from torch.nn.functional import cross_entropy
 
-    inputs, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
-    logits = engine(input_ids=inputs).logits
+    inputs, labels, more = group.part(batch)
+    inputs, labels = (tensor.to(device, non_blocking=True) for tensor in (inputs, labels))
+    logits = engine(input_ids=inputs, **{key: tensor.to(device) for key, tensor in more.items()}).logits
     return cross_entropy(logits.float().flatten(0, 1), labels.flatten())
 
 

@@ -71,19 +71,23 @@ class Data:
 
 
 def load(
-    session: Session, args: argparse.Namespace, settings: PretrainedConfig, size: engines.BatchSize
+    session: Session,
+    args: argparse.Namespace,
+    settings: PretrainedConfig,
+    size: engines.BatchSize,
+    reader: Session,
 ) -> Data:
     """The data that the options of `options.text` ask for, to train this model with this batch; all ranks call it.
 
-    Raises Stop when there is no such data or tokenizer, or when it does not fit the model or the batch.
+    `reader` is the session as the data sees it: ranks with the same one read the same samples. Raises Stop when there
+    is no such data or tokenizer, or when it does not fit the model or the batch.
     """
     by, corpus = tokenized(session, args, settings.vocab_size)
     training, held_out = corpus.split()
     samples = Samples(training, args.seq_length, args.seed)
     check_lengths(samples, size.total, settings)
-    return Data(
-        by, corpus, samples, evaluation(held_out, args, size.micro, session) if args.eval_every else []
-    )
+    evaluated = evaluation(held_out, args, size.micro, reader) if args.eval_every else []
+    return Data(by, corpus, samples, evaluated)
 
 
 def tokenized(
