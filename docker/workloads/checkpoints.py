@@ -109,7 +109,7 @@ def save(
     written: dict[str, int] = {}
     failures: list[str] = []
     for name, one in {"": engine, **(others or {})}.items():
-        with _observed(one, folder / tag, written, failures):
+        with observed(one, folder / tag, written, failures):
             place = f"{tag}/{name}".rstrip("/")
             one.save_checkpoint(str(folder), tag=place, client_state=carried, save_latest=False)
     ranks: list[Any] = [None] * session.world_size
@@ -205,28 +205,34 @@ def restore(engine: DeepSpeedEngine, found: Found, name: str = "") -> Progress:
     return Progress(**carried["progress"])
 
 
+def guarded(
+    work: Callable[..., Any], failures: list[str], wrote: Callable[..., None] = lambda *_: None
+) -> Callable[..., Any]:
+    """`work` whose failures to write are noted instead of raised; `wrote` is called after it with its arguments.
+
+    A rank that raised would leave the others waiting in a barrier.
+    """
+    from safetensors import SafetensorError
+
+    def call(*args: Any, **options: Any) -> Any:
+        try:
+            result = work(*args, **options)
+            wrote(*args, *options.values())
+            return result
+        except OSError as error:
+            failures.append(str(error))
+        except (RuntimeError, SafetensorError) as error:
+            failures.append(_in_words(error))
+
+    return call
+
+
 @contextlib.contextmanager
-def _observed(
+def observed(
     engine: DeepSpeedEngine, folder: Path, written: dict[str, int], failures: list[str]
 ) -> Iterator[None]:
-    """Note the files that DeepSpeed writes below `folder`, and its failures to, which are not raised inside.
-
-    A rank that raised would leave the others waiting in the barriers of save_checkpoint.
-    """
+    """Note the files that DeepSpeed writes below `folder`, and its failures to, which are not raised inside."""
     writer = engine.checkpoint_engine
-
-    def guarded(work: Callable[..., Any], wrote: Callable[..., None] = lambda *_: None) -> Callable[..., Any]:
-        def call(*args: Any, **options: Any) -> Any:
-            try:
-                result = work(*args, **options)
-                wrote(*args, *options.values())
-                return result
-            except OSError as error:
-                failures.append(str(error))
-            except RuntimeError as error:
-                failures.append(_in_words(error))
-
-        return call
 
     def note(_state: object, path: str) -> None:
         with open(path, "rb") as file:  # noqa: PTH123
@@ -234,9 +240,9 @@ def _observed(
             written[str(Path(path).relative_to(folder))] = os.fstat(file.fileno()).st_size
 
     guards = [
-        (writer, "save", guarded(writer.save, note)),
-        (writer, "makedirs", guarded(writer.makedirs)),
-        (engine, "_copy_recovery_script", guarded(engine._copy_recovery_script)),
+        (writer, "save", guarded(writer.save, failures, note)),
+        (writer, "makedirs", guarded(writer.makedirs, failures)),
+        (engine, "_copy_recovery_script", guarded(engine._copy_recovery_script, failures)),
     ]
     for owner, name, guard in guards:
         setattr(owner, name, guard)
@@ -253,21 +259,34 @@ def step_of(tag: str) -> int:
     return int(match[1]) if match else -1
 
 
-def vouch(session: Session, path: Path, progress: Progress, identity: Identity) -> None:
-    """Mark a checkpoint that another program wrote as complete; all ranks call it once they have written."""
+def vouch(
+    session: Session, path: Path, progress: Progress, identity: Identity, keep: int, failures: list[str]
+) -> None:
+    """Mark a checkpoint that another program wrote as complete, then delete all but the newest `keep`.
+
+    All ranks call it once they have written, each with what it failed to write. Raises Stop as `save` does.
+    """
     from torch import distributed
 
-    distributed.barrier()
+    everywhere: list[Any] = [None] * session.world_size
+    distributed.all_gather_object(everywhere, failures)
 
     def mark() -> None:
-        files = {str(f.relative_to(path)): f.stat().st_size for f in path.rglob("*") if f.is_file()}
-        carried = {"progress": asdict(progress), "identity": asdict(identity)}
-        metrics.write_atomically(path / MARKER, {"tag": path.name, **carried, "files": files})
+        try:
+            for failed in filter(None, everywhere):
+                raise OSError(failed[0])
+            files = {str(f.relative_to(path)): f.stat().st_size for f in path.rglob("*") if f.is_file()}
+            carried = {"progress": asdict(progress), "identity": asdict(identity)}
+            metrics.write_atomically(path / MARKER, {"tag": path.name, **carried, "files": files})
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise Stop(_cannot_write(path.parent, path.name, error), os.EX_IOERR) from error
+        _prune(path.parent, keep)
 
     session.first(mark)
 
 
-def _in_words(error: RuntimeError) -> str:
+def _in_words(error: Exception) -> str:
     # torch's writer (caffe2/serialize/inline_container.cc) notices a short write, but not its reason
     partly = any(words in str(error) for words in ("inline_container", "PytorchStreamWriter"))
     whole = "the file system took only a part of a file: it is full, or there is a quota or limit"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import PrinterCallback, TrainerCallback
@@ -63,7 +64,7 @@ def settings(
         "activation_checkpointing": args.activation_checkpointing,
         "save_strategy": "steps" if args.checkpoint_every else "no",
         "save_steps": args.checkpoint_every or 1,
-        "save_total_limit": args.checkpoint_keep,
+        "save_total_limit": None,  # checkpoints.vouch deletes the old ones, once the new one is whole
         "eval_strategy": "steps" if args.eval_every else "no",
         "eval_steps": args.eval_every or 1,
         "logging_steps": args.log_every,
@@ -104,6 +105,7 @@ def run(
     )
     reporter = Reporter(args, this, log, identity, attempt)
     trainer.add_callback(reporter)
+    note_failures(trainer, reporter.failures)
     try:
         trainer.train(resume_from_checkpoint=str(found.path) if found else None)
         if not reporter.stopped:
@@ -127,6 +129,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.args, self.this, self.log, self.identity, self.attempt = args, this, log, identity, attempt
         self.stopped = False
         self.saved: str | None = None
+        self.failures: list[str] = []  # to write a checkpoint, on this rank
         self._began = 0.0
         self._seconds, self._steps, self._tokens = 0.0, 0, 0
 
@@ -195,10 +198,24 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             * self.this.world_size
         )
         progress = Progress(state.global_step, samples, int(state.num_input_tokens_seen))
-        checkpoints.vouch(self.this, path, progress, self.identity)
+        keep = self.args.checkpoint_keep
+        checkpoints.vouch(self.this, path, progress, self.identity, keep, self.failures)
         self.saved = path.name
         self.log.event("checkpoint", state.global_step, tag=path.name)
         self.log.say(f"checkpoint {path.name} saved")
+
+
+def note_failures(trainer: Trainer, failures: list[str]) -> None:
+    """Let this rank go on when it cannot write a part of a checkpoint, and note why: the others wait for it."""
+    inner = checkpoints.guarded(trainer._save_checkpoint, failures)
+
+    def save(*args: Any, **more: Any) -> None:
+        path = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
+        with checkpoints.observed(trainer.deepspeed, path, {}, failures):
+            inner(*args, **more)
+
+    trainer._save = checkpoints.guarded(trainer._save, failures)
+    trainer._save_checkpoint = save
 
 
 def _plain(key: str) -> str:
@@ -224,12 +241,11 @@ def finish(
         architectures.export(model, by, this)
         log.say(f"exported to {this.run_dir / 'export'}")
     log.event("end", trainer.state.global_step, status="done")
-    if this.rank == 0:
-        summary = {
-            **metrics.summary(this.run_dir),
-            "parameters": architectures.parameters(model),
-            "trained_parameters": architectures.trained_parameters(model),
-            "world_size": this.world_size,
-            "seconds": time.monotonic() - began,
-        }
-        metrics.write_atomically(this.run_dir / "summary.json", summary)
+    facts = {
+        "parameters": architectures.parameters(model),
+        "trained_parameters": architectures.trained_parameters(model),
+        "world_size": this.world_size,
+        "seconds": time.monotonic() - began,
+    }
+    target = this.run_dir / "summary.json"
+    this.first(lambda: metrics.write_atomically(target, {**metrics.summary(this.run_dir), **facts}))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import resource
+import shutil
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -95,6 +97,50 @@ def test_a_signal_saves_and_the_run_continues_exactly(whole: ranks.Ranks, tmp_pa
     assert (skipped["tag"], skipped["reason"]) == (saved["tag"], "trainer_state.json is missing")
     assert again.events("start")[-1]["resumed_from"] == "checkpoint-4"
     assert again.losses() == pytest.approx(whole.losses(), abs=1e-4)
+
+
+def start_from(whole: ranks.Ranks, folder: Path, *args: str, **more: Any) -> ranks.Ranks:
+    shutil.copytree(whole.run_dir / "checkpoints/checkpoint-8", folder / "run/checkpoints/checkpoint-8")
+    shutil.copytree(whole.run_dir / "tokenizer", folder / "run/tokenizer")
+    more = {"model": ranks.LLAMA, **more}
+    return ranks.start(folder, 2, CONFIG, *ARGS, *args, workload="finetune", **more)
+
+
+def error_of(run: ranks.Ranks) -> str:
+    (error,) = [line for line in run.output().splitlines() if line.startswith("finetune: error:")]
+    return error
+
+
+def test_a_disk_that_is_full_leaves_the_checkpoint_before(whole: ranks.Ranks, tmp_path: Path) -> None:
+    def limit() -> None:  # no file above 100 kB: the writing itself fails, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+
+    run = start_from(whole, tmp_path, "--checkpoint-keep=1", before=limit)
+    assert run.wait() == [74, 74], run.output()
+    assert "checkpoint checkpoint-10 could not be written" in error_of(run)
+    assert "the last complete one is checkpoint-8" in error_of(run)
+    assert [path.name for path in (run.run_dir / "checkpoints").glob("checkpoint-*")] == ["checkpoint-8"]
+    assert run.events("end")[0]["status"] == "failed"
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    config = ranks.deepspeed(2, stage=2, micro=8)
+    args = (*ARGS, "--lr=1e30", "--checkpoint-every=1")
+    run = ranks.start(tmp_path, 2, config, *args, model=ranks.LLAMA, workload="finetune")
+    assert run.wait() == [65, 65], run.output()
+    assert "is not finite. Nothing of it was saved; the last complete checkpoint is" in error_of(run)
+
+
+def test_a_checkpoint_of_another_model_is_refused(whole: ranks.Ranks, tmp_path: Path) -> None:
+    run = start_from(whole, tmp_path, model={**ranks.LLAMA, "num_hidden_layers": 3})
+    assert run.wait() == [64, 64], run.output()
+    assert "checkpoint-8 is of another model" in error_of(run)
+    assert "give this run another folder" in error_of(run)
+
+
+def test_old_checkpoints_go_once_a_newer_one_is_whole(whole: ranks.Ranks) -> None:
+    kept = sorted(path.name for path in (whole.run_dir / "checkpoints").glob("checkpoint-*"))
+    assert kept == ["checkpoint-10", "checkpoint-8"]
 
 
 def test_an_encoder_decoder_with_zero_3(tmp_path: Path) -> None:
