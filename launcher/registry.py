@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -47,10 +48,16 @@ def facts(name: str) -> Facts | None:
         say(f"note: {name} is not checked: skopeo: {error}")
         return None
     if done.returncode:
-        words = done.stderr.strip().splitlines()
-        say(f"note: {name} is not checked: {words[-1] if words else f'skopeo ended with {done.returncode}'}")
+        say(f"note: {name} is not checked: {_words(done.stderr) or f'skopeo ended with {done.returncode}'}")
         return None
     return image.from_labels(labels or {}, f"labels of {name}")
+
+
+def _words(log: str) -> str:
+    """The last line of skopeo's log, without its time and level."""
+    last = log.strip().rpartition("\n")[2]
+    found = re.search(r'msg="((?:\\.|[^"\\])*)"', last)
+    return re.sub(r"\\(.)", r"\1", found[1]) if found else last
 
 
 def in_registry(name: str) -> bool:

@@ -288,6 +288,10 @@ def test_facts_beside_the_cluster_file_spare_the_question(
     ("body", "note"),
     [
         ("echo 'FATA unauthorized' >&2; exit 1", "is not checked: FATA unauthorized"),
+        (
+            'echo \'time="2030-01-01" level=fatal msg="no \\"x\\" here"\' >&2; exit 1',
+            'is not checked: no "x" here',
+        ),
         ("exit 2", "is not checked: skopeo ended with 2"),
         ("echo nonsense", "is not checked: skopeo: "),
         ("echo '{\"Labels\": null}'", ""),
