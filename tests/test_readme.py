@@ -71,7 +71,12 @@ def test_make_target_exists(command: str) -> None:
 
 
 def test_links_resolve() -> None:
-    for path in [ROOT / "README.md", *ROOT.glob("docker/*.md"), *ROOT.glob("jobs/**/*.md")]:
+    for path in [
+        ROOT / "README.md",
+        *ROOT.glob("docker/*.md"),
+        *ROOT.glob("jobs/**/*.md"),
+        *ROOT.glob("templates/**/*.md"),
+    ]:
         text = path.read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
             if "://" not in target:

@@ -83,7 +83,9 @@ def test_page_locked_memory_is_rounded_up_to_powers_of_two() -> None:
     # 25.1 GiB of master weights, as much of gradients, and 12.6 GiB of weights on their way.
     rounded = (32 * GIB - 4 * psi) * 2 + 16 * GIB - 2 * psi
     assert pinned.total - paged.total == pinned.rounding == rounded
-    exact = dataclasses.replace(setup, pinned_round=2 * psi)  # the smallest of the three may still be rounded up
+    exact = dataclasses.replace(
+        setup, pinned_round=2 * psi
+    )  # the smallest of the three may still be rounded up
     found = memory.of(model, settings(2, offload_optimizer={"device": "cpu"}), exact).host
     assert found.rounding == 16 * GIB - 2 * psi
 
