@@ -166,8 +166,8 @@ def _name_problems(document: Document, model: type[Model]) -> Iterator[Problem]:
 def _batch_problems(document: Document) -> Iterator[Problem]:
     """A job without `batch`, although its workload takes DeepSpeed's configuration, of which that is a part."""
     workload = str(document.data.get("workload", "pretrain"))
-    ours = workload in workloads.names()
-    if "batch" not in document.data and (not ours or "deepspeed-config" in workloads.options(workload)):
+    known = workloads.is_script(workload) or workload in workloads.names()
+    if "batch" not in document.data and (not known or workloads.steps(workload)):
         hint = "add `batch:` (batch: {micro: 4, global: 64})"
         yield Problem("batch is missing", hint, document.place(("batch",)))
 

@@ -185,7 +185,7 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
             *(str(p.at(places)) for p in _written(findings, "note", job)),
             *(
                 [f"{unknown}; `deepspeed: auto` is {preset}"]
-                if unknown and job.deepspeed.preset == "auto"
+                if unknown and job.deepspeed.preset == "auto" and workloads.steps(job.workload)
                 else []
             ),
         ),

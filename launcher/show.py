@@ -9,10 +9,10 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from launcher import nccl, show_fit, units
+from launcher import nccl, show_fit, units, workloads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from launcher.plan import Plan
     from launcher.runs import Run
@@ -34,21 +34,15 @@ def _dump(data: Any) -> str:
 
 def plan(made: Plan) -> str:
     """A plan for a person."""
-    batch, job = made.batch, made.job
+    job = made.job
     where = f"{made.nodes} × {made.slots} = {made.world_size} ranks"
     rows = [
         ("run", made.id),
         ("workload", f"{job.workload}{f', model {job.model}' if job.model else ''}"),
         ("hosts × slots", f"{where} on {made.cluster.gpu or 'CPU'}, fabric {made.fabric.name}"),
-        (
-            "batch",
-            f"micro {batch.micro} × accumulation {batch.accumulation} × {_sharing(made)}"
-            f" = {batch.train} samples a step",
-        ),
-        ("deepspeed", f"{made.preset}, ZeRO stage {_stage(made)}, {made.precision}"),
+        *(_step(made) if workloads.steps(job.workload) else ()),
         ("image", made.image),
         ("walltime", f"{units.brief(job.walltime)}, started again up to {job.restarts} times"),
-        ("checkpoints", f"every {job.checkpoint.every} steps, the newest {job.checkpoint.keep} are kept"),
         ("run folder", made.folder),
     ]
     weighed = ["", show_fit.text(made.fit)] if made.fit else []
@@ -56,6 +50,16 @@ def plan(made: Plan) -> str:
     lines += [f"  {v.name}={v.value}" + (f"  # {v.why}" if v.why else "") for v in made.environment]
     lines += [f"  {s.variable}: from secret {s.name}" for s in made.secrets]
     return "\n".join(lines)
+
+
+def _step(made: Plan) -> Iterator[tuple[str, str]]:
+    """What only programs have that work in steps."""
+    batch, kept = made.batch, made.job.checkpoint
+    counted = f"micro {batch.micro} × accumulation {batch.accumulation} × {_sharing(made)}"
+    yield "batch", f"{counted} = {batch.train} samples a step"
+    yield "deepspeed", f"{made.preset}, ZeRO stage {_stage(made)}, {made.precision}"
+    if workloads.is_script(made.job.workload) or "checkpoint-every" in workloads.options(made.job.workload):
+        yield "checkpoints", f"every {kept.every} steps, the newest {kept.keep} are kept"
 
 
 def _sharing(made: Plan) -> str:

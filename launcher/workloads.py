@@ -170,6 +170,11 @@ def known() -> frozenset[str]:
     return frozenset(option for name in names() for option in _options(parser(name))[1])
 
 
+def steps(workload: str) -> bool:
+    """Whether it works in steps with a batch, by DeepSpeed's configuration; of a user's own program: yes."""
+    return is_script(workload) or "deepspeed-config" in options(workload)
+
+
 def required(name: str) -> frozenset[str]:
     """Those of `options` that the workload cannot do without."""
     needed = (o.removeprefix("--") for a in parser(name)._actions if a.required for o in a.option_strings)
