@@ -360,6 +360,12 @@ class Cluster(File):
 def schema(kind: Literal["job", "cluster"]) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a job or cluster file, for editors."""
     made = (Job if kind == "job" else Cluster).model_json_schema(by_alias=True)
+    if kind == "job":
+        from launcher.deepspeed import keys
+
+        section = made["$defs"]["DeepSpeed"]
+        section["properties"] |= keys.schema()
+        section["additionalProperties"] = False
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_closed(made)}
 
 

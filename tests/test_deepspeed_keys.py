@@ -7,6 +7,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,6 +146,72 @@ def test_every_problem_is_told() -> None:
     assert len(messages({"a": 1, "stage": 2, "amp": {}, "zero_optimization": {"b": 1, "stage": 9}})) == 5
 
 
+def values(kind: Any) -> st.SearchStrategy[Any]:
+    if isinstance(kind, dict):
+        return st.fixed_dictionaries({}, optional={key: values(inner) for key, inner in kind.items()})
+    if isinstance(kind, list):
+        return st.sampled_from(kind)
+    return {"bool": st.booleans(), "int": st.integers(0, 8), "number": st.sampled_from([0.25, 0.5])}.get(
+        kind, st.nothing()
+    )
+
+
+# Sections that no workload reads, or that rules.py refuses as they are.
+APART = {
+    *("activation_checkpointing", "autotuning", "comet", "compile", "data_parallel_size", "expert_parallel"),
+    *("hybrid_engine", "pipeline", "sequence_parallel_size", "tensor_parallel", "wandb"),
+    "weight_quantization",
+}
+OVERRIDES = st.fixed_dictionaries(
+    {},
+    optional={
+        key: values(kind)
+        for key, kind in KNOWN.items()
+        if key not in APART and kind not in ("any", "auto", "text") and key not in keys.BATCH
+    },
+)
+
+
+# What editors are told
+
+
+def accepts(overrides: dict[str, Any]) -> bool:
+    path = ROOT / "jobs" / "schema" / "job.schema.json"
+    validator = jsonschema.Draft202012Validator(json.loads(path.read_text(encoding="utf-8")))
+    return bool(validator.is_valid({"name": "a", "batch": {"micro": 1}, "deepspeed": overrides}))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"zero_optimisation": {"stage": 2}},
+        {"stage": 3},
+        {"zero_optimization": {"overlap_com": True}},
+        {"zero_optimization": {"stage": 4}},
+        {"zero_optimization": {"offload_param": {"device": "disk"}}},
+        {"zero_optimization": 3},
+        {"elasticity": {"enabled": True}},
+        {"train_batch_size": 8},
+        {"dump_state": "no"},
+    ],
+)
+def test_editors_refuse_what_the_launcher_refuses(overrides: dict[str, Any]) -> None:
+    assert messages(overrides)
+    assert not accepts(overrides)
+
+
+@settings(max_examples=60, deadline=None)
+@given(OVERRIDES)
+def test_editors_take_what_the_launcher_takes(overrides: dict[str, Any]) -> None:
+    if not messages(overrides):
+        assert accepts(overrides)
+
+
+@pytest.mark.parametrize("name", deepspeed.presets())
+def test_editors_take_presets(name: str) -> None:
+    assert accepts(deepspeed.preset(name))
+
+
 # `auto`
 
 
@@ -205,32 +272,6 @@ def test_the_trainer_fills_in_what_may_be_auto() -> None:
 
 
 # DeepSpeed takes what we let through
-
-
-def values(kind: Any) -> st.SearchStrategy[Any]:
-    if isinstance(kind, dict):
-        return st.fixed_dictionaries({}, optional={key: values(inner) for key, inner in kind.items()})
-    if isinstance(kind, list):
-        return st.sampled_from(kind)
-    return {"bool": st.booleans(), "int": st.integers(0, 8), "number": st.sampled_from([0.25, 0.5])}.get(
-        kind, st.nothing()
-    )
-
-
-# Sections that no workload reads, or that rules.py refuses as they are.
-APART = {
-    *("activation_checkpointing", "autotuning", "comet", "compile", "data_parallel_size", "expert_parallel"),
-    *("hybrid_engine", "pipeline", "sequence_parallel_size", "tensor_parallel", "wandb"),
-    "weight_quantization",
-}
-OVERRIDES = st.fixed_dictionaries(
-    {},
-    optional={
-        key: values(kind)
-        for key, kind in KNOWN.items()
-        if key not in APART and kind not in ("any", "auto", "text") and key not in keys.BATCH
-    },
-)
 
 
 @settings(max_examples=60, deadline=None)

@@ -82,6 +82,26 @@ def known() -> dict[str, Any]:
     return keys
 
 
+def schema() -> dict[str, Any]:
+    """The JSON Schema of these keys in a job: each with the kind of its value, for editors."""
+    return {key: _schema(kind, (key,)) for key, kind in known().items() if key not in BATCH}
+
+
+def _schema(kind: Any, path: Keys) -> dict[str, Any]:
+    simple = {"bool": "boolean", "int": "integer", "number": "number", "text": "string"}
+    if isinstance(kind, dict):
+        inner = {key: _schema(below, (*path, key)) for key, below in kind.items()}
+        return {"type": "object", "properties": inner, "additionalProperties": False}
+    if isinstance(kind, list):
+        return {"enum": kind}
+    if path == ("zero_optimization", "stage"):
+        return {"enum": [0, 1, 2, 3]}
+    if path == ("zero_optimization", "zero_hpz_partition_size"):
+        return {"anyOf": [{"type": "integer"}, {"const": "slots"}]}
+    made = {"type": simple[kind]} if kind in simple else {}
+    return {"anyOf": [made, {"const": "auto"}]} if path in AUTO else made
+
+
 def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[Keys, Problem]]:
     """What is wrong with DeepSpeed's keys in a job, as (path, problem without a place)."""
     resolves = workload in TRAINERS or "/" in workload or workload.endswith(".py")
