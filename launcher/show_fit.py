@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from launcher.fit import Fit
     from launcher.sizing.ladder import Try
-    from launcher.sizing.memory import Memory
+    from launcher.sizing.memory import Memory, Setup
 
 
 def data(fit: Fit | None) -> dict[str, Any]:
@@ -31,6 +31,7 @@ def data(fit: Fit | None) -> dict[str, Any]:
             "largest_micro_batch",
             "bound",
             "checkpoints",
+            "communication_by_paper",
         )
         return {**dict.fromkeys(unknown), **{name: [] for name in ("reasons", "tried", "communication")}}
     needed, machine = fit.weighed.memory, fit.machine
@@ -56,6 +57,7 @@ def data(fit: Fit | None) -> dict[str, Any]:
             for t in (fit.climb.tried if fit.climb else ())
         ],
         "communication": [{**dataclasses.asdict(c), "sent_per_rank": c.sent} for c in _collectives(fit)],
+        "communication_by_paper": _by_paper(fit),
         "bound": dataclasses.asdict(fit.bound) if fit.bound else None,
         "checkpoints": {
             "bytes": fit.saving.size,
@@ -193,7 +195,8 @@ def _time(fit: Fit) -> Iterator[str]:
     moved = _collectives(fit)
     if fit.machine.world > 1:
         sent = traffic.volume(moved, "slot")
-        yield f"sent by a rank        {units.gigabytes(sent)} a step" + (
+        paper = units.gigabytes(_by_paper(fit))
+        yield f"sent by a rank        {units.gigabytes(sent)} a step ({paper} by the ZeRO paper)" + (
             f", by a host over the fabric {units.gigabytes(traffic.volume(moved, 'fabric', fit.machine.slots))}"
             if fit.machine.hosts > 1
             else ""
@@ -209,8 +212,16 @@ def _time(fit: Fit) -> Iterator[str]:
 
 
 def _collectives(fit: Fit) -> tuple[traffic.Collective, ...]:
-    settings = zero.read(ladder.effective(fit.wish.base, fit.presets[fit.rung.preset], fit.machine.slots))
-    return traffic.collectives(fit.model, settings, ladder.setup(fit.machine, fit.wish, fit.rung))
+    return traffic.collectives(fit.model, *_settings(fit))
+
+
+def _by_paper(fit: Fit) -> float:
+    return traffic.by_paper(fit.model, *_settings(fit))
+
+
+def _settings(fit: Fit) -> tuple[zero.Zero, Setup]:
+    config = ladder.effective(fit.wish.base, fit.presets[fit.rung.preset], fit.machine.slots)
+    return zero.read(config), ladder.setup(fit.machine, fit.wish, fit.rung)
 
 
 def _largest(fit: Fit) -> int:

@@ -21,6 +21,7 @@ bound.mfu bound.optimizer bound.step bound.tokens_per_second checkpoints.bytes c
 checkpoints.seconds_between checkpoints.seconds_for_one_percent checkpoints.share_lost_to_failures
 checkpoints.steps_for_one_percent communication[].group communication[].kind
 communication[].message communication[].scope communication[].sent_per_rank communication[].times communication[].what
+communication_by_paper
 deepspeed.config.* deepspeed.preset environment.* fits folder id image largest_micro_batch memory.checkpoint
 memory.nvme memory.per_host.capacity memory.per_host.gradients memory.per_host.loader memory.per_host.optimizer
 memory.per_host.parameters memory.per_host.pinned memory.per_host.processes memory.per_host.rounding

@@ -128,6 +128,17 @@ def volume(moved: Iterable[Collective], link: str, slots: int = 1) -> float:
     return sum(c.sent * (slots if c.scope == "fabric" else 1) for c in moved if c.scope != "host")
 
 
+def by_paper(model: Architecture, settings: Zero, setup: Setup) -> float:
+    """Bytes that one rank sends in a step by the ZeRO paper (arXiv 1910.02054, section 7), on a ring.
+
+    It has one micro batch a step: 2 x parameters for stages 0, 1 and 2, and 3 x for stage 3. With more of them, stages
+    2 and 3 reduce after each, and stage 3 gathers for each.
+    """
+    micro = settings.accumulation
+    times = {0: 2, 1: 2, 2: micro + 1, 3: 3 * micro}[settings.stage]
+    return times * settings.weight_bytes * float(model.parameters) * (setup.world - 1) / setup.world
+
+
 def flops_per_token(model: Architecture, sequence: int) -> float:
     """Floating point operations that training on one token takes: 6 for each weight in a product, and attention.
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.sizing import gpus, memory, models, traffic, zero
+from launcher.sizing import gpus, memory, models, traffic, zero, zero_paper
 from launcher.sizing.architecture import Architecture
 
 
@@ -178,3 +178,17 @@ def test_gpu_figures() -> None:
         assert 0.91 * size * 2**30 / 1.0737 < gpu.memory < 1.08 * size * 10**9
         assert gpu.host <= gpu.link or gpu.link == gpu.host
         assert gpu.source.startswith("https://")
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_the_papers_volume_is_shown_beside(stage: int) -> None:
+    model, setup = named("gpt2"), memory.Setup(64, 8, 1, 1024)
+    one = traffic.by_paper(model, settings(stage), setup)
+    assert one == pytest.approx(2 * zero_paper.volume(model.parameters, stage) * 63 / 64)
+    config = {
+        "bf16": {"enabled": True},
+        "zero_optimization": {"stage": stage},
+        "gradient_accumulation_steps": 4,
+    }
+    four = traffic.by_paper(model, zero.read(config), setup)
+    assert four / one == pytest.approx({0: 1, 1: 1, 2: 5 / 2, 3: 4}[stage])
