@@ -139,6 +139,15 @@ class Fit:
                 return recompute
 
 
+def insisted(job: Job) -> str | None:
+    """The preset that the job asks for, by name or by the stage that it writes; None where the plan may choose."""
+    if job.deepspeed.preset != "auto":
+        return job.deepspeed.preset
+    zero_keys = job.deepspeed.overrides.get("zero_optimization")
+    stage = zero_keys.get("stage") if isinstance(zero_keys, dict) else None
+    return None if stage is None else f"zero{stage}"
+
+
 def precision(job: Job, cluster: Cluster) -> str:
     """What the job computes in: bf16 needs compute capability 8.0; on a CPU fp32 is what is fast everywhere."""
     if job.precision != "auto":
@@ -167,8 +176,9 @@ def of(model: Architecture, job: Job, cluster: Cluster, numbers: deepspeed.Batch
     presets = {
         name: deepspeed.laid_over(deepspeed.preset(name), overrides, part) for name in deepspeed.presets()
     }
-    if job.deepspeed.preset != "auto":
-        rung = ladder.Rung(job.deepspeed.preset, bool(wish.checkpointing))
+    preset = insisted(job)
+    if preset is not None:
+        rung = ladder.Rung(preset, bool(wish.checkpointing))
         tried, climb = ladder.try_rung(model, machine, wish, rung, presets), None
     else:
         climb = ladder.climb(model, machine, wish, presets)

@@ -185,7 +185,7 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
             *(str(p.at(places)) for p in _written(findings, "note", job)),
             *(
                 [f"{unknown}; `deepspeed: auto` is {preset}"]
-                if unknown and job.deepspeed.preset == "auto" and workloads.steps(job.workload)
+                if unknown and fit.insisted(job) is None and workloads.steps(job.workload)
                 else []
             ),
         ),
@@ -194,9 +194,7 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
 
 
 def _preset(job: Job, weighed: fit.Fit | None) -> str:
-    if job.deepspeed.preset != "auto":
-        return job.deepspeed.preset
-    return weighed.rung.preset if weighed else fit.BLIND
+    return weighed.rung.preset if weighed else fit.insisted(job) or fit.BLIND
 
 
 def _local(cluster: Cluster) -> tuple[str, ...]:

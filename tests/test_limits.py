@@ -164,6 +164,18 @@ def test_a_failure_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err.startswith("jobs/llama-70b.yaml:8:1: it does not even fit on 1 host")
 
 
+@pytest.mark.parametrize("workload", ["pretrain", "startup"])
+def test_a_stage_that_the_job_writes_is_not_for_the_plan_to_choose(workload: str) -> None:
+    job = {"model": "gpt2", "workload": workload, "args": {}, "batch": {"micro": 1}}
+    for stage in (0, 1, 2, 3):
+        made = samples.decided({**job, "deepspeed": {"zero_optimization": {"stage": stage}}}, **GPU)
+        assert made.preset == f"zero{stage}"
+        assert made.config["zero_optimization"]["stage"] == stage
+        assert made.fit is None or made.fit.climb is None
+    free = samples.decided({**job, "deepspeed": {"zero_optimization": {"overlap_comm": False}}}, **GPU)
+    assert free.fit is None or free.fit.climb is not None
+
+
 # A suggested change leads to a plan that fits
 
 
