@@ -41,7 +41,7 @@ image-clean: ## remove the images that this project built
 	@$(IMAGEBUILD).export clean
 
 image-lint: install ## lint the Dockerfile and its shell scripts
-	$(BIN)/hadolint --config docker/hadolint.yaml docker/Dockerfile
+	$(BIN)/hadolint --config docker/hadolint.yaml docker/Dockerfile docker/serve.Dockerfile
 	$(BIN)/shellcheck docker/local/*.sh
 
 image-test: install ## build the cpu flavour for real and run it

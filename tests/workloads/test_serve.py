@@ -7,12 +7,16 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from workloads import serve, session
 
+from launcher import ROOT
 from tests.workloads import ranks
 
 if TYPE_CHECKING:
@@ -169,3 +173,27 @@ def test_where_a_server_is_reached() -> None:
     assert serve.name("::1", place(0, 1, 2)) == "[::1]"
     assert serve.name("0.0.0.0", place(0, 2, 2)) == "gpu01"
     assert serve.name("0.0.0.0", place(0, 1, 2)) == socket.gethostname()
+
+
+@pytest.mark.deepspeed
+def test_the_twin_is_started_reached_and_cancelled_from_the_command_line(tmp_path: Path) -> None:
+    def launcher(*words: str) -> str:
+        env = {**os.environ, "LAUNCHER_RUNS": str(tmp_path)}
+        command = [sys.executable, "-m", "launcher", *words]
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run = launcher("local", "jobs/smoke/serve.yaml").strip()
+    endpoint, end = tmp_path / run / "endpoint.json", time.monotonic() + 120
+    while not endpoint.exists():
+        assert json.loads(launcher("status", run, "--json"))["state"] == "RUNNING", launcher("logs", run)
+        assert time.monotonic() < end, launcher("logs", run)
+        time.sleep(0.5)
+    told = json.loads(endpoint.read_text())
+    answer = post(
+        f"{told['url']}/completions", {"model": told["model"], "prompt": "An assert", "max_tokens": 4}
+    )
+    assert answer["object"] == "text_completion"
+    launcher("cancel", run)
+    assert json.loads(launcher("status", run, "--json"))["state"] == "CANCELLED"
