@@ -107,6 +107,6 @@ def test_every_wanted_package_is_locked(target: str) -> None:
             if line.startswith("-r "):
                 files.append(line[3:].strip())
             elif line and not line.startswith("#"):
-                wanted.add(re.split(r"[<>=\s]", line)[0])
+                wanted.add(re.split(r"[\[<>=\s]", line)[0])  # transformers[serving] is locked as transformers
     assert wanted
     assert wanted <= set(locked)
