@@ -84,7 +84,9 @@ class Fit:
         """The configurations to show beside the one taken: those that `auto` tried, else the stages of ZeRO."""
         if self.climb:
             return self.climb.tried
-        others = (ladder.Rung(f"zero{stage}", self.rung.checkpointing) for stage in (0, 1, 2, 3))
+        # a stage that the job writes itself lies over every preset: then there is nothing to compare
+        stages = [n for n in (0, 1, 2, 3) if self.presets[f"zero{n}"]["zero_optimization"]["stage"] == n]
+        others = (ladder.Rung(f"zero{stage}", self.rung.checkpointing) for stage in stages)
         tries = [self._try(rung) for rung in others if rung != self.rung]
         return tuple(sorted([*tries, self.weighed], key=lambda t: t.rung.preset))
 
@@ -171,7 +173,8 @@ def of(model: Architecture, job: Job, cluster: Cluster, numbers: deepspeed.Batch
     """The Fit of the job with `model` in place of its own."""
     machine = _machine(job, cluster)
     wish = _wish(job, cluster, numbers, precision)
-    overrides = job.deepspeed.overrides
+    given = deepspeed.resolved(job.deepspeed.overrides, precision)
+    overrides = deepspeed.by_trainer(given, model.hidden)
     part = _part(model, machine)
     presets = {
         name: deepspeed.laid_over(deepspeed.preset(name), overrides, part) for name in deepspeed.presets()

@@ -185,9 +185,10 @@ def _checkpoints(fit: Fit) -> Iterator[str]:
     if saving.seconds is None or saving.lost is None or saving.longest is None:
         return
     often = "" if saving.lost <= LOST else f"; use checkpoint.every={saving.steps} or less"
+    share = f"{saving.lost:.2%}" if saving.lost >= 1e-4 else "less than 0.01%"
     yield (
         f"between checkpoints   {fit.every} steps, {units.brief(saving.seconds)} at best: hosts that fail cost"
-        f" {saving.lost:.2%} of the time ({LOST:.0%} with {units.brief(saving.longest)}){often}"
+        f" {share} of the time ({LOST:.0%} with {units.brief(saving.longest)}){often}"
     )
 
 

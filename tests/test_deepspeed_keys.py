@@ -114,11 +114,6 @@ def test_presets_have_no_slips(name: str) -> None:
             "deepspeed.communication_data_type: 'float32' is not known; it can be bf16, fp16, fp32",
         ),
         (
-            {"gradient_clipping": "auto"},
-            "deepspeed.gradient_clipping: `auto` is nothing that this workload fills in; "
-            "give a value, or leave it out",
-        ),
-        (
             {"optimizer": {"type": "AdamW", "params": {"lr": "auto"}}},
             "deepspeed.optimizer.params.lr: `auto` is nothing that this workload fills in; "
             "give a value, or leave it out",
@@ -239,6 +234,27 @@ def test_auto_is_taken_where_it_is_filled_in(path: tuple[str, ...], workload: st
     assert "`auto` is nothing that this workload fills in" in message
 
 
+@pytest.mark.parametrize("workload", ["pretrain", "finetune", "./train.py"])
+def test_auto_is_taken_where_the_launcher_fills_it_in(workload: str) -> None:
+    enabled = {"enabled": "auto"}
+    overrides = {
+        **dict.fromkeys((*keys.BATCH, "gradient_clipping"), "auto"),
+        "bf16": enabled,
+        "fp16": enabled,
+    }
+    assert messages(overrides, workload) == []
+    assert accepts(overrides)
+    numbers = deepspeed.batch(2, 3, None, 8)
+    made = deepspeed.config(deepspeed.preset("zero1"), overrides, numbers, "bf16", 8, 1)
+    assert [made[key] for key in keys.BATCH] == [48, 2, 3]
+    assert (made["gradient_clipping"], made["bf16"], made["fp16"]) == (
+        1.0,
+        {"enabled": True},
+        {"enabled": False},
+    )
+    assert "auto" not in json.dumps(made)
+
+
 def test_the_trainer_fills_in_what_may_be_auto() -> None:
     trainer = pytest.importorskip("transformers.integrations.deepspeed", reason="it fills `auto` in")
     config: dict[str, Any] = {"zero_optimization": {"stage": 3}}
@@ -268,7 +284,9 @@ def test_the_trainer_fills_in_what_may_be_auto() -> None:
     made.trainer_config_process(args)
     made.trainer_config_finalize(args, SimpleNamespace(config=SimpleNamespace(hidden_size=64)), 100)
     assert '"auto"' not in json.dumps(made.config)
-    assert made.get_value("zero_optimization.reduce_bucket_size") == 64 * 64
+    ours = deepspeed.by_trainer({"zero_optimization": {k: "auto" for *_, k in keys.AUTO[-3:]}}, 64)
+    for key, value in ours["zero_optimization"].items():
+        assert made.get_value(f"zero_optimization.{key}") == value
 
 
 # DeepSpeed takes what we let through

@@ -172,6 +172,7 @@ def test_a_stage_that_the_job_writes_is_not_for_the_plan_to_choose(workload: str
         assert made.preset == f"zero{stage}"
         assert made.config["zero_optimization"]["stage"] == stage
         assert made.fit is None or made.fit.climb is None
+        assert made.fit is None or [t.rung.preset for t in made.fit.compared] == [made.preset]
     free = samples.decided({**job, "deepspeed": {"zero_optimization": {"overlap_comm": False}}}, **GPU)
     assert free.fit is None or free.fit.climb is not None
 

@@ -109,7 +109,7 @@ def config(
     }
     if precision in {"bf16", "fp16"}:
         ours[precision] = {"enabled": True}
-    merged = merge(ours, laid_over(base, overrides, part))
+    merged = merge(ours, laid_over(base, resolved(overrides, precision), part))
     zero = dict(merged.get("zero_optimization", {}))
     # ZeRO++ keeps a second copy of the weights inside each host, so the group is the host's slots:
     # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/docs/_tutorials/zeropp.md
@@ -120,6 +120,33 @@ def config(
         if isinstance(section, dict) and section.get("device") == "nvme" and nvme is not None:
             zero[key] = {"nvme_path": nvme, **section}
     return {**merged, "zero_optimization": zero}
+
+
+def resolved(overrides: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """`overrides` without the `auto` of what the launcher sets itself (keys.OURS)."""
+    made = {key: value for key, value in overrides.items() if value != "auto"}
+    for name in ("bf16", "fp16"):
+        section = made.get(name)
+        if isinstance(section, dict) and section.get("enabled") == "auto":
+            made[name] = {**section, "enabled": precision == name}
+    return made
+
+
+def by_trainer(overrides: Mapping[str, Any], hidden: int) -> dict[str, Any]:
+    """`overrides` with the sizes that Hugging Face's Trainer puts in place of `auto` for a model of width `hidden`.
+
+    transformers/integrations/deepspeed.py (trainer_config_finalize), 5.23.
+    """
+    sizes = {
+        "reduce_bucket_size": hidden * hidden,
+        "stage3_prefetch_bucket_size": int(0.9 * hidden * hidden),
+        "stage3_param_persistence_threshold": 10 * hidden,
+    }
+    section = overrides.get("zero_optimization")
+    if not isinstance(section, dict):
+        return dict(overrides)
+    filled = {key: sizes.get(key) if value == "auto" else value for key, value in section.items()}
+    return {**overrides, "zero_optimization": filled}
 
 
 def laid_over(base: Mapping[str, Any], overrides: Mapping[str, Any], part: int | None) -> dict[str, Any]:

@@ -52,12 +52,16 @@ DEPRECATED: dict[Keys, str] = {
 # The launcher derives these: https://www.deepspeed.ai/docs/config-json/#batch-size-related-parameters
 BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 # `auto` is a word of Hugging Face's Trainer, which fills it in; DeepSpeed itself fails on it or takes its default.
-# transformers/integrations/deepspeed.py (HfTrainerDeepSpeedConfig). gradient_clipping is not among them: here the
-# Trainer takes its own value from it.
-TRAINERS = ("chat_dpo", "chat_reward", "chat_rl", "chat_sft", "finetune")
-AUTO: tuple[Keys, ...] = (
+# Here the launcher knows some of them for any workload, and the workloads that use the Trainer the rest of those in
+# transformers/integrations/deepspeed.py (HfTrainerDeepSpeedConfig).
+OURS: tuple[Keys, ...] = (
+    *((key,) for key in BATCH),
+    ("gradient_clipping",),
     ("bf16", "enabled"),
     ("fp16", "enabled"),
+)
+TRAINERS = ("chat_dpo", "chat_reward", "chat_rl", "chat_sft", "finetune")
+AUTO: tuple[Keys, ...] = (
     *(("optimizer", "params", name) for name in ("betas", "eps", "lr", "weight_decay")),
     *(("scheduler", "params", f"warmup_{name}") for name in ("max_lr", "min_lr", "num_steps")),
     ("scheduler", "params", "total_num_steps"),
@@ -84,7 +88,8 @@ def known() -> dict[str, Any]:
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of these keys in a job: each with the kind of its value, for editors."""
-    return {key: _schema(kind, (key,)) for key, kind in known().items() if key not in BATCH}
+    derived = {key: {"const": "auto"} for key in BATCH}
+    return {key: derived.get(key) or _schema(kind, (key,)) for key, kind in known().items()}
 
 
 def _schema(kind: Any, path: Keys) -> dict[str, Any]:
@@ -99,7 +104,7 @@ def _schema(kind: Any, path: Keys) -> dict[str, Any]:
     if path == ("zero_optimization", "zero_hpz_partition_size"):
         return {"anyOf": [{"type": "integer"}, {"const": "slots"}]}
     made = {"type": simple[kind]} if kind in simple else {}
-    return {"anyOf": [made, {"const": "auto"}]} if path in AUTO else made
+    return {"anyOf": [made, {"const": "auto"}]} if path in AUTO or path in OURS else made
 
 
 def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[Keys, Problem]]:
@@ -118,6 +123,8 @@ def _section(
             yield path, Problem(f"{name}: DeepSpeed has removed this feature", REMOVED[path])
         elif path in DEPRECATED:
             yield path, Problem(f"{name} is deprecated", DEPRECATED[path])
+        elif path in OURS and value == "auto":
+            continue
         elif not above and key in BATCH:
             yield path, Problem(f"{name} follows from `batch:`", "remove it")
         elif key not in kinds:
