@@ -242,6 +242,10 @@ def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
             "use precision: fp16",
             about=("job", "precision"),
         )
+    if not workloads.is_script(job.workload):
+        reason = workloads.refusal(job.workload, job.args, job.model, job.nodes, cluster.slots)
+        if reason:
+            yield Problem(f"workload {job.workload!r}: {reason}", about=("job", "args"))
     if (
         not workloads.is_script(job.workload)
         and job.model is None

@@ -170,6 +170,16 @@ def known() -> frozenset[str]:
     return frozenset(option for name in names() for option in _options(parser(name))[1])
 
 
+def refusal(name: str, args: Mapping[str, Any], model: str | None, hosts: int, slots: int) -> str | None:
+    """Why the workload says that it cannot run so; None when it can, or has nothing to say before it runs."""
+    parser(name)  # imports it
+    ask = getattr(sys.modules[f"workloads.{name}"], "refusal", None)
+    if ask is None:
+        return None
+    words = command_line({"run-dir": "-", "model": model or "-", **args})
+    return str(reason) if (reason := ask(list(words), hosts, slots)) else None
+
+
 def steps(workload: str) -> bool:
     """Whether it works in steps with a batch, by DeepSpeed's configuration; of a user's own program: yes."""
     return is_script(workload) or "deepspeed-config" in options(workload)

@@ -148,6 +148,28 @@ def layout(args: argparse.Namespace, place: Place) -> Layout:
     return Layout(tensor, pipeline, world // size)
 
 
+def refusal(words: list[str], hosts: int, slots: int) -> str | None:
+    """Why this command line cannot serve on `hosts` of `slots` ranks, as far as it can be told before: None if it can.
+
+    The launcher asks before it submits; a model that only the ranks can see is looked at by them.
+    """
+    args = parser().parse_args(words)
+    try:
+        if args.engine == "transformers":
+            check_hosts(hosts)
+        else:
+            check_model(Path(args.model) / "config.json", layout(args, Place(0, 0, hosts, slots, "", 0)))
+    except Stop as stop:
+        return stop.message
+    return None
+
+
+def check_hosts(hosts: int) -> None:
+    """Raise Stop when transformers' server, which is one process, shall run on several hosts."""
+    if hosts > 1:
+        raise Stop(f"--engine transformers is for one host, not {hosts}: use vllm, or nodes: 1")
+
+
 def check_model(config: Path, shares: Layout) -> None:
     """Raise Stop when the model of a config.json cannot be shared so; a model elsewhere is vLLM's to judge."""
     with contextlib.suppress(OSError, ValueError):
@@ -217,8 +239,7 @@ def check(args: argparse.Namespace, place: Place) -> None:
     if args.engine == "transformers":
         for package in ("fastapi", "uvicorn", "openai"):
             metrics.require(package, "--engine transformers (transformers[serving])")
-        if place.hosts > 1:
-            raise Stop(f"--engine transformers is for one host, not {place.hosts}: use vllm, or nodes: 1")
+        check_hosts(place.hosts)
     if not args.random_weights:
         inference.need_weights(args.model)
     if args.chat_template and not Path(args.chat_template).is_file():
