@@ -26,10 +26,6 @@ TRAINING = ("pretrain", "finetune")
 BLIND = "zero2"
 
 
-# Of the time, by failures of hosts, with the work since the last checkpoint lost at each.
-LOST = 0.01
-
-
 @dataclass(frozen=True)
 class Saving:
     """Checkpoints: bytes and seconds; None where a step's time or the rate of failures is not known."""
@@ -38,7 +34,7 @@ class Saving:
     on_disk: int  # those that are kept, and the one that is being written
     seconds: float | None  # from one to the next, at best
     lost: float | None  # share of the time
-    longest: float | None  # seconds with which LOST is lost
+    longest: float | None  # seconds with which failures.MOST is lost
     steps: int | None  # the same in steps, at best
 
 
@@ -97,7 +93,7 @@ class Fit:
         step = bound.step if bound else None
         between = step * self.every if step else None
         known = self.machine.gpu is not None  # the rate of failures is that of hosts with GPUs
-        longest = failures.longest(hosts, LOST) if known else None
+        longest = failures.longest(hosts, failures.MOST) if known else None
         return Saving(
             size=self.weighed.memory.checkpoint,
             on_disk=self.weighed.memory.checkpoint * (self.keep + 1),

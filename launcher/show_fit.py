@@ -9,8 +9,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from launcher import bars, units
-from launcher.fit import LOST
-from launcher.sizing import ladder, traffic, zero
+from launcher.sizing import failures, ladder, traffic, zero
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,11 +183,11 @@ def _checkpoints(fit: Fit) -> Iterator[str]:
     )
     if saving.seconds is None or saving.lost is None or saving.longest is None:
         return
-    often = "" if saving.lost <= LOST else f"; use checkpoint.every={saving.steps} or less"
+    often = "" if saving.lost <= failures.MOST else f"; use checkpoint.every={saving.steps} or less"
     share = f"{saving.lost:.2%}" if saving.lost >= 1e-4 else "less than 0.01%"
     yield (
         f"between checkpoints   {fit.every} steps, {units.brief(saving.seconds)} at best: hosts that fail cost"
-        f" {share} of the time ({LOST:.0%} with {units.brief(saving.longest)}){often}"
+        f" {share} of the time ({failures.MOST:.0%} with {units.brief(saving.longest)}){often}"
     )
 
 

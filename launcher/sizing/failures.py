@@ -12,6 +12,8 @@ from __future__ import annotations
 # Failures of one host of eight GPUs a second: 419 unexpected interruptions in 54 days on 16,384 H100s while Llama 3 was
 # pretrained (arXiv 2407.21783, section 3.3.4), which is one in 264 days.
 RATE = 419 / (54 * 86_400 * 16_384 / 8)
+# The share of the time that may be lost before a plan proposes to save more often.
+MOST = 0.01
 
 
 def lost(hosts: int, seconds: float) -> float:
