@@ -46,6 +46,28 @@ def test_what_deepspeed_removed_is_named(installed: dict[str, Any]) -> None:
     assert not {path for path in keys.REMOVED if path[0] in KNOWN and len(path) == 1}
 
 
+def test_optimizers_and_schedules_are_those_that_deepspeed_and_torch_have(installed: dict[str, Any]) -> None:
+    del installed
+    import torch
+    from deepspeed.runtime import config, lr_schedules
+    from torch.optim import lr_scheduler
+
+    def classes(module: Any, base: type) -> set[str]:
+        kinds = {n for n, o in vars(module).items() if isinstance(o, type) and issubclass(o, base)}
+        return {n for n in kinds if not n.startswith("_")} - {base.__name__}
+
+    assert set(keys.OPTIMIZERS) == set(config.DEEPSPEED_OPTIMIZERS)
+    assert set(keys.SCHEDULERS) == set(lr_schedules.VALID_LR_SCHEDULES)
+    assert set(keys.TORCH["optimizer"]) == classes(torch.optim, torch.optim.Optimizer)
+    assert set(keys.TORCH["scheduler"]) == classes(lr_scheduler, lr_scheduler.LRScheduler)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "adamw", "ADAM", "Muon", "SGD"])
+def test_optimizers_of_deepspeed_may_be_written_in_any_case(name: str) -> None:
+    assert messages({"optimizer": {"type": name}}) == []
+    assert messages({"optimizer": {"type": "sgd"}})  # torch's are attributes, in their own spelling
+
+
 def test_what_is_deprecated_is_named(installed: dict[str, Any]) -> None:
     del installed
     found = {
@@ -105,6 +127,14 @@ def test_presets_have_no_slips(name: str) -> None:
             "did you mean 'stage3_max_live_parameters'?",
         ),
         ({"train_batch_size": 8}, "deepspeed.train_batch_size follows from `batch:`; remove it"),
+        (
+            {"optimizer": {"type": "AdammW"}},
+            "deepspeed.optimizer.type: 'AdammW' is not known; did you mean 'AdamW'?",
+        ),
+        (
+            {"scheduler": {"type": "WarmupCosine"}},
+            "deepspeed.scheduler.type: 'WarmupCosine' is not known; did you mean 'WarmupCosineLR'?",
+        ),
         ({"dump_state": "no"}, "deepspeed.dump_state: true or false is expected, not 'no'"),
         ({"gradient_clipping": "1"}, "deepspeed.gradient_clipping: a number is expected, not '1'"),
         ({"aio": {"block_size": 1e6}}, "deepspeed.aio.block_size: a whole number is expected, not 1000000.0"),
@@ -228,7 +258,7 @@ def test_auto_is_taken_where_it_is_filled_in(path: tuple[str, ...], workload: st
     for key in reversed(path):
         overrides = {key: overrides}
     if path[0] in ("optimizer", "scheduler"):
-        overrides[path[0]]["type"] = "AdamW"
+        overrides[path[0]]["type"] = "AdamW" if path[0] == "optimizer" else "WarmupLR"
     assert messages(overrides, workload) == []
     (message,) = messages(overrides, "pretrain")
     assert "`auto` is nothing that this workload fills in" in message

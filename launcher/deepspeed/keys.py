@@ -76,6 +76,20 @@ WORDS: dict[Keys, tuple[str, ...]] = {
     ("gradient_allreduce_op",): ("mean", "sum"),
     ("checkpoint", "tag_validation"): ("fail", "ignore", "warn"),
 }
+# What `type` can name: DeepSpeed's own (DEEPSPEED_OPTIMIZERS, in any case, and VALID_LR_SCHEDULES), then torch's.
+OPTIMIZERS = ("adagrad", "adam", "adamw", "lamb", "lion", "muadam", "muadamw", "muon", "musgd")
+SCHEDULERS = ("LRRangeTest", "OneCycle", "WarmupCosineLR", "WarmupDecayLR", "WarmupLR")
+TORCH: dict[str, tuple[str, ...]] = {
+    "optimizer": (
+        *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Muon", "NAdam"),
+        *("RAdam", "RMSprop", "Rprop", "SGD", "SparseAdam"),
+    ),
+    "scheduler": (
+        *("ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR"),
+        *("ExponentialLR", "LambdaLR", "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR"),
+        *("PolynomialLR", "ReduceLROnPlateau", "SequentialLR", "StepLR"),
+    ),
+}
 
 
 @functools.cache
@@ -145,12 +159,21 @@ def _value(path: Keys, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[
             return
         who = "Hugging Face's Trainer fills in" if resolves else "this workload fills in"
         yield path, Problem(f"{name}: `auto` is nothing that {who}", "give a value, or leave it out")
+    elif path in (("optimizer", "type"), ("scheduler", "type")):
+        if not _is_named(path[0], value):
+            names = (*(OPTIMIZERS if path[0] == "optimizer" else SCHEDULERS), *TORCH[path[0]])
+            yield path, Problem(f"{name}: {shown(value)} is not known", did_you_mean(str(value), names))
     elif path in WORDS and str(value).lower() not in WORDS[path]:
         yield path, Problem(f"{name}: {shown(value)} is not known", did_you_mean(str(value), WORDS[path]))
     else:
         expected = _mismatch(path, value, kind)
         if expected:
             yield path, Problem(f"{name}: {expected} is expected, not {shown(value)}")
+
+
+def _is_named(section: str, value: Any) -> bool:
+    own = str(value).lower() in OPTIMIZERS if section == "optimizer" else value in SCHEDULERS
+    return own or value in TORCH[section]
 
 
 def _mismatch(path: Keys, value: Any, kind: Any) -> str:
