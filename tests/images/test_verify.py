@@ -56,3 +56,15 @@ def test_a_library_that_is_not_the_inspected_one_is_found(tmp_path: Path) -> Non
     assert other.endswith("is not the file of the wheel")
     (tmp_path / "ops" / "cpu_adam_op.so").write_bytes(b"inspected")
     assert verify.file_problems({"CPU_ADAM": entry}, tmp_path) == []
+
+
+def test_a_mislabelled_wheel_is_none_of_pips_problems() -> None:
+    said = (
+        "deepspeed-kernels 0.0.1.dev1698255861 is not supported on this platform\n"
+        "torch 2.13.0 is not supported on this platform\n"
+        "trl 1.10.0 requires accelerate, which is not installed.\n"
+    )
+    assert verify.pip_problems(said) == [
+        "pip check: torch 2.13.0 is not supported on this platform",
+        "pip check: trl 1.10.0 requires accelerate, which is not installed.",
+    ]
