@@ -115,7 +115,9 @@ def parser() -> argparse.ArgumentParser:
     _run_option(verb)
     _exclude_option(verb)
 
-    verb = _verb(table, "report", "what runs or a sweep measured, as a table or as curves", verbs.report)
+    verb = _verb(
+        table, "report", "what runs or a sweep measured, as a table or as curves", pipeline_verbs.report
+    )
     verb.add_argument(
         "runs", nargs="+", metavar="RUN", help="runs or sweeps, by id or its first characters; or run folders"
     )

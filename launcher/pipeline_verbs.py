@@ -203,6 +203,15 @@ def resume(args: argparse.Namespace) -> int:
     return verbs.OK
 
 
+def report(args: argparse.Namespace) -> int:
+    chains = {name: _named(name) for name in args.runs if "/" not in name}
+    named: list[str] = []
+    for name in args.runs:
+        chain = chains.get(name)
+        named += [run.id for run in chain.runs.values()] if chain else [name]
+    return verbs.report(argparse.Namespace(**{**vars(args), "runs": named}))
+
+
 def _named(name: str) -> Chain | None:
     """The pipeline that `name` names. Cheap where there are none."""
     from launcher import site

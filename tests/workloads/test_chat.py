@@ -172,6 +172,8 @@ def test_the_three_stages_are_one_command(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (reward / "metrics.jsonl").read_text().splitlines()]
     assert [line["accuracy"] for line in lines if line.get("event") == "eval"][-1] > 0.9
     assert (rlhf / "export" / "model.safetensors").exists()
+    table = launcher(tmp_path, "report", "smoke-chat-pipeline-1").stdout
+    assert [line.split()[0] for line in table.splitlines()[1:4]] == [sft.name, reward.name, rlhf.name]
 
 
 def launcher(runs: Path, *words: str) -> subprocess.CompletedProcess[str]:
