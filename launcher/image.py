@@ -24,20 +24,21 @@ Capability = tuple[int, int]
 
 
 class Op(NamedTuple):
-    """One op's GPU code: machine code and PTX by compute capability; an op of host code alone has neither."""
+    """One op's GPU code: machine code and PTX by compute capability. `gpu`: whether it has kernels at all."""
 
     sass: tuple[Capability, ...] = ()
     ptx: tuple[Capability, ...] = ()
+    gpu: bool = True
 
     def runs_on(self, gpu: Capability) -> bool:
         """Machine code runs within its major version, from its minor version on; PTX on everything newer.
 
         https://docs.nvidia.com/cuda/cuda-c-programming-guide/#binary-compatibility
         """
-        if not self.sass and not self.ptx:
-            return True
-        return any(major == gpu[0] and minor <= gpu[1] for major, minor in self.sass) or any(
-            code <= gpu for code in self.ptx
+        return (
+            not self.gpu
+            or any(major == gpu[0] and minor <= gpu[1] for major, minor in self.sass)
+            or any(code <= gpu for code in self.ptx)
         )
 
 
@@ -79,7 +80,7 @@ def parse(text: str, source: str) -> Facts:
             str(data["flavour"]),
             str(data["cuda"]),
             {
-                name: Op(_capabilities(op["architectures"]), _capabilities(op["ptx"]))
+                name: _op(name, _capabilities(op["architectures"]), _capabilities(op["ptx"]))
                 for name, op in data["ops"].items()
             },
             str(data["cpu_level"]),
@@ -104,7 +105,7 @@ def from_labels(labels: Mapping[str, str], source: str) -> Facts | None:
     try:
         sass = _capabilities([word.removesuffix("+PTX") for word in listed])
         ptx = _capabilities([word.removesuffix("+PTX") for word in listed if word.endswith("+PTX")])
-        ops = {name: _of_catalogue(name, sass, ptx) for name in names}
+        ops = {name: _op(name, sass, ptx) for name in names}
     except ValueError:
         return None
     return Facts(
@@ -122,10 +123,11 @@ def _capabilities(words: list[str]) -> tuple[Capability, ...]:
     return tuple((int(major), int(minor)) for major, _, minor in (word.partition(".") for word in words))
 
 
-def _of_catalogue(name: str, sass: tuple[Capability, ...], ptx: tuple[Capability, ...]) -> Op:
-    entry = catalogue().get(name, {})
+def _op(name: str, sass: tuple[Capability, ...], ptx: tuple[Capability, ...]) -> Op:
+    """The op `name` in an image that is compiled for these; ready-made kernels run only where they exist."""
+    entry = catalogue().get(name, {"gpu": bool(sass or ptx)})
     if not entry.get("gpu"):
-        return Op()
+        return Op(gpu=False)
     only = entry.get("architectures")
     return Op(sass, ptx) if only is None else Op(tuple(s for s in sass if s in _capabilities(only)))
 

@@ -64,6 +64,11 @@ def test_ready_made_kernels_run_only_where_they_exist() -> None:
     found = image.from_labels(labels, "x")
     assert found
     assert found.ops == {"CUTLASS_OPS": Op(((9, 0),))}
+    # As an image for Blackwell alone says it of its own.
+    written = {**IMAGE, "ops": {"CUTLASS_OPS": {"architectures": [], "ptx": ["10.0"]}}}
+    held = image.parse(json.dumps(written), "x").ops["CUTLASS_OPS"]
+    assert held.gpu
+    assert not held.runs_on((10, 0))
 
 
 @pytest.mark.parametrize(
@@ -76,13 +81,14 @@ def test_ready_made_kernels_run_only_where_they_exist() -> None:
         ([(8, 0)], [(8, 0)], (9, 0), True),  # compiled by the driver
         ([], [(9, 0)], (8, 0), False),  # PTX is not for older GPUs
         ([(10, 0)], [], (10, 3), True),
-        ([], [], (7, 0), True),  # host code alone
+        ([], [], (9, 0), False),
     ],
 )
 def test_which_code_runs_on_which_gpu(
     sass: list[image.Capability], ptx: list[image.Capability], gpu: image.Capability, runs: bool
 ) -> None:
     assert Op(tuple(sass), tuple(ptx)).runs_on(gpu) is runs
+    assert Op(gpu=False).runs_on(gpu)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +144,7 @@ def test_a_job_that_fits_its_image_is_not_refused() -> None:
 
 
 def test_our_workloads_have_torchs_adam_where_the_fused_one_is_missing() -> None:
-    lean = facts(ops={"CPU_ADAM": Op()})
+    lean = facts(ops={"CPU_ADAM": Op(gpu=False)})
     assert imagecheck.refusal(made(), lean) is None
     refused = imagecheck.refusal(made({"deepspeed": {"optimizer": {"type": "AdamW"}}}), lean)
     assert refused
@@ -156,7 +162,7 @@ def test_an_op_that_no_cpu_image_can_have() -> None:
     on_cpu = made(
         {"deepspeed": {"optimizer": {"type": "Lamb"}, "zero_allow_untested_optimizer": True}}, gpu=None
     )
-    refused = imagecheck.refusal(on_cpu, facts(flavour="cpu", cuda="", ops={"CPU_ADAM": Op()}))
+    refused = imagecheck.refusal(on_cpu, facts(flavour="cpu", cuda="", ops={"CPU_ADAM": Op(gpu=False)}))
     assert refused
     assert "it exists on GPU hosts only" in str(refused)
 
