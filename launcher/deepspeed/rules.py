@@ -29,11 +29,11 @@ _STAGE_3 = (
     "zero_quantized_nontrainable_weights",
     "zero_quantized_gradients",
 )
-# Sections that split a model in ways that the batch arithmetic and the workloads do not know.
+# What splits a model or a sample among ranks, and so what the batch arithmetic counts: what it is, what to do instead.
 _SPLITS = {
-    ("sequence_parallel_size",): "Ulysses sequence parallelism",
-    ("tensor_parallel", "autotp_size"): "tensor parallelism",
-    ("expert_parallel", "enabled"): "expert parallelism",
+    ("sequence_parallel_size",): ("Ulysses sequence parallelism", "set args.sequence-parallel of pretrain"),
+    ("tensor_parallel", "autotp_size"): ("tensor parallelism", "leave it out: ZeRO splits the model"),
+    ("expert_parallel", "enabled"): ("expert parallelism", "leave it out: ZeRO splits the model"),
 }
 # Sections that do something only in programs that ask for it; ours do not.
 _IDLE = {
@@ -278,11 +278,11 @@ def _optimizer(given: _Config) -> Iterator[Problem]:
 
 
 def _programs(given: _Config, workload: str) -> Iterator[Problem]:
-    for path, what in _SPLITS.items():
+    for path, (what, hint) in _SPLITS.items():
         value = (given.section(*path[:-1]) if path[1:] else given.whole).get(path[-1])
         if value is True or (isinstance(value, int) and value > 1):
-            message = f"is {what}, and here every rank has samples of its own"
-            yield _top(".".join(path), message, "leave it out; ZeRO splits the model")
+            message = f"is {what}, of which the plan's batch would know nothing"
+            yield _top(".".join(path), message, hint)
     if given.section("autotuning").get("enabled"):
         hint = "leave it out; deepspeed: auto picks the configuration"
         yield _top("autotuning", "ends a run after a few steps", hint)
