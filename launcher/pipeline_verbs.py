@@ -15,6 +15,7 @@ from launcher.streams import say
 if TYPE_CHECKING:
     from launcher.pipeline import Pipeline, Stage
     from launcher.plan import Plan
+    from launcher.runs import Run
     from launcher.stages import Chain, PlanOf
 
 
@@ -29,14 +30,16 @@ def launch(args: argparse.Namespace) -> int:
         raise SpecError("--sweep is for jobs, not for a pipeline", hint="sweep a stage's job")
     made = pipeline.read(args.job)
     plan_of = _plan_of(made, args)
-    plans = stages.rehearse(made, plan_of, args.scheduler)
     rehearsed = args.dry_run or args.output
+    plans = stages.rehearse(made, plan_of, args.scheduler, led=bool(args.wait or rehearsed))
     for plan in plans.values():
         verbs.warn(plan, args.strict)
         verbs.must_fit(plan, args.force)
         verbs.must_suit(plan, args.scheduler, args.force, ask=not rehearsed)
     if rehearsed:
         return _rehearsed(args, made, plans)
+    if args.scheduler == "kubernetes":
+        return verbs.OK if stages.lead(made, plan_of, _well) else verbs.JOB_FAILED
     after = placement.jobs(getattr(args, "after", ()), args.scheduler)
     chain = stages.send(made, plan_of, args.scheduler, after)
     for name, run in chain.runs.items():
@@ -83,13 +86,18 @@ def _rehearsed(args: argparse.Namespace, made: Pipeline, plans: dict[str, Plan])
     return verbs.OK
 
 
-def _follow(chain: Chain) -> int:
-    """Follow the stages one after the other, to the end or to the first that did not succeed."""
+def _well(name: str, run: Run) -> bool:
+    """Follow a stage to its end. Returns whether it succeeded."""
     from launcher import progress, schedulers
 
+    say(f"stage {name}: {run.id}")
+    return progress.follow(schedulers.load(run.scheduler), run) == verbs.OK
+
+
+def _follow(chain: Chain) -> int:
+    """Follow the stages one after the other, to the end or to the first that did not succeed."""
     for name, run in chain.runs.items():
-        say(f"stage {name}:")
-        if progress.follow(schedulers.load(run.scheduler), run):
+        if not _well(name, run):
             say(
                 f"{chain.id} ended with stage {name}; `python -m launcher resume {chain.id}` goes on from there"
             )

@@ -37,20 +37,35 @@ class Chain:
     needs: dict[str, tuple[str, ...]]
 
 
-def rehearse(pipeline: Pipeline, plan_of: PlanOf, scheduler: str) -> dict[str, Plan]:
-    """Stage → its plan, as far as it can be told before anything is submitted.
+def rehearse(pipeline: Pipeline, plan_of: PlanOf, scheduler: str, led: bool = True) -> dict[str, Plan]:
+    """Stage → its plan, as far as it can be told before anything is submitted. `led`: somebody waits beside it.
 
-    Raises what planning raises, and PlanError where runs cannot wait for each other.
+    Raises what planning raises, and PlanError where runs cannot wait for each other, or read what another left.
     """
-    if scheduler == "kubernetes" and len(pipeline.stages) > 1:
+    if scheduler == "kubernetes" and len(pipeline.stages) > 1 and not led:
         raise PlanError(
             "Kubernetes has no jobs that wait for each other",
-            hint="submit one stage after the other with --wait, or use a workflow controller such as Argo's",
+            hint="add --wait: each stage is then submitted when the one before has succeeded",
         )
     made: dict[str, Plan] = {}
     for stage in pipeline.stages:
-        made[stage.name] = plan_of(stage, {name: plan.folder for name, plan in made.items()})
+        folders = {name: _seen(scheduler, plan.id, plan.folder) for name, plan in made.items()}
+        plan = made[stage.name] = plan_of(stage, folders)
+        if scheduler == "kubernetes" and stage.needs and plan.cluster.kubernetes.runs is None:
+            raise PlanError(
+                f"stage {stage.name} reads what an earlier one left, and run folders end with their pods",
+                hint="name a PersistentVolumeClaim in the cluster file: kubernetes: {runs: CLAIM}",
+            )
     return made
+
+
+def _seen(scheduler: str, run: str, folder: str) -> str:
+    """A run's folder as the ranks of another run see it."""
+    if scheduler != "kubernetes":
+        return folder
+    from launcher.schedulers.kubernetes import pods
+
+    return f"{pods.FOLDER}/{run}"
 
 
 def send(pipeline: Pipeline, plan_of: PlanOf, scheduler: str, after: Sequence[str]) -> Chain:
@@ -69,6 +84,18 @@ def send(pipeline: Pipeline, plan_of: PlanOf, scheduler: str, after: Sequence[st
         for run in reversed(sent.values()):
             on.cancel(run)
         raise
+
+
+def lead(pipeline: Pipeline, plan_of: PlanOf, follow: Callable[[str, Run], bool]) -> bool:
+    """Submit a stage to Kubernetes, `follow` it to its end, submit the next. Returns whether all succeeded."""
+    on, sent, chain = schedulers.load("kubernetes"), dict[str, "Run"](), ""
+    for stage in pipeline.stages:
+        folders = {name: _seen("kubernetes", run.id, str(run.folder)) for name, run in sent.items()}
+        sent[stage.name] = submit.submit(on, "kubernetes", plan_of(stage, folders))
+        chain = _record(pipeline, sent, chain).id
+        if not follow(stage.name, sent[stage.name]):
+            return False
+    return True
 
 
 def named(name: str) -> Chain | None:
@@ -146,16 +173,18 @@ def resume(chain: Chain, exclude: Sequence[str]) -> list[Run]:
     return list(resumed.values())
 
 
-def _record(pipeline: Pipeline, sent: dict[str, Run]) -> Chain:
+def _record(pipeline: Pipeline, sent: dict[str, Run], name: str = "") -> Chain:
+    """Write down the stages that were submitted, in a folder of their own or in that of `name`."""
     folder, number = site.runs(), 1
-    while True:
+    made = folder / name
+    while not name:
         made = folder / f"{pipeline.name}-pipeline-{number}"
         try:
             made.mkdir()
             break
         except FileExistsError:
             number += 1
-    needs = {stage.name: stage.needs for stage in pipeline.stages}
+    needs = {stage.name: stage.needs for stage in pipeline.stages if stage.name in sent}
     stages = [{"stage": name, "run": run.id, "needs": needs[name]} for name, run in sent.items()]
     runs.write_files(made, {_RECORD: json.dumps({"id": made.name, "stages": stages}, indent=1) + "\n"})
     return Chain(made.name, sent, needs)
