@@ -75,7 +75,9 @@ def test_what_is_deprecated_is_named(installed: dict[str, Any]) -> None:
         for section, model in deepspeed_keys.models().items()
         for name in deepspeed_keys.deprecated(model)
     }
-    assert set(keys.DEPRECATED) == found
+    from deepspeed.runtime import constants
+
+    assert set(keys.DEPRECATED) == found | {(constants.BFLOAT16_OLD,)}
 
 
 @pytest.mark.parametrize("name", deepspeed.presets())
@@ -183,7 +185,15 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 
 # Sections that no workload reads, or that rules.py refuses as they are.
 APART = {
-    *("activation_checkpointing", "autotuning", "comet", "compile", "data_parallel_size", "expert_parallel"),
+    *(
+        "activation_checkpointing",
+        "autotuning",
+        "bfloat16",
+        "comet",
+        "compile",
+        "data_parallel_size",
+        "expert_parallel",
+    ),
     *("hybrid_engine", "pipeline", "sequence_parallel_size", "tensor_parallel", "wandb"),
     "weight_quantization",
 }
@@ -218,6 +228,7 @@ def accepts(overrides: dict[str, Any]) -> bool:
         {"elasticity": {"enabled": True}},
         {"train_batch_size": 8},
         {"dump_state": "no"},
+        {"bfloat16": {"enabled": True}},
     ],
 )
 def test_editors_refuse_what_the_launcher_refuses(overrides: dict[str, Any]) -> None:

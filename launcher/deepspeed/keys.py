@@ -36,8 +36,10 @@ REMOVED: dict[Keys, str] = {
     ("zero_optimization", "mics_shard_size"): "use ZeRO++: preset zeropp",
     ("zero_optimization", "zeropp_loco_param"): "leave it out",
 }
-# What DeepSpeed still takes for something else, with a warning (`deprecated` in deepspeed/runtime/zero/config.py).
+# What DeepSpeed still takes for something else, with a warning (`deprecated` in deepspeed/runtime/zero/config.py) or
+# without one (BFLOAT16_OLD in deepspeed/runtime/constants.py).
 DEPRECATED: dict[Keys, str] = {
+    ("bfloat16",): "set the job's `precision:`",
     ("zero_optimization", "cpu_offload"): "use offload_optimizer: {device: cpu}",
     ("zero_optimization", "cpu_offload_param"): "use offload_param: {device: cpu}",
     (
@@ -103,7 +105,8 @@ def known() -> dict[str, Any]:
 def schema() -> dict[str, Any]:
     """The JSON Schema of these keys in a job: each with the kind of its value, for editors."""
     derived = {key: {"const": "auto"} for key in BATCH}
-    return {key: derived.get(key) or _schema(kind, (key,)) for key, kind in known().items()}
+    taken = {key: kind for key, kind in known().items() if (key,) not in DEPRECATED}
+    return {key: derived.get(key) or _schema(kind, (key,)) for key, kind in taken.items()}
 
 
 def _schema(kind: Any, path: Keys) -> dict[str, Any]:

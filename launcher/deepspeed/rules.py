@@ -216,7 +216,8 @@ def _zeropp(given: _Config, where: Where) -> Iterator[Problem]:
 
 def _precision(given: _Config, where: Where, precision: str) -> Iterator[Problem]:
     bf16, fp16 = (bool(given.section(name).get("enabled")) for name in ("bf16", "fp16"))
-    bf16 = bf16 or bool(given.section("bfloat16").get("enabled"))
+    if precision in ("bf16", "fp16") and not given.section(precision).get("enabled"):
+        yield _top(precision, f"is off, and the job's precision is {precision}", "set precision: fp32")
     if bf16 and fp16:
         yield _top("fp16", "and bf16 are both on", "set `precision:` of the job instead")
     if bf16 and precision != "bf16" and where.gpu is not None and where.gpu.capability < (8, 0):
