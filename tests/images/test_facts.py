@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launcher import image, imagecheck, registry
+from launcher.doctor import ops
 from tests import samples
 
 if TYPE_CHECKING:
@@ -62,6 +63,19 @@ def test_jobs_are_held_against_it(facts: Facts) -> None:
     assert "is of the cpu flavour" in str(imagecheck.refusal(on_gpus, facts))
     old = samples.decided(cpu_level="x86-64-v2")
     assert "compiled for x86-64-v3" in str(imagecheck.refusal(old, facts))
+
+
+def test_doctor_tells_prebuilt_ops_from_those_that_no_compiler_makes(cpu_image: Image, facts: Facts) -> None:
+    """The same questions that `doctor` asks, asked inside the image."""
+    probed = json.loads(cpu_image.inside("python", "-c", ops._PROBE, *ops._PACKAGES).splitlines()[-1])
+    verdicts = {
+        name: ops.judged(op, probed, ops.Tools("", "", ""), facts) for name, op in probed["ops"].items()
+    }
+    for name in ("cpu_adam", "fused_adam", "deepspeed_shm_comm"):
+        assert verdicts[name] == ("ok", "prebuilt")
+    state, detail = verdicts["cpu_lion"]
+    assert state == "missing"
+    assert detail == "cannot work here: not prebuilt, and to compile it ninja and a C++ compiler are missing"
 
 
 @pytest.fixture
