@@ -224,13 +224,19 @@ def serve(args: argparse.Namespace) -> int:
     port = args.port or free_port()
     if place.rank == 0:
         check_port(args.host, port)
+        (run_dir / ENDPOINT).unlink(missing_ok=True)
     model = made_up(args, place) if args.random_weights else args.model
     words = command(args, model, port, place)
-    (run_dir / ENDPOINT).unlink(missing_ok=True)
     log.event("start", 0, engine=args.engine, attempt=metrics.attempts(run_dir) + 1)
     log.say(f"{args.model} by {args.engine}: it is loaded")
-    with contextlib.closing(log):
-        return attend(subprocess.Popen(words), args, model, port, place, log)
+    # `transformers` would ask a registry for a newer version of itself
+    server = subprocess.Popen(words, env={**os.environ, "HF_HUB_DISABLE_UPDATE_CHECK": "1"})
+    try:
+        return attend(server, args, model, port, place, log)
+    finally:
+        if place.rank == 0:
+            (run_dir / ENDPOINT).unlink(missing_ok=True)  # nobody answers there any more
+        log.close()
 
 
 def check(args: argparse.Namespace, place: Place) -> None:
@@ -273,9 +279,8 @@ def attend(
             log.say(f"{args.model} is served at {url} after {seconds:.1f} s")
         time.sleep(0.2)
     if session.asked_to_stop() is None:
-        raise Stop(
-            f"the server ended with code {server.returncode}; its own words are above", server.returncode or 1
-        )
+        code = server.returncode if server.returncode >= 0 else 128 - server.returncode
+        raise Stop(f"the server ended with code {code}; its own words are above", code or 1)
     server.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         server.wait(PATIENCE)

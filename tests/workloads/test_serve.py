@@ -74,6 +74,7 @@ def test_an_exported_model_answers_openai_clients_until_a_signal_comes(
         process.send_signal(signal.SIGUSR2)
     assert run.wait() == [os.EX_TEMPFAIL] * 2
     assert run.events("saved")[0]["signal"] == "SIGUSR2"
+    assert not endpoint.exists()
     with pytest.raises(OSError, match="refused"):
         post(f"{told['url']}/completions", {})
 
@@ -109,6 +110,21 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
         for run, message in cases:
             assert run.wait() == [os.EX_USAGE], run.output()
             assert message in run.output().splitlines()[-1]
+
+
+@pytest.mark.deepspeed
+def test_a_server_that_ends_ends_the_run_with_its_code(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({**ranks.LLAMA, "architectures": ["LlamaForCausalLM"]}))
+    (model / "model.safetensors").write_bytes(b"no weights")
+    run = start(tmp_path, 1, "--engine=transformers", "--host=127.0.0.1", "--port=0", model=str(model))
+    (code,) = run.wait()
+    assert code not in {0, os.EX_TEMPFAIL}
+    assert run.output().splitlines()[-1] == (
+        f"serve: error: the server ended with code {code}; its own words are above"
+    )
+    assert not (run.run_dir / "endpoint.json").exists()
 
 
 def test_parallel_sizes_follow_from_the_ranks() -> None:
