@@ -16,8 +16,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -29,8 +28,7 @@ Failure = TypeVar("Failure", bound="LauncherError")
 Files = TypeVar("Files")
 
 
-@dataclass(frozen=True, order=True)
-class Place:
+class Place(NamedTuple):
     """Where in a text a problem is. `line` and `column` count from 1; 0 means the whole source."""
 
     source: str
@@ -41,8 +39,7 @@ class Place:
         return f"{self.source}:{self.line}:{self.column}" if self.line else self.source
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong: where, what, and what to do next (`hint`, may be empty).
 
     `about` is the field of a file, such as ("job", "batch", "global"), where the place is not known yet.
@@ -61,7 +58,7 @@ class Problem:
         written = places.get(str(file), {})
         while path and tuple(path) not in written:
             path.pop()
-        return replace(self, place=written.get(tuple(path)))
+        return self._replace(place=written.get(tuple(path)))
 
     def __str__(self) -> str:
         where = f"{self.place}: " if self.place else ""

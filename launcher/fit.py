@@ -6,8 +6,7 @@ Owns the way from job and cluster to the ladder's words and back to hints in the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import deepspeed, workloads
 from launcher.errors import PlanError, Problem, SpecError
@@ -26,8 +25,7 @@ TRAINING = ("pretrain", "finetune")
 BLIND = "zero2"
 
 
-@dataclass(frozen=True)
-class Saving:
+class Saving(NamedTuple):
     """Checkpoints: bytes and seconds; None where a step's time or the rate of failures is not known."""
 
     size: int
@@ -38,8 +36,7 @@ class Saving:
     steps: int | None  # the same in steps, at best
 
 
-@dataclass(frozen=True)
-class Fit:
+class Fit(NamedTuple):
     """A training job, weighed: the `weighed` rung is the one that the plan uses; `climb` is how `auto` got there."""
 
     model: Architecture

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import ROOT
@@ -42,8 +41,7 @@ class Op(NamedTuple):
         )
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """What an image holds. `source`: where that was read."""
 
     source: str

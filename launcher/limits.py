@@ -8,8 +8,8 @@ Owns the search over models and hosts; whether one fits is fit.py's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 from launcher import deepspeed, fit
 from launcher.errors import PlanError, Problem, SpecError, did_you_mean
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 _MOST = 4096  # hosts
 
 
-@dataclass(frozen=True)
-class Largest:
+class Largest(NamedTuple):
     """The largest named model of `family` that fits, as `fit`.
 
     `over`: why each larger one does not, smallest first. `layers`: how many layers of its width would fit.
@@ -41,8 +40,7 @@ class Largest:
         return replace(self.fit.model, layers=self.layers)
 
 
-@dataclass(frozen=True)
-class Fewest:
+class Fewest(NamedTuple):
     """The fewest hosts on which the job fits, as `fit`. `fewer`: the next smaller number, and why it does not."""
 
     fit: Fit

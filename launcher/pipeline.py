@@ -14,9 +14,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import ROOT, fields, spec, yamlfile
 from launcher.errors import Problem, SpecError, did_you_mean, shown
@@ -30,8 +29,7 @@ _KEYS, _STAGE_KEYS = ("name", "cluster", "pipeline"), ("job", "set")
 _REFERENCE = re.compile(r"\$(?:(\$)|(\w[-\w]*)|\{(\w[-\w]*)\})")
 
 
-@dataclass(frozen=True)
-class Stage:
+class Stage(NamedTuple):
     """One job: its file, and what is set in it, as `--set` takes it. `needs` are the stages it starts from."""
 
     name: str
@@ -44,8 +42,7 @@ class Stage:
         return [f"{key}={json.dumps(_filled(value, folders))}" for key, value in self.settings.items()]
 
 
-@dataclass(frozen=True)
-class Pipeline:
+class Pipeline(NamedTuple):
     """Stages in an order in which each comes after those it needs."""
 
     name: str

@@ -54,7 +54,6 @@ def launch(args: argparse.Namespace) -> int:
 
 def _plan_of(made: Pipeline, args: argparse.Namespace) -> PlanOf:
     """How a stage of `made` is planned with the command line's options."""
-    import dataclasses
 
     from launcher import load, pipeline, placement, plan, site
 
@@ -66,7 +65,7 @@ def _plan_of(made: Pipeline, args: argparse.Namespace) -> PlanOf:
     def plan_of(stage: Stage, folders: dict[str, str]) -> Plan:
         settings = [*stage.words(folders), *given[stage.name]]
         job, cluster = load.load(stage.job, args.cluster or made.cluster, settings)
-        return dataclasses.replace(plan.make(job, cluster, here, suffix), exclude=exclude)
+        return plan.make(job, cluster, here, suffix)._replace(exclude=exclude)
 
     return plan_of
 

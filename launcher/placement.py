@@ -5,7 +5,6 @@ Owns `--exclude-bad` and `--after`; the list of hosts is `badhosts`', how a run 
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 from launcher import badhosts, runs, schedulers, site
@@ -31,7 +30,7 @@ def of(
 ) -> list[Plan]:
     """`plans` with the hosts to avoid, told through `say`, and the jobs to wait for. Raises as `jobs` does."""
     exclude, waits = bad_hosts(say) if exclude_bad else (), jobs(after, scheduler)
-    return [dataclasses.replace(plan, exclude=exclude, after=waits) for plan in plans]
+    return [plan._replace(exclude=exclude, after=waits) for plan in plans]
 
 
 def bad_hosts(say: Callable[[str], None]) -> tuple[str, ...]:

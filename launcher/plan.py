@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import deepspeed, fit, nccl, workloads
 from launcher.deepspeed import rules
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
 _STEM = 45
 
 
-@dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """The only facts of this machine that a plan knows."""
 
     root: str  # where docker/ and templates/ lie
@@ -37,8 +35,7 @@ class Site:
     commit: str = ""  # of this project's checkout; '' where there is none
 
 
-@dataclass(frozen=True)
-class Secret:
+class Secret(NamedTuple):
     """An environment variable whose value is read inside the job from secret `name` (its `key` on Kubernetes)."""
 
     variable: str
@@ -46,8 +43,7 @@ class Secret:
     key: str
 
 
-@dataclass(frozen=True)
-class Mount:
+class Mount(NamedTuple):
     inside: str
     host: str | None
     claim: str | None
@@ -55,8 +51,7 @@ class Mount:
     local: bool
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """What will run, decided. Sizes are bytes, times are seconds."""
 
     id: str
@@ -74,10 +69,10 @@ class Plan:
     secrets: tuple[Secret, ...]
     mounts: tuple[Mount, ...]
     image: str
-    warnings: tuple[Problem, ...] = field(default=())
-    notes: tuple[str, ...] = field(default=())
-    exclude: tuple[str, ...] = field(default=())  # hosts to stay away from (Slurm)
-    after: tuple[str, ...] = field(default=())  # runs that must succeed first, as placement.word names them
+    warnings: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()  # hosts to stay away from (Slurm)
+    after: tuple[str, ...] = ()  # runs that must succeed first, as placement.word names them
 
     @property
     def nodes(self) -> int:

@@ -13,7 +13,6 @@ Owns `run.json` and the layout below; how a run is doing is its scheduler's to s
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -51,7 +50,7 @@ def reserve(plan: Plan) -> Plan:
     number = 1
     while True:
         wanted = plan.id if number == 1 else f"{plan.id}-{number}"
-        made = dataclasses.replace(plan, id=wanted)
+        made = plan._replace(id=wanted)
         try:
             Path(made.folder).mkdir(parents=True)
         except FileExistsError:

@@ -34,14 +34,14 @@ def data(fit: Fit | None) -> dict[str, Any]:
         )
         return {**dict.fromkeys(unknown), **{name: [] for name in ("reasons", "tried", "communication")}}
     needed, machine = fit.weighed.memory, fit.machine
-    slot = {k: v for k, v in dataclasses.asdict(needed.slot).items() if k != "moment"}
+    slot = {k: v for k, v in needed.slot._asdict().items() if k != "moment"}
     return {
         "fits": fit.fits,
         "reasons": list(fit.weighed.reasons),
         "memory": {
             "per_slot": {**slot, "total": needed.slot.total, "capacity": machine.slot_memory},
             "per_host": {
-                **dataclasses.asdict(needed.host),
+                **needed.host._asdict(),
                 "total": needed.host.total,
                 "capacity": machine.host_memory,
             },
@@ -55,9 +55,9 @@ def data(fit: Fit | None) -> dict[str, Any]:
             {"rung": t.rung.name, "fits": t.fits, "reasons": list(t.reasons), "step_seconds": t.seconds}
             for t in (fit.climb.tried if fit.climb else ())
         ],
-        "communication": [{**dataclasses.asdict(c), "sent_per_rank": c.sent} for c in _collectives(fit)],
+        "communication": [{**c._asdict(), "sent_per_rank": c.sent} for c in _collectives(fit)],
         "communication_by_paper": _by_paper(fit),
-        "bound": dataclasses.asdict(fit.bound) if fit.bound else None,
+        "bound": fit.bound._asdict() if fit.bound else None,
         "checkpoints": {
             "bytes": fit.saving.size,
             "bytes_on_disk": fit.saving.on_disk,

@@ -5,10 +5,8 @@ Owns `<runs>/<id>/pipeline.json`; the stages are ordinary runs, and the waiting 
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import placement, runs, schedulers, site, submit
 from launcher.errors import PlanError, RunNotFoundError, SubmitError
@@ -28,8 +26,7 @@ _RECORD = "pipeline.json"
 _WORST_FIRST = ("FAILED", "CANCELLED", "UNKNOWN", "RUNNING", "PENDING", "SUCCEEDED")
 
 
-@dataclass(frozen=True)
-class Chain:
+class Chain(NamedTuple):
     """A submitted pipeline: stage → its run, in order, and the stages that each needs."""
 
     id: str
@@ -78,7 +75,7 @@ def send(pipeline: Pipeline, plan_of: PlanOf, scheduler: str, after: Sequence[st
         for stage in pipeline.stages:
             plan = plan_of(stage, {name: str(run.folder) for name, run in sent.items()})
             waits = tuple(placement.word(sent[name]) for name in stage.needs) or tuple(after)
-            sent[stage.name] = submit.submit(on, scheduler, dataclasses.replace(plan, after=waits))
+            sent[stage.name] = submit.submit(on, scheduler, plan._replace(after=waits))
         return _record(pipeline, sent)
     except BaseException:
         for run in reversed(sent.values()):

@@ -5,7 +5,6 @@ Owns the order, so that nothing is half-written: a run that was refused leaves n
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from pathlib import Path
@@ -114,9 +113,9 @@ def facts(plan: Plan) -> dict[str, Any]:
         "job": plan.job.model_dump(mode="json", by_alias=True),
         "cluster": plan.cluster.model_dump(mode="json", by_alias=True),
         "image": plan.image,
-        "batch": dataclasses.asdict(plan.batch),
+        "batch": plan.batch._asdict(),
         "deepspeed": {"preset": plan.preset, "config": plan.config},
         "precision": plan.precision,
         "environment": [v._asdict() for v in plan.environment],
-        "secrets": [dataclasses.asdict(s) for s in plan.secrets],
+        "secrets": [s._asdict() for s in plan.secrets],
     }

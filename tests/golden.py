@@ -10,7 +10,6 @@ Owns how each is produced; test_golden.py and test_errors.py compare. A golden f
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import os
 import shlex
@@ -69,7 +68,7 @@ def _rendered_pipeline(path: str, folder: Path) -> dict[Path, str]:
         ids = {"slurm": {name: str(101 + i) for i, name in enumerate(plans)}, "local": {}}
         for scheduler, called in ids.items():
             after = tuple(called.get(name, plans[name].folder) for name in stage.needs)
-            waiting = dataclasses.replace(plans[stage.name], after=after)
+            waiting = plans[stage.name]._replace(after=after)
             for file, text in _rendered(waiting, scheduler).items():
                 texts[folder / stage.name / scheduler / file] = text
     return texts

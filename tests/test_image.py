@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,7 @@ LABELS = {
 
 
 def facts(**changes: Any) -> Facts:
-    return replace(image.parse(json.dumps(IMAGE), "here.image.json"), **changes)
+    return image.parse(json.dumps(IMAGE), "here.image.json")._replace(**changes)
 
 
 def made(job: dict[str, Any] | None = None, **cluster: Any) -> Plan:

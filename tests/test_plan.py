@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import re
 import subprocess
 import sys
@@ -106,7 +105,7 @@ def test_every_difference_makes_another_id() -> None:
     ids = [samples.decided(fields).id for fields in jobs] + [
         samples.decided(**fields).id for fields in clusters
     ]
-    site = dataclasses.replace(samples.SITE, image_tag="fedcba987654")
+    site = samples.SITE._replace(image_tag="fedcba987654")
     ids.append(plan.make(samples.job(), samples.cluster(), site).id)
     ids.append(plan.make(samples.job(), samples.cluster(), samples.SITE, "again").id)
     assert len(set(ids)) == len(ids)

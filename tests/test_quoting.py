@@ -6,7 +6,6 @@ Scripts are run by a real bash; stand-in executables write down what they were s
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -271,7 +270,7 @@ def test_no_reason_or_name_ends_a_comment(
     stage = standins.Stage(tmp_path_factory.mktemp("stage"))
     made = decided(stage.site("plain"), {"workload": f"{script}.py"}, {})
     variable = nccl.Variable("X_A", "kept", f"{why}\ntouch pwned\r\ntouch pwned\x85touch pwned", "")
-    made = dataclasses.replace(made, preset=f"{preset}\ntouch pwned\n", variables=(*made.variables, variable))
+    made = made._replace(preset=f"{preset}\ntouch pwned\n", variables=(*made.variables, variable))
     for scheduler in ("local", "slurm"):
         assert stage.run(schedulers.load(scheduler).render(made)["job.sh"]) == 0
         assert stage.environment()["X_A"] == "kept"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 RESERVE = """
 import dataclasses, sys
 from launcher import plan, runs
-fields = dict.fromkeys(field.name for field in dataclasses.fields(plan.Plan))
+fields = dict.fromkeys(plan.Plan._fields)
 made = plan.Plan(**{**fields, "id": "demo", "site": plan.Site("", sys.argv[1], "", "")})
 sys.stdin.readline()
 print(*(runs.reserve(made).id for _ in range(20)))
@@ -45,7 +44,7 @@ BROKEN = {
 
 def decided(folder: Path, name: str = "demo") -> Plan:
     made = samples.decided({"name": name})
-    return dataclasses.replace(made, site=dataclasses.replace(made.site, runs=str(folder)))
+    return made._replace(site=made.site._replace(runs=str(folder)))
 
 
 def submitted(folder: Path, name: str, at: float = 1.0, scheduler: str = "local") -> runs.Run:
@@ -103,7 +102,7 @@ def test_a_moved_run_is_where_it_was_found(tmp_path: Path) -> None:
 
 def test_where_a_kubernetes_run_is(tmp_path: Path) -> None:
     made = samples.decided(kubernetes={"namespace": "team", "context": "east"})
-    made = dataclasses.replace(made, site=dataclasses.replace(made.site, runs=str(tmp_path)))
+    made = made._replace(site=made.site._replace(runs=str(tmp_path)))
     assert runs.record(runs.reserve(made), "kubernetes", "uid", 1.0).place == {
         "namespace": "team",
         "context": "east",

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, engines, pretrain, text
+from workloads import architectures, engines, pretrain, text, ulysses
 
 if TYPE_CHECKING:
     import argparse
@@ -84,7 +84,7 @@ def run(
     engine = engines.start(model, {**config, **logged, "zero_optimization": zero}, args)
     engine.train()
     comms = deepspeed.comm.comm.comms_logger
-    size = engines.BatchSize(*(config[key] for key in engines.BATCH))
+    size, alone = engines.BatchSize(*(config[key] for key in engines.BATCH)), ulysses.group(1, 1, this)
     states = activations = 0
     loss, norm, began = 0.0, None, 0.0
     for step in range(args.max_steps):
@@ -96,7 +96,7 @@ def run(
         total = torch.zeros((), device=this.device)
         for batch in samples.share(step * size.total, size, this):
             with _Saved(engine) as saved:
-                one = pretrain.next_token_loss(engine, batch, this.device)
+                one = pretrain.next_token_loss(engine, batch, alone, this.device)
             engine.backward(one)
             norm = engines.unreported_norm(engine)
             if step == WARMUP - 1:

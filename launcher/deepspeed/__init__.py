@@ -9,8 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import ROOT
 from launcher.errors import PlanError, Problem
@@ -24,8 +23,7 @@ BUFFER = 100_000_000
 _BLOCK = 2**20
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """micro × accumulation × world size = train: samples per rank and pass, passes, samples per optimizer step.
 
     DeepSpeed asserts it only after all ranks are up:

@@ -8,8 +8,7 @@ when all ranks are up, or that it passes over in silence; the place in its code 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.deepspeed import BUFFER, below
 from launcher.errors import Problem, shown
@@ -43,8 +42,7 @@ _IDLE = {
 }
 
 
-@dataclass(frozen=True)
-class Where:
+class Where(NamedTuple):
     """Where the ranks run. `local`: folders on a host's own disk, as the ranks see them.
 
     `part`: elements of a rank's part of the model's largest tensor; None where the model is not known.
@@ -56,8 +54,7 @@ class Where:
     part: int | None = None
 
 
-@dataclass(frozen=True)
-class _Config:
+class _Config(NamedTuple):
     """A configuration with the parts that most rules ask for."""
 
     whole: Mapping[str, Any]

@@ -13,8 +13,7 @@ Megatron layer (34 x hidden, and 5 x heads x sequence for the scores): `megatron
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from launcher.sizing.architecture import Architecture
@@ -23,8 +22,7 @@ FLOAT = 4
 LAYER_NORM = ("gpt2", "gpt_neox")  # families whose norms subtract the mean; the others scale in fp32
 
 
-@dataclass(frozen=True)
-class Activations:
+class Activations(NamedTuple):
     """Bytes on one slot for one micro batch."""
 
     saved: int  # when the forward pass has ended

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from launcher import errors
@@ -22,8 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
-@dataclass(frozen=True)
-class Keys:
+class Keys(NamedTuple):
     """A configuration read with checks: each method takes a key with its aliases and a default."""
 
     config: Mapping[str, object]

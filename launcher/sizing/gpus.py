@@ -11,15 +11,14 @@ show as the total capacity where one was at hand, else the sheet's decimal gigab
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _GIB = 2**30
 _GB = 10**9
 _TERA = 10**12
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(NamedTuple):
     """Bytes, floating point operations a second, and bytes a second."""
 
     name: str  # as nvidia-smi begins it

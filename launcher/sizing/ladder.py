@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.sizing import memory, traffic, zero
 
@@ -36,8 +35,7 @@ if TYPE_CHECKING:
 Presets = Mapping[str, Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class Rung:
+class Rung(NamedTuple):
     """A preset of templates/deepspeed/, with or without activation checkpointing."""
 
     preset: str
@@ -75,8 +73,7 @@ RUNGS = (
 STAGE_3 = 1 / 0.86
 
 
-@dataclass(frozen=True)
-class Machine:
+class Machine(NamedTuple):
     """Where the job runs. Sizes are bytes, `fabric` is bytes a second that one host sends; None: not known."""
 
     hosts: int
@@ -92,8 +89,7 @@ class Machine:
         return self.hosts * self.slots
 
 
-@dataclass(frozen=True)
-class Wish:
+class Wish(NamedTuple):
     """What the job asks for. `checkpointing` None: the ladder may choose. `base` goes under every preset.
 
     `train`: samples of a step, which must divide among all ranks; None: as many as `base` accumulates.
@@ -117,11 +113,10 @@ class Wish:
         if self.train is None:
             return self
         passes = max(1, self.train // (self.micro * world))
-        return replace(self, base={**self.base, "gradient_accumulation_steps": passes})
+        return self._replace(base={**self.base, "gradient_accumulation_steps": passes})
 
 
-@dataclass(frozen=True)
-class Try:
+class Try(NamedTuple):
     """One rung, weighed. `reasons` is empty when it fits; `seconds` is the bound on its step, None if not known."""
 
     rung: Rung
@@ -134,8 +129,7 @@ class Try:
         return not self.reasons
 
 
-@dataclass(frozen=True)
-class Climb:
+class Climb(NamedTuple):
     """The rungs tried, fastest first, the one chosen (the last of them, if any fits), and its largest micro batch."""
 
     tried: tuple[Try, ...]
@@ -221,7 +215,7 @@ def largest_micro(model: Architecture, machine: Machine, wish: Wish, presets: Pr
     """The largest micro batch that fits on `rung`; 0 when not even one sequence does."""
 
     def fits(micro: int) -> bool:
-        return try_rung(model, machine, replace(wish, micro=micro), rung, presets).fits
+        return try_rung(model, machine, wish._replace(micro=micro), rung, presets).fits
 
     if machine.slot_memory is None or not fits(1):
         return 0
@@ -254,7 +248,7 @@ def min_hosts(
     """
 
     def fits(hosts: int) -> bool:
-        there = replace(machine, hosts=hosts)
+        there = machine._replace(hosts=hosts)
         asked = wish.on(there.world)
         if only is not None:
             return try_rung(model, there, asked, only, presets).fits
@@ -275,8 +269,7 @@ def min_hosts(
     return above if above <= most else None
 
 
-@dataclass(frozen=True)
-class Change:
+class Change(NamedTuple):
     """One change that makes the job fit: `what` is "micro", "hosts", "preset", "checkpointing" or "pinning"."""
 
     what: str
@@ -294,7 +287,7 @@ def changes(
     """
     found = list(_exact_pinning(model, machine, wish, presets, rung))
     if rung is not None:
-        other = replace(rung, checkpointing=True)
+        other = rung._replace(checkpointing=True)
         if not rung.checkpointing and try_rung(model, machine, wish, other, presets).fits:
             found.append(Change("checkpointing", True, other))
         free = climb(model, machine, wish, presets).chosen
@@ -303,7 +296,7 @@ def changes(
     found += _smaller_micro(model, machine, wish, presets, rung)
     hosts = min_hosts(model, machine, wish, presets, only=rung)
     if hosts is not None and hosts > machine.hosts:
-        there = replace(machine, hosts=hosts)
+        there = machine._replace(hosts=hosts)
         chosen = climb(model, there, wish.on(there.world), presets).chosen
         found.append(Change("hosts", hosts, rung or (chosen.rung if chosen else RUNGS[-1])))
     return found
@@ -313,7 +306,7 @@ def _exact_pinning(
     model: Architecture, machine: Machine, wish: Wish, presets: Presets, rung: Rung | None
 ) -> Iterator[Change]:
     """Pinned memory that is not rounded up to a power of two, where that alone is what a host lacks."""
-    exact = replace(wish, pinned_round=EXACT)
+    exact = wish._replace(pinned_round=EXACT)
     if rung is None:
         chosen = climb(model, machine, exact, presets).chosen
         rung = chosen.rung if chosen else None
@@ -334,7 +327,7 @@ def _smaller_micro(
     best = max(choices, key=lambda r: min(sizes[r], wish.micro), default=None)
     if best is None or sizes[best] >= wish.micro:
         return []
-    whole = (m for m in range(sizes[best], 0, -1) if replace(wish, micro=m).divides(machine.world))
+    whole = (m for m in range(sizes[best], 0, -1) if wish._replace(micro=m).divides(machine.world))
     return [Change("micro", m, best) for m in whole][:1]
 
 

@@ -20,8 +20,7 @@ deepspeed/runtime/zero/stage_1_and_2.py, deepspeed/runtime/zero/stage3.py and de
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from launcher.sizing import activations, states, zero
 
@@ -47,8 +46,7 @@ WORKER = int(0.5 * GIB)
 SHM = 1 * GIB
 
 
-@dataclass(frozen=True)
-class Setup:
+class Setup(NamedTuple):
     """What runs where. `world` ranks, `slots` of them on each host; one micro batch of `micro` sequences."""
 
     world: int
@@ -69,8 +67,7 @@ class Setup:
         return self.micro * self.sequence
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """Bytes on one slot at `moment`: "loss", "backward", "end" (of the backward pass) or "step"."""
 
     moment: str
@@ -92,8 +89,7 @@ class Slot:
         return self.states + self.activations + self.logits + self.buffers + self.margin
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(NamedTuple):
     """Bytes of memory on one host, all its ranks together."""
 
     optimizer: int  # offloaded master weights and moments
@@ -111,8 +107,7 @@ class Host:
         return offloaded + self.processes + self.loader + self.shm
 
 
-@dataclass(frozen=True)
-class Memory:
+class Memory(NamedTuple):
     """The whole estimate. `moments` holds each moment of a slot."""
 
     slot: Slot

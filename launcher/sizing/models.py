@@ -24,9 +24,8 @@ from __future__ import annotations
 
 import functools
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import launcher
 from launcher import errors
@@ -42,8 +41,7 @@ if TYPE_CHECKING:
 NAMED = launcher.ROOT / "docker" / "workloads" / "models.json"
 
 
-@dataclass(frozen=True)
-class Unknown:
+class Unknown(NamedTuple):
     """A model whose size cannot be told here, and why."""
 
     name: str

@@ -15,8 +15,7 @@ and 1 once a step. A ring sends (n - 1) / n of a message; an all-reduce sends it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from launcher.sizing import states
 
@@ -37,8 +36,7 @@ HOST_BANDWIDTH = 400 * 10**9
 NVME_BANDWIDTH = 20 * 10**9
 
 
-@dataclass(frozen=True)
-class Collective:
+class Collective(NamedTuple):
     """One kind of collective of a step. `message` is the bytes of the whole tensor, `times` how often it happens."""
 
     what: str  # gradients or weights, and when
@@ -55,8 +53,7 @@ class Collective:
         return twice * self.message * self.times * (self.group - 1) / self.group
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(NamedTuple):
     """The least seconds of one step and its parts; what a figure is missing for is None."""
 
     compute: float

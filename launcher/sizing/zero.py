@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 Config = Mapping[str, object]
 
@@ -23,8 +22,7 @@ Config = Mapping[str, object]
 STATES = {"sgd": 0, "lion": 1, "adagrad": 1, "adam": 2, "adamw": 2, "lamb": 2, "muon": 2, "onebitadam": 3}
 
 
-@dataclass(frozen=True)
-class Zero:
+class Zero(NamedTuple):
     """What memory and traffic depend on. Sizes that DeepSpeed counts in elements are in elements here."""
 
     stage: int

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
@@ -131,7 +130,7 @@ def test_a_registry_says_the_same(served: str, facts: Facts) -> None:
     found = registry.facts(served)
     assert found
     assert found.source == f"labels of {served}"
-    assert replace(found, source=facts.source) == facts
+    assert found._replace(source=facts.source) == facts
 
 
 def test_a_registry_without_the_image(served: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,6 @@ template decides, such as `completionMode`, cannot be asked for; test_manifests.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import pytest
@@ -181,7 +180,7 @@ def test_long_names_are_shortened_with_their_hash(kind: str, nodes: int) -> None
     names = set()
     for suffix in ("a", "b", "b-2"):
         plan = variants.decide({"kind": kind}, {"name": LONG, "nodes": nodes})
-        plan = dataclasses.replace(plan, id=f"{LONG}-{'y' * 10}-{suffix}")
+        plan = plan._replace(id=f"{LONG}-{'y' * 10}-{suffix}")
         name = kinds.name(plan)
         names.add(name)
         assert len(name) <= 56

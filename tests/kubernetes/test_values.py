@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from typing import Any
 
@@ -116,7 +115,7 @@ def test_arguments_arrive_unchanged(values: list[str]) -> None:
 @settings(max_examples=100)
 def test_names_are_names_for_every_kind(name: str, nodes: int, kind: str, suffix: str) -> None:
     plan = variants.decide({"kind": kind}, {"name": name, "nodes": nodes})
-    plan = dataclasses.replace(plan, id=f"{plan.id}{suffix}")
+    plan = plan._replace(id=f"{plan.id}{suffix}")
     documents = parsed(kubernetes.render(plan)["manifest.yaml"])
     assert audit.problems(documents) == []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import time
 from datetime import datetime, timedelta, timezone
@@ -59,12 +58,12 @@ def test_the_expected_start_is_told_where_it_means_something() -> None:
 
 def test_hosts_to_avoid_join_those_of_the_cluster_file() -> None:
     made = decided("cluster.slurm.sbatch.exclude=gpu9")
-    script = slurm.render(dataclasses.replace(made, exclude=("gpu1", "gpu2")))["job.sh"]
+    script = slurm.render(made._replace(exclude=("gpu1", "gpu2")))["job.sh"]
     assert "#SBATCH --exclude=gpu9,gpu1,gpu2\n" in script
 
 
 def test_a_job_that_waits_is_cancelled_when_it_can_never_start() -> None:
-    script = slurm.render(dataclasses.replace(decided(), after=("41", "42_3")))["job.sh"]
+    script = slurm.render(decided()._replace(after=("41", "42_3")))["job.sh"]
     assert "#SBATCH --dependency=afterok:41:42_3\n" in script
     assert "#SBATCH --kill-on-invalid-dep=yes\n" in script
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +28,7 @@ def machine(
     hosts: int = 1, gpu: gpus.Gpu = H100, fabric: float | None = 400e9, **more: Any
 ) -> ladder.Machine:
     there = ladder.Machine(hosts, 8, gpu.memory, 2 * TB, 0, gpu, fabric)
-    return replace(there, **more)
+    return there._replace(**more)
 
 
 def wish(micro: int = 1, sequence: int = 2048, checkpointing: bool | None = None, **base: Any) -> ladder.Wish:
@@ -133,7 +132,7 @@ def test_the_choice_fits_and_nothing_before_it_does(
     assert not found.chosen.reasons
     assert found.largest_micro >= asked.micro
     for micro, fits in ((found.largest_micro, True), (found.largest_micro + 1, False)):
-        again = ladder.try_rung(named(model), there, replace(asked, micro=micro), found.chosen.rung, PRESETS)
+        again = ladder.try_rung(named(model), there, asked._replace(micro=micro), found.chosen.rung, PRESETS)
         assert again.fits is fits
 
 
@@ -144,8 +143,8 @@ def test_each_change_makes_it_fit(model: str, there: ladder.Machine, asked: ladd
     if ladder.try_rung(named(model), there, asked, rung, PRESETS).fits:
         return
     for change in ladder.changes(named(model), there, asked, PRESETS, rung):
-        changed = replace(asked, micro=int(change.value)) if change.what == "micro" else asked
-        hosts = replace(there, hosts=int(change.value)) if change.what == "hosts" else there
+        changed = asked._replace(micro=int(change.value)) if change.what == "micro" else asked
+        hosts = there._replace(hosts=int(change.value)) if change.what == "hosts" else there
         assert ladder.try_rung(named(model), hosts, changed, change.rung, PRESETS).fits
 
 
@@ -164,16 +163,16 @@ def test_fewest_hosts_divide_the_step() -> None:
     enough = ladder.min_hosts(model, machine(), asked, PRESETS, only=only)
     assert enough == 2
     # three hosts divide 8 slots × 3 × 5 samples, two do not
-    odd = replace(asked, train=8 * 3 * 5)
+    odd = asked._replace(train=8 * 3 * 5)
     assert ladder.min_hosts(model, machine(), odd, PRESETS, only=only) == 3
-    assert ladder.min_hosts(model, machine(), replace(asked, train=8), PRESETS, only=only) is None
+    assert ladder.min_hosts(model, machine(), asked._replace(train=8), PRESETS, only=only) is None
 
 
 @settings(max_examples=40)
 @given(MODELS, MACHINES, st.integers(1, 32), st.integers(1, 8))
 def test_changes_divide_the_step(model: str, there: ladder.Machine, micro: int, passes: int) -> None:
     train = micro * there.world * passes
-    asked = replace(wish(micro, 4096), train=train).on(there.world)
+    asked = wish(micro, 4096)._replace(train=train).on(there.world)
     rung = ladder.Rung("zero1", False)
     if ladder.try_rung(named(model), there, asked, rung, PRESETS).fits:
         return

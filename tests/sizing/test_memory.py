@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from typing import Any
@@ -83,9 +82,7 @@ def test_page_locked_memory_is_rounded_up_to_powers_of_two() -> None:
     # 25.1 GiB of master weights, as much of gradients, and 12.6 GiB of weights on their way.
     rounded = (32 * GIB - 4 * psi) * 2 + 16 * GIB - 2 * psi
     assert pinned.total - paged.total == pinned.rounding == rounded
-    exact = dataclasses.replace(
-        setup, pinned_round=2 * psi
-    )  # the smallest of the three may still be rounded up
+    exact = setup._replace(pinned_round=2 * psi)  # the smallest of the three may still be rounded up
     found = memory.of(model, settings(2, offload_optimizer={"device": "cpu"}), exact).host
     assert found.rounding == 16 * GIB - 2 * psi
 
@@ -155,7 +152,7 @@ def test_parts_are_whole_bytes_and_none_is_negative(
     name: str, config: dict[str, Any], setup: memory.Setup
 ) -> None:
     found = memory.estimate(named(name), config, setup)
-    parts = [dataclasses.asdict(found.host), *map(dataclasses.asdict, found.moments.values())]
+    parts = [found.host._asdict(), *(moment._asdict() for moment in found.moments.values())]
     for value in (v for part in parts for v in part.values()):
         assert isinstance(value, str) or (isinstance(value, int) and value >= 0)
     assert found.nvme >= 0
@@ -167,12 +164,12 @@ def test_parts_are_whole_bytes_and_none_is_negative(
 def test_more_of_anything_needs_no_less(name: str, config: dict[str, Any], setup: memory.Setup) -> None:
     model = named(name)
     base = memory.estimate(model, config, setup).slot.total
-    larger = dataclasses.replace(setup, micro=setup.micro + 1)
-    longer = dataclasses.replace(setup, sequence=setup.sequence + 1)
+    larger = setup._replace(micro=setup.micro + 1)
+    longer = setup._replace(sequence=setup.sequence + 1)
     for more in (larger, longer):
         assert memory.estimate(model, config, more).slot.total >= base
-    eager = dataclasses.replace(setup, attention="eager")
-    fused = dataclasses.replace(setup, attention="sdpa")
+    eager = setup._replace(attention="eager")
+    fused = setup._replace(attention="sdpa")
     if setup.sequence > 1:
         scores, none = (memory.estimate(model, config, s).slot.total for s in (eager, fused))
         assert scores >= none
@@ -181,7 +178,7 @@ def test_more_of_anything_needs_no_less(name: str, config: dict[str, Any], setup
 @given(NAMES, configs(), setups())
 def test_more_hosts_need_no_more_on_each(name: str, config: dict[str, Any], setup: memory.Setup) -> None:
     model = named(name)
-    wider = dataclasses.replace(setup, world=2 * setup.world)
+    wider = setup._replace(world=2 * setup.world)
     before, after = memory.estimate(model, config, setup), memory.estimate(model, config, wider)
     assert after.slot.total <= before.slot.total
     assert after.nvme <= before.nvme

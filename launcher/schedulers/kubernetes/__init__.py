@@ -6,7 +6,6 @@ talks to one is imported on use.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
@@ -137,7 +136,7 @@ def _facts(plan: Plan) -> str:
     made: dict[str, Any] = {
         "id": plan.id,
         "image": plan.image,
-        "batch": dataclasses.asdict(plan.batch),
+        "batch": plan.batch._asdict(),
         "preset": plan.preset,
         "precision": plan.precision,
         "job": plan.job.model_dump(mode="json", by_alias=True, exclude_unset=True),

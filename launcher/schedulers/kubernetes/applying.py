@@ -6,7 +6,6 @@ Owns that nothing is half-applied and nobody else's run is overwritten; the requ
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import difflib
 import io
 import time
@@ -148,7 +147,7 @@ def diff(plan: Plan, render: Callable[[Plan], Files]) -> str:
     """
     server = api.connect(plan.cluster.kubernetes.context)
     namespace = plan.cluster.kubernetes.namespace or server.namespace
-    plan = dataclasses.replace(plan, id=_newest(server, namespace, plan) or plan.id)
+    plan = plan._replace(id=_newest(server, namespace, plan) or plan.id)
     made = []
     for document in objects(render(plan)["manifest.yaml"]):
         live = _find(server, namespace, document)
