@@ -220,6 +220,8 @@ def _argument_problem(key: str, value: object) -> str:
         return f"must be one value or a list of values, not {shown(value)}"
     if isinstance(value, list) and any(v is None or isinstance(v, bool) for v in values):
         return f"must be a list of text or numbers, not {shown(value)}; quote what is text"
+    if "--" in values:  # Python before 3.11.9: https://github.com/python/cpython/issues/109475
+        return "cannot be '--': Python's option parser drops it"
     return ""
 
 

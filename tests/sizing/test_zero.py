@@ -87,9 +87,7 @@ def test_parameters_are_offloaded_in_stage_3_only() -> None:
     assert read(stage=3, offload_param={"device": "cpu"}).offload_param == "cpu"
 
 
-KEYS = st.sampled_from(
-    [*zero.Zero._fields, "stage", "reduce_bucket_size", "device", "ratio"]
-)
+KEYS = st.sampled_from([*zero.Zero._fields, "stage", "reduce_bucket_size", "device", "ratio"])
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.dictionaries(KEYS, inner, max_size=4) | st.lists(inner, max_size=2),
