@@ -211,7 +211,7 @@ def _run_option(verb: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; see errors.py for what each means."""
     # imports make many objects and no garbage: looking for some is 5% of a command's time
-    gc.set_threshold(50_000)
+    gc.set_threshold(100_000)
     # pydantic looks through every installed package for plugins, a tenth of the command's time, and there are none
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     streams.use_utf8()
