@@ -32,7 +32,7 @@ def load(
     Raises SpecError with all problems of both files.
     """
     problems: list[Problem] = []
-    document = _read(_job_path(path), path, problems)
+    document = _read(yamlfile.find(path), path, problems)
     job, site, named, place = None, None, cluster, Place("--cluster")
     if document:
         problems += _settings(document, [s for s in settings if not s.startswith("cluster.")])
@@ -48,18 +48,6 @@ def load(
     if job is None or site is None or problems:
         raise SpecError(*sorted(problems, key=lambda p: p.place or Place("")))
     return job, site
-
-
-def _job_path(path: str) -> Path:
-    found, shipped = Path(path), ROOT / path
-    return shipped if not _exists(found) and _exists(shipped) else found
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a name that is too long, or a folder that may not be entered
-        return False
 
 
 def _read(path: Path, source: str, problems: list[Problem]) -> Document | None:
@@ -80,14 +68,14 @@ def _cluster(
 ) -> spec.Cluster | None:
     if named.endswith((".yaml", ".yml")) or "/" in named:
         path, source = beside / named, str(beside / named)
-        if not _exists(path):
+        if not yamlfile.exists(path):
             hint = "check the path" if place.source == "--cluster" else "a path starts at the job's folder"
             problems.append(Problem(f"there is no cluster file {source}", hint, place))
             return None
     else:
         path = ROOT / "jobs" / "clusters" / f"{named}.yaml"
         source = f"jobs/clusters/{named}.yaml"
-        if not _exists(path):
+        if not yamlfile.exists(path):
             hint = did_you_mean(named, cluster_names())
             problems.append(Problem(f"unknown cluster {shown(named)}", hint, place))
             return None

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher import ROOT, fields, spec, yamlfile
+from launcher import fields, spec, yamlfile
 from launcher.errors import Problem, SpecError, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Pipeline(NamedTuple):
 def is_one(path: str) -> bool:
     """Whether the file at `path` is a pipeline rather than a job: it has `pipeline:` at the top."""
     try:
-        text = _path(path).read_text(encoding="utf-8")
+        text = yamlfile.find(path).read_text(encoding="utf-8")
     except (OSError, ValueError):  # told when it is read as a job
         return False
     return re.search(r"^pipeline[ \t]*:", text, re.MULTILINE) is not None
@@ -61,7 +61,7 @@ def is_one(path: str) -> bool:
 
 def read(path: str) -> Pipeline:
     """The pipeline at `path`. Raises SpecError with all its problems; the jobs themselves are read later."""
-    document = yamlfile.read(_path(path), path)
+    document = yamlfile.read(yamlfile.find(path), path)
     problems = list(_problems(document))
     if problems:
         raise SpecError(*problems)
@@ -122,11 +122,6 @@ def schema() -> dict[str, Any]:
         "required": ["name", "pipeline"],
         "additionalProperties": False,
     }
-
-
-def _path(path: str) -> Path:
-    found, shipped = Path(path), ROOT / path
-    return shipped if not found.exists() and shipped.exists() else found
 
 
 def _problems(document: Document) -> Iterator[Problem]:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import codecs
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from launcher import ROOT
 from launcher.errors import Place, Problem, SpecError, shown
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Keys = tuple[str | int, ...]
 
@@ -62,6 +61,20 @@ class Document:
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, Place(self.source, 1, 1))
+
+
+def find(path: str) -> Path:
+    """The file at `path`, else the one of that name that ships with the project."""
+    shipped = ROOT / path
+    return shipped if not exists(Path(path)) and exists(shipped) else Path(path)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something at `path`; not for a name that is too long, or in a closed folder."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def read(path: Path, source: str = "") -> Document:
