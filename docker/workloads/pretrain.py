@@ -154,11 +154,13 @@ class Training:
         total, norm = torch.zeros((), device=self.this.device), None
         for batch in self.data.samples.share(self.progress.samples, self.size, self.group.reader):
             loss = next_token_loss(engine, batch, self.group, self.this.device)
+            total += loss.detach()
+            if engine.is_gradient_accumulation_boundary():
+                answer = self.this.agreeing(total / self.size.accumulation)
             engine.backward(loss / self.scale)
             norm = engines.unreported_norm(engine)
             engine.step()
-            total += loss.detach()
-        mean, stop = self.this.agree(total / self.size.accumulation)
+        mean, stop = answer()
         norm = engine.get_global_grad_norm() if norm is None else norm
         norm = None if norm is None else float(norm)
         self.unlogged_seconds += time.perf_counter() - began

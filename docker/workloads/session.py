@@ -59,13 +59,22 @@ class Session:
 
     def agree(self, value: torch.Tensor | float = 0.0) -> tuple[float, bool]:
         """The mean of a scalar over all ranks, and whether any rank got a signal to stop: one all-reduce."""
+        return self.agreeing(value)()
+
+    def agreeing(self, value: torch.Tensor | float) -> Callable[[], tuple[float, bool]]:
+        """Begin to `agree`, and return what waits for the answer: it travels while the rank goes on."""
         import torch
 
         pair = torch.tensor([0.0, float(bool(_signals))], device=self.device)
         pair[0] = value
-        torch.distributed.all_reduce(pair)
-        total, stop = pair.tolist()
-        return total / self.world_size, stop > 0
+        sent = torch.distributed.all_reduce(pair, async_op=True)
+
+        def answer() -> tuple[float, bool]:
+            sent.wait()
+            total, stop = pair.tolist()
+            return total / self.world_size, stop > 0
+
+        return answer
 
     def first(self, work: Callable[[], T]) -> T:
         """Do work on rank 0 and return its result on every rank; what it raises stops every rank.

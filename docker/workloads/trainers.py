@@ -36,8 +36,7 @@ def settings(
     optimizer = engines.optimizer(config, args)
     given = config.get("optimizer", {}).get("params", {})
     params = {**dict.fromkeys(("lr", "betas", "eps", "weight_decay"), "auto"), **given}
-    if "torch_adam" in optimizer["params"]:
-        params["torch_adam"] = optimizer["params"]["torch_adam"]
+    params |= {key: optimizer["params"][key] for key in ("torch_adam", "fused") if key in optimizer["params"]}
     whole = {**config, "optimizer": {**optimizer, "params": params}}
     beta1, beta2 = _number(given, "betas", [args.beta1, args.beta2])
     return {

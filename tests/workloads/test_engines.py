@@ -56,6 +56,7 @@ def test_without_an_optimizer_it_is_adamw_by_the_options(built: set[str]) -> Non
             "betas": [0.9, 0.95],
             "eps": 1e-8,
             "torch_adam": True,
+            "fused": True,
         },
     }
 
@@ -67,6 +68,9 @@ def test_the_configs_own_values_hold(built: set[str]) -> None:
     assert made["params"]["lr"] == 5e-5
     assert made["params"]["betas"] == [0.8, 0.9]
     assert made["params"]["torch_adam"] is False
+    assert "fused" not in made["params"]  # DeepSpeed's own does not take it
+    params = {"torch_adam": True, "foreach": True}
+    assert engines.optimizer({"optimizer": {"type": "Adam", "params": params}}, ARGS)["params"]["fused"] is False
     lion = engines.optimizer({"optimizer": {"type": "Lion", "params": {}}}, ARGS)
     assert lion["params"] == {"lr": 1e-3, "weight_decay": 0.1}
 
