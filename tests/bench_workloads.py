@@ -1,6 +1,6 @@
 """Tokens per second of pretraining against the plainest loops that do the same, alternating, on this machine.
 
-    python -m tests.bench_workloads [--rounds 3] [--steps 30]
+    python -m tests.bench_workloads [--rounds 5] [--steps 40]
 
 Owns two rivals: `plain`, a dozen lines around a DeepSpeed engine that log nothing, and `trainer`, Hugging Face's
 Trainer with the same DeepSpeed config. Model, tokens, batch, optimizer and ranks are the same. A run's speed is that of
@@ -145,8 +145,8 @@ def as_rank(args: argparse.Namespace) -> None:
 def main() -> None:
     """Print a row for each loop: its median, and its ratio to the plain loop's number of the same round."""
     made = argparse.ArgumentParser(allow_abbrev=False)
-    made.add_argument("--rounds", type=int, default=3)
-    made.add_argument("--max-steps", "--steps", type=int, default=30)
+    made.add_argument("--rounds", type=int, default=5)
+    made.add_argument("--max-steps", "--steps", type=int, default=40)
     made.add_argument("--stage", type=int, default=1)
     for option in ("rank", "deepspeed-config", "run-dir", "model", "seq-length", "log-every"):
         made.add_argument(f"--{option}", help=argparse.SUPPRESS)
