@@ -1,11 +1,12 @@
 """Tokens per second of pretraining against the plainest loops that do the same, alternating, on this machine.
 
-    python -m tests.bench_workloads [--rounds 5] [--steps 40]
+    python -m tests.bench_workloads [--rounds 5] [--steps 40] [--switches]
 
 Owns two rivals: `plain`, a dozen lines around a DeepSpeed engine that log nothing, and `trainer`, Hugging Face's
 Trainer with the same DeepSpeed config. Model, tokens, batch, optimizer and ranks are the same. A run's speed is that of
 its faster half of steps, from the end of one to the end of the next, without the first ones: what else the machine does
-only ever adds time. A ratio is to the plain loop of the same round.
+only ever adds time. A ratio is to the plain loop of the same round. `--switches` compares pretraining with itself
+instead: what each switch for speed and memory does to a LLaMA of 5 million parameters.
 """
 
 from __future__ import annotations
@@ -36,8 +37,27 @@ MODEL = {
     "embd_pdrop": 0.0,
     "resid_pdrop": 0.0,
 }
-LENGTH, MICRO, LEFT_OUT = 128, 8, 5
+LENGTH, MICRO, LEFT_OUT, LONG = 128, 8, 5, 512
 NAMES = ("pretrain", "plain", "trainer")
+LLAMA = {
+    "model_type": "llama",
+    "vocab_size": 256,
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "max_position_embeddings": LONG,
+}
+# name -> options of pretrain, keys of zero_optimization
+SWITCHES: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "attention: sdpa": (["--attention=sdpa"], {}),
+    "attention: eager": (["--attention=eager"], {}),
+    "activation-checkpointing": (["--activation-checkpointing"], {}),
+    "compile: inductor": (["--compile=inductor"], {}),
+    "sequence-parallel: 2": (["--sequence-parallel=2"], {}),
+    "overlap_comm: true": ([], {"overlap_comm": True}),
+    "use_multi_rank_bucket_allreduce: false": ([], {"use_multi_rank_bucket_allreduce": False}),
+}
 
 
 def measure(name: str, steps: int, stage: int) -> float:
@@ -50,12 +70,27 @@ def measure(name: str, steps: int, stage: int) -> float:
         if name != "pretrain":
             words += [f"--rank={name}"]
         run = ranks.start(folder, 2, config, *words, model=MODEL, module=module)
-        codes = run.wait()
-        if codes != [0, 0]:
-            raise SystemExit(run.output())
-        times = {step["step"]: step["time"] for step in run.steps()}
-        took = sorted(times[step] - times[step - 1] for step in range(LEFT_OUT + 1, steps + 1))
-        return 2 * MICRO * LENGTH / statistics.fmean(took[: len(took) // 2])
+        return 2 * MICRO * LENGTH / seconds(run, steps)
+
+
+def seconds(run: ranks.Ranks, steps: int) -> float:
+    """Mean time of the faster half of a run's steps, from the end of one to the end of the next."""
+    if run.wait() != [0, 0]:
+        raise SystemExit(run.output())
+    times = {step["step"]: step["time"] for step in run.steps()}
+    took = sorted(times[step] - times[step - 1] for step in range(LEFT_OUT + 1, steps + 1))
+    return statistics.fmean(took[: len(took) // 2])
+
+
+def switched(name: str, steps: int, stage: int) -> float:
+    """Tokens per second of pretraining LLAMA on samples of LONG tokens with one of SWITCHES; the first is the rule."""
+    (options, keys), samples = SWITCHES[name], 4  # of a step, over both ranks
+    readers = 1 if "sequence-parallel" in name else 2
+    with tempfile.TemporaryDirectory() as made:
+        config = ranks.deepspeed(readers, stage, samples // readers, zero=keys, gradient_clipping=1.0)
+        words = [f"--seq-length={LONG}", f"--max-steps={steps}", "--log-every=1", *options]
+        run = ranks.start(Path(made), 2, config, *words, model=LLAMA)
+        return samples * LONG / seconds(run, steps)
 
 
 def plain(args: argparse.Namespace, note: Callable[[int], None]) -> None:
@@ -150,20 +185,24 @@ def main() -> None:
     made.add_argument("--stage", type=int, default=1)
     for option in ("rank", "deepspeed-config", "run-dir", "model", "seq-length", "log-every"):
         made.add_argument(f"--{option}", help=argparse.SUPPRESS)
+    made.add_argument("--switches", action="store_true")
     args = made.parse_args()
     if args.rank:
         as_rank(args)
-    found: dict[str, list[float]] = {name: [] for name in NAMES}
+    names, base, by = (
+        (tuple(SWITCHES), "attention: sdpa", switched) if args.switches else (NAMES, "plain", measure)
+    )
+    found: dict[str, list[float]] = {name: [] for name in names}
     before = os.getloadavg()[0]
     for _ in range(args.rounds):
-        for name in NAMES:
-            found[name].append(measure(name, args.max_steps, args.stage))
-            print(f"{name:9} {found[name][-1]:8,.0f} tokens/s", file=sys.stderr, flush=True)
+        for name in names:
+            found[name].append(by(name, args.max_steps, args.stage))
+            print(f"{name:38} {found[name][-1]:8,.0f} tokens/s", file=sys.stderr, flush=True)
     print(f"2 ranks, ZeRO-{args.stage}, load average {before:.1f} before and {os.getloadavg()[0]:.1f} after")
-    for name in NAMES:
-        ratios = [ours / base for ours, base in zip(found[name], found["plain"], strict=True)]
+    for name in names:
+        ratios = [ours / other for ours, other in zip(found[name], found[base], strict=True)]
         print(
-            f"{name:9} {statistics.median(found[name]):8,.0f} tokens/s   {statistics.median(ratios):.3f} of plain"
+            f"{name:38} {statistics.median(found[name]):8,.0f} tokens/s   {statistics.median(ratios):.3f} of {base}"
             f"   ({', '.join(f'{ratio:.2f}' for ratio in ratios)})"
         )
 

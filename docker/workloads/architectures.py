@@ -16,7 +16,7 @@ from workloads.session import Stop
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from workloads.session import Session
 
@@ -164,10 +164,19 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: 
     def write() -> None:
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         plain.config.use_cache = True
+        for settings in filter(None, (plain.config, getattr(plain, "generation_config", None))):
+            _end_with(settings, tokenizer)
         plain.save_pretrained(session.run_dir / "export", state_dict=weights)
         tokenizer.save_pretrained(session.run_dir / "export")
 
     session.first(write)
+
+
+def _end_with(settings: PretrainedConfig | GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """See to it that generation stops at the end that the tokenizer has, which may not be the model family's."""
+    known = settings.eos_token_id
+    if tokenizer.eos_token_id not in (known if isinstance(known, list) else [known]):
+        settings.eos_token_id = tokenizer.eos_token_id
 
 
 def _plain(key: str) -> str:

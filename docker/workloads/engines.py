@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workloads.session import Stop, prebuilt
+from workloads.session import Stop, give_back_memory, prebuilt
 
 if TYPE_CHECKING:
     import argparse
@@ -107,6 +107,7 @@ def start(
         mpu=groups,
         dist_init_required=False,
     )
+    give_back_memory()
     return engine
 
 

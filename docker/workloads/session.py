@@ -178,6 +178,12 @@ def asked_to_stop() -> str | None:
     return signal.Signals(_signals[0]).name if _signals else None
 
 
+def give_back_memory() -> None:
+    """Return to the kernel what was freed until now and the steps will not need: weights before they were flattened."""
+    with contextlib.suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _listen() -> None:
     # SIGUSR2, not SIGUSR1: NCCL may catch that one. A scheduler may start ranks with it ignored.
     for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):

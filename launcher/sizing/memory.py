@@ -32,12 +32,17 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 MIB = 2**20
+FP32 = 4
 
 # What a GPU holds before a tensor is made: the CUDA context with its kernels (about 0.5 GiB on recent cards), cuBLAS
 # workspaces, and NCCL's channel buffers. An allowance, not a measurement.
 CONTEXT = int(1.25 * GIB)
 # Bytes that torch's caching allocator loses to fragmentation, as a share of what comes and goes each step.
 FRAGMENTATION = 0.05
+# The C library's, which a rank without a GPU has instead, holds on to freed tensors: it uses them again, but for this
+# share. Tensors above HELD bytes go back to the kernel as a rule. Both fitted to tests/workloads/memory_resident.py.
+CPU_FRAGMENTATION = 0.1
+HELD = 64 * MIB
 # A rank's Python with torch, CUDA libraries and DeepSpeed resident, and one data loader worker beside it.
 PROCESS = int(2.5 * GIB)
 CPU_PROCESS = GIB // 2  # the same without CUDA, measured
@@ -124,7 +129,10 @@ def estimate(model: Architecture, config: Config, setup: Setup) -> Memory:
 
 def of(model: Architecture, settings: Zero, setup: Setup) -> Memory:
     """The same from settings that are already read."""
-    moments = {m.moment: m for m in _moments(model, settings, setup)}
+    slots = _moments(model, settings, setup)
+    if setup.device == "cpu":
+        slots = _held(slots, model, settings, setup)
+    moments = {slot.moment: slot for slot in slots}
     return Memory(
         slot=max(moments.values(), key=lambda m: m.total),
         host=host(model, settings, setup),
@@ -151,11 +159,12 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     late = whole + states.secondary(model, settings, gathered)
     before = states.waiting(model, settings, setup)
     optim = states.optimizer(model, settings, setup)
-    full = states.forward_buffers(model, settings, states.live(model, settings, kept))
-    least = states.forward_buffers(model, settings, states.live(model, settings, 0))
+    full = states.forward_buffers(model, settings, setup, states.live(model, settings, kept))
+    least = states.forward_buffers(model, settings, setup, states.live(model, settings, 0))
     reducing = states.reduction_buffers(model, settings, setup)
-    new = reducing + settings.weight_bytes * model.largest_parameter
-    flat = reducing + states.unreduced(model, settings)
+    first, last = states.copied(model, settings, setup)
+    new = reducing + first + settings.weight_bytes * model.largest_parameter
+    flat = reducing + last + states.unreduced(model, settings)
     return [
         _slot(setup, "loss", early, before, optim, full, use.saved, use.loss),
         _slot(setup, "backward", early, before, optim, full + new, use.first),
@@ -169,6 +178,24 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
             states.step(model, settings, setup),
         ),
     ]
+
+
+def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
+    """The slots of a rank without a GPU: what was freed since the fullest moment stays resident, as margin."""
+    gathered = states.live(model, settings, states.retained(settings)) if settings.stage == 3 else 0
+
+    def reusable(slot: Slot) -> int:
+        logits = slot.logits if FP32 * setup.tokens * model.vocab <= HELD else 0
+        weights = settings.weight_bytes * gathered if slot.moment in ("loss", "backward") else 0
+        return slot.activations + logits + weights
+
+    most = max(map(reusable, slots))
+    found = []
+    for slot in slots:
+        held = most - reusable(slot)
+        passing = slot.total - slot.margin - slot.parameters - slot.optimizer + held
+        found.append(slot._replace(margin=held + int(CPU_FRAGMENTATION * passing)))
+    return found
 
 
 def _slot(

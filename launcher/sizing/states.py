@@ -134,38 +134,54 @@ def reduced(model: Architecture, settings: Zero, setup: Setup) -> int:
     return settings.gradient_bytes * shard(model.parameters, setup.world)
 
 
-def forward_buffers(model: Architecture, settings: Zero, gathered: int) -> int:
+def forward_buffers(model: Architecture, settings: Zero, setup: Setup, gathered: int) -> int:
     """Bytes of buffers until the loss: `gathered` elements of weights, and buckets that are there already.
 
     Stage 3 has its bucket from the start; stage 1 keeps those of an earlier micro batch.
     """
     cast = 2 * model.parameters if settings.autocast else 0
     if settings.stage == 3:
-        bucket = settings.reduce_bucket if settings.contiguous else 0
-        return settings.weight_bytes * (bucket + gathered) + cast
+        return buckets(model, settings, setup) + settings.weight_bytes * gathered + cast
     staged = settings.stage > 0 and settings.offload_optimizer != "none"
-    earlier = buckets(settings) if settings.stage == 1 and settings.accumulation > 1 else 0
+    earlier = buckets(model, settings, setup) if settings.stage == 1 and settings.accumulation > 1 else 0
     return cast + earlier + (settings.weight_bytes * model.largest_parameter if staged else 0)
 
 
-def buckets(settings: Zero) -> int:
-    """Bytes of the buckets of stages 1 and 2: two where reduction overlaps with the backward pass."""
+def buckets(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes of the buckets for gradients: stages 1 and 2 have two where reduction overlaps with the backward pass.
+
+    In main memory only what is written to counts.
+    """
     if not settings.contiguous or settings.whole_gradients:
         return 0
-    return settings.weight_bytes * settings.reduce_bucket * (2 if settings.overlap else 1)
+    elements = settings.reduce_bucket * (2 if settings.overlap and settings.stage < 3 else 1)
+    return settings.weight_bytes * (min(elements, model.parameters) if setup.device == "cpu" else elements)
 
 
 def reduction_buffers(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes of buffers that the reduction of gradients adds in the backward pass."""
-    width = settings.weight_bytes
-    if settings.stage == 0 or settings.whole_gradients:
+    if settings.stage in (0, 3) or settings.whole_gradients:
         return 0
-    if settings.stage == 3:
-        # A full bucket is rearranged into a second buffer before it is reduce-scattered.
-        return width * min(max(settings.reduce_bucket, model.largest_parameter), model.parameters)
     there = settings.stage == 1 and settings.accumulation > 1  # counted since the forward pass
     squares = norm(model, settings, setup) if settings.offload_optimizer != "none" else 0
-    return (0 if there else buckets(settings)) + squares
+    return (0 if there else buckets(model, settings, setup)) + squares
+
+
+def copied(model: Architecture, settings: Zero, setup: Setup) -> tuple[int, int]:
+    """Bytes of the second buffer into which a full bucket goes for its reduction: at the first one, and at the last.
+
+    Stages 1 and 2 flatten the parts of several ranks (allreduce_bucket), stage 3 rearranges. A bucket that holds all
+    gradients is reduced at the end only; there this is what is needed beyond the rank's part, which is made after it.
+    """
+    width, whole = settings.weight_bytes, settings.reduce_bucket >= model.parameters
+    if settings.stage == 3:
+        size = width * min(max(settings.reduce_bucket, model.largest_parameter), model.parameters)
+        return 0 if whole else size, size
+    if settings.stage == 0 or settings.whole_gradients or not (settings.contiguous and settings.multi_rank):
+        return 0, 0
+    filled = min(settings.reduce_bucket, model.parameters)
+    after = shard(filled, setup.world) if settings.offload_optimizer == "none" else 0
+    return 0 if whole else width * min(filled, FLATTENED), width * max(min(filled, FLATTENED) - after, 0)
 
 
 def live(model: Architecture, settings: Zero, kept: int) -> int:
@@ -219,7 +235,8 @@ def step(model: Architecture, settings: Zero, setup: Setup) -> int:
     flat, kept = settings.gradient_bytes, 0
     if settings.stage == 3:
         own = min(own, settings.sub_group)
-        kept = settings.weight_bytes * (settings.reduce_bucket if settings.contiguous else 0)
+        kept = buckets(model, settings, setup)
     # The part is flattened, then cast. In stages 1 and 2 only the cast one is left when the optimizer runs.
     after = fp32 + work - (flat if settings.stage < 3 else 0)
-    return max(own * max(flat + fp32, after), norm(model, settings, setup), copy) + kept
+    cast = fp32 if flat < fp32 else 0
+    return max(own * max(flat + cast, after), norm(model, settings, setup), copy - own * flat) + kept

@@ -35,8 +35,8 @@ def test_llama_7b_with_zero2_worked_by_hand() -> None:
     assert loss.gradients == 0
     assert loss.optimizer == 12 * own
     assert loss.buffers == 0
-    # Two buckets in 16 bits, and the gradient of the embedding that goes into one of them.
-    assert found.moments["backward"].buffers == 2 * 2 * bucket + 2 * 32000 * 4096
+    # Two buckets in 16 bits, the copy that is reduced, and the gradient of the embedding that goes into one of them.
+    assert found.moments["backward"].buffers == 3 * 2 * bucket + 2 * 32000 * 4096
     # A layer of a llama without grouped heads: 24 hidden and 8 ffn elements in 16 bits, and statistics.
     layer = 24 * 4096 + 8 * 11008 + 4 * 32 + 8
     assert loss.activations == 2048 * (32 * layer + 8 * 4096 + 4 + 16)
@@ -47,6 +47,20 @@ def test_llama_7b_with_zero2_worked_by_hand() -> None:
     assert (step.gradients, step.buffers) == (2 * own, max(6 * own, 8 * min(own, 32000 * 4096)))
     assert found.slot is max(found.moments.values(), key=lambda m: m.total)
     assert found.checkpoint == 14 * psi
+
+
+def test_a_rank_without_gpu_pays_for_the_pages_it_writes_and_for_what_was_freed() -> None:
+    model, setup = named("gpt2"), memory.Setup(2, 2, 1, 128, device="cpu")
+    huge = memory.of(model, settings(2, reduce_bucket_size=10**9, overlap_comm=True), setup)
+    enough = memory.of(model, settings(2, reduce_bucket_size=model.parameters, overlap_comm=True), setup)
+    assert huge == enough
+    cuda = memory.of(
+        model, settings(2, reduce_bucket_size=10**9, overlap_comm=True), setup._replace(device="cuda")
+    )
+    assert cuda.slot.buffers > huge.slot.buffers + 3 * 10**9
+    step, loss = huge.moments["step"], huge.moments["loss"]
+    assert step.activations == 0
+    assert step.margin > loss.activations + loss.logits > 10 * loss.margin
 
 
 def test_llama_7b_with_zero3_keeps_its_shard_and_what_is_gathered() -> None:

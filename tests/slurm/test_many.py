@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -89,11 +88,7 @@ def test_a_thousand_runs_cost_one_query(site: Site, tmp_path: Path) -> None:
         shim.write_text(f'#!/bin/sh\necho {tool} >>{calls}\nexec {shutil.which(tool)} "$@"\n')
         shim.chmod(0o755)
     site.env["PATH"] = f"{tmp_path}/bin:{os.environ['PATH']}"
-    began = time.monotonic()
     listed = json.loads(site.launcher("list", "--json").stdout)
-    seconds = time.monotonic() - began
     assert {run["state"] for run in listed} == {"PENDING"}
     assert len(listed) == 1000
     assert calls.read_text().split() == ["squeue"]
-    print(f"1000 runs in {seconds:.1f} s")
-    assert seconds < 20

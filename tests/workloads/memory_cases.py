@@ -99,6 +99,8 @@ CASES = [
     case("zero1-accumulation", SMALL, 1, accumulation=2),
     case("zero2-accumulation", SMALL, 2, accumulation=2, save=True),
     case("zero2-reduce", SMALL, 2, use_multi_rank_bucket_allreduce=False),
+    case("zero2-one-bucket", SMALL, 2, reduce_bucket_size=3_000_000),
+    case("zero2-fp32-one-bucket", SMALL, 2, low=False, reduce_bucket_size=3_000_000),
     case("zero3-streamed", SMALL, 3, accumulation=2, save=True, **STREAMED),
     case("zero2-activations", SMALL, 2, micro=8, sequence=256),
     case("zero2-checkpointing", SMALL, 2, micro=8, sequence=256, checkpointing=True),

@@ -70,7 +70,9 @@ def test_the_configs_own_values_hold(built: set[str]) -> None:
     assert made["params"]["torch_adam"] is False
     assert "fused" not in made["params"]  # DeepSpeed's own does not take it
     params = {"torch_adam": True, "foreach": True}
-    assert engines.optimizer({"optimizer": {"type": "Adam", "params": params}}, ARGS)["params"]["fused"] is False
+    assert (
+        engines.optimizer({"optimizer": {"type": "Adam", "params": params}}, ARGS)["params"]["fused"] is False
+    )
     lion = engines.optimizer({"optimizer": {"type": "Lion", "params": {}}}, ARGS)
     assert lion["params"] == {"lr": 1e-3, "weight_decay": 0.1}
 
