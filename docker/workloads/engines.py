@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,12 +131,20 @@ def optimizer(config: dict[str, Any], args: argparse.Namespace) -> dict[str, Any
 
 
 def compile(engine: DeepSpeedEngine, backend: str) -> None:
-    """Have torch compile the model as it is first run. Raises Stop when there is no such backend."""
+    """Have torch compile the model as it is first run. Raises Stop when there is no such backend, or no compiler."""
     import torch
 
     known = torch._dynamo.list_backends(exclude_tags=())
     if backend not in known:
         raise Stop(f"--compile {backend}: torch has no such backend, only {', '.join(known)}")
+    # what inductor writes is C++ on the CPU, and on a GPU Triton builds the start of its kernels from C
+    variable, usual = ("CXX", ["g++"]) if engine.device.type == "cpu" else ("CC", ["gcc", "clang"])
+    wanted = [os.environ[variable]] if os.environ.get(variable) else usual
+    if backend == "inductor" and not any(map(shutil.which, wanted)):
+        raise Stop(
+            f"--compile inductor needs the compiler {' or '.join(wanted)}, which is not here: install it, name another "
+            f"in {variable}, or leave --compile out"
+        )
     engine.compile(backend=backend)
 
 

@@ -112,6 +112,7 @@ def start(
     workload: str = "pretrain",
     module: str = "",
     given: Container[str] = ("deepspeed-config", "run-dir", "model"),
+    path: str = "",  # no compiler, no ninja: nothing may be built at start-up
 ) -> Ranks:
     """Start `size` ranks of a run in `folder`/run. A model that is a mapping becomes a folder with that config.
 
@@ -137,7 +138,7 @@ def start(
             processes.append(
                 subprocess.Popen(
                     command,
-                    env=_environment(rank, size, port),
+                    env=_environment(rank, size, port) | {"PATH": path},
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
@@ -175,7 +176,6 @@ def handles(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
 def _environment(rank: int, size: int, port: int) -> dict[str, str]:
     return {
         **os.environ,
-        "PATH": "",  # no compiler, no ninja: nothing may be built at start-up
         "PYTHONPATH": f"{DOCKER}{os.pathsep}{DOCKER.parent}",
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

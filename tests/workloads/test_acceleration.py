@@ -40,7 +40,10 @@ def test_the_losses_are_those_of_the_plain_run(
 
 def test_what_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     one = ranks.deepspeed(1, stage=0)
-    cases = [("--compile=indctor", "--compile indctor: torch has no such backend, only")]
+    cases = [
+        ("--compile=indctor", "--compile indctor: torch has no such backend, only"),
+        ("--compile=inductor", "--compile inductor needs the compiler g++, which is not here"),
+    ]
     if importlib.util.find_spec("flash_attn") is None:
         cases.append(("--attention=flash_attention_2", "--attention flash_attention_2: "))
     if importlib.util.find_spec("liger_kernel") is None:
