@@ -40,7 +40,9 @@ def reward(args: argparse.Namespace, this: Session) -> int:
         **trainers.settings(args, this, stage.config, stage.size), max_length=args.seq_length
     )
     trainer = RewardTrainer(
-        model=this.together(lambda: chat.judge(stage.model, stage.config, stage.tokenizer, trained=False)),
+        model=this.together(
+            lambda: chat.judge(stage.model, stage.config, stage.tokenizer, trained=False, seed=args.seed)
+        ),
         args=config,
         processing_class=stage.tokenizer,
         peft_config=chat.lora(args, "SEQ_CLS"),

@@ -130,7 +130,7 @@ class Session:
         from deepspeed.accelerator import get_accelerator
 
         if self.device.type == "cpu":
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            return _peak_resident()
         return int(get_accelerator().max_memory_allocated())
 
 
@@ -262,6 +262,15 @@ def _threads() -> int:
         return max(1, int(os.environ["OMP_NUM_THREADS"]))
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("LOCAL_SIZE", "1")))
     return max(1, len(os.sched_getaffinity(0)) // neighbours)
+
+
+def _peak_resident() -> int:
+    # getrusage's figure outlives exec: it begins with what the process that started this one had (getrusage(2))
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _keep_freed_memory() -> None:
