@@ -89,7 +89,7 @@ def switched(name: str, steps: int, stage: int) -> float:
     with tempfile.TemporaryDirectory() as made:
         config = ranks.deepspeed(readers, stage, samples // readers, zero=keys, gradient_clipping=1.0)
         words = [f"--seq-length={LONG}", f"--max-steps={steps}", "--log-every=1", *options]
-        run = ranks.start(Path(made), 2, config, *words, model=LLAMA, path=os.environ["PATH"])
+        run = ranks.start(Path(made), 2, config, *words, model=LLAMA, env={"PATH": os.environ["PATH"]})
         return samples * LONG / seconds(run, steps)
 
 

@@ -101,17 +101,18 @@ def policy(name: str, config: dict[str, Any]) -> PreTrainedModel:
 
 
 def judge(
-    name: str, config: dict[str, Any], by: PreTrainedTokenizerBase, trained: bool, seed: int = 0
+    name: str, config: dict[str, Any], by: PreTrainedTokenizerBase, seed: int | None
 ) -> PreTrainedModel:
-    """A model that gives a text one number; unless it is trained already, its last layer is new, by `seed`."""
+    """A model that gives a text one number. Its last layer is new, by `seed`; with None it must be trained already."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    if trained and not any(
+    if seed is None and not any(
         "SequenceClassification" in a for a in architectures.config(name).architectures or []
     ):
         raise Stop(f"{name} is no reward model: name a folder that chat_reward --export wrote")
-    torch.manual_seed(seed)
+    if seed is not None:
+        torch.manual_seed(seed)
     made = _loaded(AutoModelForSequenceClassification, name, config, num_labels=1)
     made.config.pad_token_id = by.pad_token_id
     return made

@@ -145,7 +145,7 @@ def prepare(args: argparse.Namespace, this: Session, stage: chat.Stage) -> Train
         args.reward in rewards.RULES,
         stage.model if args.reward in rewards.RULES else args.reward,
     )
-    critic = this.together(lambda: chat.judge(critic_start, config, by, trained=not ruled, seed=args.seed))
+    critic = this.together(lambda: chat.judge(critic_start, config, by, args.seed if ruled else None))
     adapters = chat.lora(args)
     policy = get_peft_model(policy, adapters) if adapters else policy
     if args.activation_checkpointing:

@@ -40,9 +40,7 @@ def reward(args: argparse.Namespace, this: Session) -> int:
         **trainers.settings(args, this, stage.config, stage.size), max_length=args.seq_length
     )
     trainer = RewardTrainer(
-        model=this.together(
-            lambda: chat.judge(stage.model, stage.config, stage.tokenizer, trained=False, seed=args.seed)
-        ),
+        model=this.together(lambda: chat.judge(stage.model, stage.config, stage.tokenizer, args.seed)),
         args=config,
         processing_class=stage.tokenizer,
         peft_config=chat.lora(args, "SEQ_CLS"),

@@ -82,7 +82,7 @@ def rl(args: argparse.Namespace, this: Session) -> int:
 def reward(name: str, stage: chat.Stage) -> Any:
     """What TRL takes as a reward: a function of the answers, or a model. Raises Stop when it is neither."""
     if name not in rewards.RULES:
-        return chat.judge(name, stage.config, stage.tokenizer, trained=True)
+        return chat.judge(name, stage.config, stage.tokenizer, seed=None)
     rule = rewards.RULES[name]
 
     def by_rule(completions: list[str], **_: object) -> list[float]:

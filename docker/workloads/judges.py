@@ -56,7 +56,7 @@ def frozen(model: Any, stage: chat.Stage, args: argparse.Namespace) -> DeepSpeed
 
 def model_score(args: argparse.Namespace, this: Session, stage: chat.Stage) -> Score:
     """The reward model of --reward, which stands still."""
-    model = this.together(lambda: chat.judge(args.reward, stage.config, stage.tokenizer, trained=True))
+    model = this.together(lambda: chat.judge(args.reward, stage.config, stage.tokenizer, seed=None))
     engine = frozen(model, stage, args)
 
     def score(ids: torch.Tensor, mask: torch.Tensor, places: torch.Tensor, _: int) -> torch.Tensor:

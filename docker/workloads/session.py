@@ -10,7 +10,6 @@ checkpoint could not be written · 75 saved on a signal, run me again · anythin
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import resource
@@ -180,6 +179,8 @@ def asked_to_stop() -> str | None:
 
 def give_back_memory() -> None:
     """Return to the kernel what was freed until now and the steps will not need: weights before they were flattened."""
+    import ctypes  # not for the launcher, which reads options alone
+
     with contextlib.suppress(AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -279,6 +280,8 @@ def _keep_freed_memory() -> None:
     By default it goes back to the kernel, and every step pays for its pages anew: 6% of a step of a model of 2 million
     parameters. A limit that the environment sets holds (mallopt(3)).
     """
+    import ctypes
+
     limits = {"MALLOC_TRIM_THRESHOLD_": (-1, 2**31 - 1), "MALLOC_MMAP_THRESHOLD_": (-3, 32 << 20)}
     with contextlib.suppress(AttributeError):  # another C library
         for name, (parameter, size) in limits.items():

@@ -179,9 +179,9 @@ def copied(model: Architecture, settings: Zero, setup: Setup) -> tuple[int, int]
         return 0 if whole else size, size
     if settings.stage == 0 or settings.whole_gradients or not (settings.contiguous and settings.multi_rank):
         return 0, 0
-    filled = min(settings.reduce_bucket, model.parameters)
-    after = shard(filled, setup.world) if settings.offload_optimizer == "none" else 0
-    return 0 if whole else width * min(filled, FLATTENED), width * max(min(filled, FLATTENED) - after, 0)
+    size = min(settings.reduce_bucket, model.parameters, FLATTENED)
+    after = shard(size, setup.world) if settings.offload_optimizer == "none" else 0
+    return 0 if whole else width * size, width * (size - after)
 
 
 def live(model: Architecture, settings: Zero, kept: int) -> int:

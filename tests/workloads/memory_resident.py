@@ -13,18 +13,13 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import tempfile
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from launcher import ROOT
 from launcher.sizing import architecture, memory, models
 from tests.workloads import memory_cases, ranks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 RANKS = 2
 RETURNED = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
@@ -83,8 +78,9 @@ def _baseline(low: bool, returned: bool) -> int:
 def _resident(case: Case, returned: bool) -> int:
     words = [f"--seq-length={case.sequence}", "--max-steps=3", "--log-every=1"]
     words += ["--activation-checkpointing"] if case.checkpointing else []
-    with tempfile.TemporaryDirectory() as folder, environment(RETURNED if returned else {}):
-        run = ranks.start(Path(folder), RANKS, case.deepspeed, *words, model=case.model)
+    env = RETURNED if returned else {}
+    with tempfile.TemporaryDirectory() as folder:
+        run = ranks.start(Path(folder), RANKS, case.deepspeed, *words, model=case.model, env=env)
         codes = run.wait()
         if codes != [0] * RANKS:
             raise RuntimeError(run.output())
@@ -124,18 +120,6 @@ def table() -> str:
             cells += [f"{plan / 1e6:.0f}", f"{seen / 1e6:.0f}", f"{error(case, returned, seen):+.1%}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-@contextmanager
-def environment(values: dict[str, str]) -> Iterator[None]:
-    """Variables for the processes that are started meanwhile."""
-    before = dict(os.environ)
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 if __name__ == "__main__":

@@ -112,11 +112,12 @@ def start(
     workload: str = "pretrain",
     module: str = "",
     given: Container[str] = ("deepspeed-config", "run-dir", "model"),
-    path: str = "",  # no compiler, no ninja: nothing may be built at start-up
+    env: Mapping[str, str] | None = None,
 ) -> Ranks:
     """Start `size` ranks of a run in `folder`/run. A model that is a mapping becomes a folder with that config.
 
-    `given` are the options of the launcher that the workload has; `module` is one that is not a workload.
+    `given` are the options of the launcher that the workload has; `module` is one that is not a workload; `env` holds
+    over what a rank's environment has.
     """
     run_dir = folder / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -138,7 +139,7 @@ def start(
             processes.append(
                 subprocess.Popen(
                     command,
-                    env=_environment(rank, size, port) | {"PATH": path},
+                    env=_environment(rank, size, port) | dict(env or {}),
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
@@ -176,6 +177,7 @@ def handles(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
 def _environment(rank: int, size: int, port: int) -> dict[str, str]:
     return {
         **os.environ,
+        "PATH": "",  # no compiler, no ninja: nothing may be built at start-up
         "PYTHONPATH": f"{DOCKER}{os.pathsep}{DOCKER.parent}",
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
