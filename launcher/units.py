@@ -1,6 +1,6 @@
 """Durations and sizes as people write them, and as people read them.
 
-Owns both directions for seconds and bytes; which field holds which is `spec`'s.
+Owns both directions for seconds and bytes; which field holds which is said in `files`.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ from launcher.errors import Problem, did_you_mean, shown
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+# The workloads whose memory the formulas describe: one model, its gradients and one optimizer.
+TRAINING = ("pretrain", "finetune")
 LAUNCHER_GROUP = "set by the launcher"
 _FIELDS = {
     "model": "the job's `model:`",

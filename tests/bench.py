@@ -18,7 +18,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import ROOT, load, plan, schedulers, show
+from launcher import ROOT, schedulers
+from launcher.files import load
+from launcher.planning import plan
+from launcher.reports import tables
 from tests import samples
 
 if TYPE_CHECKING:
@@ -62,7 +65,7 @@ def commands() -> None:
         ]
     found = {name: cost(words) for name, words in rows.items()}
     print(
-        show.table(
+        tables.table(
             [(n, f"{c:.2f} s", f"{m:.0f} MB") for n, (c, m) in found.items()], ("COMMAND", "CPU", "MEMORY")
         )
     )
@@ -96,7 +99,7 @@ def rendering() -> None:
                     f"{len(text) / 1e3:.0f} kB",
                 )
             )
-    print(show.table(rows, ("RENDER", "HOSTS", "TIME", "LINES", "SIZE")))
+    print(tables.table(rows, ("RENDER", "HOSTS", "TIME", "LINES", "SIZE")))
 
 
 _HAND, _OURS, _GATED = "hand-written sbatch", "launcher slurm", "launcher slurm, with preflight"
@@ -175,7 +178,7 @@ def start_on_slurm(rounds: int = 3) -> None:
             )
             for name, t in times.items()
         ]
-        print(show.table(rows, ("TO THE FIRST STEP", "MEDIAN", "BY HAND", "ROUNDS")))
+        print(tables.table(rows, ("TO THE FIRST STEP", "MEDIAN", "BY HAND", "ROUNDS")))
 
 
 def main() -> None:

@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
-from launcher import ROOT, cli, load, pipeline, plan, schedulers
+from launcher import ROOT, schedulers
+from launcher.cli import main as cli_main
 from launcher.errors import LauncherError
+from launcher.files import load, pipeline
+from launcher.planning import plan
 from tests import samples
 from tests.kubernetes import variants
 
@@ -97,7 +100,7 @@ def outcome(case: Path) -> str:
             path.write_text(text if text.endswith("\n") else f"{text}\n", encoding="utf-8")
         with contextlib.redirect_stderr(err), contextlib.redirect_stdout(out):
             try:
-                code = cli.main(words)
+                code = cli_main.main(words)
             except SystemExit as error:
                 code = int(error.code or 0)
         leftovers = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p not in given)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from launcher import plan, spec
+from launcher.files import cluster as files_cluster
+from launcher.files import job as files_job
+from launcher.planning import plan
 
 if TYPE_CHECKING:
-    from launcher.plan import Plan
+    from launcher.planning.plan import Plan
 
 # A site that is the same on every machine.
 SITE = plan.Site("/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab")
@@ -19,14 +21,16 @@ JOB = "name: demo\ncluster: here.yaml\nmodel: byte-gpt\nbatch: {micro: 1}\n"
 CLUSTER = "slots: 2\nfabric: loopback\n"
 
 
-def job(**fields: Any) -> spec.Job:
+def job(**fields: Any) -> files_job.Job:
     """A valid job for two CPU ranks, with `fields` on top."""
-    return spec.Job.model_validate({"name": "demo", "model": "byte-gpt", "batch": {"micro": 1}, **fields})
+    return files_job.Job.model_validate(
+        {"name": "demo", "model": "byte-gpt", "batch": {"micro": 1}, **fields}
+    )
 
 
-def cluster(**fields: Any) -> spec.Cluster:
+def cluster(**fields: Any) -> files_cluster.Cluster:
     """A valid cluster of hosts without GPUs, with `fields` on top."""
-    return spec.Cluster.model_validate({"slots": 2, "fabric": "loopback", **fields})
+    return files_cluster.Cluster.model_validate({"slots": 2, "fabric": "loopback", **fields})
 
 
 def decided(job_fields: dict[str, Any] | None = None, **cluster_fields: Any) -> Plan:

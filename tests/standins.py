@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launcher import plan
+from launcher.planning import plan
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher import causes, diagnosis, runs
-from launcher.schedulers import Status
+from launcher.runs import causes, diagnosis, record
+from launcher.runs.status import Status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -154,7 +154,7 @@ def test_sockets_are_no_fault_where_the_fabric_is_tcp() -> None:
 
 
 @pytest.fixture
-def failed(tmp_path: Path) -> runs.Run:
+def failed(tmp_path: Path) -> record.Run:
     """A run of two hosts that rank 1 ended in its second attempt."""
     logs = tmp_path / "logs"
     logs.mkdir()
@@ -166,10 +166,10 @@ def failed(tmp_path: Path) -> runs.Run:
     (logs / "rank-1.log").write_text(
         "--- attempt 7-0, host n2, pid 5\nCUDA out of memory\n--- attempt 7-1, host n2\nstep 3\n"
     )
-    return runs.Run("r-1", "slurm", "7", tmp_path, 0.0, 2, 1, {})
+    return record.Run("r-1", "slurm", "7", tmp_path, 0.0, 2, 1, {})
 
 
-def test_the_exit_code_speaks_where_no_log_does(failed: runs.Run) -> None:
+def test_the_exit_code_speaks_where_no_log_does(failed: record.Run) -> None:
     text = "\n".join(diagnosis.report(failed, Status("FAILED", exit_code=137)))
     assert "rank 1 on n2, exit code 137" in text
     assert "the host ran out of memory" in text
@@ -177,7 +177,7 @@ def test_the_exit_code_speaks_where_no_log_does(failed: runs.Run) -> None:
     assert "GPU ran out" not in text, "that was an earlier attempt"
 
 
-def test_the_host_log_says_more_than_the_exit_code(failed: runs.Run) -> None:
+def test_the_host_log_says_more_than_the_exit_code(failed: record.Run) -> None:
     (failed.folder / "logs" / "node-1.log").write_text(
         "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.\n"
     )
@@ -185,7 +185,7 @@ def test_the_host_log_says_more_than_the_exit_code(failed: runs.Run) -> None:
     assert (found.name, found.evidence[:30]) == ("host memory", "slurmstepd: error: Detected 1 ")
 
 
-def test_a_fast_fabric_on_sockets_is_told_even_while_it_runs(failed: runs.Run) -> None:
+def test_a_fast_fabric_on_sockets_is_told_even_while_it_runs(failed: record.Run) -> None:
     cluster = {"gpu": "h100-80gb", "fabric": "infiniband"}
     (failed.folder / "plan.json").write_text(json.dumps({"cluster": cluster}))
     with (failed.folder / "logs" / "rank-0.log").open("a") as log:

@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from launcher import ROOT, cli, errors, runs, verbs
+from launcher import ROOT, errors
+from launcher.cli import main
+from launcher.cli.verbs import shared
+from launcher.runs import record as runs_record
 from tests import samples
 
 # Changing a line here changes what scripts of users rely on.
@@ -72,9 +75,9 @@ LOADS = [
 ]
 LOADED = """
 import sys
-from launcher import cli
+from launcher.cli import main
 try:
-    cli.main(sys.argv[1:])
+    main.main(sys.argv[1:])
 except SystemExit:
     pass
 print(*{name.partition(".")[0] for name in sys.modules}, file=sys.stderr)
@@ -103,7 +106,7 @@ def launcher(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def test_verbs_and_options() -> None:
-    parser = cli.parser()
+    parser = main.parser()
     assert [word for action in parser._actions for word in action.option_strings] == [
         "-h",
         "--help",
@@ -129,7 +132,7 @@ def test_verbs_and_options() -> None:
 
 
 def test_every_option_is_explained() -> None:
-    (table,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (table,) = (a for a in main.parser()._actions if isinstance(a, argparse._SubParsersAction))
     bare = {
         (name, action.dest)
         for name, verb in table.choices.items()
@@ -140,7 +143,7 @@ def test_every_option_is_explained() -> None:
 
 
 def test_exit_codes() -> None:
-    assert (verbs.OK, verbs.JOB_FAILED, cli.USAGE, cli.BUG, cli.INTERRUPTED) == (0, 1, 2, 70, 130)
+    assert (shared.OK, shared.JOB_FAILED, main.USAGE, main.BUG, main.INTERRUPTED) == (0, 1, 2, 70, 130)
     codes = {kind.__name__: kind.exit_code for kind in errors.LauncherError.__subclasses__()}
     assert codes == {
         "SpecError": 2,
@@ -163,7 +166,7 @@ def test_exit_codes() -> None:
 )
 def test_exit_code_of(words: str, code: int, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(here / "absent"))
-    assert cli.main(words.split()) == code
+    assert main.main(words.split()) == code
 
 
 def test_a_refusal_of_the_scheduler_is_shown_and_leaves_nothing(
@@ -175,7 +178,7 @@ def test_a_refusal_of_the_scheduler_is_shown_and_leaves_nothing(
         program.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: gpu' >&2\nexit 1\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{here}/bin:/usr/bin:/bin")
-    assert cli.main(["slurm", "job.yaml"]) == 4
+    assert main.main(["slurm", "job.yaml"]) == 4
     out, err = capsys.readouterr()
     assert out == ""
     assert "error: sbatch: error: invalid partition specified: gpu" in err
@@ -195,8 +198,8 @@ def test_a_bug_is_called_one(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("seven")
 
-    monkeypatch.setattr("launcher.load.load", broken)
-    assert cli.main(["plan", "job.yaml"]) == 70
+    monkeypatch.setattr("launcher.files.load.load", broken)
+    assert main.main(["plan", "job.yaml"]) == 70
     err = capsys.readouterr().err
     assert "ZeroDivisionError: seven" in err
     assert err.endswith("this is a bug in the launcher: please report it with the lines above\n")
@@ -206,8 +209,8 @@ def test_interrupted(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("launcher.load.load", interrupt)
-    assert cli.main(["plan", "job.yaml"]) == 130
+    monkeypatch.setattr("launcher.files.load.load", interrupt)
+    assert main.main(["plan", "job.yaml"]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
@@ -232,7 +235,7 @@ def test_a_verb_loads_no_more_than_it_needs(words: str, allowed: set[str], tmp_p
 
 
 def test_dry_run_prints_the_text_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["local", "job.yaml", "--dry-run", "--set", "env.NCCL_DEBUGG=INFO"]) == 0
+    assert main.main(["local", "job.yaml", "--dry-run", "--set", "env.NCCL_DEBUGG=INFO"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("#!/bin/bash\n")
     assert "note: " not in out
@@ -242,27 +245,27 @@ def test_dry_run_prints_the_text_alone(here: Path, capsys: pytest.CaptureFixture
 
 
 def test_dry_run_of_kubernetes_is_a_manifest(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["kubernetes", "job.yaml", "--dry-run"]) == 0
+    assert main.main(["kubernetes", "job.yaml", "--dry-run"]) == 0
     manifest = capsys.readouterr().out
     assert {"ConfigMap", "Job"} <= {d["kind"] for d in YAML(typ="safe", pure=True).load_all(manifest)}
-    assert cli.main(["k8s", "job.yaml", "--dry-run"]) == 0
+    assert main.main(["k8s", "job.yaml", "--dry-run"]) == 0
     assert capsys.readouterr().out == manifest
 
 
 def test_dry_run_is_the_same_every_time(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     texts = []
     for _ in range(2):
-        assert cli.main(["slurm", "job.yaml", "--dry-run"]) == 0
+        assert main.main(["slurm", "job.yaml", "--dry-run"]) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
 
 
 def test_output_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["slurm", "job.yaml", "-o", "out/deep"]) == 0
+    assert main.main(["slurm", "job.yaml", "-o", "out/deep"]) == 0
     out, err = capsys.readouterr()
     assert out == ""
     assert err == "wrote out/deep/job.sh\n"
-    assert cli.main(["slurm", "job.yaml", "-o", "out/deep", "--dry-run"]) == 0
+    assert main.main(["slurm", "job.yaml", "-o", "out/deep", "--dry-run"]) == 0
     assert capsys.readouterr().out == (here / "out" / "deep" / "job.sh").read_text(encoding="utf-8")
     assert sorted(path.name for path in (here / "out" / "deep").iterdir()) == ["job.sh"]
     assert not (here / "runs").exists()
@@ -272,7 +275,7 @@ def test_output_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     "words", ["plan job.yaml --json", "env tcp --json", "env --json", "list --json", "schema cluster"]
 )
 def test_json_is_alone_on_stdout(words: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(words.split()) == 0
+    assert main.main(words.split()) == 0
     out, err = capsys.readouterr()
     json.loads(out)
     assert err == ""
@@ -280,11 +283,11 @@ def test_json_is_alone_on_stdout(words: str, here: Path, capsys: pytest.CaptureF
 
 def test_check_says_each_job_and_scheduler(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (here / "bad.yaml").write_text(samples.JOB.replace("micro: 1", "micro: 3, global: 16"))
-    assert cli.main(["check", "job.yaml"]) == 0
+    assert main.main(["check", "job.yaml"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"job.yaml: ok on {name}" for name in ("local", "slurm", "kubernetes")
     ]
-    assert cli.main(["check", "bad.yaml", "job.yaml"]) == 3
+    assert main.main(["check", "bad.yaml", "job.yaml"]) == 3
     out, err = capsys.readouterr()
     assert err.startswith("bad.yaml:4:19: batch.global 16 does not divide")
     assert "job.yaml: ok on slurm" in out
@@ -293,7 +296,7 @@ def test_check_says_each_job_and_scheduler(here: Path, capsys: pytest.CaptureFix
 def test_a_job_that_one_scheduler_cannot_run_is_still_valid(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["check", "job.yaml", "--set", "nodes=17", "--set", "cluster.fabric=tcp"]) == 0
+    assert main.main(["check", "job.yaml", "--set", "nodes=17", "--set", "cluster.fabric=tcp"]) == 0
     out, err = capsys.readouterr()
     assert "job.yaml: not on local: --set nodes=17: 17 hosts on one machine" in err
     assert "job.yaml: ok on slurm" in out
@@ -306,7 +309,7 @@ def test_hostfile_from_stdin_and_from_an_allocation(
     assert done.stdout == "a1 slots=4\na2 slots=4\nb slots=4\n"
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[08-09]")
     monkeypatch.setenv("SLURM_GPUS_ON_NODE", "8")
-    assert cli.main(["hostfile"]) == 0
+    assert main.main(["hostfile"]) == 0
     assert capsys.readouterr().out == "n08 slots=8\nn09 slots=8\n"
 
 
@@ -322,12 +325,14 @@ def test_a_run_of_an_unknown_scheduler_does_not_hide_the_others(
             "submitted": number,
             "nodes": 1,
         }
-        runs.write_files(folder / scheduler, {"run.json": json.dumps({**record, "slots": 1, "place": {}})})
-    assert cli.main(["list", "--json"]) == 0
+        runs_record.write_files(
+            folder / scheduler, {"run.json": json.dumps({**record, "slots": 1, "place": {}})}
+        )
+    assert main.main(["list", "--json"]) == 0
     found = {entry["id"]: (entry["state"], entry["reason"]) for entry in json.loads(capsys.readouterr().out)}
     assert found["pbs"] == ("UNKNOWN", "unknown scheduler 'pbs'")
     assert found["local"][0] == "FAILED"
-    assert cli.main(["list", "--state", "unknown"]) == 0
+    assert main.main(["list", "--state", "unknown"]) == 0
     assert "pbs" in capsys.readouterr().out
 
 
@@ -376,7 +381,7 @@ def test_a_folder_whose_name_is_no_text(here: Path) -> None:
 @pytest.mark.parametrize("verb", ["", *CONTRACT])
 def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main([*verb.split(), "--help"])
+        main.main([*verb.split(), "--help"])
     assert ended.value.code == 0
     out, err = capsys.readouterr()
     assert out.startswith("usage: launcher")

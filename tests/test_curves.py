@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import charts, cli, curves
+from launcher.cli import main
 from launcher.errors import RunNotFoundError
+from launcher.reports import charts, curves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,7 +101,7 @@ def test_the_verb(
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path))
     one, two = write(tmp_path / "one", 6), write(tmp_path / "two", 12)
     page = tmp_path / "page.html"
-    assert cli.main(["report", str(one), str(two), "--html", str(page)]) == 0
+    assert main.main(["report", str(one), str(two), "--html", str(page)]) == 0
     out, err = capsys.readouterr()
     head, first, second = out.splitlines()
     assert head.split()[:2] == ["RUN", "STEPS"]
@@ -108,8 +109,8 @@ def test_the_verb(
     assert second.split()[:2] == ["two", "12"]
     assert str(page) in err
     assert page.read_text().startswith("<!doctype html>")
-    assert cli.main(["report", str(one), "--json"]) == 0
+    assert main.main(["report", str(one), "--json"]) == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert record["points"]["loss"][0] == [1, 5.0]
-    assert cli.main(["report", "nothing"]) == 5
+    assert main.main(["report", "nothing"]) == 5
     assert "nothing" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import deepspeed
+from launcher.deepspeed import config as deepspeed_config
 from launcher.deepspeed import keys
 from launcher.errors import PlanError
 
@@ -31,7 +31,7 @@ TREES = st.dictionaries(
 @given(SMALL, st.one_of(st.none(), SMALL), TRAINS, SMALL)
 def test_batch(micro: int, accumulation: int | None, train: int | None, world_size: int) -> None:
     try:
-        made = deepspeed.batch(micro, accumulation, train, world_size)
+        made = deepspeed_config.batch(micro, accumulation, train, world_size)
     except PlanError:
         assert train is not None
         assert train % (micro * world_size) or train != micro * world_size * (accumulation or 0)
@@ -48,7 +48,7 @@ def test_proposed_values_are_valid_and_the_nearest(micro: int, train: int, world
     if train % one_pass == 0:
         return
     with pytest.raises(PlanError) as caught:
-        deepspeed.batch(micro, None, train, world_size)
+        deepspeed_config.batch(micro, None, train, world_size)
     (problem,) = caught.value.problems
     text, _, proposed_micro = problem.hint.partition(", or batch.micro ")
     trains = [int(number) for number in re.findall(r"\d+", text)]
@@ -56,52 +56,54 @@ def test_proposed_values_are_valid_and_the_nearest(micro: int, train: int, world
         value for value in (train // one_pass * one_pass, (train // one_pass + 1) * one_pass) if value
     ]
     for value in trains:
-        assert deepspeed.batch(micro, None, value, world_size).train == value
+        assert deepspeed_config.batch(micro, None, value, world_size).train == value
     micros = [m for m in range(1, train + 1) if train % (m * world_size) == 0]
     assert bool(micros) == bool(proposed_micro)
     if micros:
-        deepspeed.batch(int(proposed_micro), None, train, world_size)
+        deepspeed_config.batch(int(proposed_micro), None, train, world_size)
         assert abs(int(proposed_micro) - micro) == min(abs(m - micro) for m in micros)
 
 
 def test_a_huge_batch_is_refused_at_once() -> None:
     with pytest.raises(PlanError, match=r"use batch.global 2147483644 or 2147483646, or batch.micro 1"):
-        deepspeed.batch(2, None, 2**31 - 3, 1)
+        deepspeed_config.batch(2, None, 2**31 - 3, 1)
 
 
 def test_contradiction() -> None:
     with pytest.raises(
         PlanError, match=r"batch.global 16 is not micro 2 × accumulation 3 × world size 2 = 12"
     ):
-        deepspeed.batch(2, 3, 16, 2)
+        deepspeed_config.batch(2, 3, 16, 2)
 
 
 @given(TREES, TREES)
 def test_merge(below: dict[str, Any], above: dict[str, Any]) -> None:
     before = copy.deepcopy((below, above))
-    merged = deepspeed.merge(below, above)
+    merged = deepspeed_config.merge(below, above)
     assert (below, above) == before
     assert set(merged) == set(below) | set(above)
     for key, value in merged.items():
         if key not in above:
             assert value == below[key]
         elif isinstance(value, dict) and isinstance(below.get(key), dict):
-            assert value == deepspeed.merge(below[key], above[key])
+            assert value == deepspeed_config.merge(below[key], above[key])
         else:
             assert value == above[key]
-    assert deepspeed.merge(merged, above) == merged
-    assert deepspeed.merge(below, {}) == below
-    assert deepspeed.merge({}, above) == above
+    assert deepspeed_config.merge(merged, above) == merged
+    assert deepspeed_config.merge(below, {}) == below
+    assert deepspeed_config.merge({}, above) == above
 
 
-NUMBERS = deepspeed.Batch(micro=2, accumulation=3, train=48)
+NUMBERS = deepspeed_config.Batch(micro=2, accumulation=3, train=48)
 
 
 def config(preset: str, overrides: dict[str, Any], precision: str = "bf16", nodes: int = 1) -> dict[str, Any]:
-    return deepspeed.config(deepspeed.preset(preset), overrides, NUMBERS, precision, 8, nodes, "/nvme")
+    return deepspeed_config.config(
+        deepspeed_config.preset(preset), overrides, NUMBERS, precision, 8, nodes, "/nvme"
+    )
 
 
-@pytest.mark.parametrize("name", deepspeed.presets())
+@pytest.mark.parametrize("name", deepspeed_config.presets())
 def test_preset(name: str) -> None:
     made = config(name, {})
     assert [made[key] for key in keys.BATCH] == [48, 2, 3]
@@ -111,11 +113,11 @@ def test_preset(name: str) -> None:
 
 
 def test_nvme_offload_goes_to_the_hosts_disk() -> None:
-    nvme = deepspeed.preset("zero3-nvme")
-    made = deepspeed.config(nvme, {}, NUMBERS, "bf16", 8, 1, "/nvme")["zero_optimization"]
+    nvme = deepspeed_config.preset("zero3-nvme")
+    made = deepspeed_config.config(nvme, {}, NUMBERS, "bf16", 8, 1, "/nvme")["zero_optimization"]
     assert made["offload_optimizer"]["nvme_path"] == made["offload_param"]["nvme_path"] == "/nvme"
     own = {"zero_optimization": {"offload_param": {"nvme_path": "/other"}}}
-    made = deepspeed.config(nvme, own, NUMBERS, "bf16", 8, 1, "/nvme")["zero_optimization"]
+    made = deepspeed_config.config(nvme, own, NUMBERS, "bf16", 8, 1, "/nvme")["zero_optimization"]
     assert made["offload_param"]["nvme_path"] == "/other"
 
 
@@ -123,15 +125,15 @@ def test_nvme_offload_goes_to_the_hosts_disk() -> None:
 def test_buffers_for_nvme_hold_a_part_of_the_largest_tensor_unless_the_user_sized_them(
     part: int, own: int | None
 ) -> None:
-    nvme = deepspeed.preset("zero3-nvme")
+    nvme = deepspeed_config.preset("zero3-nvme")
     overrides = {"zero_optimization": {"offload_param": {"buffer_size": own}}} if own else {}
-    made = deepspeed.laid_over(nvme, overrides, part)["zero_optimization"]["offload_param"]
-    assert made["buffer_size"] == own if own else made["buffer_size"] >= max(part, deepspeed.BUFFER)
-    assert made["buffer_size"] < max(part, deepspeed.BUFFER) + 2**20 or own
+    made = deepspeed_config.laid_over(nvme, overrides, part)["zero_optimization"]["offload_param"]
+    assert made["buffer_size"] == own if own else made["buffer_size"] >= max(part, deepspeed_config.BUFFER)
+    assert made["buffer_size"] < max(part, deepspeed_config.BUFFER) + 2**20 or own
     over = {"zero_optimization": {"offload_param": {"device": "nvme"}}}
-    made = deepspeed.laid_over(deepspeed.preset("zero3-offload"), over, part)
+    made = deepspeed_config.laid_over(deepspeed_config.preset("zero3-offload"), over, part)
     assert made["zero_optimization"]["offload_param"]["buffer_size"] >= part
-    assert deepspeed.laid_over(nvme, overrides, None) == deepspeed.merge(nvme, overrides)
+    assert deepspeed_config.laid_over(nvme, overrides, None) == deepspeed_config.merge(nvme, overrides)
 
 
 def test_the_users_keys_win() -> None:
@@ -149,20 +151,20 @@ def test_the_users_keys_win() -> None:
 
 @pytest.mark.parametrize(("nodes", "size"), [(1, 1), (4, 8)])
 def test_second_copy_of_the_weights_is_within_a_host(nodes: int, size: int) -> None:
-    base = deepspeed.preset("zeropp")
+    base = deepspeed_config.preset("zeropp")
     before = copy.deepcopy(base)
-    made = deepspeed.config(base, {}, NUMBERS, "bf16", 8, nodes)
+    made = deepspeed_config.config(base, {}, NUMBERS, "bf16", 8, nodes)
     assert made["zero_optimization"]["zero_hpz_partition_size"] == size
     assert base == before
 
 
 @pytest.mark.deepspeed
-@pytest.mark.parametrize("name", deepspeed.presets())
+@pytest.mark.parametrize("name", deepspeed_config.presets())
 def test_deepspeed_takes_it(name: str) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig
 
-    ours = deepspeed.batch(2, None, 6, 1)
-    made = deepspeed.config(deepspeed.preset(name), {}, ours, "bf16", 1, 1, "/nvme")
+    ours = deepspeed_config.batch(2, None, 6, 1)
+    made = deepspeed_config.config(deepspeed_config.preset(name), {}, ours, "bf16", 1, 1, "/nvme")
     theirs = DeepSpeedConfig(made)
     assert theirs.zero_config.stage == made["zero_optimization"]["stage"]
     assert theirs.train_batch_size == ours.train

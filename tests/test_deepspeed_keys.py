@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher import ROOT, deepspeed
+from launcher import ROOT
+from launcher.deepspeed import config as deepspeed_config
 from launcher.deepspeed import keys, rules
 from launcher.sizing import gpus
 from tests import deepspeed_keys
@@ -80,9 +81,9 @@ def test_what_is_deprecated_is_named(installed: dict[str, Any]) -> None:
     assert set(keys.DEPRECATED) == found | {(constants.BFLOAT16_OLD,)}
 
 
-@pytest.mark.parametrize("name", deepspeed.presets())
+@pytest.mark.parametrize("name", deepspeed_config.presets())
 def test_presets_have_no_slips(name: str) -> None:
-    assert messages(deepspeed.preset(name)) == []
+    assert messages(deepspeed_config.preset(name)) == []
 
 
 @pytest.mark.parametrize(
@@ -243,9 +244,9 @@ def test_editors_take_what_the_launcher_takes(overrides: dict[str, Any]) -> None
         assert accepts(overrides)
 
 
-@pytest.mark.parametrize("name", deepspeed.presets())
+@pytest.mark.parametrize("name", deepspeed_config.presets())
 def test_editors_take_presets(name: str) -> None:
-    assert accepts(deepspeed.preset(name))
+    assert accepts(deepspeed_config.preset(name))
 
 
 # `auto`
@@ -285,8 +286,8 @@ def test_auto_is_taken_where_the_launcher_fills_it_in(workload: str) -> None:
     }
     assert messages(overrides, workload) == []
     assert accepts(overrides)
-    numbers = deepspeed.batch(2, 3, None, 8)
-    made = deepspeed.config(deepspeed.preset("zero1"), overrides, numbers, "bf16", 8, 1)
+    numbers = deepspeed_config.batch(2, 3, None, 8)
+    made = deepspeed_config.config(deepspeed_config.preset("zero1"), overrides, numbers, "bf16", 8, 1)
     assert [made[key] for key in keys.BATCH] == [48, 2, 3]
     assert (made["gradient_clipping"], made["bf16"], made["fp16"]) == (
         1.0,
@@ -325,7 +326,7 @@ def test_the_trainer_fills_in_what_may_be_auto() -> None:
     made.trainer_config_process(args)
     made.trainer_config_finalize(args, SimpleNamespace(config=SimpleNamespace(hidden_size=64)), 100)
     assert '"auto"' not in json.dumps(made.config)
-    ours = deepspeed.by_trainer({"zero_optimization": {k: "auto" for *_, k in keys.AUTO[-3:]}}, 64)
+    ours = deepspeed_config.by_trainer({"zero_optimization": {k: "auto" for *_, k in keys.AUTO[-3:]}}, 64)
     for key, value in ours["zero_optimization"].items():
         assert made.get_value(f"zero_optimization.{key}") == value
 
@@ -334,12 +335,12 @@ def test_the_trainer_fills_in_what_may_be_auto() -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(OVERRIDES, st.sampled_from(deepspeed.presets()))
+@given(OVERRIDES, st.sampled_from(deepspeed_config.presets()))
 def test_deepspeed_takes_what_passes(overrides: dict[str, Any], preset: str) -> None:
     config = pytest.importorskip("deepspeed.runtime.config", reason="it is the judge")
     overrides.get("aio", {}).pop("use_gds", None)  # the judge has no GPU
-    numbers = deepspeed.batch(1, None, None, 1)
-    made = deepspeed.config(deepspeed.preset(preset), overrides, numbers, "bf16", 1, 1, "/nvme")
+    numbers = deepspeed_config.batch(1, None, None, 1)
+    made = deepspeed_config.config(deepspeed_config.preset(preset), overrides, numbers, "bf16", 1, 1, "/nvme")
     where = rules.Where(gpus.GPUS["h100-80gb"], 1, ("/nvme",))
     found = [*messages(overrides), *rules.problems(made, where, "pretrain", "bf16")]
     if not found:

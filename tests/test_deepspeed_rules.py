@@ -6,23 +6,27 @@ from typing import Any
 
 import pytest
 
-from launcher import deepspeed, load, plan
+from launcher.deepspeed import config as deepspeed_config
 from launcher.deepspeed import rules
 from launcher.errors import PlanError
+from launcher.files import load
+from launcher.planning import plan
 from launcher.sizing import gpus
 from tests import samples
 
 H100, V100 = gpus.GPUS["h100-80gb"], gpus.GPUS["v100-32gb"]
 HERE = rules.Where(H100, 8, ("/nvme", "/scratch"), part=5_000_000)
 CPU = rules.Where(None, 2, ("/tmp",))
-NUMBERS = deepspeed.batch(1, None, None, 16)
+NUMBERS = deepspeed_config.batch(1, None, None, 16)
 
 
 def found(
     preset: str, overrides: dict[str, Any], where: rules.Where = HERE, workload: str = "pretrain"
 ) -> list[str]:
     precision = "bf16" if where.gpu is H100 else "fp32"
-    made = deepspeed.config(deepspeed.preset(preset), overrides, NUMBERS, precision, where.slots, 2, "/nvme")
+    made = deepspeed_config.config(
+        deepspeed_config.preset(preset), overrides, NUMBERS, precision, where.slots, 2, "/nvme"
+    )
     return [str(p) for p in rules.problems(made, where, workload, precision)]
 
 
@@ -30,7 +34,7 @@ def zero(**keys: Any) -> dict[str, Any]:
     return {"zero_optimization": keys}
 
 
-@pytest.mark.parametrize("name", deepspeed.presets())
+@pytest.mark.parametrize("name", deepspeed_config.presets())
 def test_presets_go_together(name: str) -> None:
     assert found(name, {}) == []
 
@@ -164,8 +168,8 @@ def test_a_program_of_the_users_own_may_use_what_ours_do_not() -> None:
 )
 def test_deepspeed_refuses_it_too(preset: str, overrides: dict[str, Any]) -> None:
     config = pytest.importorskip("deepspeed.runtime.config", reason="it is the judge")
-    one = deepspeed.batch(1, None, None, 1)
-    made = deepspeed.config(deepspeed.preset(preset), overrides, one, "bf16", 1, 1, "/nvme")
+    one = deepspeed_config.batch(1, None, None, 1)
+    made = deepspeed_config.config(deepspeed_config.preset(preset), overrides, one, "bf16", 1, 1, "/nvme")
     with pytest.raises(Exception, match=r"."):
         config.DeepSpeedConfig(made)
 

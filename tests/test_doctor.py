@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher import cli, image
+from launcher.cli import main
 from launcher.doctor import looking, machine, ops
 from launcher.doctor.ops import Tools
-from launcher.image import Facts, Op
+from launcher.images import facts as images_facts
+from launcher.images.facts import Facts, Op
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,7 +74,7 @@ def op(**changes: Any) -> dict[str, Any]:
             {},
             ALL,
             "missing",
-            f"cannot work here: {image.refused()['FP_QUANTIZER']}",
+            f"cannot work here: {images_facts.refused()['FP_QUANTIZER']}",
         ),
     ],
 )
@@ -147,7 +148,7 @@ def test_what_a_program_says_and_does_not_say(tmp_path: Path, monkeypatch: pytes
 def test_here(capsys: pytest.CaptureFixture[str]) -> None:
     """The real thing: every op of the installed DeepSpeed has a verdict, and torch is asked elsewhere."""
     had_torch = "torch" in sys.modules
-    assert cli.main(["doctor", "--json"]) == 0
+    assert main.main(["doctor", "--json"]) == 0
     said = {(f["area"], f["name"]): f for f in json.loads(capsys.readouterr().out)}
     assert said["python", "deepspeed"]["state"] == "ok"
     verdicts = ("prebuilt", "compiled on first use", "cannot work here: ")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher import cli
+from launcher.cli import main
 from tests import golden
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def test_not_a_text_file(
 ) -> None:
     path = tmp_path / "job.yaml"
     path.write_bytes(content)
-    assert cli.main(["plan", str(path)]) == 2
+    assert main.main(["plan", str(path)]) == 2
     assert f"{path}: {message}" in capsys.readouterr().err
 
 
 def test_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["plan", str(tmp_path)]) == 2
+    assert main.main(["plan", str(tmp_path)]) == 2
     assert "this is a directory" in capsys.readouterr().err
 
 
@@ -61,7 +61,7 @@ def test_runs_folder_that_cannot_be_made(
 ) -> None:
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "file"))
-    assert cli.main(["local", "jobs/quickstart.yaml"]) == 2
+    assert main.main(["local", "jobs/quickstart.yaml"]) == 2
     err = capsys.readouterr().err
     assert "cannot be written" in err
     assert "LAUNCHER_RUNS" in err

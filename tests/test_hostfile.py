@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher import hostfile
 from launcher.errors import SpecError
+from launcher.rendering import hostfile
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,14 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher import ROOT, cli, deepspeed, image, imagecheck, load, plan, registry
-from launcher.image import Facts, Op
+from launcher import ROOT
+from launcher.cli import main
+from launcher.deepspeed import config as deepspeed_config
+from launcher.files import load
+from launcher.images import facts as images_facts
+from launcher.images import registry
+from launcher.images.facts import Facts, Op
+from launcher.planning import image_check, plan
 from tests import samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from launcher.plan import Plan
+    from launcher.planning.plan import Plan
 
 IMAGE = {
     "flavour": "cuda",
@@ -40,7 +46,7 @@ LABELS = {
 
 
 def facts(**changes: Any) -> Facts:
-    return image.parse(json.dumps(IMAGE), "here.image.json")._replace(**changes)
+    return images_facts.parse(json.dumps(IMAGE), "here.image.json")._replace(**changes)
 
 
 def made(job: dict[str, Any] | None = None, **cluster: Any) -> Plan:
@@ -48,24 +54,24 @@ def made(job: dict[str, Any] | None = None, **cluster: Any) -> Plan:
 
 
 def test_labels_say_what_the_file_says() -> None:
-    assert image.from_labels(LABELS, "here.image.json") == facts()
+    assert images_facts.from_labels(LABELS, "here.image.json") == facts()
 
 
 @pytest.mark.parametrize(
     "labels", [{}, {"maintainer": "x"}, {**LABELS, "deepspeed-job.architectures": "new"}]
 )
 def test_labels_of_other_images_are_no_facts(labels: dict[str, str]) -> None:
-    assert image.from_labels(labels, "x") is None
+    assert images_facts.from_labels(labels, "x") is None
 
 
 def test_ready_made_kernels_run_only_where_they_exist() -> None:
     labels = {**LABELS, "deepspeed-job.ops": "CUTLASS_OPS", "deepspeed-job.architectures": "9.0;10.0+PTX"}
-    found = image.from_labels(labels, "x")
+    found = images_facts.from_labels(labels, "x")
     assert found
     assert found.ops == {"CUTLASS_OPS": Op(((9, 0),))}
     # As an image for Blackwell alone says it of its own.
     written = {**IMAGE, "ops": {"CUTLASS_OPS": {"architectures": [], "ptx": ["10.0"]}}}
-    held = image.parse(json.dumps(written), "x").ops["CUTLASS_OPS"]
+    held = images_facts.parse(json.dumps(written), "x").ops["CUTLASS_OPS"]
     assert held.gpu
     assert not held.runs_on((10, 0))
 
@@ -84,7 +90,10 @@ def test_ready_made_kernels_run_only_where_they_exist() -> None:
     ],
 )
 def test_which_code_runs_on_which_gpu(
-    sass: list[image.Capability], ptx: list[image.Capability], gpu: image.Capability, runs: bool
+    sass: list[images_facts.Capability],
+    ptx: list[images_facts.Capability],
+    gpu: images_facts.Capability,
+    runs: bool,
 ) -> None:
     assert Op(tuple(sass), tuple(ptx)).runs_on(gpu) is runs
     assert Op(gpu=False).runs_on(gpu)
@@ -125,51 +134,51 @@ def test_which_code_runs_on_which_gpu(
     ],
 )
 def test_which_ops_a_configuration_loads(config: dict[str, Any], ops: str) -> None:
-    found = imagecheck.needed(config)
+    found = image_check.needed(config)
     assert " ".join(n.op + ("" if n.asked else "?") for n in found) == ops
-    assert {n.op for n in found} <= set(image.catalogue())
+    assert {n.op for n in found} <= set(images_facts.catalogue())
 
 
 def test_the_image_of_make_image_has_every_op_that_a_preset_loads() -> None:
     # docker/ops.json's default list and the presets cannot drift apart.
     listed = json.loads((ROOT / "docker" / "ops.json").read_text())["lists"]["train-cuda"]
-    for name in deepspeed.presets():
-        assert {n.op for n in imagecheck.needed(deepspeed.preset(name))} <= set(listed), name
+    for name in deepspeed_config.presets():
+        assert {n.op for n in image_check.needed(deepspeed_config.preset(name))} <= set(listed), name
 
 
 def test_a_job_that_fits_its_image_is_not_refused() -> None:
-    assert imagecheck.refusal(made(), facts()) is None
-    assert imagecheck.refusal(made({"deepspeed": "zero2-offload"}, cpu_level="x86-64-v4"), facts()) is None
+    assert image_check.refusal(made(), facts()) is None
+    assert image_check.refusal(made({"deepspeed": "zero2-offload"}, cpu_level="x86-64-v4"), facts()) is None
 
 
 def test_our_workloads_have_torchs_adam_where_the_fused_one_is_missing() -> None:
     lean = facts(ops={"CPU_ADAM": Op(gpu=False)})
-    assert imagecheck.refusal(made(), lean) is None
-    refused = imagecheck.refusal(made({"deepspeed": {"optimizer": {"type": "AdamW"}}}), lean)
+    assert image_check.refusal(made(), lean) is None
+    refused = image_check.refusal(made({"deepspeed": {"optimizer": {"type": "AdamW"}}}), lean)
     assert refused
     assert "lacks DeepSpeed's FUSED_ADAM" in str(refused)
 
 
 def test_a_compiler_makes_missing_host_code_but_no_gpu_code() -> None:
     with_compiler = facts(ops={}, compiler=True)
-    assert imagecheck.refusal(made({"deepspeed": "zero2-offload"}), with_compiler) is None
-    assert imagecheck.refusal(made({"deepspeed": "zero2-offload"}), facts(ops={}))
-    assert imagecheck.refusal(made({"deepspeed": "zeropp", "model": "gpt2"}), with_compiler)
+    assert image_check.refusal(made({"deepspeed": "zero2-offload"}), with_compiler) is None
+    assert image_check.refusal(made({"deepspeed": "zero2-offload"}), facts(ops={}))
+    assert image_check.refusal(made({"deepspeed": "zeropp", "model": "gpt2"}), with_compiler)
 
 
 def test_an_op_that_no_cpu_image_can_have() -> None:
     on_cpu = made(
         {"deepspeed": {"optimizer": {"type": "Lamb"}, "zero_allow_untested_optimizer": True}}, gpu=None
     )
-    refused = imagecheck.refusal(on_cpu, facts(flavour="cpu", cuda="", ops={"CPU_ADAM": Op(gpu=False)}))
+    refused = image_check.refusal(on_cpu, facts(flavour="cpu", cuda="", ops={"CPU_ADAM": Op(gpu=False)}))
     assert refused
     assert "it exists on GPU hosts only" in str(refused)
 
 
 def test_a_program_without_deepspeeds_configuration_needs_no_op() -> None:
     measuring = made({"workload": "allreduce", "model": None})
-    assert imagecheck.refusal(measuring, facts(ops={})) is None
-    assert imagecheck.refusal(measuring, facts(flavour="cpu"))
+    assert image_check.refusal(measuring, facts(ops={})) is None
+    assert image_check.refusal(measuring, facts(flavour="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -183,14 +192,14 @@ def test_a_program_without_deepspeeds_configuration_needs_no_op() -> None:
     ],
 )
 def test_where_ranks_run_in_the_image(scheduler: str, cluster: dict[str, Any], used: bool) -> None:
-    assert imagecheck.used(made(**cluster), scheduler) is used
+    assert image_check.used(made(**cluster), scheduler) is used
 
 
 def test_facts_of_another_build_are_told() -> None:
-    assert imagecheck.stale(made(), facts()) == ""
-    assert "is of revision ffff" in imagecheck.stale(made(), facts(revision="ffff"))
+    assert image_check.stale(made(), facts()) == ""
+    assert "is of revision ffff" in image_check.stale(made(), facts(revision="ffff"))
     # A tag that a person wrote says nothing of a revision.
-    assert imagecheck.stale(made(image="mine:1"), facts(revision="ffff")) == ""
+    assert image_check.stale(made(image="mine:1"), facts(revision="ffff")) == ""
 
 
 JOB = "name: demo\ncluster: here.yaml\nmodel: gpt2\nbatch: {micro: 1}\ndeepspeed: zero3-nvme\n"
@@ -224,25 +233,25 @@ def test_facts_change_nothing_that_is_rendered(files: Callable[..., Path]) -> No
 
 def test_force_submits_anyway(files: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     job = str(files())
-    assert cli.main(["kubernetes", job, "--dry-run"]) == 3
+    assert main.main(["kubernetes", job, "--dry-run"]) == 3
     refused = capsys.readouterr()
     assert refused.out == ""
-    assert cli.main(["kubernetes", job, "--dry-run", "--force"]) == 0
+    assert main.main(["kubernetes", job, "--dry-run", "--force"]) == 0
     forced = capsys.readouterr()
     assert "warning: " + refused.err.removeprefix("error: ").strip() in forced.err
     assert "kind: Job" in forced.out
 
 
 def test_no_container_no_question(files: Callable[..., Path]) -> None:
-    assert cli.main(["slurm", str(files()), "--dry-run"]) == 0
+    assert main.main(["slurm", str(files()), "--dry-run"]) == 0
 
 
 def test_plan_warns_and_check_refuses(files: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
     job = str(files())
-    assert cli.main(["plan", job]) == 0
+    assert main.main(["plan", job]) == 0
     assert "warning: " in (said := capsys.readouterr().err)
     assert "lacks DeepSpeed's PIN_MEMORY and AIO" in said
-    assert cli.main(["check", job]) == 3
+    assert main.main(["check", job]) == 3
     checked = capsys.readouterr()
     assert f"{job}: not on kubernetes: {job}:5:1: image" in checked.err
     assert f"{job}: ok on slurm" in checked.out  # without a container
@@ -271,10 +280,10 @@ def test_a_registry_is_asked_once_and_only_on_submission(
     asked = skopeo(f"cat <<'E'\n{json.dumps({'Labels': LABELS})}\nE")
     job = str(files(None))
     for words in (["plan", job], ["check", job], ["kubernetes", job, "--dry-run"]):
-        assert cli.main(words) == 0
+        assert main.main(words) == 0
     assert not asked.exists()
     capsys.readouterr()
-    assert cli.main(["kubernetes", job]) == 3
+    assert main.main(["kubernetes", job]) == 3
     assert "(labels of registry.example.com/train:1), needed for offload to NVMe" in capsys.readouterr().err
     assert asked.read_text().endswith("docker://registry.example.com/train:1\n")
     registry.facts("registry.example.com/train:1")
@@ -285,7 +294,7 @@ def test_facts_beside_the_cluster_file_spare_the_question(
     files: Callable[..., Path], skopeo: Callable[[str], Path]
 ) -> None:
     asked = skopeo("exit 1")
-    assert cli.main(["kubernetes", str(files())]) == 3
+    assert main.main(["kubernetes", str(files())]) == 3
     assert not asked.exists()
 
 
@@ -304,16 +313,12 @@ def test_facts_beside_the_cluster_file_spare_the_question(
     ],
 )
 def test_a_registry_that_does_not_answer_stops_nothing(
-    body: str,
-    note: str,
-    skopeo: Callable[[str], Path],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    body: str, note: str, skopeo: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "SECONDS", 0.2 if "sleep" in body else 10)
     skopeo(body)
-    assert registry.facts("registry.example.com/train:1") is None
-    said = capsys.readouterr().err
+    facts, said = registry.facts("registry.example.com/train:1")
+    assert facts is None
     assert note in said if note else said == ""
 
 

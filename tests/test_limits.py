@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from launcher import cli, fit, limits, plan, show_fit
+from launcher.cli import main
 from launcher.errors import LauncherError, PlanError, SpecError
+from launcher.planning import capacity, fit, plan
+from launcher.reports import estimate
 from launcher.sizing import models
 from launcher.sizing.architecture import Architecture
 from tests import samples
@@ -19,14 +21,14 @@ GPU: dict[str, Any] = {"gpu": "h100-80gb", "slots": 8, "fabric": "infiniband", "
 JOB: dict[str, Any] = {"model": "llama-2-70b", "batch": {"micro": 1}, "args": {"seq-length": 2048}}
 
 
-def largest(family: str, job: dict[str, Any] | None = None, **cluster: Any) -> limits.Largest:
-    return limits.largest(
+def largest(family: str, job: dict[str, Any] | None = None, **cluster: Any) -> capacity.Largest:
+    return capacity.largest(
         samples.job(**{**JOB, **(job or {})}), samples.cluster(**{**GPU, **cluster}), family
     )
 
 
-def fewest(job: dict[str, Any] | None = None, **cluster: Any) -> limits.Fewest:
-    return limits.fewest(samples.job(**{**JOB, **(job or {})}), samples.cluster(**{**GPU, **cluster}))
+def fewest(job: dict[str, Any] | None = None, **cluster: Any) -> capacity.Fewest:
+    return capacity.fewest(samples.job(**{**JOB, **(job or {})}), samples.cluster(**{**GPU, **cluster}))
 
 
 def parameters(name: str) -> int:
@@ -48,7 +50,7 @@ def test_the_largest_model_is_the_last_that_a_plan_takes() -> None:
     for model, reason in found.over:
         assert not fits({"nodes": 2, "model": model.name})
         assert " needs " in reason
-    named = [n for n in limits.families()["llama"]]
+    named = [n for n in capacity.families()["llama"]]
     over = {model.name for model, _ in found.over}
     assert over == {n for n in named if parameters(n) > found.fit.model.parameters}
 
@@ -59,7 +61,7 @@ def test_the_layers_are_the_most_that_fit() -> None:
     assert found.stretched.layers == found.layers
     assert found.stretched.parameters > found.fit.model.parameters or found.layers == found.fit.model.layers
     job, cluster = samples.job(**{**JOB, "deepspeed": "zero3"}), samples.cluster(**GPU)
-    numbers = limits._batch(job, cluster)
+    numbers = capacity._batch(job, cluster)
     for layers, expected in ((found.layers, True), (found.layers + 1, False)):
         model = replace(found.fit.model, layers=layers)
         assert fit.of(model, job, cluster, numbers, "bf16").fits is expected
@@ -76,9 +78,9 @@ def test_a_preset_that_the_job_insists_on_holds() -> None:
     assert found.fit.model.parameters < largest("llama").fit.model.parameters
 
 
-@pytest.mark.parametrize("family", limits.families())
+@pytest.mark.parametrize("family", capacity.families())
 def test_every_family_has_named_models(family: str) -> None:
-    assert all(name == family or name.startswith(f"{family}-") for name in limits.families()[family])
+    assert all(name == family or name.startswith(f"{family}-") for name in capacity.families()[family])
 
 
 def test_the_fewest_hosts_are_the_first_that_a_plan_takes() -> None:
@@ -137,9 +139,9 @@ def test_a_plan_refuses_a_sequence_that_is_longer_than_the_model() -> None:
 
 def test_output(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", "jobs/llama-70b.yaml"]
-    assert cli.main([*words, "--max-model", "llama"]) == 0
+    assert main.main([*words, "--max-model", "llama"]) == 0
     assert capsys.readouterr().out.startswith("the largest llama that fits: llama-3-70b\n  not llama-3-405b")
-    assert cli.main([*words, "--min-nodes"]) == 0
+    assert main.main([*words, "--min-nodes"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "the fewest hosts on which it fits: 2"
     assert said[1].startswith("  not 1: a slot needs ")
@@ -148,19 +150,19 @@ def test_output(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_output_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", "jobs/llama-70b.yaml", "--json"]
-    assert cli.main([*words, "--max-model", "llama"]) == 0
+    assert main.main([*words, "--max-model", "llama"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["model"], found["fits"], found["layers"]["given"]) == ("llama-3-70b", True, 80)
     assert [one["model"] for one in found["too_large"]] == ["llama-3-405b"]
-    assert cli.main([*words, "--min-nodes"]) == 0
+    assert main.main([*words, "--min-nodes"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["nodes"], found["world_size"], found["fewer"]["nodes"]) == (2, 16, 1)
     assert found["batch"]["global"] == 512
-    assert set(show_fit.data(None)) <= set(found)
+    assert set(estimate.data(None)) <= set(found)
 
 
 def test_a_failure_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["plan", "jobs/llama-70b.yaml", "--min-nodes", "--set", "cluster.hosts=1"]) == 3
+    assert main.main(["plan", "jobs/llama-70b.yaml", "--min-nodes", "--set", "cluster.hosts=1"]) == 3
     assert capsys.readouterr().err.startswith("jobs/llama-70b.yaml:8:1: it does not even fit on 1 host")
 
 
@@ -255,13 +257,13 @@ def test_what_failures_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert saving.lost > 0.01
     assert saving.steps is not None
     assert saving.steps < 5000
-    assert f"; use checkpoint.every={saving.steps} or less" in show_fit.text(made.fit)
+    assert f"; use checkpoint.every={saving.steps} or less" in estimate.text(made.fit)
     often = {**many, "checkpoint": {"every": saving.steps}}
     less = samples.decided({**JOB, **often}, **{**GPU, "bandwidth": 3200}).fit
     assert less is not None
     assert (less.saving.lost or 1) <= 0.01
-    assert "use checkpoint.every" not in show_fit.text(less)
-    assert cli.main(["plan", "jobs/quickstart.yaml"]) == 0
+    assert "use checkpoint.every" not in estimate.text(less)
+    assert main.main(["plan", "jobs/quickstart.yaml"]) == 0
     said = capsys.readouterr().out
     assert "checkpoint on disk    30.1 MB, " in said
     assert "between checkpoints" not in said  # how often a laptop fails is not known

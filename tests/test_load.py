@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import BaseModel
 
-from launcher import load, spec
 from launcher.errors import SpecError
+from launcher.files import cluster as files_cluster
+from launcher.files import job as files_job
+from launcher.files import load
 from tests import samples
 
 if TYPE_CHECKING:
@@ -63,7 +65,9 @@ VALUES = [
 ]
 
 
-def load_text(folder: Path, job: str, cluster: str, *settings: str) -> tuple[spec.Job, spec.Cluster]:
+def load_text(
+    folder: Path, job: str, cluster: str, *settings: str
+) -> tuple[files_job.Job, files_cluster.Cluster]:
     (folder / "job.yaml").write_text(job, encoding="utf-8")
     (folder / "here.yaml").write_text(cluster, encoding="utf-8")
     return load.load(str(folder / "job.yaml"), str(folder / "here.yaml"), settings)
@@ -126,8 +130,8 @@ def choices(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
 
 
 FIELDS = [
-    *((spec.Job, path) for path in fields(spec.Job)),
-    *((spec.Cluster, path) for path in fields(spec.Cluster)),
+    *((files_job.Job, path) for path in fields(files_job.Job)),
+    *((files_cluster.Cluster, path) for path in fields(files_cluster.Cluster)),
 ]
 
 
@@ -135,7 +139,7 @@ FIELDS = [
     ("model", "path"), FIELDS, ids=[f"{model.__name__.lower()}.{'.'.join(path)}" for model, path in FIELDS]
 )
 def test_set_reaches_every_field(model: type[BaseModel], path: tuple[str, ...], tmp_path: Path) -> None:
-    which, prefix = (0, "") if model is spec.Job else (1, "cluster.")
+    which, prefix = (0, "") if model is files_job.Job else (1, "cluster.")
     before = load_text(tmp_path, JOB, CLUSTER)
     for written in keys(before[which], path):
         for word in [*choices(model, path), *VALUES]:
@@ -291,15 +295,15 @@ def test_message(line: str, message: str, tmp_path: Path) -> None:
     assert found.partition(": ")[2].startswith(message)
 
 
-@pytest.mark.parametrize("model", [spec.Job, spec.Cluster])
+@pytest.mark.parametrize("model", [files_job.Job, files_cluster.Cluster])
 def test_every_required_key_is_described_when_it_is_missing(model: type[BaseModel], tmp_path: Path) -> None:
     empty = "{}\n"
     found = problems(
         tmp_path,
-        empty if model is spec.Job else samples.JOB,
-        empty if model is spec.Cluster else "slots: 1\n",
+        empty if model is files_job.Job else samples.JOB,
+        empty if model is files_cluster.Cluster else "slots: 1\n",
     )
     required = [info.alias or name for name, info in model.model_fields.items() if info.is_required()]
-    required += ["batch"] if model is spec.Job else []  # of all workloads but those without steps
+    required += ["batch"] if model is files_job.Job else []  # of all workloads but those without steps
     assert sorted(line.split(": ", 1)[1].split(" is missing; ")[0] for line in found) == sorted(required)
     assert all("is missing; add `" in line for line in found)

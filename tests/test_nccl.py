@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher import errors, nccl, ncclvars
-from launcher.fabrics import parts
+from launcher import errors
+from launcher.fabrics import FABRICS, environment, lint, model
+from launcher.fabrics import variables as fabrics_variables
 
-NAMES = sorted(nccl.FABRICS)
+NAMES = sorted(FABRICS)
 EVERY = pytest.mark.parametrize("name", NAMES)
 
 
@@ -34,7 +35,7 @@ def exported(shell: str, script: str, folder: Path) -> dict[str, str]:
 
 
 def found(given: dict[str, str], fabric: str) -> list[tuple[str, str]]:
-    return [(f.severity, f.message) for f in nccl.lint(given, nccl.FABRICS[fabric])]
+    return [(f.severity, f.message) for f in lint.lint(given, FABRICS[fabric])]
 
 
 # The table
@@ -49,7 +50,7 @@ def test_the_fabrics_people_ask_for_are_there() -> None:
 
 @EVERY
 def test_every_value_has_a_reason_and_a_source(name: str) -> None:
-    fabric = nccl.FABRICS[name]
+    fabric = FABRICS[name]
     assert fabric.name == name
     assert fabric.title
     assert fabric.sources
@@ -68,26 +69,26 @@ def test_every_value_has_a_reason_and_a_source(name: str) -> None:
 
 @EVERY
 def test_no_name_twice_and_every_name_is_read_by_something(name: str) -> None:
-    fabric = nccl.FABRICS[name]
+    fabric = FABRICS[name]
     for gpu in (True, False):
         for interface in (None, "eth7", "^docker"):
-            names = [v.name for v in nccl.environment(fabric, gpu=gpu, interface=interface)]
+            names = [v.name for v in environment.environment(fabric, gpu=gpu, interface=interface)]
             assert len(names) == len(set(names))
-            assert [n for n in names if not ncclvars.is_known(n)] == []
+            assert [n for n in names if not fabrics_variables.is_known(n)] == []
     assert len({v.name for v in fabric.variables}) == len(fabric.variables)
 
 
 @EVERY
 def test_a_fabric_does_not_forbid_or_disown_what_it_sets(name: str) -> None:
-    fabric = nccl.FABRICS[name]
-    own = {v.name: v.value for v in nccl.environment(fabric, gpu=True, interface=None)}
-    assert nccl.lint(own, fabric) == []
+    fabric = FABRICS[name]
+    own = {v.name: v.value for v in environment.environment(fabric, gpu=True, interface=None)}
+    assert lint.lint(own, fabric) == []
     assert not any(entry.matches(v) for entry in fabric.forbidden for v in own)
 
 
 @EVERY
 def test_paths_are_absolute_and_annotations_are_json(name: str) -> None:
-    fabric = nccl.FABRICS[name]
+    fabric = FABRICS[name]
     mounts = [*fabric.mounts, *(m for s in fabric.sidecars for m in s.mounts)]
     assert all(Path(p).is_absolute() for m in mounts for p in (m.host, m.inside))
     assert all(device.startswith("/dev/") for device in fabric.devices)
@@ -98,35 +99,35 @@ def test_paths_are_absolute_and_annotations_are_json(name: str) -> None:
 
 
 def test_the_adapters_of_instances() -> None:
-    counts = {n: nccl.FABRICS[n].resources["vpc.amazonaws.com/efa"] for n in NAMES if n.startswith("efa-")}
+    counts = {n: FABRICS[n].resources["vpc.amazonaws.com/efa"] for n in NAMES if n.startswith("efa-")}
     assert counts == {"efa-p4d": 4, "efa-p5": 32, "efa-p5en": 16, "efa-p6": 8}
 
 
 def test_a_topology_file_is_mounted_where_the_variable_points() -> None:
     for version in (4, 5):
-        fabric = nccl.FABRICS[f"azure-ndv{version}"]
+        fabric = FABRICS[f"azure-ndv{version}"]
         topology = next(v.value for v in fabric.variables if v.name == "NCCL_TOPO_FILE")
         assert any(Path(topology).is_relative_to(m.inside) for m in fabric.mounts)
 
 
 def test_a_fabric_of_another_scheduler_is_refused_with_the_right_one() -> None:
-    nccl.require(nccl.FABRICS["infiniband"], "kubernetes")
-    nccl.require(nccl.FABRICS["gcp-gib"], "kubernetes")
+    environment.require(FABRICS["infiniband"], "kubernetes")
+    environment.require(FABRICS["gcp-gib"], "kubernetes")
     with pytest.raises(
         errors.PlanError, match=r"'gcp-tcpxo' is for kubernetes.*use `fabric: gcp-tcpxo-slurm`"
     ):
-        nccl.require(nccl.FABRICS["gcp-tcpxo"], "slurm")
+        environment.require(FABRICS["gcp-tcpxo"], "slurm")
     with pytest.raises(errors.PlanError, match="use `fabric: azure-ndv5-aks`"):
-        nccl.require(nccl.FABRICS["azure-ndv5"], "kubernetes")
+        environment.require(FABRICS["azure-ndv5"], "kubernetes")
     with pytest.raises(errors.PlanError, match="do not describe it for slurm"):
-        nccl.require(nccl.FABRICS["gcp-tcpx"], "slurm")
+        environment.require(FABRICS["gcp-tcpx"], "slurm")
 
 
 # The environment
 
 
 def values(fabric: str, *, gpu: bool = True, interface: str | None = None) -> dict[str, str]:
-    return {v.name: v.value for v in nccl.environment(nccl.FABRICS[fabric], gpu=gpu, interface=interface)}
+    return {v.name: v.value for v in environment.environment(FABRICS[fabric], gpu=gpu, interface=interface)}
 
 
 def test_defaults_are_left_alone() -> None:
@@ -174,8 +175,8 @@ VARIABLES = st.dictionaries(
 def test_a_shell_reads_exactly_the_values(
     chosen: dict[str, tuple[str, str]], shell: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    variables = [nccl.Variable(name, value, why, why) for name, (value, why) in chosen.items()]
-    seen = exported(_program(shell), nccl.text(variables), tmp_path_factory.mktemp("text"))
+    variables = [model.Variable(name, value, why, why) for name, (value, why) in chosen.items()]
+    seen = exported(_program(shell), environment.text(variables), tmp_path_factory.mktemp("text"))
     assert {name: seen[name] for name in chosen} == {name: value for name, (value, _) in chosen.items()}
     assert {name for name in seen if name.startswith("X_")} == set(chosen)
 
@@ -185,33 +186,35 @@ def test_a_shell_reads_exactly_the_values(
     ["it's $HOME", "`id` $(id)", 'a"b\\c', "#no comment", "two\nlines\n", "a  b\t", "", "*", "~", "é…"],
 )
 def test_values_are_data(value: str, tmp_path: Path) -> None:
-    script = nccl.text([nccl.Variable("X", value, "a reason\nexport X=broken", "")])
+    script = environment.text([model.Variable("X", value, "a reason\nexport X=broken", "")])
     assert exported(_program("bash"), script, tmp_path)["X"] == value
 
 
 @EVERY
 def test_the_text_of_a_fabric_is_its_environment(name: str, tmp_path: Path) -> None:
-    variables = nccl.environment(nccl.FABRICS[name], gpu=True, interface="eth0")
-    seen = exported(_program("bash"), nccl.text(variables), tmp_path)
+    variables = environment.environment(FABRICS[name], gpu=True, interface="eth0")
+    seen = exported(_program("bash"), environment.text(variables), tmp_path)
     assert {v.name: seen[v.name] for v in variables} == {v.name: v.value for v in variables}
     assert {n for n in seen if "NCCL" in n or "GLOO" in n} == {v.name for v in variables}
 
 
 def test_every_line_says_why() -> None:
-    lines = nccl.text(nccl.environment(nccl.FABRICS["efa-p5"], gpu=True, interface=None)).splitlines()
+    lines = environment.text(
+        environment.environment(FABRICS["efa-p5"], gpu=True, interface=None)
+    ).splitlines()
     assert lines[1].startswith("export NCCL_NET='AWS Libfabric'  # stop when this network cannot be used")
     assert lines[1].endswith("env.html#nccl-net)")
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if nccl.FABRICS[n].script])
+@pytest.mark.parametrize("name", [n for n in NAMES if FABRICS[n].script])
 def test_the_clouds_profile_script_runs_first(name: str, tmp_path: Path) -> None:
     """The script is the cloud's, here one in its place that sets what the fabric sets too."""
-    fabric = nccl.FABRICS[name]
+    fabric = FABRICS[name]
     profile = tmp_path / "profile.sh"
     profile.write_text("export NCCL_SOCKET_IFNAME=theirs NCCL_FROM_PROFILE=$LD_LIBRARY_PATH\n")
     script = [re.sub(r"^\. \S+$", f'. "{profile}"', line) for line in fabric.script]
-    variables = nccl.environment(fabric, gpu=True, interface=None)
-    seen = exported(_program("bash"), nccl.text(variables, script), tmp_path)
+    variables = environment.environment(fabric, gpu=True, interface=None)
+    seen = exported(_program("bash"), environment.text(variables, script), tmp_path)
     assert {v.name: seen[v.name] for v in variables} == {v.name: v.value for v in variables}
     assert all(Path(folder).is_absolute() for folder in seen["LD_LIBRARY_PATH"].split(":"))
     if any(line.startswith(". ") for line in script):
@@ -219,7 +222,7 @@ def test_the_clouds_profile_script_runs_first(name: str, tmp_path: Path) -> None
 
 
 def test_libraries_of_the_image_stay_reachable(tmp_path: Path) -> None:
-    line = nccl.FABRICS["gcp-gib"].script[0]
+    line = FABRICS["gcp-gib"].script[0]
     seen = exported(_program("bash"), f"LD_LIBRARY_PATH=/opt/mine\n{line}\n", tmp_path)
     assert seen["LD_LIBRARY_PATH"] == "/usr/local/gib/lib64:/usr/local/nvidia/lib64:/opt/mine"
 
@@ -227,12 +230,12 @@ def test_libraries_of_the_image_stay_reachable(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["A-B", "1A", "", "A B", "A=B", "A;id", "A\n"])
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(errors.SpecError, match="cannot be the name of an environment variable"):
-        nccl.text([nccl.Variable(name, "1", "", "")])
+        environment.text([model.Variable(name, "1", "", "")])
 
 
 def test_what_no_environment_can_hold_is_refused() -> None:
     with pytest.raises(errors.SpecError, match="the value of A has a NUL character"):
-        nccl.text([nccl.Variable("A", "x\0y", "", "")])
+        environment.text([model.Variable("A", "x\0y", "", "")])
 
 
 # The linter
@@ -310,7 +313,7 @@ def test_a_strange_name_gets_no_wild_guess() -> None:
 
 def test_one_finding_for_each_variable_in_their_order() -> None:
     given = {"RANK": "0", "NCCL_SOCKET_IFNAME": "eth0", "NCCL_PROTO": "LL128", "NCCL_P2P_DISABLE": "1"}
-    assert [f.name for f in nccl.lint(given, nccl.FABRICS["efa-p5"])] == [
+    assert [f.name for f in lint.lint(given, FABRICS["efa-p5"])] == [
         "RANK",
         "NCCL_PROTO",
         "NCCL_P2P_DISABLE",
@@ -323,18 +326,18 @@ def test_a_copied_value_of_the_fabric_itself_is_right_and_another_is_not() -> No
 
 
 def test_lists_of_names_do_not_overlap() -> None:
-    assert not ncclvars.SYSTEM & ncclvars.EXPERIMENTS
-    assert not set(ncclvars.OLD) & (ncclvars.SYSTEM | ncclvars.EXPERIMENTS)
-    assert all(ncclvars.is_known(name) for name in ncclvars.HARMFUL)
+    assert not fabrics_variables.SYSTEM & fabrics_variables.EXPERIMENTS
+    assert not set(fabrics_variables.OLD) & (fabrics_variables.SYSTEM | fabrics_variables.EXPERIMENTS)
+    assert all(fabrics_variables.is_known(name) for name in fabrics_variables.HARMFUL)
 
 
 def test_forbidden_names_end_where_they_end() -> None:
-    assert parts.Forbidden("RDMAV_*", "", "").matches("RDMAV_FORK_SAFE")
-    assert not parts.Forbidden("FI_PROVIDER", "", "").matches("FI_PROVIDER_PATH")
+    assert model.Forbidden("RDMAV_*", "", "").matches("RDMAV_FORK_SAFE")
+    assert not model.Forbidden("FI_PROVIDER", "", "").matches("FI_PROVIDER_PATH")
 
 
 def test_only_the_standard_library_is_imported() -> None:
-    program = "import sys, launcher.nccl; print(*{name.split('.')[0] for name in sys.modules})"
+    program = "import sys, launcher.fabrics.lint; print(*{name.split('.')[0] for name in sys.modules})"
     root = Path(__file__).parents[1]
     # -S: without site-packages, an import of anything else fails.
     done = subprocess.run(

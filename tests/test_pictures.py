@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import bars, charts, cli, load, plan, png, show_fit
+from launcher.cli import main
+from launcher.files import load
+from launcher.planning import plan
+from launcher.reports import bars, charts, estimate, png
 from tests import samples
 
 if TYPE_CHECKING:
@@ -93,7 +96,7 @@ def test_a_drawing_is_to_scale(group: bars.Group) -> None:
 def test_every_part_has_a_colour_of_its_own() -> None:
     made = shipped("llama-70b")
     assert made.fit is not None
-    for group in show_fit.groups(made.fit):
+    for group in estimate.groups(made.fit):
         assert len(group.names) <= len(charts.COLOURS)
         figure = drawing(group)
         shown = {r.attrib["fill"] for r in figure.iter("rect")}
@@ -103,9 +106,9 @@ def test_every_part_has_a_colour_of_its_own() -> None:
 def test_the_page_says_what_the_terminal_says() -> None:
     made = shipped("llama-7b")
     assert made.fit is not None
-    page = show_fit.html(made.fit, "llama-7b <on> 4 hosts")
+    page = estimate.html(made.fit, "llama-7b <on> 4 hosts")
     assert "<title>llama-7b &lt;on&gt; 4 hosts</title>" in page
-    assert page.count("<figure>") == len(show_fit.groups(made.fit)) == 2
+    assert page.count("<figure>") == len(estimate.groups(made.fit)) == 2
     assert "verdict               it fits" in page
     assert not re.search(r"<script|src=|href=|url\(", page)
 
@@ -113,7 +116,7 @@ def test_the_page_says_what_the_terminal_says() -> None:
 def test_nvme_is_drawn_where_it_is_used() -> None:
     made = shipped("llama-70b", "deepspeed=zero3-nvme", "cluster.nvme={path: /nvme, size: 8TB}")
     assert made.fit is not None
-    *_, last = show_fit.groups(made.fit)
+    *_, last = estimate.groups(made.fit)
     assert (last.title, last.capacity) == ("NVMe of a host", 8 * 10**12)
     assert [bar.marked for bar in last.bars] == [True]
 
@@ -149,7 +152,7 @@ def test_a_picture_has_the_lines() -> None:
 
 
 def run(*words: str) -> int:
-    return cli.main(["plan", "jobs/quickstart.yaml", *words])
+    return main.main(["plan", "jobs/quickstart.yaml", *words])
 
 
 def test_both_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -194,6 +197,6 @@ def test_without_matplotlib_the_way_to_it_is_said(
 def test_without_an_estimate_there_is_nothing_to_draw(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["plan", "jobs/startup.yaml", "--html", str(tmp_path / "a.html")]) == 3
+    assert main.main(["plan", "jobs/startup.yaml", "--html", str(tmp_path / "a.html")]) == 3
     assert "jobs/startup.yaml:4:1: there is nothing to draw" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher import ROOT, pipeline
+from launcher import ROOT
 from launcher.errors import SpecError
+from launcher.files import pipeline
 
 if TYPE_CHECKING:
     from pathlib import Path

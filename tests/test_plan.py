@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher import ROOT, load, plan, schedulers
+from launcher import ROOT, schedulers
 from launcher.errors import Place, PlanError, Problem
+from launcher.files import load
+from launcher.planning import plan
 from tests import samples
 
 if TYPE_CHECKING:

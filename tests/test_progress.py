@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher import progress, show
+from launcher.reports import progress, tables
 
 
 @pytest.mark.parametrize(
@@ -25,5 +25,5 @@ def test_what_was_learnt(steps: list[dict[str, float]], words: tuple[str, str]) 
 
 def test_a_policy_tells_its_reward() -> None:
     record = {"step": 3, "max_steps": 9, "loss": 1e-9, "tokens_per_second": 1234.5}
-    assert show.progress_line(record) == "step 3/9, loss 0.0000, 1,234 tokens/s"
-    assert show.progress_line({**record, "reward": 1.25}) == "step 3/9, reward 1.2500, 1,234 tokens/s"
+    assert tables.progress_line(record) == "step 3/9, loss 0.0000, 1,234 tokens/s"
+    assert tables.progress_line({**record, "reward": 1.25}) == "step 3/9, reward 1.2500, 1,234 tokens/s"

@@ -15,14 +15,17 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from launcher import command, nccl, plan, schedulers, workloads
+from launcher import schedulers, workloads
+from launcher.fabrics import model as fabrics_model
+from launcher.planning import plan
+from launcher.rendering import command
 from launcher.schedulers import kubernetes
 from tests import samples, standins
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from launcher.plan import Plan
+    from launcher.planning.plan import Plan
 
 CODE = [
     "$(touch pwned)",
@@ -270,7 +273,7 @@ def test_no_reason_or_name_ends_a_comment(
 ) -> None:
     stage = standins.Stage(tmp_path_factory.mktemp("stage"))
     made = decided(stage.site("plain"), {"workload": f"{script}.py"}, {})
-    variable = nccl.Variable("X_A", "kept", f"{why}\ntouch pwned\r\ntouch pwned\x85touch pwned", "")
+    variable = fabrics_model.Variable("X_A", "kept", f"{why}\ntouch pwned\r\ntouch pwned\x85touch pwned", "")
     made = made._replace(preset=f"{preset}\ntouch pwned\n", variables=(*made.variables, variable))
     for scheduler in ("local", "slurm"):
         assert stage.run(schedulers.load(scheduler).render(made)["job.sh"]) == 0

@@ -11,12 +11,14 @@ import pytest
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from launcher import ROOT, cli, pipeline, spec
+from launcher import ROOT
+from launcher.cli import main
+from launcher.files import cluster, job, pipeline, schema
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MODELS: dict[str, type[spec.Job] | type[spec.Cluster]] = {"job": spec.Job, "cluster": spec.Cluster}
+MODELS: dict[str, type[job.Job] | type[cluster.Cluster]] = {"job": job.Job, "cluster": cluster.Cluster}
 SHIPPED = sorted((ROOT / "jobs").rglob("*.yaml"))
 
 JOB = {"name": "a", "batch": {"micro": 1}}
@@ -116,14 +118,14 @@ def whole(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_the_file_is_up_to_date(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["schema", kind]) == 0
+    assert main.main(["schema", kind]) == 0
     kept = (ROOT / "jobs" / "schema" / f"{kind}.schema.json").read_text(encoding="utf-8")
     assert kept == capsys.readouterr().out, "run `make schema`"
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_it_is_json_schema_of_2020(kind: str) -> None:
-    made = spec.schema("job" if kind == "job" else "cluster")
+    made = schema.schema("job" if kind == "job" else "cluster")
     assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     jsonschema.Draft202012Validator.check_schema(made)
 
@@ -131,7 +133,7 @@ def test_it_is_json_schema_of_2020(kind: str) -> None:
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_field_is_described(kind: str) -> None:
     """An editor shows the description; those without one have a name that says it."""
-    made = spec.schema("job" if kind == "job" else "cluster")
+    made = schema.schema("job" if kind == "job" else "cluster")
     assert set(made["properties"]) == {info.alias or name for name, info in MODELS[kind].model_fields.items()}
     bare = {name for name, field in made["properties"].items() if not field.get("description")}
     assert bare <= {"batch", "checkpoint", "slurm", "kubernetes", "local"}

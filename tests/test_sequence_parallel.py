@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from launcher import plan, show
 from launcher.errors import PlanError
+from launcher.planning import plan
+from launcher.reports import tables
 from tests import samples
 
 
@@ -21,7 +22,7 @@ def test_the_batch_counts_groups() -> None:
     made = planned(4, batch={"micro": 1, "global": 8})
     assert (made.batch.micro, made.batch.accumulation, made.batch.train) == (1, 2, 8)
     assert made.config["train_batch_size"] == 8
-    assert "micro 1 × accumulation 2 × 4 groups of 4 ranks = 8 samples a step" in show.plan(made)
+    assert "micro 1 × accumulation 2 × 4 groups of 4 ranks = 8 samples a step" in tables.plan(made)
     assert planned(1, batch={"micro": 1, "global": 32}).batch.accumulation == 2
 
 

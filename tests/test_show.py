@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher import load, nccl, plan, runs, show
-from launcher.schedulers import Status
+from launcher.fabrics import FABRICS, environment
+from launcher.files import load
+from launcher.planning import plan
+from launcher.reports import tables
+from launcher.runs import record as runs_record
+from launcher.runs.status import Status
 from tests import samples
 
 if TYPE_CHECKING:
@@ -53,18 +57,18 @@ def shipped(name: str) -> plan.Plan:
 
 
 def test_plan_keys() -> None:
-    data = json.loads(show.plan_json(shipped("llama-7b")))
+    data = json.loads(tables.plan_json(shipped("llama-7b")))
     assert sorted(keys(data) | {"reasons[]", "tried[].reasons[]"}) == PLAN
 
 
 @pytest.mark.parametrize("name", ["quickstart", "smoke/allreduce"])
 def test_plans_have_the_same_keys_whatever_is_known(name: str) -> None:
     known = {key.split(".")[0].split("[")[0] for key in PLAN}
-    assert set(json.loads(show.plan_json(shipped(name)))) == known
+    assert set(json.loads(tables.plan_json(shipped(name)))) == known
 
 
 def test_plan_figures_add_up() -> None:
-    data = json.loads(show.plan_json(shipped("llama-7b")))
+    data = json.loads(tables.plan_json(shipped("llama-7b")))
     assert data["world_size"] == data["nodes"] * data["slots"]
     batch = data["batch"]
     assert batch["global"] == batch["micro"] * batch["accumulation"] * data["world_size"]
@@ -79,7 +83,7 @@ def test_plan_figures_add_up() -> None:
 @pytest.mark.parametrize("name", ["quickstart", "llama-7b", "smoke/allreduce"])
 def test_plan_for_a_person(name: str) -> None:
     made = shipped(name)
-    text = show.plan(made)
+    text = tables.plan(made)
     assert made.id in text
     assert f"= {made.world_size} ranks" in text
     assert not [line for line in text.splitlines() if line != line.rstrip()]
@@ -88,14 +92,14 @@ def test_plan_for_a_person(name: str) -> None:
 
 def test_a_secret_is_shown_by_name_alone() -> None:
     made = samples.decided({"env": {"HF_TOKEN": {"secret": "hf"}}})
-    assert "HF_TOKEN: from secret hf" in show.plan(made)
-    assert "HF_TOKEN" not in json.loads(show.plan_json(made))["environment"]
+    assert "HF_TOKEN: from secret hf" in tables.plan(made)
+    assert "HF_TOKEN" not in json.loads(tables.plan_json(made))["environment"]
 
 
 # Runs
 
 
-def run(folder: Path, **changes: Any) -> runs.Run:
+def run(folder: Path, **changes: Any) -> runs_record.Run:
     fields = {
         "scheduler": "slurm",
         "native_id": "42:7",
@@ -104,11 +108,11 @@ def run(folder: Path, **changes: Any) -> runs.Run:
         "slots": 8,
         "place": {},
     }
-    return runs.Run(**{"id": "demo-1", "folder": folder, **fields, **changes})
+    return runs_record.Run(**{"id": "demo-1", "folder": folder, **fields, **changes})
 
 
 def test_status_keys(tmp_path: Path) -> None:
-    data = json.loads(show.status_json(run(tmp_path), Status("FAILED", "time limit", 75, ("a", "b"))))
+    data = json.loads(tables.status_json(run(tmp_path), Status("FAILED", "time limit", 75, ("a", "b"))))
     assert sorted(data) == STATUS
     assert data == {
         "id": "demo-1",
@@ -127,11 +131,11 @@ def test_list_is_made_of_statuses(tmp_path: Path) -> None:
         (run(tmp_path), Status("PENDING", "waiting")),
         (run(tmp_path, id="demo-2"), Status("SUCCEEDED", "", 0)),
     ]
-    data = json.loads(show.run_list(pairs, as_json=True))
+    data = json.loads(tables.run_list(pairs, as_json=True))
     assert [entry["id"] for entry in data] == ["demo-1", "demo-2"]
     assert all(sorted(entry) == STATUS for entry in data)
-    assert json.loads(show.run_list([], as_json=True)) == []
-    lines = show.run_list(pairs, as_json=False).splitlines()
+    assert json.loads(tables.run_list([], as_json=True)) == []
+    lines = tables.run_list(pairs, as_json=False).splitlines()
     assert lines[0].split() == ["RUN", "SCHEDULER", "STATE", "SUBMITTED", "REASON"]
     assert lines[1].endswith("waiting")
     assert len(lines) == 3
@@ -145,17 +149,17 @@ def test_status_for_a_person_says_how_far_it_came(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(
         "".join(json.dumps(record) + "\n" for record in records) + '{"step": 8, "lo'
     )
-    text = show.status(run(tmp_path), Status("RUNNING", "", None, ("a",)))
+    text = tables.status(run(tmp_path), Status("RUNNING", "", None, ("a",)))
     assert "step 7/10, loss 2.2500, 10,000 tokens/s" in text
 
 
 def test_variable_keys() -> None:
-    variables = nccl.environment(nccl.FABRICS["infiniband"], gpu=True, interface=None)
-    assert all(sorted(entry) == VARIABLE for entry in json.loads(show.variables_json(variables)))
-    assert set(json.loads(show.fabrics(as_json=True))) == set(nccl.FABRICS)
-    assert len(show.fabrics(as_json=False).splitlines()) == len(nccl.FABRICS) + 1
+    variables = environment.environment(FABRICS["infiniband"], gpu=True, interface=None)
+    assert all(sorted(entry) == VARIABLE for entry in json.loads(tables.variables_json(variables)))
+    assert set(json.loads(tables.fabrics(as_json=True))) == set(FABRICS)
+    assert len(tables.fabrics(as_json=False).splitlines()) == len(FABRICS) + 1
 
 
 def test_table() -> None:
-    assert show.table([("a", "bb"), ("ccc", "")], ("X", "YY")) == "X    YY\na    bb\nccc"
-    assert show.table([]) == ""
+    assert tables.table([("a", "bb"), ("ccc", "")], ("X", "YY")) == "X    YY\na    bb\nccc"
+    assert tables.table([]) == ""

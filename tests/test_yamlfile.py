@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from launcher import yamlfile
 from launcher.errors import Place, SpecError
+from launcher.files import document as files_document
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,12 +29,12 @@ VALUES = st.recursive(
 
 
 def parsed(text: str) -> Any:
-    return yamlfile.parse(text, "job.yaml").data
+    return files_document.parse(text, "job.yaml").data
 
 
 def refused(text: str) -> list[str]:
     with pytest.raises(SpecError) as caught:
-        yamlfile.parse(text, "job.yaml")
+        files_document.parse(text, "job.yaml")
     return [str(problem) for problem in caught.value.problems]
 
 
@@ -78,7 +78,7 @@ def test_what_json_writes_is_read_back(data: dict[str, Any]) -> None:
 
 
 def test_places() -> None:
-    document = yamlfile.parse("name: a\nbatch:\n  micro: 1\n  more: [1, {x: 2}]\n", "job.yaml")
+    document = files_document.parse("name: a\nbatch:\n  micro: 1\n  more: [1, {x: 2}]\n", "job.yaml")
     assert document.places[("name",)] == Place("job.yaml", 1, 1)
     assert document.places[("batch", "micro")] == Place("job.yaml", 3, 3)
     assert document.places[("batch", "more", 1, "x")] == Place("job.yaml", 4, 14)
@@ -128,7 +128,7 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, c
     path.write_bytes(content)
     try:
         problems = []
-        assert isinstance(yamlfile.read(path).data, dict)
+        assert isinstance(files_document.read(path).data, dict)
     except SpecError as error:
         problems = error.problems
     assert all(problem.place and problem.place.source == str(path) for problem in problems)
@@ -136,7 +136,7 @@ def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, c
 
 def test_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_bytes(b"\xef\xbb\xbfname: \xc3\xa9\n")
-    document = yamlfile.read(tmp_path / "job.yaml", "shown")
+    document = files_document.read(tmp_path / "job.yaml", "shown")
     assert document.data == {"name": "é"}
     assert document.places[("name",)] == Place("shown", 1, 1)
 
@@ -144,10 +144,10 @@ def test_byte_order_mark(tmp_path: Path) -> None:
 # --set
 
 
-def changed(text: str, *settings: str) -> yamlfile.Document:
-    document = yamlfile.parse(text, "job.yaml")
+def changed(text: str, *settings: str) -> files_document.Document:
+    document = files_document.parse(text, "job.yaml")
     for setting in settings:
-        yamlfile.override(document, setting)
+        files_document.override(document, setting)
     return document
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher.deepspeed import BUFFER, below
+from launcher.deepspeed.config import BUFFER, below
 from launcher.errors import Problem, shown
 
 if TYPE_CHECKING:

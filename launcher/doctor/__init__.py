@@ -9,8 +9,8 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from launcher import show
 from launcher.doctor import machine, ops
+from launcher.reports import tables
 
 if TYPE_CHECKING:
     from launcher.doctor.looking import Finding
@@ -30,7 +30,7 @@ def findings() -> list[Finding]:
 def report() -> str:
     """The findings as a table."""
     marks = {"ok": "ok", "missing": "--", "warning": "!!"}
-    return show.table((f.area, f.name, marks[f.state], f.detail) for f in findings())
+    return tables.table((f.area, f.name, marks[f.state], f.detail) for f in findings())
 
 
 def report_json() -> str:

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher import image
 from launcher.doctor import machine
 from launcher.doctor.looking import Finding
 from launcher.errors import SpecError
+from launcher.images import facts as images_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,16 +153,16 @@ def _cuda(built: str | None, driver: str) -> tuple[State, str]:
     return "ok", built
 
 
-def contents() -> image.Facts | None:
+def contents() -> images_facts.Facts | None:
     """What the image holds that this runs in; None outside of one."""
     try:
-        return image.parse(IMAGE.read_text(encoding="utf-8"), str(IMAGE))
+        return images_facts.parse(IMAGE.read_text(encoding="utf-8"), str(IMAGE))
     except (OSError, SpecError):
         return None
 
 
 def judged(
-    op: dict[str, Any], facts: dict[str, Any], have: Tools, holds: image.Facts | None
+    op: dict[str, Any], facts: dict[str, Any], have: Tools, holds: images_facts.Facts | None
 ) -> tuple[State, str]:
     """Whether an op is prebuilt, compiled on first use or cannot work here, and why.
 
@@ -197,7 +197,7 @@ def _lacks(op: dict[str, Any], facts: dict[str, Any], have: Tools) -> str:
     if not op["fits"]:
         return op["why"] or "DeepSpeed says so, and not why"
     if op["key"] == "FP_QUANTIZER" and have.nvcc.startswith("13."):
-        return str(image.refused()["FP_QUANTIZER"])
+        return str(images_facts.refused()["FP_QUANTIZER"])
     gpu = op["gpu"] and facts["accelerator"] == "cuda"
     missing = [
         name

@@ -5,7 +5,7 @@ With libfabric 1.18 and aws-ofi-nccl 1.7, or newer, no variable is needed; older
 
 from __future__ import annotations
 
-from launcher.fabrics.parts import Bandwidth, Fabric, Forbidden
+from launcher.fabrics.model import Bandwidth, Fabric, Forbidden
 
 _PLUGIN = "https://github.com/aws/aws-ofi-nccl/blob"
 _VARIABLES = f"{_PLUGIN}/518f4c6aba76d5ae5712ac9cb2f8779e05cc8915/doc/efa-env-var.md"

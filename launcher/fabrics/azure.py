@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from launcher.fabrics.generic import GID_INDEX
-from launcher.fabrics.parts import Bandwidth, Fabric, Mount, Variable
+from launcher.fabrics.model import Bandwidth, Fabric, Mount, Variable
 
 _IMAGES = "https://github.com/Azure/azhpc-images/blob"
 _V4 = f"{_IMAGES}/165013b0b904d97092a57c15126af9c0f54e7474/components/customizations/ndv4.sh"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from launcher.fabrics.parts import Fabric, Forbidden, Mount, Sidecar, Variable, manual
+from launcher.fabrics.model import Fabric, Forbidden, Mount, Sidecar, Variable, manual
 
 _GKE = "https://github.com/GoogleCloudPlatform/container-engine-accelerators/blob"
 _TCPX = f"{_GKE}/21ed6613d6bd40d90bbd0362982cfe24bea4191a/gpudirect-tcpx/nccl-config.yaml"

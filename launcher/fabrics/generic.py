@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.fabrics.parts import Fabric, Forbidden, Variable, manual
+from launcher.fabrics.model import Fabric, Forbidden, Variable, manual
 
 _GUIDE = "https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/env.html"
 _TORCH = "https://docs.pytorch.org/docs/stable/distributed.html#choosing-the-network-interface-to-use"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.fabrics.parts import Fabric, Variable, manual
+from launcher.fabrics.model import Fabric, Variable, manual
 
 _REPOSITORY = "https://github.com/oracle-quickstart/oci-hpc-oke/blob"
 _TABLE = (

@@ -1,45 +1,28 @@
 """What a scheduler is: five functions. Adding one is a module here, a template, and a line in SCHEDULERS.
 
-Owns the table and the words for a run's state; each module owns its scheduler.
+Owns the table; each module owns its scheduler.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from launcher.errors import LauncherError, SpecError, SubmitError, did_you_mean
+from launcher.runs.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from launcher.plan import Plan
-    from launcher.runs import Run
+    from launcher.planning.plan import Plan
+    from launcher.runs.record import Run
+    from launcher.runs.status import Selection
 
 Files = dict[str, str]
-State = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "UNKNOWN"]
-ENDED: frozenset[State] = frozenset({"SUCCEEDED", "FAILED", "CANCELLED"})
 
 # name on the command line → module; imported on use, so that no verb pays for a scheduler it does not need
 SCHEDULERS = {"local": "local", "slurm": "slurm", "kubernetes": "kubernetes"}
 ALIASES = {"k8s": "kubernetes"}
-
-
-class Status(NamedTuple):
-    """How a run is. `reason` is the scheduler's, in words; `exit_code` is the run's own, once it ended."""
-
-    state: State
-    reason: str = ""
-    exit_code: int | None = None
-    hosts: tuple[str, ...] = ()
-
-
-class Selection(NamedTuple):
-    """Which log lines: of one rank or of one host (default: the job's own log and rank 0), and for how long."""
-
-    rank: int | None = None
-    host: str | None = None
-    follow: bool = False
 
 
 class Scheduler(Protocol):

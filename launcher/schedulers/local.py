@@ -15,16 +15,17 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import command, containers, hostfile, logfiles
-from launcher import render as templates
 from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError, located
-from launcher.schedulers import Files, Selection, State, Status
+from launcher.rendering import command, containers, hostfile, templates
+from launcher.runs import logs as runs_logs
+from launcher.runs.status import Selection, State, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from launcher.plan import Plan
-    from launcher.runs import Run
+    from launcher.planning.plan import Plan
+    from launcher.runs.record import Run
+    from launcher.schedulers import Files
 
 _MAX_HOSTS = 16
 
@@ -85,13 +86,13 @@ def _start(folder: str) -> str:
 
 def status(run: Run) -> Status:
     """From the run's exit file, else from whether its process lives."""
-    code = logfiles.exit_code(run.folder)
+    code = runs_logs.exit_code(run.folder)
     if code is not None:
         return _ended(code, run)
     if _pid(run) is not None:
         waits = _waits(run)
         return Status("PENDING", waits) if waits else Status("RUNNING", hosts=_hosts(run))
-    code = logfiles.exit_code(run.folder)  # it may have ended between the two looks
+    code = runs_logs.exit_code(run.folder)  # it may have ended between the two looks
     if code is not None:
         return _ended(code, run)
     cancelled = (run.folder / "cancelled").exists()
@@ -102,7 +103,7 @@ def status(run: Run) -> Status:
 
 def logs(run: Run, selection: Selection) -> Iterator[str]:
     """The lines of the job's log, or of one rank's or host's."""
-    return logfiles.lines(run, selection, lambda: status(run).state)
+    return runs_logs.lines(run, selection, lambda: status(run).state)
 
 
 def cancel(run: Run) -> None:
@@ -139,7 +140,7 @@ def _state(code: int, run: Run) -> State:
 
 
 def _reason(code: int) -> str:
-    return "saved before it was done; resume it" if code == logfiles.SAVED else ""
+    return "saved before it was done; resume it" if code == runs_logs.SAVED else ""
 
 
 def _hosts(run: Run) -> tuple[str, ...]:

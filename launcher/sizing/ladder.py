@@ -24,13 +24,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.sizing import memory, traffic, zero
+from launcher.sizing import setup as sizing_setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from launcher.sizing.architecture import Architecture
     from launcher.sizing.gpus import Gpu
-    from launcher.sizing.memory import Memory, Setup
+    from launcher.sizing.memory import Memory
+    from launcher.sizing.setup import Setup
 
 Presets = Mapping[str, Mapping[str, Any]]
 
@@ -333,7 +335,7 @@ def _smaller_micro(
 
 def setup(machine: Machine, wish: Wish, rung: Rung) -> Setup:
     """The rung on this machine, as memory.py and traffic.py take it."""
-    return memory.Setup(
+    return sizing_setup.Setup(
         world=machine.world,
         slots=machine.slots,
         micro=wish.micro,

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from launcher.sizing.architecture import Architecture
+    from launcher.sizing.setup import Setup
     from launcher.sizing.zero import Config, Zero
 
 GIB = 2**30
@@ -49,27 +50,6 @@ CPU_PROCESS = GIB // 2  # the same without CUDA, measured
 WORKER = int(0.5 * GIB)
 # NCCL asks for 1 GiB of /dev/shm in containers: https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/troubleshooting.html
 SHM = 1 * GIB
-
-
-class Setup(NamedTuple):
-    """What runs where. `world` ranks, `slots` of them on each host; one micro batch of `micro` sequences."""
-
-    world: int
-    slots: int
-    micro: int
-    sequence: int
-    checkpointing: bool = False  # activation checkpointing of every layer
-    attention: str = "sdpa"  # or "eager"
-    workers: int = 2  # data loader processes of each rank
-    device: str = "cuda"  # or "cpu": ranks without a GPU
-    pinned_round: int | None = (
-        None  # bytes above which torch does not round pinned memory up; None: it always does
-    )
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of one micro batch."""
-        return self.micro * self.sequence
 
 
 class Slot(NamedTuple):

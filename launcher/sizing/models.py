@@ -136,3 +136,13 @@ def _require_causal(config: Config, family: str, where: errors.Place) -> None:
     what = heads[0] if heads else f"an encoder-decoder ({family})"
     hint = "the planner and the pretraining workload take decoders whose architectures end in ForCausalLM"
     raise errors.SpecError(errors.Problem(f"{what} is not a causal language model", hint, where))
+
+
+def load_if_here(name: str) -> architecture.Architecture | Unknown:
+    """The named or local model; a path that only the ranks can see is not known here."""
+    try:
+        return load(name)
+    except errors.SpecError:
+        if name.startswith("/"):
+            return Unknown(name, f"{name} is not on this machine, so its size is not known")
+        raise

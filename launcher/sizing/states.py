@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from launcher.sizing.architecture import Architecture
-    from launcher.sizing.memory import Setup
+    from launcher.sizing.setup import Setup
     from launcher.sizing.zero import Zero
 
 DOUBLE = 8

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from launcher.sizing.architecture import Architecture
     from launcher.sizing.gpus import Gpu
-    from launcher.sizing.memory import Setup
+    from launcher.sizing.setup import Setup
     from launcher.sizing.zero import Zero
 
 # Bytes of host memory that one parameter's Adam update reads and writes: master weight, two moments, gradient

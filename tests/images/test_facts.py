@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher import image, imagecheck, registry
 from launcher.doctor import ops
+from launcher.images import facts as images_facts
+from launcher.images import registry
+from launcher.planning import image_check
 from tests import samples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from launcher.image import Facts
+    from launcher.images.facts import Facts
     from tests.images.engines import Image
 
 # One worker for all of them: they share one build.
@@ -40,7 +42,7 @@ def printed(cpu_image: Image) -> str:
 
 @pytest.fixture(scope="module")
 def facts(printed: str) -> Facts:
-    return image.parse(printed, "here.image.json")
+    return images_facts.parse(printed, "here.image.json")
 
 
 def test_the_file_is_what_the_image_holds(printed: str, cpu_image: Image) -> None:
@@ -55,13 +57,13 @@ def test_podman_prints_the_same(printed: str, cpu_image: Image) -> None:
 
 def test_jobs_are_held_against_it(facts: Facts) -> None:
     offload = {"deepspeed": "zero2-offload"}
-    assert imagecheck.refusal(samples.decided(offload), facts) is None
-    refused = imagecheck.refusal(samples.decided({"deepspeed": {"optimizer": {"type": "Lion"}}}), facts)
+    assert image_check.refusal(samples.decided(offload), facts) is None
+    refused = image_check.refusal(samples.decided({"deepspeed": {"optimizer": {"type": "Lion"}}}), facts)
     assert "lacks DeepSpeed's FUSED_LION" in str(refused)
     on_gpus = samples.decided(gpu="h100-80gb", memory="2000GB")
-    assert "is of the cpu flavour" in str(imagecheck.refusal(on_gpus, facts))
+    assert "is of the cpu flavour" in str(image_check.refusal(on_gpus, facts))
     old = samples.decided(cpu_level="x86-64-v2")
-    assert "compiled for x86-64-v3" in str(imagecheck.refusal(old, facts))
+    assert "compiled for x86-64-v3" in str(image_check.refusal(old, facts))
 
 
 def test_doctor_tells_prebuilt_ops_from_those_that_no_compiler_makes(cpu_image: Image, facts: Facts) -> None:
@@ -127,15 +129,17 @@ def served(cpu_image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_registry_says_the_same(served: str, facts: Facts) -> None:
-    found = registry.facts(served)
+    found, note = registry.facts(served)
     assert found
+    assert not note
     assert found.source == f"labels of {served}"
     assert found._replace(source=facts.source) == facts
 
 
-def test_a_registry_without_the_image(served: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert registry.facts(f"{served}-other") is None
-    assert "is not checked" in capsys.readouterr().err
+def test_a_registry_without_the_image(served: str) -> None:
+    facts, note = registry.facts(f"{served}-other")
+    assert facts is None
+    assert "is not checked" in note
 
 
 def test_a_submission_asks_it(served: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from launcher import cli
+from launcher.cli import main as cli_main
 from launcher.schedulers import kubernetes
 from tests.kubernetes import apiserver, broken, schemas, variants
 from tests.kubernetes.apiserver import Server
@@ -69,7 +69,7 @@ def site(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def command(*words: str) -> tuple[int, str, str]:
-        code = cli.main(words)
+        code = cli_main.main(words)
         return (code, *capsys.readouterr())
 
     return command

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from launcher import load, spec
 from launcher.errors import LauncherError, PlanError, SpecError
+from launcher.files import cluster as files_cluster
+from launcher.files import load
 from launcher.schedulers import kubernetes
 from launcher.schedulers.kubernetes import kinds
 from tests.kubernetes import variants
@@ -212,7 +213,7 @@ def test_index_of_a_pod_is_its_place_in_the_hostfile() -> None:
 
 
 def test_every_kind_of_the_cluster_file_has_a_template_and_a_path() -> None:
-    named = spec.Kubernetes.model_fields["kind"].annotation
+    named = files_cluster.Kubernetes.model_fields["kind"].annotation
     assert set(named.__args__) == set(kinds.KINDS) == set(variants.KINDS)  # type: ignore[union-attr]
     assert all(entry.install or name == "job" for name, entry in kinds.KINDS.items())
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher import cli
+from launcher.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,14 +52,14 @@ def launch(chain: str, cluster: Cluster, words: Sequence[str]) -> tuple[int, lis
     seen: list[str] = []
     thread = threading.Thread(target=lambda: seen.extend(play(cluster, words)))
     thread.start()
-    code = cli.main(["kubernetes", chain, "--wait"])
+    code = main.main(["kubernetes", chain, "--wait"])
     thread.join()
     return code, seen
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     capsys.readouterr()
-    assert cli.main(words) == 0
+    assert main.main(words) == 0
     data: dict[str, Any] = json.loads(capsys.readouterr().out)
     return data
 
@@ -88,10 +88,10 @@ def test_a_failure_ends_the_pipeline(
 def test_what_cannot_be_is_said_before_anything_is_submitted(
     chain: str, cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["kubernetes", chain]) == 3
+    assert main.main(["kubernetes", chain]) == 3
     assert "Kubernetes has no jobs that wait for each other; add --wait" in capsys.readouterr().err
     (tmp_path / "site.yaml").write_text(SITE.replace("kubernetes: {runs: runs}", ""))
-    assert cli.main(["kubernetes", chain, "--wait"]) == 3
+    assert main.main(["kubernetes", chain, "--wait"]) == 3
     err = capsys.readouterr().err
     assert "stage b reads what an earlier one left, and run folders end with their pods" in err
     assert "kubernetes: {runs: CLAIM}" in err

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from launcher.plan import Plan
+    from launcher.planning.plan import Plan
 
 pytestmark = pytest.mark.skipif(
     bool(kubelet.obstacle()), reason=f"no pods can run here: {kubelet.obstacle()}"

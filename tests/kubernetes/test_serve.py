@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from ruamel.yaml import YAML
 
-from launcher import load, plan
 from launcher.errors import PlanError
+from launcher.files import load
+from launcher.planning import plan
 from launcher.schedulers import kubernetes
 from tests import samples
 

@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from launcher import fields, kubernetes_syntax, spec
 from launcher.errors import PlanError
+from launcher.files import cluster, fields, kubernetes_syntax
 from launcher.schedulers import kubernetes
 from tests.kubernetes import audit, variants
 
@@ -138,7 +138,7 @@ def test_labels_and_quantities_are_right_or_refused(
     kept: dict[str, Any] = {}
     for name, values in fields.items():
         try:
-            spec.Kubernetes.model_validate({name: values})
+            cluster.Kubernetes.model_validate({name: values})
             kept[name] = values
         except ValueError:
             continue

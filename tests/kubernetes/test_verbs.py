@@ -15,7 +15,7 @@ import pytest
 import yaml
 from kubernetes.config import incluster_config
 
-from launcher import cli
+from launcher.cli import main
 from launcher.schedulers.kubernetes import api
 from tests.kubernetes import variants
 
@@ -51,7 +51,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
     def command(*words: str) -> tuple[int, str, str]:
         try:
-            code = cli.main(words)
+            code = main.main(words)
         except SystemExit as error:
             code = int(error.code or 0)
         return (code, *capsys.readouterr())

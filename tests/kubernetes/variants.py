@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from launcher import nccl, plan
+from launcher.fabrics import FABRICS
+from launcher.planning import plan
 from launcher.schedulers import kubernetes
 from tests import samples
 
 if TYPE_CHECKING:
-    from launcher.plan import Plan
+    from launcher.planning.plan import Plan
 
 KINDS = ("job", "jobset", "trainjob", "mpijob", "pytorchjob", "leaderworkerset")
 QUEUES: dict[str, dict[str, Any]] = {
@@ -25,8 +26,8 @@ QUEUES: dict[str, dict[str, Any]] = {
     "volcano": {"queueing": "volcano", "queue": "research", "topology": {"label": "rack", "tier": 2}},
     "coscheduling": {"queueing": "coscheduling", "topology": {"label": "rack", "required": True}},
 }
-FABRICS = [
-    name for name, fabric in nccl.FABRICS.items() if "kubernetes" in (fabric.schedulers or ("kubernetes",))
+ON_KUBERNETES = [
+    name for name, fabric in FABRICS.items() if "kubernetes" in (fabric.schedulers or ("kubernetes",))
 ]
 RELEASES = ("2.0", "2.1", "2.2")
 EVERYTHING: dict[str, Any] = {
@@ -86,7 +87,7 @@ def plans() -> dict[str, Plan]:
         f"{kind}-{fabric}": decide(
             {"kind": kind, "runs": "runs"}, fabric=fabric, job={"nodes": _nodes(fabric)}
         )
-        for kind, fabrics in (("job", FABRICS), ("jobset", ("efa-p5", "gcp-tcpxo", "oci-h100")))
+        for kind, fabrics in (("job", ON_KUBERNETES), ("jobset", ("efa-p5", "gcp-tcpxo", "oci-h100")))
         for fabric in fabrics
     }
     made |= {

@@ -11,7 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from launcher import ROOT, load, plan, schedulers
+from launcher import ROOT, schedulers
+from launcher.files import load
+from launcher.planning import plan
 
 WEIRD = """a'b"c $HOME `id` $(id) #x, y;&|\\ \t*~ é
 second line"""

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher import ROOT, badhosts, load, plan, sweeps
+from launcher import ROOT
 from launcher.errors import PlanError, SpecError
+from launcher.files import load
+from launcher.planning import plan
+from launcher.runs import badhosts, sweeps
 from launcher.schedulers import slurm
 from launcher.schedulers.slurm import states
 from launcher.schedulers.slurm.query import Seen

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher import deepspeed
+from launcher.deepspeed import config
 from launcher.sizing import gpus, ladder, models
 from launcher.sizing.architecture import Architecture
 
-PRESETS = {name: deepspeed.preset(name) for name in deepspeed.presets()}
+PRESETS = {name: config.preset(name) for name in config.presets()}
 H100, V100 = gpus.GPUS["h100-80gb"], gpus.GPUS["v100-32gb"]
 TB = 10**12
 

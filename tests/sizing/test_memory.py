@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.sizing import activations, memory, models, states, zero
+from launcher.sizing import setup as sizing_setup
 from launcher.sizing.architecture import Architecture
 
 GIB = 2**30
@@ -27,7 +28,7 @@ def settings(stage: int, **keys: Any) -> zero.Zero:
 
 def test_llama_7b_with_zero2_worked_by_hand() -> None:
     psi, world, bucket = 6_738_415_616, 64, 200_000_000
-    setup = memory.Setup(world, 8, micro=1, sequence=2048)
+    setup = sizing_setup.Setup(world, 8, micro=1, sequence=2048)
     found = memory.of(named("llama-7b"), settings(2, reduce_bucket_size=bucket, overlap_comm=True), setup)
     own = -(-psi // world)
     loss = found.moments["loss"]
@@ -50,7 +51,7 @@ def test_llama_7b_with_zero2_worked_by_hand() -> None:
 
 
 def test_a_rank_without_gpu_pays_for_the_pages_it_writes_and_for_what_was_freed() -> None:
-    model, setup = named("gpt2"), memory.Setup(2, 2, 1, 128, device="cpu")
+    model, setup = named("gpt2"), sizing_setup.Setup(2, 2, 1, 128, device="cpu")
     huge = memory.of(model, settings(2, reduce_bucket_size=10**9, overlap_comm=True), setup)
     enough = memory.of(model, settings(2, reduce_bucket_size=model.parameters, overlap_comm=True), setup)
     assert huge == enough
@@ -66,7 +67,7 @@ def test_a_rank_without_gpu_pays_for_the_pages_it_writes_and_for_what_was_freed(
 def test_llama_7b_with_zero3_keeps_its_shard_and_what_is_gathered() -> None:
     model = named("llama-7b")
     psi, world = model.parameters, 64
-    found = memory.of(model, settings(3), memory.Setup(world, 8, 1, 2048))
+    found = memory.of(model, settings(3), sizing_setup.Setup(world, 8, 1, 2048))
     norms = 65 * 4096  # below the persistence threshold
     assert found.slot.parameters == 2 * (-(-psi // world) + norms)
     # DeepSpeed's defaults: 1e9 weights may stay, and the 32000 x 4096 embedding is fetched through a copy.
@@ -77,7 +78,7 @@ def test_llama_7b_with_zero3_keeps_its_shard_and_what_is_gathered() -> None:
 def test_offload_leaves_weights_on_the_slot_and_states_on_the_host() -> None:
     model, world = named("llama-7b"), 8
     own = -(-model.parameters // world)
-    setup = memory.Setup(world, world, 1, 2048)
+    setup = sizing_setup.Setup(world, world, 1, 2048)
     found = memory.of(model, settings(2, offload_optimizer={"device": "cpu"}), setup)
     assert found.slot.optimizer == found.slot.gradients == 0
     assert found.host.optimizer == world * 12 * own
@@ -87,7 +88,7 @@ def test_offload_leaves_weights_on_the_slot_and_states_on_the_host() -> None:
 
 def test_page_locked_memory_is_rounded_up_to_powers_of_two() -> None:
     model = named("llama-7b")
-    setup = memory.Setup(1, 1, 1, 2048)
+    setup = sizing_setup.Setup(1, 1, 1, 2048)
     pinned = memory.of(model, settings(2, offload_optimizer={"device": "cpu"}), setup).host
     paged = memory.of(
         model, settings(2, offload_optimizer={"device": "cpu", "pin_memory": False}), setup
@@ -106,7 +107,9 @@ def test_nvme() -> None:
     own = -(-model.parameters // world)
     device = {"device": "nvme", "nvme_path": "/scratch"}
     keys = {"offload_optimizer": device, "offload_param": device, "sub_group_size": 10**8}
-    found = memory.of(model, settings(3, **keys), memory.Setup(world, world, 1, 2048, checkpointing=True))
+    found = memory.of(
+        model, settings(3, **keys), sizing_setup.Setup(world, world, 1, 2048, checkpointing=True)
+    )
     assert found.nvme == world * own * (12 + 4 + 2)
     assert found.host.optimizer == 0
     # The swapper's four tensors of a sub-group in fp32, and the five buffers of 16-bit weights.
@@ -148,9 +151,9 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
-def setups(draw: st.DrawFn) -> memory.Setup:
+def setups(draw: st.DrawFn) -> sizing_setup.Setup:
     slots = draw(st.integers(1, 16))
-    return memory.Setup(
+    return sizing_setup.Setup(
         world=slots * draw(st.integers(1, 64)),
         slots=slots,
         micro=draw(st.integers(1, 32)),
@@ -163,7 +166,7 @@ def setups(draw: st.DrawFn) -> memory.Setup:
 
 @given(NAMES, configs(), setups())
 def test_parts_are_whole_bytes_and_none_is_negative(
-    name: str, config: dict[str, Any], setup: memory.Setup
+    name: str, config: dict[str, Any], setup: sizing_setup.Setup
 ) -> None:
     found = memory.estimate(named(name), config, setup)
     parts = [found.host._asdict(), *(moment._asdict() for moment in found.moments.values())]
@@ -175,7 +178,7 @@ def test_parts_are_whole_bytes_and_none_is_negative(
 
 
 @given(NAMES, configs(), setups())
-def test_more_of_anything_needs_no_less(name: str, config: dict[str, Any], setup: memory.Setup) -> None:
+def test_more_of_anything_needs_no_less(name: str, config: dict[str, Any], setup: sizing_setup.Setup) -> None:
     model = named(name)
     base = memory.estimate(model, config, setup).slot.total
     larger = setup._replace(micro=setup.micro + 1)
@@ -190,7 +193,9 @@ def test_more_of_anything_needs_no_less(name: str, config: dict[str, Any], setup
 
 
 @given(NAMES, configs(), setups())
-def test_more_hosts_need_no_more_on_each(name: str, config: dict[str, Any], setup: memory.Setup) -> None:
+def test_more_hosts_need_no_more_on_each(
+    name: str, config: dict[str, Any], setup: sizing_setup.Setup
+) -> None:
     model = named(name)
     wider = setup._replace(world=2 * setup.world)
     before, after = memory.estimate(model, config, setup), memory.estimate(model, config, wider)
@@ -199,7 +204,7 @@ def test_more_hosts_need_no_more_on_each(name: str, config: dict[str, Any], setu
 
 
 @given(NAMES, setups())
-def test_each_stage_holds_fewer_states(name: str, setup: memory.Setup) -> None:
+def test_each_stage_holds_fewer_states(name: str, setup: sizing_setup.Setup) -> None:
     model = named(name)
     held = [memory.of(model, settings(s), setup).moments["step"].states for s in range(4)]
     norms = 2 * states.persistent(model, settings(3))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.sizing import gpus, memory, models, traffic, zero, zero_paper
+from launcher.sizing import gpus, models, traffic, zero, zero_paper
+from launcher.sizing import setup as sizing_setup
 from launcher.sizing.architecture import Architecture
 
 
@@ -81,18 +82,18 @@ RUNS = [
 def test_real_runs_are_slower_than_the_bound(
     name: str, world: int, micro: int, sequence: int, checkpointing: bool, tokens: int
 ) -> None:
-    setup = memory.Setup(world, 8, micro, sequence, checkpointing=checkpointing)
+    setup = sizing_setup.Setup(world, 8, micro, sequence, checkpointing=checkpointing)
     found = traffic.bound(named(name), settings(3), setup, H100, fabric=400e9)
     assert found.tokens_per_second is not None
     assert tokens < found.tokens_per_second / world < 6 * tokens
 
 
 def test_one_rank_sends_nothing() -> None:
-    assert traffic.collectives(named("gpt2"), settings(3), memory.Setup(1, 1, 1, 1024)) == ()
+    assert traffic.collectives(named("gpt2"), settings(3), sizing_setup.Setup(1, 1, 1, 1024)) == ()
 
 
 def test_one_host_uses_no_fabric() -> None:
-    model, setup = named("gpt2"), memory.Setup(8, 8, 1, 1024)
+    model, setup = named("gpt2"), sizing_setup.Setup(8, 8, 1, 1024)
     moved = traffic.collectives(model, settings(2), setup)
     assert traffic.volume(moved, "fabric", 8) == 0
     assert traffic.volume(moved, "slot") > 0
@@ -100,27 +101,27 @@ def test_one_host_uses_no_fabric() -> None:
 
 
 def test_without_the_fabrics_rate_there_is_no_step_time() -> None:
-    found = traffic.bound(named("gpt2"), settings(2), memory.Setup(16, 8, 1, 1024), H100, fabric=None)
+    found = traffic.bound(named("gpt2"), settings(2), sizing_setup.Setup(16, 8, 1, 1024), H100, fabric=None)
     assert (found.fabric, found.step, found.mfu, found.tokens_per_second) == (None, None, None, None)
     assert found.compute > 0
 
 
 def test_stage_2_reduces_after_each_micro_batch_and_stage_1_once() -> None:
-    model, setup = named("llama-7b"), memory.Setup(64, 8, 1, 2048)
+    model, setup = named("llama-7b"), sizing_setup.Setup(64, 8, 1, 2048)
     once, each = (traffic.collectives(model, settings(stage, accumulation=4), setup) for stage in (1, 2))
     assert [c.times for c in once] == [1, 1]
     assert [c.times for c in each] == [4, 1]
 
 
 def test_hpz_gathers_within_the_host_in_the_backward_pass() -> None:
-    model, setup = named("llama-2-70b"), memory.Setup(64, 8, 1, 2048)
+    model, setup = named("llama-2-70b"), sizing_setup.Setup(64, 8, 1, 2048)
     moved = traffic.collectives(model, settings(3, zero_hpz_partition_size=8), setup)
     backward = next(c for c in moved if c.what == "weights, backward")
     assert (backward.group, backward.scope) == (8, "host")
 
 
 def test_zeropp_pays_where_the_fabric_is_slow() -> None:
-    model, setup = named("llama-2-70b"), memory.Setup(64, 8, 1, 4096)
+    model, setup = named("llama-2-70b"), sizing_setup.Setup(64, 8, 1, 4096)
     keys = {"zero_hpz_partition_size": 8, "zero_quantized_weights": True, "zero_quantized_gradients": True}
     for fabric, faster in ((12.5e9, True), (400e9, False)):
         plain = traffic.bound(model, settings(3), setup, H100, fabric).step
@@ -131,7 +132,7 @@ def test_zeropp_pays_where_the_fabric_is_slow() -> None:
 
 
 def test_offload_is_slower_and_a_longer_step_hides_it() -> None:
-    model, setup = named("llama-7b"), memory.Setup(8, 8, 1, 2048)
+    model, setup = named("llama-7b"), sizing_setup.Setup(8, 8, 1, 2048)
     device = {"offload_optimizer": {"device": "cpu"}}
     ratios = []
     for accumulation in (1, 16):
@@ -163,7 +164,7 @@ def test_no_utilization_above_one(
     gpu: str,
     fabric: float,
 ) -> None:
-    setup = memory.Setup(8 * hosts, 8, micro, 1024, checkpointing=checkpointing)
+    setup = sizing_setup.Setup(8 * hosts, 8, micro, 1024, checkpointing=checkpointing)
     found = traffic.bound(named(name), settings(stage, accumulation), setup, gpus.GPUS[gpu], fabric)
     assert found.mfu is not None
     assert found.step is not None
@@ -182,7 +183,7 @@ def test_gpu_figures() -> None:
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_the_papers_volume_is_shown_beside(stage: int) -> None:
-    model, setup = named("gpt2"), memory.Setup(64, 8, 1, 1024)
+    model, setup = named("gpt2"), sizing_setup.Setup(64, 8, 1, 1024)
     one = traffic.by_paper(model, settings(stage), setup)
     assert one == pytest.approx(2 * zero_paper.volume(model.parameters, stage) * 63 / 64)
     config = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.sizing import memory, models, zero
+from launcher.sizing import memory, models, setup, zero
 from launcher.sizing.architecture import Architecture
 
 
@@ -107,4 +107,4 @@ SECTIONS = [
 def test_no_configuration_is_too_strange_to_weigh(config: dict[str, Any]) -> None:
     model = models.load("gpt2")
     assert isinstance(model, Architecture)
-    assert memory.estimate(model, config, memory.Setup(8, 8, 1, 128)).slot.total > 0
+    assert memory.estimate(model, config, setup.Setup(8, 8, 1, 128)).slot.total > 0

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.sizing import memory, models, states, traffic, zero, zero_paper
+from launcher.sizing import setup as sizing_setup
 from launcher.sizing.architecture import Architecture
 
 GB = 10**9
@@ -167,7 +168,7 @@ def llama() -> Architecture:
 )
 def test_deepspeeds_volume_beside_the_papers(settings: zero.Zero, paper: int) -> None:
     model, world = llama(), 64
-    moved = traffic.collectives(model, settings, memory.Setup(world, 8, 1, 2048))
+    moved = traffic.collectives(model, settings, sizing_setup.Setup(world, 8, 1, 2048))
     elements = traffic.volume(moved, "slot") / 2 * world / (world - 1)
     assert elements / model.parameters == pytest.approx(paper, rel=1e-3)
 
@@ -176,7 +177,7 @@ def test_zeropp_volume_between_hosts_is_the_papers() -> None:
     model, hosts = llama(), 64
     keys = {"zero_quantized_weights": True, "zero_hpz_partition_size": 8, "zero_quantized_gradients": True}
     settings = bf16(3, stage3_max_live_parameters=0, stage3_max_reuse_distance=0, **keys)
-    moved = traffic.collectives(model, settings, memory.Setup(8 * hosts, 8, 1, 2048))
+    moved = traffic.collectives(model, settings, sizing_setup.Setup(8 * hosts, 8, 1, 2048))
     between = traffic.volume(moved, "fabric", 8)
     assert between == pytest.approx(zero_paper.zeropp_volume(model.parameters, True, True, True), rel=0.02)
 
@@ -193,7 +194,7 @@ def test_hpz_memory_is_the_papers() -> None:
 def test_states_of_a_plan_are_the_papers(stage: int, world: int) -> None:
     """What a slot holds when the gradients are all there; stage 1 adds the copy of its own part."""
     model = llama()
-    setup = memory.Setup(world, min(world, 8), 1, 2048)
+    setup = sizing_setup.Setup(world, min(world, 8), 1, 2048)
     end = memory.of(model, bf16(stage, stage3_param_persistence_threshold=0), setup).moments["end"]
     copied = 2 * model.parameters / world if stage == 1 else 0
     assert end.states == pytest.approx(zero_paper.states(model.parameters, stage, world) + copied, rel=1e-6)
@@ -203,7 +204,7 @@ def test_offload_keeps_the_papers_bytes() -> None:
     # ZeRO-Offload, section 4; DeepSpeed holds fp32 gradients on the host and a 16-bit buffer of its part besides.
     model, world = llama(), 8
     settings = bf16(2, offload_optimizer={"device": "cpu"})
-    found = memory.of(model, settings, memory.Setup(world, world, 1, 2048))
+    found = memory.of(model, settings, sizing_setup.Setup(world, world, 1, 2048))
     on_slot, on_host = zero_paper.offload_states(model.parameters, world)
     assert found.slot.states == on_slot
     assert found.host.optimizer + found.host.gradients == pytest.approx(
@@ -247,6 +248,6 @@ def test_where_the_estimators_differ_from_the_paper() -> None:
     host, _ = zero_paper.estimate_zero2(parameters, 8, 8, True)
     assert host == 2880 * GB
     needed = memory.of(
-        llama(), bf16(2, offload_optimizer={"device": "cpu"}), memory.Setup(64, 8, 1, 2048)
+        llama(), bf16(2, offload_optimizer={"device": "cpu"}), sizing_setup.Setup(64, 8, 1, 2048)
     ).host
     assert needed.total * 7.5 / 6.74 < host / 10

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.sizing import architecture, memory, models, zero
+from launcher.sizing import setup as sizing_setup
 
 RANKS = 2
 LLAMA: dict[str, Any] = {
@@ -148,12 +149,12 @@ def run(folder: Path) -> dict[str, dict[str, Any]]:
 
 def predicted(
     one: dict[str, Any],
-) -> tuple[architecture.Architecture, zero.Zero, memory.Setup, memory.Memory]:
+) -> tuple[architecture.Architecture, zero.Zero, sizing_setup.Setup, memory.Memory]:
     """The model, settings and set-up of a case, and the planner's forecast."""
     model = models.from_config(one["model"])
     assert isinstance(model, architecture.Architecture)
     settings = zero.read(one["deepspeed"])
-    setup = memory.Setup(
+    setup = sizing_setup.Setup(
         RANKS, RANKS, one["micro"], one["sequence"], checkpointing=one["checkpointing"], device="cpu"
     )
     return model, settings, setup, memory.of(model, settings, setup)

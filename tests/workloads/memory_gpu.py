@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.sizing import architecture, memory, models, zero
+from launcher.sizing import setup as sizing_setup
 
 STEPS = 3
 
@@ -45,7 +46,7 @@ class Case:
     def forecast(self) -> memory.Memory:
         model = models.load(self.model)
         assert isinstance(model, architecture.Architecture)
-        setup = memory.Setup(1, 1, self.micro, self.sequence, checkpointing=self.checkpointing)
+        setup = sizing_setup.Setup(1, 1, self.micro, self.sequence, checkpointing=self.checkpointing)
         return memory.of(model, zero.read(self.deepspeed), setup)
 
     @property

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from launcher import ROOT
 from launcher.sizing import architecture, memory, models
+from launcher.sizing import setup as sizing_setup
 from tests.workloads import memory_cases, ranks
 
 RANKS = 2
@@ -91,7 +92,7 @@ def planned(case: Case, margin: bool) -> int:
     """The planner's forecast of the same in bytes: with its margin, or the tensors alone."""
     model = models.from_config(case.model)
     assert isinstance(model, architecture.Architecture)
-    setup = memory.Setup(
+    setup = sizing_setup.Setup(
         RANKS, RANKS, case.micro, case.sequence, checkpointing=case.checkpointing, device="cpu"
     )
     found = memory.estimate(model, case.deepspeed, setup).moments.values()

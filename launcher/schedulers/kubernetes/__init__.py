@@ -11,17 +11,18 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher import nccl
-from launcher import render as templates
 from launcher.errors import located
+from launcher.fabrics import environment
+from launcher.rendering import templates
 from launcher.schedulers.kubernetes import checks, kinds, pods, queues, trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from launcher.plan import Plan
-    from launcher.runs import Run
-    from launcher.schedulers import Files, Selection, Status
+    from launcher.planning.plan import Plan
+    from launcher.runs.record import Run
+    from launcher.runs.status import Selection, Status
+    from launcher.schedulers import Files
     from launcher.schedulers.kubernetes.pods import Pod
     from launcher.schedulers.kubernetes.queues import Queueing
     from launcher.schedulers.kubernetes.trainer import Overrides
@@ -86,7 +87,7 @@ class Objects(NamedTuple):
 @located
 def render(plan: Plan) -> Files:
     """`manifest.yaml`, fit for `kubectl apply -f`. Raises PlanError for what Kubernetes would not take."""
-    nccl.require(plan.fabric, "kubernetes")
+    environment.require(plan.fabric, "kubernetes")
     cluster = plan.cluster.kubernetes
     facts = _facts(plan)
     labels, annotations = _labels(plan), _annotations(plan, facts)

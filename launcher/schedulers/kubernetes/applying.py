@@ -19,8 +19,8 @@ from launcher.schedulers.kubernetes import api, kinds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from launcher.plan import Plan
-    from launcher.runs import Run
+    from launcher.planning.plan import Plan
+    from launcher.runs.record import Run
     from launcher.schedulers import Files
 
 Object = dict[str, Any]

@@ -9,14 +9,15 @@ import posixpath
 import re
 from typing import TYPE_CHECKING
 
-from launcher import kubernetes_syntax, units, workloads
+from launcher import units, workloads
 from launcher.errors import PlanError, Problem
+from launcher.files import kubernetes_syntax
 from launcher.schedulers.kubernetes import pods, trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from launcher.plan import Plan
+    from launcher.planning.plan import Plan
 
 # Bytes. https://kubernetes.io/docs/concepts/configuration/configmap/#motivation
 _CONFIGMAP = 2**20

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from launcher.schedulers import Status
+from launcher.runs.status import Status
 from launcher.schedulers.kubernetes import api, applying, hosts, kinds, mirror, waits
 
 if TYPE_CHECKING:
-    from launcher.runs import Run
-    from launcher.schedulers import State
+    from launcher.runs.record import Run
+    from launcher.runs.status import State
     from launcher.schedulers.kubernetes.api import Server
     from launcher.schedulers.kubernetes.applying import Place
     from launcher.schedulers.kubernetes.hosts import Pod

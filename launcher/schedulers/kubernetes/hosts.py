@@ -13,7 +13,7 @@ from launcher.schedulers.kubernetes import kinds
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from launcher.runs import Run
+    from launcher.runs.record import Run
     from launcher.schedulers.kubernetes.api import Server
     from launcher.schedulers.kubernetes.applying import Place
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from launcher.plan import Plan
+    from launcher.planning.plan import Plan
 
 INDEX = "batch.kubernetes.io/job-completion-index"
 _ROLE, _REPLICA = "training.kubeflow.org/replica-type", "training.kubeflow.org/replica-index"

@@ -14,7 +14,7 @@ from launcher.errors import RunNotFoundError
 from launcher.schedulers.kubernetes import hosts, podlogs
 
 if TYPE_CHECKING:
-    from launcher.runs import Run
+    from launcher.runs.record import Run
     from launcher.schedulers.kubernetes.api import Server
     from launcher.schedulers.kubernetes.applying import Place
     from launcher.schedulers.kubernetes.hosts import Pod

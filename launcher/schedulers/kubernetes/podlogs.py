@@ -10,14 +10,14 @@ import time
 from typing import TYPE_CHECKING
 
 from launcher.errors import RunNotFoundError
-from launcher.schedulers import ENDED
+from launcher.runs.status import ENDED
 from launcher.schedulers.kubernetes import api, applying, hosts, kinds, waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from launcher.runs import Run
-    from launcher.schedulers import Selection, State
+    from launcher.runs.record import Run
+    from launcher.runs.status import Selection, State
     from launcher.schedulers.kubernetes.api import Server
     from launcher.schedulers.kubernetes.applying import Place
     from launcher.schedulers.kubernetes.hosts import Pod

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher import command, containers, nccl, render
+from launcher.fabrics import environment as fabrics_environment
+from launcher.rendering import command, containers, templates
 from launcher.schedulers.kubernetes import kinds, queues, security
 from launcher.sizing import memory
 
 if TYPE_CHECKING:
-    from launcher.plan import Plan
+    from launcher.planning.plan import Plan
 
 FOLDER = "/runs"  # where the run folders' volume is mounted in a pod
 JOB = "/job"  # the ConfigMap: hostfile, DeepSpeed configuration, plan
@@ -59,14 +60,14 @@ class Pod(NamedTuple):
     probe: dict[str, Any] | None = None
 
     @property
-    def lines(self) -> list[render.Code]:
+    def lines(self) -> list[templates.Code]:
         """The command's words as JSON, an option and its value on one line."""
         lines: list[list[str]] = [[]]
         for word in self.command:
             if word.startswith("-") and lines[-1]:
                 lines.append([])
-            lines[-1].append(render.yaml(word))
-        return [render.Code(", ".join(line)) for line in lines]
+            lines[-1].append(templates.yaml(word))
+        return [templates.Code(", ".join(line)) for line in lines]
 
     def but(self, *options: str, **changes: Any) -> Pod:
         """The same pod with more `options` of the node entry, and other changes."""
@@ -270,7 +271,7 @@ def _tolerations(plan: Plan) -> list[dict[str, Any]]:
 
 def files(plan: Plan, facts: str) -> dict[str, str]:
     """What the ConfigMap holds: file name → text."""
-    from launcher import hostfile
+    from launcher.rendering import hostfile
 
     kind, groups = plan.cluster.kubernetes.kind, range(plan.cluster.kubernetes.serve.replicas)
     made = (
@@ -280,5 +281,5 @@ def files(plan: Plan, facts: str) -> dict[str, str]:
     )
     made |= {"ds_config.json": json.dumps(plan.config, indent=1), "plan.json": facts}
     if plan.fabric.script:
-        made["fabric.sh"] = nccl.text(plan.environment, plan.fabric.script)
+        made["fabric.sh"] = fabrics_environment.text(plan.environment, plan.fabric.script)
     return made

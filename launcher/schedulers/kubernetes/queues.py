@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher import kubernetes_syntax
+from launcher.files import kubernetes_syntax
 from launcher.schedulers.kubernetes import kinds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from launcher.plan import Plan
+    from launcher.planning.plan import Plan
 
 KUEUE = "kueue.x-k8s.io"
 _SCHEDULERS = {"volcano": "volcano", "coscheduling": "scheduler-plugins-scheduler"}

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher import render
 from launcher.errors import Problem
+from launcher.rendering import templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from launcher.plan import Plan
+    from launcher.planning.plan import Plan
     from launcher.schedulers.kubernetes.pods import Pod
 
 JOB = "node"  # the replicated job and its container, in every runtime that Trainer ships
@@ -31,14 +31,14 @@ class Overrides(NamedTuple):
     value: dict[str, Any]
 
     @property
-    def text(self) -> render.Code:
+    def text(self) -> templates.Code:
         """`value` as YAML, below a list's dash at depth 2."""
-        return render.Code(_tree(self.value, 3).lstrip())
+        return templates.Code(_tree(self.value, 3).lstrip())
 
 
 def _tree(value: Any, depth: int) -> str:
     """`value` as YAML: JSON on this line where that is short, else lines, each `depth` × 2 blanks in."""
-    flat = render.yaml(value)
+    flat = templates.yaml(value)
     if len(flat) <= 90 or not isinstance(value, (dict, list)):
         return f" {flat}"
     pad = "\n" + "  " * depth
@@ -60,7 +60,7 @@ def _key(text: str) -> str:
         "false",
         "null",
     }
-    return text if plain else render.yaml(text)
+    return text if plain else templates.yaml(text)
 
 
 def overrides(plan: Plan, pod: Pod) -> Overrides:

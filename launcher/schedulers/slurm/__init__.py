@@ -10,25 +10,28 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from launcher import badhosts, command, containers, logfiles, nccl
-from launcher import render as templates
 from launcher.errors import PlanError, located
-from launcher.schedulers import Files, Selection, Status
+from launcher.fabrics import environment
+from launcher.rendering import command, containers, templates
+from launcher.runs import badhosts
+from launcher.runs import logs as runs_logs
+from launcher.runs.status import Selection, Status
 from launcher.schedulers.slurm import options, query, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from launcher.plan import Plan
-    from launcher.runs import Run
+    from launcher.planning.plan import Plan
+    from launcher.runs.record import Run
+    from launcher.runs.sweeps import Sweep
+    from launcher.schedulers import Files
     from launcher.schedulers.slurm.query import Seen
-    from launcher.sweeps import Sweep
 
 
 @located
 def render(plan: Plan) -> Files:
     """`job.sh`. Raises PlanError for options that cannot be written or that the launcher owns."""
-    nccl.require(plan.fabric, "slurm")
+    environment.require(plan.fabric, "slurm")
     text = templates.text(
         "slurm/job.sh.j2",
         plan=plan,
@@ -103,7 +106,7 @@ def statuses(runs: Sequence[Run]) -> dict[str, Status]:
 
 
 def _status(run: Run, seen: Seen | None) -> Status:
-    hosts, code = tuple(logfiles.host_names(run.folder)), logfiles.exit_code(run.folder)
+    hosts, code = tuple(runs_logs.host_names(run.folder)), runs_logs.exit_code(run.folder)
     if seen:
         state = states.state(seen.word)
         return Status(state, states.explain(seen), code if state in {"SUCCEEDED", "FAILED"} else None, hosts)
@@ -116,7 +119,7 @@ def _status(run: Run, seen: Seen | None) -> Status:
 
 def logs(run: Run, selection: Selection) -> Iterator[str]:
     """The lines of the job's log, or of one rank's or host's, from the shared run folder."""
-    return logfiles.lines(run, selection, lambda: status(run).state)
+    return runs_logs.lines(run, selection, lambda: status(run).state)
 
 
 def cancel(run: Run) -> None:

@@ -1,6 +1,6 @@
 """sbatch's options of a plan.
 
-Owns which options the launcher decides and how a user's own are checked; quoting is `render`'s.
+Owns which options the launcher decides and how a user's own are checked; quoting is `rendering`'s.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from launcher import units
 from launcher.errors import PlanError, Problem
 
 if TYPE_CHECKING:
-    from launcher.plan import Plan
+    from launcher.planning.plan import Plan
 
 # What the launcher decides; a job that needs another value changes the field that is named.
 _OWNED = {

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from launcher.schedulers import State
+    from launcher.runs.status import State
     from launcher.schedulers.slurm.query import Seen
 
 # https://slurm.schedmd.com/sacct.html#SECTION_JOB-STATE-CODES, and the states that only squeue shows.

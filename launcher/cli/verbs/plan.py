@@ -1,0 +1,52 @@
+"""plan: what would run, and whether it fits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from launcher.cli.streams import say
+from launcher.cli.verbs.shared import OK, image_refusal, plan_job
+from launcher.errors import LauncherError
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def show_plan(args: argparse.Namespace) -> int:
+    from launcher.reports import tables
+
+    if args.max_model or args.min_nodes:
+        return _limit(args)
+    made = plan_job(args)
+    refusal = image_refusal(made, made.cluster.image_facts)
+    if refusal:
+        say(f"warning: {refusal}")
+    print(tables.plan_json(made) if args.json else tables.plan(made))
+    if args.html or args.png:
+        from launcher.reports import pictures
+
+        for path in pictures.of_plan(made, args.html, args.png):
+            say(f"wrote {path}")
+    return OK
+
+
+def _limit(args: argparse.Namespace) -> int:
+    """The largest model for the job's cluster, or the fewest hosts for the job."""
+    import json
+
+    from launcher.files import load
+    from launcher.planning import capacity
+    from launcher.reports import limits
+
+    job, cluster = load.load(args.job, args.cluster, args.settings)
+    try:
+        if args.max_model:
+            largest = capacity.largest(job, cluster, args.max_model)
+            data, text = limits.largest_data(largest), limits.largest_text(largest)
+        else:
+            fewest = capacity.fewest(job, cluster)
+            data, text = limits.fewest_data(fewest), limits.fewest_text(fewest)
+    except LauncherError as error:
+        raise error.at({"job": job.places, "cluster": cluster.places}) from None
+    print(json.dumps(data, indent=2, ensure_ascii=False) if args.json else text)
+    return OK

@@ -1,0 +1,264 @@
+"""YAML text to plain data that remembers where each key and value stands.
+
+Owns the dialect (YAML 1.2, so `48:00:00` stays a string and `1e-4` is a number), duplicate keys and `--set`;
+what the keys mean is said in job.py and cluster.py.
+"""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+
+from launcher import ROOT
+from launcher.errors import Place, Problem, SpecError, shown
+
+Keys = tuple[str | int, ...]
+
+
+class Int(int):
+    """A whole number that knows how it was written: `007` is a count of 7, and the account "007"."""
+
+    written: str
+
+
+class Float(float):
+    """A number that knows how it was written: `1.50` is 1.5, and the version "1.50"."""
+
+    written: str
+
+
+_TAGS = "tag:yaml.org,2002:"
+_SCALARS = {"null", "bool", "int", "float", "str", "timestamp"}
+_MOST_NODES = 100_000  # aliases of aliases can make a small file fill the memory
+
+# ruamel's words → the next step
+_HINTS = {
+    "'\\t'": "indent with blanks: YAML takes no tabs there",
+    "alias": "define it before with &, or quote a value that starts with *",
+    "another document": "one file holds one job or cluster: take out the second `---`",
+    "but got": "close the bracket, or quote a value that holds one",
+    "mapping values": "quote a value that holds `: `, and start keys of one level in one column",
+    "end of stream": "close the quotes",
+}
+
+
+@dataclass
+class Document:
+    """A file's data, with the place of every key path: `places[("batch", "micro")]`."""
+
+    source: str
+    data: dict[str, Any]
+    places: dict[Keys, Place] = field(default_factory=dict)
+
+    def place(self, path: Keys) -> Place:
+        """The place of `path`, or of its nearest parent that the file has."""
+        while path and path not in self.places:
+            path = path[:-1]
+        return self.places.get(path, Place(self.source, 1, 1))
+
+
+def find(path: str) -> Path:
+    """The file at `path`, else the one of that name that ships with the project."""
+    shipped = ROOT / path
+    return shipped if not exists(Path(path)) and exists(shipped) else Path(path)
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something at `path`; not for a name that is too long, or in a closed folder."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+def read(path: Path, source: str = "") -> Document:
+    """The file as a `Document`. `source` is the name to show in messages (default: the path).
+
+    Raises SpecError when the file cannot be read, is not UTF-8 YAML, is empty, is not a mapping,
+    or has a duplicate key; all duplicates are reported together.
+    """
+    source = source or str(path)
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise SpecError(Problem("no such file", "check the path", Place(source))) from None
+    except IsADirectoryError:
+        raise SpecError(Problem("this is a directory", "name a YAML file", Place(source))) from None
+    except OSError as error:
+        raise SpecError(Problem(f"cannot be read: {error.strerror}", "", Place(source))) from None
+    try:
+        text = raw.removeprefix(codecs.BOM_UTF8).decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise SpecError(Problem("this is not text", "a job or cluster file is YAML in UTF-8", Place(source)))
+    return parse(text, source)
+
+
+def parse(text: str, source: str) -> Document:
+    """`text` as a Document; the errors of `read` that are about content."""
+    root = _compose(text, source)
+    if root is None:
+        raise SpecError(Problem("the file is empty", "see jobs/ for examples", Place(source)))
+    if not isinstance(root, MappingNode):
+        raise SpecError(
+            Problem("the top level must be `key: value` lines", "see jobs/ for examples", Place(source, 1, 1))
+        )
+    document = Document(source, {})
+    document.data = _built(root, document)
+    return document
+
+
+def override(document: Document, setting: str, prefix: str = "") -> None:
+    """Apply one `--set key.path=value` to `document`, in place. The value is read as YAML.
+
+    `prefix` is what stood before the key on the command line, for messages.
+
+    Raises SpecError when there is no `=`, the value is not YAML, or the path runs through a value.
+    """
+    dotted, equals, text = setting.partition("=")
+    short = len(setting) <= 60 and setting.isprintable()
+    source = f"--set {prefix}{setting if short else ascii(dotted)[1:-1][:60]}"
+    keys = dotted.split(".")
+    if not equals or not all(keys):
+        raise SpecError(Problem("expected key.path=value", "for example --set batch.micro=2", Place(source)))
+    for path in [path for path in document.places if path[: len(keys)] == tuple(keys)]:
+        del document.places[path]  # what the file said there is gone
+    node = _compose(text, source) if text.strip() else None
+    value = text if node is None else _built(node, document, tuple(keys), Place(source))
+    document.places[tuple(keys)] = Place(source)
+    at: Any = document.data
+    for depth, key in enumerate(keys[:-1]):
+        if at.get(key) is None:
+            at[key] = {}
+        at = at[key]
+        if not isinstance(at, dict):
+            above = ".".join(keys[: depth + 1])
+            problem = f"{above} is {shown(at)}, not a mapping"
+            raise SpecError(Problem(problem, f"set {above} as a whole", Place(source)))
+    at[keys[-1]] = value
+
+
+def _built(node: Node, document: Document, keys: Keys = (), place: Place | None = None) -> Any:
+    builder = _Builder(document, place)
+    try:
+        value = builder.build(node, keys)
+    except RecursionError:
+        raise SpecError(_too_deep(place or Place(document.source))) from None
+    if builder.problems:
+        raise SpecError(*builder.problems)
+    return value
+
+
+def _too_deep(place: Place) -> Problem:
+    return Problem("brackets are nested too deeply", "write it flatter", place)
+
+
+def _compose(text: str, source: str) -> Node | None:
+    try:
+        node: Node | None = YAML(typ="safe", pure=True).compose(text)
+    except RecursionError:
+        raise SpecError(_too_deep(Place(source))) from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        place = Place(source, mark.line + 1, mark.column + 1) if mark and "\n" in text else Place(source)
+        what = (getattr(error, "problem", None) or str(error).splitlines()[0]).removeprefix("but ")
+        hint = next((hint for word, hint in _HINTS.items() if word in what), "")
+        hint = hint or "quote values that hold special characters"
+        raise SpecError(Problem(f"not valid YAML: {what}", hint, place)) from None
+    return node
+
+
+def _joined(text: str) -> str | None:
+    """`text` with each `\\ud83d\\ude00`, as JSON writes 😀, made one character; None if it holds half of one."""
+    try:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+    except UnicodeDecodeError:
+        return None
+
+
+@dataclass
+class _Builder:
+    """Nodes to plain data, filling the document's places and `problems`; a `--set` has one place, `fixed`."""
+
+    document: Document
+    fixed: Place | None = None
+    problems: list[Problem] = field(default_factory=list)
+    scalars: Any = field(default_factory=lambda: YAML(typ="safe", pure=True).constructor)
+    built: int = 0
+
+    def build(self, node: Node, path: Keys = (), above: tuple[int, ...] = ()) -> Any:
+        if self.fixed is None:
+            self.document.places.setdefault(path, self.place(node))
+        self.built += 1
+        if self.built > _MOST_NODES:
+            problem = Problem(f"more than {_MOST_NODES:,} values", "use fewer aliases", self.place(node))
+            raise SpecError(problem)
+        if id(node) in above:
+            return self.problem("this alias refers to itself", "write the value out", node)
+        above = (*above, id(node))
+        if isinstance(node, ScalarNode):
+            return self.scalar(node)
+        kind = "seq" if isinstance(node, SequenceNode) else "map"
+        if str(node.tag) != _TAGS + kind:
+            return self.unknown_tag(node)
+        if kind == "seq":
+            return [self.build(child, (*path, i), above) for i, child in enumerate(node.value)]
+        return self.mapping(node, path, above)
+
+    def mapping(self, node: Node, path: Keys, above: tuple[int, ...]) -> dict[str, Any]:
+        data: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        for key_node, value_node in node.value:
+            key = _joined(str(key_node.value)) if isinstance(key_node, ScalarNode) else None
+            if key is None or "\0" in key:
+                self.problem("a key must be a plain word", "quote it if it has brackets", key_node)
+                continue
+            if key == "<<":
+                self.problem("YAML 1.2 has no merge key `<<`", "write the keys out", key_node)
+                continue
+            if key in data:
+                where = "name it once" if self.fixed else f"it is already on line {lines[key]}"
+                self.problem(f"duplicate key {key!r}", where, key_node)
+            lines.setdefault(key, key_node.start_mark.line + 1)
+            here = (*path, key)
+            if self.fixed is None:
+                self.document.places[here] = self.place(key_node)
+            data[key] = self.build(value_node, here, above)
+        return data
+
+    def scalar(self, node: ScalarNode) -> Any:
+        kind = str(node.tag).removeprefix(_TAGS)
+        if kind not in _SCALARS:
+            return self.unknown_tag(node)
+        text = _joined(node.value)
+        if text is None:
+            return self.problem("half a character cannot be written", "use \\U and eight digits", node)
+        if "\0" in text:  # neither an argument nor a variable nor a path can
+            return self.problem("no value can hold a NUL character", "take it out", node)
+        if kind in {"str", "timestamp"}:  # a date is text here: no field holds one
+            return text
+        try:
+            value = self.scalars.construct_object(node, deep=True)
+            if kind in {"int", "float"}:
+                value = Int(value) if kind == "int" else Float(value)
+                value.written = node.value
+            return value
+        except (ValueError, KeyError):  # `!!int x`, or more digits than Python reads
+            return self.problem(f"{node.value[:40]!r} cannot be read as {kind}", "quote it", node)
+
+    def unknown_tag(self, node: Node) -> None:
+        tag = str(node.tag).replace(_TAGS, "!!")
+        self.problem(f"the tag {tag} has no meaning here", "remove it, or quote the value", node)
+
+    def problem(self, message: str, hint: str, node: Node) -> None:
+        self.problems.append(Problem(message, hint, self.place(node)))
+
+    def place(self, node: Node) -> Place:
+        return self.fixed or Place(self.document.source, node.start_mark.line + 1, node.start_mark.column + 1)

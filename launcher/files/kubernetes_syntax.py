@@ -1,0 +1,113 @@
+"""What Kubernetes takes as a name, a label and a quantity: the rules that only its API server checks.
+
+Owns the rules and the words for what breaks them; which field follows which rule is said in cluster.py.
+Each function returns its argument, or raises ValueError with a message for a person.
+
+https://kubernetes.io/docs/concepts/overview/working-with-objects/names/
+https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
+https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+"""
+
+from __future__ import annotations
+
+import re
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
+_QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([KMGTPE]i|[munkMGTPE]|[eE][-+]?\d+)?")
+_SUFFIXES = {
+    "": 1,
+    "m": 1e-3,
+    "u": 1e-6,
+    "n": 1e-9,
+    "k": 1e3,
+    "M": 1e6,
+    "G": 1e9,
+    "T": 1e12,
+    "P": 1e15,
+    "E": 1e18,
+}
+_SUFFIXES |= {f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTPE", 1)}
+
+
+def label(text: str) -> str:
+    """A DNS label (RFC 1123): what hosts, containers and volumes are named by."""
+    if len(text) > 63:
+        raise ValueError(f"{_shown(text)} has {len(text)} characters; 63 is the most")
+    if not _LABEL.fullmatch(text):
+        raise ValueError(
+            f"{_shown(text)} is not a Kubernetes name; use lower case letters, digits and '-', "
+            "with a letter or digit at both ends"
+        )
+    return text
+
+
+def subdomain(text: str) -> str:
+    """DNS labels with dots between them: the name of an object."""
+    if len(text) > 253:
+        raise ValueError(f"{_shown(text)} has {len(text)} characters; 253 is the most")
+    for part in text.split("."):
+        if not _LABEL.fullmatch(part):
+            raise ValueError(
+                f"{_shown(text)} is not a Kubernetes name; use lower case letters, digits, '-' and '.', "
+                "with a letter or digit at both ends"
+            )
+    return text
+
+
+def value(text: str) -> str:
+    """A label's value; it may be empty."""
+    if len(text) > 63:
+        raise ValueError(f"label value {_shown(text)} has {len(text)} characters; 63 is the most")
+    if not _VALUE.fullmatch(text):
+        raise ValueError(
+            f"{_shown(text)} is not a label value; use letters, digits, '-', '_' and '.', "
+            "with a letter or digit at both ends"
+        )
+    return text
+
+
+def key(text: str) -> str:
+    """The key of a label, an annotation, a taint or a resource: `name` or `domain/name`."""
+    domain, slash, name = text.rpartition("/")
+    if not name or len(name) > 63 or not _VALUE.fullmatch(name) or (slash and not domain):
+        raise ValueError(f"{_shown(text)} is not a key of Kubernetes; write name or domain.example/name")
+    if slash:
+        subdomain(domain)
+    return text
+
+
+def quantity(text: str) -> str:
+    """An amount such as `500m`, `2`, `1.5` or `64Gi`. It stays text: as a number YAML would change it."""
+    if not _QUANTITY.fullmatch(text):
+        raise ValueError(f"{_shown(text)} is not a quantity; write 2, 500m, 64Gi or 64G")
+    return text
+
+
+def resource(name: str, amount: str) -> str:
+    """The amount of resource `name`. Devices and huge pages are whole: `nvidia.com/gpu: 8`."""
+    quantity(amount)
+    if "/" in name and not amount.isdecimal():
+        raise ValueError(f"{name} is counted in whole devices, not {_shown(amount)}")
+    return amount
+
+
+def http_path(text: str) -> str:
+    """The path of a probe's URL."""
+    if not text.startswith("/") or not text.isprintable() or " " in text:
+        raise ValueError(
+            f"{_shown(text)} does not start with '/', or has a blank in it; write it as in a URL"
+        )
+    return text
+
+
+def number(amount: str) -> float:
+    """The number that a valid quantity stands for."""
+    match = _QUANTITY.fullmatch(amount)
+    assert match
+    suffix = match[2] or ""
+    return float(match[1]) * _SUFFIXES[suffix] if suffix in _SUFFIXES else float(match[1] + suffix)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 70 else f"{text[:67]}...")

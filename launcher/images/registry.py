@@ -1,0 +1,66 @@
+"""What an image in a registry says of itself: its labels, by skopeo.
+
+Owns the one question to a registry, which is asked when a job is really submitted, and never by `--dry-run`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+from launcher.images import facts as images_facts
+
+if TYPE_CHECKING:
+    from launcher.images.facts import Facts
+
+SECONDS = 10  # a registry that takes longer does not hold a submission up
+
+
+@functools.cache
+def facts(name: str) -> tuple[Facts | None, str]:
+    """The facts that the labels of image `name` give, and a note when the registry could not be read.
+
+    The facts are None where skopeo, the registry or such labels are missing.
+    """
+    if not in_registry(name) or not shutil.which("skopeo"):
+        return None, ""
+    # An image for other hosts than this one (a laptop of another kind) is still the one to ask for.
+    words = [
+        "skopeo",
+        "inspect",
+        "--no-tags",
+        "--override-os=linux",
+        "--override-arch=amd64",
+        f"docker://{name}",
+    ]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
+        labels = json.loads(done.stdout)["Labels"] if done.returncode == 0 else None
+    except subprocess.TimeoutExpired:
+        return None, f"{name} is not checked: its registry did not answer in {SECONDS} s"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return None, f"{name} is not checked: skopeo: {error}"
+    if done.returncode:
+        return None, f"{name} is not checked: {_words(done.stderr) or f'skopeo ended with {done.returncode}'}"
+    return images_facts.from_labels(labels or {}, f"labels of {name}"), ""
+
+
+def _words(log: str) -> str:
+    """The last line of skopeo's log, without its time and level."""
+    last = log.strip().rpartition("\n")[2]
+    found = re.search(r'msg="((?:\\.|[^"\\])*)"', last)
+    return re.sub(r"\\(.)", r"\1", found[1]) if found else last
+
+
+def in_registry(name: str) -> bool:
+    """Whether `name` names its registry: example.org/team/image:tag, localhost:5000/image; no file, no bare name."""
+    host, slash, _ = name.partition("/")
+    return (
+        bool(slash)
+        and ("." in host or ":" in host or host == "localhost")
+        and not name.startswith((".", "/"))
+    )

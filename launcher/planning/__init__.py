@@ -1,0 +1,1 @@
+"""From job and cluster to a plan; pure, except for what workspace.py reads of this machine."""

@@ -1,0 +1,322 @@
+"""Job and cluster to plan: hosts × slots, batch arithmetic, DeepSpeed's configuration, environment, mounts.
+
+Pure and deterministic: the same files give the same plan, id included. Rendering and sending are the schedulers'.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from launcher import workloads
+from launcher.deepspeed import config as deepspeed_config
+from launcher.deepspeed import rules
+from launcher.errors import LauncherError, PlanError, Problem
+from launcher.fabrics import FABRICS, lint, model
+from launcher.fabrics import environment as fabrics_environment
+from launcher.planning import fit
+from launcher.sizing import gpus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from launcher.errors import Places
+    from launcher.fabrics.model import Fabric
+    from launcher.files.cluster import Cluster
+    from launcher.files.job import Job
+
+# A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).
+_STEM = 45
+
+
+class Site(NamedTuple):
+    """The only facts of this machine that a plan knows."""
+
+    root: str  # where docker/ and templates/ lie
+    runs: str  # the folder of run folders
+    python: str  # the interpreter for ranks without a container
+    image_tag: str  # the tag of the image that holds docker/ as it is here
+    commit: str = ""  # of this project's checkout; '' where there is none
+
+
+class Secret(NamedTuple):
+    """An environment variable whose value is read inside the job from secret `name` (its `key` on Kubernetes)."""
+
+    variable: str
+    name: str
+    key: str
+
+
+class Mount(NamedTuple):
+    inside: str
+    host: str | None
+    claim: str | None
+    readonly: bool
+    local: bool
+
+
+class Plan(NamedTuple):
+    """What will run, decided. Sizes are bytes, times are seconds."""
+
+    id: str
+    job: Job
+    cluster: Cluster
+    site: Site
+    fabric: Fabric
+    batch: deepspeed_config.Batch
+    preset: str
+    config: dict[str, Any]
+    precision: str
+    args: dict[str, Any]  # the workload's options
+    fit: fit.Fit | None  # None where memory is not estimated
+    variables: tuple[model.Variable, ...]
+    secrets: tuple[Secret, ...]
+    mounts: tuple[Mount, ...]
+    image: str
+    warnings: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()  # hosts to stay away from (Slurm)
+    after: tuple[str, ...] = ()  # runs that must succeed first, as placement.word names them
+
+    @property
+    def nodes(self) -> int:
+        return self.job.nodes
+
+    @property
+    def slots(self) -> int:
+        return self.cluster.slots
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.slots
+
+    @property
+    def gpu(self) -> bool:
+        return self.cluster.gpu is not None
+
+    @property
+    def preflight(self) -> bool:
+        return self.nodes > 1 if self.job.preflight is None else self.job.preflight
+
+    @property
+    def places(self) -> Places:
+        """Where the fields of both files stand, for what is found wrong later."""
+        return {"job": self.job.places, "cluster": self.cluster.places}
+
+    @property
+    def folder(self) -> str:
+        return f"{self.site.runs}/{self.id}"
+
+    @property
+    def environment(self) -> tuple[model.Variable, ...]:
+        """Every variable of the ranks, each with its reason; secrets apart."""
+        caches = f"{self.cluster.scratch}/{self.id}"
+        # A job killed while it compiles leaves a lock that hangs every later job that shares the folder,
+        # and network file systems race on it: https://github.com/deepspeedai/DeepSpeed/issues/3356
+        why = "this run's own compile cache, on the host's own disk"
+        names = {
+            "TORCH_EXTENSIONS_DIR": "torch",
+            "TRITON_CACHE_DIR": "triton",
+            "TORCHINDUCTOR_CACHE_DIR": "inductor",
+        }
+        taken = {v.name for v in self.variables}
+        return self.variables + tuple(
+            model.Variable(name, f"{caches}/{end}", why, "")
+            for name, end in names.items()
+            if name not in taken
+        )
+
+
+def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
+    """The plan of `job` on `cluster`. `suffix` tells runs of one job apart.
+
+    Raises PlanError with everything that cannot work.
+    """
+    fabric = FABRICS[cluster.fabric]
+    problems: list[Problem] = list(_impossible(job, cluster))
+    findings = _lint(job, cluster, fabric)
+    problems += _written(findings, "error", job)
+    places: Places = {"job": job.places, "cluster": cluster.places}
+    gpu = gpus.GPUS[cluster.gpu] if cluster.gpu else None
+    precision = fit.precision(job, cluster)
+    try:
+        numbers = deepspeed_config.batch(
+            job.batch.micro, job.batch.accumulation, job.batch.global_, fit.readers(job, cluster)
+        )
+        weighed, unknown = fit.weigh(job, cluster, numbers, precision)
+        preset = _preset(job, weighed)
+        part = weighed.part if weighed else None
+        problems += filter(None, [fit.too_long(job, weighed) if weighed else None])
+        problems += fit.unshareable(job, cluster, weighed)
+        config = deepspeed_config.config(
+            deepspeed_config.preset(preset),
+            job.deepspeed.overrides,
+            numbers,
+            precision,
+            cluster.slots,
+            job.nodes,
+            cluster.nvme.path if cluster.nvme else None,
+            part,
+        )
+        where = rules.Where(gpu, cluster.slots, _local(cluster), part)
+        problems += rules.problems(config, where, job.workload, precision)
+    except LauncherError as error:
+        raise PlanError(*problems, *error.problems).at(places) from None
+    if problems:
+        raise PlanError(*problems).at(places)
+    return Plan(
+        id=_id(job, cluster, site, suffix),
+        job=job,
+        cluster=cluster,
+        site=site,
+        fabric=fabric,
+        batch=numbers,
+        preset=preset,
+        config=config,
+        precision=precision,
+        args=_args(job, weighed),
+        fit=weighed,
+        variables=_variables(job, cluster, fabric),
+        secrets=_secrets(job, cluster),
+        mounts=_mounts(cluster, config),
+        warnings=tuple(p.at(places) for p in _written(findings, "warning", job)),
+        notes=(
+            *(str(p.at(places)) for p in _written(findings, "note", job)),
+            *(
+                [f"{unknown}; `deepspeed: auto` is {preset}"]
+                if unknown and fit.insisted(job) is None and workloads.steps(job.workload)
+                else []
+            ),
+        ),
+        image=_image(cluster, site),
+    )
+
+
+def _preset(job: Job, weighed: fit.Fit | None) -> str:
+    return weighed.rung.preset if weighed else fit.insisted(job) or fit.BLIND
+
+
+def _local(cluster: Cluster) -> tuple[str, ...]:
+    """The folders that ranks see on their host's own disk."""
+    mounted = (inside for inside, mount in cluster.mounts.items() if mount.local)
+    return (*([cluster.nvme.path] if cluster.nvme else []), *mounted, cluster.scratch)
+
+
+def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[Mount, ...]:
+    """The cluster's mounts, and its NVMe disks where something is offloaded to them."""
+    written = [Mount(inside, m.host, m.claim, m.readonly, m.local) for inside, m in cluster.mounts.items()]
+    zero = config["zero_optimization"]
+    paths = [(zero.get(part) or {}).get("nvme_path") for part in ("offload_optimizer", "offload_param")]
+    disk = cluster.nvme.path if cluster.nvme else ""
+    if (
+        disk
+        and disk not in cluster.mounts
+        and any(path and deepspeed_config.below(path, disk) for path in paths)
+    ):
+        written.append(Mount(disk, disk, None, False, True))
+    return tuple(written)
+
+
+def _args(job: Job, weighed: fit.Fit | None) -> dict[str, Any]:
+    """The job's args, with activation checkpointing where the ladder needs it."""
+    if weighed and weighed.rung.checkpointing and "activation-checkpointing" not in job.args:
+        return {**job.args, "activation-checkpointing": True}
+    return dict(job.args)
+
+
+def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
+    if cluster.hosts and job.nodes > cluster.hosts:
+        yield Problem(
+            f"the job wants {job.nodes} hosts and the cluster has {cluster.hosts}",
+            f"use nodes: {cluster.hosts}",
+            about=("job", "nodes"),
+        )
+    if cluster.cpus and cluster.gpu is None and cluster.slots > cluster.cpus:
+        yield Problem(
+            f"slots {cluster.slots} is more than the host's {cluster.cpus} cores",
+            "use fewer slots",
+            about=("cluster", "slots"),
+        )
+    if job.precision == "fp16" and cluster.gpu is None:
+        yield Problem("precision fp16 needs a GPU", "use bf16 or fp32 on a CPU", about=("job", "precision"))
+    if cluster.gpu and job.precision == "bf16" and gpus.GPUS[cluster.gpu].capability < (8, 0):
+        yield Problem(
+            f"{cluster.gpu} has no bf16 (compute capability 8.0 and up)",
+            "use precision: fp16",
+            about=("job", "precision"),
+        )
+    if not workloads.is_script(job.workload):
+        reason = workloads.refusal(job.workload, job.args, job.model, job.nodes, cluster.slots)
+        if reason:
+            yield Problem(f"workload {job.workload!r}: {reason}", about=("job", "args"))
+    if (
+        not workloads.is_script(job.workload)
+        and job.model is None
+        and "model" in workloads.required(job.workload)
+    ):
+        yield Problem(
+            f"workload {job.workload!r} needs a model", "add `model:` to the job", about=("job", "model")
+        )
+
+
+def _lint(job: Job, cluster: Cluster, fabric: Fabric) -> list[lint.Finding]:
+    written = {**cluster.env, **job.env}
+    return lint.lint({name: v.value or "" for name, v in written.items()}, fabric)
+
+
+def _written(findings: Iterable[lint.Finding], severity: lint.Severity, job: Job) -> list[Problem]:
+    """The findings of one severity as problems of the file that wrote the variable."""
+    return [
+        Problem(f.message, about=("job" if f.name in job.env else "cluster", "env", f.name))
+        for f in findings
+        if f.severity == severity
+    ]
+
+
+def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[model.Variable, ...]:
+    """The fabric's variables, then the cluster's, then the job's; a later one of the same name wins."""
+    found = {
+        v.name: v
+        for v in fabrics_environment.environment(
+            fabric, gpu=cluster.gpu is not None, interface=cluster.interface
+        )
+    }
+    for source, env in (("the cluster file", cluster.env), ("the job file", job.env)):
+        for name, variable in env.items():
+            if variable.value is None:
+                found.pop(name, None)
+                continue
+            over = f", instead of {found[name].value!r}" if name in found else ""
+            found[name] = model.Variable(name, variable.value, f"from {source}{over}", "")
+    return tuple(found.values())
+
+
+def _secrets(job: Job, cluster: Cluster) -> tuple[Secret, ...]:
+    wanted = {**cluster.env, **job.env}
+    return tuple(Secret(name, v.secret, v.key or name) for name, v in wanted.items() if v.secret)
+
+
+def _image(cluster: Cluster, site: Site) -> str:
+    """The cluster's image; without a tag, the one that `make image` gives the flavour that these ranks need."""
+    if _has_tag(cluster.image):
+        return cluster.image
+    return f"{cluster.image}:{site.image_tag}-{'cuda' if cluster.gpu else 'cpu'}"
+
+
+def _has_tag(image: str) -> bool:
+    """A path is an image as it is: .sqsh, .sif, or an unpacked one."""
+    return (
+        image.startswith("/")
+        or image.endswith((".sqsh", ".sif"))
+        or "@" in image
+        or ":" in image.rpartition("/")[2]
+    )
+
+
+def _id(job: Job, cluster: Cluster, site: Site, suffix: str) -> str:
+    """The job's name and six digits of the hash of all that decides the plan: equal jobs, equal ids."""
+    content = [job.model_dump(mode="json"), cluster.model_dump(mode="json"), site.image_tag, suffix]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    stem = "-".join(filter(None, (job.name, suffix)))[:_STEM].rstrip("-")
+    return f"{stem}-{digest[:6]}"

@@ -1,0 +1,40 @@
+"""What this machine tells a plan: paths, interpreter, and the tag of the image that holds docker/ as it is here.
+
+Owns the look at the machine, so that everything after it can be pure.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from launcher import ROOT, __version__
+from launcher.planning.plan import Site
+
+
+def here() -> Site:
+    """The Site of this machine. Runs go to $LAUNCHER_RUNS, or to ./runs."""
+    return Site(str(ROOT), str(runs()), sys.executable, *revisions())
+
+
+def runs() -> Path:
+    """The absolute folder of run folders."""
+    return Path(os.environ.get("LAUNCHER_RUNS") or "runs").absolute()
+
+
+def revisions() -> tuple[str, str]:
+    """(the git hash of docker/, as `make image` tags it, the commit); (the version, '') without a git checkout.
+
+    Uncommitted changes are in no image, and so not in the tag.
+    """
+    try:
+        words = ["git", "-C", str(ROOT), "rev-parse", "HEAD:docker", "HEAD"]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return __version__, ""
+    if done.returncode:
+        return __version__, ""
+    tag, commit = done.stdout.split()
+    return tag[:12], commit[:12]

@@ -1,0 +1,1 @@
+"""From a plan to text, every value escaped for its language; pure."""

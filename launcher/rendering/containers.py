@@ -1,0 +1,215 @@
+"""How a command gets into the image: one entry a container runtime.
+
+Owns the runtimes' command lines; what runs inside is the plan's. On Kubernetes the pod is the container.
+Each entry returns the words that stand before the command inside.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from launcher import workloads
+from launcher.errors import PlanError, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from launcher.planning.plan import Plan
+
+CODE_INSIDE = "/opt/job"  # docker/Dockerfile
+PYTHON_INSIDE = "/opt/venv/bin/python"
+PATH_INSIDE = "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Entry(NamedTuple):
+    """`step`: extra words for srun; `command`: words in front of the command."""
+
+    step: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()
+
+
+def node_entry(runtime: str, plan: Plan, gate: bool = False) -> list[str]:
+    """The words that start the node entry in `plan.image` with `runtime`, without its options.
+
+    With `gate` preflight comes first; it takes the same options. Raises PlanError when a mount cannot be had.
+    """
+    script = plan.job.workload
+    if inside(runtime) and workloads.is_script(script) and not script.startswith("/"):
+        hint = "write its absolute path, and mount its folder (`mounts:` of the cluster file)"
+        what = f"workload {script!r}: a container does not start in this folder"
+        raise PlanError(Problem(what, hint, about=("job", "workload")))
+    entry = RUNTIMES[runtime](plan)
+    python, code = (
+        (PYTHON_INSIDE, CODE_INSIDE) if inside(runtime) else (plan.site.python, f"{plan.site.root}/docker")
+    )
+    program = [f"{code}/preflight.py", *_preflight(plan), "--"] if gate else [f"{code}/node.py"]
+    return [*entry.step, *entry.command, *_profile(plan), python, *program]
+
+
+# A healthy cluster's figure is for larger messages than preflight's, and a gate must not refuse a healthy one.
+_FLOOR = 0.7
+
+
+def _preflight(plan: Plan) -> list[str]:
+    """What docker/preflight.py asks of each host."""
+    floor, published = plan.cluster.slurm.floor, plan.fabric.bandwidth
+    if floor is None:
+        floor = _FLOOR * published.gb_per_s if published and plan.gpu and plan.nodes > 1 else 0.0
+    words = [f"--scratch={plan.cluster.scratch}", f"--floor={floor:g}"]
+    # NCCL needs about this much of /dev/shm a rank, for ranks of one host that do not reach each other directly
+    words += ["--shm=0.25", "--disk=5"] if plan.gpu else []
+    return words + (["--memlock"] if plan.fabric.memlock and plan.gpu else [])
+
+
+def _profile(plan: Plan) -> list[str]:
+    """The shell that reads a fabric's own profile where the ranks run, with the plan's variables on top."""
+    if not plan.fabric.script:
+        return []
+    exports = [f"export {v.name}={shlex.quote(v.value)}" for v in plan.environment]
+    return ["bash", "-c", "\n".join([*plan.fabric.script, *exports, 'exec "$@"']), "node"]
+
+
+def inside(runtime: str) -> bool:
+    """Whether ranks run in the image (its Python, its copy of docker/) rather than on the host."""
+    return runtime != "none"
+
+
+def names(plan: Plan) -> list[str]:
+    """Every variable that the launcher sets for the ranks, secrets too."""
+    own = ["RUN_DIR", "DEEPSPEED_CONFIG"]
+    return [v.name for v in plan.environment] + own + [s.variable for s in plan.secrets]
+
+
+def _none(plan: Plan) -> Entry:
+    moved = [m for m in plan.mounts if m.host and m.host != m.inside]
+    if moved:
+        raise PlanError(
+            *(
+                Problem(
+                    f"without a container nothing can show {m.host} as {m.inside}",
+                    "use the host's path on both sides, or a container runtime",
+                    about=("cluster", "mounts", m.inside),
+                )
+                for m in moved
+            )
+        )
+    return Entry()
+
+
+def _binds(plan: Plan) -> list[tuple[str, str, bool]]:
+    """(host path, path inside, read only) of every mount, the run folders and the scratch disk."""
+    own = [(plan.site.runs, plan.site.runs, False), (plan.cluster.scratch, plan.cluster.scratch, False)]
+    fabric = [(m.host, m.inside, m.readonly) for m in plan.fabric.mounts]
+    return own + fabric + [(m.host, m.inside, m.readonly) for m in plan.mounts if m.host]
+
+
+def _pyxis(plan: Plan) -> Entry:
+    # The image's ENV wins over the job's for every variable that --container-env does not name:
+    # https://github.com/NVIDIA/pyxis/issues/124. A '#' separates registry and image in enroot's own syntax.
+    mounts = ",".join(f"{host}:{inside}{':ro' if ro else ''}" for host, inside, ro in _binds(plan))
+    registry, slash, image = plan.image.partition("/")
+    remote = slash and not plan.image.startswith(("/", ".")) and ("." in registry or ":" in registry)
+    named = f"{registry}#{image}" if remote else plan.image
+    words = (
+        f"--container-image={named}",
+        f"--container-mounts={mounts}",
+        "--no-container-mount-home",
+        f"--container-env={','.join([*names(plan), 'SLURM_NODEID'])}",
+    )
+    return Entry(step=words)
+
+
+class Pull(NamedTuple):
+    """An image of a registry that becomes one file, once, for all hosts and runs."""
+
+    source: str
+    file: str
+
+
+def pull(plan: Plan) -> Pull | None:
+    """What job.sh has to fetch before the hosts start; None where the image is a file or the runtime fetches itself."""
+    if plan.cluster.slurm.container != "apptainer" or plan.image.startswith("/"):
+        return None
+    name = re.sub(r"[^A-Za-z0-9.-]+", "_", plan.image)
+    return Pull(f"docker://{plan.image}", f"{plan.site.runs}/images/{name}.sif")
+
+
+def _apptainer(plan: Plan) -> Entry:
+    pulled = pull(plan)
+    image = pulled.file if pulled else plan.image
+    words = ["apptainer", "exec", "--no-home", *(["--nv"] if plan.gpu else [])]
+    for host, inside, ro in _binds(plan):
+        words += ["--bind", f"{host}:{inside}{':ro' if ro else ''}"]
+    return Entry(command=(*words, image))
+
+
+def _engine(engine: str) -> Callable[[Plan], Entry]:
+    def enter(plan: Plan) -> Entry:
+        # host network: the ranks of several hosts meet on the host's own addresses;
+        # --env NAME without a value passes it on, so no value shows in a process list
+        words = [engine, "run", "--rm", "--network=host", "--ipc=host", "--ulimit=memlock=-1"]
+        words += ["--gpus=all"] if plan.gpu and engine == "docker" else []
+        words += ["--device=nvidia.com/gpu=all"] if plan.gpu and engine == "podman" else []
+        words += [f"--device={device}" for device in plan.fabric.devices]
+        for host, inside, ro in _binds(plan):
+            words += ["--mount", f"type=bind,source={host},target={inside}" + (",readonly" if ro else "")]
+        for name in names(plan):
+            words += ["--env", name]
+        return Entry(command=(*words, plan.image))
+
+    return enter
+
+
+def _oci(plan: Plan) -> Entry:
+    # job.sh writes this run's bundle: the image's root file system with the run's mounts
+    return Entry(step=(f"--container={plan.folder}/bundle",), command=_environment())
+
+
+def _charliecloud(plan: Plan) -> Entry:
+    # an image's ENV is not applied; ch-run binds only onto folders that exist, so a run gets an overlay in memory
+    words = ["ch-run", "--write-fake", "--unset-env=LD_PRELOAD"]
+    for host, inside, _ in _binds(plan):
+        words.append(f"--bind={host}:{inside}")
+    return Entry(command=(*words, plan.image, "--", *_environment()))
+
+
+def _environment() -> tuple[str, ...]:
+    """`env` with what the image's ENV has: these runtimes give the ranks the host's environment instead."""
+    return ("env", f"PATH={PATH_INSIDE}", f"PYTHONPATH={CODE_INSIDE}")
+
+
+def bundle(plan: Plan) -> str:
+    """config.json of an OCI bundle on the root file system of `plan.image`, an unpacked bundle's folder.
+
+    Slurm itself puts the step's command and environment into it: https://slurm.schedmd.com/containers.html
+    """
+    mounts: list[dict[str, Any]] = [{"destination": "/proc", "type": "proc", "source": "proc"}]
+    # The host's own /dev and /sys: GPUs, RDMA devices and /dev/shm. No network namespace: ranks meet on the
+    # host's addresses, which also need its names.
+    same = ["/dev", "/sys", "/etc/hosts", "/etc/resolv.conf"]
+    binds = [(path, path, path.startswith("/etc")) for path in same] + _binds(plan)
+    for host, inside, readonly in binds:
+        options = ["rbind", "ro" if readonly else "rw"]
+        mounts.append({"destination": inside, "type": "bind", "source": host, "options": options})
+    made = {
+        "ociVersion": "1.0.2",
+        "process": {"terminal": False, "cwd": "/", "args": ["true"], "env": [], "user": {"uid": 0, "gid": 0}},
+        "root": {"path": f"{plan.image}/rootfs", "readonly": False},
+        "mounts": mounts,
+        "linux": {"namespaces": [{"type": "mount"}]},
+    }
+    return json.dumps(made, indent=1)
+
+
+RUNTIMES: dict[str, Callable[[Plan], Entry]] = {
+    "none": _none,
+    "pyxis": _pyxis,
+    "apptainer": _apptainer,
+    "oci": _oci,
+    "charliecloud": _charliecloud,
+    "docker": _engine("docker"),
+    "podman": _engine("podman"),
+}
