@@ -47,9 +47,9 @@ faults: install ## break a real Slurm cluster on this machine in eleven ways and
 	$(BIN)/python -m tests.faults
 
 bench: install ## measure start-up, rendering and the way to the first training step
-	$(BIN)/python -m tests.bench
-	$(BIN)/python -m tests.kubernetes.speed
-	$(BIN)/python -m tests.bench_workloads
-	PYTHONPATH=docker $(BIN)/python -m tests.images.bench
+	$(BIN)/python -m tests.bench.launcher
+	$(BIN)/python -m tests.bench.kubernetes
+	$(BIN)/python -m tests.bench.workloads
+	PYTHONPATH=docker $(BIN)/python -m tests.bench.images
 
 -include docker/images.mk

@@ -45,7 +45,7 @@ image-lint: install ## lint the Dockerfile and its shell scripts
 	$(BIN)/shellcheck docker/local/*.sh
 
 image-test: install ## build the cpu flavour for real and run it
-	$(BIN)/python -m pytest -m image tests/images
+	$(BIN)/python -m pytest -m image tests/real/image
 
 # The markers keep one lock for every Python from 3.11 on. Needs uv (pip install uv).
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

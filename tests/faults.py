@@ -1,7 +1,7 @@
 """What a user sees when something breaks, as a table: `make faults` breaks a real cluster of four hosts.
 
-Owns the faults and what must hold after each; tests/slurm owns the cluster. Not part of `make test`: about ten minutes.
-Every training run takes 24 steps of a small GPT on two hosts with a checkpoint every 4 steps.
+Owns the faults and what must hold after each; tests/real/slurm owns the cluster. Not part of `make test`:
+about ten minutes. Every training run takes 24 steps of a small GPT on two hosts with a checkpoint every 4 steps.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.slurm import cluster, config
-from tests.slurm.site import ENDED, Site
+from tests.real.slurm import cluster, config
+from tests.real.slurm.site import ENDED, Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,7 +25,7 @@ from launcher.errors import LauncherError
 from launcher.files import load, pipeline
 from launcher.planning import plan
 from tests import samples
-from tests.kubernetes import variants
+from tests.launcher.schedulers.kubernetes import variants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -107,8 +107,8 @@ def sbatch(value: Any) -> Code:
     """`value` as an option's value in an `#SBATCH` line.
 
     sbatch reads these lines itself: `#` starts a comment, blanks end a value, quotes and backslashes are taken. Inside
-    double quotes only `"` and `\\` need a backslash (Slurm 24.11, tests/slurm/test_launcher.py). A newline cannot be
-    written there.
+    double quotes only `"` and `\\` need a backslash (Slurm 24.11, tests/real/slurm/test_launcher.py). A newline cannot
+    be written there.
     """
     text = str(value)
     return Code(

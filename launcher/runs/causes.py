@@ -1,7 +1,7 @@
 """Known causes of a failure: what a log says, what it means, and what to do.
 
 Owns the table; which logs are read is `diagnosis`'s. A new cause is one entry here and one real log line in
-tests/test_causes.py. The first entry that matches a log wins, so what is more exact stands further up.
+tests/launcher/runs/test_causes.py. The first entry that matches a log wins, so what is more exact stands further up.
 """
 
 from __future__ import annotations

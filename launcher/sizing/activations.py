@@ -5,10 +5,11 @@ Owns the accounting of transformers' own modelling code, run eagerly; leaves mod
     activations.per_layer(architecture, bytes) -> bytes that one layer saves for one token
     activations.moments(architecture, ...) -> Activations: what a whole micro batch holds, and when
 
-Each term is a tensor that autograd saves; tests/sizing/test_activations.py counts the same tensors in a real forward
-pass. Attention is fused (torch's scaled_dot_product_attention): it saves queries, keys, values, its output and
-one float per head, not the scores. Korthikanti et al., arXiv 2205.05198, section 4, give the model for a fused
-Megatron layer (34 x hidden, and 5 x heads x sequence for the scores): `megatron` reproduces it for comparison.
+Each term is a tensor that autograd saves; tests/launcher/sizing/test_activations.py counts the same tensors in a
+real forward pass. Attention is fused (torch's scaled_dot_product_attention): it saves queries, keys,
+values, its output and one float per head, not the scores. Korthikanti et al., arXiv 2205.05198, section 4, give the
+model for a fused Megatron layer (34 x hidden, and 5 x heads x sequence for the scores): `megatron` reproduces it for
+comparison.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Owns the families that can be counted; leaves names, files and what is a causal 
 
     families.FAMILIES["llama"](families.Keys(config, place), "llama-7b") -> architecture.Architecture
 
-Tensor names and shapes are those of transformers 5 (tests/sizing/test_models.py builds them on its meta device and
-compares). Missing keys take the defaults of transformers' configuration classes.
+Tensor names and shapes are those of transformers 5 (tests/launcher/sizing/test_models.py builds them on its meta device
+and compares). Missing keys take the defaults of transformers' configuration classes.
 """
 
 from __future__ import annotations

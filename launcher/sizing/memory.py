@@ -14,7 +14,7 @@ All counts are bytes. A slot is at its fullest at one of four moments: when the 
 tensor and the logits), at the start of the layers' backward pass, at its end (all gradients), or in the
 optimizer's step. `Slot` holds the fullest one, so that its parts add up to its total; `Memory.moments` has all.
 
-The states are those that DeepSpeed 0.19.8 was measured to hold (tests/workloads/test_memory_measured.py), from
+The states are those that DeepSpeed 0.19.8 was measured to hold (tests/docker/workloads/test_memory_measured.py), from
 deepspeed/runtime/zero/stage_1_and_2.py, deepspeed/runtime/zero/stage3.py and deepspeed/runtime/fp16/.
 """
 
@@ -41,7 +41,8 @@ CONTEXT = int(1.25 * GIB)
 # Bytes that torch's caching allocator loses to fragmentation, as a share of what comes and goes each step.
 FRAGMENTATION = 0.05
 # The C library's, which a rank without a GPU has instead, holds on to freed tensors: it uses them again, but for this
-# share. Tensors above HELD bytes go back to the kernel as a rule. Both fitted to tests/workloads/memory_resident.py.
+# share. Tensors above HELD bytes go back to the kernel as a rule. Both fitted to
+# tests/docker/workloads/memory_resident.py.
 CPU_FRAGMENTATION = 0.1
 HELD = 64 * MIB
 # A rank's Python with torch, CUDA libraries and DeepSpeed resident, and one data loader worker beside it.

@@ -3,7 +3,7 @@
 Owns these formulas; leaves activations to activations.py and the sum over a step's moments to memory.py.
 
 They follow DeepSpeed 0.19.8: deepspeed/runtime/zero/stage_1_and_2.py, deepspeed/runtime/zero/stage3.py and
-deepspeed/runtime/fp16/fused_optimizer.py. tests/workloads/test_memory_measured.py trains with it and compares.
+deepspeed/runtime/fp16/fused_optimizer.py. tests/docker/workloads/test_memory_measured.py trains with it and compares.
 """
 
 from __future__ import annotations

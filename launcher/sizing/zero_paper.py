@@ -1,7 +1,7 @@
 """The formulas of the ZeRO papers and of DeepSpeed's own estimators, as they were published.
 
 Owns nothing that a plan decides on: states.py and traffic.py follow what DeepSpeed was measured to do. These are
-here to be shown beside it, and to reproduce the papers' tables (tests/sizing/test_zero_paper.py).
+here to be shown beside it, and to reproduce the papers' tables (tests/launcher/sizing/test_zero_paper.py).
 
 Stages: 0 baseline, 1 Pos, 2 Pos+g, 3 Pos+g+p. Sizes are bytes for 16-bit training with fp32 Adam; the papers'
 GB are 10^9 bytes.

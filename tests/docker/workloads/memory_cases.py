@@ -1,0 +1,202 @@
+"""What is measured of DeepSpeed's memory on CPU ranks, and the planner's forecast of the same.
+
+Owns the cases and the run of their ranks (memory_rank.py); test_memory_measured.py holds them against each other, and
+
+    python -m tests.docker.workloads.memory_cases
+
+prints them as the table of templates/deepspeed/README.md.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from launcher.sizing import architecture, memory, models, zero
+from launcher.sizing import setup as sizing_setup
+
+RANKS = 2
+LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 8192,
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 512,
+}
+SMALL = LLAMA | {"num_hidden_layers": 2, "hidden_size": 256, "intermediate_size": 704, "vocab_size": 2048}
+GPT2: dict[str, Any] = {
+    "model_type": "gpt2",
+    "vocab_size": 2048,
+    "n_embd": 256,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_positions": 256,
+    "attn_pdrop": 0.0,
+    "resid_pdrop": 0.0,
+    "embd_pdrop": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
+}
+GPT2_124M: dict[str, Any] = GPT2 | {
+    "vocab_size": 50257,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_positions": 1024,
+}
+
+
+def case(
+    name: str,
+    model: dict[str, Any],
+    stage: int,
+    micro: int = 1,
+    sequence: int = 128,
+    accumulation: int = 1,
+    checkpointing: bool = False,
+    save: bool = False,
+    low: bool = True,
+    **keys: Any,
+) -> dict[str, Any]:
+    # Buckets below the model's size, so that they are used and do not hide the states.
+    section = {"stage": stage, "reduce_bucket_size": 2_000_000, **keys}
+    return {
+        "name": name,
+        "model": model,
+        "micro": micro,
+        "sequence": sequence,
+        "checkpointing": checkpointing,
+        "save": save,
+        "deepspeed": {
+            "train_micro_batch_size_per_gpu": micro,
+            "gradient_accumulation_steps": accumulation,
+            "gradient_clipping": 1.0,
+            "bf16": {"enabled": low},
+            "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "torch_adam": True, "foreach": False}},
+            "zero_optimization": section,
+        },
+    }
+
+
+STREAMED: dict[str, Any] = {
+    "stage3_max_live_parameters": 0,
+    "stage3_max_reuse_distance": 0,
+    "stage3_prefetch_bucket_size": 0,
+}
+CASES = [
+    case("zero1", LLAMA, 1),
+    case("zero2", LLAMA, 2),
+    case("zero3", LLAMA, 3, stage3_prefetch_bucket_size=1_000_000),
+    case("zero0-fp32", SMALL, 0, low=False),
+    case("zero1-overlap", SMALL, 1, overlap_comm=True),
+    case("zero1-accumulation", SMALL, 1, accumulation=2),
+    case("zero2-accumulation", SMALL, 2, accumulation=2, save=True),
+    case("zero2-reduce", SMALL, 2, use_multi_rank_bucket_allreduce=False),
+    case("zero2-one-bucket", SMALL, 2, reduce_bucket_size=3_000_000),
+    case("zero2-fp32-one-bucket", SMALL, 2, low=False, reduce_bucket_size=3_000_000),
+    case("zero3-streamed", SMALL, 3, accumulation=2, save=True, **STREAMED),
+    case("zero2-activations", SMALL, 2, micro=8, sequence=256),
+    case("zero2-checkpointing", SMALL, 2, micro=8, sequence=256, checkpointing=True),
+    case("zero2-gpt2", GPT2, 2, micro=8, sequence=256),
+    case("gpt2-124m-zero1", GPT2_124M, 1),
+    case("gpt2-124m-zero2", GPT2_124M, 2),
+    case("gpt2-124m-zero3", GPT2_124M, 3, stage3_prefetch_bucket_size=1_000_000),
+    case("zero2-fp32", SMALL, 2, micro=8, sequence=128, low=False),
+]
+
+
+def run(folder: Path) -> dict[str, dict[str, Any]]:
+    """Rank 0's results of all cases, trained one after the other by the same two processes. Files go to `folder`."""
+    (folder / "cases.json").write_text(json.dumps(CASES))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = Path(__file__).with_name("memory_rank.py")
+    processes = []
+    for rank in range(RANKS):
+        env = os.environ | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(RANKS),
+            "LOCAL_SIZE": str(RANKS),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(port),
+            "DS_ACCELERATOR": "cpu",
+            "HF_HUB_OFFLINE": "1",
+        }
+        with (folder / f"rank-{rank}.log").open("wb") as log:
+            command = [sys.executable, str(program), str(folder / "cases.json"), str(folder / "out")]
+            processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT))
+    try:
+        codes = [process.wait(timeout=900) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    if codes != [0] * RANKS:
+        raise RuntimeError((folder / "rank-0.log").read_text()[-3000:])
+    found: dict[str, dict[str, Any]] = json.loads((folder / "out.0").read_text())
+    return found
+
+
+def predicted(
+    one: dict[str, Any],
+) -> tuple[architecture.Architecture, zero.Zero, sizing_setup.Setup, memory.Memory]:
+    """The model, settings and set-up of a case, and the planner's forecast."""
+    model = models.from_config(one["model"])
+    assert isinstance(model, architecture.Architecture)
+    settings = zero.read(one["deepspeed"])
+    setup = sizing_setup.Setup(
+        RANKS, RANKS, one["micro"], one["sequence"], checkpointing=one["checkpointing"], device="cpu"
+    )
+    return model, settings, setup, memory.of(model, settings, setup)
+
+
+def states(one: dict[str, Any]) -> int:
+    """Forecast: bytes of weights, gradients and optimizer after the backward pass, with stage 3's bucket."""
+    _, settings, _, found = predicted(one)
+    bucket = settings.weight_bytes * settings.reduce_bucket if settings.stage == 3 else 0
+    return found.moments["step"].states + bucket
+
+
+def peak(one: dict[str, Any]) -> int:
+    """Forecast: the most bytes at once in a step, without the margin."""
+    return max(slot.total - slot.margin for slot in predicted(one)[3].moments.values())
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Forecast and measurement side by side, as Markdown. Sizes are in MB of a million bytes."""
+    lines = [
+        "| case | parameters | states: planned | measured | error | peak: planned | measured | error |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for one in CASES:
+        seen = results[one["name"]]
+        cells = [one["name"], f"{predicted(one)[0].parameters / 1e6:.1f} million"]
+        whole = one["deepspeed"]["gradient_accumulation_steps"] == 1  # else what is measured is in between
+        cells += _compared(states(one), seen["after"]) if whole else ["", "", ""]
+        cells += _compared(peak(one), max(seen["peaks"].values()))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _compared(planned: int, measured: int) -> list[str]:
+    error = planned / measured - 1
+    return [
+        f"{planned / 1e6:.1f}",
+        f"{measured / 1e6:.1f}",
+        f"{error:+.1%}".replace("-0.0%", "0.0%").replace("+0.0%", "0.0%"),
+    ]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        print(table(run(Path(made))))

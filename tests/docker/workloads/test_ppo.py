@@ -1,0 +1,122 @@
+"""The arithmetic of policy optimization, on numbers small enough for paper; and its loop with real ranks."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is only installed where jobs run")
+
+from workloads import chat_ppo, ppo  # noqa: E402
+
+from tests.docker.workloads import ranks  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ALL = torch.ones(1, 3)
+
+
+def test_log_probabilities_are_those_of_the_tokens() -> None:
+    logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]]))
+    found = ppo.log_probabilities(logits, torch.tensor([[2, 1]]))
+    assert found.exp().tolist() == [pytest.approx([0.25, 0.8])]
+
+
+def test_the_score_comes_with_the_last_token_and_distance_costs() -> None:
+    policy, reference = torch.tensor([[-1.0, -1.0, -1.0]] * 2), torch.tensor([[-2.0, -1.0, -3.0]] * 2)
+    mask = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+    found = ppo.token_rewards(torch.tensor([5.0, 7.0]), policy, reference, mask, beta=0.1)
+    assert found[0].tolist() == pytest.approx([-0.1, 0.0, 5.0 - 0.2])
+    assert found[1].tolist() == pytest.approx([-0.1, 7.0, 0.0])
+
+
+def test_advantages_without_discount_are_what_is_still_to_come() -> None:
+    rewards, values = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.5, 1.0, 2.0]])
+    gained, returns = ppo.advantages(rewards, values, ALL, gamma=1.0, decay=1.0)
+    assert returns[0].tolist() == pytest.approx([6.0, 5.0, 3.0])
+    assert gained[0].tolist() == pytest.approx([5.5, 4.0, 1.0])
+
+
+def test_advantages_with_discount() -> None:
+    rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.1, 0.2, 0.3]])
+    gained, returns = ppo.advantages(rewards, values, ALL, gamma=0.9, decay=0.5)
+    third = 1.0 - 0.3
+    second = 0.9 * 0.3 - 0.2 + 0.45 * third
+    first = 0.9 * 0.2 - 0.1 + 0.45 * second
+    assert gained[0].tolist() == pytest.approx([first, second, third])
+    assert returns[0].tolist() == pytest.approx([first + 0.1, second + 0.2, third + 0.3])
+
+
+def test_what_follows_the_answer_counts_for_nothing() -> None:
+    mask = torch.tensor([[1.0, 1.0, 0.0]])
+    rewards = torch.tensor([[1.0, 2.0, 0.0]])
+    for beyond in (0.0, 99.0):
+        values = torch.tensor([[0.5, 1.0, beyond]])
+        gained, returns = ppo.advantages(rewards, values, mask, gamma=1.0, decay=0.95)
+        assert gained[0].tolist() == pytest.approx([1.5 + 0.95, 1.0, 0.0])
+        assert returns[0, 2] == 0
+        new = torch.tensor([[0.0, 0.0, beyond]])
+        assert ppo.policy_loss(new, torch.zeros(1, 3), gained, mask, 0.2) == pytest.approx(-(2.45 + 1.0) / 2)
+
+
+def test_whitened_numbers_have_mean_0_and_variance_1() -> None:
+    mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
+    found = ppo.whitened(torch.tensor([[1.0, 2.0, 6.0, 50.0]]), mask)
+    assert found.sum() == pytest.approx(0.0, abs=1e-6)
+    assert (found**2).sum() / 3 == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "loss", "moves"),
+    [(1.0, 1.1, -1.1, True), (1.0, 1.5, -1.2, False), (-1.0, 0.5, 0.8, False), (-1.0, 1.5, 1.5, True)],
+)
+def test_the_policy_earns_nothing_beyond_the_clip(
+    advantage: float, ratio: float, loss: float, moves: bool
+) -> None:
+    one = torch.ones(1, 1)
+    new = torch.full((1, 1), math.log(ratio), requires_grad=True)
+    found = ppo.policy_loss(new, torch.zeros(1, 1), advantage * one, one, clip=0.2)
+    found.backward()
+    assert found.item() == pytest.approx(loss)
+    assert (new.grad.abs().item() > 0) == moves
+
+
+def test_values_are_held_near_the_old_ones() -> None:
+    one = torch.ones(1, 1)
+    assert ppo.value_loss(2.0 * one, 0.0 * one, 3.0 * one, one, clip=0.2).item() == pytest.approx(
+        0.5 * 2.8**2
+    )
+    assert ppo.value_loss(0.1 * one, 0.0 * one, 3.0 * one, one, clip=0.2).item() == pytest.approx(
+        0.5 * 2.9**2
+    )
+
+
+def test_an_answer_ends_with_its_end_token() -> None:
+    tokens = torch.tensor([[5, 9, 9, 9], [5, 6, 7, 8], [9, 9, 9, 9]])
+    assert chat_ppo.before_end(tokens, 9).tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+
+
+@pytest.mark.deepspeed
+def test_an_interrupted_run_continues_exactly_under_zero_3(tmp_path: Path) -> None:
+    """Policy, critic, their optimizers and the place in the prompts all come back."""
+    config = ranks.deepspeed(2, stage=3, micro=2, accumulation=2, gradient_clipping=1.0)
+    args = ("--reward=lower-case", "--max-new-tokens=6", "--log-every=1", "--checkpoint-every=2", "--lr=5e-3")
+
+    def start(folder: Path, *more: str) -> ranks.Ranks:
+        model = {**ranks.LLAMA, "num_hidden_layers": 1}
+        return ranks.start(folder, 2, config, *args, "--max-steps=5", *more, model=model, workload="chat_ppo")
+
+    whole = start(tmp_path / "whole", "--offload-frozen")
+    assert whole.wait() == [0, 0], whole.output()
+    run = start(tmp_path / "cut", "--fail-at-step=4", "--fail-code=9")
+    assert run.wait()[0] == 9
+    again = start(tmp_path / "cut", "--fail-at-step=4")
+    assert again.wait() == [0, 0], again.output()
+    assert again.events("start")[-1]["resumed_from"] == "step-00000002"
+    for key in ("reward", "kl", "critic_loss", "grad_norm"):
+        ours = {step["step"]: step[key] for step in again.steps()}
+        theirs = {step["step"]: step[key] for step in whole.steps()}
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)

@@ -1,0 +1,224 @@
+"""What only a server refuses is refused here, in our words, and no two runs get one name.
+
+The cases are the errors that kube-apiserver 1.34 answered to broken manifests and that schemas do not see. Those that a
+template decides, such as `completionMode`, cannot be asked for; test_manifests.py looks for them in what is rendered.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launcher.errors import LauncherError, PlanError, SpecError
+from launcher.files import cluster as files_cluster
+from launcher.files import load
+from launcher.schedulers import kubernetes
+from launcher.schedulers.kubernetes import kinds
+from tests.launcher.schedulers.kubernetes import variants
+
+# --set of a cluster field → the message
+FIELDS = {
+    "namespace=Training": "'Training' is not a valid name",
+    "runs=my_claim": "'my_claim' is not a Kubernetes name",
+    "priority_class=High": "'High' is not a Kubernetes name",
+    "image_pull_secrets=[a/b]": "'a/b' is not a Kubernetes name",
+    "memory=64Gigs": "'64Gigs' is not a size",
+    "cpus=64Gigs": "'64Gigs' is not a quantity",
+    "cpus=-1": "'-1' is not a quantity",
+    "resources={rdma/ib: 0.5}": "rdma/ib is counted in whole devices, not '0.5'",
+    "resources={rdma/ib: 1Ki}": "rdma/ib is counted in whole devices, not '1Ki'",
+    "resources={/ib: 1}": "'/ib' is not a key of Kubernetes",
+    "queue=a b": "'a b' is not a label value",
+    f"queue={'q' * 64}": "has 64 characters; 63 is the most",
+    "queue_priority=-high": "'-high' is not a label value",
+    "node_selector={gpu type: h100}": "'gpu type' is not a key of Kubernetes",
+    "node_selector={gpu: h100_}": "'h100_' is not a label value",
+    "labels={team: n/lp}": "'n/lp' is not a label value",
+    "annotations={'a b': c}": "'a b' is not a key of Kubernetes",
+    "topology=a b": "'a b' is not a key of Kubernetes",
+    "serve.port=70000": "must be at most 65535, not 70000",
+    "serve.health=ready": "'ready' does not start with '/'",
+    "kind=jobs": "did you mean 'job'?",
+    "tolerations=[{key: a, operator: Exists, value: b}]": "operator Exists takes no value",
+    "tolerations=[{operator: Equal, value: b}]": "has no key",
+    "tolerations=[{key: a, tolerationSeconds: 3}]": "tolerationSeconds needs `effect: NoExecute`",
+    "tolerations=[{key: a, efect: NoSchedule}]": "did you mean 'effect'?",
+    "affinity={nodeAffinty: {}}": "did you mean 'nodeAffinity'?",
+    "fail_on=[0]": "must be at least 1",
+    "user=-1": "must be at least 0",
+}
+
+
+@pytest.mark.parametrize("setting", FIELDS)
+def test_field_is_refused_where_it_stands(setting: str) -> None:
+    with pytest.raises(SpecError) as error:
+        load.load("jobs/llama-7b.yaml", None, [f"cluster.kubernetes.{setting}"])
+    assert FIELDS[setting] in str(error.value)
+    assert f"kubernetes.{setting.partition('=')[0]}" in str(error.value)
+
+
+LONG = "x" * 40
+# what only the whole tells: cluster.kubernetes, other cluster fields, job fields → the message
+WHOLES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
+    (
+        {},
+        {"image": "Registry.example.com/Train"},
+        {},
+        "'Registry.example.com/Train:0123456789ab-cuda' is not the name",
+    ),
+    ({}, {"image": " "}, {}, "is not the name of a container image"),
+    ({}, {"image": "/images/train.sqsh"}, {}, "is a file; Kubernetes pulls images from a registry"),
+    ({}, {}, {"env": {"RUN_DIR": "/x"}}, "env RUN_DIR is set by the launcher"),
+    (
+        {},
+        {},
+        {"env": {"TOKEN": {"secret": "HF_TOKEN"}}},
+        "env TOKEN: secret 'HF_TOKEN' is not a Kubernetes name",
+    ),
+    (
+        {},
+        {"mounts": {"/tmp": "/scratch"}},
+        {},
+        "/tmp is mounted twice, as temporary files and as a mount of the",
+    ),
+    ({}, {"mounts": {"/dev/shm/": "/scratch"}}, {}, "/dev/shm is mounted twice, as shared memory"),
+    ({}, {"mounts": {"/data": "/a", "/data/": "/b"}}, {}, "/data is mounted twice"),
+    ({}, {"mounts": {"/": "/a"}}, {}, "a mount on / would hide the image"),
+    ({}, {"mounts": {"/data": "/a/../b"}}, {}, "takes no '..' in a path of the host: /a/../b"),
+    (
+        {},
+        {"fabric": "gcp-gib", "mounts": {"/usr/local/gib": "/x"}},
+        {},
+        "as a mount of the cluster and as a path of",
+    ),
+    ({"resources": {"nvidia.com/gpu": 4}}, {}, {}, "4 nvidia.com/gpu, but a host has 8 slots"),
+    ({"resources": {"memory": "1Gi"}}, {}, {}, "memory has a field of its own; use kubernetes.memory"),
+    ({"resources": {"cpu": "1"}}, {}, {}, "cpu has a field of its own; use kubernetes.cpus"),
+    ({"shm": "64GiB", "memory": "64GiB"}, {}, {}, "is no less than the pod's memory"),
+    (
+        {},
+        {"fabric": "efa-p5", "memory": None, "cpus": None},
+        {},
+        "huge pages are given only with memory or CPUs",
+    ),
+    ({}, {"fabric": "gcp-gib-slurm"}, {}, "fabric 'gcp-gib-slurm' is for slurm, not for kubernetes"),
+    ({}, {"fabric": "loopback"}, {}, "fabric 'loopback' is one machine"),
+    ({"labels": {"launcher/run": "mine"}}, {}, {}, "launcher/run is set by the launcher"),
+    ({"fail_on": [64, 75]}, {}, {}, "75 is how a run that was interrupted ends"),
+    ({"leader_first": True}, {}, {}, "leader_first means nothing to kind 'job'; use kind: jobset"),
+    ({"runtime": "torch-distributed"}, {}, {}, "runtime means nothing to kind 'job'; use kind: trainjob"),
+    ({"serve": {"port": 80}}, {}, {}, "serve means nothing to kind 'job'; use kind: leaderworkerset"),
+    ({"topology": {"label": "rack", "exclusive": True}}, {}, {}, "kind 'job' has no exclusive topology"),
+    ({"kind": "mpijob"}, {"fabric": "oci-h100"}, {}, "where workers of an MPIJob lose their names"),
+    ({"queue_priority": "high"}, {}, {}, "queue_priority is Kueue's; name a `queue`"),
+    ({"queue": "q", "queueing": "coscheduling"}, {}, {}, "coscheduling has no queues"),
+    ({"topology": {"label": "rack", "tier": 2}}, {}, {}, "tier is Volcano's"),
+    (
+        {"topology": "rack", "queueing": "coscheduling", "affinity": {"podAffinity": {}}},
+        *({}, {}, "kubernetes.topology is an affinity of pods too"),
+    ),
+    (
+        {"kind": "leaderworkerset", "queueing": "volcano", "serve": {"replicas": 2}},
+        *({}, {}, "volcano would place 2 groups as one"),
+    ),
+    (
+        {"kind": "trainjob", "runtime": "r", "priority_class": "x"},
+        {},
+        {},
+        "cannot give kubernetes.priority_class",
+    ),
+    (
+        {"kind": "trainjob", "runtime": "r"},
+        {"fabric": "gcp-tcpxo"},
+        {},
+        "cannot give sidecars (fabric gcp-tcpxo)",
+    ),
+    (
+        {"kind": "trainjob", "runtime": "r", "trainer": "2.1"},
+        {},
+        {},
+        "cannot give capabilities (fabric infiniband)",
+    ),
+    (
+        {"kind": "trainjob", "runtime": "r", "trainer": "2.0", "memlock": "node", "topology": "rack"},
+        *({}, {}, "cannot give kubernetes.affinity or topology"),
+    ),
+    (
+        {},
+        {},
+        {"name": LONG, "nodes": 4096, "deepspeed": {"note": "x" * 1_000_000}},
+        "a ConfigMap holds 1,048,576",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("kubernetes_", "cluster", "job", "message"), WHOLES, ids=[w[3][:40] for w in WHOLES]
+)
+def test_whole_is_refused(
+    kubernetes_: dict[str, Any], cluster: dict[str, Any], job: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PlanError) as error:
+        kubernetes.render(variants.decide(kubernetes_, job, **cluster))
+    assert message in str(error.value)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    with pytest.raises(PlanError) as error:
+        kubernetes.render(
+            variants.decide(
+                {"fail_on": [70, 75], "queue_priority": "x"}, {"env": {"RUN_DIR": "/x"}}, image="A/B"
+            )
+        )
+    assert len(error.value.problems) == 5
+
+
+@pytest.mark.parametrize("kind", variants.KINDS)
+@pytest.mark.parametrize("nodes", [1, 2, 11, 4096])
+def test_long_names_are_shortened_with_their_hash(kind: str, nodes: int) -> None:
+    """Whatever is put behind a name by its controller, a DNS label holds it; and different runs stay different."""
+    names = set()
+    for suffix in ("a", "b", "b-2"):
+        plan = variants.decide({"kind": kind}, {"name": LONG, "nodes": nodes})
+        plan = plan._replace(id=f"{LONG}-{'y' * 10}-{suffix}")
+        name = kinds.name(plan)
+        names.add(name)
+        assert len(name) <= 56
+        assert name == plan.id or name.startswith("xxxxx")
+        for host in kinds.hosts(plan):
+            first = host.partition(".")[0]
+            pod = (
+                f"{first}-abcde"
+                if kind in {"job", "jobset", "trainjob"} or first.endswith("launcher")
+                else first
+            )
+            assert len(pod) <= 63
+    assert len(names) == 3
+
+
+def test_index_of_a_pod_is_its_place_in_the_hostfile() -> None:
+    completion = "batch.kubernetes.io/job-completion-index"
+    role, replica = "training.kubeflow.org/replica-type", "training.kubeflow.org/replica-index"
+    assert kinds.index("job", "r-3-abcde", {completion: "3"}) == 3
+    assert kinds.index("job", "other", {}) is None
+    part = "jobset.sigs.k8s.io/replicatedjob-name"
+    assert kinds.index("jobset", "r-leader-0-0-abcde", {completion: "0", part: "leader"}) == 0
+    assert kinds.index("jobset", "r-worker-0-0-abcde", {completion: "0", part: "worker"}) == 1
+    assert kinds.index("mpijob", "r-launcher-abcde", {"training.kubeflow.org/job-role": "launcher"}) == 0
+    assert kinds.index("mpijob", "r-worker-0", {replica: "0"}) == 1
+    assert kinds.index("pytorchjob", "r-master-0", {role: "master", replica: "0"}) == 0
+    assert kinds.index("pytorchjob", "r-worker-0", {role: "worker", replica: "0"}) == 1
+    assert kinds.index("leaderworkerset", "r-1-2", {"leaderworkerset.sigs.k8s.io/worker-index": "2"}) == 2
+
+
+def test_every_kind_of_the_cluster_file_has_a_template_and_a_path() -> None:
+    named = files_cluster.Kubernetes.model_fields["kind"].annotation
+    assert set(named.__args__) == set(kinds.KINDS) == set(variants.KINDS)  # type: ignore[union-attr]
+    assert all(entry.install or name == "job" for name, entry in kinds.KINDS.items())
+
+
+def test_a_refusal_names_the_exit_code() -> None:
+    with pytest.raises(LauncherError) as error:
+        kubernetes.render(variants.decide({"fail_on": [75]}))
+    assert error.value.exit_code == 3

@@ -1,0 +1,119 @@
+"""The container runtimes that Debian has, for real on several hosts: Slurm's own OCI support and charliecloud."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.real.slurm import cluster, config, containers
+from tests.real.slurm.site import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+
+WEIRD = """a'b"c $HOME `id` #x, y;&|\\ \t*~ é
+second line"""
+PROGRAM = f"""
+import json, os, socket, sys, time
+where = {{"image": os.path.exists({containers.MARK!r}), "host": socket.gethostname(), "env": dict(os.environ)}}
+where |= {{"code": __import__("ranks").__file__, "argv": sys.argv[1:]}}
+json.dump(where, open(os.environ["RUN_DIR"] + f"/rank-{{os.environ['RANK']}}.json", "w"))
+time.sleep(float(os.environ.get("NAP", 0)))
+raise SystemExit(int(os.environ.get("CODE", 0)))
+"""
+
+
+@pytest.fixture(scope="module")
+def runtimes() -> None:
+    """Skip where they cannot be had; in CI that is a failure."""
+    missing = [name for name in containers.PROGRAMS if not shutil.which(name)]
+    if missing and shutil.which("apt-get") and os.geteuid() == 0:
+        words = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "--no-install-recommends"]
+        for command in (
+            [*words, *containers.PACKAGES],
+            ["apt-get", "-q", "update"],
+            [*words, *containers.PACKAGES],
+        ):
+            subprocess.run(command, capture_output=True, timeout=600, check=False)
+            missing = [name for name in containers.PROGRAMS if not shutil.which(name)]
+            if not missing:
+                return
+    if missing:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"missing programs: {', '.join(missing)}")
+
+
+@pytest.fixture(scope="module")
+def oci_cluster(
+    slurm_requirements: None, runtimes: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[cluster.Cluster]:
+    oci = containers.oci_conf(tmp_path_factory.mktemp("oci"))
+    with cluster.Cluster(config.Settings(nodes=2, oci=oci)) as running:
+        yield running
+
+
+@pytest.fixture
+def oci_site(oci_cluster: cluster.Cluster, tmp_path: Path) -> Iterator[Site]:
+    # mounts are joined with commas and colons, so the launcher refuses stranger names
+    yield Site(tmp_path, oci_cluster, "plain")
+    oci_cluster.reset()
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return containers.image(tmp_path / "image")
+
+
+def path_of(runtime: str, rootfs: Path) -> Path:
+    return rootfs.parent if runtime == "oci" else rootfs
+
+
+@pytest.mark.parametrize("runtime", ["oci", "charliecloud"])
+def test_hosts_meet_inside_and_values_arrive(oci_site: Site, image: Path, runtime: str) -> None:
+    """Two hosts, preflight with its all-reduce, then the ranks: all of it inside the image."""
+    site = oci_site
+    run = site.submit(
+        *site.program(PROGRAM),
+        *containers.settings(runtime, path_of(runtime, image), site.folder),
+        "preflight=true",
+        f"env={json.dumps({'WEIRD': WEIRD})}",
+        f"args={json.dumps({'text': WEIRD})}",
+    )
+    done = site.ended(run)
+    assert done["state"] == "SUCCEEDED", site.all_logs(run)
+    assert "GB/s" in (site.path(run) / "logs" / "job.log").read_text()
+    ranks = [json.loads((site.path(run) / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [r["host"] for r in ranks] == ["n1", "n2"]
+    for rank in ranks:
+        assert rank["image"], "not inside the image"
+        assert rank["env"]["WEIRD"] == WEIRD
+        assert rank["argv"] == [f"--text={WEIRD}"]
+        assert rank["env"]["PATH"].startswith("/opt/venv/bin:")
+
+
+@pytest.mark.parametrize("runtime", ["oci", "charliecloud"])
+def test_exit_code_and_cancel_reach_through(oci_site: Site, image: Path, runtime: str) -> None:
+    site = oci_site
+    inside = (*site.program(PROGRAM), *containers.settings(runtime, path_of(runtime, image), site.folder))
+    failed = site.submit(*inside, 'env={CODE: "7"}', "name=failed")
+    assert site.ended(failed)["exit_code"] == 7, site.all_logs(failed)
+    run = site.submit(*inside, 'env={NAP: "99"}', "name=napping")
+    site.wait(run, lambda _: (site.path(run) / "rank-1.json").exists())
+    site.launcher("cancel", run)
+    assert site.ended(run)["state"] == "CANCELLED"
+    deadline = time.monotonic() + 20
+    while left := [
+        site.cluster.node_exec(n, "sh", "-c", "pgrep -f '[p]rogram-' || true") for n in ("n1", "n2")
+    ]:
+        if left == ["", ""]:
+            break
+        assert time.monotonic() < deadline, f"still there after the end: {left}"
+        time.sleep(0.5)

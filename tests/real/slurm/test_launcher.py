@@ -1,0 +1,151 @@
+"""The command line on a real Slurm cluster: several hosts, real DeepSpeed training, real requeue.
+
+Owns what a user of `python -m launcher slurm` sees; the cluster itself is cluster.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.real.slurm.site import Site
+
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+
+
+def test_life_of_a_run_on_two_hosts(site: Site) -> None:
+    run = site.submit("cluster.slurm.sbatch.hold=true")
+    held = site.status(run)
+    assert (held["state"], held["reason"]) == ("PENDING", "held by you: scontrol release it")
+    assert site.launcher("list").stdout.count("PENDING") == 1
+    site.cluster.sh(f"scontrol release {held['native_id']}")
+    site.wait(run, lambda now: now["state"] == "RUNNING")
+    done = site.ended(run)
+    assert (done["state"], done["exit_code"]) == ("SUCCEEDED", 0)
+    assert len(set(done["hosts"])) == 2
+
+    losses = site.losses(run)
+    assert list(losses) == list(range(1, 17))
+    assert losses[16] < losses[1] * 0.8
+    for rank, host in enumerate(done["hosts"]):
+        assert f"host {host}," in site.launcher("logs", run, "--rank", str(rank)).stdout
+    assert site.launcher("logs", run, "--host", done["hosts"][1]).stdout.startswith("--- attempt")
+    assert "step 16/16" in site.launcher("logs", run, "-f").stdout
+
+    hostfile = next(site.path(run).glob("hostfile-*"))
+    assert hostfile.read_text() == "".join(f"{host} slots=1\n" for host in done["hosts"])
+    assert (site.path(run) / "checkpoints" / "step-00000016").is_dir()
+
+
+def test_a_failing_rank_gives_its_code_and_name(site: Site) -> None:
+    settings = ("args.fail-at-step=3", "args.fail-rank=1", "args.fail-code=3")
+    words = [w for s in settings for w in ("--set", s)]
+    done = site.launcher("slurm", "job.yaml", "--wait", *words, code=1)
+    assert "FAILED" in done.stderr
+    run = json.loads(site.launcher("list", "--json").stdout)[0]
+    assert (run["state"], run["exit_code"]) == ("FAILED", 3)
+    assert f"rank 1 on {run['hosts'][1]}, exit code 3" in site.launcher("status", run["id"]).stdout
+    assert site.cluster.sh(f"sacct -X -n -P -j {run['native_id']} -o State,ExitCode") == "FAILED|3:0"
+
+
+@pytest.mark.parametrize("by", ["launcher", "scancel"])
+def test_cancel(site: Site, by: str) -> None:
+    run = site.submit("args.step-delay=1", "args.max-steps=300")
+    site.wait(run, lambda _: bool(site.metrics(run)))
+    if by == "launcher":
+        site.launcher("cancel", run)
+    else:
+        site.cluster.sh(f"scancel {site.status(run)['native_id']}")
+    assert site.ended(run)["state"] == "CANCELLED"
+    # The ranks saved and left with the code that otherwise puts a job back into the queue.
+    site.cluster.wait_for_state(site.status(run)["native_id"], "CANCELLED")
+    assert "put back" not in (site.path(run) / "logs" / "job.log").read_text()
+
+
+def test_walltime_saves_requeues_and_resumes(site: Site) -> None:
+    run = site.submit("walltime=20m", "args.step-delay=0.4", "args.max-steps=100")
+    job = site.status(run)["native_id"]
+    site.wait(run, lambda _: len(site.losses(run)) >= 3)
+    # The limit comes near, instead of the test waiting for it: Slurm looks every 30 s and then sends the signal.
+    site.cluster.sh(f"scontrol update jobid={job} timelimit=1")
+    site.wait(run, lambda now: now["state"] == "PENDING")
+    site.cluster.sh(f"scontrol update jobid={job} timelimit=20")
+    done = site.ended(run)
+    assert done["state"] == "SUCCEEDED", site.all_logs(run)
+    first, second = (r for r in site.metrics(run) if r.get("event") == "start")
+    assert first["step"] == 0
+    assert 3 <= second["step"] < 100
+    assert second["resumed_from"] == f"step-{second['step']:08d}"
+    assert list(site.losses(run)) == list(range(1, 101)), "no step lost, none repeated"
+
+
+def test_the_script_by_hand(site: Site) -> None:
+    script = site.launcher("slurm", "job.yaml", "--set", "args.max-steps=4", "--dry-run").stdout
+    (site.folder / "by hand.sh").write_text(script)
+    out = subprocess.run(
+        ["sbatch", "--parsable", "by hand.sh"],
+        cwd=site.folder,
+        env=site.env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    site.cluster.wait_for_state(out.stdout.strip(), "COMPLETED", timeout=120)
+    folder = next((site.folder / "runs").iterdir())
+    assert list(site.losses(folder.name)) == [1, 2, 3, 4]
+    assert (folder / "exit_code").read_text() == "0\n"
+
+
+def test_slurm_refuses(site: Site) -> None:
+    done = site.launcher("slurm", "job.yaml", "--set", "cluster.slurm.partition=absent", code=4)
+    assert "invalid partition specified: absent" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((site.folder / "runs").iterdir()), "nothing may be left of a run that was refused"
+
+
+def test_hostfile_of_an_allocation(site: Site) -> None:
+    words = ["srun", "--nodes=1", "-w", "n3", sys.executable, "-m", "launcher", "hostfile", "--slots", "8"]
+    done = subprocess.run(words, cwd=site.folder, env=site.env, capture_output=True, text=True, check=True)
+    assert done.stdout == "n3 slots=8\n"
+
+
+WEIRD = """a'b"c $HOME `id` $(id) #x, y;&|\\ \t*?~ é
+second line"""
+
+
+def test_values_arrive_unchanged(site: Site) -> None:
+    (site.folder / "dump.py").write_text(
+        "import json, os, sys\n"
+        "json.dump([dict(os.environ), sys.argv], open(os.environ['RUN_DIR'] + '/dump.json', 'w'))\n"
+    )
+    run = site.submit(
+        "workload=./dump.py",
+        "nodes=1",
+        "batch={micro: 1}",
+        f"env={json.dumps({'WEIRD': WEIRD, 'NCCL_IB_HCA': 'mlx5_0,mlx5_1'})}",
+        f"args={json.dumps({'text': WEIRD})}",
+        f"cluster.slurm.sbatch.comment={json.dumps(WEIRD.splitlines()[0])}",
+    )
+    done = site.ended(run)
+    assert done["state"] == "SUCCEEDED", site.all_logs(run)
+    env, argv = json.loads((site.path(run) / "dump.json").read_text())
+    assert env["WEIRD"] == WEIRD
+    assert env["NCCL_IB_HCA"] == "mlx5_0,mlx5_1"
+    assert argv[1:] == [f"--text={WEIRD}"]
+    shown = json.loads(site.cluster.sh(f"scontrol show job {done['native_id']} --json"))
+    assert shown["jobs"][0]["comment"] == WEIRD.splitlines()[0]
+
+
+def test_a_missing_pyxis_is_explained(site: Site) -> None:
+    run = site.submit(
+        *site.program("print('never')\n"), "cluster.slurm.container=pyxis", "cluster.image=/x.sqsh"
+    )
+    assert site.ended(run)["state"] == "FAILED"
+    said = site.launcher("status", run).stdout
+    assert "likely cause   this Slurm has no Pyxis" in said
+    assert "evidence: srun: unrecognized option '--container-image=/x.sqsh'" in said
