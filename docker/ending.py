@@ -1,26 +1,28 @@
 """How a run ends: the exit codes that mean something, the first failure, and the file that keeps it.
 
-Codes follow BSD's sysexits where one fits: https://man.openbsd.org/sysexits.3
+The codes and what they mean are in exit_codes.json, which the launcher reads too. They follow BSD's sysexits where one
+fits: https://man.openbsd.org/sysexits.3
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-BAD_INPUT = 64  # EX_USAGE: the hostfile or the command line
-ABSENT = 69  # EX_UNAVAILABLE: a host never came
-LOST = 70  # EX_SOFTWARE: a host was lost
-NOT_STARTED = 71  # EX_OSERR: the ranks could not be started
-NOT_WRITABLE = 73  # EX_CANTCREAT: the run folder
-SAVED = 75  # EX_TEMPFAIL: saved, run me again
-UNFIT = 76  # EX_PROTOCOL: a host failed preflight
+_CODES = json.loads(Path(__file__).with_name("exit_codes.json").read_text(encoding="ascii"))
+BAD_INPUT: int = _CODES["BAD_INPUT"]["code"]
+NOT_FINITE: int = _CODES["NOT_FINITE"]["code"]
+ABSENT: int = _CODES["ABSENT"]["code"]
+LOST: int = _CODES["LOST"]["code"]
+NOT_STARTED: int = _CODES["NOT_STARTED"]["code"]
+NOT_WRITABLE: int = _CODES["NOT_WRITABLE"]["code"]
+NO_CHECKPOINT: int = _CODES["NO_CHECKPOINT"]["code"]
+SAVED: int = _CODES["SAVED"]["code"]
+UNFIT: int = _CODES["UNFIT"]["code"]
 
 
 class Stop(Exception):

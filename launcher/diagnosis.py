@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from launcher import causes, logfiles
+from launcher import causes, exit_codes, logfiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ def report(run: Run, now: Status) -> list[str]:
     if now.state != "FAILED":
         return lines
     failure = logfiles.failure(run.folder)
-    if failure and failure[0] != logfiles.SAVED:
+    if failure and failure[0] != exit_codes.SAVED:
         code, rank, host = failure
         path = run.folder / "logs" / (f"rank-{rank}.log" if rank >= 0 else "job.log")
         who = f"rank {rank}" if rank >= 0 else "node entry"

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from launcher.runs import Run
     from launcher.schedulers import Selection, State
 
-SAVED = 75  # docker/ending.py
-
 
 def exit_code(folder: Path) -> int | None:
     """The run's exit code, once job.sh wrote it."""

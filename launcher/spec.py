@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from launcher import kubernetes_syntax
+from launcher import exit_codes, kubernetes_syntax
 from launcher.fields import (
     NAME,
     AbsolutePath,
@@ -300,7 +300,7 @@ class Kubernetes(Model):
         description="How RDMA may pin memory: capability (root with IPC_LOCK), or node: the node sets no limit.",
     )
     fail_on: list[Annotated[int, Field(ge=1, le=255)]] = Field(
-        default_factory=lambda: [64, 65, 73, 137],
+        default_factory=lambda: exit_codes.with_restart("never"),
         max_length=200,
         description="Exit codes that end the run at once: bad input, loss not finite, no run folder, out of memory.",
     )

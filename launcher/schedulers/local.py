@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import command, containers, hostfile, logfiles
+from launcher import command, containers, exit_codes, hostfile, logfiles
 from launcher import render as templates
 from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError, located
 from launcher.schedulers import Files, Selection, State, Status
@@ -139,7 +139,7 @@ def _state(code: int, run: Run) -> State:
 
 
 def _reason(code: int) -> str:
-    return "saved before it was done; resume it" if code == logfiles.SAVED else ""
+    return "saved before it was done; resume it" if code == exit_codes.SAVED else ""
 
 
 def _hosts(run: Run) -> tuple[str, ...]:

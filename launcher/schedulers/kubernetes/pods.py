@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher import command, containers, nccl, render
+from launcher import command, containers, exit_codes, nccl, render
 from launcher.schedulers.kubernetes import kinds, queues, security
 from launcher.sizing import memory
 
@@ -57,6 +57,11 @@ class Pod(NamedTuple):
     scheduler: str | None
     rights: security.Rights
     probe: dict[str, Any] | None = None
+
+    @property
+    def interrupted(self) -> list[int]:
+        """The exit codes after which a pod is made anew without being counted."""
+        return exit_codes.with_restart("free")
 
     @property
     def lines(self) -> list[render.Code]:
