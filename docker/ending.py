@@ -49,7 +49,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The run's first failure as a line, `code rank host unix-time`; rank -1 is the node entry itself.
+    """How the run ended, as a line: `code rank host unix-time`; rank -1 is the node entry itself.
+
+    Code 0 is written by the first host, which hears from all others: without it no run has succeeded.
 
     On a file system that all hosts share the first writer wins, so the line names the cause and not what followed;
     which is the first does not depend on the hosts' clocks.
@@ -58,11 +60,22 @@ class Outcome:
     path: Path
 
     def write(self, failure: Failure) -> None:
-        line = f"{failure.code} {failure.rank} {failure.host} {time.time():.3f}\n"
         with contextlib.suppress(OSError):
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(line)
+            self._write(f"{failure.code} {failure.rank} {failure.host}")
+
+    def succeed(self, host: str) -> None:
+        """Write that every host's ranks ended with 0. Raises Stop when it cannot be written."""
+        try:
+            self._write(f"0 -1 {host}")
+        except FileExistsError:  # a host failed after its ranks were done
+            return
+        except OSError as error:
+            raise Stop(NOT_WRITABLE, f"{self.path} cannot be written: {error.strerror}") from None
+
+    def _write(self, words: str) -> None:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{words} {time.time():.3f}\n")
 
     def forget(self) -> None:
         """Remove the line of an earlier try with the same number: Kubernetes starts pods again under one."""

@@ -36,7 +36,7 @@ def failure(folder: Path) -> tuple[int, int, str] | None:
         if newest and newest.stat().st_mtime < started:  # of an attempt before the newest
             return None
         code, rank, host, _ = newest.read_text().split() if newest else ("", "", "", "")
-        return int(code), int(rank), host
+        return (int(code), int(rank), host) if int(code) else None
     except (OSError, ValueError):
         return None
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import command, containers, exit_codes, hostfile, logfiles
+from launcher import command, containers, exit_codes, hostfile, logfiles, ranks_environment
 from launcher import render as templates
 from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError, located
 from launcher.schedulers import Files, Selection, State, Status
@@ -46,8 +46,12 @@ def render(plan: Plan) -> Files:
         node=containers.node_entry(runtime, plan),
         command=command.ranks(plan, plan.folder, f"{plan.folder}/ds_config.json"),
         config=json.dumps(plan.config, indent=1),
+        environment=ranks_environment.document(plan),
+        carrier=templates.Code(ranks_environment.CARRIER),
+        caches=ranks_environment.caches(plan, plan.image if containers.inside(runtime) else ""),
         hostfile=hostfile.text([f"127.0.0.{i + 1}" for i in range(plan.nodes)], plan.slots),
         secrets=templates.home(plan.cluster.local.secrets),
+        secrets_named=plan.cluster.local.secrets,
     )
     return {"job.sh": text}
 

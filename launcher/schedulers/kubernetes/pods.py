@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher import command, containers, exit_codes, nccl, render
+from launcher import command, containers, exit_codes, nccl, ranks_environment, render
 from launcher.schedulers.kubernetes import kinds, queues, security
 from launcher.sizing import memory
 
@@ -135,7 +135,11 @@ def _command(plan: Plan) -> tuple[str, ...]:
             "--folder",
             f"{FOLDER}/{run}",
         ),
-        *("--wait", str(plan.cluster.kubernetes.wait), "--"),
+        *("--wait", str(plan.cluster.kubernetes.wait)),
+        # the shell above keeps some names for itself, and a fabric's script may set others anew
+        *(("--environment", f"{JOB}/environment.json") if plan.fabric.script else ()),
+        *(literal(word) for word in ranks_environment.caches(plan, plan.image)),
+        "--",
         *(literal(word).replace("\0", run) for word in ranks),
     )
 
@@ -285,5 +289,6 @@ def files(plan: Plan, facts: str) -> dict[str, str]:
     )
     made |= {"ds_config.json": json.dumps(plan.config, indent=1), "plan.json": facts}
     if plan.fabric.script:
-        made["fabric.sh"] = nccl.text(plan.environment, plan.fabric.script)
+        made["fabric.sh"] = nccl.text((), plan.fabric.script)
+        made["environment.json"] = ranks_environment.variables(plan)
     return made
