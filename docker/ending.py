@@ -1,26 +1,28 @@
 """How a run ends: the exit codes that mean something, the first failure, and the file that keeps it.
 
-Codes follow BSD's sysexits where one fits: https://man.openbsd.org/sysexits.3
+The codes and what they mean are in exit_codes.json, which the launcher reads too. They follow BSD's sysexits where one
+fits: https://man.openbsd.org/sysexits.3
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-BAD_INPUT = 64  # EX_USAGE: the hostfile or the command line
-ABSENT = 69  # EX_UNAVAILABLE: a host never came
-LOST = 70  # EX_SOFTWARE: a host was lost
-NOT_STARTED = 71  # EX_OSERR: the ranks could not be started
-NOT_WRITABLE = 73  # EX_CANTCREAT: the run folder
-SAVED = 75  # EX_TEMPFAIL: saved, run me again
-UNFIT = 76  # EX_PROTOCOL: a host failed preflight
+_CODES = json.loads(Path(__file__).with_name("exit_codes.json").read_text(encoding="ascii"))
+BAD_INPUT: int = _CODES["BAD_INPUT"]["code"]
+NOT_FINITE: int = _CODES["NOT_FINITE"]["code"]
+ABSENT: int = _CODES["ABSENT"]["code"]
+LOST: int = _CODES["LOST"]["code"]
+NOT_STARTED: int = _CODES["NOT_STARTED"]["code"]
+NOT_WRITABLE: int = _CODES["NOT_WRITABLE"]["code"]
+NO_CHECKPOINT: int = _CODES["NO_CHECKPOINT"]["code"]
+SAVED: int = _CODES["SAVED"]["code"]
+UNFIT: int = _CODES["UNFIT"]["code"]
 
 
 class Stop(Exception):
@@ -47,7 +49,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The run's first failure as a line, `code rank host unix-time`; rank -1 is the node entry itself.
+    """How the run ended, as a line: `code rank host unix-time`; rank -1 is the node entry itself.
+
+    Code 0 is written by the first host, which hears from all others: without it no run has succeeded.
 
     On a file system that all hosts share the first writer wins, so the line names the cause and not what followed;
     which is the first does not depend on the hosts' clocks.
@@ -56,11 +60,22 @@ class Outcome:
     path: Path
 
     def write(self, failure: Failure) -> None:
-        line = f"{failure.code} {failure.rank} {failure.host} {time.time():.3f}\n"
         with contextlib.suppress(OSError):
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(line)
+            self._write(f"{failure.code} {failure.rank} {failure.host}")
+
+    def succeed(self, host: str) -> None:
+        """Write that every host's ranks ended with 0. Raises Stop when it cannot be written."""
+        try:
+            self._write(f"0 -1 {host}")
+        except FileExistsError:  # a host failed after its ranks were done
+            return
+        except OSError as error:
+            raise Stop(NOT_WRITABLE, f"{self.path} cannot be written: {error.strerror}") from None
+
+    def _write(self, words: str) -> None:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{words} {time.time():.3f}\n")
 
     def forget(self) -> None:
         """Remove the line of an earlier try with the same number: Kubernetes starts pods again under one."""

@@ -12,6 +12,8 @@ import threading
 import time
 from typing import IO, TYPE_CHECKING
 
+from ending import NOT_STARTED, Stop
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,12 +25,16 @@ _STDOUT = threading.Lock()
 def keep(ranks: Ranks, folder: Path, echo: str, attempt: str) -> list[threading.Thread]:
     """Copy each rank's output to `folder`/rank-N.log; to stdout too, rank 0's ("0") or all, with a prefix ("all").
 
-    Returns the threads that copy; each ends with its rank's output. Raises OSError when a log cannot be opened.
+    Returns the threads that copy; each ends with its rank's output. Raises Stop when a log cannot be opened.
     """
     copiers = []
     for pid, process in ranks.processes.items():
         rank = ranks.numbers[pid]
-        log = os.open(folder / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        path = folder / f"rank-{rank}.log"
+        try:
+            log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        except OSError as error:
+            raise Stop(NOT_STARTED, f"the ranks cannot be started: {error}") from None
         _write(log, f"--- attempt {attempt}, host {socket.gethostname()}, pid {pid}\n".encode())
         prefix = f"[{rank}] ".encode() if echo == "all" else b""
         wanted = echo == "all" or rank == 0

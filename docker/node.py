@@ -17,28 +17,24 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import queue
-import re
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
+import caches
+import environment
+import hostfile
 import logs
 import ranks
 import rendezvous
 import supervisor
-from ending import BAD_INPUT, NOT_STARTED, NOT_WRITABLE, SAVED, Failure, Outcome, Stop
+from ending import BAD_INPUT, NOT_WRITABLE, SAVED, Failure, Outcome, Stop
 
-# The index of this host, as each scheduler tells it.
-INDEX_VARIABLES = ("SLURM_NODEID", "JOB_COMPLETION_INDEX", "LWS_WORKER_INDEX", "PET_NODE_RANK", "NODE_RANK")
-# DeepSpeed's grammar (deepspeed/launcher/runner.py, _parse_hostfile), which would read `slots=8x` as 8.
-_LINE = re.compile(r"(\S+)\s+slots=([1-9][0-9]{0,3})\s*(#.*)?")
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 PASSED_ON: dict[int, int] = {signal.SIGINT: signal.SIGTERM}  # Ctrl-C: ranks need not know it
 
@@ -48,75 +44,11 @@ def say(message: str) -> None:
         print(f"node: {message}", file=sys.stderr, flush=True)
 
 
-def read_hostfile(path: Path) -> dict[str, int]:
-    """Host → slots, in order. Raises Stop where DeepSpeed would train on one host without a word."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise Stop(BAD_INPUT, f"hostfile {path} cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise Stop(BAD_INPUT, f"hostfile {path} is not text") from None
-    hosts: dict[str, int] = {}
-    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
-        if not line or line.startswith("#"):
-            continue
-        match = _LINE.fullmatch(line)
-        if not match:
-            raise Stop(BAD_INPUT, f"{path}:{number}: {line!r} is not `host slots=N`")
-        if match[1] in hosts:
-            raise Stop(BAD_INPUT, f"{path}:{number}: host {match[1]} is listed twice")
-        hosts[match[1]] = int(match[2])
-    if not hosts:
-        raise Stop(BAD_INPUT, f"hostfile {path} names no host")
-    if len(set(hosts.values())) > 1:
-        raise Stop(BAD_INPUT, f"hostfile {path}: every host needs the same number of slots")
-    return hosts
-
-
-def find_index(hosts: dict[str, int], given: int | None) -> int:
-    """This host's place in the hostfile, from 0. Raises Stop when it is unknown, too high, or another host's."""
-    source, index = "--node", given
-    if index is None:
-        source = next((name for name in INDEX_VARIABLES if os.environ.get(name, "").isdecimal()), "")
-        index = int(os.environ.get(source, "0"))
-    if not source and len(hosts) > 1:
-        return _own_place(hosts)
-    if not 0 <= index < len(hosts):
-        raise Stop(BAD_INPUT, f"{source} is {index} but the hostfile is short: it has {len(hosts)} hosts")
-    named, here = list(hosts)[index], socket.gethostname()
-    if _short(named) != _short(here) and not _is_mine(named):
-        raise Stop(BAD_INPUT, f"the hostfile names {named} at index {index}, but this host is {here}")
-    return index
-
-
-def _own_place(hosts: dict[str, int]) -> int:
-    """The index of the one host that is named as this one, for pods that nothing numbers, as those of an MPIJob."""
-    here = _short(socket.gethostname())
-    mine = [index for index, host in enumerate(hosts) if _short(host) == here]
-    if len(mine) != 1:
-        raise Stop(BAD_INPUT, f"{len(hosts)} hosts but no index: none of {', '.join(INDEX_VARIABLES)} is set")
-    return mine[0]
-
-
-def _short(host: str) -> str:
-    return host.partition(".")[0].casefold()
-
-
-def _is_mine(host: str) -> bool:
-    """Whether `host` resolves to an address of this machine: only such an address can be bound."""
-    with contextlib.suppress(OSError):
-        for family, kind, proto, _, address in socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM):
-            with contextlib.suppress(OSError), socket.socket(family, kind, proto) as probe:
-                probe.bind(address)
-                return True
-    return False
-
-
-def check_devices(slots: int) -> None:
+def check_devices(slots: int, variables: dict[str, str]) -> None:
     """Raises Stop when the scheduler gave this host fewer GPUs than the hostfile says."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+    visible = variables.get("CUDA_VISIBLE_DEVICES", "").strip()
     # Slurm says NoDevFiles where a job asked for no GPU: its ranks run on the CPU.
-    if visible in {"", "NoDevFiles"} or os.environ.get("DS_ACCELERATOR") == "cpu":
+    if visible in {"", "NoDevFiles"} or variables.get("DS_ACCELERATOR") == "cpu":
         return
     if len(visible.split(",")) < slots:
         raise Stop(BAD_INPUT, f"the hostfile says {slots} slots but CUDA_VISIBLE_DEVICES is {visible!r}")
@@ -145,13 +77,39 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def kept_caches(
+    args: argparse.Namespace, own: dict[str, str]
+) -> contextlib.AbstractContextManager[dict[str, str]]:
+    """The variables that name compile caches; none without --scratch."""
+    if args.scratch is None:
+        return contextlib.nullcontext({})
+    names = tuple(filter(None, args.caches.split(",")))
+    return caches.variables(caches.Request(args.scratch, names, args.caches_for), own, say)
+
+
 def run(args: argparse.Namespace, outcome: Outcome) -> int:
-    """Start the ranks once all hosts have come and wait for the run's end. Returns its exit code, or raises Stop."""
-    hosts = read_hostfile(args.hostfile)
-    index = find_index(hosts, args.node)
-    host, slots = list(hosts.items())[index]
-    check_devices(slots)
+    """Read what the run is, start its ranks and wait for its end. Returns its exit code, or raises Stop."""
+    hosts = hostfile.read_hostfile(args.hostfile)
+    index = hostfile.find_index(hosts, args.node)
+    slots = list(hosts.values())[index]
+    own, job = environment.inherited(), environment.of_job(args.environment)
+    check_devices(slots, own | job)
     folder = make_logs(args.folder)
+    with kept_caches(args, own) as cached:
+        return supervised(args, own | cached | job, hosts, index=index, folder=folder, outcome=outcome)
+
+
+def supervised(
+    args: argparse.Namespace,
+    variables: dict[str, str],
+    hosts: dict[str, int],
+    *,
+    index: int,
+    folder: Path,
+    outcome: Outcome,
+) -> int:
+    """The ranks' life, from the meeting of the hosts to the run's end. Returns its exit code, or raises Stop."""
+    host, slots = list(hosts.items())[index]
     peers = rendezvous.meet(list(hosts), index, f"{args.run}/{args.attempt}", args.wait, say)
     if index == 0:
         outcome.forget()
@@ -163,15 +121,17 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
     for number in SIGNALS:
         signal.signal(number, lambda n, _: events.put(ranks.Signal(PASSED_ON.get(n, n))))
     try:
-        mine = ranks.start(args.command, hosts, index, peers.port)
+        mine = ranks.start(args.command, variables, ranks.Team(hosts, index, peers.port))
         copiers = logs.keep(mine, folder, args.echo, args.attempt)
-    except (OSError, subprocess.SubprocessError) as error:
-        peers.tell(type="failed", code=NOT_STARTED, rank=-1, host=host)
-        raise Stop(NOT_STARTED, f"the ranks cannot be started: {error}") from None
+    except Stop as stop:
+        peers.tell(type="failed", code=stop.code, rank=-1, host=host)
+        raise
     threading.Thread(target=ranks.reap, args=(events,), daemon=True).start()
     peers.follow(lambda node, message: events.put(ranks.Heard(node, message)))
     code = supervisor.Supervisor(mine, peers, host, outcome, events, say).wait()
     logs.finish(copiers)
+    if code == 0 and index == 0:
+        outcome.succeed(host)
     return code
 
 
@@ -183,6 +143,10 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--hostfile", type=Path, required=True, help="lines of `host slots=N`")
     parser.add_argument("--run", required=True, help="the run's id: ports follow from it")
     parser.add_argument("--folder", type=Path, required=True, help="the run folder")
+    parser.add_argument("--environment", type=Path, help="the job's variables: environment.py")
+    parser.add_argument("--scratch", type=Path, help="a folder on this host's own disk, for compile caches")
+    parser.add_argument("--caches", default="", help="the variables that name them, with commas")
+    parser.add_argument("--caches-for", default="", help="image and GPU type: each has caches of its own")
     parser.add_argument("--node", type=int, help="this host's index, when the scheduler does not tell it")
     parser.add_argument("--attempt", default="0", help="counts restarts: part of the outcome file's name")
     parser.add_argument("--wait", type=float, default=600, help="seconds until all hosts must have come")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import os
 import queue
@@ -26,6 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import environment
+import hostfile
 import node
 import ranks
 import rendezvous
@@ -87,15 +90,16 @@ def _resolves(host: str) -> Check:
     return Check("first host", True, str(found[0][4][0]))
 
 
-def measured(args: argparse.Namespace, hosts: dict[str, int], index: int, port: int) -> list[Check]:
-    """Start the all-reduce in this host's slots and judge what they print."""
+def measured(args: argparse.Namespace, variables: dict[str, str], team: ranks.Team) -> list[Check]:
+    """Start the all-reduce in this host's slots and judge what they print. Raises Stop when it cannot be started."""
     command = [str(ALL_REDUCE), "--limit", str(args.limit), "--floor", str(args.floor)]
-    if os.environ.get("DS_ACCELERATOR") == "cpu" or os.environ.get("CUDA_VISIBLE_DEVICES") in {
+    if variables.get("DS_ACCELERATOR") == "cpu" or variables.get("CUDA_VISIBLE_DEVICES") in {
         "",
         "NoDevFiles",
     }:
-        hosts = dict.fromkeys(hosts, 1)  # a network is measured by one process a host
-    mine = ranks.start(command, hosts, index, port)
+        # a network is measured by one process a host
+        team = dataclasses.replace(team, hosts=dict.fromkeys(team.hosts, 1))
+    mine = ranks.start(command, variables, team)
     outputs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     for process in mine.processes.values():
         threading.Thread(target=lambda p=process: outputs.put(p.stdout.read()), daemon=True).start()
@@ -198,8 +202,9 @@ def report(folder: Path, attempt: str, text: str, bad: dict[str, str]) -> None:
 def check(args: argparse.Namespace, entry: argparse.Namespace) -> None:
     """Returns when every host is fit. Raises Stop when one is not, or never came."""
     began = time.monotonic()
-    hosts = node.read_hostfile(entry.hostfile)
-    index = node.find_index(hosts, entry.node)
+    hosts = hostfile.read_hostfile(entry.hostfile)
+    index = hostfile.find_index(hosts, entry.node)
+    variables = environment.inherited() | environment.of_job(entry.environment)
     node.make_logs(entry.folder)
     mine = own(args, next(iter(hosts)), list(hosts.values())[index])
     peers = rendezvous.meet(
@@ -209,7 +214,7 @@ def check(args: argparse.Namespace, entry: argparse.Namespace) -> None:
         peers.tell(type="go", port=peers.port)
     found = gather(peers, index, mine, 30)
     if agree(peers, index, not culprits(found)):
-        mine += measured(args, hosts, index, peers.port)
+        mine += measured(args, variables, ranks.Team(hosts, index, peers.port))
         found = gather(peers, index, mine, 2 * args.limit + 90)
     bad: dict[str, str] = agree(peers, index, culprits(found))
     if index == 0:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -20,6 +21,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import environment
+from ending import BAD_INPUT, NOT_STARTED, Stop
 
 if TYPE_CHECKING:
     import queue
@@ -49,30 +53,43 @@ class Heard:
 Event = Signal | Exit | Heard
 
 
-def environment(hosts: dict[str, int], index: int, local_rank: int, port: int) -> dict[str, str]:
-    """A rank's variables: those of deepspeed.launcher.launch, and LOCAL_WORLD_SIZE, which torch's tools read.
+@dataclass(frozen=True)
+class Team:
+    """All ranks of the run, as this host sees them: host → slots, this host's index, and rank 0's port."""
+
+    hosts: dict[str, int]
+    index: int
+    port: int
+
+
+def own_variables(team: Team, local_rank: int) -> dict[str, str]:
+    """What tells a rank from the others: the variables of deepspeed.launcher.launch, and LOCAL_WORLD_SIZE.
 
     CUDA_VISIBLE_DEVICES stays as the scheduler set it; DeepSpeed's 0…N-1 may be another job's GPUs.
     """
+    hosts, index = team.hosts, team.index
     slots = list(hosts.values())[index]
-    env = dict(os.environ)
-    env.update(
+    return {
         # One host alone needs no name service.
-        MASTER_ADDR=next(iter(hosts)) if len(hosts) > 1 else "127.0.0.1",
-        MASTER_PORT=str(port),
-        WORLD_SIZE=str(sum(hosts.values())),
-        RANK=str(index * slots + local_rank),
-        LOCAL_RANK=str(local_rank),
-        LOCAL_SIZE=str(slots),
-        LOCAL_WORLD_SIZE=str(slots),
-        CROSS_RANK=str(index),
-        CROSS_SIZE=str(len(hosts)),
-    )
+        "MASTER_ADDR": next(iter(hosts)) if len(hosts) > 1 else "127.0.0.1",
+        "MASTER_PORT": str(team.port),
+        "WORLD_SIZE": str(sum(hosts.values())),
+        "RANK": str(index * slots + local_rank),
+        "LOCAL_RANK": str(local_rank),
+        "LOCAL_SIZE": str(slots),
+        "LOCAL_WORLD_SIZE": str(slots),
+        "CROSS_RANK": str(index),
+        "CROSS_SIZE": str(len(hosts)),
+    }
+
+
+def defaults(variables: dict[str, str], slots: int) -> dict[str, str]:
+    """`variables` with what every rank of this host needs beside them."""
     # All of the host's cores in every rank, torch's default, makes ranks fight for them.
-    env.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // slots)))
+    threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // slots))}
     code = str(Path(__file__).resolve().parent)
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, (code, env.get("PYTHONPATH"))))
-    return env
+    path = os.pathsep.join(filter(None, (code, variables.get("PYTHONPATH"))))
+    return {**threads, **variables, "PYTHONPATH": path}
 
 
 @dataclass
@@ -121,9 +138,15 @@ def _catches(pid: int, number: int) -> bool:
     return False
 
 
-def start(command: list[str], hosts: dict[str, int], index: int, port: int) -> Ranks:
-    """Start this host's ranks. Their output waits in pipes until `logs.keep`. Raises OSError when one cannot start."""
+def start(command: list[str], variables: dict[str, str], team: Team) -> Ranks:
+    """Start this host's ranks with `variables`. Their output waits in pipes until `logs.keep`.
+
+    Raises Stop when one cannot be started.
+    """
     ranks, parent = Ranks(), os.getpid()
+    words = [sys.executable, "-u", *command]
+    slots = list(team.hosts.values())[team.index]
+    shared = defaults(variables, slots)
 
     def prepare() -> None:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
@@ -131,20 +154,31 @@ def start(command: list[str], hosts: dict[str, int], index: int, port: int) -> R
         if os.getppid() != parent:  # it was killed before that
             os._exit(1)
 
-    for local_rank in range(list(hosts.values())[index]):
-        env = environment(hosts, index, local_rank, port)
-        process = subprocess.Popen(
-            [sys.executable, "-u", *command],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=prepare,
-            start_new_session=True,  # Ctrl-C in a terminal is for the node entry, which passes it on
-        )
+    for local_rank in range(slots):
+        env = shared | own_variables(team, local_rank)
+        try:
+            process = subprocess.Popen(
+                words,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                preexec_fn=prepare,
+                start_new_session=True,  # Ctrl-C in a terminal is for the node entry, which passes it on
+            )
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            raise _refusal(error, env, words) from None
         ranks.processes[process.pid] = process
         ranks.numbers[process.pid] = int(env["RANK"])
     return ranks
+
+
+def _refusal(error: Exception, env: dict[str, str], words: list[str]) -> Stop:
+    if isinstance(error, OSError) and error.errno == errno.E2BIG:
+        return Stop(BAD_INPUT, f"the ranks cannot be started: {environment.oversize(env, words) or error}")
+    if isinstance(error, ValueError):  # a NUL in a value, or `=` in a name
+        return Stop(BAD_INPUT, f"the ranks cannot be started: {error}")
+    return Stop(NOT_STARTED, f"the ranks cannot be started: {error}")
 
 
 def reap(events: queue.SimpleQueue[Event]) -> None:

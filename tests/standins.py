@@ -5,18 +5,25 @@ Owns the stand-ins and what is read of them; what must arrive is the tests' to s
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from unittest import mock
+
+import environment
 
 from launcher.planning import plan
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 PROGRAMS = {
     # what it was started with, each word and variable ended by a NUL
-    "python": 'printf "%s\\0" "$@" >"$DUMP/words"; env -0 >"$DUMP/environment"',
+    "python": """printf "%s\\0" "$@" >"$DUMP/words"; env -0 >"$DUMP/environment"
+attempt=0
+while [ "$1" != -- ]; do
+  case $1 in --folder) folder=$2 ;; --attempt) attempt=$2 ;; esac
+  shift
+done
+echo "0 -1 host-1 1.0" >"$folder/outcome-$attempt\"""",
     "apptainer": 'printf "%s\\0" "$@" >"$DUMP/apptainer"',
     "srun": 'printf "%s\\0" "$@" >"$DUMP/srun"; while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"',
     "scontrol": "echo host-1",
@@ -46,8 +53,8 @@ class Stage:
         self.program(own / "python", PROGRAMS["python"])
         return plan.Site(f"{own}/checkout", f"{own}/runs", f"{own}/python", "tag")
 
-    def run(self, script: str) -> int:
-        """The exit code of `script`, run by bash as a job of Slurm would be."""
+    def run(self, script: str, **more: str) -> int:
+        """The exit code of `script`, run by bash as a job of Slurm would be; `more` are variables."""
         (self.folder / "job.sh").write_text(script, encoding="utf-8")
         variables = {
             "PATH": f"{self.folder}/bin:/usr/bin:/bin",
@@ -56,7 +63,8 @@ class Stage:
             "SLURM_JOB_ID": "7",
             "SLURM_JOB_NODELIST": "host-1",
         }
-        words = ["bash", str(self.folder / "job.sh")]
+        variables |= more
+        words = ["/bin/bash", str(self.folder / "job.sh")]
         return subprocess.run(words, cwd=self.folder / "cwd", env=variables, timeout=60).returncode
 
     def dumped(self, name: str) -> list[str]:
@@ -64,7 +72,11 @@ class Stage:
         return text.split("\0")[:-1]
 
     def environment(self) -> dict[str, str]:
-        return dict(entry.split("=", 1) for entry in self.dumped("environment"))
+        """What the ranks would get: the node entry's own variables, with the job's on top as it reads them."""
+        words, own = self.dumped("words"), dict(entry.split("=", 1) for entry in self.dumped("environment"))
+        with mock.patch.dict(os.environ, own, clear=True):
+            path = Path(words[words.index("--environment") + 1])
+            return environment.inherited() | environment.of_job(path)
 
     def ran(self) -> list[str]:
         """Files that only code in a value can have made."""

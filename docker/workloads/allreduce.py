@@ -16,6 +16,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from ending import ABSENT
+
 from workloads import metrics, options, session
 from workloads.session import Session, Stop
 
@@ -130,20 +132,20 @@ def measure(args: argparse.Namespace, this: Session) -> int:
 
 
 def judge(results: list[Result], best: dict[str, float], required: float | None) -> None:
-    """Raise Stop (69) when data came out wrong, or when a collective is slower than required."""
+    """Raise Stop (ABSENT) when data came out wrong, or when a collective is slower than required."""
     wrong = next((result for result in results if result.wrong), None)
     if wrong:
         raise Stop(
             f"{wrong.collective} of {wrong.bytes} bytes gave wrong numbers on {wrong.wrong} ranks: memory, network "
             "or its driver is broken, do not train on it",
-            os.EX_UNAVAILABLE,
+            ABSENT,
         )
     for name, reached in best.items():
         if required and reached < required:
             raise Stop(
                 f"the bus bandwidth of {name} is {reached:.3g} GB/s and --require asks for {required:.3g}: set "
                 "NCCL_DEBUG=INFO in the job's env to see which interface and devices NCCL chose",
-                os.EX_UNAVAILABLE,
+                ABSENT,
             )
 
 
@@ -208,7 +210,7 @@ def line(result: Result) -> str:
 
 
 def main() -> None:
-    """Run this rank; exits with a code of session.py, or 69 for a broken or too slow network."""
+    """Run this rank; exits with ABSENT for a broken or too slow network."""
     session.run(parser(), measure)
 
 

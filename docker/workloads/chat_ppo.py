@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ending import NOT_FINITE, SAVED
+
 from workloads import architectures, chat, checkpoints, engines, judges, metrics, options, rewards, session
 from workloads.checkpoints import Identity, Progress
 from workloads.session import Session, Stop
@@ -115,7 +117,7 @@ def ppo(args: argparse.Namespace, this: Session) -> int:
     if stopped:
         log.event("saved", training.progress.step, tag=training.saved, signal=session.asked_to_stop())
         log.say(f"stopped by a signal with {training.saved or 'nothing to save'}: run it again to continue")
-        return os.EX_TEMPFAIL
+        return SAVED
     if args.export:
         architectures.export(training.policy.module, stage.tokenizer, this)
         log.say(f"exported to {this.run_dir / 'export'}")
@@ -277,7 +279,7 @@ def step(training: Training) -> bool:
         raise Stop(
             f"the loss or gradient of step {number} is not finite. Nothing of it was saved; the last complete "
             f"checkpoint is {training.saved or 'none'}. A lower --lr may help",
-            os.EX_DATAERR,
+            NOT_FINITE,
         )
     tokens = round(average([float(batch.mask.sum()) for batch in batches]) * this.world_size * len(batches))
     before = training.progress

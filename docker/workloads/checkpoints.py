@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ending import NO_CHECKPOINT
+
 from workloads import architectures, engines, metrics, tokenizer
 from workloads.session import Stop
 
@@ -96,7 +98,7 @@ def save(
 
     Engines beside the first go to folders in it, by their names.
 
-    Raises Stop with os.EX_IOERR (74) on every rank when any rank could not write (a full disk); the complete
+    Raises Stop with NO_CHECKPOINT on every rank when any rank could not write (a full disk); the complete
     checkpoints before are untouched then.
     """
     from torch import distributed
@@ -130,7 +132,7 @@ def save(
             _point_latest(folder, tag)
         except OSError as error:
             shutil.rmtree(folder / tag, ignore_errors=True)
-            raise Stop(_cannot_write(folder, tag, error), os.EX_IOERR) from error
+            raise Stop(_cannot_write(folder, tag, error), NO_CHECKPOINT) from error
         _prune(folder, keep)
 
     session.first(finish)
@@ -201,7 +203,7 @@ def restore(engine: DeepSpeedEngine, found: Found, name: str = "") -> Progress:
     if found.universal:
         engines.part_steps(engine)
     if path is None:
-        raise Stop(f"DeepSpeed found nothing to load in {found.path}", os.EX_IOERR)
+        raise Stop(f"DeepSpeed found nothing to load in {found.path}", NO_CHECKPOINT)
     return Progress(**carried["progress"])
 
 
@@ -280,7 +282,7 @@ def vouch(
             metrics.write_atomically(path / MARKER, {"tag": path.name, **carried, "files": files})
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
-            raise Stop(_cannot_write(path.parent, path.name, error), os.EX_IOERR) from error
+            raise Stop(_cannot_write(path.parent, path.name, error), NO_CHECKPOINT) from error
         _prune(path.parent, keep)
 
     session.first(mark)

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ending import NO_CHECKPOINT, SAVED
+
 from workloads import engines, inference, metrics, options, session, tokenizer
 from workloads.session import Session, Stop
 
@@ -90,7 +92,7 @@ class Part:
 
 
 def generate(args: argparse.Namespace, this: Session) -> int:
-    """Generate what is missing; returns the exit code: 75 when a signal ended it before."""
+    """Generate what is missing; returns the exit code: SAVED when a signal ended it before."""
     began = time.monotonic()
     config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
     parts = this.together(lambda: split(read(Path(args.prompts)), args.part_size))
@@ -201,7 +203,7 @@ def finish(
         log.event("saved", 0, tag=None, signal=session.asked_to_stop())
         log.say("stopped by a signal: run it again to continue")
     log.close()
-    return os.EX_OK if done else os.EX_TEMPFAIL
+    return os.EX_OK if done else SAVED
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -238,7 +240,7 @@ def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a part that is either whole or not there. Raises Stop (74) when the disk does not take it."""
+    """Write a part that is either whole or not there. Raises Stop (NO_CHECKPOINT) when the disk does not take it."""
     half = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with half.open("w", encoding="utf-8") as file:
@@ -247,7 +249,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
             os.fsync(file.fileno())
         half.replace(path)
     except OSError as error:
-        raise Stop(f"{path} could not be written: {error}", os.EX_IOERR) from error
+        raise Stop(f"{path} could not be written: {error}", NO_CHECKPOINT) from error
 
 
 def main() -> None:

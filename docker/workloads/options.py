@@ -12,6 +12,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from ending import BAD_INPUT
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
@@ -280,14 +282,14 @@ def rehearsal(group: argparse._ArgumentGroup) -> None:
 def parse(parser: argparse.ArgumentParser, words: list[str] | None = None) -> argparse.Namespace:
     """Parse a rank's command line.
 
-    Raises SystemExit with os.EX_USAGE (64) after one message from rank 0; argparse alone would print one
+    Raises SystemExit with BAD_INPUT after one message from rank 0; argparse alone would print one
     per rank and exit with 2.
     """
 
     def error(message: str) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"{parser.prog.split('.')[-1]}: error: {message}", file=sys.stderr, flush=True)
-        raise SystemExit(os.EX_USAGE)
+        raise SystemExit(BAD_INPUT)
 
     parser.error = error  # type: ignore[method-assign,assignment]
     return parser.parse_args(words)

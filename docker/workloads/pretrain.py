@@ -19,6 +19,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ending import NOT_FINITE, SAVED
+
 from workloads import architectures, checkpoints, engines, metrics, options, session, text, ulysses
 from workloads.checkpoints import Progress
 from workloads.session import Session, Stop
@@ -63,7 +65,7 @@ def pretrain(args: argparse.Namespace, this: Session) -> int:
         log.event("saved", training.progress.step, tag=training.saved, signal=session.asked_to_stop())
         log.say(f"stopped by a signal with {training.saved or 'nothing to save'}: run it again to continue")
     log.close()
-    return os.EX_TEMPFAIL if stopped else os.EX_OK
+    return SAVED if stopped else os.EX_OK
 
 
 def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Training:
@@ -181,7 +183,7 @@ class Training:
             raise Stop(
                 f"the {what} of step {step} is not finite. Nothing of it was saved; the last complete checkpoint is "
                 f"{self.saved or 'none'}. A lower --lr, more --warmup-steps or gradient_clipping may help",
-                os.EX_DATAERR,
+                NOT_FINITE,
             )
 
     def report(self, loss: float, rate: float, norm: float | None) -> None:

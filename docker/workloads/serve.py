@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ending import SAVED
+
 from workloads import architectures, inference, metrics, options, session, tokenizer
 from workloads.session import Stop
 
@@ -214,7 +216,7 @@ def _together(shares: Layout, place: Place) -> list[str]:
 
 
 def serve(args: argparse.Namespace) -> int:
-    """Serve until a signal comes; returns 75 then, else the code with which the server ended."""
+    """Serve until a signal comes; returns SAVED then, else the code with which the server ended."""
     place, run_dir = here(os.environ), Path(args.run_dir)
     check(args, place)
     if not place.first or (args.engine == "transformers" and place.rank):
@@ -256,7 +258,7 @@ def wait() -> int:
     """A rank whose GPU another process serves on: it stays, so that the run ends as one."""
     while session.asked_to_stop() is None:
         time.sleep(0.2)
-    return os.EX_TEMPFAIL
+    return SAVED
 
 
 def attend(
@@ -287,7 +289,7 @@ def attend(
     server.kill()
     log.event("saved", 0, tag=None, signal=session.asked_to_stop())
     log.say("stopped by a signal: run it again to serve on")
-    return os.EX_TEMPFAIL
+    return SAVED
 
 
 def made_up(args: argparse.Namespace, place: Place) -> str:

@@ -3,8 +3,8 @@
 Training itself is the workload's, checkpoints are in checkpoints.py. Nothing heavy is imported before the signal
 handlers stand, so that a signal during start-up is not lost.
 
-Exit codes (sysexits.h): 0 done · 64 a mistake in the job, told in one line · 65 the loss is not finite · 74 a
-checkpoint could not be written · 75 saved on a signal, run me again · anything else is a crash with a traceback.
+Exit codes: 0 when the work is done, one of docker/exit_codes.json when it ends otherwise; any other is a crash with a
+traceback.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from ending import BAD_INPUT, NO_CHECKPOINT
 
 from workloads import options
 
@@ -42,7 +44,7 @@ class Stop(Exception):
     Raise it on all ranks alike, or inside `Session.first` or `Session.together`, which make it so.
     """
 
-    def __init__(self, message: str, code: int = os.EX_USAGE) -> None:
+    def __init__(self, message: str, code: int = BAD_INPUT) -> None:
         super().__init__(message, code)
         self.message, self.code = message, code
 
@@ -89,7 +91,7 @@ class Session:
             except Stop as stop:
                 box[1] = stop
             except OSError as error:
-                box[1] = Stop(str(error), os.EX_IOERR)
+                box[1] = Stop(str(error), NO_CHECKPOINT)
             except Exception as error:
                 traceback.print_exc()
                 box[1] = Stop(f"{type(error).__name__}: {error}", 1)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ending import NOT_FINITE, SAVED
 from transformers import PrinterCallback, TrainerCallback
 
 from workloads import architectures, checkpoints, engines, metrics, session
@@ -83,7 +84,7 @@ def _number(given: dict[str, Any], key: str, otherwise: Any) -> Any:
 def run(
     trainer: Trainer, args: argparse.Namespace, this: Session, log: metrics.Log, by: PreTrainedTokenizerBase
 ) -> int:
-    """Train from the newest complete checkpoint to the last step; returns the exit code (75 after a signal)."""
+    """Train from the newest complete checkpoint to the last step; returns the exit code (SAVED after a signal)."""
     began = time.monotonic()
     trainer.remove_callback(PrinterCallback)
     identity = checkpoints.identity(args.model, trainer.model, by, trainer.args.deepspeed, this.world_size)
@@ -116,7 +117,7 @@ def run(
         log.event("saved", trainer.state.global_step, tag=reporter.saved, signal=session.asked_to_stop())
         log.say(f"stopped by a signal with {reporter.saved or 'nothing to save'}: run it again to continue")
     log.close()
-    return os.EX_TEMPFAIL if reporter.stopped else os.EX_OK
+    return SAVED if reporter.stopped else os.EX_OK
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]
@@ -167,7 +168,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
                 f"the {'gradient' if math.isfinite(loss) else 'loss'} of step {state.global_step} is not finite. "
                 f"Nothing of it was saved; the last complete checkpoint is {self.saved or 'none'}. A lower --lr, more "
                 "--warmup-steps or gradient_clipping may help",
-                os.EX_DATAERR,
+                NOT_FINITE,
             )
         tokens = int(logs.get("num_tokens", state.num_input_tokens_seen))
         seconds = self._seconds / max(1, self._steps)

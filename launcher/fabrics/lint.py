@@ -41,9 +41,9 @@ def _first(name: str, value: str, fabric: Fabric) -> Finding | None:
 
 
 def _set_by_launcher(name: str, value: str, fabric: Fabric) -> Finding | None:
-    if name not in variables.LAUNCHER:
+    if name not in variables.RESERVED:
         return None
-    return Finding(name, f"{name} is set for each rank by the launcher: leave it out", "error")
+    return Finding(name, f"{name} cannot be set: {variables.RESERVED[name]}; leave it out", "error")
 
 
 def _only_loopback(name: str, value: str, fabric: Fabric) -> Finding | None:

@@ -128,11 +128,19 @@ OLD = {
     "NCCL_TREE_THRESHOLD": "gone in NCCL 2.5",
 }
 
-# DeepSpeed's per-node launcher sets these for each rank and overwrites them or is misled by them:
+_RANK = "the node entry gives each rank its own"
+_HOST = "the scheduler numbers the hosts with it"
+# No job can give these a value, and why. DeepSpeed's per-node launcher sets the first for each rank:
 # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/launcher/launch.py#L174-L215
-LAUNCHER = _names(
-    "", "CROSS_RANK CROSS_SIZE CUDA_VISIBLE_DEVICES LOCAL_RANK LOCAL_SIZE RANK WORLD_SIZE"
-) | _names("MASTER_", "ADDR PORT")
+RESERVED = {
+    **dict.fromkeys(("RANK", "LOCAL_RANK", "CROSS_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"), _RANK),
+    **dict.fromkeys(("LOCAL_SIZE", "CROSS_SIZE", "MASTER_ADDR", "MASTER_PORT"), _RANK),
+    **dict.fromkeys(("SLURM_NODEID", "JOB_COMPLETION_INDEX", "LWS_WORKER_INDEX"), _HOST),
+    **dict.fromkeys(("PET_NODE_RANK", "NODE_RANK"), _HOST),
+    "CUDA_VISIBLE_DEVICES": "the scheduler chooses a host's GPUs",
+    "RUN_DIR": "it is the run's folder",
+    "DEEPSPEED_CONFIG": "it is the configuration that `deepspeed:` makes",
+}
 
 # A variable, the values that make it harmful in production (in capitals), why, and who says so.
 HARMFUL: dict[str, tuple[frozenset[str], str, str]] = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
 
+from launcher import exit_codes
 from launcher.files import kubernetes_syntax
 from launcher.files.fields import AbsolutePath, Bytes, Count, Model, Name, OrText, Seconds, Text, as_text
 from launcher.files.shared import Environment, File
@@ -181,7 +182,7 @@ class Kubernetes(Model):
         description="How RDMA may pin memory: capability (root with IPC_LOCK), or node: the node sets no limit.",
     )
     fail_on: list[Annotated[int, Field(ge=1, le=255)]] = Field(
-        default_factory=lambda: [64, 65, 73, 137],
+        default_factory=lambda: exit_codes.with_restart("never"),
         max_length=200,
         description="Exit codes that end the run at once: bad input, loss not finite, no run folder, out of memory.",
     )

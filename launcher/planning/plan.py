@@ -15,7 +15,7 @@ from launcher.deepspeed import rules
 from launcher.errors import LauncherError, PlanError, Problem
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
-from launcher.planning import fit
+from launcher.planning import fit, ranks_environment
 from launcher.sizing import gpus
 
 if TYPE_CHECKING:
@@ -111,21 +111,7 @@ class Plan(NamedTuple):
     @property
     def environment(self) -> tuple[model.Variable, ...]:
         """Every variable of the ranks, each with its reason; secrets apart."""
-        caches = f"{self.cluster.scratch}/{self.id}"
-        # A job killed while it compiles leaves a lock that hangs every later job that shares the folder,
-        # and network file systems race on it: https://github.com/deepspeedai/DeepSpeed/issues/3356
-        why = "this run's own compile cache, on the host's own disk"
-        names = {
-            "TORCH_EXTENSIONS_DIR": "torch",
-            "TRITON_CACHE_DIR": "triton",
-            "TORCHINDUCTOR_CACHE_DIR": "inductor",
-        }
-        taken = {v.name for v in self.variables}
-        return self.variables + tuple(
-            model.Variable(name, f"{caches}/{end}", why, "")
-            for name, end in names.items()
-            if name not in taken
-        )
+        return self.variables
 
 
 def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
@@ -134,7 +120,7 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
     Raises PlanError with everything that cannot work.
     """
     fabric = FABRICS[cluster.fabric]
-    problems: list[Problem] = list(_impossible(job, cluster))
+    problems: list[Problem] = [*_impossible(job, cluster), *ranks_environment.problems(job, cluster)]
     findings = _lint(job, cluster, fabric)
     problems += _written(findings, "error", job)
     places: Places = {"job": job.places, "cluster": cluster.places}

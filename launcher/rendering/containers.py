@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import workloads
 from launcher.errors import PlanError, Problem
+from launcher.planning import ranks_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,22 +65,18 @@ def _preflight(plan: Plan) -> list[str]:
 
 
 def _profile(plan: Plan) -> list[str]:
-    """The shell that reads a fabric's own profile where the ranks run, with the plan's variables on top."""
+    """The shell that reads a fabric's own profile where the ranks run. The node entry puts the plan's variables on top.
+
+    posix: a profile that is missing ends the shell, instead of starting the ranks without its settings.
+    """
     if not plan.fabric.script:
         return []
-    exports = [f"export {v.name}={shlex.quote(v.value)}" for v in plan.environment]
-    return ["bash", "-c", "\n".join([*plan.fabric.script, *exports, 'exec "$@"']), "node"]
+    return ["bash", "--posix", "-c", "\n".join([*plan.fabric.script, 'exec "$@"']), "node"]
 
 
 def inside(runtime: str) -> bool:
     """Whether ranks run in the image (its Python, its copy of docker/) rather than on the host."""
     return runtime != "none"
-
-
-def names(plan: Plan) -> list[str]:
-    """Every variable that the launcher sets for the ranks, secrets too."""
-    own = ["RUN_DIR", "DEEPSPEED_CONFIG"]
-    return [v.name for v in plan.environment] + own + [s.variable for s in plan.secrets]
 
 
 def _none(plan: Plan) -> Entry:
@@ -107,8 +103,7 @@ def _binds(plan: Plan) -> list[tuple[str, str, bool]]:
 
 
 def _pyxis(plan: Plan) -> Entry:
-    # The image's ENV wins over the job's for every variable that --container-env does not name:
-    # https://github.com/NVIDIA/pyxis/issues/124. A '#' separates registry and image in enroot's own syntax.
+    # A '#' separates registry and image in enroot's own syntax.
     mounts = ",".join(f"{host}:{inside}{':ro' if ro else ''}" for host, inside, ro in _binds(plan))
     registry, slash, image = plan.image.partition("/")
     remote = slash and not plan.image.startswith(("/", ".")) and ("." in registry or ":" in registry)
@@ -117,7 +112,6 @@ def _pyxis(plan: Plan) -> Entry:
         f"--container-image={named}",
         f"--container-mounts={mounts}",
         "--no-container-mount-home",
-        f"--container-env={','.join([*names(plan), 'SLURM_NODEID'])}",
     )
     return Entry(step=words)
 
@@ -148,16 +142,15 @@ def _apptainer(plan: Plan) -> Entry:
 
 def _engine(engine: str) -> Callable[[Plan], Entry]:
     def enter(plan: Plan) -> Entry:
-        # host network: the ranks of several hosts meet on the host's own addresses;
-        # --env NAME without a value passes it on, so no value shows in a process list
+        # host network: the ranks of several hosts meet on the host's own addresses
         words = [engine, "run", "--rm", "--network=host", "--ipc=host", "--ulimit=memlock=-1"]
         words += ["--gpus=all"] if plan.gpu and engine == "docker" else []
         words += ["--device=nvidia.com/gpu=all"] if plan.gpu and engine == "podman" else []
         words += [f"--device={device}" for device in plan.fabric.devices]
         for host, inside, ro in _binds(plan):
             words += ["--mount", f"type=bind,source={host},target={inside}" + (",readonly" if ro else "")]
-        for name in names(plan):
-            words += ["--env", name]
+        for number in range(len(plan.secrets)):  # without a value, so that none shows in a process list
+            words += ["--env", f"{ranks_environment.CARRIER}{number}"]
         return Entry(command=(*words, plan.image))
 
     return enter

@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 
-from launcher import ROOT
+from launcher import ROOT, exit_codes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from jinja2.bccache import Bucket
+
+
+# In a comment at the top of every script and manifest: `-o` overwrites such files alone.
+MARK = "Written by `python -m launcher`, which overwrites it."
 
 
 class Code(str):
@@ -36,7 +40,8 @@ def text(template: str, **values: Any) -> str:
 
     Raises jinja2.UndefinedError for a name it does not get and TypeError for None: a bug, never a user's mistake.
     """
-    return _environment(template.split(".")[-2]).get_template(template).render(**values)
+    known = {"mark": MARK, "codes": exit_codes.numbers()}
+    return _environment(template.split(".")[-2]).get_template(template).render(**known, **values)
 
 
 @functools.cache

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from launcher import exit_codes
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -147,32 +149,6 @@ SIGNATURES = (
     ),
 )
 
-# What an exit code alone says: our own (docker/ending.py), and 128 + a signal.
-CODES: dict[int, tuple[str, str]] = {
-    64: ("a mistake in the job, which its log names", "correct it and submit again"),
-    65: ("the loss is not finite", "lower args.lr or clip gradients"),
-    69: (
-        "a host never came to the meeting",
-        "look at that host's node-N.log; submit again with --exclude-bad",
-    ),
-    70: ("a host was lost", "`launcher resume RUN --exclude-bad`"),
-    71: ("the ranks could not be started", "look at node-N.log of the host"),
-    73: ("the run folder cannot be written", "look at quota and permissions of LAUNCHER_RUNS"),
-    74: ("a checkpoint could not be written", "free space, then `launcher resume RUN`"),
-    75: ("saved before it was done", "`launcher resume RUN` goes on from there"),
-    76: ("a host failed preflight", "submit again with --exclude-bad"),
-    134: ("a rank aborted (SIGABRT), most often in NCCL or CUDA", "read its last lines"),
-    135: (
-        "a rank got a bus error (SIGBUS): /dev/shm is full or too small, or a mapped file was cut",
-        "give it more shared memory (kubernetes.shm, --shm-size), or fewer data workers",
-    ),
-    137: (
-        "a rank was killed (SIGKILL); mostly that is the kernel, because the host ran out of memory",
-        "use a preset with less offload or fewer data workers; `launcher plan JOB` estimates a host's need",
-    ),
-    139: ("a rank crashed (SIGSEGV)", "look whether ops and torch are from one image"),
-}
-
 
 def search(lines: Iterable[str], fast: bool) -> list[Found]:
     """The causes that `lines` show, in the table's order, each with its first line. `fast`: the fabric is not TCP."""
@@ -189,7 +165,5 @@ def search(lines: Iterable[str], fast: bool) -> list[Found]:
 
 def of_code(code: int | None) -> Found | None:
     """What the exit code alone says."""
-    if code not in CODES:
-        return None
-    cause, fix = CODES[code]
-    return Found(f"exit code {code}", f"exit code {code}", cause, fix)
+    known = exit_codes.BY_CODE.get(code) if code else None
+    return Found(f"exit code {code}", f"exit code {code}", known.meaning, known.advice) if known else None

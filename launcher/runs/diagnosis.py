@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from launcher import exit_codes
 from launcher.runs import causes
 from launcher.runs import logs as runs_logs
 
@@ -29,7 +30,7 @@ def report(run: Run, now: Status) -> list[str]:
     if now.state != "FAILED":
         return lines
     failure = runs_logs.failure(run.folder)
-    if failure and failure[0] != runs_logs.SAVED:
+    if failure and failure[0] != exit_codes.SAVED:
         code, rank, host = failure
         path = run.folder / "logs" / (f"rank-{rank}.log" if rank >= 0 else "job.log")
         who = f"rank {rank}" if rank >= 0 else "node entry"

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from launcher.runs.record import Run
     from launcher.runs.status import Selection, State
 
-SAVED = 75  # docker/ending.py
-
 
 def exit_code(folder: Path) -> int | None:
     """The run's exit code, once job.sh wrote it."""
@@ -38,7 +36,7 @@ def failure(folder: Path) -> tuple[int, int, str] | None:
         if newest and newest.stat().st_mtime < started:  # of an attempt before the newest
             return None
         code, rank, host, _ = newest.read_text().split() if newest else ("", "", "", "")
-        return int(code), int(rank), host
+        return (int(code), int(rank), host) if int(code) else None
     except (OSError, ValueError):
         return None
 

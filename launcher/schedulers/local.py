@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher import exit_codes
 from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError, located
+from launcher.planning import ranks_environment
 from launcher.rendering import command, containers, hostfile, templates
 from launcher.runs import logs as runs_logs
 from launcher.runs.status import Selection, State, Status
@@ -47,8 +49,12 @@ def render(plan: Plan) -> Files:
         node=containers.node_entry(runtime, plan),
         command=command.ranks(plan, plan.folder, f"{plan.folder}/ds_config.json"),
         config=json.dumps(plan.config, indent=1),
+        environment=ranks_environment.document(plan),
+        carrier=templates.Code(ranks_environment.CARRIER),
+        caches=ranks_environment.caches(plan, plan.image if containers.inside(runtime) else ""),
         hostfile=hostfile.text([f"127.0.0.{i + 1}" for i in range(plan.nodes)], plan.slots),
         secrets=templates.home(plan.cluster.local.secrets),
+        secrets_named=plan.cluster.local.secrets,
     )
     return {"job.sh": text}
 
@@ -140,7 +146,7 @@ def _state(code: int, run: Run) -> State:
 
 
 def _reason(code: int) -> str:
-    return "saved before it was done; resume it" if code == runs_logs.SAVED else ""
+    return "saved before it was done; resume it" if code == exit_codes.SAVED else ""
 
 
 def _hosts(run: Run) -> tuple[str, ...]:

@@ -22,11 +22,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 # docker/ is what runs in the image, not a package of the launcher: its modules are plain files on sys.path.
-node = importlib.import_module("node")
+hostfile = importlib.import_module("hostfile")
 DOCKER = Path(__file__).parents[2] / "docker"
 LIMIT = 60.0  # seconds; far more than any step needs on a busy machine
 
-SCHEDULER = (*node.INDEX_VARIABLES, "CUDA_VISIBLE_DEVICES", "DS_ACCELERATOR", "OMP_NUM_THREADS", "PYTHONPATH")
+SCHEDULER = (
+    *hostfile.INDEX_VARIABLES,
+    "CUDA_VISIBLE_DEVICES",
+    "DS_ACCELERATOR",
+    "OMP_NUM_THREADS",
+    "PYTHONPATH",
+)
 CLEAN = {name: value for name, value in os.environ.items() if name not in SCHEDULER}
 
 # What ranks run. Files in the working directory tell the test how far they are, and them to go on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ending = importlib.import_module("ending")
+hostfile = importlib.import_module("hostfile")
 node = importlib.import_module("node")
 
 
@@ -35,7 +37,7 @@ def test_hostfile(tmp_path: Path) -> None:
     path.write_text(
         "# the first is the master\n\nn1.cluster.example slots=8\r\n  n2\tslots=8  # spare\nfd00::3 slots=8"
     )
-    assert node.read_hostfile(path) == {"n1.cluster.example": 8, "n2": 8, "fd00::3": 8}
+    assert hostfile.read_hostfile(path) == {"n1.cluster.example": 8, "n2": 8, "fd00::3": 8}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_hostfile_errors(text: str | bytes | None, message: str, tmp_path: Path)
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ending.Stop) as stop:
-        node.read_hostfile(path)
+        hostfile.read_hostfile(path)
     assert (str(stop.value), stop.value.code) == (message.format(path=path), 64)
 
 
@@ -75,30 +77,30 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 LOOPBACK = {"127.0.0.1": 1, "127.0.0.2": 1, "127.0.0.3": 1}
 
 
-@pytest.mark.parametrize("variable", node.INDEX_VARIABLES)
+@pytest.mark.parametrize("variable", hostfile.INDEX_VARIABLES)
 def test_index_from_the_scheduler(variable: str, bare: pytest.MonkeyPatch) -> None:
     bare.setenv(variable, "2")
-    assert node.find_index(LOOPBACK, None) == 2
-    assert node.find_index(LOOPBACK, 1) == 1  # --node wins
+    assert hostfile.find_index(LOOPBACK, None) == 2
+    assert hostfile.find_index(LOOPBACK, 1) == 1  # --node wins
 
 
 def test_index_is_not_needed_for_one_host(bare: pytest.MonkeyPatch) -> None:
-    assert node.find_index({socket.gethostname(): 8}, None) == 0
+    assert hostfile.find_index({socket.gethostname(): 8}, None) == 0
 
 
 @pytest.mark.parametrize("here", ["n2", "N2.other.example"])
 def test_a_host_that_nothing_numbers_finds_itself(here: str, bare: pytest.MonkeyPatch) -> None:
     bare.setattr(socket, "gethostname", lambda: here)
-    assert node.find_index({"n1": 1, "n2.cluster.example": 1, "n3": 1}, None) == 1
+    assert hostfile.find_index({"n1": 1, "n2.cluster.example": 1, "n3": 1}, None) == 1
     with pytest.raises(ending.Stop, match=r"^3 hosts but no index: "):
-        node.find_index({"n2.a.example": 1, "n2.b.example": 1, "n3": 1}, None)
+        hostfile.find_index({"n2.a.example": 1, "n2.b.example": 1, "n3": 1}, None)
 
 
 @pytest.mark.parametrize("here", ["n2", "n2.cluster.example", "N2", "n2.other.example"])
 @pytest.mark.parametrize("named", ["n2", "n2.cluster.example"])
 def test_a_host_knows_itself_with_and_without_domain(named: str, here: str, bare: pytest.MonkeyPatch) -> None:
     bare.setattr(socket, "gethostname", lambda: here)
-    assert node.find_index({"n1": 1, named: 1}, 1) == 1
+    assert hostfile.find_index({"n1": 1, named: 1}, 1) == 1
 
 
 @pytest.mark.parametrize(
@@ -126,14 +128,14 @@ def test_index_errors(
     for name, value in environment.items():
         bare.setenv(name, value)
     with pytest.raises(ending.Stop) as stop:
-        node.find_index(LOOPBACK, given)
+        hostfile.find_index(LOOPBACK, given)
     assert (str(stop.value), stop.value.code) == (message, 64)
 
 
 def test_another_hosts_place(bare: pytest.MonkeyPatch) -> None:
     """192.0.2.0/24 belongs to no machine (RFC 5737), so its address cannot be bound here."""
     with pytest.raises(ending.Stop) as stop:
-        node.find_index({"127.0.0.1": 1, "192.0.2.7": 1}, 1)
+        hostfile.find_index({"127.0.0.1": 1, "192.0.2.7": 1}, 1)
     here = socket.gethostname()
     assert str(stop.value) == f"the hostfile names 192.0.2.7 at index 1, but this host is {here}"
     assert stop.value.code == 64
@@ -156,10 +158,10 @@ def test_devices(visible: str, accelerator: str | None, enough: bool, bare: pyte
     if accelerator:
         bare.setenv("DS_ACCELERATOR", accelerator)
     if enough:
-        node.check_devices(2)
+        node.check_devices(2, dict(os.environ))
         return
     with pytest.raises(ending.Stop) as stop:
-        node.check_devices(2)
+        node.check_devices(2, dict(os.environ))
     assert str(stop.value) == f"the hostfile says 2 slots but CUDA_VISIBLE_DEVICES is {visible!r}"
     assert stop.value.code == 64
 

@@ -9,7 +9,7 @@ import posixpath
 import re
 from typing import TYPE_CHECKING
 
-from launcher import units, workloads
+from launcher import exit_codes, units, workloads
 from launcher.errors import PlanError, Problem
 from launcher.files import kubernetes_syntax
 from launcher.schedulers.kubernetes import pods, trainer
@@ -72,7 +72,7 @@ def _names(plan: Plan) -> Iterator[Problem]:
                 "choose another key",
                 about=("cluster", "kubernetes", "labels", key),
             )
-    for code in {70, 75} & set(plan.cluster.kubernetes.fail_on):
+    for code in set(exit_codes.with_restart("free")) & set(plan.cluster.kubernetes.fail_on):
         yield Problem(
             f"kubernetes.fail_on: {code} is how a run that was interrupted ends",
             "leave it out, or it would never be started again",

@@ -77,7 +77,7 @@ def _failure(condition: dict[str, Any], first: tuple[Pod, dict[str, Any]] | None
         return None, reason
     pod, ended = first
     code = int(ended["exitCode"])
-    told = f"{hosts.name(pod)} ended with {code}" + (f", {waits.CODES[code]}" if code in waits.CODES else "")
+    told = f"{hosts.name(pod)} ended with {code}{waits.meaning(code)}"
     words = [line for line in ended.get("message", "").splitlines() if line.strip()]
     last = f": {words[-1].strip()[:200]}" if words else ""
     return code, f"{reason}; {told}{last}"

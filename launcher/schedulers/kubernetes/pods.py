@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from launcher import exit_codes
 from launcher.fabrics import environment as fabrics_environment
+from launcher.planning import ranks_environment
 from launcher.rendering import command, containers, templates
 from launcher.schedulers.kubernetes import kinds, queues, security
 from launcher.sizing import memory
@@ -58,6 +60,11 @@ class Pod(NamedTuple):
     scheduler: str | None
     rights: security.Rights
     probe: dict[str, Any] | None = None
+
+    @property
+    def interrupted(self) -> list[int]:
+        """The exit codes after which a pod is made anew without being counted."""
+        return exit_codes.with_restart("free")
 
     @property
     def lines(self) -> list[templates.Code]:
@@ -131,7 +138,11 @@ def _command(plan: Plan) -> tuple[str, ...]:
             "--folder",
             f"{FOLDER}/{run}",
         ),
-        *("--wait", str(plan.cluster.kubernetes.wait), "--"),
+        *("--wait", str(plan.cluster.kubernetes.wait)),
+        # the shell above keeps some names for itself, and a fabric's script may set others anew
+        *(("--environment", f"{JOB}/environment.json") if plan.fabric.script else ()),
+        *(literal(word) for word in ranks_environment.caches(plan, plan.image)),
+        "--",
         *(literal(word).replace("\0", run) for word in ranks),
     )
 
@@ -281,5 +292,6 @@ def files(plan: Plan, facts: str) -> dict[str, str]:
     )
     made |= {"ds_config.json": json.dumps(plan.config, indent=1), "plan.json": facts}
     if plan.fabric.script:
-        made["fabric.sh"] = fabrics_environment.text(plan.environment, plan.fabric.script)
+        made["fabric.sh"] = fabrics_environment.text((), plan.fabric.script)
+        made["environment.json"] = ranks_environment.variables(plan)
     return made

@@ -9,6 +9,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+from launcher import exit_codes
 from launcher.schedulers.kubernetes import api, hosts
 
 if TYPE_CHECKING:
@@ -16,19 +17,11 @@ if TYPE_CHECKING:
     from launcher.schedulers.kubernetes.applying import Place
     from launcher.schedulers.kubernetes.hosts import Pod
 
-# docker/ending.py and docker/workloads/session.py
-CODES = {
-    64: "a mistake in the job",
-    65: "the loss was not finite",
-    69: "a host never came",
-    70: "a host was lost",
-    71: "the ranks could not be started",
-    73: "the run folder cannot be written",
-    74: "a checkpoint could not be written",
-    75: "saved before it was done",
-    76: "a host failed preflight",
-    137: "killed, most often for want of memory",
-}
+
+def meaning(code: object) -> str:
+    """What an exit code of ours says, to be put behind it; '' for any other."""
+    known = exit_codes.BY_CODE.get(code) if isinstance(code, int) else None
+    return f", {known.meaning}" if known else ""
 
 
 def why(server: Server, at: Place, pod: Pod) -> str:
@@ -70,8 +63,7 @@ def _held(container: Pod, waiting: Pod) -> str:
         return f"image {container.get('image', '?')} cannot be pulled{hint}: {message or reason}"
     if reason == "CrashLoopBackOff":
         code = container.get("lastState", {}).get("terminated", {}).get("exitCode", "?")
-        known = f", {CODES[code]}" if code in CODES else ""
-        return f"it ended with {code}{known} and is started again after a pause"
+        return f"it ended with {code}{meaning(code)} and is started again after a pause"
     if reason == "CreateContainerConfigError":
         return f"its variables or files are not there: {message}"
     return f"{reason}: {message}" if message else str(reason)

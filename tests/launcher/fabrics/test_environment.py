@@ -244,8 +244,8 @@ def test_what_no_environment_can_hold_is_refused() -> None:
 @pytest.mark.parametrize(
     ("fabric", "name", "value", "severity", "says"),
     [
-        ("infiniband", "MASTER_ADDR", "n1", "error", "set for each rank by the launcher"),
-        ("infiniband", "RANK", "0", "error", "set for each rank by the launcher"),
+        ("infiniband", "MASTER_ADDR", "n1", "error", "the node entry gives each rank its own"),
+        ("infiniband", "RANK", "0", "error", "the node entry gives each rank its own"),
         ("infiniband", "NCCL_IB_DISABLE", "1", "error", "turns the network of fabric 'infiniband' off"),
         ("gcp-gib", "NCCL_IB_DISABLE", "1", "error", "turns the network of fabric 'gcp-gib' off"),
         ("tcp", "NCCL_SOCKET_IFNAME", "lo", "error", "cannot be reached over lo"),

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from launcher import ROOT, schedulers
 from launcher.errors import Place, PlanError, Problem
+from launcher.fabrics import variables
 from launcher.files import load
-from launcher.planning import plan
+from launcher.planning import plan, ranks_environment
 from tests import samples
 
 if TYPE_CHECKING:
@@ -158,11 +159,49 @@ def test_null_leaves_a_variable_out() -> None:
     assert "NCCL_DEBUG" not in reasons(samples.decided({"env": {"NCCL_DEBUG": None}}, **GPU))
 
 
-def test_compile_caches_are_the_runs_own_unless_set() -> None:
+def test_the_node_entry_makes_the_compile_caches_that_a_job_does_not_name() -> None:
     made = samples.decided({"env": {"TRITON_CACHE_DIR": "/mine"}}, scratch="/local")
-    found = reasons(made)
-    assert found["TRITON_CACHE_DIR"][0] == "/mine"
-    assert found["TORCH_EXTENSIONS_DIR"][0] == f"/local/{made.id}/torch"
+    assert reasons(made)["TRITON_CACHE_DIR"][0] == "/mine"
+    assert ranks_environment.caches(made, "train:1") == [
+        "--scratch=/local",
+        "--caches=TORCH_EXTENSIONS_DIR,TORCHINDUCTOR_CACHE_DIR",
+        "--caches-for=train:1, cpu",
+    ]
+
+
+def test_what_the_node_entry_and_the_scheduler_set_is_refused_at_once() -> None:
+    names = [*variables.RESERVED]
+    assert {"RUN_DIR", "DEEPSPEED_CONFIG", "RANK", "MASTER_ADDR", "SLURM_NODEID"} <= set(names)
+    said = refused({"env": dict.fromkeys(names[::2], "1")}, env=dict.fromkeys(names[1::2], "1"))
+    assert sorted(said) == sorted(f"{n} cannot be set: {variables.RESERVED[n]}; leave it out" for n in names)
+
+
+@pytest.mark.parametrize("size", [2**17 - 3, 2**17 - 2])
+def test_a_value_that_linux_starts_no_process_with_is_refused(size: int) -> None:
+    """`X=` and a NUL come to it (execve(2), MAX_ARG_STRLEN)."""
+
+    def start() -> None:
+        subprocess.run(["true"], env={"X": "y" * size}, check=True)
+
+    if size + 3 <= 2**17:
+        samples.decided({"env": {"X": "y" * size}})
+        start()
+        return
+    hint = "put it into a file and give the file's name"
+    message = f"env.X has 131,073 bytes, and Linux takes 131,072 in one piece; {hint}"
+    assert refused({"env": {"X": "y" * size}}) == [message]
+    assert refused({}, env={"X": "y" * size}) == [message]
+    with pytest.raises(OSError, match="too long"):
+        start()
+
+
+def test_values_that_are_too_much_together_are_refused() -> None:
+    values = {f"X{number}": "y" * 100_000 for number in range(30)}
+    said = refused({"env": values, "workload": "./own.py", "args": {"text": "z" * 100_001}})
+    hint = "Linux starts a process with about 1,835,008: put values into files and give their names"
+    assert said == [f"env and args have 3,100,149 bytes, most of them args.text; {hint}"]
+    long = refused({"workload": "./own.py", "args": {"text": ["z" * 2**17, "z"]}})
+    assert [message.partition(",")[0] for message in long] == ["args.text has 131"]
 
 
 def test_a_secret_is_a_reference_and_nothing_else() -> None:

@@ -240,10 +240,10 @@ def test_pyxis_gets_image_and_mounts(
         word.removeprefix("--container-mounts=") for word in words if word.startswith("--container-mounts=")
     )
     assert f"{host}:{inside}{':ro' if readonly else ''}" in mounted.split(",")
-    (named,) = (
-        word.removeprefix("--container-env=") for word in words if word.startswith("--container-env=")
+    written = json.loads(
+        (stage.folder / "named" / "plain" / "runs" / made.id / "environment.json").read_text()
     )
-    assert set(env) <= set(named.split(","))
+    assert {name: written[name]["value"] for name in env} == env
     assert stage.ran() == []
 
 
@@ -255,7 +255,7 @@ def test_apptainer_gets_image_mounts_and_words(
     stage = standins.Stage(tmp_path_factory.mktemp("stage"))
     cluster = {"image": f"/{image}.sif", "mounts": {inside: host}, "slurm": {"container": "apptainer"}}
     made = decided(stage.site("plain"), {"workload": "/mine.py", "args": args}, cluster)
-    assert stage.run(schedulers.load("slurm").render(made)["job.sh"]) == 0
+    assert stage.run(schedulers.load("slurm").render(made)["job.sh"]) == 71, "no node entry was started"
     words = stage.dumped("apptainer")
     assert f"{host}:{inside}" in words
     assert words.index(f"/{image}.sif") < words.index("/opt/venv/bin/python")

@@ -69,7 +69,7 @@ WHOLES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
     ),
     ({}, {"image": " "}, {}, "is not the name of a container image"),
     ({}, {"image": "/images/train.sqsh"}, {}, "is a file; Kubernetes pulls images from a registry"),
-    ({}, {}, {"env": {"RUN_DIR": "/x"}}, "env RUN_DIR is set by the launcher"),
+    ({"kind": "jobset"}, {}, {"env": {"RUN_ATTEMPT": "1"}}, "env RUN_ATTEMPT is set by the launcher"),
     (
         {},
         {},
@@ -168,7 +168,9 @@ def test_every_problem_is_told_at_once() -> None:
     with pytest.raises(PlanError) as error:
         kubernetes.render(
             variants.decide(
-                {"fail_on": [70, 75], "queue_priority": "x"}, {"env": {"RUN_DIR": "/x"}}, image="A/B"
+                {"kind": "jobset", "fail_on": [70, 75], "queue_priority": "x"},
+                {"env": {"RUN_ATTEMPT": "1"}},
+                image="A/B",
             )
         )
     assert len(error.value.problems) == 5

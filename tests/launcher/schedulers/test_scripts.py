@@ -1,0 +1,147 @@
+"""What the scripts of a run do when something is missing, and what the ranks' variables do to them: nothing.
+
+Bash runs the scripts; Slurm and the ranks are stand-ins, but for the last test, where the node entry is the real one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from launcher import ROOT, schedulers
+from launcher.planning import plan
+from tests import samples, standins
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Every program outside of bash that a script calls, and two that it once called.
+CALLED = (
+    "mkdir",
+    "rm",
+    "sed",
+    "sleep",
+    "id",
+    "flock",
+    "mv",
+    "scontrol",
+    "srun",
+    "sinfo",
+    "apptainer",
+    "seq",
+    "cat",
+)
+BORROWED = ("sh", "env", "mkdir", "rm", "sed", "sleep", "id", "flock", "mv", "seq", "cat")
+
+
+def staged(stage: standins.Stage, scheduler: str, **cluster: object) -> str:
+    job = {"env": {"TOKEN": {"secret": "token"}}, "workload": "/own.py", "restarts": 1}
+    own = {"secrets": str(stage.folder), **cluster}
+    (stage.folder / "token").write_text("s3cret")
+    made = plan.make(samples.job(**job), samples.cluster(**{scheduler: own}), stage.site("plain"))
+    return schedulers.load(scheduler).render(made)["job.sh"]
+
+
+def on_path_alone(stage: standins.Stage, absent: str) -> dict[str, str]:
+    """A PATH with what the scripts call and nothing else, without `absent`."""
+    for name in BORROWED:
+        (stage.folder / "bin" / name).symlink_to(f"/usr/bin/{name}")
+    (stage.folder / "bin" / absent).unlink(missing_ok=True)
+    return {"PATH": f"{stage.folder}/bin"}
+
+
+@pytest.mark.parametrize("absent", CALLED)
+@pytest.mark.parametrize("scheduler", ["local", "slurm"])
+def test_no_success_without_ranks(scheduler: str, absent: str, tmp_path: Path) -> None:
+    stage = standins.Stage(tmp_path)
+    code = stage.run(staged(stage, scheduler), **on_path_alone(stage, absent))
+    started = (stage.folder / "dump" / "words").exists()
+    assert (code == 0) == started, f"exit code {code}"
+    written = next(stage.folder.glob("named/plain/runs/*/exit_code"), None)
+    assert written is None or (written.read_text() == "0\n") == started
+
+
+@pytest.mark.parametrize("absent", ["", "flock", "mv", "apptainer", "mkdir"])
+def test_no_success_without_an_image(absent: str, tmp_path: Path) -> None:
+    stage = standins.Stage(tmp_path)
+    text = staged(stage, "slurm", container="apptainer")
+    stage.program(stage.folder / "bin" / "apptainer", 'exec >>"$DUMP/apptainer"; echo "$@"; exit 3')
+    assert stage.run(text, **on_path_alone(stage, absent or "absent")) == (73 if absent == "mkdir" else 71)
+
+
+@pytest.mark.parametrize("scheduler", ["local", "slurm"])
+@pytest.mark.parametrize("outcome", [None, "", "abc 0 n1 1.0", "-1 0 n1 1.0", "\n"])
+def test_a_program_that_ends_with_0_is_no_success(
+    scheduler: str, outcome: str | None, tmp_path: Path
+) -> None:
+    """The node entry, or srun, may end with 0 and never have started a rank: a wrapper, a plugin, another python."""
+    stage = standins.Stage(tmp_path)
+    text = staged(stage, scheduler)
+    write = (
+        ""
+        if outcome is None
+        else f"""
+while [ "$1" != -- ]; do case $1 in --folder) f=$2 ;; --attempt) a=$2 ;; esac; shift; done
+printf '%s' '{outcome}' >"$f/outcome-${{a:-0}}\""""
+    )
+    stage.program(stage.folder / "named" / "plain" / "python", f":{write}")
+    assert stage.run(text) == 71
+    (written,) = stage.folder.glob("named/plain/runs/*/exit_code")
+    assert written.read_text() == "71\n"
+
+
+@pytest.mark.parametrize("scheduler", ["local", "slurm"])
+def test_every_path_out_of_a_script_leaves_its_exit_code(scheduler: str, tmp_path: Path) -> None:
+    """Where the run folder can be written, a plain `exit` would leave `status` without an answer."""
+    text = staged(standins.Stage(tmp_path), scheduler)
+    plain = [line for line in text.splitlines() if re.search(r"\bexit [1-9]", line)]
+    assert [line for line in plain if not line.startswith(('mkdir -p "$run/logs"', "rm -f"))] == []
+
+
+# What bash sets, changes or refuses by itself, what the scripts call their own variables, and what changes programs.
+NAMES = re.findall(
+    r"\w+",
+    """
+    BASH BASHOPTS BASHPID BASH_ENV BASH_VERSINFO COMP_WORDBREAKS DIRSTACK ENV EPOCHSECONDS EUID FUNCNAME GROUPS HISTCMD
+    HOSTNAME IFS LINENO OLDPWD OPTIND PATH PIPESTATUS PPID PS4 PWD RANDOM SECONDS SHELLOPTS SHLVL SRANDOM TZ UID _
+    LANG LC_ALL LD_LIBRARY_PATH PYTHONHASHSEED POSIXLY_CORRECT TMPDIR HOME USER
+    run attempt restarts node entries entry code ended got host hosts image now names before said finish bad value state
+    LAUNCHER_SECRET_0 LAUNCHER_SECRET_1 SLURM_JOB_ID SLURM_JOB_NODELIST
+    """,
+)
+DUMP = "import json, os; json.dump(dict(os.environ), open(os.environ['RUN_DIR'] + '/dump.json', 'w'))"
+VALUES = ("0", "a'b\"c $HOME `id` $(touch pwned) #x\\", "/x:/y", "\n\r\n\t é\x1b\x7f\x01", "")
+
+
+@pytest.mark.parametrize("number", range(len(VALUES)))
+def test_any_name_and_value_arrives_and_changes_nothing(number: int, tmp_path: Path) -> None:
+    """All names at once, each with a value that the next case gives to its neighbour."""
+    (tmp_path / "own.py").write_text(DUMP)
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "token").write_text("s3cret\n")
+    env = {name: VALUES[(number + place) % len(VALUES)] for place, name in enumerate(NAMES)}
+    env["PYTHONHASHSEED"] = "7"  # Python takes numbers alone
+    secrets = {"entry_secret": {"secret": "token"}, "GROUPS_": {"secret": "token"}}
+    job = samples.job(workload=f"{tmp_path}/own.py", env={**env, **secrets}, nodes=2)
+    cluster = samples.cluster(slots=1, scratch=str(tmp_path), local={"secrets": f"{tmp_path}/secrets"})
+    site = plan.Site(str(ROOT), f"{tmp_path}/runs", sys.executable, "tag")
+    made = plan.make(job, cluster, site)
+    (tmp_path / "job.sh").write_text(schedulers.load("local").render(made)["job.sh"])
+    done = subprocess.run(["bash", str(tmp_path / "job.sh")], cwd=tmp_path, timeout=120)
+    folder = tmp_path / "runs" / made.id
+    assert done.returncode == 0, (folder / "logs" / "job.log").read_text()
+    found = json.loads((folder / "dump.json").read_text())
+    assert {name: found.get(name) for name in env} == env
+    assert {name: found[name] for name in secrets} == dict.fromkeys(secrets, "s3cret")
+    assert not list(tmp_path.rglob("pwned"))
+    written = [path for path in folder.rglob("*") if path.is_file() and path.name != "dump.json"]
+    assert written
+    assert all("s3cret" not in path.read_text(errors="replace") for path in written)
+    assert os.access(folder / "environment.json", os.R_OK)
+    assert (folder / "environment.json").stat().st_mode & 0o777 == 0o600
