@@ -6,6 +6,7 @@ where it goes is the workload's.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     import torch
     from torch.distributed import ProcessGroup
@@ -136,15 +138,33 @@ def _tensor_parallel(model: PreTrainedModel, dtype: torch.dtype, this: Session) 
     groups = [distributed.new_group(range(n * ranks, (n + 1) * ranks)) for n in range(replicas)]
     replica, rank = divmod(this.rank, ranks)
     try:
-        made = deepspeed.init_inference(
-            model,
-            dtype=dtype,
-            tensor_parallel={"tp_size": ranks, "tp_group": groups[replica]},
-            replace_with_kernel_inject=False,
-        )
+        with _types_kept(model):
+            made = deepspeed.init_inference(
+                model,
+                dtype=dtype,
+                tensor_parallel={"tp_size": ranks, "tp_group": groups[replica]},
+                replace_with_kernel_inject=False,
+            )
     except AssertionError as error:
         raise Stop(f"DeepSpeed cannot split this model over devices: {error}; use --engine zero") from error
     return Engine("tensor-parallel", made.module, replica, replicas, ranks, rank, False, groups[replica])
+
+
+@contextlib.contextmanager
+def _types_kept(model: PreTrainedModel) -> Iterator[None]:
+    """Keep DeepSpeed from casting a model, which transformers loaded in the types that its parts need.
+
+    init_inference casts everything (deepspeed/inference/engine.py, _convert_to_dtype): also RoPE's inverse frequencies,
+    whose phases are then off by radians at positions in the thousands, and what a family keeps in fp32.
+    """
+    casts = ("half", "bfloat16", "float")
+    for cast in casts:
+        setattr(model, cast, lambda: model)
+    try:
+        yield
+    finally:
+        for cast in casts:
+            delattr(model, cast)
 
 
 def completions(

@@ -70,6 +70,18 @@ def test_a_model_over_several_ranks_says_what_a_whole_one_says(
     assert (run.run_dir / "generated/_SUCCESS").exists()
 
 
+def test_tensor_parallelism_casts_no_buffer(tmp_path: Path) -> None:
+    """Rounded to 16 bits, RoPE's frequencies are off by radians at later positions, and so is an embedding's scale."""
+    run = ranks.start(tmp_path, 2, {}, module="tests.workloads.cast_rank", given=())
+    assert run.wait() == [0, 0], run.output()
+    assert [line for line in run.output(0).splitlines() if " buffers, " in line] == [
+        "llama torch.float16: 2 buffers, each as loaded",
+        "llama torch.bfloat16: 2 buffers, each as loaded",
+        "gemma3_text torch.float16: 3 buffers, each as loaded",
+        "gemma3_text torch.bfloat16: 3 buffers, each as loaded",
+    ]
+
+
 def test_missing_parts_are_made_on_any_number_of_ranks(
     exported: Path, prompts: Path, reference: list[str], tmp_path: Path
 ) -> None:
