@@ -93,6 +93,19 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], dtype: str) -> 
     return [np.array(row, dtype=dtype) for row in rows]
 
 
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a prompt, begun as the tokenizer begins a text (BOS), but not ended: the model goes on.
+
+    A prompt that spells the tokenizer's BOS out gets no second one.
+    """
+    plain: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    if plain and plain[0] == tokenizer.bos_token_id:
+        return plain
+    whole: list[int] = tokenizer.encode(text)
+    ended = whole[-1:] == [tokenizer.eos_token_id] and whole[len(whole) - len(plain) :] != plain
+    return whole[:-1] if ended else whole
+
+
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of everything that decides the ids: the same for the same tokenizer, wherever it was loaded from."""
     whole = (
