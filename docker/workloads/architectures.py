@@ -188,8 +188,11 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: 
     def write() -> None:
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         plain.config.use_cache = True
-        for settings in filter(None, (plain.config, getattr(plain, "generation_config", None))):
+        generation = getattr(plain, "generation_config", None)
+        for settings in filter(None, (plain.config, generation)):
             _end_with(settings, tokenizer)
+        if generation and not plain.config.is_encoder_decoder:
+            _sample(generation)
         plain.save_pretrained(session.run_dir / "export", state_dict=weights)
         tokenizer.save_pretrained(session.run_dir / "export")
 
@@ -208,6 +211,18 @@ def _end_with(settings: PretrainedConfig | GenerationConfig, tokenizer: PreTrain
     known = settings.eos_token_id
     if tokenizer.eos_token_id not in (known if isinstance(known, list) else [known]):
         settings.eos_token_id = tokenizer.eos_token_id
+
+
+def _sample(settings: GenerationConfig) -> None:
+    """Have servers sample from the model as OpenAI's API does where a request says nothing else.
+
+    Without do_sample transformers' server ignores temperature and seed, and its own top_k is 50; a temperature or
+    top_k that the model brought along stays.
+    """
+    settings.do_sample = True
+    for name, value in (("temperature", 1.0), ("top_p", 1.0), ("top_k", 0)):
+        if getattr(settings, name) is None:
+            setattr(settings, name, value)
 
 
 def _plain(key: str) -> str:
