@@ -36,7 +36,9 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("talkative") / "model"
     torch.manual_seed(0)
     settings = AutoConfig.for_model(
-        **ranks.LLAMA | {"vocab_size": 260, "initializer_range": 0.3}, bos_token_id=None, eos_token_id=None
+        **ranks.LLAMA | {"vocab_size": 260, "initializer_range": 0.3, "max_position_embeddings": 256},
+        bos_token_id=None,
+        eos_token_id=None,
     )
     AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
     tokenizer.existing("bytes").save_pretrained(folder)
