@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,29 @@ def has_weights(name: str) -> bool:
     return not folder.is_dir() or any(any(folder.glob(p)) for p in ("*.safetensors", "pytorch_model*.bin"))
 
 
+def positions(settings: PretrainedConfig) -> int | None:
+    """How many tokens a text may have; None for a family without a limit."""
+    return getattr(settings.get_text_config(), "max_position_embeddings", None)
+
+
+def contents(name: str) -> str:
+    """What tells apart what a name stands for at two times: a hub's commit, or a hash over a folder's files.
+
+    Of a weights file the size and the last MiB are read: training changes all of it.
+    """
+    folder = Path(name)
+    if named(name) is not None or not folder.is_dir():
+        return str(getattr(config(name), "_commit_hash", None))
+    digest = hashlib.sha256()
+    patterns = ("config.json", "generation_config.json", "*.safetensors", "pytorch_model*.bin")
+    for path in sorted(path for pattern in patterns for path in folder.glob(pattern)):
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 2**20))
+            digest.update(f"{path.name} {size} ".encode() + file.read())
+    return digest.hexdigest()
+
+
 def parameters(model: PreTrainedModel) -> int:
     """How many parameters the model has, each counted once, partitioned or not."""
     return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
@@ -164,12 +188,22 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: 
     def write() -> None:
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         plain.config.use_cache = True
-        for settings in filter(None, (plain.config, getattr(plain, "generation_config", None))):
+        generation = getattr(plain, "generation_config", None)
+        for settings in filter(None, (plain.config, generation)):
             _end_with(settings, tokenizer)
+        if generation and not plain.config.is_encoder_decoder:
+            _sample(generation)
         plain.save_pretrained(session.run_dir / "export", state_dict=weights)
         tokenizer.save_pretrained(session.run_dir / "export")
 
     session.first(write)
+
+
+def end_tokens(settings: PretrainedConfig | GenerationConfig, end: int | None) -> list[int]:
+    """The tokens at which generation stops: those of a model's settings, and the tokenizer's `end`."""
+    known = settings.eos_token_id
+    ends = {*(known if isinstance(known, list) else [known]), end}
+    return sorted(token for token in ends if token is not None)
 
 
 def _end_with(settings: PretrainedConfig | GenerationConfig, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -177,6 +211,18 @@ def _end_with(settings: PretrainedConfig | GenerationConfig, tokenizer: PreTrain
     known = settings.eos_token_id
     if tokenizer.eos_token_id not in (known if isinstance(known, list) else [known]):
         settings.eos_token_id = tokenizer.eos_token_id
+
+
+def _sample(settings: GenerationConfig) -> None:
+    """Have servers sample from the model as OpenAI's API does where a request says nothing else.
+
+    Without do_sample transformers' server ignores temperature and seed, and its own top_k is 50; a temperature or
+    top_k that the model brought along stays.
+    """
+    settings.do_sample = True
+    for name, value in (("temperature", 1.0), ("top_p", 1.0), ("top_k", 0)):
+        if getattr(settings, name) is None:
+            setattr(settings, name, value)
 
 
 def _plain(key: str) -> str:

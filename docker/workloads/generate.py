@@ -8,23 +8,33 @@ a run that was interrupted goes on with the parts that are missing, on any numbe
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ending import NO_CHECKPOINT, SAVED
 
-from workloads import engines, inference, metrics, options, session, tokenizer
+from workloads import (
+    architectures,
+    engines,
+    inference,
+    metrics,
+    options,
+    prompts,
+    sampling,
+    session,
+    tokenizer,
+)
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedTokenizerBase
 
     from workloads.inference import Engine
+    from workloads.prompts import Part
 
 FOLDER, SUCCESS, RECIPE = "generated", "_SUCCESS", "recipe.json"
 
@@ -78,28 +88,16 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-@dataclass(frozen=True)
-class Part:
-    """Prompts that are generated and written together; `first` is the position of its first row in the file."""
-
-    number: int
-    first: int
-    rows: list[dict[str, Any]]
-
-    @property
-    def name(self) -> str:
-        return f"part-{self.number:05d}.jsonl"
-
-
 def generate(args: argparse.Namespace, this: Session) -> int:
     """Generate what is missing; returns the exit code: SAVED when a signal ended it before."""
     began = time.monotonic()
     config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
-    parts = this.together(lambda: split(read(Path(args.prompts)), args.part_size))
+    parts = this.together(lambda: prompts.split(prompts.read(Path(args.prompts)), args.part_size))
+    own_tokenizer = this.together(lambda: load_tokenizer(args))
     folder = this.run_dir / FOLDER
-    missing = this.first(lambda: begin(folder, args, parts))
-    by = this.together(lambda: load_tokenizer(args))
-    engine = inference.start(args, config, this)
+    missing = this.first(lambda: begin(folder, recipe(args, config, parts, own_tokenizer), parts))
+    this.first(lambda: check_lengths(args, parts, own_tokenizer))
+    engine = inference.start(args, config, this, own_tokenizer.eos_token_id)
     log = metrics.Log(this.run_dir, this.rank == 0)
     log.event(
         "start", 0, world_size=this.world_size, engine=engine.name, parts=len(parts), missing=len(missing)
@@ -108,73 +106,105 @@ def generate(args: argparse.Namespace, this: Session) -> int:
         f"{args.model}: {len(missing)} of {len(parts)} parts to generate, {engine.name} on {this.world_size} ranks"
     )
 
-    prompts = tokens = 0
+    generated = tokens = 0
     for number in missing[engine.replica :: engine.replicas]:
         if engine.any(session.asked_to_stop() is not None):
             break
-        rows = complete(parts[number], engine, by, args, size.micro, this)
+        rows = complete(parts[number], engine, own_tokenizer, args=args, micro=size.micro, device=this.device)
         if engine.rank == 0:
             write(folder / parts[number].name, rows)
-            prompts += len(rows)
+            generated += len(rows)
             tokens += sum(row["tokens"] for row in rows)
         log.say(f"{parts[number].name}: {len(rows)} prompts")
-    return finish(args, this, log, parts, prompts, tokens, time.monotonic() - began)
+    return finish(args, this, log, parts, generated, tokens, time.monotonic() - began)
 
 
-def begin(folder: Path, args: argparse.Namespace, parts: list[Part]) -> list[int]:
-    """The numbers of the parts that are not there yet. Raises Stop when the folder holds what another recipe made."""
-    shaping = ("model", "max_new_tokens", "temperature", "top_p", "seed", "part_size")
-    content = json.dumps([part.rows for part in parts], sort_keys=True)
-    recipe = {key: getattr(args, key) for key in shaping}
-    recipe["prompts_sha256"] = hashlib.sha256(content.encode()).hexdigest()
+def recipe(
+    args: argparse.Namespace,
+    config: dict[str, Any],
+    parts: list[Part],
+    own_tokenizer: PreTrainedTokenizerBase,
+) -> dict[str, Any]:
+    """What the text of a part depends on.
+
+    The engine, the ranks and the micro batch are not in it: they change how sums are rounded, and nothing else
+    (sampling.py).
+    """
+    options = ("model", "random_weights", "max_new_tokens", "temperature", "top_p", "seed", "part_size")
+    return {
+        **{key: getattr(args, key) for key in options},
+        "weights": architectures.contents(args.model),
+        "precision": engines.precision(config),
+        "tokenizer": tokenizer.fingerprint(own_tokenizer),
+        "prompts": prompts.fingerprint(prompt for part in parts for prompt in part.prompts),
+    }
+
+
+def begin(folder: Path, wanted: dict[str, Any], parts: list[Part]) -> list[int]:
+    """The numbers of the parts that are not there yet. Raises Stop when the folder holds text of another recipe."""
     folder.mkdir(parents=True, exist_ok=True)
     kept = folder / RECIPE
-    before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else recipe
-    changed = [key for key in recipe if recipe[key] != before.get(key)]
+    before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else wanted
+    changed = [key.replace("_", " ") for key in wanted if wanted[key] != before.get(key)]
     if changed:
-        raise Stop(
-            f"{folder} holds text made with another {', '.join(changed)}: give this run another folder"
-        )
-    metrics.write_atomically(kept, recipe)
+        raise Stop(f"{folder} holds text of another {', '.join(changed)}: give this run another folder")
+    metrics.write_atomically(kept, wanted)
     return [part.number for part in parts if not (folder / part.name).exists()]
+
+
+def check_lengths(
+    args: argparse.Namespace, parts: list[Part], own_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise Stop for prompts that the model has no place for, before it is loaded."""
+    prompts.check_lengths(
+        Path(args.prompts),
+        [prompt for part in parts for prompt in part.prompts],
+        own_tokenizer,
+        positions=architectures.positions(architectures.config(args.model)),
+        new_tokens=args.max_new_tokens,
+    )
 
 
 def complete(
     part: Part,
     engine: Engine,
-    by: PreTrainedTokenizerBase,
+    own_tokenizer: PreTrainedTokenizerBase,
+    *,
     args: argparse.Namespace,
     micro: int,
-    this: Session,
+    device: torch.device,
 ) -> list[dict[str, Any]]:
     """The part's rows with "completion" and "tokens" (how many were generated), in order."""
-    import torch
-
     step, offset = (engine.ranks, engine.rank) if engine.shares else (1, 0)
-    sampling: dict[str, Any] = {"max_new_tokens": args.max_new_tokens, "do_sample": args.temperature > 0}
-    if args.temperature > 0:
-        sampling |= {"temperature": args.temperature, "top_p": args.top_p, "top_k": 0}
-    mine: list[dict[str, Any]] = []
-    for start in range(0, len(part.rows), micro * step):
+    settings = sampling.Sampling(args.temperature, args.top_p)
+    rows: dict[int, dict[str, Any]] = {}
+    for start in range(0, len(part.prompts), micro * step):
         # a rank without prompts of its own repeats one, to stay in step with the others
-        rows = part.rows[start + offset : start + micro * step : step]
-        prompts = [by.encode(row["prompt"], add_special_tokens=False) for row in rows or part.rows[:1]]
-        torch.manual_seed(hash((args.seed, part.first + start, offset)))
-        made = inference.completions(engine, prompts, sampling, by.eos_token_id, this.device)
-        places = range(part.first + start + offset, part.first + len(part.rows), step)
-        mine += [
-            {"index": place, **row, "completion": by.decode(new), "tokens": len(new)}
-            for place, row, new in zip(places, rows, made, strict=False)
-        ]
-    everyone = engine.gather(mine) if engine.shares else [mine]
-    return sorted((row for rows in everyone for row in rows), key=lambda row: row["index"])
+        own = part.prompts[start + offset : start + micro * step : step]
+        batch = own or part.prompts[:1]
+        chooser = sampling.Chooser(settings, [(args.seed, prompt.index) for prompt in batch])
+        texts = inference.completions(
+            engine,
+            [tokenizer.prompt_ids(own_tokenizer, prompt.text) for prompt in batch],
+            chooser,
+            new_tokens=args.max_new_tokens,
+            device=device,
+        )
+        for prompt, tokens in zip(own, texts, strict=False):
+            completion = own_tokenizer.decode(tokens)
+            rows[prompt.index] = {"index": prompt.index, **prompt.row} | {
+                "completion": completion,
+                "tokens": len(tokens),
+            }
+    everyone = engine.gather(rows) if engine.shares else [rows]
+    return [row for _, row in sorted(item for one in everyone for item in one.items())]
 
 
 def finish(
     args: argparse.Namespace, this: Session, log: metrics.Log, parts: list[Part], *figures: float
 ) -> int:
     """Write _SUCCESS and summary.json once every part is there; returns the exit code."""
-    prompts, tokens, seconds = (this.agree(figure)[0] * this.world_size for figure in figures)
+    generated, tokens, seconds = (this.agree(figure)[0] * this.world_size for figure in figures)
     seconds /= this.world_size
 
     def close() -> bool:
@@ -182,8 +212,8 @@ def finish(
         if not all((folder / part.name).exists() for part in parts):
             return False
         summary = {
-            "prompts": sum(len(part.rows) for part in parts),
-            "generated_now": round(prompts),
+            "prompts": sum(len(part.prompts) for part in parts),
+            "generated_now": round(generated),
             "tokens_now": round(tokens),
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
@@ -197,41 +227,13 @@ def finish(
     if done:
         log.event("end", 0, status="done")
         log.say(
-            f"{prompts:,.0f} prompts, {tokens:,.0f} tokens in {seconds:.1f} s; {this.run_dir / FOLDER} is complete"
+            f"{generated:,.0f} prompts, {tokens:,.0f} tokens in {seconds:.1f} s; {this.run_dir / FOLDER} is complete"
         )
     else:
         log.event("saved", 0, tag=None, signal=session.asked_to_stop())
         log.say("stopped by a signal: run it again to continue")
     log.close()
     return os.EX_OK if done else SAVED
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a prompts file. Raises Stop, naming the line, for what is no prompt."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise Stop(f"--prompts {path}: {error}") from error
-    if path.suffix != ".jsonl":
-        return [{"prompt": line} for line in lines if line.strip()]
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            fits = bool(row["prompt"]) and isinstance(row["prompt"], str)
-        except (ValueError, KeyError, TypeError):
-            fits = False
-        if not fits:
-            raise Stop(f'--prompts {path}:{number}: not a JSON object with a "prompt" that is text')
-        rows.append(row)
-    return rows
-
-
-def split(rows: list[dict[str, Any]], size: int) -> list[Part]:
-    """Rows in parts of `size`. Raises Stop when there are none."""
-    if not rows:
-        raise Stop("--prompts: there is no prompt in the file")
-    return [Part(n, first, rows[first : first + size]) for n, first in enumerate(range(0, len(rows), size))]
 
 
 def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:

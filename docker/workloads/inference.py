@@ -6,6 +6,8 @@ where it goes is the workload's.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,10 +17,13 @@ from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
     import torch
     from torch.distributed import ProcessGroup
     from transformers import PreTrainedModel
+
+    from workloads.sampling import Chooser
 
 ENGINES = ("transformers", "tensor-parallel", "zero")
 
@@ -55,8 +60,11 @@ class Engine:
         return values
 
 
-def start(args: argparse.Namespace, config: dict[str, Any], this: Session) -> Engine:
-    """The engine that --engine names. Raises Stop when the model or the DeepSpeed config does not fit it."""
+def start(args: argparse.Namespace, config: dict[str, Any], this: Session, end: int | None) -> Engine:
+    """The engine that --engine names; its texts end at the tokenizer's `end` and those of the model.
+
+    Raises Stop when the model or the DeepSpeed config does not fit it.
+    """
     partitioned = engines.stage(config) == 3
     name = args.engine if args.engine != "auto" else "zero" if partitioned else "transformers"
     if (name == "zero") != partitioned:
@@ -66,31 +74,36 @@ def start(args: argparse.Namespace, config: dict[str, Any], this: Session) -> En
         raise Stop(f"--engine {name} and ZeRO stage {engines.stage(config)} do not go together: use {wanted}")
     dtype = engines.dtype(config)
     if name == "zero":
-        model = _zero(args, config, dtype, this)
+        model = _zero(args, config, this, end)
         return Engine(name, model, 0, 1, this.world_size, this.rank, True, None)
-    model = this.together(lambda: load(args, dtype)).to(this.device)
+    model = this.together(lambda: load(args, dtype, end)).to(this.device)
     if name == "transformers":
         return Engine(name, model, this.rank, this.world_size, 1, 0, False, None)
     return _tensor_parallel(model, dtype, this)
 
 
-def load(args: argparse.Namespace, dtype: torch.dtype) -> PreTrainedModel:
+def load(args: argparse.Namespace, dtype: torch.dtype, end: int | None) -> PreTrainedModel:
     """The causal language model of --model, with random weights if --random-weights asks for them.
 
+    Of the folder's generation settings the end tokens alone count, with `end`: how to sample is said by the options.
     Raises Stop when there is no such model, or when it has no weights.
     """
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     if args.random_weights:
         torch.manual_seed(args.seed)
         settings = architectures.config(args.model)
-        return AutoModelForCausalLM.from_config(settings, dtype=dtype).eval()
-    need_weights(args.model)
-    try:
-        return AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).eval()
-    except (OSError, ValueError) as error:
-        raise Stop(f"model {args.model!r}: {str(error).strip().splitlines()[0]}") from error
+        model = AutoModelForCausalLM.from_config(settings, dtype=dtype).eval()
+    else:
+        need_weights(args.model)
+        try:
+            model = AutoModelForCausalLM.from_pretrained(args.model, dtype=dtype).eval()
+        except (OSError, ValueError) as error:
+            raise Stop(f"model {args.model!r}: {str(error).strip().splitlines()[0]}") from error
+    ends = architectures.end_tokens(model.generation_config, end)
+    model.generation_config = GenerationConfig(eos_token_id=ends or None, pad_token_id=(ends or [0])[0])
+    return model
 
 
 def need_weights(model: str) -> None:
@@ -103,7 +116,7 @@ def need_weights(model: str) -> None:
 
 
 def _zero(
-    args: argparse.Namespace, config: dict[str, Any], dtype: torch.dtype, this: Session
+    args: argparse.Namespace, config: dict[str, Any], this: Session, end: int | None
 ) -> PreTrainedModel:
     """ZeRO-Inference: https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/docs/_posts/2022-09-10-zero-inference.md"""
     import deepspeed
@@ -114,7 +127,7 @@ def _zero(
     forward["zero_optimization"] = zero
     # tells transformers to partition while it loads; it is held weakly, so the model keeps it
     partitioned = HfDeepSpeedConfig(forward)
-    model = this.together(lambda: load(args, dtype))
+    model = this.together(lambda: load(args, engines.dtype(config), end))
     engine, *_ = deepspeed.initialize(model=model, config=forward, dist_init_required=False)
     model.partitioned = (partitioned, engine)
     return model
@@ -136,38 +149,57 @@ def _tensor_parallel(model: PreTrainedModel, dtype: torch.dtype, this: Session) 
     groups = [distributed.new_group(range(n * ranks, (n + 1) * ranks)) for n in range(replicas)]
     replica, rank = divmod(this.rank, ranks)
     try:
-        made = deepspeed.init_inference(
-            model,
-            dtype=dtype,
-            tensor_parallel={"tp_size": ranks, "tp_group": groups[replica]},
-            replace_with_kernel_inject=False,
-        )
+        with _types_kept(model):
+            made = deepspeed.init_inference(
+                model,
+                dtype=dtype,
+                tensor_parallel={"tp_size": ranks, "tp_group": groups[replica]},
+                replace_with_kernel_inject=False,
+            )
     except AssertionError as error:
         raise Stop(f"DeepSpeed cannot split this model over devices: {error}; use --engine zero") from error
     return Engine("tensor-parallel", made.module, replica, replicas, ranks, rank, False, groups[replica])
 
 
+@contextlib.contextmanager
+def _types_kept(model: PreTrainedModel) -> Iterator[None]:
+    """Keep DeepSpeed from casting a model, which transformers loaded in the types that its parts need.
+
+    init_inference casts everything (deepspeed/inference/engine.py, _convert_to_dtype): also RoPE's inverse frequencies,
+    whose phases are then off by radians at positions in the thousands, and what a family keeps in fp32.
+    """
+    casts = ("half", "bfloat16", "float")
+    for cast in casts:
+        setattr(model, cast, lambda: model)
+    try:
+        yield
+    finally:
+        for cast in casts:
+            delattr(model, cast)
+
+
 def completions(
-    engine: Engine, prompts: list[list[int]], sampling: dict[str, Any], end: int | None, device: torch.device
+    engine: Engine, prompts: list[list[int]], chooser: Chooser, *, new_tokens: int, device: torch.device
 ) -> list[list[int]]:
-    """The new tokens of each prompt, up to and without the end token. All ranks of a replica that shares call it."""
+    """The new tokens of each prompt, up to and without an end token. All ranks of a replica that shares call it."""
     import torch
 
     longest = max(map(len, prompts))
-    ids = torch.tensor([[end or 0] * (longest - len(p)) + p for p in prompts], device=device)
+    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=device)
     with torch.no_grad():
         rows = engine.model.generate(
             input_ids=ids,
             attention_mask=mask,
-            pad_token_id=end or 0,
-            eos_token_id=end,
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            logits_processor=[chooser],
             synced_gpus=engine.shares,
             use_cache=True,
-            **sampling,
         )
-    return [_until(row[longest:].tolist(), end) for row in rows]
+    ends = engine.model.generation_config.eos_token_id or []
+    return [_until(row[longest:].tolist(), ends) for row in rows]
 
 
-def _until(tokens: list[int], end: int | None) -> list[int]:
-    return tokens[: tokens.index(end)] if end in tokens else tokens
+def _until(tokens: list[int], ends: list[int]) -> list[int]:
+    return list(itertools.takewhile(lambda token: token not in ends, tokens))

@@ -93,6 +93,32 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], dtype: str) -> 
     return [np.array(row, dtype=dtype) for row in rows]
 
 
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a prompt, begun as the tokenizer begins a text (BOS), but not ended: the model goes on.
+
+    A prompt that spells the tokenizer's BOS out gets no second one.
+    """
+    plain: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    if plain and plain[0] == tokenizer.bos_token_id:
+        return plain
+    whole: list[int] = tokenizer.encode(text)
+    ended = whole[-1:] == [tokenizer.eos_token_id] and whole[len(whole) - len(plain) :] != plain
+    return whole[:-1] if ended else whole
+
+
+def continuation(tokenizer: PreTrainedTokenizerBase, prompt: list[int], new: list[int]) -> str:
+    """The text of new tokens after a prompt, without special tokens.
+
+    Decoded alone, a text of SentencePiece loses the space that it begins with.
+    """
+    tail = prompt[-8:]  # enough that what a tokenizer does at a text's beginning falls into it
+    before = tokenizer.decode(tail, skip_special_tokens=True)
+    whole = tokenizer.decode(tail + new, skip_special_tokens=True)
+    if whole.startswith(before):
+        return str(whole[len(before) :])
+    return str(tokenizer.decode(new, skip_special_tokens=True))  # the prompt ends within a character
+
+
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of everything that decides the ids: the same for the same tokenizer, wherever it was loaded from."""
     whole = (

@@ -24,3 +24,22 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert run.wait() == [0, 0], run.output()
     return run.run_dir / "export"
+
+
+@pytest.fixture(scope="session")
+def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LLaMA of random weights so large that each token depends on all before it, with a tokenizer of bytes."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from workloads import tokenizer
+
+    folder = tmp_path_factory.mktemp("talkative") / "model"
+    torch.manual_seed(0)
+    settings = AutoConfig.for_model(
+        **ranks.LLAMA | {"vocab_size": 260, "initializer_range": 0.3, "max_position_embeddings": 256},
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
+    tokenizer.existing("bytes").save_pretrained(folder)
+    return folder

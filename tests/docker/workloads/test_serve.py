@@ -14,7 +14,7 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from workloads import serve, session
+from workloads import endpoint, placement, serve, session
 
 from launcher import ROOT
 from tests.docker.workloads import ranks
@@ -30,13 +30,15 @@ def start(folder: Path, size: int, *args: str, model: str) -> ranks.Ranks:
     return ranks.start(folder, size, {}, *args, model=model, workload="serve", given=GIVEN)
 
 
-def place(rank: int, hosts: int, slots: int) -> serve.Place:
+def place(rank: int, hosts: int, slots: int) -> placement.Place:
     env = {"RANK": rank, "LOCAL_SIZE": slots, "WORLD_SIZE": hosts * slots}
-    return serve.here({**{k: str(v) for k, v in env.items()}, "MASTER_ADDR": "gpu01", "MASTER_PORT": "31000"})
+    return placement.here(
+        {**{k: str(v) for k, v in env.items()}, "MASTER_ADDR": "gpu01", "MASTER_PORT": "31000"}
+    )
 
 
 def options(*words: str) -> argparse.Namespace:
-    return serve.parser().parse_args(["--run-dir=/run", "--model=org/model", *words])
+    return serve.parser().parse_args(["--run-dir=/run", "--model=org/model", "--host=0.0.0.0", *words])
 
 
 def words(rank: int, hosts: int, slots: int, *args: str) -> list[str]:
@@ -100,6 +102,10 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
                 f"--host 127.0.0.1 --port {busy}: Address already in use; give another --port",
             ),
             (start(tmp_path / "d", 1, "--port=70000", model="x"), "a port from 0 to 65535 is expected"),
+            (
+                start(tmp_path / "e", 1, "--engine-options", "api_key=abc", model="x"),
+                "--engine-options api-key: a command line is no place for a key; env: {VLLM_API_KEY: {secret: NAME}}",
+            ),
         ]
         if not importlib.util.find_spec("vllm"):
             missing = start(tmp_path / "a", 1, model="tiny-llama")
@@ -126,18 +132,18 @@ def test_a_server_that_ends_ends_the_run_with_its_code(tmp_path: Path) -> None:
 
 def test_parallel_sizes_follow_from_the_ranks() -> None:
     layouts = {
-        (2, 8, ()): serve.Layout(8, 2, 1),
-        (1, 4, ()): serve.Layout(4, 1, 1),
-        (2, 8, ("--tensor-parallel=16",)): serve.Layout(16, 1, 1),
-        (2, 8, ("--tensor-parallel=4",)): serve.Layout(4, 1, 4),
-        (1, 8, ("--pipeline-parallel=2", "--tensor-parallel=2")): serve.Layout(2, 2, 2),
+        (2, 8, ()): placement.Layout(8, 2, 1),
+        (1, 4, ()): placement.Layout(4, 1, 1),
+        (2, 8, ("--tensor-parallel=16",)): placement.Layout(16, 1, 1),
+        (2, 8, ("--tensor-parallel=4",)): placement.Layout(4, 1, 4),
+        (1, 8, ("--pipeline-parallel=2", "--tensor-parallel=2")): placement.Layout(2, 2, 2),
     }
     for (hosts, slots, args), wanted in layouts.items():
-        assert serve.layout(options(*args), place(0, hosts, slots)) == wanted
+        assert placement.layout(options(*args), place(0, hosts, slots)) == wanted
     with pytest.raises(session.Stop, match="3 x --pipeline-parallel 1 does not divide the 16 ranks"):
-        serve.layout(options("--tensor-parallel=3"), place(0, 2, 8))
+        placement.layout(options("--tensor-parallel=3"), place(0, 2, 8))
     with pytest.raises(session.Stop, match="2 replicas, which do not fit on hosts of 3 ranks"):
-        serve.layout(options("--tensor-parallel=6"), place(0, 4, 3))
+        placement.layout(options("--tensor-parallel=6"), place(0, 4, 3))
 
 
 def test_vllm_gets_what_makes_several_hosts_one_server() -> None:
@@ -173,19 +179,37 @@ def test_vllm_gets_what_makes_several_hosts_one_server() -> None:
 def test_a_model_that_cannot_be_split_so_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"num_attention_heads": 12, "num_hidden_layers": 3}))
-    serve.check_model(config, serve.Layout(4, 3, 1))
+    placement.check_model(config, placement.Layout(4, 3, 1))
     with pytest.raises(session.Stop, match="12 attention heads cannot be split over --tensor-parallel 8"):
-        serve.check_model(config, serve.Layout(8, 1, 1))
+        placement.check_model(config, placement.Layout(8, 1, 1))
     with pytest.raises(session.Stop, match="3 layers cannot be cut into --pipeline-parallel 4 groups"):
-        serve.check_model(config, serve.Layout(4, 4, 1))
-    serve.check_model(tmp_path / "elsewhere", serve.Layout(5, 1, 1))
+        placement.check_model(config, placement.Layout(4, 4, 1))
+    placement.check_model(tmp_path / "elsewhere", placement.Layout(5, 1, 1))
+
+
+def test_a_server_is_open_to_others_where_it_has_to_be() -> None:
+    alone, several = place(0, 1, 2), place(0, 2, 2)
+    assert endpoint.default_host(alone, {}) == "127.0.0.1"
+    assert endpoint.default_host(several, {}) == "0.0.0.0"
+    assert endpoint.default_host(alone, {"SLURM_JOB_ID": "7"}) == "0.0.0.0"
+    assert endpoint.default_host(alone, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}) == "0.0.0.0"
+    assert [host for host in ("127.0.0.1", "::1", "localhost", "127.8.0.1") if endpoint.is_open(host)] == []
+    assert all(endpoint.is_open(host) for host in ("0.0.0.0", "::", "10.1.2.3", "gpu01"))
+
+
+def test_a_key_on_the_command_line_is_refused_before_a_job_is_submitted() -> None:
+    for words in (["api-key=secret"], ["max-num-seqs=4", "api_key", "secret"]):
+        refusal = serve.refusal(["--run-dir=/run", "--model=m", "--engine-options", *words], 1, 1)
+        assert refusal
+        assert "a command line is no place for a key" in refusal
+        assert "secret=" not in refusal
 
 
 def test_where_a_server_is_reached() -> None:
-    assert serve.name("127.0.0.1", place(0, 1, 2)) == "127.0.0.1"
-    assert serve.name("::1", place(0, 1, 2)) == "[::1]"
-    assert serve.name("0.0.0.0", place(0, 2, 2)) == "gpu01"
-    assert serve.name("0.0.0.0", place(0, 1, 2)) == socket.gethostname()
+    assert endpoint.name("127.0.0.1", place(0, 1, 2)) == "127.0.0.1"
+    assert endpoint.name("::1", place(0, 1, 2)) == "[::1]"
+    assert endpoint.name("0.0.0.0", place(0, 2, 2)) == "gpu01"
+    assert endpoint.name("0.0.0.0", place(0, 1, 2)) == socket.gethostname()
 
 
 @pytest.mark.deepspeed
