@@ -99,7 +99,7 @@ def tree() -> dict[Path, str]:
 
 
 def test_tree_is_the_one_on_disk() -> None:
-    """Each folder, and each folder below it, has its line; `tests/golden` and deeper ones are known by their parents."""
+    """Each folder, and each folder below it, has its line; deeper ones are known by their parents."""
     done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     files = [Path(name) for name in done.stdout.splitlines() if not name.startswith(".")]
     folders = {Path(*path.parts[:depth]) for path in files for depth in (1, 2) if len(path.parts) > depth}
