@@ -41,6 +41,7 @@ def problems(name: str, args: dict[str, Any]) -> list[str]:
     return [str(problem) for _, problem in workloads.problems(name, args)]
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("name", workloads.names())
 def test_what_has_no_problem_is_parsed(name: str) -> None:
     @given(st.dictionaries(st.sampled_from(sorted(OPTIONS[name])), VALUES, max_size=5))

@@ -65,6 +65,7 @@ def test_expand(hostlist: str, names: list[str]) -> None:
     assert hostfile.expand(hostlist) == names
 
 
+@pytest.mark.hypothesis
 @pytest.mark.slurm
 def test_expand_is_scontrols(tmp_path: Path) -> None:
     if not shutil.which("scontrol"):
@@ -116,6 +117,7 @@ def test_every_bad_name_is_said() -> None:
     assert len(caught.value.problems) == 5
 
 
+@pytest.mark.hypothesis
 @pytest.mark.deepspeed
 def test_deepspeed_reads_it(tmp_path: Path) -> None:
     from deepspeed.launcher import runner

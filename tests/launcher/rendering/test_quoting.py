@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -115,6 +115,7 @@ def check_ranks(stage: standins.Stage, made: Plan, words: list[str], variables: 
     assert found["RUN_DIR"] == made.folder
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("scheduler", ["local", "slurm"])
 def test_a_script_starts_what_the_job_says(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     @MANY
@@ -155,6 +156,7 @@ def test_a_script_starts_what_the_job_says(scheduler: str, tmp_path_factory: pyt
     unchanged()
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("scheduler", ["local", "slurm"])
 def test_a_workload_of_ours_gets_its_model_and_checkpoints(
     scheduler: str, tmp_path_factory: pytest.TempPathFactory
@@ -182,12 +184,14 @@ def test_a_workload_of_ours_gets_its_model_and_checkpoints(
     unchanged()
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("scheduler", ["local", "slurm"])
 def test_a_missing_secret_is_named_and_nothing_runs(
     scheduler: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     @SOME
     @given(NAMES)
+    @example("-\x80")
     def stops(folder: str) -> None:
         stage = standins.Stage(tmp_path_factory.mktemp("stage"))
         job = {"env": {"TOKEN": {"secret": "hf-token"}}}
@@ -329,6 +333,7 @@ def expanded(text: str, variables: dict[str, str]) -> str:
 KINDS = {"job": 60, "jobset": 10, "trainjob": 10, "mpijob": 10, "pytorchjob": 10, "leaderworkerset": 10}
 
 
+@pytest.mark.hypothesis
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pod_starts_what_the_job_says(kind: str) -> None:
     @settings(MANY, max_examples=KINDS[kind])

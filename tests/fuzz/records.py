@@ -1,0 +1,108 @@
+"""Run folders as runs, users' own programs, other users and crashes leave them.
+
+Owns records that the launcher reads back: valid ones of each scheduler, with places changed and texts damaged.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.fuzz import values
+from tests.fuzz.values import Raw
+
+if TYPE_CHECKING:
+    from random import Random
+
+RUNS = ("demo-16fb92", "demo-16fb92-2", "demo-77aa00")
+NATIVE = {"local": "99999:1", "slurm": "36", "kubernetes": "job/demo"}
+STEP = {"step": 1, "loss": 2.5, "lr": 1e-4, "tokens_per_second": 900.0, "time": 1700000000.0, "max_steps": 4}
+EVENTS = (
+    {"event": "start", "time": 1700000000.0},
+    {"event": "eval", "step": 1, "loss": 2.0},
+    {"event": "checkpoint", "tag": "step-1", "time": 1700000001.0},
+    {"event": "ready", "url": "http://h:8000"},
+)
+PLAN = {"cluster": {"fabric": "infiniband"}, "job": {"name": "demo"}, "batch": {"micro": 1}}
+
+
+def folders(random: Random) -> dict[str, bytes]:
+    """Path → content of the files below the runs folder."""
+    made: dict[str, bytes] = {}
+    for run in RUNS[: random.choice((1, 2, 3))]:
+        made |= {f"{run}/{name}": content for name, content in _run(random, run).items()}
+    if random.random() < 0.3:
+        points = [{"run": run, "settings": [f"args.lr={at}"]} for at, run in enumerate(RUNS)]
+        made["demo-sweep-1/sweep.json"] = _json(random, {"id": "demo-sweep-1", "runs": points})
+    if random.random() < 0.3:
+        stages = [{"stage": f"s{at}", "run": run, "needs": ["s0"][:at]} for at, run in enumerate(RUNS[:2])]
+        made["demo-pipeline-1/pipeline.json"] = _json(random, {"id": "demo-pipeline-1", "stages": stages})
+    if random.random() < 0.2:
+        made["bad-hosts.txt"] = values.damaged(random, "node7 2099-01-01T00:00:00+00:00 GPU lost\nnode8 x\n")
+    return made
+
+
+def _run(random: Random, run: str) -> dict[str, bytes]:
+    scheduler = random.choice(("local", "local", "slurm", "kubernetes"))
+    record = {
+        **{
+            "id": run,
+            "scheduler": scheduler,
+            "native_id": NATIVE[scheduler],
+            "folder": "x",
+            "submitted": 1.7e9,
+        },
+        **{"nodes": 2, "slots": 2, "place": {"namespace": "a", "context": "b"}, "former": ["35"]},
+    }
+    if random.random() < 0.3:
+        record["native_id"] = random.choice(
+            ("0:", "1:", ":", "²:1", "9" * 5000, "1:x", "36_0", "a/b/c", "-1:1", "1,2")
+        )
+    made = {"run.json": _json(random, record)}
+    if random.random() < 0.7:
+        made["metrics.jsonl"] = _metrics(random)
+    for name, content in (
+        ("plan.json", values.text(PLAN)),
+        ("exit_code", random.choice(("0\n", "1\n", "75\n", "-9\n"))),
+        ("outcome-0", "1 0 127.0.0.1 1700000000\n"),
+        ("hostfile", "127.0.0.1 slots=2\n127.0.0.2 slots=2\n"),
+        ("hostfile-1", "node1 slots=2\nnode2 slots=2\n"),
+        ("waiting", "waits for demo-77aa00\n"),
+        ("cancelled", ""),
+        ("job.sh", "#!/bin/bash\n#SBATCH --nodes=2\nexit 0\n"),
+        ("manifest.yaml", "kind: Job\nmetadata: {name: demo}\n"),
+        ("logs/job.log", "waiting\nRuntimeError: CUDA out of memory\n"),
+        ("logs/rank-0.log", "torch.OutOfMemoryError: CUDA out of memory\nNCCL WARN x\n"),
+        ("events.jsonl", '{"stamp": "2024-01-01T00:00:00Z"}\n'),
+    ):
+        if random.random() < 0.35:
+            hurt = random.random() < 0.3
+            made[name] = values.damaged(random, content) if hurt else content.encode()
+            if hurt and random.random() < 0.3:
+                made[name] = values.text(values.hostile(random, "json")).encode("utf-8", "surrogatepass")
+    return made
+
+
+def _json(random: Random, record: Any) -> bytes:
+    """The record: as it is, with places changed, or damaged."""
+    for _ in range(random.choice((0, 0, 1, 1, 2))):
+        record = values.mutated(random, record, "json")
+    content = values.text(record) + "\n"
+    return (
+        values.damaged(random, content) if random.random() < 0.1 else content.encode("utf-8", "surrogatepass")
+    )
+
+
+def _metrics(random: Random) -> bytes:
+    made = b""
+    for at in range(random.choice((1, 2, 3, 30))):
+        step: Any = {**STEP, "step": at + 1, "time": 1.7e9 + at}
+        if random.random() < 0.3:
+            step = values.mutated(random, step, "json")
+        if random.random() < 0.1:
+            step = {"step": at, "loss": random.choice((0.5, None, Raw("NaN"), "x", [1], Raw("1e400"), True))}
+        made += values.text(step).encode("utf-8", "surrogatepass") + b"\n"
+        if random.random() < 0.3:
+            event: Any = random.choice(EVENTS)
+            event = values.mutated(random, event, "json") if random.random() < 0.5 else event
+            made += values.text(event).encode("utf-8", "surrogatepass") + b"\n"
+    return made if random.random() < 0.8 else made[: random.randrange(len(made))]
