@@ -170,10 +170,19 @@ def _sweep(args: argparse.Namespace) -> int:
 def write_output(folder: str, files: dict[str, str]) -> None:
     from pathlib import Path
 
-    from launcher import runs
-    from launcher.errors import SpecError
+    from launcher import atomic, render, runs
+    from launcher.errors import Problem, SpecError
 
     try:
+        foreign = [n for n, text in files.items() if atomic.is_foreign(Path(folder) / n, render.MARK, text)]
+        if foreign:
+            hint = "move it away, or name another folder"
+            raise SpecError(
+                *(
+                    Problem(f"-o {folder}: {name} is there and is not the launcher's", hint)
+                    for name in foreign
+                )
+            )
         Path(folder).mkdir(parents=True, exist_ok=True)
         runs.write_files(Path(folder), files)
     except OSError as error:
