@@ -3,7 +3,7 @@
     python preflight.py [OPTIONS] -- THE NODE ENTRY'S OWN ARGUMENTS
 
 Every host checks itself, then all do one short all-reduce. One table goes to the job's log. If all is well this
-process becomes the node entry; else it ends with UNFIT (76) and the culprits stand in unfit-<attempt>, `host reason` a
+process becomes the node entry; else it ends with UNFIT and the culprits stand in unfit-<attempt>, `host reason` a
 line. It knows no workload and needs the standard library; the all-reduce (allreduce.py) needs torch.
 """
 

@@ -6,7 +6,7 @@ host runs it and the others only wait. It needs no Ray: hosts meet at the run's 
 (https://docs.vllm.ai/en/stable/serving/parallelism_scaling/). Torch is never imported here.
 
 The first host answers. Its address is in endpoint.json of the run's folder once it does. A signal ends the server with
-code 75, so that a run whose time is over is put back into the queue.
+SAVED, so that a run whose time is over is put back into the queue.
 """
 
 from __future__ import annotations
