@@ -61,7 +61,10 @@ def variables(request: Request, own: dict[str, str], say: Callable[[str], None])
             try:
                 base, folder = _kept(request, held)
             except OSError as error:
-                base = folder = Path(held.enter_context(tempfile.TemporaryDirectory(dir=request.scratch)))
+                made = tempfile.TemporaryDirectory(
+                    prefix=_name("-"), dir=request.scratch, ignore_cleanup_errors=True
+                )
+                base = folder = Path(held.enter_context(made))
                 say(f"{error}: no compile cache is kept; this run's is {folder}")
             found = {name: str(folder / name) for name in request.names}
             for path in found.values():
@@ -75,7 +78,7 @@ def variables(request: Request, own: dict[str, str], say: Callable[[str], None])
 
 def _kept(request: Request, held: contextlib.ExitStack) -> tuple[Path, Path]:
     """(this user's folder, the folder that this process has in it). Raises OSError when they cannot be trusted."""
-    base = request.scratch / f"deepspeed-cache-{os.geteuid()}"
+    base = request.scratch / _name()
     root = _enter(str(base), None, held)
     _enter("home", root, held)
     kind = _kind(request.made_for)
@@ -89,6 +92,10 @@ def _kept(request: Request, held: contextlib.ExitStack) -> tuple[Path, Path]:
     for left in folder.glob("TORCH_EXTENSIONS_DIR/*/lock"):
         left.unlink()
     return base, folder
+
+
+def _name(end: str = "") -> str:
+    return f"deepspeed-cache-{os.geteuid()}{end}"
 
 
 def _enter(name: str, parent: int | None, held: contextlib.ExitStack) -> int:

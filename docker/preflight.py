@@ -3,7 +3,7 @@
     python preflight.py [OPTIONS] -- THE NODE ENTRY'S OWN ARGUMENTS
 
 Every host checks itself, then all do one short all-reduce. One table goes to the job's log. If all is well this
-process becomes the node entry; else it ends with UNFIT (76) and the culprits stand in unfit-<attempt>, `host reason` a
+process becomes the node entry; else it ends with UNFIT and the culprits stand in unfit-<attempt>, `host reason` a
 line. It knows no workload and needs the standard library; the all-reduce (allreduce.py) needs torch.
 """
 
@@ -204,7 +204,7 @@ def check(args: argparse.Namespace, entry: argparse.Namespace) -> None:
     began = time.monotonic()
     hosts = hostfile.read_hostfile(entry.hostfile)
     index = hostfile.find_index(hosts, entry.node)
-    variables = environment.inherited() | environment.of_job(entry.environment)
+    inherited, job = environment.inherited(), environment.of_job(entry.environment)
     node.make_logs(entry.folder)
     mine = own(args, next(iter(hosts)), list(hosts.values())[index])
     peers = rendezvous.meet(
@@ -214,7 +214,8 @@ def check(args: argparse.Namespace, entry: argparse.Namespace) -> None:
         peers.tell(type="go", port=peers.port)
     found = gather(peers, index, mine, 30)
     if agree(peers, index, not culprits(found)):
-        mine += measured(args, variables, ranks.Team(hosts, index, peers.port))
+        with node.kept_caches(entry, inherited) as cached:
+            mine += measured(args, inherited | cached | job, ranks.Team(hosts, index, peers.port))
         found = gather(peers, index, mine, 2 * args.limit + 90)
     bad: dict[str, str] = agree(peers, index, culprits(found))
     if index == 0:

@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
         "--require",
         type=options.rate,
         metavar="GBPS",
-        help="end with code 69 when the best bus bandwidth of a collective is below this many 10^9 bytes per second",
+        help="fail when the best bus bandwidth of a collective is below this many 10^9 bytes per second",
     )
     return made
 

@@ -7,7 +7,7 @@ host runs it and the others only wait. It needs no Ray: hosts meet at the run's 
 
 A key that clients must give is the environment's VLLM_API_KEY, for both: a command line can be read by everyone on the
 host. The first host answers. Its address is in endpoint.json of the run's folder once it does. A signal ends the server
-with code 75, so that a run whose time is over is put back into the queue.
+with SAVED, so that a run whose time is over is put back into the queue.
 """
 
 from __future__ import annotations

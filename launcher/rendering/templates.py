@@ -40,8 +40,7 @@ def text(template: str, **values: Any) -> str:
 
     Raises jinja2.UndefinedError for a name it does not get and TypeError for None: a bug, never a user's mistake.
     """
-    known = {"mark": MARK, "codes": exit_codes.numbers()}
-    return _environment(template.split(".")[-2]).get_template(template).render(**known, **values)
+    return _environment(template.split(".")[-2]).get_template(template).render(**values)
 
 
 @functools.cache
@@ -56,6 +55,7 @@ def _environment(language: str) -> jinja2.Environment:
         autoescape=False,
         bytecode_cache=None if sys.dont_write_bytecode else _Cache(str(ROOT / "templates" / "__pycache__")),
     )
+    made.globals.update(mark=MARK, codes=exit_codes.numbers())
     made.filters.update(comment=comment, code=Code, sbatch=sbatch, words=words)
     return made
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher import atomic
 from launcher.errors import PlanError, Problem, SpecError
 
 if TYPE_CHECKING:
@@ -64,7 +65,10 @@ def _write(option: str, path: str, start: bytes, content: bytes) -> str:
                 if there.read(len(start)) != start:
                     what = f"{option} {path}: the file is there and is no picture"
                     raise SpecError(what, hint="it stays as it is; name another one")
-        file.write_bytes(content)
+        if file.exists() and not file.is_file():  # a device or a pipe
+            file.write_bytes(content)
+        else:
+            atomic.write(file, content)
     except OSError as error:
         what = f"{option} {path}: {error.strerror}"
         raise SpecError(what, hint="name a file that can be written") from None

@@ -18,6 +18,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from launcher import atomic
 from launcher.errors import RunNotFoundError, SpecError, did_you_mean
 
 if TYPE_CHECKING:
@@ -74,9 +75,7 @@ def write_files(folder: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.draft")
-        draft.write_text(text, encoding="utf-8", errors="surrogateescape")
-        draft.replace(path)
+        atomic.write(path, atomic.encoded(text))
 
 
 def record(plan: Plan, scheduler: str, native_id: str, submitted: float) -> Run:

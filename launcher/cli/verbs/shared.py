@@ -110,10 +110,20 @@ def image_refusal(plan: Plan, facts: Facts | None) -> LauncherError | None:
 def write_output(folder: str, files: dict[str, str]) -> None:
     from pathlib import Path
 
-    from launcher.errors import SpecError
+    from launcher import atomic
+    from launcher.errors import Problem, SpecError
+    from launcher.rendering import templates
     from launcher.runs import record
 
     try:
+        foreign = [
+            n for n, text in files.items() if atomic.is_foreign(Path(folder) / n, templates.MARK, text)
+        ]
+        if foreign:
+            hint = "move it away, or name another folder"
+            raise SpecError(
+                *(Problem(f"-o {folder}: {n} is there and is not the launcher's", hint) for n in foreign)
+            )
         Path(folder).mkdir(parents=True, exist_ok=True)
         record.write_files(Path(folder), files)
     except OSError as error:

@@ -194,8 +194,11 @@ def separate(files: Files) -> Files:
     for text in files[MANIFEST].split("\n---\n"):
         kind = next(line for line in text.splitlines() if line.startswith("kind: ")).removeprefix("kind: ")
         name = kind.lower() if f"{kind.lower()}.yaml" not in made else f"{kind.lower()}-{len(made)}"
-        made[f"{name}.yaml"] = text.rstrip("\n") + "\n"
-    head = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n"
+        mark = "" if templates.MARK in text else f"# {templates.MARK}\n"
+        made[f"{name}.yaml"] = mark + text.rstrip("\n") + "\n"
+    head = (
+        f"# {templates.MARK}\napiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n"
+    )
     return {**made, "kustomization.yaml": head + "".join(f"  - {name}\n" for name in made)}
 
 

@@ -31,6 +31,23 @@ _OWNED = {
 }
 
 
+# sbatch sends its signal up to this many seconds early: https://slurm.schedmd.com/sbatch.html#OPT_signal
+_EARLY = 60
+
+
+def _too_short(plan: Plan) -> list[Problem]:
+    """A job whose signal to save comes at once: it would be put back again and again, and never train."""
+    needed = plan.cluster.slurm.signal_seconds + _EARLY
+    if plan.job.walltime > needed:
+        return []
+    what = (
+        f"walltime {units.clock(plan.job.walltime)} leaves no time to train: ranks are told to save "
+        f"{plan.cluster.slurm.signal_seconds} s before its end, and Slurm may send that {_EARLY} s early"
+    )
+    hint = f"use a walltime above {needed} s, or a smaller slurm.signal_seconds"
+    return [Problem(what, hint, about=("job", "walltime"))]
+
+
 def of(plan: Plan) -> list[tuple[str, Any]]:
     """sbatch's long options with their values; True for an option without one."""
     slurm = plan.cluster.slurm
@@ -50,7 +67,7 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
     if plan.gpu:
         # all of a host: NCCL, host memory and /dev/shm belong to one job
         made |= {"gpus-per-node": plan.slots, "exclusive": True, "mem": 0}
-    problems = []
+    problems = _too_short(plan)
     for name, value in slurm.sbatch.items():
         where, about = f"slurm.sbatch.{name}", ("cluster", "slurm", "sbatch", name)
         if name in _OWNED:

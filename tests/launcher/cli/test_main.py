@@ -271,6 +271,31 @@ def test_output_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (here / "runs").exists()
 
 
+@pytest.mark.parametrize("scheduler", ["local", "slurm", "kubernetes"])
+def test_output_replaces_its_own_files_alone(
+    scheduler: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main([scheduler, "job.yaml", "-o", "out"]) == 0
+    before = {path: path.read_text() for path in (here / "out").iterdir()}
+    assert main.main([scheduler, "job.yaml", "-o", "out", "--name", "again"]) == 0
+    assert any(path.read_text() != text for path, text in before.items())
+    capsys.readouterr()
+
+    (here / "theirs").write_text("#!/bin/bash\necho mine\n")
+    first, second = sorted(before)[0], sorted(before)[-1]
+    first.write_bytes((here / "theirs").read_bytes())
+    second.unlink()
+    second.symlink_to(here / "theirs")
+    now = {path: path.read_text() for path in (here / "out").iterdir()}
+    assert main.main([scheduler, "job.yaml", "-o", "out"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    hint = "is there and is not the launcher's; move it away, or name another folder"
+    assert sorted(err.splitlines()) == sorted(f"error: -o out: {p.name} {hint}" for p in {first, second})
+    assert {path: path.read_text() for path in (here / "out").iterdir()} == now, "nothing is half-written"
+    assert (here / "theirs").read_text() == "#!/bin/bash\necho mine\n"
+
+
 @pytest.mark.parametrize(
     "words", ["plan job.yaml --json", "env tcp --json", "env --json", "list --json", "schema cluster"]
 )

@@ -178,7 +178,17 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
     record.write_files(tmp_path, {"a": "before", "b/c": "ünïcode\n", "d": "caf\udce9"})
     assert (tmp_path / "b" / "c").read_text(encoding="utf-8") == "ünïcode\n"
     assert (tmp_path / "d").read_bytes() == b"caf\xe9"  # a path that is not UTF-8 keeps its bytes
-    (tmp_path / ".a.draft").mkdir()  # the draft cannot be written
+    (tmp_path / "folder").mkdir()  # no file can take its place
     with pytest.raises(OSError, match="directory"):
-        record.write_files(tmp_path, {"a": "after"})
-    assert (tmp_path / "a").read_text() == "before"
+        record.write_files(tmp_path, {"folder": "after"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "d", "folder"]
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("theirs")
+    for name in ("a", ".a.draft"):
+        (tmp_path / name).symlink_to(tmp_path / "theirs")
+    record.write_files(tmp_path, {"a": "ours"})
+    assert (tmp_path / "theirs").read_text() == "theirs"
+    assert not (tmp_path / "a").is_symlink()
+    assert (tmp_path / "a").read_text() == "ours"

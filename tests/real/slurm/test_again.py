@@ -54,7 +54,9 @@ def test_restarts_have_an_end(site: Site) -> None:
         site.wait(run, lambda now: now["state"] == "PENDING")
     done = site.ended(run)
     assert (done["state"], done["exit_code"]) == ("FAILED", 75)
-    assert "started again 1 times, as the job allows" in (site.path(run) / "logs" / "job.log").read_text()
+    log = (site.path(run) / "logs" / "job.log").read_text()
+    assert "started again 1 times, as the job allows" in log
+    assert "Slurm did not put it back" not in log
     assert "saved before it was done" in site.launcher("status", run).stdout
 
 

@@ -66,7 +66,7 @@ def test_is_restricted_unless_a_fabric_needs_more() -> None:
     for queue in variants.QUEUES:
         plan = variants.decide({**variants.QUEUES[queue], "memlock": "node"})
         text = kubernetes.render(plan)["manifest.yaml"]
-        assert text.splitlines()[1] == "# Pod Security: restricted."
+        assert text.splitlines()[2] == "# Pod Security: restricted."
 
 
 def test_fabric_asks_for_exactly_what_it_needs() -> None:

@@ -1,0 +1,44 @@
+"""Files that are whole or not there, and never somebody else's.
+
+Owns the way a file is written; what is in it, and where, is the callers'.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put a file with `data` in the place of `path`. Raises OSError, with what was there as it was.
+
+    A link at `path` is replaced, not followed, and the draft has a name that nobody can know before.
+    """
+    draft = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def is_foreign(path: Path, mark: str, text: str) -> bool:
+    """Whether there is something at `path` that is neither `text` nor a file with `mark` in its first lines."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        return True
+    if not path.exists():
+        return False
+    found = path.read_bytes()
+    return mark.encode() not in b"".join(found.splitlines(keepends=True)[:5]) and found != encoded(text)
+
+
+def encoded(text: str) -> bytes:
+    """`text` as it is written: paths and values that are not UTF-8 keep their bytes."""
+    return text.encode("utf-8", "surrogateescape")
