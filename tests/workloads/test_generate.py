@@ -223,22 +223,18 @@ def test_text_of_another_recipe_is_not_continued(exported: Path, prompts: Path, 
     assert start(tmp_path, folder, prompts, config=one).wait() == [0]
     trained_on = bytearray((folder / "model.safetensors").read_bytes())
     trained_on[-1] ^= 1
-    changes = {
-        "precision": lambda: start(tmp_path, folder, prompts, config={**one, "bf16": {"enabled": True}}),
-        "random weights": lambda: start(tmp_path, folder, prompts, "--random-weights", config=one),
-        "tokenizer": lambda: start(
-            tmp_path, folder, prompts, f"--tokenizer={begins(exported, tmp_path / 'other')}", config=one
-        ),
-        "temperature, top p": lambda: start(
-            tmp_path, folder, prompts, "--temperature=1", "--top-p=.5", config=one
-        ),
-        "weights": lambda: (
-            (folder / "model.safetensors").write_bytes(trained_on)
-            and start(tmp_path, folder, prompts, config=one)
-        ),
+    other = begins(exported, tmp_path / "other")
+    changes: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+        "precision": ((), {**one, "bf16": {"enabled": True}}),
+        "random weights": (("--random-weights",), one),
+        "tokenizer": ((f"--tokenizer={other}",), one),
+        "temperature, top p": (("--temperature=1", "--top-p=.5"), one),
+        "weights": ((), one),
     }
-    for changed, resume in changes.items():
-        run = resume()
+    for changed, (words, config) in changes.items():
+        if changed == "weights":
+            (folder / "model.safetensors").write_bytes(trained_on)
+        run = start(tmp_path, folder, prompts, *words, config=config)
         assert run.wait() == [64], run.output()
         assert (
             run.output()
