@@ -182,20 +182,13 @@ def complete(
         # a rank without prompts of its own repeats one, to stay in step with the others
         own = part.prompts[start + offset : start + micro * step : step]
         batch = own or part.prompts[:1]
+        ids = [tokenizer.prompt_ids(own_tokenizer, prompt.text) for prompt in batch]
         chooser = sampling.Chooser(settings, [(args.seed, prompt.index) for prompt in batch])
-        texts = inference.completions(
-            engine,
-            [tokenizer.prompt_ids(own_tokenizer, prompt.text) for prompt in batch],
-            chooser,
-            new_tokens=args.max_new_tokens,
-            device=device,
-        )
-        for prompt, tokens in zip(own, texts, strict=False):
-            completion = own_tokenizer.decode(tokens)
-            rows[prompt.index] = {"index": prompt.index, **prompt.row} | {
-                "completion": completion,
-                "tokens": len(tokens),
-            }
+        texts = inference.completions(engine, ids, chooser, new_tokens=args.max_new_tokens, device=device)
+        for prompt, before, new in zip(own, ids, texts, strict=False):
+            completion = tokenizer.continuation(own_tokenizer, before, new, special=True)
+            generated = {"completion": completion, "tokens": len(new)}
+            rows[prompt.index] = {"index": prompt.index, **prompt.row, **generated}
     everyone = engine.gather(rows) if engine.shares else [rows]
     return [row for _, row in sorted(item for one in everyone for item in one.items())]
 

@@ -102,21 +102,23 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if plain and plain[0] == tokenizer.bos_token_id:
         return plain
     whole: list[int] = tokenizer.encode(text)
-    ended = whole[-1:] == [tokenizer.eos_token_id] and whole[len(whole) - len(plain) :] != plain
-    return whole[:-1] if ended else whole
+    own_end = bool(plain) and whole[len(whole) - len(plain) :] == plain  # the text's own
+    return whole[:-1] if whole[-1:] == [tokenizer.eos_token_id] and not own_end else whole
 
 
-def continuation(tokenizer: PreTrainedTokenizerBase, prompt: list[int], new: list[int]) -> str:
-    """The text of new tokens after a prompt, without special tokens.
+def continuation(
+    tokenizer: PreTrainedTokenizerBase, prompt: list[int], new: list[int], *, special: bool = False
+) -> str:
+    """The text of new tokens after a prompt; that of special ones only if asked for.
 
     Decoded alone, a text of SentencePiece loses the space that it begins with.
     """
     tail = prompt[-8:]  # enough that what a tokenizer does at a text's beginning falls into it
-    before = tokenizer.decode(tail, skip_special_tokens=True)
-    whole = tokenizer.decode(tail + new, skip_special_tokens=True)
-    if whole.startswith(before):
-        return str(whole[len(before) :])
-    return str(tokenizer.decode(new, skip_special_tokens=True))  # the prompt ends within a character
+    before, whole, alone = (
+        str(tokenizer.decode(ids, skip_special_tokens=not special)) for ids in (tail, tail + new, new)
+    )
+    # a prompt that ends within a character has another text once it is whole
+    return whole[len(before) :] if whole.startswith(before) else alone
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -50,18 +50,20 @@ class Completions:
         for text in texts:
             offsets.append(self.offsets.get(index, 0))
             self.offsets[index] = offsets[-1] + len(text)
-        likeliest = []
-        for token in tokens:
-            best: dict[str, float] = {}
-            for other, logprob in [*token.top, (token.id, token.logprob)]:
-                best.setdefault(self.tokenizer.decode([other]), logprob)  # tokens may share a text
-            likeliest.append(best if token.logprob is not None else None)
         return {
             "tokens": texts,
             "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": likeliest,
+            "top_logprobs": [self._likeliest(token) for token in tokens],
             "text_offset": offsets,
         }
+
+    def _likeliest(self, token: Token) -> dict[str, float] | None:
+        if token.logprob is None:
+            return None
+        best: dict[str, float] = {}
+        for other, logprob in [*token.top, (token.id, token.logprob)]:
+            best.setdefault(self.tokenizer.decode([other]), logprob)  # tokens may share a text
+        return best
 
 
 @dataclass

@@ -6,7 +6,6 @@ Owns the model, its tokenizer and its limits; what is asked and what is answered
 from __future__ import annotations
 
 import asyncio
-import functools
 import secrets
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from workloads.openai_server.choices import Choice, Delta, Token
 from workloads.sampling import Chooser
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, Callable
 
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,10 +37,12 @@ class Generator:
     closing: threading.Event = field(default_factory=threading.Event)
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
-    async def stream(self, work: Work) -> AsyncIterator[tuple[Choice, Delta]]:
+    async def stream(self, work: Work) -> AsyncGenerator[tuple[Choice, Delta], None]:
         """What comes to each choice, as it comes; raises what the model raises. Leaving it early ends the work."""
         loop, queue = asyncio.get_running_loop(), asyncio.Queue[Any]()
-        put = functools.partial(loop.call_soon_threadsafe, queue.put_nowait)
+
+        def put(item: object) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, item)
 
         def generate() -> None:
             try:

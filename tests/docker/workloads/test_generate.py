@@ -217,31 +217,31 @@ def test_the_model_folders_generation_settings_do_not_shape_text(
 
 
 def test_text_of_another_recipe_is_not_continued(exported: Path, prompts: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(exported, folder)
-    one = ranks.deepspeed(1, stage=0, micro=2)
-    assert start(tmp_path, folder, prompts, config=one).wait() == [0]
-    trained_on = bytearray((folder / "model.safetensors").read_bytes())
-    trained_on[-1] ^= 1
-    changes = {
-        "precision": lambda: start(tmp_path, folder, prompts, config={**one, "bf16": {"enabled": True}}),
-        "random weights": lambda: start(tmp_path, folder, prompts, "--random-weights", config=one),
-        "tokenizer": lambda: start(
-            tmp_path, folder, prompts, f"--tokenizer={begins(exported, tmp_path / 'other')}", config=one
-        ),
-        "temperature, top p": lambda: start(
-            tmp_path, folder, prompts, "--temperature=1", "--top-p=.5", config=one
-        ),
-        "weights": lambda: (
-            (folder / "model.safetensors").write_bytes(trained_on)
-            and start(tmp_path, folder, prompts, config=one)
-        ),
+    from workloads import generate, session, tokenizer
+    from workloads import prompts as prompt_files
+
+    model = tmp_path / "model"
+    shutil.copytree(exported, model)
+    given = ("--deepspeed-config=x", "--run-dir=x", f"--model={model}", f"--prompts={prompts}", *ARGS)
+    own, other = (tokenizer.existing(str(folder)) for folder in (model, begins(model, tmp_path / "other")))
+    parts = prompt_files.split(prompt_files.read(prompts), 3)
+
+    def recipe(*words: str, config: dict[str, Any] = NO_ZERO, tokens: Any = own) -> dict[str, Any]:
+        return generate.recipe(generate.parser().parse_args([*given, *words]), config, parts, tokens)
+
+    first = recipe()
+    changed = {
+        "precision": recipe(config={**NO_ZERO, "bf16": {"enabled": True}}),
+        "random weights": recipe("--random-weights"),
+        "tokenizer": recipe(tokens=other),
+        "temperature, top p": recipe("--temperature=1", "--top-p=.5"),
     }
-    for changed, resume in changes.items():
-        run = resume()
-        assert run.wait() == [64], run.output()
-        assert (
-            run.output()
-            .splitlines()[-1]
-            .endswith(f"generated holds text of another {changed}: give this run another folder")
-        )
+    trained_on = bytearray((model / "model.safetensors").read_bytes())
+    trained_on[-1] ^= 1
+    (model / "model.safetensors").write_bytes(trained_on)
+    changed["weights"] = recipe()
+    assert generate.begin(tmp_path / "generated", first, parts) == [0, 1, 2]
+    for what, wanted in changed.items():
+        with pytest.raises(session.Stop, match=f"holds text of another {what}: give this run another folder"):
+            generate.begin(tmp_path / "generated", wanted, parts)
+    assert generate.begin(tmp_path / "generated", first, parts) == [0, 1, 2]

@@ -1,0 +1,57 @@
+"""Where a prompt begins and what its continuation says, for tokenizers of several families."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+from workloads import tokenizer
+
+WORDS = {"<s>": 0, "</s>": 1, "▁the": 2, "▁cat": 3, "▁sat": 4, "s": 5, "<unk>": 6}
+
+
+def family(template: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of words as SentencePiece has them, which puts special tokens around a text as `template` says."""
+    backend = Tokenizer(models.WordLevel(WORDS, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Metaspace()
+    special = [(word, WORDS[word]) for word in ("<s>", "</s>") if word in template]
+    backend.post_processor = processors.TemplateProcessing(single=template, special_tokens=special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "wanted"),
+    [
+        ("$A", "the cat", [2, 3]),
+        ("<s> $A", "the cat", [0, 2, 3]),
+        ("<s> $A </s>", "the cat", [0, 2, 3]),
+        ("$A </s>", "the cat", [2, 3]),
+        ("<s> $A", "<s> the cat", [0, 2, 3]),
+        ("<s> $A", "the cat</s>", [0, 2, 3, 1]),
+        ("<s> $A </s>", "the cat</s>", [0, 2, 3, 1]),
+        ("<s> $A </s>", "", [0]),
+        ("$A", "", []),
+    ],
+)
+def test_a_prompt_begins_as_its_tokenizer_says_and_does_not_end(
+    template: str, text: str, wanted: list[int]
+) -> None:
+    assert tokenizer.prompt_ids(family(template), text) == wanted
+
+
+def test_a_continuation_keeps_the_space_that_it_begins_with() -> None:
+    own = family("<s> $A")
+    assert own.decode([4]) == "sat"
+    assert tokenizer.continuation(own, [0, 2, 3], [4]) == " sat"
+    assert tokenizer.continuation(own, [0, 2, 3], []) == ""
+    assert tokenizer.continuation(own, [0, 2, 3] * 4, [4, 1], special=True).startswith(" sat")
+    assert "</s>" in tokenizer.continuation(own, [0, 2, 3], [4, 1], special=True)
+    assert "</s>" not in tokenizer.continuation(own, [0, 2, 3], [4, 1])
+
+
+def test_a_prompt_may_end_within_a_character() -> None:
+    own, whole = tokenizer.existing("bytes"), list("é".encode())
+    assert tokenizer.continuation(own, whole[:1], [*whole[1:], 65]).endswith("A")
