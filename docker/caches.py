@@ -169,7 +169,7 @@ def _processor() -> list[str]:
 
 
 def _gpus() -> list[str]:
-    found = set()
+    found: set[str] = set()
     for path in Path("/proc/driver/nvidia/gpus").glob("*/information"):
         with contextlib.suppress(OSError):
             found.update(line for line in path.read_text().splitlines() if line.startswith("Model:"))
