@@ -179,20 +179,17 @@ def test_what_the_node_entry_and_the_scheduler_set_is_refused_at_once() -> None:
 @pytest.mark.parametrize("size", [2**17 - 3, 2**17 - 2])
 def test_a_value_that_linux_starts_no_process_with_is_refused(size: int) -> None:
     """`X=` and a NUL come to it (execve(2), MAX_ARG_STRLEN)."""
-
-    def start() -> None:
-        subprocess.run(["true"], env={"X": "y" * size}, check=True)
-
+    words, env = ["true"], {"X": "y" * size}
     if size + 3 <= 2**17:
         samples.decided({"env": {"X": "y" * size}})
-        start()
+        subprocess.run(words, env=env, check=True)
         return
     hint = "put it into a file and give the file's name"
     message = f"env.X has 131,073 bytes, and Linux takes 131,072 in one piece; {hint}"
     assert refused({"env": {"X": "y" * size}}) == [message]
     assert refused({}, env={"X": "y" * size}) == [message]
     with pytest.raises(OSError, match="too long"):
-        start()
+        subprocess.run(words, env=env, check=True)
 
 
 def test_values_that_are_too_much_together_are_refused() -> None:
