@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.launcher.schedulers.kubernetes import schemas
+from tests.launcher.schedulers.kubernetes import crds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -185,12 +185,11 @@ class Server:
             time.sleep(0.25)
 
     def _prepare(self) -> None:
-        """Custom resources, where their definitions are at hand, and the namespace."""
+        """Custom resources and the namespace."""
         if not existing():
-            crds = sorted(schemas.CRDS.glob("*.json"))
-            for path in crds:  # server-side: several are larger than kubectl's annotation may be
-                self.kubectl("apply", "--server-side", "-f", str(path))
-            self.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(POD_GROUP))
+            for crd in (*crds.definitions(), POD_GROUP):
+                # server-side: several are larger than kubectl's annotation may be
+                self.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(crd))
             self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=60s")
         self.kubectl("create", "namespace", self.namespace)
 

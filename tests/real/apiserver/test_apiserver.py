@@ -14,7 +14,7 @@ import yaml
 
 from launcher.cli import main as cli_main
 from launcher.schedulers import kubernetes
-from tests.launcher.schedulers.kubernetes import broken, schemas, variants
+from tests.launcher.schedulers.kubernetes import broken, variants
 from tests.real.apiserver import apiserver
 from tests.real.apiserver.apiserver import Server
 
@@ -39,10 +39,16 @@ Object = dict[str, Any]
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+def without(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Skips for the reason that it is given; with --require-apiserver no test may get lost, so it fails."""
+    return pytest.fail if request.config.getoption("--require-apiserver") else pytest.skip
+
+
+@pytest.fixture(scope="session")
+def server(without: Callable[[str], None]) -> Iterator[Server]:
     why = apiserver.obstacle()
     if why:
-        (pytest.fail if request.config.getoption("--require-apiserver") else pytest.skip)(why)
+        without(why)
     with Server() as running:
         yield running
 
@@ -76,19 +82,27 @@ def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
     return command
 
 
-def need(server: Server, kind: str) -> None:
-    if kind in CRDS and not server.has(CRDS[kind]):
-        pytest.skip(f"the server has no {CRDS[kind]}: no definitions in {schemas.CRDS}")
+@pytest.fixture
+def need(server: Server, without: Callable[[str], None]) -> Callable[[str], None]:
+    """Gives up on a test where the server does not know a kind: one that is there may lack its controller."""
+
+    def known(kind: str) -> None:
+        if kind in CRDS and not server.has(CRDS[kind]):
+            without(f"the server has no {CRDS[kind]}")
+
+    return known
 
 
 # Manifests.
 
 
 @pytest.mark.parametrize("name", [n for n in PLANS if not n.endswith("coscheduling") and n not in OLD])
-def test_manifest_is_accepted_without_a_warning(name: str, server: Server) -> None:
-    need(server, PLANS[name].cluster.kubernetes.kind)
+def test_manifest_is_accepted_without_a_warning(
+    name: str, server: Server, need: Callable[[str], None], without: Callable[[str], None]
+) -> None:
+    need(PLANS[name].cluster.kubernetes.kind)
     if "volcano" in name and not server.has("podgroups.scheduling.volcano.sh"):
-        pytest.skip("this cluster has no Volcano")
+        without("this cluster has no Volcano")
     text = TEXTS[f"{name}.yaml"].replace('namespace: "training"', f'namespace: "{server.namespace}"')
     words = ("create", "--dry-run=server", "--validate=strict", "-n", server.namespace, "-f", "-")
     done = server.kubectl(*words, stdin=text, check=False)
@@ -135,9 +149,13 @@ def _all(server: Server) -> list[Object]:
 
 @pytest.mark.parametrize("kind", variants.KINDS)
 def test_apply_status_diff_and_cancel(
-    kind: str, server: Server, site: Path, run: Callable[..., tuple[int, str, str]]
+    kind: str,
+    server: Server,
+    site: Path,
+    run: Callable[..., tuple[int, str, str]],
+    need: Callable[[str], None],
 ) -> None:
-    need(server, kind)
+    need(kind)
     chosen = ("--set", f"cluster.kubernetes.kind={kind}")
     code, out, err = run("kubernetes", str(site), *chosen)
     assert code == 0, err
@@ -227,9 +245,9 @@ def test_fields_of_another_manager(
 
 
 @pytest.fixture
-def nodes(server: Server) -> Iterator[list[str]]:
+def nodes(server: Server, without: Callable[[str], None]) -> Iterator[list[str]]:
     if not server.controllers:
-        pytest.skip("kube-controller-manager and kube-scheduler are not beside kube-apiserver")
+        without("kube-controller-manager and kube-scheduler are not beside kube-apiserver")
     names = ["gpu-0", "gpu-1"]
     for name in names:
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"rack": "a"}}}

@@ -1,25 +1,22 @@
 """Strict structural checks of a manifest without a server: unknown fields, wrong types, what is missing.
 
 Owns which schema judges which object: kubernetes-validate for Kubernetes' own (and for the pods inside of all others),
-the models of kubeflow-trainer-api and kubeflow-training for what those projects define, and the CRDs themselves where
-a checkout has them beside it in shared/crds. What no schema tells is audit.py's.
+the models of kubeflow-trainer-api and kubeflow-training for what those projects define, and the definitions of all
+custom resources (crds.json). What no schema tells is audit.py's.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
 
-from launcher import ROOT
+from tests.launcher.schedulers.kubernetes import crds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Object = dict[str, Any]
-CRDS = ROOT.parent / "shared" / "crds"
 OLDEST, NEWEST = "1.30", "1.37"  # sidecars need 1.29, and 1.30 is the oldest that clouds still run
 
 # What older releases of Trainer know of a TrainJob: kubeflow_trainer_api 2.0.0 and 2.1.0, models/
@@ -67,7 +64,7 @@ def problems(document: Object, version: str = NEWEST) -> list[str]:
         found += _round_trip(document)
     if kind == "PyTorchJob":
         found += _walk(document, "KubeflowOrgV1PyTorchJob", kind)
-    return found + _crd(document)
+    return found + crds.problems(document)
 
 
 def pod_templates(document: Any) -> Iterator[Object]:
@@ -167,20 +164,3 @@ def _pod_group(document: Object) -> Iterator[str]:
             yield f"PodGroup.spec.{key} is unknown"
         elif not isinstance(value, known[key]):
             yield f"PodGroup.spec.{key} is {value!r}"
-
-
-@functools.cache
-def _registry() -> tuple[Any, Any] | None:
-    if not (CRDS / "crdcheck.py").exists():
-        return None
-    spec = importlib.util.spec_from_file_location("crdcheck", CRDS / "crdcheck.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module, module.load(sorted(CRDS.glob("*.json")))
-
-
-def _crd(document: Object) -> list[str]:
-    loaded = _registry()
-    return list(loaded[0].check(document, loaded[1]) or []) if loaded else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import re
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from launcher.schedulers import kubernetes
-from tests.launcher.schedulers.kubernetes import audit, schemas, variants
+from tests.launcher.schedulers.kubernetes import audit, crds, schemas, variants
 
 PLANS = variants.plans()
 TEXTS = variants.rendered()
@@ -33,12 +34,26 @@ def test_fits_the_schemas(name: str, version: str) -> None:
     assert [p for d in documents(name) for p in schemas.problems(d, version)] == []
 
 
-def test_crds_are_checked_where_they_lie_beside() -> None:
-    if not schemas.CRDS.exists():
-        pytest.skip(f"no {schemas.CRDS}: LeaderWorkerSet and MPIJob are judged by their pods alone")
-    broken = documents("leaderworkerset-plain")[-1]
-    broken["spec"]["leaderWorkerTemplate"]["sise"] = 3
-    assert "sise" in " ".join(schemas.problems(broken))
+@pytest.mark.parametrize("kind", [kind for kind in variants.KINDS if kind != "job"])
+def test_every_controllers_kind_is_held_to_its_definition(kind: str) -> None:
+    broken = documents(f"{kind}-plain")[-1]
+    assert broken["kind"] in crds.kinds()
+    assert crds.problems(broken) == []
+    broken["spec"]["sise"] = 3
+    assert "sise" in " ".join(crds.problems(broken))
+
+
+def test_definitions_are_packed_without_a_loss() -> None:
+    """What is shared is written once; a server gets whole definitions."""
+    whole = [json.loads(json.dumps(crd)) for crd in crds.definitions()]
+    assert crds.packed(whole) == {key: crds._kept()[key] for key in ("shared", "definitions")}
+    assert "$shared" not in json.dumps(whole)
+
+
+def test_definitions_say_where_they_are_from() -> None:
+    assert {source["license"] for source in crds._kept()["sources"]} == {"Apache-2.0"}
+    named = " ".join(source["repository"] for source in crds._kept()["sources"])
+    assert all(project in named for project in ("jobset", "lws", "kueue", "trainer", "mpi-operator"))
 
 
 @pytest.mark.parametrize("name", PLANS)
