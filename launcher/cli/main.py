@@ -177,8 +177,13 @@ def _plan_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _picture_options(verb: argparse.ArgumentParser, what: str) -> None:
-    verb.add_argument("--html", metavar="FILE", help=f"also draw {what} into one page of HTML")
-    verb.add_argument("--png", metavar="FILE", help=f"also draw {what} into a PNG; needs matplotlib")
+    verb.add_argument(
+        "--plot",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"also draw {what} into FILE.html, .png, .svg or .pdf; needs matplotlib",
+    )
 
 
 def _after_option(verb: argparse.ArgumentParser) -> None:
