@@ -219,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(100_000)
     # pydantic looks through every installed package for plugins, a tenth of the command's time, and there are none
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    streams.protect_stderr()
     streams.use_utf8()
     try:
         args, unknown = parser().parse_known_args(argv)

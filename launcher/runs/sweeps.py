@@ -109,6 +109,6 @@ def find(folder: Path, name: str) -> Sweep:
     try:
         data = json.loads((folder / matches[0] / _RECORD).read_text(encoding="utf-8"))
         pairs = [(str(entry["run"]), tuple(map(str, entry["settings"]))) for entry in data["runs"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         raise RunNotFoundError(f"{folder / matches[0] / _RECORD} cannot be read") from None
     return Sweep(matches[0], folder / matches[0], tuple(r for r, _ in pairs), tuple(p for _, p in pairs))
