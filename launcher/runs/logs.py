@@ -53,11 +53,11 @@ def failure(folder: Path) -> Failure | None:
 
 def _newest(folder: Path, pattern: str) -> tuple[Path | None, float]:
     """The file that was changed last, and when."""
-    found: tuple[Path | None, float] = (None, 0.0)
+    newest: tuple[Path | None, float] = (None, 0.0)
     for path in folder.glob(pattern):
         with contextlib.suppress(OSError):  # it may go away meanwhile
-            found = max(found, (path, path.stat().st_mtime), key=lambda pair: pair[1])
-    return found
+            newest = max(newest, (path, path.stat().st_mtime), key=lambda pair: pair[1])
+    return newest
 
 
 def _text(path: Path) -> str:

@@ -139,7 +139,7 @@ def test_a_registry_says_the_same(served: str, facts: Facts) -> None:
 def test_a_registry_without_the_image(served: str) -> None:
     facts, note = registry.facts(f"{served}-other")
     assert facts is None
-    assert "is not checked" in note
+    assert "was not checked" in note
 
 
 def test_a_submission_asks_it(served: str, tmp_path: Path) -> None:
