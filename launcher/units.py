@@ -1,4 +1,4 @@
-"""Durations and sizes as people write them, and as people read them.
+"""Durations, sizes and texts as people write them, and as people read them.
 
 Owns both directions for seconds and bytes; which field holds which is said in `files`.
 """
@@ -69,3 +69,8 @@ def count(number: int) -> str:
         if number >= 10**power:
             return f"{number / 10**power:.3g} {word}"
     return f"{number:,}"
+
+
+def printable(text: str) -> str:
+    """`text` on one line for a terminal or a picture: control characters and broken UTF-8 as backslash escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -148,7 +148,7 @@ def requeued(site: Site) -> Row:
     gone, spent = went_on(site, run, began)
     return Row(
         "`scontrol requeue`",
-        "PENDING: waiting for its start time (after a requeue: a short pause)",
+        "PENDING: waiting for its begin time (after a requeue: a short delay)",
         gone,
         spent,
     )
@@ -160,7 +160,7 @@ def preempted(site: Site) -> Row:
     site.cluster.sh("sbatch -p debug -N4 --exclusive -o /dev/null --wrap 'sleep 5'")
     gone, spent = went_on(site, run, began)
     return Row(
-        "preemption with 5 s of grace", "saves on the signal; PENDING: waiting for free hosts", gone, spent
+        "preemption with 5 s of grace", "saves on the signal; PENDING: waiting for free nodes", gone, spent
     )
 
 

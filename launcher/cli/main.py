@@ -177,8 +177,13 @@ def _plan_options(verb: argparse.ArgumentParser) -> None:
 
 
 def _picture_options(verb: argparse.ArgumentParser, what: str) -> None:
-    verb.add_argument("--html", metavar="FILE", help=f"also draw {what} into one page of HTML")
-    verb.add_argument("--png", metavar="FILE", help=f"also draw {what} into a PNG; needs matplotlib")
+    verb.add_argument(
+        *("--plot", "--html", "--png"),
+        action="append",
+        default=[],
+        metavar="FILE",
+        help=f"also draw {what} into FILE.html, .png, .svg or .pdf; needs matplotlib",
+    )
 
 
 def _after_option(verb: argparse.ArgumentParser) -> None:
@@ -214,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(100_000)
     # pydantic looks through every installed package for plugins, a tenth of the command's time, and there are none
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    streams.protect_stderr()
     streams.use_utf8()
     try:
         args, unknown = parser().parse_known_args(argv)

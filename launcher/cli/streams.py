@@ -9,10 +9,41 @@ import contextlib
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from launcher.errors import LauncherError
+
+
+class _Heedless(io.RawIOBase):
+    """stderr to somewhere that may be full or closed: what cannot be said there is lost, and changes no exit code."""
+
+    def __init__(self, raw: io.RawIOBase) -> None:
+        self._raw = raw
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def isatty(self) -> bool:
+        return self._raw.isatty()
+
+    def write(self, data: Any) -> int:
+        with contextlib.suppress(OSError):
+            return self._raw.write(data) or len(data)
+        return len(data)
+
+
+def protect_stderr() -> None:
+    """Let a stderr that cannot be written, or is closed, stop nothing."""
+    if sys.stderr is None:  # `2>&-`: print() would take stdout instead
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    raw = getattr(getattr(sys.stderr, "buffer", None), "raw", None)
+    if sys.stderr is sys.__stderr__ and isinstance(raw, io.FileIO):
+        sys.stderr = io.TextIOWrapper(io.BufferedWriter(_Heedless(raw)), line_buffering=True)
 
 
 def use_utf8() -> None:

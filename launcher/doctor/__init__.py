@@ -1,6 +1,6 @@
 """What this machine has and lacks for running jobs, here or on a cluster from here.
 
-Owns the report; looking is machine.py's and ops.py's, and changes nothing.
+Owns the report; the checks are machine.py's and ops.py's, and change nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from launcher.doctor import machine, ops
 from launcher.reports import tables
 
 if TYPE_CHECKING:
-    from launcher.doctor.looking import Finding
+    from launcher.doctor.looking import Check
 
 
-def findings() -> list[Finding]:
-    """Everything that was looked at, in the order of the report."""
+def checks() -> list[Check]:
+    """Every check, in the order of the report."""
     return [
-        *machine.findings(),
-        *ops.findings(),
+        *machine.checks(),
+        *ops.checks(),
         *machine.slurm(),
         *machine.kubernetes(),
         *machine.containers(),
@@ -28,11 +28,11 @@ def findings() -> list[Finding]:
 
 
 def report() -> str:
-    """The findings as a table."""
+    """The checks as a table."""
     marks = {"ok": "ok", "missing": "--", "warning": "!!"}
-    return tables.table((f.area, f.name, marks[f.state], f.detail) for f in findings())
+    return tables.table((f.area, f.name, marks[f.state], f.detail) for f in checks())
 
 
 def report_json() -> str:
-    """The findings for a program: a list of {area, name, state, detail}."""
-    return json.dumps([asdict(f) for f in findings()], indent=2, ensure_ascii=False)
+    """The checks, machine-readable: a list of {area, name, state, detail}."""
+    return json.dumps([asdict(f) for f in checks()], indent=2, ensure_ascii=False)

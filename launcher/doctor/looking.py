@@ -1,4 +1,4 @@
-"""One thing that was looked at, and the two ways to look: for a program, and at what one says."""
+"""A check of this machine, and the two ways to make one: find a program, or run a command."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ State = Literal["ok", "missing", "warning"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class Check:
+    """Something that this machine has or lacks: `detail` is its version or place, or what it is needed for."""
+
     area: str
     name: str
     state: State
     detail: str
 
 
-def tool(area: str, name: str, use: str) -> Finding:
-    """Where the program `name` is; `use` says what for when it is missing."""
+def program(area: str, name: str, use: str) -> Check:
+    """Where the program `name` is; when it is missing, `use` says what it is for."""
     path = shutil.which(name)
-    return Finding(area, name, "ok" if path else "missing", path or use)
+    return Check(area, name, "ok" if path else "missing", path or use)
 
 
-def asked(area: str, name: str, words: Sequence[str], use: str = "") -> Finding:
-    """What a command prints, on one line; a warning with its last words when it fails."""
+def command(area: str, name: str, words: Sequence[str], use: str = "") -> Check:
+    """What a command prints, on one line; a warning with the last line of its stderr when it fails."""
     if not shutil.which(words[0]):
-        return Finding(area, name, "missing", use or f"{words[0]} is not on PATH")
+        return Check(area, name, "missing", use or f"{words[0]} is not on PATH")
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return Finding(area, name, "warning", str(error))
+        return Check(area, name, "warning", str(error))
     if done.returncode == 0:
-        return Finding(area, name, "ok", ", ".join(filter(None, map(str.strip, done.stdout.splitlines()))))
-    refused = done.stderr.strip().splitlines()
-    return Finding(
-        area, name, "warning", refused[-1] if refused else f"{words[0]} ended with {done.returncode}"
-    )
+        return Check(area, name, "ok", ", ".join(filter(None, map(str.strip, done.stdout.splitlines()))))
+    lines = done.stderr.strip().splitlines() or [f"{words[0]} exited with {done.returncode}"]
+    return Check(area, name, "warning", lines[-1])

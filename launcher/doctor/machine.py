@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import units
-from launcher.doctor.looking import Finding, asked, tool
+from launcher.doctor.looking import Check, command, program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,35 +31,35 @@ _ENGINES = {
     "enroot": "Slurm's `container: pyxis`",
     "ch-run": "Slurm's `container: charliecloud`",
     "runc": "Slurm's `container: oci`",
-    "nvidia-ctk": "gives GPUs to docker and podman",
-    "skopeo": "asks registries what an image holds",
+    "nvidia-ctk": "GPUs in docker and podman",
+    "skopeo": "reads the labels of images in registries",
 }
 
 
-def findings() -> Iterator[Finding]:
-    """What of the host training depends on."""
+def checks() -> Iterator[Check]:
+    """What training needs of the host."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield Finding("machine", "cores", "ok", str(cores))
+    yield Check("machine", "cores", "ok", str(cores))
     level = cpu_level(_flags())
     if level:
-        yield Finding("machine", "cpu level", "ok", f"{level} (the cluster file's `cpu_level`)")
+        yield Check("machine", "cpu level", "ok", f"{level} (the cluster file's `cpu_level`)")
     shm = Path("/dev/shm")
     if shm.is_dir():
         size = shutil.disk_usage(shm).total
         low = size < 512 * 1024**2  # DeepSpeed's own ds_report warns below this size
         more = "; NCCL and data loaders need 1 GB: --shm-size=1g, --ipc=host" if low else ""
-        yield Finding("machine", "/dev/shm", "warning" if low else "ok", f"{units.gigabytes(size)}{more}")
+        yield Check("machine", "/dev/shm", "warning" if low else "ok", f"{units.gigabytes(size)}{more}")
     locked = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     unlimited = locked == resource.RLIM_INFINITY
     text = "unlimited" if unlimited else f"{units.gigabytes(locked)}; RDMA fabrics need unlimited"
-    yield Finding("machine", "memlock", "ok" if unlimited else "warning", text)
+    yield Check("machine", "memlock", "ok" if unlimited else "warning", text)
     aio = next((name for name in _LIBAIO if _library(name)), "")
-    yield Finding(
+    yield Check(
         "machine", "libaio", "ok" if aio else "missing", aio or "offload to NVMe needs it: libaio1t64"
     )
     yield from _driver()
-    yield tool("machine", "ibv_devinfo", "RDMA devices")
-    yield tool("machine", "fi_info", "EFA/libfabric")
+    yield program("machine", "ibv_devinfo", "RDMA devices")
+    yield program("machine", "fi_info", "EFA/libfabric")
 
 
 def cpu_level(flags: set[str]) -> str:
@@ -80,20 +80,18 @@ def _flags() -> set[str]:
     return next((set(line.partition(":")[2].split()) for line in lines if line.startswith("flags")), set())
 
 
-def _driver() -> Iterator[Finding]:
+def _driver() -> Iterator[Check]:
     query = [
         "nvidia-smi",
         "--query-gpu=name,driver_version,memory.total,compute_cap",
         "--format=csv,noheader",
     ]
-    yield asked("machine", "NVIDIA GPUs", query, "no nvidia-smi here, so no driver")
+    yield command("machine", "NVIDIA GPUs", query, "no nvidia-smi, so no driver")
     cuda = driver()
-    yield Finding("machine", "CUDA of driver", "ok" if cuda else "missing", cuda or "no libcuda.so.1")
+    yield Check("machine", "CUDA of driver", "ok" if cuda else "missing", cuda or "no libcuda.so.1")
     nccl, version = _library("libnccl.so.2"), ctypes.c_int()
     if nccl and nccl.ncclGetVersion(ctypes.byref(version)) == 0:
-        yield Finding(
-            "machine", "NCCL of system", "ok", f"{nccl_version(version.value)}; torch brings its own"
-        )
+        yield Check("machine", "NCCL of system", "ok", f"{nccl_version(version.value)}; torch brings its own")
 
 
 def driver() -> str:
@@ -120,30 +118,30 @@ def _library(name: str) -> ctypes.CDLL | None:
         return None
 
 
-def containers() -> Iterator[Finding]:
+def containers() -> Iterator[Check]:
     """Container engines with their versions."""
     server = ["docker", "version", "--format", "{{.Server.Version}}"]
-    yield asked("containers", "docker", server, "runs and builds images")
+    yield command("containers", "docker", server, "runs and builds images")
     for name, use in _ENGINES.items():
-        yield asked("containers", name, [name, "--version"], use)
+        yield command("containers", name, [name, "--version"], use)
 
 
-def slurm() -> Iterator[Finding]:
+def slurm() -> Iterator[Check]:
     """Slurm, its accounting and its containers."""
     if not shutil.which("sinfo"):
-        yield Finding("slurm", "sinfo", "missing", "no Slurm here; --dry-run works")
+        yield Check("slurm", "sinfo", "missing", "no Slurm on this machine; --dry-run works")
         return
-    yield asked("slurm", "partitions", ["sinfo", "-h", "-o", "%R: %D hosts %a"])
-    yield asked("slurm", "accounting", ["sacctmgr", "-n", "-P", "list", "cluster", "format=cluster"])
-    helped = subprocess.run(["srun", "--help"], capture_output=True, text=True).stdout
-    pyxis = "--container-image" in helped
+    yield command("slurm", "partitions", ["sinfo", "-h", "-o", "%R: %D hosts %a"])
+    yield command("slurm", "accounting", ["sacctmgr", "-n", "-P", "list", "cluster", "format=cluster"])
+    options = subprocess.run(["srun", "--help"], capture_output=True, text=True).stdout
+    pyxis = "--container-image" in options
     detail = "srun has --container-image" if pyxis else "not in srun"
-    yield Finding("slurm", "pyxis", "ok" if pyxis else "missing", detail)
+    yield Check("slurm", "pyxis", "ok" if pyxis else "missing", detail)
 
 
-def kubernetes() -> Iterator[Finding]:
+def kubernetes() -> Iterator[Check]:
     """A kubeconfig, and kubectl's context."""
-    yield asked(
+    yield command(
         "kubernetes",
         "kubectl context",
         ["kubectl", "config", "current-context"],
@@ -151,4 +149,4 @@ def kubernetes() -> Iterator[Finding]:
     )
     config = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     there = any(Path(p).is_file() for p in config.split(os.pathsep) if p)
-    yield Finding("kubernetes", "kubeconfig", "ok" if there else "missing", config)
+    yield Check("kubernetes", "kubeconfig", "ok" if there else "missing", config)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.doctor import machine
-from launcher.doctor.looking import Finding
+from launcher.doctor.looking import Check
 from launcher.errors import SpecError
 from launcher.images import facts as images_facts
 
@@ -81,8 +81,8 @@ def _nvcc() -> str:
         said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    found = re.search(r"release (\d+\.\d+)", said)
-    return found[1] if found else ""
+    release = re.search(r"release (\d+\.\d+)", said)
+    return release[1] if release else ""
 
 
 def probe() -> dict[str, Any] | None:
@@ -90,54 +90,52 @@ def probe() -> dict[str, Any] | None:
     words = [sys.executable, "-c", _PROBE, *_PACKAGES]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=180)
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError):
         return None
-    return found
+    return facts
 
 
-def findings() -> Iterator[Finding]:
+def checks() -> Iterator[Check]:
     """Python, its packages, and every op."""
-    yield Finding("python", "python", "ok", f"{platform.python_version()} at {sys.executable}")
+    yield Check("python", "python", "ok", f"{platform.python_version()} at {sys.executable}")
     facts = probe()
     if facts is None:
-        hint = "asking it failed; try `python -c 'import torch, deepspeed'`"
-        yield Finding("python", "torch", "warning", hint)
+        hint = "importing it failed; try `python -c 'import torch, deepspeed'`"
+        yield Check("python", "torch", "warning", hint)
         return
     have, holds = tools(), contents()
     yield from _packages(facts)
     if facts.get("ops_error"):
-        yield Finding("ops", "DeepSpeed", "warning", facts["ops_error"])
+        yield Check("ops", "DeepSpeed", "warning", facts["ops_error"])
     for name, op in (facts.get("ops") or {}).items():
-        yield Finding("ops", name, *judged(op, facts, have, holds))
-    yield Finding(
-        "ops", "ninja", "ok" if have.ninja else "missing", have.ninja or "compiles ops on first use"
-    )
-    yield Finding(
+        yield Check("ops", name, *verdict(op, facts, have, holds))
+    yield Check("ops", "ninja", "ok" if have.ninja else "missing", have.ninja or "compiles ops on first use")
+    yield Check(
         "ops", "c++", "ok" if have.compiler else "missing", have.compiler or "compiles ops on first use"
     )
-    yield Finding(
+    yield Check(
         "ops", "nvcc", "ok" if have.nvcc else "missing", f"CUDA {have.nvcc}" if have.nvcc else "GPU ops"
     )
 
 
-def _packages(facts: dict[str, Any]) -> Iterator[Finding]:
+def _packages(facts: dict[str, Any]) -> Iterator[Check]:
     for name in _PACKAGES:
         version = facts[name]
         state: State = "ok" if version else "missing"
-        yield Finding("python", name, state, version or "pip install '.[train]' brings it")
+        yield Check("python", name, state, version or "pip install '.[train]'")
     if not facts.get("torch"):
         return
     if facts.get("torch_error"):
-        yield Finding("python", "import torch", "warning", facts["torch_error"])
+        yield Check("python", "import torch", "warning", facts["torch_error"])
         return
     gpus = facts["gpus"]
     detail = f"{len(gpus)} × {gpus[0]}" if gpus else "none: ranks run on the CPU"
-    yield Finding("python", "GPUs of torch", "ok" if gpus else "missing", detail)
+    yield Check("python", "GPUs of torch", "ok" if gpus else "missing", detail)
     built = facts["cuda"]
-    yield Finding("python", "CUDA of torch", *_cuda(built, machine.driver()))
+    yield Check("python", "CUDA of torch", *_cuda(built, machine.driver()))
     if facts["nccl"]:
-        yield Finding("python", "NCCL of torch", "ok", facts["nccl"])
+        yield Check("python", "NCCL of torch", "ok", facts["nccl"])
 
 
 def _cuda(built: str | None, driver: str) -> tuple[State, str]:
@@ -148,7 +146,7 @@ def _cuda(built: str | None, driver: str) -> tuple[State, str]:
     if driver and int(driver.split(".")[0]) < int(built.split(".")[0]):
         return (
             "warning",
-            f"{built}, and the driver ends at {driver}: update the driver, or use torch for CUDA {driver}",
+            f"{built}, and the driver supports up to {driver}: update the driver, or use torch for CUDA {driver}",
         )
     return "ok", built
 
@@ -161,7 +159,7 @@ def contents() -> images_facts.Facts | None:
         return None
 
 
-def judged(
+def verdict(
     op: dict[str, Any], facts: dict[str, Any], have: Tools, holds: images_facts.Facts | None
 ) -> tuple[State, str]:
     """Whether an op is prebuilt, compiled on first use or cannot work here, and why.
@@ -185,7 +183,7 @@ def judged(
             )
         return "ok", "prebuilt"
     if op["prebuilt"]:
-        other = f"prebuilt for {facts['built_for']} and this is {facts['accelerator']}; "
+        other = f"prebuilt for {facts['built_for']}, the accelerator here is {facts['accelerator']}; "
     lacks = _lacks(op, facts, have)
     if lacks:
         return "missing", f"{other}cannot work here: {lacks}"
@@ -195,7 +193,7 @@ def judged(
 def _lacks(op: dict[str, Any], facts: dict[str, Any], have: Tools) -> str:
     """Why the op cannot be compiled here; empty when it can."""
     if not op["fits"]:
-        return op["why"] or "DeepSpeed says so, and not why"
+        return op["why"] or "DeepSpeed gives no reason"
     if op["key"] == "FP_QUANTIZER" and have.nvcc.startswith("13."):
         return str(images_facts.refused()["FP_QUANTIZER"])
     gpu = op["gpu"] and facts["accelerator"] == "cuda"

@@ -73,33 +73,34 @@ def parse(text: str, source: str) -> Facts:
     """The facts of an image.json. Raises SpecError when `text` is none."""
     try:
         data = json.loads(text)
+        ops = {
+            name: _op(name, _capabilities(op["architectures"]), _capabilities(op["ptx"]))
+            for name, op in data["ops"].items()
+        }
         return Facts(
-            source,
-            str(data["flavour"]),
-            str(data["cuda"]),
-            {
-                name: _op(name, _capabilities(op["architectures"]), _capabilities(op["ptx"]))
-                for name, op in data["ops"].items()
-            },
-            str(data["cpu_level"]),
-            data["compiler"] is True,
-            str(data.get("revision", "")),
+            source=source,
+            flavour=str(data["flavour"]),
+            cuda=str(data["cuda"]),
+            ops=ops,
+            level=str(data["cpu_level"]),
+            compiler=data["compiler"] is True,
+            revision=str(data.get("revision", "")),
         )
     except json.JSONDecodeError as error:
         place = Place(source, error.lineno, error.colno)
         raise SpecError(Problem(f"not JSON: {error.msg}", "`make image-facts` prints it", place)) from None
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         what = "these are not the facts of an image"
         raise SpecError(Problem(what, "`make image-facts` prints them", Place(source, 1, 1))) from None
 
 
 def from_labels(labels: Mapping[str, str], source: str) -> Facts | None:
     """The facts that an image's labels give, None for an image of someone else's (docker/README.md has their names)."""
-    found = {name.removeprefix("deepspeed-job."): value for name, value in labels.items()}
-    names = found.get("ops", "").split()
-    if not names or "flavour" not in found:
+    ours = {name.removeprefix("deepspeed-job."): value for name, value in labels.items()}
+    names = ours.get("ops", "").split()
+    if not names or "flavour" not in ours:
         return None
-    listed = [word for word in found.get("architectures", "").split(";") if word]
+    listed = [word for word in ours.get("architectures", "").split(";") if word]
     try:
         sass = _capabilities([word.removesuffix("+PTX") for word in listed])
         ptx = _capabilities([word.removesuffix("+PTX") for word in listed if word.endswith("+PTX")])
@@ -107,13 +108,13 @@ def from_labels(labels: Mapping[str, str], source: str) -> Facts | None:
     except ValueError:
         return None
     return Facts(
-        source,
-        found["flavour"],
-        found.get("cuda", ""),
-        ops,
-        found.get("cpu-level", ""),
-        found.get("compiler") == "yes",
-        labels.get("org.opencontainers.image.revision", ""),
+        source=source,
+        flavour=ours["flavour"],
+        cuda=ours.get("cuda", ""),
+        ops=ops,
+        level=ours.get("cpu-level", ""),
+        compiler=ours.get("compiler") == "yes",
+        revision=labels.get("org.opencontainers.image.revision", ""),
     )
 
 
@@ -122,7 +123,7 @@ def _capabilities(words: list[str]) -> tuple[Capability, ...]:
 
 
 def _op(name: str, sass: tuple[Capability, ...], ptx: tuple[Capability, ...]) -> Op:
-    """The op `name` in an image that is compiled for these; ready-made kernels run only where they exist."""
+    """The op `name` in an image that is compiled for these; precompiled kernels run only where they exist."""
     entry = catalogue().get(name, {"gpu": bool(sass or ptx)})
     if not entry.get("gpu"):
         return Op(gpu=False)
@@ -132,17 +133,17 @@ def _op(name: str, sass: tuple[Capability, ...], ptx: tuple[Capability, ...]) ->
 
 def catalogue() -> dict[str, Any]:
     """DeepSpeed's ops by the name that DS_BUILD_… gives them (docker/ops.json)."""
-    made: dict[str, Any] = _ops()["ops"]
-    return made
+    ops: dict[str, Any] = _ops()["ops"]
+    return ops
 
 
 def refused() -> dict[str, str]:
     """The ops that cannot be built, each with why."""
-    made: dict[str, str] = _ops()["refused"]
-    return made
+    reasons: dict[str, str] = _ops()["refused"]
+    return reasons
 
 
 @functools.cache
 def _ops() -> dict[str, Any]:
-    made: dict[str, Any] = json.loads((ROOT / "docker" / "ops.json").read_text(encoding="utf-8"))
-    return made
+    tables: dict[str, Any] = json.loads((ROOT / "docker" / "ops.json").read_text(encoding="utf-8"))
+    return tables

@@ -1,6 +1,6 @@
-"""What an image in a registry says of itself: its labels, by skopeo.
+"""The labels of an image in a registry, read by skopeo.
 
-Owns the one question to a registry, which is asked when a job is really submitted, and never by `--dry-run`.
+Owns the one request to a registry, which is made when a job is really submitted, and never by `--dry-run`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from launcher.images import facts as images_facts
 if TYPE_CHECKING:
     from launcher.images.facts import Facts
 
-SECONDS = 10  # a registry that takes longer does not hold a submission up
+SECONDS = 10  # a slower registry does not delay a submission
 
 
 @functools.cache
@@ -41,19 +41,22 @@ def facts(name: str) -> tuple[Facts | None, str]:
         done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
         labels = json.loads(done.stdout)["Labels"] if done.returncode == 0 else None
     except subprocess.TimeoutExpired:
-        return None, f"{name} is not checked: its registry did not answer in {SECONDS} s"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return None, f"{name} is not checked: skopeo: {error}"
+        return None, f"{name} was not checked: its registry did not answer within {SECONDS} s"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return None, f"{name} was not checked: skopeo: {error}"
     if done.returncode:
-        return None, f"{name} is not checked: {_words(done.stderr) or f'skopeo ended with {done.returncode}'}"
+        return (
+            None,
+            f"{name} was not checked: {_words(done.stderr) or f'skopeo exited with {done.returncode}'}",
+        )
     return images_facts.from_labels(labels or {}, f"labels of {name}"), ""
 
 
 def _words(log: str) -> str:
     """The last line of skopeo's log, without its time and level."""
     last = log.strip().rpartition("\n")[2]
-    found = re.search(r'msg="((?:\\.|[^"\\])*)"', last)
-    return re.sub(r"\\(.)", r"\1", found[1]) if found else last
+    message = re.search(r'msg="((?:\\.|[^"\\])*)"', last)
+    return re.sub(r"\\(.)", r"\1", message[1]) if message else last
 
 
 def in_registry(name: str) -> bool:

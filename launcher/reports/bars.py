@@ -1,8 +1,8 @@
 """Stacked bars against a capacity, and how they look in a terminal.
 
-Owns scales and shades; knows nothing of plans. As SVG they are drawn by charts.py, as PNG by png.py.
+Owns scales and shades; knows nothing of plans. As pictures they are drawn by pictures.py.
 
-    group = bars.Group("memory of a GPU", 80 * 10**9, (bars.Bar("zero1", {"parameters": 13 * 10**9}),))
+    group = bars.Group("memory per GPU", 80 * 10**9, (bars.Bar("zero1", {"parameters": 13 * 10**9}),))
     bars.text(group) -> lines
 """
 
@@ -29,7 +29,7 @@ class Bar:
     name: str
     parts: Mapping[str, int]
     note: str = ""
-    marked: bool = False  # the one that counts
+    selected: bool = False
 
     @property
     def total(self) -> int:
@@ -52,22 +52,20 @@ class Group:
 
     @property
     def names(self) -> list[str]:
-        """The parts that any bar has, in order: the place of a name is its colour."""
-        names = dict.fromkeys(name for bar in self.bars for name in bar.parts)
-        return [name for name in names if any(bar.parts.get(name) for bar in self.bars)]
+        """The parts of all bars, in order: the index of a name is its colour."""
+        return list(dict.fromkeys(name for bar in self.bars for name in bar.parts))
 
 
 def text(group: Group) -> Iterator[str]:
-    """A title and a line a bar; `│` is the capacity, `»` a bar that goes on."""
-    there = group.capacity
-    has = f" (│ is what there is, {units.gigabytes(there)})" if there else ""
-    yield f"{group.title}{has}"
+    """A title and a line per bar; `│` is the capacity, `»` the end of a bar that was cut."""
+    capacity = group.capacity
+    yield f"{group.title}{f' (│ = capacity, {units.gigabytes(capacity)})' if capacity else ''}"
     wide = max(len(bar.name) for bar in group.bars)
     for bar in group.bars:
-        mark = "→" if bar.marked else " "
-        over = [f"{units.gigabytes(bar.total - there)} too much"] if there and bar.total > there else []
-        behind = "; ".join([*over, *filter(None, [bar.note])])
-        line = f"{mark} {bar.name:<{wide}} [{strip(group, bar)}] {units.gigabytes(bar.total):>8}  {behind}"
+        mark = "→" if bar.selected else " "
+        over = f"over by {units.gigabytes(bar.total - capacity)}" if capacity and bar.total > capacity else ""
+        notes = "; ".join(filter(None, [over, bar.note]))
+        line = f"{mark} {bar.name:<{wide}} [{strip(group, bar)}] {units.gigabytes(bar.total):>8}  {notes}"
         yield line.rstrip()
 
 

@@ -1,84 +1,106 @@
-"""What runs measured, as curves: read from metrics.jsonl, summed up in a table, or drawn in one HTML file.
+"""What runs measured, step by step: summed up in a table or as JSON, and which charts there are.
 
-Owns which figures there are and how they are summed up; how a curve is drawn is charts.py's.
+Owns the figures and their units; metrics.jsonl is read by runs.metrics, charts are drawn by pictures.py.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import units
 from launcher.errors import RunNotFoundError
-from launcher.reports import charts, tables
-from launcher.runs import logs
+from launcher.reports import tables
+from launcher.runs import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-# key of metrics.jsonl → title; docker/workloads/metrics.py says what each is
+    Points = Sequence[tuple[float, float]]  # (optimizer step, value)
+
+
+class Figure(NamedTuple):
+    """A figure of metrics.jsonl as a chart shows it: `unit` of `scale` times the value."""
+
+    title: str
+    unit: str
+    scale: float = 1.0
+
+
+# key of metrics.jsonl → its chart; docker/workloads/metrics.py says what each is
 FIGURES = {
-    "loss": "Loss (nats per token)",
-    "tokens_per_second": "Throughput (tokens per second)",
-    "memory_bytes": "Peak memory of rank 0 (bytes)",
-    "lr": "Learning rate",
-    "grad_norm": "Norm of the gradient",
-    "reward": "Mean reward",
-    "accuracy": "Accuracy",
-    "margin": "Margin between the better and the worse answer",
-    "kl": "Distance to the start (KL)",
+    "loss": Figure("Training loss", "mean over the global batch"),
+    "tokens_per_second": Figure("Throughput", "tokens per second"),
+    "memory_bytes": Figure("Peak memory of rank 0", "GB", 1e-9),
+    "lr": Figure("Learning rate", "learning rate"),
+    "grad_norm": Figure("Gradient norm", "2-norm, before clipping"),
+    "reward": Figure("Reward", "mean over the global batch"),
+    "accuracy": Figure("Accuracy", "share of pairs"),
+    "margin": Figure("Reward margin", "chosen − rejected"),
+    "kl": Figure("KL to the reference policy", "nats"),
 }
-
-
-NOTE = "steps along the foot, dots are held-out data"
+LEGEND = "x-axis: optimizer steps; dots: validation loss"
+_POINTS = 400  # drawn of a line
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The steps of one run in order, each once, and its evaluations as (step, loss)."""
+    """The steps of one run in order, each once, and its evaluations as (step, validation loss)."""
 
     name: str
-    steps: tuple[dict[str, Any], ...]
+    steps: tuple[metrics.Record, ...]
     evaluations: tuple[tuple[int, float], ...]
 
-    def points(self, key: str) -> tuple[tuple[float, float], ...]:
+    def points(self, key: str) -> tuple[tuple[int, float], ...]:
         """(step, value) of a figure, where it was measured."""
-        return tuple((s["step"], s[key]) for s in self.steps if isinstance(s.get(key), (int, float)))
+        return tuple((s.step, s.figures[key]) for s in self.steps if key in s.figures)
+
+    def values(self, key: str) -> list[float]:
+        """The values of a figure, where it was measured."""
+        return [value for _, value in self.points(key)]
+
+
+class Chart(NamedTuple):
+    """A figure of several runs: a line for each run, and dots (evaluations), both possibly empty."""
+
+    title: str
+    unit: str
+    lines: list[Points]
+    dots: list[Points]
 
 
 def read(name: str, folder: Path) -> Curves:
-    """The curves of the run in `folder`. A step that was repeated counts once, as it went last.
+    """The curves of the run in `folder`. A step that was repeated counts once, as it was written last.
 
     Raises RunNotFoundError when it has measured nothing yet.
     """
-    records, _ = logs.metrics(folder)
-    latest = {
-        r["step"]: r for r in records if "event" not in r and isinstance(r.get("step"), int) and "loss" in r
-    }
-    evaluated = {
-        r["step"]: r["loss"] for r in records if r.get("event") == "eval" and r.get("loss") is not None
+    records, _ = metrics.read(folder)
+    latest = {record.step: record for record in metrics.steps(records)}
+    evaluations = {
+        record.step: record.figures["loss"]
+        for record in metrics.events(records, "eval")
+        if "loss" in record.figures
     }
     if not latest:
         raise RunNotFoundError(
-            f"{name} has no steps in {folder / 'metrics.jsonl'}",
-            hint="it has not begun, or its workload does not train",
+            f"{name} has no steps in {folder / metrics.FILE}",
+            hint="it has not started, or its workload does not train",
         )
-    return Curves(name, tuple(latest[step] for step in sorted(latest)), tuple(sorted(evaluated.items())))
+    steps = tuple(latest[step] for step in sorted(latest))
+    return Curves(units.printable(name), steps, tuple(sorted(evaluations.items())))
 
 
 def summary(run: Curves) -> dict[str, Any]:
     """First and last figures of a run; None for what it does not measure."""
-    losses = [value for _, value in run.points("loss")]
-    speeds = [value for _, value in run.points("tokens_per_second")]
-    memory = [value for _, value in run.points("memory_bytes")]
-    times = [value for _, value in run.points("time")]
-    rewards = [value for _, value in run.points("reward")]
+    losses, rewards, times = (run.values(key) for key in ("loss", "reward", "time"))
+    speeds, memory = run.values("tokens_per_second"), run.values("memory_bytes")
     return {
         "run": run.name,
-        "steps": run.steps[-1]["step"],
+        "steps": run.steps[-1].step,
         "loss_first": losses[0] if losses else None,
         "loss_last": statistics.fmean(losses[-10:]) if losses else None,
         "eval_loss": run.evaluations[-1][1] if run.evaluations else None,
@@ -86,7 +108,7 @@ def summary(run: Curves) -> dict[str, Any]:
         "reward_last": statistics.fmean(rewards[-10:]) if rewards else None,
         "tokens_per_second": statistics.median(speeds) if speeds else None,
         "memory_bytes": max(memory) if memory else None,
-        "seconds": times[-1] - times[0] if times else None,
+        "seconds": max(times) - min(times) if times else None,
     }
 
 
@@ -94,54 +116,76 @@ def text(runs: Sequence[Curves]) -> str:
     """A table of the runs for a person, each with a sketch of its loss."""
     rows = []
     for run in runs:
-        found = summary(run)
-        speed, memory, seconds = (found[k] for k in ("tokens_per_second", "memory_bytes", "seconds"))
+        figures = summary(run)
+        speed, memory, seconds = (figures[k] for k in ("tokens_per_second", "memory_bytes", "seconds"))
         rows.append(
             (
                 run.name,
-                str(found["steps"]),
-                *(_number(found[key]) for key in ("loss_first", "loss_last", "eval_loss")),
+                str(figures["steps"]),
+                *(tables.number(figures[key]) for key in ("loss_first", "loss_last", "eval_loss")),
                 f"{speed:,.0f}" if speed else "-",
                 units.gigabytes(memory) if memory else "-",
                 units.brief(seconds) if seconds is not None else "-",
-                charts.sketch([value for _, value in run.points("loss")]),
+                sketch(run.values("loss")),
             )
         )
-    return tables.table(
-        rows, ("RUN", "STEPS", "LOSS", "→ LAST", "EVAL", "TOKENS/S", "MEMORY", "TIME", "LOSS OVER STEPS")
+    head = (
+        "RUN",
+        "STEPS",
+        "FIRST LOSS",
+        "LAST LOSS",
+        "VALIDATION",
+        "TOKENS/S",
+        "MEMORY",
+        "TIME",
+        "LOSS BY STEP",
     )
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    return tables.table(rows, head)
 
 
 def as_json(runs: Iterable[Curves]) -> str:
-    """Summaries and points for a program."""
-    made = [
+    """Summaries and points, machine-readable."""
+    data = [
         {
-            **summary(r),
-            "points": {k: r.points(k) for k in FIGURES if r.points(k)},
-            "evaluations": r.evaluations,
+            **summary(run),
+            "points": {key: run.points(key) for key in FIGURES if run.points(key)},
+            "evaluations": run.evaluations,
         }
-        for r in runs
+        for run in runs
     ]
-    return json.dumps(made, indent=2, ensure_ascii=False)
+    return json.dumps(data, indent=2, ensure_ascii=False)
 
 
-def drawn(runs: Sequence[Curves]) -> list[tuple[str, list[charts.Line], list[charts.Points]]]:
-    """(title, a line for each run, its evaluations) of every figure that any of the runs has."""
-    made = []
-    for key, title in FIGURES.items():
-        lines = [charts.Line(run.name, run.points(key)) for run in runs]
-        dots: list[charts.Points] = [run.evaluations if key == "loss" else () for run in runs]
-        if any(line.points for line in lines):
-            made.append((title, lines, dots))
-    return made
+def charts(runs: Sequence[Curves]) -> list[Chart]:
+    """A chart of every figure that any of the runs measured."""
+    return [
+        Chart(
+            figure.title,
+            figure.unit,
+            [[(x, y * figure.scale) for x, y in thinned(run.points(key), _POINTS)] for run in runs],
+            [run.evaluations if key == "loss" else () for run in runs],
+        )
+        for key, figure in FIGURES.items()
+        if any(run.points(key) for run in runs)
+    ]
 
 
-def html(runs: Sequence[Curves]) -> str:
-    """One page that stands alone: a chart for every figure that any of the runs has, the runs in one colour each."""
-    figures = [charts.chart(*one) for one in drawn(runs)]
-    names = [run.name for run in runs]
-    return charts.page(" · ".join(names), names, figures, text(runs), NOTE)
+def thinned(points: Points, most: int) -> list[tuple[float, float]]:
+    """At most `most` points: neighbours are averaged, the first and the last stay."""
+    if len(points) <= most:
+        return list(points)
+    inner = points[1:-1]
+    size = math.ceil(len(inner) / (most - 2))
+    groups = [inner[start : start + size] for start in range(0, len(inner), size)]
+    means = [(statistics.fmean(x for x, _ in g), statistics.fmean(y for _, y in g)) for g in groups]
+    return [points[0], *means, points[-1]]
+
+
+def sketch(values: Sequence[float], width: int = 16) -> str:
+    """The curve in a few block characters, from its lowest to its highest value."""
+    if not values:
+        return "-"
+    shown = [y for _, y in thinned([(0.0, v) for v in values], width)]
+    low, high = min(shown), max(shown)
+    scale = 7 / (high - low) if high > low else 0
+    return "".join("▁▂▃▄▅▆▇█"[round((value - low) * scale)] for value in shown)

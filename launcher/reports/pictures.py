@@ -1,75 +1,116 @@
-"""Plans and runs as pictures in files: a page of HTML that stands alone, or a PNG.
+"""Plans and runs as pictures in files: a page of HTML that stands alone, PNG, SVG or PDF, by the file's suffix.
 
-Owns the files: whole or not there, and never in place of something else; what is drawn is show_fit's and curves'.
+Owns the files: whole or not there, and never in place of something else; drawing.py draws.
 """
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from launcher import atomic
+from launcher import atomic, units
 from launcher.errors import PlanError, Problem, SpecError
+from launcher.reports import curves, drawing, estimate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from launcher.planning.fit import Fit
     from launcher.planning.plan import Plan
     from launcher.reports.curves import Curves
 
-# What a file begins with that these may replace: https://www.w3.org/TR/png-3/#5PNG-file-signature
-_HTML, _PNG = b"<!doctype html>", b"\x89PNG\r\n\x1a\n"
+# Suffix → what a file begins with that may be replaced: https://www.w3.org/TR/png-3/#5PNG-file-signature
+STARTS = {".html": b"<!doctype html>", ".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
 
 
-def of_plan(plan: Plan, html: str | None, png: str | None) -> Iterator[str]:
-    """Draw the plan's memory into the files that are named; the paths that were written.
+def draw_plan(plan: Plan, paths: Sequence[str]) -> Iterator[str]:
+    """Draw the plan's memory into the files `paths`; yields those that were written.
 
     Raises PlanError where memory is not estimated, SpecError for a file that cannot be written, and ToolMissingError
-    for a PNG without matplotlib.
+    without matplotlib.
     """
     if plan.fit is None:
-        what = f"there is nothing to draw: the memory of workload {plan.job.workload!r} is not estimated"
-        raise PlanError(Problem(what, about=("job", "workload"))).at(plan.places)
-    from launcher.reports import estimate
-
-    title = (
-        f"{plan.id}: {plan.fit.model.name} on {plan.nodes} × {plan.slots} {plan.cluster.gpu or 'CPU ranks'}"
-    )
-    if html:
-        yield _write("--html", html, _HTML, estimate.html(plan.fit, title).encode())
-    if png:
-        from launcher.reports import png as drawing
-
-        yield _write("--png", png, _PNG, drawing.stacked(title, estimate.groups(plan.fit), estimate.NOTE))
+        message = f"there is nothing to draw: the memory of workload {plan.job.workload!r} is not estimated"
+        raise PlanError(Problem(message, about=("job", "workload"))).at(plan.places)
+    return draw_fit(plan.id, plan.fit, paths)
 
 
-def of_runs(runs: Sequence[Curves], html: str | None, png: str | None) -> Iterator[str]:
-    """Draw what the runs measured into the files that are named; the paths that were written. Raises as `of_plan`."""
-    from launcher.reports import curves
-
-    if html:
-        yield _write("--html", html, _HTML, curves.html(runs).encode())
-    if png:
-        from launcher.reports import png as drawing
-
-        title = " · ".join(run.name for run in runs)
-        yield _write("--png", png, _PNG, drawing.lines(title, curves.drawn(runs), [r.name for r in runs]))
+def draw_fit(name: str, fit: Fit, paths: Sequence[str]) -> Iterator[str]:
+    """Draw the memory of `fit`, which is called `name`; the rest as `draw_plan`."""
+    machine = fit.machine
+    where = f"{machine.hosts} × {machine.slots} {machine.gpu.name if machine.gpu else 'CPU ranks'}"
+    title = units.printable(f"{name}: {fit.model.name} on {where}")
+    text, groups = estimate.text(fit), estimate.groups(fit)
+    return _written(paths, title, text, lambda: drawing.memory(title, groups))
 
 
-def _write(option: str, path: str, start: bytes, content: bytes) -> str:
-    """Write `content`, unless the file is one that does not begin with `start`: that is somebody's."""
-    file = Path(path)
+def draw_runs(runs: Sequence[Curves], paths: Sequence[str]) -> Iterator[str]:
+    """Draw what the runs measured into the files `paths`; yields those that were written. Raises as `draw_plan`."""
+    title = " · ".join(run.name for run in runs)
+    names, charts = [run.name for run in runs], curves.charts(runs)
+    text = f"{curves.text(runs)}\n\n{curves.LEGEND}"
+    return _written(paths, title, text, lambda: drawing.runs(title, names, charts))
+
+
+def _written(paths: Sequence[str], title: str, text: str, draw: Callable[[], Any]) -> Iterator[str]:
+    """Write the figure that `draw` makes into `paths`, once all of them are known to be possible."""
+    suffixes = {path: _suffix(Path(path)) for path in paths}
+    kinds = {"svg" if suffix == ".html" else suffix[1:] for suffix in suffixes.values()}
+    pictures = drawing.encoded(draw, kinds) if kinds else {}
+    for path, suffix in suffixes.items():
+        page = suffix == ".html"
+        _write(Path(path), _page(title, text, pictures["svg"].decode()) if page else pictures[suffix[1:]])
+        yield path
+
+
+def _suffix(path: Path) -> str:
+    """The kind of picture. Raises SpecError for no known one, or for a file that exists and is no such picture."""
+    suffix = path.suffix.lower()
+    if suffix not in STARTS:
+        hint = f"name a file that ends in {', '.join(STARTS)}"
+        raise SpecError(f"--plot {str(path)!r}: the suffix says which kind of picture it is", hint=hint)
     try:
-        if file.is_file() and file.stat().st_size:
-            with file.open("rb") as there:
-                if there.read(len(start)) != start:
-                    what = f"{option} {path}: the file is there and is no picture"
-                    raise SpecError(what, hint="it stays as it is; name another one")
-        if file.exists() and not file.is_file():  # a device or a pipe
-            file.write_bytes(content)
+        if path.is_file() and path.stat().st_size:
+            with path.open("rb") as file:
+                ours = file.read(len(STARTS[suffix])) == STARTS[suffix]
         else:
-            atomic.write(file, content)
+            ours = path.is_file() or not path.exists()
     except OSError as error:
-        what = f"{option} {path}: {error.strerror}"
-        raise SpecError(what, hint="name a file that can be written") from None
-    return path
+        raise _unwritable(path, error) from None
+    if not ours:
+        message = f"--plot {path}: the file exists and is no picture"
+        raise SpecError(message, hint="it is left as it is; name another one")
+    return suffix
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        if path.exists() and not path.is_file():  # a device or a pipe
+            path.write_bytes(content)
+        else:
+            atomic.write(path, content)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> SpecError:
+    return SpecError(f"--plot {path}: {error.strerror}", hint="name a file that can be written")
+
+
+def _page(title: str, text: str, svg: str) -> bytes:
+    """A page without scripts and without other files: the picture, and what the terminal says."""
+    drawing = svg[svg.index("<svg") :].replace(
+        "<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1
+    )
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<meta name="viewport" content="width=device-width">
+<style>
+body {{ font: 14px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto; max-width: 1100px;
+  padding: 0 1rem; }}
+svg {{ width: 100%; height: auto; }} pre {{ overflow-x: auto; }}
+</style></head><body>
+{drawing}<pre>{html.escape(text)}</pre></body></html>
+"""
+    return page.encode()

@@ -1,6 +1,6 @@
 """`--wait`: one live view of a run, and a summary at its end.
 
-Owns what is shown on stderr while a run goes on; figures come from its metrics, states from its scheduler.
+Owns what is shown on stderr while a run is running; figures come from its metrics, states from its scheduler.
 """
 
 from __future__ import annotations
@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import units
 from launcher.reports import tables
-from launcher.runs import diagnosis, logs
+from launcher.runs import diagnosis, metrics
 from launcher.runs.status import ENDED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
+    from launcher.runs.metrics import Record
     from launcher.runs.record import Run
     from launcher.runs.status import Status
     from launcher.schedulers import Scheduler
 
-_POLL = {
-    "local": 0.3
-}  # seconds between looks at the scheduler; others are shared, so they are asked less often
-_POLL_SHARED = 3.0
+# Seconds between two queries of the scheduler; those that are shared are queried less often.
+_POLL, _POLL_SHARED = {"local": 0.3}, 3.0
 _LINE_EVERY = 30.0  # seconds between progress lines where there is no terminal
 
 
@@ -38,9 +37,9 @@ def follow(scheduler: Scheduler, run: Run) -> int:
         with _display() as display:
             now = _watch(scheduler, run, view, display)
     except KeyboardInterrupt:
-        _say(
-            f"\n{run.id} goes on. Come back with: python -m launcher logs {run.id} -f, or end it with: cancel"
-        )
+        _say(f"\n{run.id} is still running")
+        _say(f"follow it: python -m launcher logs {run.id} -f")
+        _say(f"end it: python -m launcher cancel {run.id}")
         raise
     _say(_summary(run, now, view))
     return 0 if now.state == "SUCCEEDED" else 1
@@ -60,42 +59,50 @@ def _watch(scheduler: Scheduler, run: Run, view: _View, display: _Display) -> St
 
 @dataclass
 class _View:
-    """What metrics.jsonl has told so far."""
+    """What metrics.jsonl has said so far."""
 
     run: Run
     offset: int = 0
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    events: list[dict[str, Any]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    steps: list[Record] = field(default_factory=list)  # those of them without an event
 
     def read(self) -> None:
-        records, self.offset = logs.metrics(self.run.folder, self.offset)
-        self.steps += [r for r in records if "event" not in r and "loss" in r]
-        self.events += [r for r in records if "event" in r]
+        new, self.offset = metrics.read(self.run.folder, self.offset)
+        self.records += new
+        self.steps += metrics.steps(new)
+
+    def words(self, event: str, key: str) -> list[str]:
+        """The texts `key` of the events that have one."""
+        return [e.texts[key] for e in metrics.events(self.records, event) if key in e.texts]
 
     @property
     def fraction(self) -> float:
-        last = self.steps[-1] if self.steps else {}
-        return last["step"] / last["max_steps"] if last.get("max_steps") else 0.0
+        whole = self.steps[-1].figures.get("max_steps", 0.0) if self.steps else 0.0
+        return min(self.steps[-1].step / whole, 1.0) if whole > 0 else 0.0
 
     def line(self, now: Status) -> str:
         if not self.steps and now.state == "RUNNING":
-            urls = [event["url"] for event in self.events if event["event"] == "ready"]
-            return f"serving at {urls[-1]}" if urls else "running: the ranks start"
+            urls = self.words("ready", "url")
+            return f"serving at {urls[-1]}" if urls else "running: ranks are starting"
         if not self.steps or now.state == "PENDING":
             return f"{now.state.lower()}{f': {now.reason}' if now.reason else ''}"
-        left = self._seconds_left()
+        left = seconds_left(self.steps)
         return tables.progress_line(self.steps[-1]) + (
             f", {units.brief(left)} left" if left is not None else ""
         )
 
-    def _seconds_left(self) -> float | None:
-        """From the pace of the last steps of this attempt."""
-        recent = self.steps[-20:]
-        first, last = recent[0], recent[-1]
-        done = last["step"] - first["step"]
-        if done <= 0 or not last.get("max_steps"):
-            return None
-        return float((last["max_steps"] - last["step"]) * (last["time"] - first["time"]) / done)
+
+def seconds_left(steps: Sequence[Record]) -> float | None:
+    """From the pace of the last steps of this attempt; None where that is not known."""
+    recent = [step for step in steps[-20:] if "time" in step.figures]
+    if not recent or "max_steps" not in recent[-1].figures:
+        return None
+    first, last = recent[0], recent[-1]
+    steps_done, seconds = last.step - first.step, last.figures["time"] - first.figures["time"]
+    steps_left = last.figures["max_steps"] - last.step
+    if steps_done <= 0 or seconds < 0 or not 0 <= steps_left < 1e12:
+        return None
+    return steps_left * seconds / steps_done
 
 
 class _Display:
@@ -141,32 +148,32 @@ def _display() -> Iterator[_Display]:
         yield _Bar(progress)
 
 
-def _trend(steps: list[dict[str, Any]]) -> tuple[str, str]:
-    """How what is learnt went: the reward where there is one (a policy's loss says nothing), else the loss."""
-    name = "reward" if steps[-1].get("reward") is not None else "loss"
-    known = [s for s in steps if s.get(name) is not None]
+def trend(steps: Sequence[Record]) -> tuple[str, str] | None:
+    """How the reward went where there is one (the loss of a policy says nothing), else the loss; None without both."""
+    name = "reward" if any("reward" in step.figures for step in steps[-1:]) else "loss"
+    known = [step for step in steps if name in step.figures]
+    if not known:
+        return None
     tail = known[-max(1, min(10, len(known) // 4)) :]
-    first, last = known[0][name], statistics.fmean(s[name] for s in tail)
+    first, last = known[0].figures[name], statistics.fmean(step.figures[name] for step in tail)
     share = f", {(first - last) / first:.0%} lower" if name == "loss" and first > last >= 0 else ""
-    return name, f"{first:.4f} at step {known[0]['step']} → {last:.4f} (last {len(tail)} logged){share}"
+    text = f"{tables.number(first)} at step {known[0].step} → {tables.number(last)} (last {len(tail)} logged){share}"
+    return name, text
 
 
 def _summary(run: Run, now: Status, view: _View) -> str:
     if now.state != "SUCCEEDED":
         return tables.status(run, now)
-    rows = [("run", f"{run.id} succeeded")]
-    if view.steps:
-        rows.append(_trend(view.steps))
-        speeds = [s["tokens_per_second"] for s in view.steps if s.get("tokens_per_second")]
-        if speeds:
-            rows.append(("speed", f"{statistics.median(speeds):,.0f} tokens/s (median)"))
-        rows.append(
-            (
-                "time",
-                f"{units.brief(view.steps[-1]['time'] - view.events[0]['time'])} from start to last step",
-            )
-        )
-    saved = [e["tag"] for e in view.events if e["event"] == "checkpoint"]
+    steps = view.steps
+    change = trend(steps)
+    rows = [("run", f"{run.id} succeeded"), *([change] if change else [])]
+    speeds = [speed for step in steps if (speed := step.figures.get("tokens_per_second"))]
+    if speeds:
+        rows.append(("speed", f"{tables.number(statistics.median(speeds), ',.0f')} tokens/s (median)"))
+    times = [record.figures["time"] for record in view.records if "time" in record.figures]
+    if steps and times:
+        rows.append(("time", f"{units.brief(max(times) - times[0])} from start to last step"))
+    saved = view.words("checkpoint", "tag")
     if saved:
         rows.append(("checkpoint", f"{run.folder}/checkpoints/{saved[-1]}"))
     rows += [("folder", str(run.folder)), ("logs", f"python -m launcher logs {run.id}")]

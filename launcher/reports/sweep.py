@@ -1,34 +1,86 @@
-"""What the runs of a sweep measured."""
+"""What the runs of a sweep measured: a record a run, as a table or as JSON."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from launcher import schedulers
-from launcher.runs import logs, record
+from launcher.errors import RunNotFoundError
+from launcher.reports import tables
+from launcher.runs import metrics, record
+from launcher.runs.status import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from launcher.runs.record import Run
     from launcher.runs.sweeps import Sweep
 
 
 def results(sweep: Sweep) -> list[dict[str, Any]]:
-    """A record a run: run, settings, state, step, loss, eval_loss, tokens_per_second; None for what is not there."""
-    found = [record.find(sweep.folder.parent, name) for name in sweep.runs]
-    made = []
-    for run, point, now in zip(found, sweep.points, schedulers.statuses(found), strict=True):
-        records, _ = logs.metrics(run.folder)
-        steps = [r for r in records if "event" not in r and "loss" in r]
-        evaluated = [r for r in records if r.get("event") == "eval"]
-        last = steps[-1] if steps else {}
-        made.append(
-            {
-                "run": run.id,
-                "settings": dict(setting.split("=", 1) for setting in point),
-                "state": now.state,
-                "step": last.get("step"),
-                "loss": last.get("loss"),
-                "eval_loss": evaluated[-1].get("loss") if evaluated else None,
-                "tokens_per_second": last.get("tokens_per_second"),
-            }
+    """A record a run: run, settings, state, step, loss, eval_loss, tokens_per_second; None for what is not measured.
+
+    A run whose folder was deleted is UNKNOWN.
+    """
+    runs = {name: _find(sweep.folder.parent, name) for name in sweep.runs}
+    known = [run for run in runs.values() if run]
+    states = {run.id: now for run, now in zip(known, schedulers.statuses(known), strict=True)}
+    return [
+        {
+            "run": name,
+            "settings": dict(setting.partition("=")[::2] for setting in point),
+            "state": states.get(name, Status("UNKNOWN")).state,
+            **_measured(sweep.folder.parent / name),
+        }
+        for name, point in zip(sweep.runs, sweep.points, strict=True)
+    ]
+
+
+def _find(runs: Path, name: str) -> Run | None:
+    try:
+        return record.find(runs, name)
+    except RunNotFoundError:
+        return None
+
+
+def _measured(folder: Path) -> dict[str, Any]:
+    """The last figures of the run in `folder`."""
+    records, _ = metrics.read(folder)
+    steps, evaluations = metrics.steps(records), metrics.events(records, "eval")
+    last = steps[-1].figures if steps else {}
+    return {
+        "step": steps[-1].step if steps else None,
+        "loss": last.get("loss"),
+        "eval_loss": evaluations[-1].figures.get("loss") if evaluations else None,
+        "tokens_per_second": last.get("tokens_per_second"),
+    }
+
+
+def as_json(results: Sequence[dict[str, Any]]) -> str:
+    """The results, machine-readable."""
+    return json.dumps(list(results), indent=2, ensure_ascii=False)
+
+
+def text(results: Sequence[dict[str, Any]]) -> str:
+    """A table, the lowest loss first: the validation loss where it was measured."""
+    keys = list(dict.fromkeys(key for result in results for key in result["settings"]))
+    rows = [
+        (
+            *(result["settings"].get(key, "-") for key in keys),
+            result["state"],
+            str(result["step"] or "-"),
+            tables.number(result["loss"]),
+            tables.number(result["eval_loss"]),
+            tables.number(result["tokens_per_second"], ",.0f"),
+            result["run"],
         )
-    return made
+        for result in sorted(results, key=_loss)
+    ]
+    return tables.table(rows, (*keys, "STATE", "STEP", "LOSS", "VALIDATION", "TOKENS/S", "RUN"))
+
+
+def _loss(result: dict[str, Any]) -> float:
+    known = (loss for key in ("eval_loss", "loss") if (loss := result[key]) is not None)
+    return next(known, float("inf"))

@@ -1,6 +1,6 @@
-"""What verbs print: tables for people, JSON for programs.
+"""What verbs print of plans and runs: tables, and machine-readable output (JSON).
 
-Owns columns and key names (docs: README, "Output for programs"); every figure comes from its own module.
+Owns columns and key names, which README.md beside this file documents; every figure comes from its own module.
 """
 
 from __future__ import annotations
@@ -17,90 +17,96 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from launcher.planning.plan import Plan
+    from launcher.runs.metrics import Record
     from launcher.runs.record import Run
     from launcher.runs.status import Status
 
 
 def table(rows: Iterable[Sequence[str]], head: Sequence[str] = ()) -> str:
-    """Rows in columns, two blanks apart, without trailing blanks."""
-    every = [list(head), *map(list, rows)] if head else [list(r) for r in rows]
-    widths = [max(len(row[i]) for row in every) for i in range(len(every[0]))] if every else []
+    """Rows in columns, two blanks apart, without trailing blanks; a cell is one printable line."""
+    cells = [[units.printable(cell) for cell in row] for row in ([head, *rows] if head else rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return "\n".join(
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in every
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
     )
+
+
+def number(value: float | None, form: str = ".4f") -> str:
+    """A figure in a table; `-` where it is not known. Very large ones are written with an exponent."""
+    if value is None:
+        return "-"
+    return f"{value:{form}}" if abs(value) < 1e12 else f"{value:.4g}"
 
 
 def _dump(data: Any) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False)
 
 
-def plan(made: Plan) -> str:
-    """A plan for a person."""
-    job = made.job
-    where = f"{made.nodes} × {made.slots} = {made.world_size} ranks"
+def plan(plan: Plan) -> str:
+    """A plan as text."""
+    job = plan.job
+    ranks = f"{plan.nodes} × {plan.slots} = {plan.world_size} ranks"
     rows = [
-        ("run", made.id),
+        ("run", plan.id),
         ("workload", f"{job.workload}{f', model {job.model}' if job.model else ''}"),
-        ("hosts × slots", f"{where} on {made.cluster.gpu or 'CPU'}, fabric {made.fabric.name}"),
-        *(_step(made) if workloads.steps(job.workload) else ()),
-        ("image", made.image),
-        ("walltime", f"{units.brief(job.walltime)}, started again up to {job.restarts} times"),
-        ("run folder", made.folder),
+        ("hosts × slots", f"{ranks} on {plan.cluster.gpu or 'CPU'}, fabric {plan.fabric.name}"),
+        *(_step(plan) if workloads.steps(job.workload) else ()),
+        ("image", plan.image),
+        ("walltime", f"{units.brief(job.walltime)}, restarted up to {job.restarts} times"),
+        ("run folder", plan.folder),
     ]
-    weighed = ["", estimate.text(made.fit)] if made.fit else []
-    lines = [table(rows), *weighed, "", "environment of the ranks:"]
-    lines += [f"  {v.name}={v.value}" + (f"  # {v.why}" if v.why else "") for v in made.environment]
-    lines += [f"  {s.variable}: from secret {s.name}" for s in made.secrets]
+    memory = ["", estimate.text(plan.fit)] if plan.fit else []
+    lines = [table(rows), *memory, "", "environment of the ranks:"]
+    for v in plan.environment:
+        lines.append(units.printable(f"  {v.name}={v.value}" + (f"  # {v.why}" if v.why else "")))
+    lines += [f"  {s.variable}: from secret {s.name}" for s in plan.secrets]
     return "\n".join(lines)
 
 
-def _step(made: Plan) -> Iterator[tuple[str, str]]:
+def _step(plan: Plan) -> Iterator[tuple[str, str]]:
     """What only programs have that work in steps."""
-    batch, kept = made.batch, made.job.checkpoint
-    counted = f"micro {batch.micro} × accumulation {batch.accumulation} × {_sharing(made)}"
-    yield "batch", f"{counted} = {batch.train} samples a step"
-    yield "deepspeed", f"{made.preset}, ZeRO stage {_stage(made)}, {made.precision}"
-    if workloads.is_script(made.job.workload) or "checkpoint-every" in workloads.options(made.job.workload):
+    batch, kept = plan.batch, plan.job.checkpoint
+    product = f"micro {batch.micro} × accumulation {batch.accumulation} × {_sharing(plan)}"
+    yield "batch", f"{product} = {batch.train} samples per step"
+    yield "deepspeed", f"{plan.preset}, ZeRO stage {_stage(plan)}, {plan.precision}"
+    if workloads.is_script(plan.job.workload) or "checkpoint-every" in workloads.options(plan.job.workload):
         yield "checkpoints", f"every {kept.every} steps, the newest {kept.keep} are kept"
 
 
-def _sharing(made: Plan) -> str:
+def _sharing(plan: Plan) -> str:
     """What micro batches are counted by: ranks, or groups of ranks that share samples."""
-    readers = made.batch.train // (made.batch.micro * made.batch.accumulation)
-    shared = made.world_size // readers
-    return f"{readers} groups of {shared} ranks" if shared > 1 else f"world size {made.world_size}"
+    groups = plan.batch.train // (plan.batch.micro * plan.batch.accumulation)
+    size = plan.world_size // groups
+    return f"{groups} groups of {size} ranks" if size > 1 else f"world size {plan.world_size}"
 
 
-def _stage(made: Plan) -> int:
-    return int(made.config.get("zero_optimization", {}).get("stage", 0))
+def _stage(plan: Plan) -> int:
+    return int(plan.config.get("zero_optimization", {}).get("stage", 0))
 
 
-def plan_json(made: Plan) -> str:
-    """A plan for a program."""
+def plan_json(plan: Plan) -> str:
+    """A plan, machine-readable."""
+    batch = plan.batch
     return _dump(
         {
-            "id": made.id,
-            "world_size": made.world_size,
-            "nodes": made.nodes,
-            "slots": made.slots,
-            "batch": {
-                "micro": made.batch.micro,
-                "accumulation": made.batch.accumulation,
-                "global": made.batch.train,
-            },
-            "deepspeed": {"preset": made.preset, "config": made.config},
-            "args": made.args,
-            **estimate.data(made.fit),
-            "precision": made.precision,
-            "image": made.image,
-            "folder": made.folder,
-            "environment": {v.name: v.value for v in made.environment},
+            "id": plan.id,
+            "world_size": plan.world_size,
+            "nodes": plan.nodes,
+            "slots": plan.slots,
+            "batch": {"micro": batch.micro, "accumulation": batch.accumulation, "global": batch.train},
+            "deepspeed": {"preset": plan.preset, "config": plan.config},
+            "args": plan.args,
+            **estimate.data(plan.fit),
+            "precision": plan.precision,
+            "image": plan.image,
+            "folder": plan.folder,
+            "environment": {v.name: v.value for v in plan.environment},
         }
     )
 
 
 def status_json(run: Run, now: Status) -> str:
-    """A run's status for a program."""
+    """A run's status, machine-readable."""
     return _dump(
         {
             "id": run.id,
@@ -116,8 +122,8 @@ def status_json(run: Run, now: Status) -> str:
 
 
 def status(run: Run, now: Status) -> str:
-    """A run's status for a person, with the first failure and how far it came."""
-    from launcher.runs import diagnosis, logs
+    """A run's status as text, with its progress and its first failure."""
+    from launcher.runs import diagnosis, metrics
 
     rows = [
         ("run", run.id),
@@ -131,19 +137,22 @@ def status(run: Run, now: Status) -> str:
     ]
     if now.exit_code is not None:
         rows.insert(2, ("exit code", str(now.exit_code)))
-    records, _ = logs.metrics(run.folder)
-    steps = [r for r in records if "loss" in r and "event" not in r]
+    steps = metrics.steps(metrics.read(run.folder)[0])
     if steps:
         rows.append(("progress", progress_line(steps[-1])))
     return "\n".join([table(rows), *diagnosis.report(run, now)])
 
 
-def progress_line(record: dict[str, Any]) -> str:
-    """One metrics record: step, loss (where a reward is what is learnt, that), speed."""
-    last = f"/{record['max_steps']}" if record.get("max_steps") else ""
-    speed = f", {record['tokens_per_second']:,.0f} tokens/s" if record.get("tokens_per_second") else ""
-    name = "reward" if record.get("reward") is not None else "loss"
-    return f"step {record.get('step', '?')}{last}, {name} {record[name]:.4f}{speed}"
+def progress_line(step: Record) -> str:
+    """One step: its number, the reward (of a policy; else the loss), and the speed, where they are known."""
+    last, speed = step.figures.get("max_steps"), step.figures.get("tokens_per_second")
+    name = "reward" if "reward" in step.figures else "loss"
+    parts = [f"step {step.step}{f'/{last:.0f}' if last else ''}"]
+    if name in step.figures:
+        parts.append(f"{name} {number(step.figures[name])}")
+    if speed:
+        parts.append(f"{number(speed, ',.0f')} tokens/s")
+    return ", ".join(parts)
 
 
 def run_list(states: Sequence[tuple[Run, Status]], as_json: bool) -> str:
@@ -151,7 +160,7 @@ def run_list(states: Sequence[tuple[Run, Status]], as_json: bool) -> str:
     if as_json:
         return _dump([json.loads(status_json(run, now)) for run, now in states])
     if not states:
-        return "no runs: python -m launcher local jobs/quickstart.yaml --wait"
+        return "no runs\nsubmit one: python -m launcher local jobs/quickstart.yaml --wait"
     rows = [
         (
             run.id,
@@ -165,29 +174,8 @@ def run_list(states: Sequence[tuple[Run, Status]], as_json: bool) -> str:
     return table(rows, ("RUN", "SCHEDULER", "STATE", "SUBMITTED", "REASON"))
 
 
-def sweep(results: Sequence[dict[str, Any]], as_json: bool) -> str:
-    """The runs of a sweep, the one with the lowest loss first (on the held-out text, where that was measured)."""
-    if as_json:
-        return _dump(list(results))
-    worst = float("inf")
-    ordered = sorted(results, key=lambda r: r["eval_loss"] or r["loss"] or worst)
-    keys = list(results[0]["settings"])
-    rows = [
-        (
-            *(r["settings"][key] for key in keys),
-            r["state"],
-            str(r["step"] or "-"),
-            *(f"{r[k]:.4f}" if r[k] is not None else "-" for k in ("loss", "eval_loss")),
-            f"{r['tokens_per_second']:,.0f}" if r["tokens_per_second"] else "-",
-            r["run"],
-        )
-        for r in ordered
-    ]
-    return table(rows, (*keys, "STATE", "STEP", "LOSS", "EVAL LOSS", "TOKENS/S", "RUN"))
-
-
 def variables_json(variables: Sequence[model.Variable]) -> str:
-    """Variables with their reasons and sources, for a program."""
+    """Variables with their reasons and sources, machine-readable."""
     return _dump([v._asdict() for v in variables])
 
 

@@ -35,8 +35,8 @@ def current(runs: Path, now: datetime | None = None) -> list[Bad]:
         lines = (runs / NAME).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    found = {bad.host: bad for line in lines if (bad := _read(line)) and bad.until > now}
-    return list(found.values())
+    newest = {bad.host: bad for line in lines if (bad := _read(line)) and bad.until > now}
+    return list(newest.values())
 
 
 def _read(line: str) -> Bad | None:

@@ -1,7 +1,7 @@
 """Known causes of a failure: what a log says, what it means, and what to do.
 
 Owns the table; which logs are read is `diagnosis`'s. A new cause is one entry here and one real log line in
-tests/launcher/runs/test_causes.py. The first entry that matches a log wins, so what is more exact stands further up.
+tests/launcher/runs/test_causes.py. The order of the table is the order of the answer: the more exact comes first.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from launcher import exit_codes
+from launcher import exit_codes, units
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,8 +25,8 @@ class Signature(NamedTuple):
     fast: bool = False
 
 
-class Found(NamedTuple):
-    """A cause with its evidence."""
+class Cause(NamedTuple):
+    """A known cause with its evidence: the line that shows it, or the exit code."""
 
     name: str
     evidence: str
@@ -35,6 +35,12 @@ class Found(NamedTuple):
 
 
 SIGNATURES = (
+    Signature(
+        "secret missing",
+        r"secret \S+ is missing: put it in ",
+        "a secret that the job names is not on this host",
+        "write it to the file that the message names, then submit again",
+    ),
     Signature(
         "GPU memory",
         r"CUDA out of memory|OutOfMemoryError: CUDA|CUDA error: out of memory|HIP out of memory",
@@ -46,8 +52,8 @@ SIGNATURES = (
         "host memory",
         r"oom[-_]kill|: Out Of Memory|Out of memory: Killed process|DataLoader worker .* killed by signal: Killed",
         "the host ran out of memory and the kernel killed a process",
-        "use a preset with less offload, fewer data workers or ranks per host, or ask for more with "
-        "slurm.sbatch.mem; `launcher plan JOB` estimates a host's need",
+        "use a preset with less offload, fewer data workers or ranks per host, or request more memory with "
+        "slurm.sbatch.mem; `launcher plan JOB` estimates what a host needs",
     ),
     Signature(
         "shared memory",
@@ -61,14 +67,15 @@ SIGNATURES = (
         "disk full",
         r"No space left on device|Disk quota exceeded|\[Errno 28\]|\[Errno 122\]|PytorchStreamWriter failed writing|"
         r"unexpected pos \d+ vs \d+|iostream error|could not be written to .* \(0\.0 GiB free\)",
-        "a disk is full or a quota is used up; complete checkpoints are untouched",
-        "free space where the message says (checkpoint.keep: fewer, or move LAUNCHER_RUNS), then `launcher resume`",
+        "a disk is full or a quota is exceeded; complete checkpoints are unaffected",
+        "free space on the file system of the message (fewer checkpoint.keep, or another LAUNCHER_RUNS), then "
+        "`launcher resume RUN`",
     ),
     Signature(
         "port in use",
         r"EADDRINUSE|[Aa]ddress already in use|all ports of this run are taken",
-        "another program has the port of this run's first host",
-        "submit again, or look for ranks of an old job on that host; do not set MASTER_PORT yourself",
+        "another program uses the port on this run's first host",
+        "submit again, or end leftover ranks of an old job on that host; leave MASTER_PORT unset",
     ),
     Signature(
         "compiler missing",
@@ -76,7 +83,7 @@ SIGNATURES = (
         r"command '?(g\+\+|c\+\+|gcc|nvcc|\S+/nvcc)'? (failed|not found)|"
         r"(g\+\+|c\+\+|gcc|nvcc|ninja): (command )?not found|"
         r"Failed to find C compiler|No such file or directory: '(\S*/)?(nvcc|g\+\+|c\+\+|gcc|ninja)'",
-        "a DeepSpeed or Triton kernel is to be compiled here, and the compiler or ninja is missing",
+        "a DeepSpeed or Triton kernel has to be compiled here, and the compiler or ninja is missing",
         "use an image with prebuilt ops (`make image`, DS_OPS), or a preset that does not need the op",
     ),
     Signature(
@@ -84,86 +91,86 @@ SIGNATURES = (
         r"NVIDIA driver on your system is too old|CUDA driver version is insufficient|no kernel image is available|"
         r"(PyTorch|CUDA) version mismatch! DeepSpeed ops|CUDAMismatchException|detected CUDA version .* mismatches|"
         r"Installed CUDA version \S+ does not match|undefined symbol: _ZN?K?\d*(c10|at|torch|2at)|image has CUDA .*: ",
-        "torch, the ops, the image's CUDA and the host's driver do not fit together",
+        "the versions of torch, of DeepSpeed's ops, of CUDA and of the host's driver are incompatible",
         "use the image as it was built (`make image`; TORCH_CUDA_ARCH_LIST names the GPUs), or hosts with a newer "
         "driver",
     ),
     Signature(
         "locked memory",
         r"(ibv_reg_mr\w*|ibv_create_\w+|fi_mr_reg).*Cannot allocate memory|memlock: .* must be unlimited",
-        "RDMA may not pin memory: the limit on locked memory is low",
+        "RDMA cannot register memory: the limit on locked memory (memlock) is too low",
         "have the administrators set memlock unlimited for slurmd (LimitMEMLOCK=infinity), not only in limits.conf",
     ),
     Signature(
-        "fabric not there",
+        "fabric unavailable",
         r"[Nn]etwork \S+ not found|NET/IB : No device found|Failed to initialize NET plugin|"
         r"No such device.*NET/|NET/OFI .*(fail|error)",
-        "NCCL cannot use the network that the fabric names; it stops instead of going on over TCP",
-        "look whether the devices and the plugin are inside the container (`launcher env FABRIC`), and whether "
+        "NCCL cannot use the network of the fabric, and does not fall back to TCP",
+        "check that the devices and the plugin are inside the container (`launcher env FABRIC`), and that "
         "`fabric:` of the cluster file is right",
     ),
     Signature(
         "NCCL on sockets",
         r"NCCL INFO Using network Socket|via NET/Socket",
-        "NCCL TALKS OVER PLAIN TCP ALTHOUGH THE CLUSTER HAS A FAST FABRIC: expect a tenth of the speed",
-        "do not set NCCL_NET or NCCL_IB_DISABLE yourself; look whether the fabric's devices are inside the container",
+        "NCCL USES TCP SOCKETS ALTHOUGH THE CLUSTER HAS A FAST FABRIC: expect a tenth of the bandwidth",
+        "leave NCCL_NET and NCCL_IB_DISABLE unset; check that the fabric's devices are inside the container",
         fast=True,
     ),
     Signature(
         "GPU fault",
         r"uncorrectable ECC error|fallen off the bus|NVLink error|CUDA error: unspecified launch failure|\bXid\b",
-        "a GPU or its link is broken",
+        "a GPU or its NVLink failed",
         "submit again with --exclude-bad, or slurm.sbatch.exclude, and report the host",
     ),
     Signature(
         "watchdog",
         r"Watchdog caught collective operation timeout|Timed out waiting \d+ms for (recv|send)|"
         r"monitoredBarrier|wait timeout after \d+ms",
-        "ranks waited for one that did not come to the same collective: it hangs, is much slower, or took another path",
-        "look at the rank that is missing in the messages, first at data loading and at logs of other ranks",
+        "ranks timed out in a collective that one rank did not join: it hangs, is much slower, or runs other code",
+        "look at the log of the rank that is missing in the messages, first for data loading",
     ),
     Signature(
         "Pyxis missing",
         r"unrecognized option '--container|invalid option.*--container",
-        "this Slurm has no Pyxis (or no OCI support), and the cluster file asks for it",
-        "use slurm.container: apptainer, charliecloud or none; `srun --help | grep container` shows what there is",
+        "the cluster file selects Pyxis (or OCI), which this Slurm does not have",
+        "use slurm.container: apptainer, charliecloud or none; `srun --help | grep container` shows what is installed",
     ),
     Signature(
         "no network to the hub",
         r"LocalEntryNotFoundError|couldn't connect to '?https://huggingface\.co|offline mode is enabled|"
         r"HF_HUB_OFFLINE|Cannot find an appropriate cached snapshot",
-        "a model, tokenizer or data set is not in the cache, and this host has no way to the hub",
+        "a model, tokenizer or data set is not in the cache, and this host cannot reach the Hugging Face Hub",
         "download it beforehand and name the folder (model:, args.tokenizer, args.data)",
     ),
     Signature(
         "first host",
         r"does not resolve|never came|Name or service not known",
-        "hosts could not meet: one was not started, or names and addresses do not reach it",
-        "look at the named host's node-N.log; set `interface:` of the cluster file to the network that all hosts share",
+        "hosts could not connect to the first one: a host did not start, or a name or address is not reachable",
+        "look at node-N.log of the host that is named; set `interface:` of the cluster file to the network that all "
+        "hosts share",
     ),
     Signature(
         "not finite",
         r"the (loss|gradient) of step \d+ is not finite",
-        "training diverged; nothing of the bad step was saved",
-        "lower args.lr, more warmup-steps, or gradient_clipping in deepspeed; then `launcher resume`",
+        "training diverged; the bad step was not saved",
+        "lower args.lr, use more warmup-steps, or set gradient_clipping in deepspeed; then `launcher resume RUN`",
     ),
 )
 
 
-def search(lines: Iterable[str], fast: bool) -> list[Found]:
+def search(lines: Iterable[str], fast: bool) -> list[Cause]:
     """The causes that `lines` show, in the table's order, each with its first line. `fast`: the fabric is not TCP."""
     signatures = [s for s in SIGNATURES if fast or not s.fast]
-    found: dict[str, Found] = {}
+    causes: dict[str, Cause] = {}
     for line in lines:
         for signature in signatures:
-            if signature.name not in found and re.search(signature.pattern, line):
-                found[signature.name] = Found(
-                    signature.name, line.strip()[:300], signature.cause, signature.fix
-                )
-    return [found[s.name] for s in signatures if s.name in found]
+            if signature.name not in causes and re.search(signature.pattern, line):
+                evidence = units.printable(line.strip()[:300])
+                causes[signature.name] = Cause(signature.name, evidence, signature.cause, signature.fix)
+    return [causes[s.name] for s in signatures if s.name in causes]
 
 
-def of_code(code: int | None) -> Found | None:
+def by_exit_code(code: int | None) -> Cause | None:
     """What the exit code alone says."""
     known = exit_codes.BY_CODE.get(code) if code else None
-    return Found(f"exit code {code}", f"exit code {code}", known.meaning, known.advice) if known else None
+    return Cause(f"exit code {code}", f"exit code {code}", known.meaning, known.advice) if known else None

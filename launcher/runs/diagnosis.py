@@ -1,4 +1,4 @@
-"""Why a run failed, from what its newest attempt wrote: the first failing rank, its last lines, known causes.
+"""Why a run failed, from what its newest attempt wrote: the rank that failed first, its last lines, likely causes.
 
 Owns which files are read and in which order; the causes are in causes.py, the files' layout in record.py.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from launcher import exit_codes
+from launcher import exit_codes, units
 from launcher.runs import causes
 from launcher.runs import logs as runs_logs
 
@@ -16,55 +16,53 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from launcher.runs.causes import Found
+    from launcher.runs.causes import Cause
     from launcher.runs.record import Run
     from launcher.runs.status import Status
 
+_SOCKETS = "NCCL on sockets"
 _TCP = {"none", "loopback", "tcp"}
 _MOST = 64  # logs of other ranks that are read
 
 
 def report(run: Run, now: Status) -> list[str]:
-    """Lines for a person: warnings of a run that goes on or succeeded, and all that is known of one that failed."""
-    lines = [f"WARNING: {w.cause}\n  evidence: {w.evidence}\n  fix: {w.fix}" for w in warnings(run)]
+    """Lines for a person: warnings, and for a run that failed the first failure and its likely causes."""
+    lines = [line for w in warnings(run) for line in _cause("WARNING: ", w)]
     if now.state != "FAILED":
         return lines
     failure = runs_logs.failure(run.folder)
-    if failure and failure[0] != exit_codes.SAVED:
-        code, rank, host = failure
-        path = run.folder / "logs" / (f"rank-{rank}.log" if rank >= 0 else "job.log")
-        who = f"rank {rank}" if rank >= 0 else "node entry"
-        lines.append(f"first failure  {who} on {host}, exit code {code}")
-        lines += [f"last lines of {path}:", *(f"  {line}" for line in _newest(path)[-12:])]
-    for found in explain(run, now):
-        lines += [f"likely cause   {found.cause}", f"  evidence: {found.evidence}", f"  fix: {found.fix}"]
-    return lines
+    if failure and failure.code != exit_codes.SAVED:
+        path = run.folder / "logs" / (f"rank-{failure.rank}.log" if failure.rank >= 0 else "job.log")
+        who = f"rank {failure.rank}" if failure.rank >= 0 else "node entry"
+        lines.append(f"first failure  {who} on {failure.host}, exit code {failure.code}")
+        lines += [f"last lines of {path}:", *(f"  {units.printable(line)}" for line in _newest(path)[-12:])]
+    return lines + [line for cause in explain(run, now) for line in _cause("likely cause   ", cause)]
 
 
-def explain(run: Run, now: Status) -> list[Found]:
+def _cause(title: str, cause: Cause) -> list[str]:
+    return [f"{title}{cause.cause}", f"  evidence: {cause.evidence}", f"  fix: {cause.fix}"]
+
+
+def explain(run: Run, now: Status) -> list[Cause]:
     """At most two known causes: from the first failing rank's log, else the job's and the hosts', else other ranks'.
 
     What the exit code alone says comes last, when no log says more.
     """
     failure = runs_logs.failure(run.folder)
-    fast = is_fast(run.folder)
-    for paths in _sources(run.folder, failure[1] if failure else -1):
-        found = [
-            f for path in paths for f in causes.search(_newest(path), fast) if f.name != "NCCL on sockets"
-        ]
-        if found:
-            return list({f.name: f for f in found}.values())[:2]
-    alone = causes.of_code(failure[0] if failure else now.exit_code)
-    return [alone] if alone else []
+    for paths in _sources(run.folder, failure.rank if failure else -1):
+        lines = (line for path in paths for line in _newest(path))
+        if shown := [c for c in causes.search(lines, is_fast(run.folder)) if c.name != _SOCKETS]:
+            return shown[:2]
+    cause = causes.by_exit_code(failure.code if failure else now.exit_code)
+    return [cause] if cause else []
 
 
-def warnings(run: Run) -> list[Found]:
-    """What is wrong although the run goes on: NCCL on sockets where there is a fast fabric."""
+def warnings(run: Run) -> list[Cause]:
+    """What is wrong although the run continues: NCCL on sockets where there is a fast fabric."""
     if not is_fast(run.folder):
         return []
-    paths = [run.folder / "logs" / "rank-0.log", run.folder / "logs" / "job.log"]
-    found = [f for path in paths for f in causes.search(_head(path), True) if f.name == "NCCL on sockets"]
-    return found[:1]
+    lines = (line for name in ("rank-0.log", "job.log") for line in _head(run.folder / "logs" / name))
+    return [cause for cause in causes.search(lines, True) if cause.name == _SOCKETS]
 
 
 def is_fast(folder: Path) -> bool:
@@ -72,7 +70,7 @@ def is_fast(folder: Path) -> bool:
     try:
         cluster = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["cluster"]
         return bool(cluster["gpu"]) and cluster["fabric"] not in _TCP
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -1,14 +1,17 @@
-"""A run's own files, read: logs by rank or host, metrics, exit code.
+"""A run's own files, read: logs by rank or host, exit code, first failure, hosts.
 
-Owns reading what job.sh, the node entry and rank 0 wrote below a run folder; who wrote what is said in record.py.
+Owns reading what job.sh and the node entry wrote below a run folder, torn or not; who wrote what is said in record.py,
+and metrics.py reads what was measured.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
+from launcher import units
 from launcher.errors import RunNotFoundError
 from launcher.runs.status import ENDED
 
@@ -22,23 +25,46 @@ if TYPE_CHECKING:
 
 def exit_code(folder: Path) -> int | None:
     """The run's exit code, once job.sh wrote it."""
-    try:
-        return int((folder / "exit_code").read_text())
-    except (OSError, ValueError):
-        return None
+    match = re.fullmatch(r"\d{1,3}\n?", _text(folder / "exit_code"), re.ASCII)
+    return int(match[0]) if match else None
 
 
-def failure(folder: Path) -> tuple[int, int, str] | None:
-    """(exit code, rank, host) of the first failure of the newest attempt, or None. Rank -1 is the node entry."""
-    newest = max(folder.glob("outcome-*"), key=lambda p: p.stat().st_mtime, default=None)
-    started = max((p.stat().st_mtime for p in folder.glob("hostfile*")), default=0.0)
-    try:
-        if newest and newest.stat().st_mtime < started:  # of an attempt before the newest
-            return None
-        code, rank, host, _ = newest.read_text().split() if newest else ("", "", "", "")
-        return (int(code), int(rank), host) if int(code) else None
-    except (OSError, ValueError):
+class Failure(NamedTuple):
+    """The first failure of an attempt. Rank -1 is the node entry of `host`."""
+
+    code: int
+    rank: int
+    host: str
+
+
+def failure(folder: Path) -> Failure | None:
+    """The first failure of the newest attempt, as docker/ending.py wrote it; None when there is none."""
+    newest, at = _newest(folder, "outcome-*")
+    _, started = _newest(folder, "hostfile*")
+    if newest is None or at < started:  # of an attempt before the newest
         return None
+    match = re.fullmatch(r"(\d{1,3}) (-1|\d{1,9}) (\S+) \S+\n?", _text(newest), re.ASCII)
+    return (
+        Failure(int(match[1]), int(match[2]), units.printable(match[3])) if match and int(match[1]) else None
+    )
+
+
+def _newest(folder: Path, pattern: str) -> tuple[Path | None, float]:
+    """The file that was changed last, and when."""
+    newest: tuple[Path | None, float] = (None, 0.0)
+    for path in folder.glob(pattern):
+        with contextlib.suppress(OSError):  # it may go away meanwhile
+            newest = max(newest, (path, path.stat().st_mtime), key=lambda pair: pair[1])
+    return newest
+
+
+def _text(path: Path) -> str:
+    """A small file of a run; '' when it cannot be read. Bytes that are not UTF-8 are replaced."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.read(2**20) if path.is_file() else ""
+    except OSError:
+        return ""
 
 
 def tail(path: Path, count: int = 20) -> list[str]:
@@ -49,26 +75,6 @@ def tail(path: Path, count: int = 20) -> list[str]:
             return file.read().decode("utf-8", "replace").splitlines()[-count:]
     except OSError:
         return []
-
-
-def metrics(folder: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """The records of metrics.jsonl from byte `start`, and where to go on. A half-written last line waits."""
-    try:
-        with (folder / "metrics.jsonl").open("rb") as file:
-            file.seek(start)
-            data = file.read()
-    except OSError:
-        return [], start
-    whole = data.rpartition(b"\n")[0]
-    records = []
-    for line in whole.splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            records.append(record)
-    return records, start + (len(whole) + 1 if whole else 0)
 
 
 def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterator[str]:
@@ -126,8 +132,9 @@ def _paths(run: Run, selection: Selection) -> list[Path]:
 
 def host_names(folder: Path) -> list[str]:
     """The hosts of the newest hostfile of the run, in order of their ranks; [] before there is one."""
-    newest = max(folder.glob("hostfile*"), key=lambda p: p.stat().st_mtime, default=None)
-    try:
-        return [line.split()[0] for line in newest.read_text().splitlines() if line.strip()] if newest else []
-    except OSError:
-        return []
+    newest, _ = _newest(folder, "hostfile*")
+    return (
+        [units.printable(line.split()[0]) for line in _text(newest).splitlines() if line.strip()]
+        if newest
+        else []
+    )

@@ -76,7 +76,7 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> str:
     again = getattr(load(run.scheduler), "resume", None)
     if again is None:
         raise SubmitError(
-            f"{run.scheduler} cannot go on with a run in place",
+            f"{run.scheduler} cannot resume a run in place",
             hint=f"submit its job again with --set checkpoint.resume={run.id}",
         )
     return str(again(run, exclude, after))

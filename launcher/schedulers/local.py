@@ -36,7 +36,7 @@ _MAX_HOSTS = 16
 def render(plan: Plan) -> Files:
     """`job.sh`. Raises PlanError for several hosts with GPUs, or more hosts than make sense on one machine."""
     if plan.nodes > 1 and plan.gpu:
-        what = f"{plan.nodes} hosts of {plan.slots} GPUs are not on this machine"
+        what = f"{plan.nodes} hosts of {plan.slots} GPUs cannot run on this machine"
         hint = "use --set nodes=1, or --cluster laptop to try it on CPU ranks"
         raise PlanError(Problem(what, hint, about=("job", "nodes")))
     if plan.nodes > _MAX_HOSTS:
@@ -65,7 +65,7 @@ def submit(plan: Plan, files: Files) -> str:
     runtime = plan.cluster.local.container
     if runtime != "none" and not shutil.which(runtime):
         raise ToolMissingError(
-            f"{runtime} is not here", hint="install it, or use --set cluster.local.container=none"
+            f"{runtime} is not installed", hint="install it, or use --set cluster.local.container=none"
         )
     return _start(plan.folder)
 
@@ -103,7 +103,10 @@ def status(run: Run) -> Status:
         return _ended(code, run)
     cancelled = (run.folder / "cancelled").exists()
     return Status(
-        "CANCELLED" if cancelled else "FAILED", "" if cancelled else "its process is gone", None, _hosts(run)
+        "CANCELLED" if cancelled else "FAILED",
+        "" if cancelled else "its process no longer exists and left no exit code",
+        None,
+        _hosts(run),
     )
 
 
@@ -134,7 +137,7 @@ def _ended(code: int, run: Run) -> Status:
 def _waits(run: Run) -> str:
     """What a run says while it waits for another one, and after it waited in vain."""
     try:
-        return (run.folder / "waiting").read_text(encoding="utf-8").strip()
+        return (run.folder / "waiting").read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 
@@ -146,7 +149,7 @@ def _state(code: int, run: Run) -> State:
 
 
 def _reason(code: int) -> str:
-    return "saved before it was done; resume it" if code == exit_codes.SAVED else ""
+    return "saved a checkpoint before it was finished; resume it" if code == exit_codes.SAVED else ""
 
 
 def _hosts(run: Run) -> tuple[str, ...]:

@@ -40,14 +40,14 @@ def test_codes_above_128_are_their_signals() -> None:
 
 @pytest.mark.parametrize("entry", exit_codes.BY_NAME.values(), ids=lambda entry: entry.name)
 def test_status_says_what_the_table_says(entry: exit_codes.ExitCode) -> None:
-    found = causes.of_code(entry.code)
+    found = causes.by_exit_code(entry.code)
     assert found
     assert (found.cause, found.fix) == (entry.meaning, entry.advice)
     assert waits.meaning(entry.code) == f", {entry.meaning}"
 
 
 def test_what_is_not_in_the_table_says_nothing() -> None:
-    assert causes.of_code(1) is causes.of_code(None) is causes.of_code(0) is None
+    assert causes.by_exit_code(1) is causes.by_exit_code(None) is causes.by_exit_code(0) is None
     assert waits.meaning("?") == waits.meaning(1) == ""
 
 

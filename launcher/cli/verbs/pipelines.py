@@ -127,8 +127,8 @@ def show_plan(args: argparse.Namespace) -> int:
 
     if not pipeline.is_one(args.job):
         return verbs_plan.show_plan(args)
-    if args.max_model or args.min_nodes or args.html or args.png:
-        raise SpecError("--max-model, --min-nodes, --html and --png are for jobs", hint="give a stage's job")
+    if args.max_model or args.min_nodes or args.plot:
+        raise SpecError("--max-model, --min-nodes and --plot are for jobs", hint="give a stage's job")
     import json
 
     from launcher.reports import tables

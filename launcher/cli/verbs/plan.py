@@ -21,12 +21,12 @@ def show_plan(args: argparse.Namespace) -> int:
     refusal = image_refusal(made, made.cluster.image_facts)
     if refusal:
         say(f"warning: {refusal}")
-    print(tables.plan_json(made) if args.json else tables.plan(made))
-    if args.html or args.png:
+    if args.plot:
         from launcher.reports import pictures
 
-        for path in pictures.of_plan(made, args.html, args.png):
+        for path in pictures.draw_plan(made, args.plot):
             say(f"wrote {path}")
+    print(tables.plan_json(made) if args.json else tables.plan(made))
     return OK
 
 
@@ -36,17 +36,22 @@ def _limit(args: argparse.Namespace) -> int:
 
     from launcher.files import load
     from launcher.planning import capacity
-    from launcher.reports import limits
+    from launcher.reports import estimate
 
     job, cluster = load.load(args.job, args.cluster, args.settings)
     try:
         if args.max_model:
             largest = capacity.largest(job, cluster, args.max_model)
-            data, text = limits.largest_data(largest), limits.largest_text(largest)
+            fit, data, text = largest.fit, estimate.largest_data(largest), estimate.largest_text(largest)
         else:
             fewest = capacity.fewest(job, cluster)
-            data, text = limits.fewest_data(fewest), limits.fewest_text(fewest)
+            fit, data, text = fewest.fit, estimate.fewest_data(fewest), estimate.fewest_text(fewest)
     except LauncherError as error:
         raise error.at({"job": job.places, "cluster": cluster.places}) from None
+    if args.plot:
+        from launcher.reports import pictures
+
+        for path in pictures.draw_fit(job.name, fit, args.plot):
+            say(f"wrote {path}")
     print(json.dumps(data, indent=2, ensure_ascii=False) if args.json else text)
     return OK

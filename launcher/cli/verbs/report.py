@@ -14,20 +14,19 @@ if TYPE_CHECKING:
 
 def report(args: argparse.Namespace) -> int:
     from launcher.planning import workspace
-    from launcher.reports import curves, pictures, sweep, tables
+    from launcher.reports import curves, pictures, sweep
     from launcher.runs import sweeps
 
     swept = sweeps.named(workspace.runs(), args.runs[0]) if len(args.runs) == 1 else None
-    if swept:
-        print(tables.sweep(sweep.results(swept), args.json))
-        if not (args.html or args.png):
-            return OK
     names = swept.runs if swept else args.runs
-    found = [curves.read(*_measured(name)) for name in names]
-    if not swept:
-        print(curves.as_json(found) if args.json else curves.text(found))
-    for path in pictures.of_runs(found, args.html, args.png):
+    runs = [curves.read(*_measured(name)) for name in names] if args.plot or not swept else []
+    for path in pictures.draw_runs(runs, args.plot):
         say(f"wrote {path}")
+    if swept:
+        results = sweep.results(swept)
+        print(sweep.as_json(results) if args.json else sweep.text(results))
+    else:
+        print(curves.as_json(runs) if args.json else curves.text(runs))
     return OK
 
 

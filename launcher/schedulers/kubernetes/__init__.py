@@ -161,7 +161,7 @@ def _parts(plan: Plan, pod: Pod) -> tuple[Part, ...]:
     attempt = ("--attempt", "$(RUN_ATTEMPT)")
     if kinds.split(plan):
         # The job controller counts each part from 0: without its number, a host looks itself up in the hostfile.
-        own = ("JOB_COMPLETION_INDEX", "", "counts the workers alone; the hostfile tells the host's index")
+        own = ("JOB_COMPLETION_INDEX", "", "counts only the workers; the hostfile gives the host's index")
         worker = pod.but(*attempt, environment=(*pod.environment, own))
         return (Part("leader", 1, pod.but(*attempt)), Part("worker", rest, worker, after="leader"))
     if cluster.kind in {"jobset", "trainjob"}:

@@ -57,7 +57,9 @@ class Server:
         try:
             return json.loads(answer.data), [_warning(text) for text in warnings]
         except ValueError:
-            raise Refusal(0, "", Problem(f"{self._where} does not speak Kubernetes' language")) from None
+            raise Refusal(
+                0, "", Problem(f"{self._where} did not return JSON; is this a Kubernetes API server?")
+            ) from None
 
     def get(self, path: str, **query: Any) -> dict[str, Any]:
         """The object or list at `path`."""
@@ -137,7 +139,7 @@ def connect(context: str | None) -> Server:
                 config.load_incluster_config(client_configuration=made)
                 return Server(ApiClient(made), "", _NAMESPACE.read_text().strip())
         raise ToolMissingError(
-            f"no Kubernetes cluster to talk to: {str(error).rstrip('.')}",
+            f"no Kubernetes cluster is configured: {str(error).rstrip('.')}",
             hint="set KUBECONFIG, or kubernetes.context; --dry-run works without one",
         ) from None
 
@@ -159,8 +161,8 @@ def _words(server: Server, status: int, reason: str, message: str, path: str, is
     if status == 401:
         whose = f"context {server.context!r}" if server.context else "this pod's service account"
         return Problem(
-            f"the API server does not accept the credentials of {whose} (401)",
-            "they may have expired: log in again; `kubectl auth whoami` tells who you are",
+            f"the API server rejected the credentials of {whose} (401)",
+            "they may have expired: log in again; `kubectl auth whoami` shows your user",
         )
     if status == 404:
         return _absent(server, message, path, is_status)
@@ -179,7 +181,9 @@ def _words(server: Server, status: int, reason: str, message: str, path: str, is
             "another program owns these fields: change them there, or use --name SUFFIX for a new run"
         )
     if "is immutable" in message:
-        hints[status] = "a run's pods are not changed once they are made: use --name SUFFIX for a new run"
+        hints[status] = (
+            "pods of a run cannot be changed after their creation: use --name SUFFIX for a new run"
+        )
     return Problem(f"the API server refused ({status}): {message}", hints.get(status, ""))
 
 
@@ -198,7 +202,7 @@ def _absent(server: Server, message: str, path: str, is_status: bool) -> Problem
         hint = f"install it: {entry.install}" if entry.install else "is this a Kubernetes API server?"
         versions = _versions(server, entry.api.partition("/")[0], entry.plural)
         if versions:
-            hint = f"it has version {', '.join(versions)} of it; {hint}"
+            hint = f"it serves version {', '.join(versions)}; {hint}"
         return Problem(f"the cluster does not know kind {entry.kind} ({entry.api})", hint)
     return Problem(message if is_status else f"{path} is not there")
 

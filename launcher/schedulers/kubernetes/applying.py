@@ -74,7 +74,7 @@ def apply(plan: Plan, manifest: str) -> str:
     except BaseException as error:
         left = [_title(d) for d in reversed(done) if not _delete(server, namespace, d)]
         if left and isinstance(error, SubmitError):
-            hint = f"delete it by hand: kubectl -n {namespace} delete {' '.join(left)}"
+            hint = f"delete them: kubectl -n {namespace} delete {' '.join(left)}"
             behind = Problem(f"left behind in {namespace}: {', '.join(left)}", hint)
             raise SubmitError(*error.problems, behind) from None
         raise

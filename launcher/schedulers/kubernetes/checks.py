@@ -74,8 +74,8 @@ def _names(plan: Plan) -> Iterator[Problem]:
             )
     for code in set(exit_codes.with_restart("free")) & set(plan.cluster.kubernetes.fail_on):
         yield Problem(
-            f"kubernetes.fail_on: {code} is how a run that was interrupted ends",
-            "leave it out, or it would never be started again",
+            f"kubernetes.fail_on: {code} is the exit code of a run that was interrupted",
+            "leave it out, or an interrupted run would never be restarted",
             about=("cluster", "kubernetes", "fail_on"),
         )
 
@@ -136,7 +136,7 @@ def _resources(plan: Plan) -> Iterator[Problem]:
     for name, field in (("cpu", "cpus"), ("memory", "memory")):
         if name in cluster.resources:
             yield Problem(
-                f"kubernetes.resources: {name} has a field of its own",
+                f"kubernetes.resources: {name} is set by another field",
                 f"use kubernetes.{field}",
                 about=("cluster", "kubernetes", "resources", name),
             )
@@ -150,21 +150,21 @@ def _resources(plan: Plan) -> Iterator[Problem]:
     total, shm = pods.memory_limit(plan), pods.shared_memory(plan)
     if total and shm >= total:
         yield Problem(
-            f"kubernetes.shm of {shm // 2**20} MiB is no less than the pod's memory, {total // 2**20} MiB",
-            "it is a part of it",
+            f"kubernetes.shm of {shm // 2**20} MiB is not less than the pod's memory, {total // 2**20} MiB",
+            "shm counts towards memory",
             about=("cluster", "kubernetes", "shm"),
         )
     needed = _host_memory(plan)
     if total and needed > total:
         yield Problem(
-            f"a pod may use {units.gigabytes(total)} of memory, and its ranks need about {units.gigabytes(needed)}",
+            f"a pod's memory limit is {units.gigabytes(total)}, and its ranks need about {units.gigabytes(needed)}",
             "raise kubernetes.memory, or use a preset with less offload; `launcher plan JOB` shows the parts",
             about=("cluster", "kubernetes", "memory"),
         )
     limits, requests = pods.resources(plan)
     if any(n.startswith("hugepages-") for n in limits) and not {"cpu", "memory"} & set(requests):
         yield Problem(
-            "huge pages are given only with memory or CPUs",
+            "huge pages require a request of memory or CPUs",
             "add `memory:` or `cpus:` to the cluster",
             about=("cluster", "kubernetes", "resources"),
         )
@@ -185,25 +185,25 @@ def _kind(plan: Plan) -> Iterator[Problem]:
     for field, (kind, used) in alone.items():
         if used and cluster.kind != kind:
             yield Problem(
-                f"kubernetes.{field} means nothing to kind {cluster.kind!r}",
+                f"kubernetes.{field} does not apply to kind {cluster.kind!r}",
                 f"use kind: {kind}",
                 about=("cluster", "kubernetes", field),
             )
     if topology and topology.exclusive and cluster.kind not in {"jobset", "trainjob"}:
         yield Problem(
-            f"kind {cluster.kind!r} has no exclusive topology",
+            f"kind {cluster.kind!r} does not support exclusive topology",
             "use kind: jobset",
             about=("cluster", "kubernetes", "topology", "exclusive"),
         )
     if cluster.kind == "mpijob" and plan.fabric.host_network:
         yield Problem(
-            f"fabric {plan.fabric.name!r} uses the host's network, where workers of an MPIJob lose their names",
+            f"fabric {plan.fabric.name!r} uses the host network, where MPIJob workers have no own host names",
             "use kind: job or jobset",
             about=("cluster", "kubernetes", "kind"),
         )
     if plan.fabric.name == "loopback" and plan.nodes > 1:
         yield Problem(
-            "fabric 'loopback' is one machine, and pods are several",
+            "fabric 'loopback' connects ranks of one machine only, not pods",
             "use `fabric: tcp`",
             about=("cluster", "fabric"),
         )
@@ -228,7 +228,7 @@ def _queue(plan: Plan) -> Iterator[Problem]:
     cluster, topology = plan.cluster.kubernetes, plan.cluster.kubernetes.topology
     if cluster.queue_priority and not (cluster.queueing == "kueue" and cluster.queue):
         yield Problem(
-            "kubernetes.queue_priority is Kueue's",
+            "kubernetes.queue_priority needs Kueue",
             "name a `queue`, or use priority_class",
             about=("cluster", "kubernetes", "queue_priority"),
         )
@@ -240,19 +240,19 @@ def _queue(plan: Plan) -> Iterator[Problem]:
         )
     if topology and topology.tier and cluster.queueing != "volcano":
         yield Problem(
-            "kubernetes.topology.tier is Volcano's",
+            "kubernetes.topology.tier needs Volcano",
             "use queueing: volcano, or a node label alone",
             about=("cluster", "kubernetes", "topology", "tier"),
         )
     if topology and "podAffinity" in cluster.affinity and cluster.queueing != "kueue":
         yield Problem(
-            "kubernetes.topology is an affinity of pods too",
+            "kubernetes.topology is written as pod affinity, which kubernetes.affinity replaces",
             "write it into kubernetes.affinity",
             about=("cluster", "kubernetes", "topology"),
         )
     if cluster.queueing != "kueue" and cluster.kind == "leaderworkerset" and cluster.serve.replicas > 1:
         yield Problem(
-            f"{cluster.queueing} would place {cluster.serve.replicas} groups as one",
+            f"{cluster.queueing} would schedule {cluster.serve.replicas} groups as one gang",
             "use serve.replicas: 1",
             about=("cluster", "kubernetes", "serve", "replicas"),
         )

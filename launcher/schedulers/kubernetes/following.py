@@ -27,11 +27,11 @@ _DONE: dict[str, State] = {
 }
 
 _REASONS = {
-    "BackoffLimitExceeded": "it failed more often than `restarts` allows",
-    "DeadlineExceeded": "its walltime is over; ranks were told to save, so a run with checkpoint.resume goes on",
-    "PodFailurePolicy": "it failed in a way that starting again would not help",
-    "FailJobSetAction": "it failed in a way that starting again would not help",
-    "ReachedMaxRestarts": "it failed more often than `restarts` allows",
+    "BackoffLimitExceeded": "it failed more often than `restarts` of the job allows",
+    "DeadlineExceeded": "its walltime is over; ranks got SIGTERM to save: a new run with checkpoint.resume continues",
+    "PodFailurePolicy": "its exit code is one that a restart cannot help",
+    "FailJobSetAction": "its exit code is one that a restart cannot help",
+    "ReachedMaxRestarts": "it failed more often than `restarts` of the job allows",
 }
 
 
@@ -44,15 +44,15 @@ def status(run: Run) -> Status:
         main = server.get(api.path(kind, at.namespace, at.name))
     except api.Refusal as refusal:
         if refusal.status == 404:
-            return Status("CANCELLED", f"the {kind.kind} is gone")
+            return Status("CANCELLED", f"the {kind.kind} was deleted")
         raise
     if at.uid and main["metadata"]["uid"] != at.uid:
-        return Status("CANCELLED", f"the {kind.kind} is gone; another one has its name")
+        return Status("CANCELLED", f"the {kind.kind} was deleted; another one has its name")
     pods = hosts.pods(server, at, run)
     newest = hosts.newest(at, pods)
     names = tuple(hosts.name(pod) for pod in newest.values())
     if main["metadata"].get("deletionTimestamp"):
-        return Status("CANCELLED", "ranks have the grace period to save", None, names)
+        return Status("CANCELLED", "being deleted: ranks save during the grace period", None, names)
     with contextlib.suppress(api.Refusal):
         mirror.metrics(server, at, run, newest.get(0))
     conditions = {c["type"]: c for c in main.get("status", {}).get("conditions", []) if c["status"] == "True"}
@@ -113,6 +113,6 @@ def _going(server: Server, at: Place, run: Run, main: dict[str, Any], pods: list
     if not why and (main["spec"].get("suspend") or policy.get("suspend")):
         why = waits.suspended(server, at, main)
     if not why and len(newest) < run.nodes:
-        why = waits.not_made(server, at) or "pods are being made"
-    some = f"{running} of {wanted} hosts run; " if running else ""
+        why = waits.not_made(server, at) or "pods are being created"
+    some = f"{running} of {wanted} pods run; " if running else ""
     return Status("PENDING", some + (why or "pods are starting"), None, names)

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import RunNotFoundError
+from launcher.runs import metrics as runs_metrics
 from launcher.schedulers.kubernetes import hosts, podlogs
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def metrics(server: Server, at: Place, run: Run, pod: Pod | None) -> None:
     if pod is None or not run.folder.is_dir() or (run.folder / "logs").exists():
         return
     kept = run.folder / "metrics.jsonl"
-    known = kept.read_text(encoding="utf-8").splitlines() if kept.exists() else []
-    last = str(json.loads(known[-1])["stamp"]) if known else ""
+    known, _ = runs_metrics.read(run.folder)
+    last = next((record.texts["stamp"] for record in reversed(known) if "stamp" in record.texts), "")
     made: list[dict[str, Any]] = []
     try:
         for stamp, text in podlogs.stamped(server, at, pod, last, follow=False):

@@ -40,7 +40,7 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
         ended = selection.follow and state() in ENDED
         pod = hosts.newest(at, hosts.pods(server, at, run)).get(index)
         if pod is None and not selection.follow:
-            raise RunNotFoundError(f"host {index} of {run.id} has no pod", hint="`status` tells why")
+            raise RunNotFoundError(f"host {index} of {run.id} has no pod", hint="`status` shows why")
         if pod is not None:
             last = last if read == pod["metadata"]["uid"] else ""
             read = pod["metadata"]["uid"]
@@ -70,7 +70,7 @@ def _wanted(server: Server, at: Place, run: Run, selection: Selection) -> tuple[
         if selection.host in known or selection.host.partition(".")[0] in known:
             return index, None
     every = ", ".join(known[0] for known in list(names.values())[:12])
-    raise RunNotFoundError(f"{run.id} has no host {selection.host!r}", hint=every or "it has no pods yet")
+    raise RunNotFoundError(f"{run.id} has no host {selection.host!r}", hint=every or "no pods yet")
 
 
 def _names(pod: Pod) -> list[str]:

@@ -155,7 +155,7 @@ def _run(plan: Plan) -> str:
 def _environment(plan: Plan) -> tuple[tuple[str, str, str], ...]:
     return (
         *((v.name, literal(v.value), v.why) for v in plan.environment),
-        ("RUN_DIR", f"{FOLDER}/{_run(plan)}", "where checkpoints and logs go"),
+        ("RUN_DIR", f"{FOLDER}/{_run(plan)}", "volume of checkpoints and logs"),
         ("DEEPSPEED_CONFIG", f"{JOB}/ds_config.json", ""),
     )
 

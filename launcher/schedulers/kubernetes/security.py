@@ -38,7 +38,7 @@ def rights(plan: Plan) -> Rights:
     reasons = list(_reasons(plan, added))
     wide = bool(reasons)
     if user == 0 and not wide:
-        reasons.append("user 0: kubernetes.user says so")
+        reasons.append("user 0: set by kubernetes.user")
     pod = {
         "runAsNonRoot": user != 0,
         "runAsUser": user,

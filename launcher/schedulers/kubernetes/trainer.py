@@ -100,14 +100,14 @@ def overrides(plan: Plan, pod: Pod) -> Overrides:
 def left(plan: Plan) -> list[str]:
     """What stays as the cluster's runtime has it, in words."""
     made = [
-        "how often it starts again, and after which failures",
+        "restarts, and the failures after which it restarts",
         "whether pods get a service account token",
     ]
     if plan.cluster.kubernetes.trainer != "2.2":
         made += [
             f"the grace period: ranks need {plan.cluster.kubernetes.grace_seconds} s to save",
-            "rights: user, capabilities, root file system",
-            "how long it may run: the job's walltime is not enforced",
+            "the security context: user, capabilities, root file system",
+            "activeDeadlineSeconds: the job's walltime is not enforced",
         ]
     return made
 
@@ -134,6 +134,6 @@ def problems(plan: Plan, pod: Pod) -> Iterator[Problem]:
         if needed:
             yield Problem(
                 f"Trainer {release} cannot give {what.format(fabric=fabric.name)} to a runtime of the cluster",
-                "leave kubernetes.runtime out: then the run brings a runtime of its own",
+                "leave kubernetes.runtime out: the run then creates its own runtime",
                 about=("cluster", "kubernetes", "runtime"),
             )

@@ -35,15 +35,15 @@ def why(server: Server, at: Place, pod: Pod) -> str:
     for condition in state.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             if condition.get("reason") == "SchedulingGated":
-                return "a scheduling gate holds the pods back until they are admitted together"
-            return f"no node fits: {condition.get('message', 'the scheduler gives no reason')}"
+                return "pods are gated (.spec.schedulingGates) until they are admitted together"
+            return f"no node fits: {condition.get('message', 'no reason given')}"
     containers = [*state.get("initContainerStatuses", []), *state.get("containerStatuses", [])]
     for container in containers:
         waiting = container.get("state", {}).get("waiting")
         if waiting and waiting.get("reason") not in {"ContainerCreating", "PodInitializing", None}:
             return _held(container, waiting)
     if state.get("phase") == "Pending" or any("waiting" in c.get("state", {}) for c in containers):
-        return _event(server, at, name) or f"{name} is being started"
+        return _event(server, at, name) or f"{name} is starting"
     return ""
 
 
@@ -63,9 +63,9 @@ def _held(container: Pod, waiting: Pod) -> str:
         return f"image {container.get('image', '?')} cannot be pulled{hint}: {message or reason}"
     if reason == "CrashLoopBackOff":
         code = container.get("lastState", {}).get("terminated", {}).get("exitCode", "?")
-        return f"it ended with {code}{meaning(code)} and is started again after a pause"
+        return f"it ended with {code}{meaning(code)} and is restarted after a back-off (CrashLoopBackOff)"
     if reason == "CreateContainerConfigError":
-        return f"its variables or files are not there: {message}"
+        return f"a ConfigMap, Secret or key that it needs is missing: {message}"
     return f"{reason}: {message}" if message else str(reason)
 
 
@@ -78,10 +78,10 @@ def _leaving(server: Server, pod: Pod, deleted: str) -> str:
         found = server.get(f"/api/v1/nodes/{node}")
         ready = [c for c in found.get("status", {}).get("conditions", []) if c["type"] == "Ready"]
         if ready and ready[0]["status"] == "True":
-            return f"{name} should have ended by now"
+            return f"{name} should have terminated by now"
     return (
-        f"node {node} is lost and still holds {name}: `kubectl delete node {node}`, or taint it"
-        " node.kubernetes.io/out-of-service=lost:NoExecute, and a new pod is made"
+        f"node {node} is lost and still has {name}: `kubectl delete node {node}`, or taint it"
+        " node.kubernetes.io/out-of-service=lost:NoExecute, so that a new pod is created"
     )
 
 
@@ -97,11 +97,11 @@ def suspended(server: Server, at: Place, main: Pod) -> str:
                 continue
             for condition in workload.get("status", {}).get("conditions", []):
                 if condition["type"] == "QuotaReserved" and condition["status"] == "False":
-                    return f"Kueue waits: {condition.get('message', '')}"
+                    return f"waiting for quota in Kueue: {condition.get('message', '')}"
                 if condition["type"] == "Evicted" and condition["status"] == "True":
-                    return f"Kueue took it back: {condition.get('message', '')}"
-            return "Kueue has not looked at it yet"
-    return "suspended: something has to resume it"
+                    return f"evicted by Kueue: {condition.get('message', '')}"
+            return "waiting for Kueue's admission"
+    return "suspended (.spec.suspend): another controller has to resume it"
 
 
 def not_made(server: Server, at: Place) -> str:

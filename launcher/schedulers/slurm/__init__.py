@@ -71,7 +71,7 @@ def array(name: str, plans: Sequence[Plan]) -> str:
     if different:
         raise PlanError(
             f"a sweep cannot change what Slurm allocates: {', '.join(different)}",
-            hint="submit these jobs one by one",
+            hint="submit these jobs one at a time",
         )
     made = {"job-name": name, **shared, "array": f"0-{len(plans) - 1}"}
     return templates.text("slurm/array.sh.j2", name=name, options=list(made.items()), plans=plans)
@@ -120,7 +120,7 @@ def _status(run: Run, seen: Seen | None) -> Status:
         return Status("CANCELLED", "", code, hosts)
     if code is not None:
         return Status("FAILED" if code else "SUCCEEDED", "", code, hosts)
-    return Status("UNKNOWN", "Slurm does not know the job any more, and it left no exit code", None, hosts)
+    return Status("UNKNOWN", "Slurm no longer knows the job, and it left no exit code", None, hosts)
 
 
 def logs(run: Run, selection: Selection) -> Iterator[str]:

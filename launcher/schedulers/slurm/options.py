@@ -74,7 +74,7 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
             hint = f"use {_OWNED[name]}" if _OWNED[name] else "leave it out"
             problems.append(Problem(f"{where} is set by the launcher", hint, about=about))
         elif not re.fullmatch(r"[a-z][a-z0-9-]+", name):
-            hint = "write the long name without dashes in front"
+            hint = "write the long name without leading dashes"
             problems.append(Problem(f"{where} is not an sbatch option", hint, about=about))
         elif isinstance(value, (dict, list)) or "\n" in str(value) or "\0" in str(value):
             hint = "give it one value on one line"
@@ -88,7 +88,7 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
         made |= {"dependency": f"afterok:{':'.join(plan.after)}", "kill-on-invalid-dep": "yes"}
     written = (slurm.partition, slurm.account, slurm.qos)
     if any("\n" in str(value) for value in written):
-        what, hint = "slurm.partition, account and qos are one line each", "take line breaks out"
+        what, hint = "slurm.partition, account and qos are one line each", "remove the line breaks"
         problems.append(Problem(what, hint, about=("cluster", "slurm")))
     if problems:
         raise PlanError(*problems)

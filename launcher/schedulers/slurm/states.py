@@ -42,24 +42,24 @@ STATES: dict[str, State] = {
 
 # Slurm's reasons, in words: https://slurm.schedmd.com/job_reason_codes.html
 REASONS = {
-    "BeginTime": "waiting for its start time (after a requeue: a short pause)",
-    "Dependency": "waiting for another job",
-    "DependencyNeverSatisfied": "the job it waits for failed: it will never start; cancel it",
+    "BeginTime": "waiting for its begin time (after a requeue: a short delay)",
+    "Dependency": "waiting for a job it depends on",
+    "DependencyNeverSatisfied": "the job it depends on failed, so it will never start; cancel it",
     "JobHeldAdmin": "held by an administrator",
-    "JobHeldUser": "held by you: scontrol release it",
+    "JobHeldUser": "held by its user: `scontrol release JOBID`",
     "Nodes_required_for_job_are_DOWN,_DRAINED_or_reserved_for_jobs_in_higher_priority_partitions": (
-        "the hosts it needs are down, drained or reserved"
+        "the nodes it needs are down, drained or reserved"
     ),
     "PartitionDown": "the partition is down",
-    "PartitionNodeLimit": "it asks for more hosts than the partition allows",
-    "PartitionTimeLimit": "its walltime is more than the partition allows",
+    "PartitionNodeLimit": "requests more nodes than the partition allows",
+    "PartitionTimeLimit": "its time limit exceeds the partition's",
     "Priority": "other jobs have a higher priority",
     "QOSMaxGRESPerUser": "your quota of GPUs is in use",
-    "ReqNodeNotAvail": "hosts it needs are not available",
-    "Resources": "waiting for free hosts",
+    "ReqNodeNotAvail": "nodes it needs are not available",
+    "Resources": "waiting for free nodes",
 }
 
-# What Slurm ended by itself; `resume` goes on from the last checkpoint.
+# What Slurm ended by itself; `launcher resume RUN` continues from the latest checkpoint.
 _ENDED_BY_SLURM = {"BOOT_FAIL", "DEADLINE", "NODE_FAIL", "PREEMPTED", "TIMEOUT"}
 
 # For a job that waits for something else than free hosts, Slurm's guess of the start means nothing.
@@ -79,7 +79,7 @@ def explain(seen: Seen, now: float | None = None) -> str:
         start = "" if stuck else _start(seen.start, time.time() if now is None else now)
         return "; ".join(filter(None, (reason, start)))
     if seen.word in _ENDED_BY_SLURM:
-        return f"{_plain(seen.word)}; `resume` goes on from the last checkpoint"
+        return f"{_plain(seen.word)}; `launcher resume RUN` continues from the latest checkpoint"
     if seen.word not in STATES:
         return seen.word
     return "" if seen.word in {"RUNNING", "COMPLETED", "FAILED", "CANCELLED"} else _plain(seen.word)

@@ -41,7 +41,7 @@ def op(**changes: Any) -> dict[str, Any]:
             {"accelerator": "cpu"},
             ALL,
             "warning",
-            "prebuilt for cuda and this is cpu; compiled on first use, on every host",
+            "prebuilt for cuda, the accelerator here is cpu; compiled on first use, on every host",
         ),
         (op(), {}, ALL, "warning", "compiled on first use, on every host"),
         (
@@ -68,7 +68,7 @@ def op(**changes: Any) -> dict[str, Any]:
             "cannot work here: nvcc is of CUDA 12.8, torch of 13.0",
         ),
         (op(fits=False, why="no libaio"), {}, ALL, "missing", "cannot work here: no libaio"),
-        (op(fits=False), {}, ALL, "missing", "cannot work here: DeepSpeed says so, and not why"),
+        (op(fits=False), {}, ALL, "missing", "cannot work here: DeepSpeed gives no reason"),
         (
             op(key="FP_QUANTIZER"),
             {},
@@ -81,14 +81,14 @@ def op(**changes: Any) -> dict[str, Any]:
 def test_an_op_is_judged(
     asked: dict[str, Any], facts: dict[str, Any], have: Tools, state: str, detail: str
 ) -> None:
-    assert ops.judged(asked, {**CUDA, **facts}, have, None) == (state, detail)
+    assert ops.verdict(asked, {**CUDA, **facts}, have, None) == (state, detail)
 
 
 def test_a_prebuilt_op_needs_code_for_the_gpu() -> None:
     held = Facts("x", "cuda", "13.0", {"FUSED_ADAM": Op(((8, 0),))}, "x86-64-v3", False, "")
     prebuilt = op(prebuilt=True)
-    assert ops.judged(prebuilt, {**CUDA, "capabilities": [[8, 6]]}, ALL, held) == ("ok", "prebuilt")
-    state, detail = ops.judged(prebuilt, {**CUDA, "capabilities": [[9, 0]]}, ALL, held)
+    assert ops.verdict(prebuilt, {**CUDA, "capabilities": [[8, 6]]}, ALL, held) == ("ok", "prebuilt")
+    state, detail = ops.verdict(prebuilt, {**CUDA, "capabilities": [[9, 0]]}, ALL, held)
     assert (state, detail) == (
         "missing",
         "cannot work here: prebuilt without code for compute capability 9.0",
@@ -133,14 +133,14 @@ def test_a_driver_that_is_too_old(built: str | None, driver: str, state: str) ->
 def test_what_a_program_says_and_does_not_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     tool = tmp_path / "engine"
-    assert looking.asked("containers", "engine", ["engine"], "runs") == looking.Finding(
+    assert looking.command("containers", "engine", ["engine"], "runs") == looking.Check(
         "containers", "engine", "missing", "runs"
     )
     tool.write_text("#!/bin/sh\necho 1.2.3\necho more\n")
     tool.chmod(0o755)
-    assert looking.asked("containers", "engine", ["engine"]).detail == "1.2.3, more"
+    assert looking.command("containers", "engine", ["engine"]).detail == "1.2.3, more"
     tool.write_text("#!/bin/sh\necho 'no daemon answers' >&2\nexit 1\n")
-    found = looking.asked("containers", "engine", ["engine"])
+    found = looking.command("containers", "engine", ["engine"])
     assert (found.state, found.detail) == ("warning", "no daemon answers")
 
 

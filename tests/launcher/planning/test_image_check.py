@@ -301,15 +301,15 @@ def test_facts_beside_the_cluster_file_spare_the_question(
 @pytest.mark.parametrize(
     ("body", "note"),
     [
-        ("echo 'FATA unauthorized' >&2; exit 1", "is not checked: FATA unauthorized"),
+        ("echo 'FATA unauthorized' >&2; exit 1", "was not checked: FATA unauthorized"),
         (
             'echo \'time="2030-01-01" level=fatal msg="no \\"x\\" here"\' >&2; exit 1',
-            'is not checked: no "x" here',
+            'was not checked: no "x" here',
         ),
-        ("exit 2", "is not checked: skopeo ended with 2"),
-        ("echo nonsense", "is not checked: skopeo: "),
+        ("exit 2", "was not checked: skopeo exited with 2"),
+        ("echo nonsense", "was not checked: skopeo: "),
         ("echo '{\"Labels\": null}'", ""),
-        ("exec sleep 60", "did not answer in 0.2 s"),
+        ("exec sleep 60", "did not answer within 0.2 s"),
     ],
 )
 def test_a_registry_that_does_not_answer_stops_nothing(

@@ -1,12 +1,10 @@
-"""The curves of runs: summed up, for programs, and as a page that stands alone."""
+"""The curves of runs: summed up, as JSON, and as the charts that are drawn."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -14,7 +12,7 @@ from hypothesis import strategies as st
 
 from launcher.cli import main
 from launcher.errors import RunNotFoundError
-from launcher.reports import charts, curves
+from launcher.reports import curves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +38,7 @@ def write(folder: Path, steps: int, **more: float) -> Path:
 
 def test_a_summary_counts_each_step_once(tmp_path: Path) -> None:
     run = curves.read("a", write(tmp_path / "a", 6))
-    assert [step["step"] for step in run.steps] == [1, 2, 3, 4, 5, 6]
+    assert [step.step for step in run.steps] == [1, 2, 3, 4, 5, 6]
     found = curves.summary(run)
     assert found["loss_first"] == 5
     assert found["loss_last"] == pytest.approx(sum(5 / n for n in range(1, 7)) / 6)
@@ -53,42 +51,20 @@ def test_a_run_without_steps(tmp_path: Path) -> None:
         curves.read("a", tmp_path)
 
 
-def test_the_page_is_whole_and_needs_nothing_else(tmp_path: Path) -> None:
-    runs = [
-        curves.read(n, write(tmp_path / n, 500, **m)) for n, m in (("a<b>&", {}), ("two", {"reward": 1.0}))
-    ]
-    text = curves.html(runs)
-    assert "a<b>" not in text
-    assert not re.search(r"(src|href)=|<script|@import|url\(", text)
-    titles = [title for key, title in curves.FIGURES.items() if key in ("loss", "lr", "reward")]
-    for title in titles:
-        assert f"<h2>{title}</h2>" in text
-    assert "Norm of the gradient" not in text  # no run measured it
-    for drawing in re.findall(r"<svg.*?</svg>", text, flags=re.S):
-        tree = ElementTree.fromstring(drawing)
-        lines = tree.findall("polyline")
-        assert len(lines) == 2
-        for place in re.findall(r"[\d.]+,[\d.]+", drawing):
-            x, y = map(float, place.split(","))
-            assert charts.LEFT <= x <= charts.WIDTH - charts.RIGHT
-            assert charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM
-
-
-@given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
-def test_ticks_hold_what_is_drawn(one: float, other: float) -> None:
-    low, high = sorted((one, other))
-    found = charts.ticks(low, high)
-    span = found[-1] - found[0]
-    assert span > 0
-    assert 2 <= len(found) <= 8
-    assert found[0] <= low + span * 1e-6
-    assert found[-1] >= high - span * 1e-6
+def test_charts_are_those_that_were_measured(tmp_path: Path) -> None:
+    runs = [curves.read(n, write(tmp_path / n, 500, **m)) for n, m in (("one", {}), ("two", {"reward": 1.0}))]
+    charts = {chart.title: chart for chart in curves.charts(runs)}
+    assert set(charts) == {"Training loss", "Throughput", "Peak memory of rank 0", "Learning rate", "Reward"}
+    assert [len(line) for line in charts["Reward"].lines] == [0, len(charts["Training loss"].lines[0])]
+    assert charts["Training loss"].dots == [((500, 0.75),), ((500, 0.75),)]
+    assert charts["Reward"].dots == [(), ()]
+    assert {y for _, y in charts["Peak memory of rank 0"].lines[0]} == {1.0}  # GB
 
 
 @given(st.lists(st.floats(-100, 100), min_size=1, max_size=900))
 def test_thinned_lines_keep_their_ends_and_their_range(values: list[float]) -> None:
     points = [(float(n), value) for n, value in enumerate(values)]
-    made = charts.thinned(points, 50)
+    made = curves.thinned(points, 50)
     assert len(made) <= 50 or len(points) <= 50
     assert (made[0], made[-1]) == (points[0], points[-1])
     assert min(values) - 1e-9 <= min(y for _, y in made) <= max(y for _, y in made) <= max(values) + 1e-9
@@ -100,15 +76,11 @@ def test_the_verb(
 ) -> None:
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path))
     one, two = write(tmp_path / "one", 6), write(tmp_path / "two", 12)
-    page = tmp_path / "page.html"
-    assert main.main(["report", str(one), str(two), "--html", str(page)]) == 0
-    out, err = capsys.readouterr()
-    head, first, second = out.splitlines()
+    assert main.main(["report", str(one), str(two)]) == 0
+    head, first, second = capsys.readouterr().out.splitlines()
     assert head.split()[:2] == ["RUN", "STEPS"]
     assert first.split()[:3] == ["one", "6", "5.0000"]
     assert second.split()[:2] == ["two", "12"]
-    assert str(page) in err
-    assert page.read_text().startswith("<!doctype html>")
     assert main.main(["report", str(one), "--json"]) == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert record["points"]["loss"][0] == [1, 5.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.reports import progress, tables
+from launcher.runs.metrics import Record
 
 
 @pytest.mark.parametrize(
@@ -20,10 +21,27 @@ from launcher.reports import progress, tables
     ],
 )
 def test_what_was_learnt(steps: list[dict[str, float]], words: tuple[str, str]) -> None:
-    assert progress._trend([{"step": n + 1, **step} for n, step in enumerate(steps)]) == words
+    assert progress.trend([Record(n + 1, "", step, {}) for n, step in enumerate(steps)]) == words
 
 
 def test_a_policy_tells_its_reward() -> None:
-    record = {"step": 3, "max_steps": 9, "loss": 1e-9, "tokens_per_second": 1234.5}
-    assert tables.progress_line(record) == "step 3/9, loss 0.0000, 1,234 tokens/s"
-    assert tables.progress_line({**record, "reward": 1.25}) == "step 3/9, reward 1.2500, 1,234 tokens/s"
+    figures = {"max_steps": 9.0, "loss": 1e-9, "tokens_per_second": 1234.5}
+    assert tables.progress_line(Record(3, "", figures, {})) == "step 3/9, loss 0.0000, 1,234 tokens/s"
+    more = Record(3, "", {**figures, "reward": 1.25}, {})
+    assert tables.progress_line(more) == "step 3/9, reward 1.2500, 1,234 tokens/s"
+    assert tables.progress_line(Record(3, "", {}, {})) == "step 3"
+
+
+@pytest.mark.parametrize(
+    ("steps", "seconds"),
+    [
+        ([(1, 10.0), (3, 14.0)], 14.0),  # seven steps are left
+        ([(1, 10.0)], None),
+        ([(3, 10.0), (1, 14.0)], None),  # it was started again
+        ([(1, 10.0), (3, 9.0)], None),  # the clock was set back
+        ([(1, None), (3, None)], None),
+    ],
+)
+def test_the_time_that_is_left(steps: list[tuple[int, float | None]], seconds: float | None) -> None:
+    figures = [(n, {"max_steps": 10.0, **({} if time is None else {"time": time})}) for n, time in steps]
+    assert progress.seconds_left([Record(n, "", figure, {}) for n, figure in figures]) == seconds

@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from launcher.errors import RunNotFoundError
 from launcher.runs import causes, diagnosis, record
-from launcher.runs.status import Status
+from launcher.runs import logs as runs_logs
+from launcher.runs.status import Selection, Status
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 # (cause, line, where it is from). "made here": written by the versions in pyproject.toml in a rehearsal.
 LINES = [
+    (
+        "secret missing",
+        "secret hf-token is missing: put it in ~/.secrets/hf-token, mode 0600",
+        "made here: templates/local/job.sh.j2",
+    ),
     (
         "GPU memory",
         "OutOfMemoryError: CUDA out of memory. Tried to allocate 19.75 GiB. GPU 0 has a total capacity of 22.03 GiB of "
@@ -90,7 +97,7 @@ LINES = [
         "https://github.com/ParCIS/Chimera/issues/2",
     ),
     (
-        "fabric not there",
+        "fabric unavailable",
         "gpu01:924:1152 [5] NCCL INFO NET/IB : No device found.",
         "https://github.com/NVIDIA/nccl/issues/952",
     ),
@@ -190,6 +197,59 @@ def test_a_fast_fabric_on_sockets_is_told_even_while_it_runs(failed: record.Run)
     (failed.folder / "plan.json").write_text(json.dumps({"cluster": cluster}))
     with (failed.folder / "logs" / "rank-0.log").open("a") as log:
         log.write("n1:5:6 [0] NCCL INFO Using network Socket\n")
-    (line,) = diagnosis.report(failed, Status("RUNNING"))
-    assert line.startswith("WARNING: NCCL TALKS OVER PLAIN TCP")
-    assert "Using network Socket" in line
+    warning, evidence, fix = diagnosis.report(failed, Status("RUNNING"))
+    assert warning.startswith("WARNING: NCCL USES TCP SOCKETS")
+    assert evidence == "  evidence: n1:5:6 [0] NCCL INFO Using network Socket"
+    assert fix.startswith("  fix: ")
+
+
+# Files that were torn, or that somebody else wrote
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"\n", b"137", b"137 1 n2", b"x 1 n2 1.0", b"137 1 n2 1.0 more", b"\xff 1 n2 1.0", b"9" * 5000 + b" 1 n2 1.0",
+     b"137 " + b"9" * 5000 + b" n2 1.0", "١ 1 n2 1.0".encode(), b"137 -2 n2 1.0", b"0 1 n2 1.0"],
+)  # fmt: skip
+def test_an_outcome_that_is_none(text: bytes, failed: record.Run) -> None:
+    (failed.folder / "outcome-7-1").write_bytes(text)
+    assert runs_logs.failure(failed.folder) is None
+    assert isinstance(diagnosis.report(failed, Status("FAILED", exit_code=1)), list)
+
+
+def test_an_outcome_is_read(failed: record.Run) -> None:
+    assert runs_logs.failure(failed.folder) == (137, 1, "n2")
+    (failed.folder / "outcome-7-1").write_bytes(b"70 -1 n\xe9 1.0\n")
+    assert runs_logs.failure(failed.folder) == (70, -1, "n\ufffd")
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [(b"0\n", 0), (b"137", 137), (b"", None), (b"-1", None), (b"1 2", None), (b"9" * 5000, None), (b"\xff", None),
+     ("٣".encode(), None), (b"1_0", None)],
+)  # fmt: skip
+def test_an_exit_code(text: bytes, code: int | None, tmp_path: Path) -> None:
+    (tmp_path / "exit_code").write_bytes(text)
+    assert runs_logs.exit_code(tmp_path) == code
+
+
+def test_a_hostfile_that_is_not_utf_8(failed: record.Run) -> None:
+    (failed.folder / "hostfile-7-1").write_bytes(b"n1 slots=1\nn\xe9 slots=1\n\x1b[31m\n")
+    assert runs_logs.host_names(failed.folder) == ["n1", "n\ufffd", "\\x1b[31m"]
+    with pytest.raises(RunNotFoundError, match="has no host 'n3'"):
+        list(runs_logs.lines(failed, Selection(host="n3"), lambda: "FAILED"))
+
+
+def test_logs_of_any_bytes_can_be_printed(failed: record.Run) -> None:
+    (failed.folder / "logs" / "rank-1.log").write_bytes(b"\xff\x1b[31m\x00 CUDA out of memory \x07\n")
+    lines = diagnosis.report(failed, Status("FAILED", exit_code=137))
+    assert any("CUDA out of memory" in line for line in lines)
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[" * 100_000, '{"cluster": 5}', '{"cluster": {"gpu": 1, "fabric": []}}']
+)
+def test_a_plan_that_is_torn(text: str, failed: record.Run) -> None:
+    (failed.folder / "plan.json").write_text(text)
+    assert not diagnosis.is_fast(failed.folder)

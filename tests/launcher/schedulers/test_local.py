@@ -143,7 +143,7 @@ def test_a_lost_run_is_not_taken_for_a_living_one(user: User, tmp_path: Path) ->
     while user.newest()["state"] == "RUNNING" and time.monotonic() < deadline:
         time.sleep(0.1)
     now = user.newest()
-    assert (now["state"], now["reason"]) == ("FAILED", "its process is gone")
+    assert (now["state"], now["reason"]) == ("FAILED", "its process no longer exists and left no exit code")
 
 
 def test_a_secret_comes_from_its_file_alone(user: User, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_interrupted_wait_leaves_the_run(user: User, tmp_path: Path) -> None:
     waiting.send_signal(signal.SIGINT)
     _, said = waiting.communicate(timeout=20)
     assert waiting.returncode == 130
-    assert "goes on" in said
+    assert "is still running\nfollow it: python -m launcher logs" in said
     run = user.newest()
     assert run["state"] == "RUNNING"
     user.launcher("cancel", run["id"])

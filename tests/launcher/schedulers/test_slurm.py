@@ -31,12 +31,12 @@ def decided(*settings: str) -> plan.Plan:
 @pytest.mark.parametrize(
     ("seen", "words"),
     [
-        (Seen("PENDING", "Resources"), "waiting for free hosts"),
+        (Seen("PENDING", "Resources"), "waiting for free nodes"),
         (Seen("PENDING", "None"), ""),
         (Seen("PENDING", "SomethingNew"), "SomethingNew"),
         (Seen("RUNNING", "None"), ""),
-        (Seen("NODE_FAIL"), "node fail; `resume` goes on from the last checkpoint"),
-        (Seen("PREEMPTED"), "preempted; `resume` goes on from the last checkpoint"),
+        (Seen("NODE_FAIL"), "node fail; `launcher resume RUN` continues from the latest checkpoint"),
+        (Seen("PREEMPTED"), "preempted; `launcher resume RUN` continues from the latest checkpoint"),
         (Seen("OUT_OF_MEMORY"), "out of memory"),
         (Seen("HIBERNATING"), "HIBERNATING"),
     ],

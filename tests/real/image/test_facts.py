@@ -70,7 +70,7 @@ def test_doctor_tells_prebuilt_ops_from_those_that_no_compiler_makes(cpu_image: 
     """The same questions that `doctor` asks, asked inside the image."""
     probed = json.loads(cpu_image.inside("python", "-c", ops._PROBE, *ops._PACKAGES).splitlines()[-1])
     verdicts = {
-        name: ops.judged(op, probed, ops.Tools("", "", ""), facts) for name, op in probed["ops"].items()
+        name: ops.verdict(op, probed, ops.Tools("", "", ""), facts) for name, op in probed["ops"].items()
     }
     for name in ("cpu_adam", "fused_adam", "deepspeed_shm_comm"):
         assert verdicts[name] == ("ok", "prebuilt")
@@ -139,7 +139,7 @@ def test_a_registry_says_the_same(served: str, facts: Facts) -> None:
 def test_a_registry_without_the_image(served: str) -> None:
     facts, note = registry.facts(f"{served}-other")
     assert facts is None
-    assert "is not checked" in note
+    assert "was not checked" in note
 
 
 def test_a_submission_asks_it(served: str, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_resume_goes_on_as_if_nothing_had_happened(site: Site) -> None:
     site.cluster.sh("sbatch -p debug -N4 --exclusive -o /dev/null --wrap 'sleep 2'")
     stopped = site.ended(run)
     assert (stopped["state"], stopped["exit_code"]) == ("FAILED", 75)
-    assert stopped["reason"] == "preempted; `resume` goes on from the last checkpoint"
+    assert stopped["reason"] == "preempted; `launcher resume RUN` continues from the latest checkpoint"
 
     said = site.launcher("resume", run).stderr
     again = site.status(run)

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
 def test_life_of_a_run_on_two_hosts(site: Site) -> None:
     run = site.submit("cluster.slurm.sbatch.hold=true")
     held = site.status(run)
-    assert (held["state"], held["reason"]) == ("PENDING", "held by you: scontrol release it")
+    assert (held["state"], held["reason"]) == ("PENDING", "held by its user: `scontrol release JOBID`")
     assert site.launcher("list").stdout.count("PENDING") == 1
     site.cluster.sh(f"scontrol release {held['native_id']}")
     site.wait(run, lambda now: now["state"] == "RUNNING")
@@ -150,5 +150,5 @@ def test_a_missing_pyxis_is_explained(site: Site) -> None:
     )
     assert site.ended(run)["state"] == "FAILED"
     said = site.launcher("status", run).stdout
-    assert "likely cause   this Slurm has no Pyxis" in said
+    assert "likely cause   the cluster file selects Pyxis" in said
     assert "evidence: srun: unrecognized option '--container-image=/x.sqsh'" in said

@@ -23,7 +23,7 @@ def test_after_waits_for_success(site: Site) -> None:
     good = site.submit(*site.program("import time; time.sleep(3)\n"), "nodes=1", "name=good")
     words = [w for s in (*site.program("print('second')\n"), "nodes=1") for w in ("--set", s)]
     second = site.launcher("slurm", "job.yaml", "--after", good, *words).stdout.strip()
-    site.wait(second, lambda now: now["reason"] == "waiting for another job")
+    site.wait(second, lambda now: now["reason"] == "waiting for a job it depends on")
     assert site.ended(second)["state"] == "SUCCEEDED"
     assert site.status(good)["state"] == "SUCCEEDED"
     # Slurm may have forgotten the first by now: nothing is left to wait for

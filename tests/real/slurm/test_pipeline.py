@@ -62,6 +62,6 @@ def test_a_pipeline_that_waits_is_cancelled_as_one(site: Site) -> None:
     chain = site.launcher("slurm", "chain.yaml").stdout.strip()
     first, second = (stage["run"] for stage in site.status(chain)["stages"])
     site.wait(first, lambda now: now["state"] == "RUNNING")
-    assert site.status(second)["reason"] == "waiting for another job"
+    assert site.status(second)["reason"] == "waiting for a job it depends on"
     site.launcher("cancel", chain)
     assert [site.ended(run)["state"] for run in (first, second)] == ["CANCELLED"] * 2

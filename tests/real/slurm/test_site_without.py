@@ -81,11 +81,11 @@ def test_the_view_of_a_waiting_job_and_ctrl_c(bare_site: Site) -> None:
         while "Slurm expects it to start at" not in seen:
             assert time.monotonic() < deadline, seen
             seen += waiting.stderr.readline()
-        assert "pending: waiting for free hosts" in seen
+        assert "pending: waiting for free nodes" in seen
         waiting.send_signal(signal.SIGINT)
         seen += waiting.stderr.read()
     assert waiting.returncode == 130
-    assert "goes on. Come back with: python -m launcher logs" in seen
+    assert "follow it: python -m launcher logs" in seen
     assert site.launcher("list", "--state", "pending").stdout.count("PENDING") == 1, "Ctrl-C cancels nothing"
 
 

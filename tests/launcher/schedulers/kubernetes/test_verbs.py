@@ -137,7 +137,7 @@ def test_what_cannot_be_taken_back_is_named(cluster: Cluster, run: Run, job: str
     assert code == 4
     ((plural, name),) = cluster.objects()
     assert plural == "services"
-    assert f"left behind in training: service/{name}; delete it by hand: kubectl -n training delete" in err
+    assert f"left behind in training: service/{name}; delete them: kubectl -n training delete" in err
 
 
 @pytest.mark.parametrize("kind", [k for k in variants.KINDS if k != "job"])
@@ -187,8 +187,8 @@ def test_expired_credentials(cluster: Cluster, run: Run, job: str, monkeypatch: 
     code, _, err = run("kubernetes", job)
     assert code == 4
     assert err.splitlines()[-1] == (
-        "error: the API server does not accept the credentials of context 'expired' (401); "
-        "they may have expired: log in again; `kubectl auth whoami` tells who you are"
+        "error: the API server rejected the credentials of context 'expired' (401); "
+        "they may have expired: log in again; `kubectl auth whoami` shows your user"
     )
 
 
@@ -225,7 +225,7 @@ def test_server_that_is_no_kubernetes(
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(server=f"http://127.0.0.1:{port}")))
         code, _, err = run("kubernetes", job)
     assert code == 4
-    assert "does not speak Kubernetes' language" in err
+    assert "did not return JSON; is this a Kubernetes API server?" in err
 
 
 class _one_answer:
@@ -440,7 +440,7 @@ PENDING: list[tuple[dict[str, Any], str]] = [
             "state": "none",
             "conditions": [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}],
         },
-        "a scheduling gate holds the pods back until they are admitted together",
+        "pods are gated (.spec.schedulingGates) until they are admitted together",
     ),
     (
         {"state": "Pending", "container": waiting(reason="ImagePullBackOff", message="no such tag")},
@@ -451,9 +451,9 @@ PENDING: list[tuple[dict[str, Any], str]] = [
             "state": "Pending",
             "container": waiting(reason="CreateContainerConfigError", message='secret "hf-token" not found'),
         },
-        'its variables or files are not there: secret "hf-token" not found',
+        'a ConfigMap, Secret or key that it needs is missing: secret "hf-token" not found',
     ),
-    ({"state": "creating"}, "-0-abcde is being started"),
+    ({"state": "creating"}, "-0-abcde is starting"),
     (
         {
             "state": "creating",
@@ -516,7 +516,7 @@ def test_a_run_that_kueue_has_not_admitted(cluster: Cluster, run: Run, job: str)
     name = submitted(run, job, "--set", "cluster.kubernetes.queue=research")
     assert cluster.objects()["jobs", name]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "research"
     cluster.tell("status", plural="jobs", name=name, status={}, spec={"suspend": True})
-    assert state(run, name)["reason"] == "suspended: something has to resume it"
+    assert state(run, name)["reason"] == "suspended (.spec.suspend): another controller has to resume it"
     message = "insufficient unused quota for nvidia.com/gpu in flavor h100, 8 more needed"
     workload = {
         "kind": "Workload",
@@ -527,7 +527,7 @@ def test_a_run_that_kueue_has_not_admitted(cluster: Cluster, run: Run, job: str)
         "status": {"conditions": [{"type": "QuotaReserved", "status": "False", "message": message}]},
     }
     cluster.tell("put", plural="workloads", object=workload)
-    assert state(run, name)["reason"] == f"Kueue waits: {message}"
+    assert state(run, name)["reason"] == f"waiting for quota in Kueue: {message}"
 
 
 def test_a_lost_node_is_named_with_what_to_do(cluster: Cluster, run: Run, job: str) -> None:
@@ -579,7 +579,7 @@ def test_the_first_failure_of_the_last_attempt_is_told(cluster: Cluster, run: Ru
     now = state(run, name)
     assert (now["state"], now["exit_code"]) == ("FAILED", 64)
     assert now["reason"] == (
-        "it failed in a way that starting again would not help; "
+        "its exit code is one that a restart cannot help; "
         f"{name}-1 ended with 64, a mistake in the job: node: error: no such model"
     )
 
@@ -597,7 +597,7 @@ def test_cancelled_and_gone(cluster: Cluster, run: Run, job: str) -> None:
     code, _, err = run("cancel", name)
     assert code == 0
     assert f"{name}: CANCELLED" in err
-    assert state(run, name)["reason"] == "ranks have the grace period to save"
+    assert state(run, name)["reason"] == "being deleted: ranks save during the grace period"
     assert {p for p, _ in cluster.objects()} == {"jobs", "pods"}  # the pods save; then the Job goes
     cluster.tell("remove", plural="jobs", name=name)
     assert state(run, name)["reason"] == "the Job is gone"
@@ -750,6 +750,6 @@ def test_a_failed_run_has_exit_code_1(cluster: Cluster, run: Run, job: str) -> N
     code, _, err = run("kubernetes", job, "--wait")
     thread.join()
     assert code == 1
-    assert "it failed more often than `restarts` allows" in err
+    assert "it failed more often than `restarts` of the job allows" in err
     assert "RuntimeError: no" in err
     assert "likely cause" in err  # from the failed pod's log

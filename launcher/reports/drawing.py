@@ -1,0 +1,165 @@
+"""Bars and curves drawn by matplotlib (the extra `pictures`), as PNG, SVG or PDF.
+
+Owns colours, fonts and axes; what is drawn is decided by estimate.py and curves.py.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from launcher import units
+from launcher.errors import ToolMissingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from launcher.reports.bars import Group
+    from launcher.reports.curves import Chart
+
+# Okabe and Ito's colours, told apart with any kind of colour vision: https://jfly.uni-koeln.de/color/
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
+DASHES = ("-", "--", ":", "-.")  # of the lines that share a colour
+INK, GRID = "#222222", "#dddddd"
+STYLE = {
+    "text.parse_math": False,  # `$` in a name is a dollar sign
+    "svg.fonttype": "none",  # text stays text: it can be searched and copied
+    "svg.hashsalt": "launcher",  # the same picture has the same bytes
+    "font.size": 9,
+    "text.color": INK,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 10,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+}
+
+
+def encoded(draw: Callable[[], Any], kinds: Iterable[str]) -> dict[str, bytes]:
+    """The figure that `draw` makes, as each of the `kinds` (png, svg, pdf).
+
+    Raises ToolMissingError without matplotlib.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        hint = "pip install 'matplotlib>=3.8'"
+        raise ToolMissingError("--plot needs matplotlib, which is not installed", hint=hint) from None
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a character that the font lacks is drawn as a box
+        figure = draw()
+        return {kind: _content(figure, kind) for kind in kinds}
+
+
+def _content(figure: Any, kind: str) -> bytes:
+    file = io.BytesIO()
+    # without the time of writing, so the same picture has the same bytes
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    figure.savefig(file, format=kind, dpi=150, metadata=dates.get(kind))
+    return file.getvalue()
+
+
+def _figure(title: str, width: float, height: float) -> Any:
+    """An empty figure that no window and no global state knows of; inches."""
+    from matplotlib.figure import Figure
+
+    figure: Any = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+    if title:
+        figure.suptitle(textwrap.fill(title, int(width * 10)), x=0.01, ha="left", fontweight="bold")
+    return figure
+
+
+def memory(title: str, groups: Sequence[Group]) -> Any:
+    """The bars of `groups`, one group below the other."""
+    rows = [len(group.bars) + 2.6 for group in groups]
+    figure = _figure(title, 11, 0.9 + 0.34 * sum(rows))
+    all_axes = figure.subplots(len(groups), 1, squeeze=False, height_ratios=rows)[:, 0]
+    for axes, group in zip(all_axes, groups, strict=True):
+        _stack(axes, group)
+    figure.supxlabel("→ and bold: selected configuration; dashed line: capacity", fontsize=8)
+    return figure
+
+
+def _stack(axes: Any, group: Group) -> None:
+    rows, names = range(len(group.bars)), group.names
+    unit, size = ("GB", 1e9) if group.scale >= 1e9 else ("MB", 1e6)
+    lefts = [0.0] * len(rows)
+    for index, name in enumerate(names):
+        sizes = [bar.parts.get(name, 0) / size for bar in group.bars]
+        if any(sizes):
+            axes.barh(rows, sizes, left=lefts, height=0.66, color=COLOURS[index % len(COLOURS)], label=name)
+        lefts = [left + size for left, size in zip(lefts, sizes, strict=True)]
+    if group.capacity:
+        label = f"capacity, {units.gigabytes(group.capacity)}"
+        axes.axvline(
+            group.capacity / size, color=INK, linestyle=(0, (5, 3)), linewidth=1.2, label=label, clip_on=False
+        )
+    for row, bar in zip(rows, group.bars, strict=True):
+        end = min(bar.total, group.scale) / size
+        cut = "» " if bar.total > group.scale else ""
+        axes.annotate(
+            f"{cut}{units.gigabytes(bar.total)}",
+            (end, row),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontweight="bold" if bar.selected else "normal",
+        )
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=8, handlelength=2, columnspacing=1.2)
+    axes.set_title(group.title, pad=24)
+    axes.set_yticks(rows, [f"{'→ ' if bar.selected else ''}{bar.name}" for bar in group.bars])
+    for label, bar in zip(axes.get_yticklabels(), group.bars, strict=True):
+        label.set_fontweight("bold" if bar.selected else "normal")
+    axes.set_ylim(len(group.bars) - 0.4, -0.6)
+    axes.set_xlim(0, group.scale / size)
+    axes.set_xlabel(unit)
+    axes.grid(axis="x")
+
+
+def runs(title: str, names: Sequence[str], charts: Sequence[Chart]) -> Any:
+    """Each chart with a line for each run, in the run's colour; the key of several runs stands above them."""
+    from matplotlib.lines import Line2D
+
+    columns = min(2, len(charts))
+    rows = -(-len(charts) // columns)
+    longest = max(map(len, names))
+    key_columns = max(1, int(columns * 80 / (longest + 6)))
+    key_rows = -(-len(names) // key_columns) if len(names) > 1 else 0
+    figure = _figure("" if key_rows else title, 5.6 * columns, 0.6 + 0.2 * key_rows + 3 * rows)
+    if key_rows:
+        handles = [Line2D([], [], **_look(index)) for index in range(len(names))]
+        figure.legend(handles, names, loc="outside upper left", ncols=key_columns)
+    all_axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, chart in zip(all_axes, charts, strict=False):
+        _chart(axes, chart)
+    for axes in all_axes[len(charts) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def _look(run: int) -> dict[str, Any]:
+    """Colour and dashes of a run, by its index."""
+    return {"color": COLOURS[run % len(COLOURS)], "linestyle": DASHES[run // len(COLOURS) % len(DASHES)]}
+
+
+def _chart(axes: Any, chart: Chart) -> None:
+    for run, points in enumerate(chart.lines):
+        marker = "." if len(points) == 1 else ""
+        axes.plot([x for x, _ in points], [y for _, y in points], **_look(run), marker=marker, linewidth=1.3)
+    for run, points in enumerate(chart.dots):
+        color = COLOURS[run % len(COLOURS)]
+        axes.scatter([x for x, _ in points], [y for _, y in points], s=16, color=color, zorder=3)
+    if any(chart.dots):
+        axes.scatter([], [], s=16, color=INK, label="validation loss")
+        axes.legend(loc="upper right")
+    axes.set_title(chart.title)
+    axes.set_xlabel("optimizer steps")
+    axes.set_ylabel(chart.unit)
+    axes.ticklabel_format(useOffset=False)
+    axes.grid()

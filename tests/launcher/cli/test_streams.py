@@ -1,0 +1,59 @@
+"""The exit code of a command is its own, whatever becomes of what it says on stderr."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher import ROOT
+
+COMMANDS = [
+    ("status nothing", 5),
+    ("plan nothing.yaml", 2),
+    ("plan", 2),
+    ("nonsense", 2),
+    ("plan jobs/quickstart.yaml --plot a.gif", 2),
+    ("plan jobs/llama-7b.yaml --set batch.global=13", 3),
+    ("plan jobs/quickstart.yaml --set workload=./own.py --set args={}", 0),  # says a note
+]
+
+
+def code(words: str, redirection: str, folder: Path) -> tuple[int, str]:
+    """The exit code and stdout of a command line under bash."""
+    script = f'"$0" -m launcher {words} {redirection}'
+    env = {"PATH": "/usr/bin:/bin", "LAUNCHER_RUNS": str(folder)}
+    done = subprocess.run(
+        ["bash", "-c", script, sys.executable], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    return done.returncode, done.stdout
+
+
+@pytest.mark.parametrize(("words", "wanted"), COMMANDS)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_stderr_that_is_full(words: str, wanted: int, tmp_path: Path) -> None:
+    expected = code(words, "2>/dev/null", tmp_path)
+    assert expected[0] == wanted
+    assert code(words, "2>/dev/full", tmp_path) == expected
+
+
+@pytest.mark.parametrize(("words", "wanted"), COMMANDS)
+def test_a_stderr_that_is_closed(words: str, wanted: int, tmp_path: Path) -> None:
+    """What belongs on stderr does not come out on stdout instead."""
+    assert code(words, "2>&-", tmp_path) == code(words, "2>/dev/null", tmp_path)
+    assert code(words, "2>&-", tmp_path)[0] == wanted
+
+
+@pytest.mark.parametrize(("words", "wanted"), COMMANDS[:4])
+def test_a_reader_that_has_gone(words: str, wanted: int, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    env = {"PATH": "/usr/bin:/bin", "LAUNCHER_RUNS": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher", *words.split()], cwd=ROOT, env=env, stderr=writer
+    )
+    os.close(writer)
+    assert done.returncode == wanted
