@@ -7,43 +7,21 @@ liked). The algorithms are TRL's, but for chat_ppo.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, engines, examples, metrics, options, tokenizer
+from workloads import architectures, engines, metrics, options, stages
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
     import argparse
 
-    from datasets import Dataset
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from workloads.stages import Stage
+
 START = "start"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What a stage works with; `model` is the folder or hub name it starts from."""
-
-    log: metrics.Log
-    config: dict[str, Any]
-    size: engines.BatchSize
-    model: str
-    tokenizer: PreTrainedTokenizerBase
-    training: list[examples.Row]
-    held_out: list[examples.Row]
-
-    @property
-    def datasets(self) -> dict[str, Dataset]:
-        """The examples as TRL takes them."""
-        from datasets import Dataset
-
-        return {
-            "train_dataset": Dataset.from_list(self.training),
-            "eval_dataset": Dataset.from_list(self.held_out),
-        }
 
 
 def add_options(made: argparse.ArgumentParser, keys: str) -> None:
@@ -57,26 +35,23 @@ def add_options(made: argparse.ArgumentParser, keys: str) -> None:
     options.rehearsal(group)
 
 
-def prepare(args: argparse.Namespace, this: Session, *keys: str) -> Stage:
+def prepare(args: argparse.Namespace, this: Session, *keys: str, pad_apart: bool = False) -> Stage:
     """Read config, examples (with these keys) and tokenizer, and find the start. Raises Stop for the job's mistakes."""
     for package in ("trl", "peft"):
         metrics.require(package, "the chat workloads")
-    log = this.together(lambda: metrics.start(args, this.run_dir, this.rank))
-    config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
-    settings = this.together(lambda: architectures.config(args.model))
-    training, held_out = examples.read(this, args.data, *keys)
-    by = tokenizer.for_examples(this, args, settings.vocab_size, training)
-    return Stage(log, config, size, start(args, this, by), by, training, held_out)
+    stage = stages.prepare(args, this, *keys, pad_apart=pad_apart)
+    return dataclasses.replace(stage, model=start(stage))
 
 
-def start(args: argparse.Namespace, this: Session, by: PreTrainedTokenizerBase) -> str:
+def start(stage: Stage) -> str:
     """Where the weights come from: --model, or a folder with random ones for an architecture that has none.
 
     TRL makes its frozen copies by loading the start again, so that has to be on disk.
     """
+    args, by = stage.args, stage.tokenizer
     if architectures.has_weights(args.model):
         return str(args.model)
-    folder = this.run_dir / START
+    folder = stage.this.run_dir / START
 
     def write() -> None:
         if not (folder / "config.json").exists():
@@ -89,7 +64,7 @@ def start(args: argparse.Namespace, this: Session, by: PreTrainedTokenizerBase) 
             AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
             by.save_pretrained(folder)
 
-    this.first(write)
+    stage.this.first(write)
     return str(folder)
 
 
@@ -114,6 +89,8 @@ def judge(
     if seed is not None:
         torch.manual_seed(seed)
     made = _loaded(AutoModelForSequenceClassification, name, config, num_labels=1)
+    if seed is not None and len(by) > made.config.vocab_size:
+        made.resize_token_embeddings(len(by), mean_resizing=False)  # by a token for padding
     made.config.pad_token_id = by.pad_token_id
     return made
 

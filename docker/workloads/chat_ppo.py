@@ -85,7 +85,7 @@ class Training:
 
     args: argparse.Namespace
     this: Session
-    stage: chat.Stage
+    stage: stages.Stage
     policy: DeepSpeedEngine
     critic: DeepSpeedEngine
     reference: DeepSpeedEngine
@@ -131,7 +131,7 @@ def ppo(args: argparse.Namespace, this: Session) -> int:
     return os.EX_OK
 
 
-def prepare(args: argparse.Namespace, this: Session, stage: chat.Stage) -> Training:
+def prepare(args: argparse.Namespace, this: Session, stage: stages.Stage) -> Training:
     """The four engines, with the newest checkpoint loaded. Raises Stop for mistakes in the job."""
     from peft import get_peft_model
     from transformers.integrations import HfDeepSpeedConfig

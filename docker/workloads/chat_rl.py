@@ -66,6 +66,7 @@ def rl(args: argparse.Namespace, this: Session) -> int:
         max_completion_length=args.max_new_tokens,
         temperature=args.temperature,
         beta=args.beta,
+        shuffle_dataset=False,  # `arrange` has put the prompts in order
     )
     trainer = kind(
         model=this.together(lambda: chat.policy(stage.model, stage.config)),
@@ -76,10 +77,11 @@ def rl(args: argparse.Namespace, this: Session) -> int:
         reward_processing_classes=None if args.reward in rewards.RULES else stage.tokenizer,
         peft_config=chat.lora(args),
     )
-    return trainers.run(trainer, args, this, stage.log, stage.tokenizer)
+    trainers.arrange(trainer, stage, per_example=args.generations)
+    return trainers.run(trainer, stage)
 
 
-def reward(name: str, stage: chat.Stage) -> Any:
+def reward(name: str, stage: stages.Stage) -> Any:
     """What TRL takes as a reward: a function of the answers, or a model. Raises Stop when it is neither."""
     if name not in rewards.RULES:
         return chat.judge(name, stage.config, stage.tokenizer, seed=None)

@@ -39,7 +39,7 @@ def critic(model: Any) -> Any:
     return Critic()
 
 
-def frozen(model: Any, stage: chat.Stage, args: argparse.Namespace) -> DeepSpeedEngine:
+def frozen(model: Any, stage: stages.Stage, args: argparse.Namespace) -> DeepSpeedEngine:
     """An engine that only computes; its parameters are partitioned if the policy's are, or if they are offloaded."""
     import deepspeed
 
@@ -54,7 +54,7 @@ def frozen(model: Any, stage: chat.Stage, args: argparse.Namespace) -> DeepSpeed
     return engine
 
 
-def model_score(args: argparse.Namespace, this: Session, stage: chat.Stage) -> Score:
+def model_score(args: argparse.Namespace, this: Session, stage: stages.Stage) -> Score:
     """The reward model of --reward, which stands still."""
     model = this.together(lambda: chat.judge(args.reward, stage.config, stage.tokenizer, seed=None))
     engine = frozen(model, stage, args)
@@ -66,7 +66,7 @@ def model_score(args: argparse.Namespace, this: Session, stage: chat.Stage) -> S
     return score
 
 
-def rule_score(args: argparse.Namespace, stage: chat.Stage) -> Score:
+def rule_score(args: argparse.Namespace, stage: stages.Stage) -> Score:
     """The rule of --reward, on the answers' text."""
     import torch
 
