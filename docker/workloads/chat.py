@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, engines, metrics, options, stages
+from workloads import architectures, engines, metrics, options, stages, tokenizer
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 START = "start"
 
 
-def add_options(made: argparse.ArgumentParser, keys: str) -> None:
-    """Add the options of every stage; `keys` are those of one example."""
+def add_options(made: argparse.ArgumentParser, keys: str, dropout: bool = False) -> None:
+    """Add the options of every stage; `keys` are those of one example, `dropout` says whether the stage has any."""
     options.launcher(made)
     group = made.add_argument_group("training")
     options.optimization(group)
     options.examples(group, keys)
-    options.lora(group)
+    options.lora(group, dropout)
     options.reports(group)
     options.rehearsal(group)
 
@@ -75,24 +75,34 @@ def policy(name: str, config: dict[str, Any]) -> PreTrainedModel:
     return _loaded(AutoModelForCausalLM, name, config)
 
 
-def judge(
-    name: str, config: dict[str, Any], by: PreTrainedTokenizerBase, seed: int | None
-) -> PreTrainedModel:
+def judge(name: str, stage: Stage, seed: int | None) -> PreTrainedModel:
     """A model that gives a text one number. Its last layer is new, by `seed`; with None it must be trained already."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    if seed is None and not any(
-        "SequenceClassification" in a for a in architectures.config(name).architectures or []
-    ):
-        raise Stop(f"{name} is no reward model: name a folder that chat_reward --export wrote")
-    if seed is not None:
+    if seed is None:
+        if not any("SequenceClassification" in a for a in architectures.config(name).architectures or []):
+            raise Stop(f"{name} is no reward model: name a folder that chat_reward --export wrote")
+        check_tokens(name, stage.tokenizer)
+    else:
         torch.manual_seed(seed)
-    made = _loaded(AutoModelForSequenceClassification, name, config, num_labels=1)
-    if seed is not None and len(by) > made.config.vocab_size:
-        made.resize_token_embeddings(len(by), mean_resizing=False)  # by a token for padding
-    made.config.pad_token_id = by.pad_token_id
-    return made
+    model = _loaded(AutoModelForSequenceClassification, name, stage.config, num_labels=1)
+    if seed is not None and len(stage.tokenizer) > model.config.vocab_size:
+        model.resize_token_embeddings(len(stage.tokenizer), mean_resizing=False)  # by a token for padding
+    model.config.pad_token_id = stage.tokenizer.pad_token_id
+    return model
+
+
+def check_tokens(name: str, ours: PreTrainedTokenizerBase) -> None:
+    """Raise Stop when the tokenizer that a reward model was exported with has other tokens than the policy's."""
+    theirs = tokenizer.of_folder(name)
+    ids = {} if theirs is None else theirs.get_vocab()
+    other = [token for token, number in ours.get_vocab().items() if ids.get(token, number) != number]
+    if other:
+        raise Stop(
+            f"--reward {name}: its tokens are not those of the policy ({len(other)} differ, such as {other[0]!r}): "
+            "train both from the same model or export"
+        )
 
 
 def _loaded(kind: Any, name: str, config: dict[str, Any], **more: Any) -> PreTrainedModel:
@@ -111,7 +121,38 @@ def lora(args: argparse.Namespace, task: str = "CAUSAL_LM") -> LoraConfig | None
     return LoraConfig(
         r=args.lora_rank,
         lora_alpha=args.lora_alpha or 2 * args.lora_rank,
-        lora_dropout=args.lora_dropout,
+        lora_dropout=vars(args).get("lora_dropout", 0.0),
         target_modules="all-linear",
         task_type=task,
     )
+
+
+def learner(model: PreTrainedModel, stage: Stage, task: str = "CAUSAL_LM") -> Any:
+    """A model that learns in policy optimization: without dropout, as ratios compare one network with itself.
+
+    With the adapters and the activation checkpointing that the options ask for.
+    """
+    from peft import get_peft_model
+
+    without_dropout(model)
+    adapters, partitioned = lora(stage.args, task), engines.stage(stage.config) == 3
+    if stage.args.activation_checkpointing:
+        # ZeRO-3 recomputes adapted layers in the other way only: https://github.com/huggingface/trl/issues/2514
+        how = {"use_reentrant": True} if adapters and partitioned else None
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
+        if adapters:
+            model.enable_input_require_grads()  # else nothing before the first adapter has a gradient
+    if adapters is None:
+        return model
+    # ZeRO-3 gathers parameters of one type: https://github.com/huggingface/trl/issues/6089
+    return get_peft_model(model, adapters, autocast_adapter_dtype=not partitioned)
+
+
+def without_dropout(model: PreTrainedModel) -> None:
+    """Set every dropout of a model to 0: its layers', and that of fused attention, which is a number of a module."""
+    from trl.trainer.utils import disable_dropout_in_model
+
+    disable_dropout_in_model(model)
+    for module in model.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0

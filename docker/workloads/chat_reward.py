@@ -38,7 +38,7 @@ def reward(args: argparse.Namespace, this: Session) -> int:
 
     config = RewardConfig(**trainers.settings(args, this, stage.config, stage.size), max_length=stage.length)
     trainer = RewardTrainer(
-        model=this.together(lambda: chat.judge(stage.model, stage.config, stage.tokenizer, args.seed)),
+        model=this.together(lambda: chat.judge(stage.model, stage, args.seed)),
         args=config,
         processing_class=stage.tokenizer,
         peft_config=chat.lora(args, "SEQ_CLS"),

@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
         description="Supervised fine-tuning on prompts and answers.",
         allow_abbrev=False,
     )
-    chat.add_options(made, '{"prompt", "completion"}')
+    chat.add_options(made, '{"prompt", "completion"}', dropout=True)
     return made
 
 

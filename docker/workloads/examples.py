@@ -59,6 +59,13 @@ def order(count: int, positions: int, seed: int) -> np.ndarray:
     ]
 
 
+def evaluation_size(held_out: int, total: int) -> int:
+    """How many held-out examples are evaluated: the most that any cut of a step of `total` divides, or fills."""
+    if held_out >= total:
+        return held_out // total * total
+    return max(part for part in range(1, held_out + 1) if total % part == 0)
+
+
 def _source(source: str, keys: tuple[str, ...]) -> Iterator[Row]:
     if source == "builtin":
         yield from builtin(keys)

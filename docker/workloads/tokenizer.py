@@ -66,6 +66,11 @@ def of_model(model: str) -> PreTrainedTokenizerBase:
     return existing("bytes" if architectures.named(model) else model)
 
 
+def of_folder(model: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that a folder or hub name brings; None if a folder has none."""
+    return _existing(model) if _has_tokenizer(model) else None
+
+
 def for_examples(
     session: Session,
     args: argparse.Namespace,

@@ -99,17 +99,10 @@ def arrange(trainer: Trainer, stage: Stage, per_example: int = 1) -> None:
     count = stage.args.max_steps * stage.size.total // per_example
     trainer.train_dataset = kept.select(examples.order(len(kept), count, stage.args.seed))
     if held_out:
-        evaluated = evaluation_size(len(held_out), stage.size.total)
+        evaluated = examples.evaluation_size(len(held_out), stage.size.total)
         trainer.eval_dataset = held_out.select(range(evaluated))
         share = max(1, evaluated // stage.this.world_size)
         trainer.args.per_device_eval_batch_size = math.gcd(stage.size.micro, share)
-
-
-def evaluation_size(held_out: int, total: int) -> int:
-    """How many held-out examples are evaluated: the most that any cut of a step of `total` divides, or fills."""
-    if held_out >= total:
-        return held_out // total * total
-    return max(part for part in range(1, held_out + 1) if total % part == 0)
 
 
 def evaluate_tokens(trainer: Trainer) -> dict[str, float]:
