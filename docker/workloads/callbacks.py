@@ -70,6 +70,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         del control, more
         if "eval_loss" in logs:
             values = {_plain(k.removeprefix("eval_")): v for k, v in logs.items() if k.startswith("eval_")}
+            values = {key: values[key] for key in ("loss", *metrics.CHAT) if key in values}
             self.log.event("eval", state.global_step, **values)
             self.log.say(f"held-out examples: loss {values['loss']:.4f}{metrics.chat(values)}")
         elif "loss" in logs:

@@ -116,8 +116,10 @@ def lora(args: argparse.Namespace, task: str = "CAUSAL_LM") -> LoraConfig | None
     """The LoRA that the options ask for: on every linear layer, as DeepSpeed-Chat's and QLoRA's; none for rank 0."""
     if not args.lora_rank:
         return None
+    import torch
     from peft import LoraConfig
 
+    torch.manual_seed(args.seed)  # of the adapters, which are made next
     return LoraConfig(
         r=args.lora_rank,
         lora_alpha=args.lora_alpha or 2 * args.lora_rank,

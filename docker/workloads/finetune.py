@@ -92,15 +92,22 @@ def has_encoder(args: argparse.Namespace, configuration: PretrainedConfig) -> bo
 
 
 def build(stage: Stage, encoder: bool) -> PreTrainedModel:
-    """The model with its own weights, or with random ones where it has none."""
+    """The model with its own weights, or with random ones, by the seed alone, where it has none."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers.initialization import no_init_weights
 
     kind = AutoModelForSeq2SeqLM if encoder else AutoModelForCausalLM
     dtype = engines.dtype(stage.config)
     torch.manual_seed(stage.args.seed)
     if not architectures.has_weights(stage.model):
-        return kind.from_config(stage.settings, dtype=dtype)
+        # the order in which transformers initializes under ZeRO-3, so that all stages start alike
+        with no_init_weights():
+            model = kind.from_config(stage.settings, dtype=dtype)
+        if engines.stage(stage.config) != 3:
+            model.initialize_weights()
+            model.tie_weights()
+        return model
     try:
         return kind.from_pretrained(stage.model, dtype=dtype)
     except (OSError, ValueError) as error:

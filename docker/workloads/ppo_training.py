@@ -67,8 +67,10 @@ class Training:
         for epoch in range(args.epochs):
             for engine in (self.models.critic, self.models.policy):
                 rate = engines.advance(engine, self.progress.step * args.epochs + epoch)
-            for places, batch, lesson in zip(self.places(), batches, lessons, strict=True):
-                losses.append(self.learn(batch, lesson, share, places))
+            for index, (batch, lesson) in enumerate(zip(batches, lessons, strict=True)):
+                plain = self.learn_plain_text(self.places()[index])
+                ends = index == size.accumulation - 1
+                losses.append((*self.learn(batch, lesson, share, ends), plain))
         if self.average is not None:
             self.average.update()
         policy, critic, plain = (sum(part) / len(losses) for part in zip(*losses, strict=True))
@@ -120,34 +122,36 @@ class Training:
         ]
         return lessons, float(totals[0]) / (len(batches) * self.stage.this.world_size)
 
-    def learn(
-        self, batch: Answers, lesson: Lesson, share: float, places: np.ndarray
-    ) -> tuple[float, float, float]:
-        """One backward pass of policy and critic over a micro batch; returns their losses, and that of plain text."""
+    def learn(self, batch: Answers, lesson: Lesson, share: float, ends: bool) -> tuple[float, float]:
+        """One backward pass of policy and critic over a micro batch, which `ends` an update; returns their losses."""
         args, models, (gains, returns) = self.args, self.models, lesson
         new = rollouts.log_probabilities(models.policy, batch.given, batch.begin, args.temperature)
         losses = ppo.policy_losses(new, batch.old, gains, batch.answered, clip=args.clip)
         policy = ppo.mean(losses, batch.answered, share)
-        plain = self.plain_text_loss(places)
-        models.policy.backward(policy + args.ptx_weight * plain)
+        models.policy.set_gradient_accumulation_boundary(ends)
+        models.policy.backward(policy)
         models.policy.step()
         values = models.critic(**batch.given)[:, batch.begin - 1 : -1]
         losses = ppo.value_losses(values, batch.values, returns, clip=args.clip)
         critic = ppo.mean(losses, batch.answered, share)
         models.critic.backward(critic)
         models.critic.step()
-        return float(policy.detach()), float(critic.detach()), float(plain.detach())
+        return float(policy.detach()), float(critic.detach())
 
-    def plain_text_loss(self, places: np.ndarray) -> torch.Tensor:
-        """The policy's loss on as many samples of --ptx-data as there are answers, nats a token; 0 without it.
+    def learn_plain_text(self, places: np.ndarray) -> float:
+        """One backward pass of the policy over as many samples of --ptx-data as there are answers; returns their loss.
 
-        Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, equation 2.
+        In nats a token; 0 without such data. Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, equation 2.
         """
         if self.plain_text is None:
-            return torch.zeros((), device=self.stage.this.device)
+            return 0.0
+        policy = self.models.policy
         inputs, labels = (tensor.to(self.stage.this.device) for tensor in self.plain_text.batch(places))
-        logits = self.models.policy(input_ids=inputs, use_cache=False).logits
-        return cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+        logits = policy(input_ids=inputs, use_cache=False).logits
+        loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+        policy.set_gradient_accumulation_boundary(False)  # of the same update as the answers
+        policy.backward(self.args.ptx_weight * loss)
+        return float(loss.detach())
 
     def evaluate(self) -> None:
         """Log what the held-out prompts' answers are worth, each time sampled by the same random numbers."""

@@ -1,7 +1,8 @@
 """A rank that trains several workloads one after the other, so that its start is paid once: `python -m …cuts CASES`.
 
-CASES is a JSON file: a list of {"workload", "run_dir", "config", "words"}. Each is what its own process would do, with
-the process group and imports kept. The last line printed of each is its exit code.
+CASES is a JSON file: a list of {"workload", "run_dir", "config", "words", "stop_before"}. Each is what its own process
+would do, with the process group and imports kept; one with `stop_before` ends before it takes that step, as if it had
+been killed. What each ended with is printed.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workloads import options, session
+
+if TYPE_CHECKING:
+    import argparse
 
 PROGRAMS = {
     "finetune": "finetune",
@@ -26,27 +30,51 @@ PROGRAMS = {
 }
 
 
+class Interrupted(Exception):
+    """The run ends here."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interruptible(session.Session):
+    """A session that ends before it takes a step."""
+
+    stop_before: int = 0
+
+    def rehearse(self, args: argparse.Namespace, step: int, attempt: int) -> None:
+        del args, attempt
+        if step == self.stop_before:
+            raise Interrupted
+
+
 def main() -> None:
     cases: list[dict[str, Any]] = json.loads(Path(sys.argv[1]).read_text())
     rank = session._start(Path(cases[0]["run_dir"]))
     for case in cases:
-        run_dir = Path(case["run_dir"])
-        run_dir.mkdir(parents=True, exist_ok=True)
-        config = run_dir / "deepspeed.json"
-        if rank.rank == 0:
-            config.write_text(json.dumps(case["config"]))
-        module = importlib.import_module(f"workloads.{case['workload']}")
-        words = [f"--deepspeed-config={config}", f"--run-dir={run_dir}", *case["words"]]
-        this = dataclasses.replace(rank, run_dir=run_dir)
-        this.first(lambda: None)
-        try:
-            code = getattr(module, PROGRAMS[case["workload"]])(options.parse(module.parser(), words), this)
-        except session.Stop as stop:
-            print(stop.message, flush=True)
-            code = stop.code
-        print(f"{case['run_dir']} ended with {code}", flush=True)
+        print(f"{case['run_dir']} ended with {run(case, rank)}", flush=True)
         forget()
     session._leave(os.EX_OK, orderly=True)
+
+
+def run(case: dict[str, Any], rank: session.Session) -> int | str:
+    """The exit code of a case, or what stopped it."""
+    run_dir = Path(case["run_dir"])
+    module = importlib.import_module(f"workloads.{case['workload']}")
+    config = run_dir / "deepspeed.json"
+    words = [f"--deepspeed-config={config}", f"--run-dir={run_dir}", *case["words"]]
+    this = Interruptible(rank.rank, rank.world_size, rank.device, run_dir, case.get("stop_before", 0))
+
+    def write() -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        config.write_text(json.dumps(case["config"]))
+
+    this.first(write)
+    try:
+        code: int = getattr(module, PROGRAMS[case["workload"]])(options.parse(module.parser(), words), this)
+    except session.Stop as stop:
+        return f"{stop.code}: {stop.message}"
+    except Interrupted:
+        return "an interruption"
+    return code
 
 
 def forget() -> None:
