@@ -161,9 +161,16 @@ def advance(engine: DeepSpeedEngine, update: int) -> float:
     DeepSpeed does not advance it for an update that it leaves out because fp16 overflowed; the job counts that one.
     """
     scheduler = engine.lr_scheduler
-    while hasattr(scheduler, "lr_lambdas") and scheduler.last_epoch < update:
-        scheduler.step()
+    if hasattr(scheduler, "lr_lambdas") and scheduler.last_epoch < update:
+        scheduler.last_epoch = update
+        _set_rates(engine)
     return float(engine.get_lr()[0])
+
+
+def _set_rates(engine: DeepSpeedEngine) -> None:
+    scheduler, groups = engine.lr_scheduler, engine.optimizer.param_groups
+    for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+        group["lr"] = base * factor(scheduler.last_epoch)
 
 
 def learning_rate(step: int, peak: float, args: argparse.Namespace) -> float:
@@ -191,8 +198,7 @@ def own_settings(engine: DeepSpeedEngine) -> Iterator[None]:
     schedule = engine.lr_scheduler
     if hasattr(schedule, "lr_lambdas"):
         schedule.base_lrs = [settings["initial_lr"] for settings in own]
-        for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-            group["lr"] = base * factor(schedule.last_epoch)
+        _set_rates(engine)
 
 
 def part_steps(engine: DeepSpeedEngine) -> None:
