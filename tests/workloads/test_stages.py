@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("trl", reason="the train extra is not installed")
 
-from tests.workloads import ranks
+from tests.workloads import ranks, tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,43 +20,19 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.deepspeed, pytest.mark.xdist_group("stages")]
 
 SIZE = 300
+MODEL = {**ranks.LLAMA, "num_hidden_layers": 1, "vocab_size": SIZE}
 SHORT = [
-    {"prompt": f"say {n}:", "completion": " yes", "chosen": " yes", "rejected": " no"} for n in range(40)
+    {"prompt": f"say {n}:", "completion": " yes", "chosen": " yes", "rejected": " no"} for n in range(10, 50)
 ]
 WORDS = ("--max-steps=2", "--log-every=1", "--seq-length=24", "--lr=1e-3")
 PPO = ("--reward=brief", "--max-new-tokens=8")
 
 
-def save_model(folder: Path, words: list[str], penalty: float | None = None) -> Path:
-    """A LLaMA with random weights, and a tokenizer of bytes, <s>, </s> and some words."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    bpe = Tokenizer(
-        models.BPE(vocab={token: n for n, token in enumerate(["<s>", "</s>", *alphabet])}, merges=[])
-    )
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.add_tokens(words)
-    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
-    torch.manual_seed(0)
-    settings = {**ranks.LLAMA, "num_hidden_layers": 1, "vocab_size": SIZE}
-    model = LlamaForCausalLM(LlamaConfig(**settings, bos_token_id=0, eos_token_id=1))
-    model.save_pretrained(folder)
-    if penalty is not None:
-        config = {"eos_token_id": 1, "bos_token_id": 0, "repetition_penalty": penalty, "do_sample": True}
-        (folder / "generation_config.json").write_text(json.dumps(config))
-    return folder
-
-
 def cases(folder: Path) -> dict[str, dict[str, Any]]:
     words = [f"word{n}" for n in range(SIZE - 258)]
-    plain = save_model(folder / "plain", words)
-    penalty = save_model(folder / "penalty", words, penalty=1.5)
-    other = save_model(folder / "other", words[::-1])
+    plain = tiny.save(folder / "plain", MODEL, words)
+    penalty = tiny.save(folder / "penalty", MODEL, words, penalty=1.5)
+    other = tiny.save(folder / "other", MODEL, words[::-1])
     data = folder / "data.jsonl"
     long = [{**row, "prompt": "a long prompt " * 4} for row in SHORT]
     data.write_text("".join(json.dumps(row) + "\n" for row in SHORT + long))
@@ -157,13 +133,17 @@ def test_a_models_generation_config_does_not_shape_answers(
         assert [step[figure] for step in penalty] == [step[figure] for step in plain]
 
 
+@pytest.mark.parametrize("workload", ["finetune", "chat_sft", "chat_reward", "chat_dpo"])
+def test_a_text_begins_as_the_tokenizer_says(workload: str, runs: tuple[Path, dict[str, str]]) -> None:
+    """In bytes: <s>, a prompt of 7, answers of 4 and 3, </s>."""
+    pair = (1 + 7 + 4 + 1) + (1 + 7 + 3 + 1)
+    tokens = pair if workload in ("chat_reward", "chat_dpo") else 1 + 7 + 4 + 1
+    assert lines(runs, f"long {workload}")[0]["tokens"] == 4 * tokens
+
+
 def test_prompts_begin_as_the_tokenizer_says(runs: tuple[Path, dict[str, str]]) -> None:
-    """Without <s> the tokens of prompts and answers, all of which reach their limit, would be fewer."""
     first = lines(runs, "ppo")[0]
-    assert first["answer_tokens"] <= 8
-    prompts = first["tokens"] - 4 * first["answer_tokens"]
-    assert prompts == pytest.approx(4 * len("<say 1:>") - 4, abs=4)
-    assert lines(runs, "rloo")[0]["tokens"] > 0
+    assert first["tokens"] - 4 * first["answer_tokens"] == pytest.approx(4 * (1 + 7))
 
 
 @pytest.mark.parametrize("stage", ["ppo", "rloo"])
