@@ -22,7 +22,6 @@ class MovingAverage:
         self.parameters = [p for p in engine.module.parameters() if p.requires_grad]
         self.shares = [_share(p).float().clone() for p in self.parameters]
 
-    @torch.no_grad()
     def update(self) -> None:
         """Take in the weights as they are now."""
         for average, parameter in zip(self.shares, self.parameters, strict=True):

@@ -75,7 +75,7 @@ class Training:
             self.average.update()
         policy, critic, plain = (sum(part) / len(losses) for part in zip(*losses, strict=True))
         norm = self.models.policy.get_global_grad_norm()
-        figures = rollouts.figures(batches, this)
+        figures: dict[str, Any] = rollouts.figures(batches, this)
         self.progress = Progress(
             self.progress.step + 1,
             self.progress.samples + size.total,

@@ -6,6 +6,7 @@ answers that do not depend on how the batch is cut, and positions that do not de
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -41,14 +42,12 @@ def reward(stage: Stage) -> Callable[..., list[float]]:
 def draw_by_place(trainer: Any, stage: Stage) -> None:
     """Have the trainer's policy sample each answer by its place in the run, and see positions without the padding."""
     policy = trainer.model.get_base_model() if stage.args.lora_rank else trainer.model
-    this, drawn = stage.this, {"when": (-1, True), "rows": 0}
+    this, drawn = stage.this, Counter()
 
     def seeds(rows: int) -> list[int]:
         when = (trainer.state.global_step, trainer.model.training)
-        if drawn["when"] != when:
-            drawn.update(when=when, rows=0)
-        first = drawn["rows"] + this.rank * rows
-        drawn["rows"] += this.world_size * rows
+        first = drawn[when] + this.rank * rows
+        drawn[when] += this.world_size * rows
         return [hash((stage.args.seed, *when, first + row)) for row in range(rows)]
 
     policy.generate = sampling.draw_by_place(policy, stage.args.temperature, seeds)

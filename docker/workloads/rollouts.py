@@ -44,7 +44,7 @@ class Answers:
     @property
     def begin(self) -> int:
         """Where answers begin in the text."""
-        return self.ids.shape[1] - self.answered.shape[1]
+        return len(self.ids[0]) - len(self.answered[0])
 
     @property
     def given(self) -> dict[str, torch.Tensor]:

@@ -38,7 +38,8 @@ class Stage:
     @property
     def length(self) -> int:
         """Tokens of an example at most: --seq-length, or the model's positions if those are fewer."""
-        return min(self.args.seq_length, self.positions or self.args.seq_length)
+        asked: int = self.args.seq_length
+        return min(asked, self.positions or asked)
 
     @property
     def positions(self) -> int | None:
@@ -57,10 +58,12 @@ class Stage:
         }
 
     def left_out(self, training: int, held_out: int, why: str) -> None:
-        """Say how many examples are left out, given how many are kept. Raises Stop where none is left."""
+        """Say how many examples are left out, given how many are kept. Raises Stop where too few are left."""
         given = len(self.training), len(self.held_out)
         if not training:
             raise Stop(f"--data: all {given[0]} examples are left out: {why}")
+        if self.args.eval_every and not held_out:
+            raise Stop(f"--eval-every: all {given[1]} held-out examples are left out: {why}")
         missing = given[0] - training, given[1] - held_out
         if any(missing):
             self.log.event("left_out", 0, training=missing[0], held_out=missing[1], reason=why)
@@ -77,6 +80,10 @@ def prepare(args: argparse.Namespace, this: Session, *keys: str, pad_apart: bool
     settings = this.together(lambda: architectures.config(args.model))
     training, held_out = examples.read(this, args.data, *keys)
     by = tokenizer.for_examples(this, args, settings.vocab_size, training, pad_apart=pad_apart)
+    if len(by) > settings.vocab_size:
+        log.say(
+            f"the vocabulary of {args.model} grows by {by.pad_token} for padding: it had only its end token for it"
+        )
     return Stage(
         args=args,
         this=this,

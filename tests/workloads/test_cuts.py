@@ -31,7 +31,7 @@ GPT2 = {**ranks.GPT2, "vocab_size": 320, "n_layer": 1, "n_embd": 32}
 STEPS = 3
 ROWS = 48  # of which two are held out
 # an eps above rounding errors, which Adam would else blow up to whole updates where the gradient is 0
-ADAM = {"optimizer": {"type": "AdamW", "params": {"eps": 1e-4}}, "gradient_clipping": 1.0}
+ADAM: dict[str, Any] = {"optimizer": {"type": "AdamW", "params": {"eps": 1e-4}}, "gradient_clipping": 1.0}
 RATES = [2e-3, 2e-3, 2e-4]
 WORDS = (
     *(f"--max-steps={STEPS}", "--log-every=1", "--seq-length=56", "--eval-every=3", "--checkpoint-every=2"),
@@ -95,8 +95,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         place = folder / f"{size} ranks"
         place.mkdir()
         (place / "cases.json").write_text(json.dumps(cases(folder, size)))
-        words = (place, size, {}, str(place / "cases.json"))
-        started.append(ranks.start(*words, module="tests.workloads.cuts", given=()))
+        file = str(place / "cases.json")
+        started.append(ranks.start(place, size, {}, file, module="tests.workloads.cuts", given=()))
     for run in started:
         assert set(run.wait(3 * ranks.TIMEOUT)) == {0}, run.output()
         ended = [

@@ -40,7 +40,7 @@ def test_all_updates_of_a_step_have_its_rate_though_some_are_left_out(updates: i
     engine.get_lr = lambda: [optimizer.param_groups[0]["lr"]]
     rates = []
     for update in range(20 * updates):
-        rates.append(engines.advance(engine, update))  # type: ignore[arg-type]
+        rates.append(engines.advance(engine, update))
         if update not in (0, 1, 7, 19 * updates - 1):
             optimizer.step()
             engine.lr_scheduler.step()
@@ -52,7 +52,7 @@ def test_all_updates_of_a_step_have_its_rate_though_some_are_left_out(updates: i
 def test_weight_decay_is_for_matrices() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3), torch.nn.Embedding(4, 3))
     model[0].weight.requires_grad_(False)
-    matrices, others = engines.decay_groups(model, 0.1)  # type: ignore[arg-type]
+    matrices, others = engines.decay_groups(model, 0.1)
     assert (matrices["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
     assert [p.shape for p in matrices["params"]] == [(4, 3)]
     assert [p.shape for p in others["params"]] == [(3,), (3,), (3,)]

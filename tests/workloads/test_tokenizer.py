@@ -9,7 +9,7 @@ pytest.importorskip("transformers", reason="the train extra is not installed")
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
-from workloads import examples, finetune, tokenizer
+from workloads import examples, finetune, stages, tokenizer
 
 WORDS = {word: number for number, word in enumerate(("<s>", "</s>", "say", "yes", "no"))}
 
@@ -36,7 +36,7 @@ def test_a_prompt_begins_as_its_tokenizer_says_and_does_not_end(template: str, b
     row = {"prompt": "say", "completion": "yes"}
     tokens = finetune.tokens(row, by, length=9, encoder=False)
     assert tokens["input_ids"] == [*begin, 2, 3, 1]
-    assert tokens["labels"] == [finetune.IGNORED] * (len(begin) + 1) + [3, 1]
+    assert tokens["labels"] == [stages.IGNORED] * (len(begin) + 1) + [3, 1]
     assert finetune.tokens({"text": "say yes"}, by, length=9, encoder=False)["labels"] == [*begin, 2, 3, 1]
     assert finetune.tokens(row, by, length=9, encoder=True)["labels"] == [*begin, 3, 1]
 
