@@ -7,76 +7,51 @@ liked). The algorithms are TRL's, but for chat_ppo.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, engines, examples, metrics, options, tokenizer
+from workloads import architectures, engines, metrics, options, stages, tokenizer
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
     import argparse
 
-    from datasets import Dataset
     from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from workloads.stages import Stage
 
 START = "start"
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What a stage works with; `model` is the folder or hub name it starts from."""
-
-    log: metrics.Log
-    config: dict[str, Any]
-    size: engines.BatchSize
-    model: str
-    tokenizer: PreTrainedTokenizerBase
-    training: list[examples.Row]
-    held_out: list[examples.Row]
-
-    @property
-    def datasets(self) -> dict[str, Dataset]:
-        """The examples as TRL takes them."""
-        from datasets import Dataset
-
-        return {
-            "train_dataset": Dataset.from_list(self.training),
-            "eval_dataset": Dataset.from_list(self.held_out),
-        }
-
-
-def add_options(made: argparse.ArgumentParser, keys: str) -> None:
-    """Add the options of every stage; `keys` are those of one example."""
+def add_options(made: argparse.ArgumentParser, keys: str, dropout: bool = False) -> None:
+    """Add the options of every stage; `keys` are those of one example, `dropout` says whether the stage has any."""
     options.launcher(made)
     group = made.add_argument_group("training")
     options.optimization(group)
     options.examples(group, keys)
-    options.lora(group)
+    options.lora(group, dropout)
     options.reports(group)
     options.rehearsal(group)
 
 
-def prepare(args: argparse.Namespace, this: Session, *keys: str) -> Stage:
+def prepare(args: argparse.Namespace, this: Session, *keys: str, pad_apart: bool = False) -> Stage:
     """Read config, examples (with these keys) and tokenizer, and find the start. Raises Stop for the job's mistakes."""
     for package in ("trl", "peft"):
         metrics.require(package, "the chat workloads")
-    log = this.together(lambda: metrics.start(args, this.run_dir, this.rank))
-    config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
-    settings = this.together(lambda: architectures.config(args.model))
-    training, held_out = examples.read(this, args.data, *keys)
-    by = tokenizer.for_examples(this, args, settings.vocab_size, training)
-    return Stage(log, config, size, start(args, this, by), by, training, held_out)
+    stage = stages.prepare(args, this, *keys, pad_apart=pad_apart)
+    return dataclasses.replace(stage, model=start(stage))
 
 
-def start(args: argparse.Namespace, this: Session, by: PreTrainedTokenizerBase) -> str:
+def start(stage: Stage) -> str:
     """Where the weights come from: --model, or a folder with random ones for an architecture that has none.
 
     TRL makes its frozen copies by loading the start again, so that has to be on disk.
     """
+    args, by = stage.args, stage.tokenizer
     if architectures.has_weights(args.model):
         return str(args.model)
-    folder = this.run_dir / START
+    folder = stage.this.run_dir / START
 
     def write() -> None:
         if not (folder / "config.json").exists():
@@ -89,7 +64,7 @@ def start(args: argparse.Namespace, this: Session, by: PreTrainedTokenizerBase) 
             AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
             by.save_pretrained(folder)
 
-    this.first(write)
+    stage.this.first(write)
     return str(folder)
 
 
@@ -100,22 +75,34 @@ def policy(name: str, config: dict[str, Any]) -> PreTrainedModel:
     return _loaded(AutoModelForCausalLM, name, config)
 
 
-def judge(
-    name: str, config: dict[str, Any], by: PreTrainedTokenizerBase, seed: int | None
-) -> PreTrainedModel:
+def judge(name: str, stage: Stage, seed: int | None) -> PreTrainedModel:
     """A model that gives a text one number. Its last layer is new, by `seed`; with None it must be trained already."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    if seed is None and not any(
-        "SequenceClassification" in a for a in architectures.config(name).architectures or []
-    ):
-        raise Stop(f"{name} is no reward model: name a folder that chat_reward --export wrote")
-    if seed is not None:
+    if seed is None:
+        if not any("SequenceClassification" in a for a in architectures.config(name).architectures or []):
+            raise Stop(f"{name} is no reward model: name a folder that chat_reward --export wrote")
+        check_tokens(name, stage.tokenizer)
+    else:
         torch.manual_seed(seed)
-    made = _loaded(AutoModelForSequenceClassification, name, config, num_labels=1)
-    made.config.pad_token_id = by.pad_token_id
-    return made
+    model = _loaded(AutoModelForSequenceClassification, name, stage.config, num_labels=1)
+    if seed is not None and len(stage.tokenizer) > model.config.vocab_size:
+        model.resize_token_embeddings(len(stage.tokenizer), mean_resizing=False)  # by a token for padding
+    model.config.pad_token_id = stage.tokenizer.pad_token_id
+    return model
+
+
+def check_tokens(name: str, ours: PreTrainedTokenizerBase) -> None:
+    """Raise Stop when the tokenizer that a reward model was exported with has other tokens than the policy's."""
+    theirs = tokenizer.of_folder(name)
+    ids = {} if theirs is None else theirs.get_vocab()
+    other = [token for token, number in ours.get_vocab().items() if ids.get(token, number) != number]
+    if other:
+        raise Stop(
+            f"--reward {name}: its tokens are not those of the policy ({len(other)} differ, such as {other[0]!r}): "
+            "train both from the same model or export"
+        )
 
 
 def _loaded(kind: Any, name: str, config: dict[str, Any], **more: Any) -> PreTrainedModel:
@@ -129,12 +116,45 @@ def lora(args: argparse.Namespace, task: str = "CAUSAL_LM") -> LoraConfig | None
     """The LoRA that the options ask for: on every linear layer, as DeepSpeed-Chat's and QLoRA's; none for rank 0."""
     if not args.lora_rank:
         return None
+    import torch
     from peft import LoraConfig
 
+    torch.manual_seed(args.seed)  # of the adapters, which are made next
     return LoraConfig(
         r=args.lora_rank,
         lora_alpha=args.lora_alpha or 2 * args.lora_rank,
-        lora_dropout=args.lora_dropout,
+        lora_dropout=vars(args).get("lora_dropout", 0.0),
         target_modules="all-linear",
         task_type=task,
     )
+
+
+def learner(model: PreTrainedModel, stage: Stage, task: str = "CAUSAL_LM") -> Any:
+    """A model that learns in policy optimization: without dropout, as ratios compare one network with itself.
+
+    With the adapters and the activation checkpointing that the options ask for.
+    """
+    from peft import get_peft_model
+
+    without_dropout(model)
+    adapters, partitioned = lora(stage.args, task), engines.stage(stage.config) == 3
+    if stage.args.activation_checkpointing:
+        # ZeRO-3 recomputes adapted layers in the other way only: https://github.com/huggingface/trl/issues/2514
+        how = {"use_reentrant": True} if adapters and partitioned else None
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
+        if adapters:
+            model.enable_input_require_grads()  # else nothing before the first adapter has a gradient
+    if adapters is None:
+        return model
+    # ZeRO-3 gathers parameters of one type: https://github.com/huggingface/trl/issues/6089
+    return get_peft_model(model, adapters, autocast_adapter_dtype=not partitioned)
+
+
+def without_dropout(model: PreTrainedModel) -> None:
+    """Set every dropout of a model to 0: its layers', and that of fused attention, which is a number of a module."""
+    from trl.trainer.utils import disable_dropout_in_model
+
+    disable_dropout_in_model(model)
+    for module in model.modules():
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0

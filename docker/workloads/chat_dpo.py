@@ -42,12 +42,13 @@ def dpo(args: argparse.Namespace, this: Session) -> int:
     settings = trainers.settings(args, this, stage.config, stage.size)
     trainer = DPOTrainer(
         model=this.together(lambda: chat.policy(stage.model, stage.config)),
-        args=DPOConfig(**settings, max_length=args.seq_length, beta=args.beta),
+        args=DPOConfig(**settings, max_length=stage.length, beta=args.beta),
         processing_class=stage.tokenizer,
         peft_config=chat.lora(args),
         **stage.datasets,
     )
-    return trainers.run(trainer, args, this, stage.log, stage.tokenizer)
+    trainers.arrange(trainer, stage)
+    return trainers.run(trainer, stage)
 
 
 def main() -> None:

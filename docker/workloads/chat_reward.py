@@ -31,22 +31,21 @@ def reward(args: argparse.Namespace, this: Session) -> int:
 
     Accuracy is the share of pairs whose better answer gets the higher number.
     """
-    stage = chat.prepare(args, this, "prompt", "chosen", "rejected")
+    stage = chat.prepare(args, this, "prompt", "chosen", "rejected", pad_apart=True)
     from trl import RewardConfig, RewardTrainer
 
     from workloads import trainers
 
-    config = RewardConfig(
-        **trainers.settings(args, this, stage.config, stage.size), max_length=args.seq_length
-    )
+    config = RewardConfig(**trainers.settings(args, this, stage.config, stage.size), max_length=stage.length)
     trainer = RewardTrainer(
-        model=this.together(lambda: chat.judge(stage.model, stage.config, stage.tokenizer, args.seed)),
+        model=this.together(lambda: chat.judge(stage.model, stage, args.seed)),
         args=config,
         processing_class=stage.tokenizer,
         peft_config=chat.lora(args, "SEQ_CLS"),
         **stage.datasets,
     )
-    return trainers.run(trainer, args, this, stage.log, stage.tokenizer)
+    trainers.arrange(trainer, stage)
+    return trainers.run(trainer, stage)
 
 
 def main() -> None:

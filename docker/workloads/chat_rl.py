@@ -8,7 +8,7 @@ With a critic it is chat_ppo. What stages share is in chat.py.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workloads import chat, options, rewards, session
 from workloads.session import Stop
@@ -53,42 +53,39 @@ def rl(args: argparse.Namespace, this: Session) -> int:
             f"the step's {stage.size.total} answers do not divide by --generations {args.generations}: change "
             "batch.micro, batch.global or --generations"
         )
+    from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-    from workloads import trainers
+    from workloads import ppo_models, reinforcement, rollouts, trainers
 
-    kind, of = (RLOOTrainer, RLOOConfig) if args.algorithm == "rloo" else (GRPOTrainer, GRPOConfig)
-    settings = trainers.settings(args, this, stage.config, stage.size)
-    settings["eval_strategy"] = "no"  # the reward of the training prompts is the measure
-    config = of(
-        **settings,
+    kind, settings = (RLOOTrainer, RLOOConfig) if args.algorithm == "rloo" else (GRPOTrainer, GRPOConfig)
+    config = settings(
+        **trainers.settings(args, this, stage.config, stage.size),
         num_generations=args.generations,
+        num_generations_eval=1,
         max_completion_length=args.max_new_tokens,
         temperature=args.temperature,
         beta=args.beta,
+        disable_dropout=True,  # ratios compare one network with itself
+        ds3_gather_for_generation=args.gather_for_generation,
+        shuffle_dataset=False,  # `arrange` puts the prompts in order
     )
+    model = this.together(lambda: chat.policy(stage.model, stage.config))
+    chat.without_dropout(model)
+    ppo_models.say_ignored(model, stage)
+    training, held_out = rollouts.fitting(stage)
     trainer = kind(
-        model=this.together(lambda: chat.policy(stage.model, stage.config)),
-        reward_funcs=this.together(lambda: reward(args.reward, stage)),
+        model=model,
+        reward_funcs=reinforcement.reward(stage),
         args=config,
-        train_dataset=stage.datasets["train_dataset"],
+        train_dataset=Dataset.from_list(training),
+        eval_dataset=Dataset.from_list(held_out),
         processing_class=stage.tokenizer,
-        reward_processing_classes=None if args.reward in rewards.RULES else stage.tokenizer,
         peft_config=chat.lora(args),
     )
-    return trainers.run(trainer, args, this, stage.log, stage.tokenizer)
-
-
-def reward(name: str, stage: chat.Stage) -> Any:
-    """What TRL takes as a reward: a function of the answers, or a model. Raises Stop when it is neither."""
-    if name not in rewards.RULES:
-        return chat.judge(name, stage.config, stage.tokenizer, seed=None)
-    rule = rewards.RULES[name]
-
-    def by_rule(completions: list[str], **_: object) -> list[float]:
-        return [rule(answer) for answer in completions]
-
-    return by_rule
+    trainers.arrange(trainer, stage, per_example=args.generations)
+    reinforcement.draw_by_place(trainer, stage)
+    return trainers.run(trainer, stage)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
         description="Supervised fine-tuning on prompts and answers.",
         allow_abbrev=False,
     )
-    chat.add_options(made, '{"prompt", "completion"}')
+    chat.add_options(made, '{"prompt", "completion"}', dropout=True)
     return made
 
 
@@ -32,7 +32,7 @@ def sft(args: argparse.Namespace, this: Session) -> int:
 
     from workloads import trainers
 
-    config = SFTConfig(**trainers.settings(args, this, stage.config, stage.size), max_length=args.seq_length)
+    config = SFTConfig(**trainers.settings(args, this, stage.config, stage.size), max_length=stage.length)
     trainer = SFTTrainer(
         model=this.together(lambda: chat.policy(stage.model, stage.config)),
         args=config,
@@ -40,7 +40,9 @@ def sft(args: argparse.Namespace, this: Session) -> int:
         peft_config=chat.lora(args),
         **stage.datasets,
     )
-    return trainers.run(trainer, args, this, stage.log, stage.tokenizer)
+    trainers.arrange(trainer, stage)
+    trainer.evaluate = lambda **_: trainers.evaluate_tokens(trainer)
+    return trainers.run(trainer, stage)
 
 
 def main() -> None:

@@ -93,10 +93,11 @@ def save(
     identity: Identity,
     keep: int,
     others: Mapping[str, DeepSpeedEngine] | None = None,
+    more: Mapping[str, Any] | None = None,
 ) -> str:
     """Write a complete checkpoint, then delete all but the newest `keep`; returns its tag. All ranks call it.
 
-    Engines beside the first go to folders in it, by their names.
+    Engines beside the first go to folders in it, by their names; `more` is carried along for `load`.
 
     Raises Stop with NO_CHECKPOINT on every rank when any rank could not write (a full disk); the complete
     checkpoints before are untouched then.
@@ -113,7 +114,8 @@ def save(
     for name, one in {"": engine, **(others or {})}.items():
         with observed(one, folder / tag, written, failures):
             place = f"{tag}/{name}".rstrip("/")
-            one.save_checkpoint(str(folder), tag=place, client_state=carried, save_latest=False)
+            state = {**carried, **(more or {})}
+            one.save_checkpoint(str(folder), tag=place, client_state=state, save_latest=False)
     ranks: list[Any] = [None] * session.world_size
     distributed.all_gather_object(ranks, (written, failures))
 
@@ -196,15 +198,21 @@ def refusal(found: Found, identity: Identity) -> str | None:
     return None
 
 
-def restore(engine: DeepSpeedEngine, found: Found, name: str = "") -> Progress:
-    """Load weights, optimizer and schedule into a fresh engine, the one saved by that name; returns how far it was."""
+def restore(engine: DeepSpeedEngine, found: Found) -> Progress:
+    """Load weights, optimizer and schedule into a fresh engine; returns how far it was."""
+    return Progress(**load(engine, found)["progress"])
+
+
+def load(engine: DeepSpeedEngine, found: Found, name: str = "") -> dict[str, Any]:
+    """Load weights, optimizer and schedule into a fresh engine, the one saved by that name; returns what it carries."""
     with engines.own_settings(engine):
         path, carried = engine.load_checkpoint(str(found.path.parent), tag=f"{found.tag}/{name}".rstrip("/"))
     if found.universal:
         engines.part_steps(engine)
     if path is None:
         raise Stop(f"DeepSpeed found nothing to load in {found.path}", NO_CHECKPOINT)
-    return Progress(**carried["progress"])
+    result: dict[str, Any] = carried
+    return result
 
 
 def guarded(

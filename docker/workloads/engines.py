@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import torch
     from deepspeed import DeepSpeedEngine
+    from torch.optim.lr_scheduler import LambdaLR
     from transformers import PreTrainedModel
 
 ADAM = ("adam", "adamw")
@@ -87,25 +88,23 @@ def start(
     args: argparse.Namespace,
     universal: bool = False,
     groups: Any = None,
+    *,
+    updates: int = 1,
 ) -> DeepSpeedEngine:
-    """The engine: the config's optimizer, else AdamW by the options; its scheduler, else a cosine with warm-up.
+    """The engine: the config's optimizer, else AdamW by the options; its scheduler, else `schedule`.
 
-    Set `universal` if it is to load a universal checkpoint; `groups` are those of ulysses.py.
+    Set `universal` if it is to load a universal checkpoint; `groups` are those of ulysses.py. A step of the job makes
+    `updates` of the engine's.
     """
     import deepspeed
-    from torch.optim.lr_scheduler import LambdaLR
-
-    def cosine(optimizer: torch.optim.Optimizer) -> LambdaLR:
-        peak = optimizer.param_groups[0]["lr"]
-        return LambdaLR(optimizer, lambda step: learning_rate(step, peak, args) / peak)
 
     loading = {**config.get("checkpoint", {}), "load_universal": universal}
     complete = {**config, "optimizer": optimizer(config, args), "checkpoint": loading}
     engine, *_ = deepspeed.initialize(
         model=model,
-        model_parameters=_groups(model, complete["optimizer"]["params"].get("weight_decay", 0.0)),
+        model_parameters=decay_groups(model, complete["optimizer"]["params"].get("weight_decay", 0.0)),
         config=complete,
-        lr_scheduler=None if "scheduler" in config else cosine,
+        lr_scheduler=None if "scheduler" in config else lambda adam: schedule(adam, args, updates),
         mpu=groups,
         dist_init_required=False,
     )
@@ -148,6 +147,32 @@ def compile(engine: DeepSpeedEngine, backend: str) -> None:
     engine.compile(backend=backend)
 
 
+def schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace, updates: int = 1) -> LambdaLR:
+    """The job's schedule of rates, the same for all `updates` of a step."""
+    from torch.optim.lr_scheduler import LambdaLR
+
+    peak = optimizer.param_groups[0]["lr"]
+    return LambdaLR(optimizer, lambda update: learning_rate(update // updates, peak, args) / peak)
+
+
+def advance(engine: DeepSpeedEngine, update: int) -> float:
+    """The rate of `update` (from 0), once the schedule has reached it.
+
+    DeepSpeed does not advance it for an update that it leaves out because fp16 overflowed; the job counts that one.
+    """
+    scheduler = engine.lr_scheduler
+    if hasattr(scheduler, "lr_lambdas") and scheduler.last_epoch < update:
+        scheduler.last_epoch = update
+        _set_rates(engine)
+    return float(engine.get_lr()[0])
+
+
+def _set_rates(engine: DeepSpeedEngine) -> None:
+    scheduler, groups = engine.lr_scheduler, engine.optimizer.param_groups
+    for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+        group["lr"] = base * factor(scheduler.last_epoch)
+
+
 def learning_rate(step: int, peak: float, args: argparse.Namespace) -> float:
     """The rate of update `step` (from 0): a line up to peak over warm-up, then half a cosine down to --min-lr."""
     warmup, last = int(args.warmup_steps), int(args.max_steps) - 1
@@ -173,8 +198,7 @@ def own_settings(engine: DeepSpeedEngine) -> Iterator[None]:
     schedule = engine.lr_scheduler
     if hasattr(schedule, "lr_lambdas"):
         schedule.base_lrs = [settings["initial_lr"] for settings in own]
-        for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-            group["lr"] = base * factor(schedule.last_epoch)
+        _set_rates(engine)
 
 
 def part_steps(engine: DeepSpeedEngine) -> None:
@@ -214,7 +238,9 @@ def _offloads(config: dict[str, Any]) -> bool:
     return bool(place != "none")
 
 
-def _groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
+def decay_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
+    """The parameters that are trained, for the optimizer: weight decay is for matrices, not for norms and biases."""
+
     def is_matrix(parameter: torch.nn.Parameter) -> bool:
         return len(getattr(parameter, "ds_shape", parameter.shape)) > 1  # ZeRO-3 leaves an empty parameter
 

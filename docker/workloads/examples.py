@@ -11,6 +11,7 @@ tried without a download; text without such a form is text.py's.
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ from workloads.session import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import numpy as np
 
     from workloads.session import Session
 
@@ -32,16 +35,35 @@ BUILTIN = 2000
 def read(session: Session, sources: list[str], *keys: str) -> tuple[list[Row], list[Row]]:
     """The examples of all sources for training, and those held out for evaluation; all ranks call it.
 
+    Which they are does not depend on the number of ranks.
+
     Each has `keys`, whose values are text that is not empty. Raises Stop, naming the line, where one has not.
     """
     rows = session.together(lambda: [row for source in sources for row in _source(source, keys)])
-    held_out = max(session.world_size, int(len(rows) * HELD_OUT))
-    if len(rows) < 2 * held_out:
+    held_out = max(1, int(len(rows) * HELD_OUT))
+    if len(rows) < 2:
         raise Stop(
-            f"--data {' '.join(sources)}: {len(rows)} examples are too few for {session.world_size} ranks"
+            f"--data {' '.join(sources)}: {len(rows)} examples are too few: one at least is held out for evaluation"
         )
     random.Random(0).shuffle(rows)
     return rows[held_out:], rows[:held_out]
+
+
+def order(count: int, positions: int, seed: int) -> np.ndarray:
+    """Which of `count` examples is at each position of a run: each once an epoch, and every epoch in another order."""
+    import numpy as np
+
+    epochs = range(math.ceil(positions / count))
+    return np.concatenate([np.random.default_rng([seed, epoch]).permutation(count) for epoch in epochs])[
+        :positions
+    ]
+
+
+def evaluation_size(held_out: int, total: int) -> int:
+    """How many held-out examples are evaluated: the most that any cut of a step of `total` divides, or fills."""
+    if held_out >= total:
+        return held_out // total * total
+    return max(part for part in range(1, held_out + 1) if total % part == 0)
 
 
 def _source(source: str, keys: tuple[str, ...]) -> Iterator[Row]:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import argparse
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from workloads import architectures, engines, examples, metrics, options, session, tokenizer
+from workloads import architectures, engines, options, session, stages, tokenizer
 from workloads.session import Session, Stop
+from workloads.stages import IGNORED
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-IGNORED = -100  # the label that cross-entropy leaves out
+    from workloads.stages import Stage
+
+    Tokens = dict[str, list[int]]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,32 +51,33 @@ def parser() -> argparse.ArgumentParser:
 
 def finetune(args: argparse.Namespace, this: Session) -> int:
     """Fine-tune on this rank; returns the exit code."""
+    from datasets import Dataset
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     from workloads import trainers
 
-    log = this.together(lambda: metrics.start(args, this.run_dir, this.rank))
-    config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
-    configuration = this.together(lambda: architectures.config(args.model))
-    encoder = this.together(lambda: has_encoder(args, configuration))
-    keys = ("text",) if args.plain else ("prompt", "completion")
-    training, held_out = examples.read(this, args.data, *keys)
-    by = tokenizer.for_examples(this, args, configuration.vocab_size, training)
+    stage = stages.prepare(args, this, *(("text",) if args.plain else ("prompt", "completion")))
+    encoder = this.together(lambda: has_encoder(args, stage.settings))
 
     # the arguments come first: with them transformers knows that a ZeRO-3 model is to be partitioned as it is made
-    arguments = TrainingArguments(**trainers.settings(args, this, config, size))
-    model = this.together(lambda: build(args, configuration, config, encoder))
-    encode = functools.partial(tokens, by=by, length=args.seq_length, encoder=encoder)
+    arguments = TrainingArguments(**trainers.settings(args, this, stage.config, stage.size))
+    model = this.together(lambda: build(stage, encoder))
+    training, held_out = (
+        Dataset.from_list([row for row in map(encode(stage, encoder), rows) if learned(row)])
+        for rows in (stage.training, stage.held_out)
+    )
     trainer = Trainer(
         model=model,
         args=arguments,
-        train_dataset=[encode(row) for row in training],
-        eval_dataset=[encode(row) for row in held_out],
+        train_dataset=training,
+        eval_dataset=held_out,
         data_collator=DataCollatorForSeq2Seq(
-            by, model=model if encoder else None, label_pad_token_id=IGNORED
+            stage.tokenizer, model=model if encoder else None, label_pad_token_id=IGNORED
         ),
     )
-    return trainers.run(trainer, args, this, log, by)
+    trainers.arrange(trainer, stage)
+    trainer.evaluate = lambda **_: trainers.evaluate_tokens(trainer)
+    return trainers.run(trainer, stage)
 
 
 def has_encoder(args: argparse.Namespace, configuration: PretrainedConfig) -> bool:
@@ -85,40 +91,56 @@ def has_encoder(args: argparse.Namespace, configuration: PretrainedConfig) -> bo
     return encoder
 
 
-def build(
-    args: argparse.Namespace, configuration: PretrainedConfig, config: dict[str, Any], encoder: bool
-) -> PreTrainedModel:
-    """The model with its own weights, or with random ones where it has none."""
+def build(stage: Stage, encoder: bool) -> PreTrainedModel:
+    """The model with its own weights, or with random ones, by the seed alone, where it has none."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers.initialization import no_init_weights
 
     kind = AutoModelForSeq2SeqLM if encoder else AutoModelForCausalLM
-    dtype = engines.dtype(config)
-    torch.manual_seed(args.seed)
-    if not architectures.has_weights(args.model):
-        return kind.from_config(configuration, dtype=dtype)
+    dtype = engines.dtype(stage.config)
+    torch.manual_seed(stage.args.seed)
+    if not architectures.has_weights(stage.model):
+        # the order in which transformers initializes under ZeRO-3, so that all stages start alike
+        with no_init_weights():
+            model = kind.from_config(stage.settings, dtype=dtype)
+        if engines.stage(stage.config) != 3:
+            model.initialize_weights()
+            model.tie_weights()
+        return model
     try:
-        return kind.from_pretrained(args.model, dtype=dtype)
+        return kind.from_pretrained(stage.model, dtype=dtype)
     except (OSError, ValueError) as error:
-        raise Stop(f"model {args.model!r}: {str(error).strip().splitlines()[0]}") from error
+        raise Stop(f"model {stage.model!r}: {str(error).strip().splitlines()[0]}") from error
 
 
-def tokens(
-    row: dict[str, str], by: PreTrainedTokenizerBase, length: int, encoder: bool
-) -> dict[str, list[int]]:
-    """input_ids, attention_mask and labels of an example, at most `length` each; labels of a prompt are left out."""
+def encode(stage: Stage, encoder: bool) -> Callable[[dict[str, str]], Tokens]:
+    """What makes tokens of an example of this stage."""
+    return functools.partial(tokens, by=stage.tokenizer, length=stage.length, encoder=encoder)
+
+
+def tokens(row: dict[str, str], by: PreTrainedTokenizerBase, length: int, encoder: bool) -> Tokens:
+    """input_ids, attention_mask and labels of an example, at most `length` each; labels of a prompt are left out.
+
+    It begins with what the tokenizer puts first, and ends with the end token.
+    """
     end = [by.eos_token_id]
-    if "text" in row:
-        ids = (by.encode(row["text"], add_special_tokens=False) + end)[:length]
-        return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": ids}
-    prompt = by.encode(row["prompt"], add_special_tokens=False)
-    answer = by.encode(row["completion"], add_special_tokens=False) + end
     if encoder:
-        ids, labels = (prompt + end)[:length], answer[:length]
+        ids = tokenizer.prompt_ids(by, row["prompt"]) + end
+        labels = tokenizer.prompt_ids(by, row["completion"]) + end
+    elif "text" in row:
+        ids = labels = tokenizer.prompt_ids(by, row["text"]) + end
     else:
-        ids = (prompt + answer)[:length]
-        labels = ([IGNORED] * len(prompt) + answer)[:length]
+        prompt = tokenizer.prompt_ids(by, row["prompt"])
+        answer = by.encode(row["completion"], add_special_tokens=False) + end
+        ids, labels = prompt + answer, [IGNORED] * len(prompt) + answer
+    ids, labels = ids[:length], labels[:length]
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+
+def learned(row: Tokens) -> bool:
+    """Whether an example has a label: its prompt has not filled it."""
+    return any(label != IGNORED for label in row["labels"])
 
 
 def main() -> None:

@@ -18,12 +18,14 @@ A step (every --log-every steps, and the first and last step of an attempt) has 
   time               Unix time, seconds
   max_steps          the step the run ends with
   accuracy, reward, margin, kl   of the chat workloads: shares and means over the global batch
+  skipped_steps      updates that DeepSpeed left out so far because fp16 overflowed; they count as steps
 
 An event has "event", "step" and "time":
   start       world_size, resumed_from (a checkpoint's tag or null), parameters, attempt (from 1), max_steps
   checkpoint  tag, seconds: a complete checkpoint was written
   skipped     tag, reason: a broken checkpoint was passed over at the start
-  eval        loss (nats per token), bits_per_byte
+  eval        loss (nats per token), bits_per_byte; of the chat workloads those of their figures that there are
+  left_out    training, held_out: how many examples are not used; reason
   saved       tag (or null: nothing new to save), signal: the run stops on a signal and can be started again
   ready       url, seconds: a server answers there
   end         status: "done", or "failed" with a reason

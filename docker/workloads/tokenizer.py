@@ -7,6 +7,7 @@ tokenized is read by text.py.
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from workloads.session import Session
 
 END_OF_TEXT = "<|endoftext|>"
+PADDING = "<|padding|>"
+SPARE = r"(?i)pad|reserved"  # in the name of a token: <|finetune_right_pad_id|>, <|reserved_special_token_0|>
 TRAINED_ON = 100_000_000  # characters a BPE is trained on at most
 
 
@@ -63,24 +66,53 @@ def of_model(model: str) -> PreTrainedTokenizerBase:
     return existing("bytes" if architectures.named(model) else model)
 
 
+def of_folder(model: str) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that a folder or hub name brings; None if a folder has none."""
+    return _existing(model) if _has_tokenizer(model) else None
+
+
 def for_examples(
-    session: Session, args: argparse.Namespace, vocabulary: int, rows: list[dict[str, str]]
+    session: Session,
+    args: argparse.Namespace,
+    vocabulary: int,
+    rows: list[dict[str, str]],
+    *,
+    pad_apart: bool = False,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer for examples, which needs an end token: --tokenizer, or a BPE of the model's vocabulary.
 
-    Its padding token is the end token where it has none. Raises Stop as `make` does, and where there is no end token.
+    Where it has no padding token of its own, `pad` finds one. Raises Stop as `make` does, and where there is no end
+    token.
     """
     name = args.tokenizer
     if name == "auto" and (architectures.named(args.model) or not _has_tokenizer(args.model)):
-        name = f"bpe:{min(vocabulary, 8192)}"
+        name = f"bpe:{min(vocabulary - 1, 8192)}"  # and one for padding
     by = make(session, name, args.model, vocabulary, lambda: (text for row in rows for text in row.values()))
     if by.eos_token_id is None:
         raise Stop(
             f"tokenizer {by.name_or_path} has no end token, which ends an answer: use bpe:SIZE or another"
         )
-    if by.pad_token_id is None:
-        by.pad_token = by.eos_token
+    pad(by, vocabulary, pad_apart)
     return by
+
+
+def pad(tokenizer: PreTrainedTokenizerBase, vocabulary: int, apart: bool) -> None:
+    """Give a tokenizer a padding token apart from its end token, which else could not be told from padding.
+
+    That is one that it has and no text becomes, else a new one if the model's vocabulary has room, or if the two must
+    be `apart`; else it is the end token after all.
+    """
+    if tokenizer.pad_token_id not in (None, tokenizer.eos_token_id):
+        return
+    taken = {tokenizer.eos_token, tokenizer.bos_token}
+    reserved = [t.content for t in tokenizer.added_tokens_decoder.values() if re.search(SPARE, t.content)]
+    spare = [token for token in (tokenizer.unk_token, *reserved) if token and token not in taken]
+    if spare:
+        tokenizer.pad_token = spare[0]
+    elif len(tokenizer) < vocabulary or apart:
+        tokenizer.add_special_tokens({"pad_token": PADDING})
+    else:
+        tokenizer.pad_token = tokenizer.eos_token
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], dtype: str) -> list[np.ndarray]:

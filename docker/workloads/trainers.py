@@ -1,8 +1,9 @@
-"""Hugging Face's Trainer, and TRL's on top of it, as a run of ours: DeepSpeed config, metrics, checkpoints, signals.
+"""Hugging Face's Trainer, and TRL's on top of it, as a run of ours: config, schedule, data order, checkpoints.
 
 Owns the bridge between the two: a DeepSpeed config whose numbers the Trainer must agree with and whose `auto` values
-it fills in; metrics.jsonl instead of its own logs; checkpoints that are whole or not resumed. Which Trainer, model and
-data is the workload's.
+it fills in; the job's schedule and decay groups instead of its own; examples in an order that depends on seed and
+position alone; checkpoints that are whole or not resumed. Which Trainer, model and data is the workload's, what is
+logged is callbacks.py's.
 """
 
 from __future__ import annotations
@@ -13,17 +14,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ending import NOT_FINITE, SAVED
-from transformers import PrinterCallback, TrainerCallback
+from ending import SAVED
+from transformers import PrinterCallback
 
-from workloads import architectures, checkpoints, engines, metrics, session
-from workloads.checkpoints import Identity, Progress
+from workloads import architectures, callbacks, checkpoints, engines, examples, metrics, session
 from workloads.session import Session, Stop
+from workloads.stages import IGNORED
 
 if TYPE_CHECKING:
     import argparse
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerControl, TrainerState
+    import torch
+    from transformers import PreTrainedModel, Trainer
+
+    from workloads.stages import Stage
 
 
 def settings(
@@ -56,11 +60,10 @@ def settings(
         "adam_epsilon": _number(given, "eps", 1e-8),
         "adam_beta1": beta1,
         "adam_beta2": beta2,
-        "lr_scheduler_type": "cosine_with_min_lr",
-        "lr_scheduler_kwargs": {"min_lr": args.min_lr},
         "warmup_steps": args.warmup_steps,
         "max_steps": args.max_steps,
         "seed": args.seed,
+        "train_sampling_strategy": "sequential",  # `arrange` has put the examples in order
         "activation_checkpointing": args.activation_checkpointing,
         "save_strategy": "steps" if args.checkpoint_every else "no",
         "save_steps": args.checkpoint_every or 1,
@@ -81,13 +84,86 @@ def _number(given: dict[str, Any], key: str, otherwise: Any) -> Any:
     return otherwise if value == "auto" else value
 
 
-def run(
-    trainer: Trainer, args: argparse.Namespace, this: Session, log: metrics.Log, by: PreTrainedTokenizerBase
-) -> int:
+def arrange(trainer: Trainer, stage: Stage, per_example: int = 1) -> None:
+    """Give each step its examples by position and seed alone, `per_example` samples of the batch from each.
+
+    So the run is one epoch of the Trainer's: however a step is cut into micro batches and ranks, and wherever the run
+    is resumed, the step has the same examples. What is held out is cut to full micro batches, as figures are means of
+    means. Raises Stop where the Trainer has left out every example.
+    """
+    kept, held_out = trainer.train_dataset, trainer.eval_dataset
+    stage.left_out(
+        len(kept),
+        len(stage.held_out if held_out is None else held_out),
+        f"they are longer than {stage.length} tokens, or leave no room for an answer",
+    )
+    count = stage.args.max_steps * stage.size.total // per_example
+    trainer.train_dataset = kept.select(examples.order(len(kept), count, stage.args.seed))
+    if held_out:
+        evaluated = examples.evaluation_size(len(held_out), stage.size.total)
+        trainer.eval_dataset = held_out.select(range(evaluated))
+        share = max(1, evaluated // stage.this.world_size)
+        trainer.args.per_device_eval_batch_size = math.gcd(stage.size.micro, share)
+
+
+def evaluate_tokens(trainer: Trainer) -> dict[str, float]:
+    """Loss of the held-out labels, nats a token, and the share that is held likeliest: each token weighs the same.
+
+    The Trainer's own mean gives each batch the same weight, so it depends on how they are cut.
+    """
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    model, encoder = trainer.model_wrapped, trainer.model.config.is_encoder_decoder
+    sums = torch.zeros(3, dtype=torch.float64, device=trainer.args.device)
+    model.eval()
+    for batch in trainer.get_eval_dataloader():
+        labels = batch["labels"] if encoder else batch.pop("labels")
+        with torch.no_grad():
+            logits = model(**batch).logits  # [examples, tokens, vocabulary]
+        if not encoder:
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
+        right = (logits.argmax(-1) == labels).sum()
+        sums += torch.stack([loss.double(), right, (labels != IGNORED).sum()])
+    loss, right, tokens = trainer.accelerator.reduce(sums).tolist()
+    figures = {"eval_loss": loss / tokens, "eval_accuracy": right / tokens}
+    trainer.log(figures)
+    trainer.control = trainer.callback_handler.on_evaluate(
+        trainer.args, trainer.state, trainer.control, figures
+    )
+    model.train()
+    return figures
+
+
+def follow(trainer: Trainer, args: argparse.Namespace) -> None:
+    """Have the Trainer train with the job's decay groups and schedule.
+
+    With an optimizer in the DeepSpeed config it would hand DeepSpeed all parameters as one group, and its own schedules
+    begin at 0 and know no lowest rate.
+    """
+
+    def create_optimizer(model: torch.nn.Module | None = None) -> Any:
+        trainer.optimizer.params = engines.decay_groups(model or trainer.model, trainer.args.weight_decay)
+        return trainer.optimizer
+
+    def create_scheduler(num_training_steps: int, optimizer: Any = None) -> Any:
+        del num_training_steps
+        return trainer.lr_scheduler if optimizer is None else engines.schedule(optimizer, args)
+
+    trainer.create_optimizer = create_optimizer
+    trainer.create_scheduler = create_scheduler
+
+
+def run(trainer: Trainer, stage: Stage) -> int:
     """Train from the newest complete checkpoint to the last step; returns the exit code (SAVED after a signal)."""
     began = time.monotonic()
+    args, this, log = stage.args, stage.this, stage.log
     trainer.remove_callback(PrinterCallback)
-    identity = checkpoints.identity(args.model, trainer.model, by, trainer.args.deepspeed, this.world_size)
+    follow(trainer, args)
+    identity = checkpoints.identity(
+        args.model, trainer.model, stage.tokenizer, trainer.args.deepspeed, this.world_size
+    )
     found = checkpoints.find(this, args.resume, identity, log)
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
     log.say(
@@ -103,13 +179,13 @@ def run(
         attempt=attempt,
         max_steps=args.max_steps,
     )
-    reporter = Reporter(args, this, log, identity, attempt)
+    reporter = callbacks.Reporter(trainer, stage, identity, attempt)
     trainer.add_callback(reporter)
     note_failures(trainer, reporter.failures)
     try:
         trainer.train(resume_from_checkpoint=str(found.path) if found else None)
         if not reporter.stopped:
-            finish(trainer, args, this, log, by, began)
+            finish(trainer, stage, began)
     except Stop as stop:
         log.event("end", trainer.state.global_step, status="failed", reason=stop.message)
         raise
@@ -118,91 +194,6 @@ def run(
         log.say(f"stopped by a signal with {reporter.saved or 'nothing to save'}: run it again to continue")
     log.close()
     return SAVED if reporter.stopped else os.EX_OK
-
-
-class Reporter(TrainerCallback):  # type: ignore[misc]
-    """Writes what the Trainer tells to metrics.jsonl, and stops it on a signal or when the loss is not finite."""
-
-    def __init__(
-        self, args: argparse.Namespace, this: Session, log: metrics.Log, identity: Identity, attempt: int
-    ) -> None:
-        self.args, self.this, self.log, self.identity, self.attempt = args, this, log, identity, attempt
-        self.stopped = False
-        self.saved: str | None = None
-        self.failures: list[str] = []  # to write a checkpoint, on this rank
-        self._began = 0.0
-        self._seconds, self._steps, self._tokens = 0.0, 0, 0
-
-    def on_step_begin(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
-        del control, more
-        self.this.rehearse(self.args, state.global_step + 1, self.attempt)
-        self._began = time.perf_counter()
-
-    def on_step_end(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
-        del more
-        _, self.stopped = self.this.agree()
-        self._seconds += time.perf_counter() - self._began
-        self._steps += 1
-        last = state.global_step >= self.args.max_steps
-        if self.stopped or last:
-            control.should_save = control.should_training_stop = True
-        # what is saved is logged before, so that a loss that is not finite is never saved
-        control.should_log = control.should_log or control.should_save
-
-    def on_log(
-        self, _: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **more: Any
-    ) -> None:
-        del control, more
-        if "eval_loss" in logs:
-            values = {_plain(k.removeprefix("eval_")): v for k, v in logs.items() if k.startswith("eval_")}
-            self.log.event("eval", state.global_step, **values)
-            self.log.say(f"held-out examples: loss {values['loss']:.4f}{metrics.chat(values)}")
-        elif "loss" in logs:
-            self._step(logs, state)
-
-    def _step(self, logs: dict[str, Any], state: TrainerState) -> None:
-        loss, norm = float(logs["loss"]), logs.get("grad_norm")
-        norm = None if norm is None else float(norm)
-        if not math.isfinite(loss) or (norm is not None and not math.isfinite(norm)):
-            raise Stop(
-                f"the {'gradient' if math.isfinite(loss) else 'loss'} of step {state.global_step} is not finite. "
-                f"Nothing of it was saved; the last complete checkpoint is {self.saved or 'none'}. A lower --lr, more "
-                "--warmup-steps or gradient_clipping may help",
-                NOT_FINITE,
-            )
-        tokens = int(logs.get("num_tokens", state.num_input_tokens_seen))
-        seconds = self._seconds / max(1, self._steps)
-        self.log.step(
-            {
-                "step": state.global_step,
-                "loss": loss,
-                "lr": float(logs["learning_rate"]),
-                "grad_norm": norm,
-                "tokens_per_second": (tokens - self._tokens) / max(self._seconds, 1e-9),
-                "step_seconds": seconds,
-                "memory_bytes": self.this.peak_memory(),
-                "tokens": tokens,
-                "max_steps": self.args.max_steps,
-                **{_plain(key): logs[key] for key in logs if _plain(key) in metrics.CHAT},
-            }
-        )
-        self._seconds, self._steps, self._tokens = 0.0, 0, tokens
-
-    def on_save(self, given: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
-        del control, more
-        path = self.this.run_dir / checkpoints.FOLDER / f"checkpoint-{state.global_step}"
-        samples = (
-            state.global_step
-            * given.train_batch_size
-            * given.gradient_accumulation_steps
-            * self.this.world_size
-        )
-        progress = Progress(state.global_step, samples, int(state.num_input_tokens_seen))
-        keep = self.args.checkpoint_keep
-        checkpoints.vouch(self.this, path, progress, self.identity, keep, self.failures)
-        self.saved = path.name
-        self.log.event("checkpoint", state.global_step, tag=path.name)
-        self.log.say(f"checkpoint {path.name} saved")
 
 
 def note_failures(trainer: Trainer, failures: list[str]) -> None:
@@ -218,27 +209,12 @@ def note_failures(trainer: Trainer, failures: list[str]) -> None:
     trainer._save_checkpoint = save
 
 
-def _plain(key: str) -> str:
-    """TRL's name of a figure as metrics.py has it."""
-    return {
-        "mean_token_accuracy": "accuracy",
-        "rewards/accuracies": "accuracy",
-        "rewards/margins": "margin",
-    }.get(key, key)
-
-
-def finish(
-    trainer: Trainer,
-    args: argparse.Namespace,
-    this: Session,
-    log: metrics.Log,
-    by: PreTrainedTokenizerBase,
-    began: float,
-) -> None:
+def finish(trainer: Trainer, stage: Stage, began: float) -> None:
     """Export the model if asked to, and write summary.json: the run is done."""
+    this, log = stage.this, stage.log
     model: PreTrainedModel = trainer.accelerator.unwrap_model(trainer.model)
-    if args.export:
-        architectures.export(model, by, this)
+    if stage.args.export:
+        architectures.export(model, stage.tokenizer, this)
         log.say(f"exported to {this.run_dir / 'export'}")
     log.event("end", trainer.state.global_step, status="done")
     facts = {

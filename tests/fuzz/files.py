@@ -192,11 +192,14 @@ def cluster(random: Random) -> dict[str, Any]:
 
 
 def pipeline(random: Random) -> dict[str, Any]:
-    stages = {"one": {"job": "job.yaml"}, "two": {"job": "job.yaml", "set": {"model": "$one/export"}}}
+    stages: dict[str, Any] = {
+        "one": {"job": "job.yaml"},
+        "two": {"job": "job.yaml", "set": {"model": "$one/export"}},
+    }
     made: dict[str, Any] = {"name": "chain", "cluster": "here.yaml", "pipeline": stages}
     if random.random() < 0.5:
         key, value = setting(random)
-        stages["two"]["set"] = {key: value}  # type: ignore[assignment]
+        stages["two"]["set"] = {key: value}
     for _ in range(random.choice((0, 1, 1, 2))):
         made = values.mutated(random, made) if isinstance(made, dict) else made
     return made if isinstance(made, dict) else {"pipeline": made}

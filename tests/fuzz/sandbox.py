@@ -217,11 +217,11 @@ class _Walls:
         self.folder, self.told, self.answers, self.slept = str(folder), told, given.answers, 0.0
         self.clock = time.monotonic
 
-    def stand(self) -> None:
+    def stand(self: Any) -> None:
         """From now on; there is no way back."""
         real = shutil.which
         shutil.which = lambda name, *a, **k: f"/bin/{name}" if name in self.answers else real(name, *a, **k)  # type: ignore[assignment]
-        os.kill = os.killpg = self._kill  # type: ignore[assignment]
+        os.kill = os.killpg = self._kill
         traceback.print_exc = self._print_exc
         time.sleep = self._sleep
         time.monotonic = lambda: self.clock() + self.slept

@@ -53,9 +53,9 @@ class Ranks:
     run_dir: Path
     outputs: list[Path]
 
-    def wait(self) -> list[int]:
+    def wait(self, seconds: float = TIMEOUT) -> list[int]:
         """Every rank's exit code. Fails, after killing them, when they do not end in time."""
-        end = time.monotonic() + TIMEOUT
+        end = time.monotonic() + seconds
         try:
             return [process.wait(max(0.1, end - time.monotonic())) for process in self.processes]
         except subprocess.TimeoutExpired:

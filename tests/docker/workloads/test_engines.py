@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 pytest.importorskip("deepspeed", reason="the train extra is not installed")
 
+import torch
 from workloads import engines, session
 
 if TYPE_CHECKING:
@@ -27,6 +29,33 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[19] == pytest.approx(1e-4)
     assert rates[20:] == pytest.approx([1e-4] * 5)
     assert rates[4:20] == sorted(rates[4:20], reverse=True)
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+def test_all_updates_of_a_step_have_its_rate_though_some_are_left_out(updates: int) -> None:
+    """DeepSpeed steps the schedule after each update but those that overflow in fp16, which the job counts too."""
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    scheduler = engines.schedule(optimizer, ARGS, updates)
+    engine = types.SimpleNamespace(lr_scheduler=scheduler, optimizer=optimizer)
+    engine.get_lr = lambda: [optimizer.param_groups[0]["lr"]]
+    rates = []
+    for update in range(20 * updates):
+        rates.append(engines.advance(engine, update))
+        if update not in (0, 1, 7, 19 * updates - 1):
+            optimizer.step()
+            engine.lr_scheduler.step()
+    assert rates[::updates] == pytest.approx([engines.learning_rate(step, 1e-3, ARGS) for step in range(20)])
+    assert rates[updates - 1 :: updates] == rates[::updates]
+    assert rates[-1] == pytest.approx(ARGS.min_lr)
+
+
+def test_weight_decay_is_for_matrices() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3), torch.nn.Embedding(4, 3))
+    model[0].weight.requires_grad_(False)
+    matrices, others = engines.decay_groups(model, 0.1)
+    assert (matrices["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    assert [p.shape for p in matrices["params"]] == [(4, 3)]
+    assert [p.shape for p in others["params"]] == [(3,), (3,), (3,)]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is only installed where jobs run")
 
-from workloads import chat_ppo, ppo  # noqa: E402
+from workloads import ppo, rollouts  # noqa: E402
 
 from tests.docker.workloads import ranks  # noqa: E402
 
@@ -35,14 +36,14 @@ def test_the_score_comes_with_the_last_token_and_distance_costs() -> None:
 
 def test_advantages_without_discount_are_what_is_still_to_come() -> None:
     rewards, values = torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[0.5, 1.0, 2.0]])
-    gained, returns = ppo.advantages(rewards, values, ALL, gamma=1.0, decay=1.0)
+    gained, returns = ppo.advantages(rewards, values, ALL, gamma=1.0, gae_lambda=1.0)
     assert returns[0].tolist() == pytest.approx([6.0, 5.0, 3.0])
     assert gained[0].tolist() == pytest.approx([5.5, 4.0, 1.0])
 
 
 def test_advantages_with_discount() -> None:
     rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.1, 0.2, 0.3]])
-    gained, returns = ppo.advantages(rewards, values, ALL, gamma=0.9, decay=0.5)
+    gained, returns = ppo.advantages(rewards, values, ALL, gamma=0.9, gae_lambda=0.5)
     third = 1.0 - 0.3
     second = 0.9 * 0.3 - 0.2 + 0.45 * third
     first = 0.9 * 0.2 - 0.1 + 0.45 * second
@@ -55,18 +56,70 @@ def test_what_follows_the_answer_counts_for_nothing() -> None:
     rewards = torch.tensor([[1.0, 2.0, 0.0]])
     for beyond in (0.0, 99.0):
         values = torch.tensor([[0.5, 1.0, beyond]])
-        gained, returns = ppo.advantages(rewards, values, mask, gamma=1.0, decay=0.95)
+        gained, returns = ppo.advantages(rewards, values, mask, gamma=1.0, gae_lambda=0.95)
         assert gained[0].tolist() == pytest.approx([1.5 + 0.95, 1.0, 0.0])
         assert returns[0, 2] == 0
         new = torch.tensor([[0.0, 0.0, beyond]])
-        assert ppo.policy_loss(new, torch.zeros(1, 3), gained, mask, 0.2) == pytest.approx(-(2.45 + 1.0) / 2)
+        losses = ppo.policy_losses(new, torch.zeros(1, 3), gained, mask, clip=0.2)
+        assert ppo.mean(losses, mask, count=2) == pytest.approx(-(2.45 + 1.0) / 2)
 
 
 def test_whitened_numbers_have_mean_0_and_variance_1() -> None:
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
-    found = ppo.whitened(torch.tensor([[1.0, 2.0, 6.0, 50.0]]), mask)
-    assert found.sum() == pytest.approx(0.0, abs=1e-6)
-    assert (found**2).sum() / 3 == pytest.approx(1.0)
+    values = torch.tensor([[1.0, 2.0, 6.0, 50.0]])
+    white = ppo.whitened(values, mask, ppo.sums(values, mask))
+    assert white.sum() == pytest.approx(0.0, abs=1e-6)
+    assert (white**2).sum() / 3 == pytest.approx(1.0)
+
+
+def test_advantages_are_whitened_over_all_micro_batches() -> None:
+    """A good answer and a bad one: seen one by one each would have the mean advantage 0."""
+    parts = [torch.tensor([[4.0, 5.0, 6.0]]), torch.tensor([[-5.0, -5.0, 99.0]])]
+    masks = [torch.ones(1, 3), torch.tensor([[1.0, 1.0, 0.0]])]
+    totals = sum(ppo.sums(v, m) for v, m in zip(parts, masks, strict=True))
+    white = [ppo.whitened(v, m, totals) for v, m in zip(parts, masks, strict=True)]
+    assert white[0].mean() > 0.5
+    assert white[1][0, :2].mean() < -0.5
+    together = ppo.whitened(torch.cat(parts), torch.cat(masks), ppo.sums(torch.cat(parts), torch.cat(masks)))
+    torch.testing.assert_close(torch.cat(white), together)
+
+
+def test_the_mean_over_a_step_does_not_depend_on_how_it_is_cut() -> None:
+    values, mask = (
+        torch.tensor([[1.0, 2.0, 3.0], [7.0, 0.0, 0.0]]),
+        torch.tensor([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]),
+    )
+    whole = ppo.mean(values, mask, count=4)
+    parts = [ppo.mean(values[row : row + 1], mask[row : row + 1], count=4 / 2) for row in range(2)]
+    assert whole == pytest.approx(13 / 4)
+    assert sum(parts) / 2 == pytest.approx(13 / 4)
+
+
+def test_the_weight_of_the_distance_follows_its_target() -> None:
+    assert ppo.next_beta(0.1, distance=6.0, target=6.0) == pytest.approx(0.1)
+    assert ppo.next_beta(0.1, distance=6.6, target=6.0) == pytest.approx(0.1 * 1.01)
+    assert ppo.next_beta(0.1, distance=60.0, target=6.0) == pytest.approx(
+        0.1 * 1.02
+    )  # the error is cut at 0.2
+    assert ppo.next_beta(0.1, distance=0.0, target=6.0) == pytest.approx(0.1 * 0.98)
+
+
+def test_scores_are_clipped_and_an_answer_that_is_cut_off_pays() -> None:
+    args = argparse.Namespace(score_clip=5.0, missing_eos_penalty=2.0)
+    two = torch.zeros(3, 2)
+    answers = rollouts.Answers(
+        ids=torch.zeros(3, 4),
+        mask=torch.ones(3, 4),
+        answered=torch.ones(3, 2),
+        old=two,
+        reference=two,
+        values=two,
+        scores=torch.tensor([9.0, 1.0, 1.0]),
+        ended=torch.tensor([True, True, False]),
+    )
+    assert answers.rewards(args, beta=0.1).tolist() == [[0.0, 5.0], [0.0, 1.0], [0.0, -1.0]]
+    assert answers.scores.tolist() == [9.0, 1.0, 1.0]  # what is logged
+    assert answers.begin == 2
 
 
 @pytest.mark.parametrize(
@@ -78,25 +131,22 @@ def test_the_policy_earns_nothing_beyond_the_clip(
 ) -> None:
     one = torch.ones(1, 1)
     new = torch.full((1, 1), math.log(ratio), requires_grad=True)
-    found = ppo.policy_loss(new, torch.zeros(1, 1), advantage * one, one, clip=0.2)
-    found.backward()
+    found = ppo.policy_losses(new, torch.zeros(1, 1), advantage * one, one, clip=0.2)
+    found.sum().backward()
     assert found.item() == pytest.approx(loss)
     assert (new.grad.abs().item() > 0) == moves
 
 
 def test_values_are_held_near_the_old_ones() -> None:
     one = torch.ones(1, 1)
-    assert ppo.value_loss(2.0 * one, 0.0 * one, 3.0 * one, one, clip=0.2).item() == pytest.approx(
-        0.5 * 2.8**2
-    )
-    assert ppo.value_loss(0.1 * one, 0.0 * one, 3.0 * one, one, clip=0.2).item() == pytest.approx(
-        0.5 * 2.9**2
-    )
+    for new, further in ((2.0, 2.8), (0.1, 2.9)):
+        loss = ppo.value_losses(new * one, 0.0 * one, 3.0 * one, clip=0.2)
+        assert loss.item() == pytest.approx(0.5 * further**2)
 
 
 def test_an_answer_ends_with_its_end_token() -> None:
     tokens = torch.tensor([[5, 9, 9, 9], [5, 6, 7, 8], [9, 9, 9, 9]])
-    assert chat_ppo.before_end(tokens, 9).tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    assert rollouts.before_end(tokens, 9).tolist() == [[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
 
 
 @pytest.mark.deepspeed

@@ -163,7 +163,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 def test_every_verb_with_json_is_documented() -> None:
     table = next(action for action in main.parser()._actions if action.dest == "verb").choices
     assert table
-    verbs = {name for name, verb in dict(table).items() if "--json" in verb._option_string_actions}  # type: ignore[call-overload]
+    verbs = {name for name, verb in dict(table).items() if "--json" in verb._option_string_actions}
     assert verbs == {"plan", "status", "list", "report", "env", "doctor"}
     for verb in verbs:
         assert f"`python -m launcher {verb}" in PAGE or f"`{verb} --json`" in PAGE

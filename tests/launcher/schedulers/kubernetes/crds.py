@@ -72,8 +72,8 @@ def _judges() -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
             schema = _strict(version["schema"]["openAPIV3Schema"])
             for key, kind in (("metadata", "object"), ("apiVersion", "string"), ("kind", "string")):
                 schema["properties"][key] = {"type": kind}
-            key = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
-            made[key] = jsonschema.Draft202012Validator(schema)
+            group = f"{spec['group']}/{version['name']}"
+            made[group, spec["names"]["kind"]] = jsonschema.Draft202012Validator(schema)
     return made
 
 

@@ -1,0 +1,131 @@
+"""What a Trainer says of its steps, evaluations and checkpoints, as lines of metrics.jsonl.
+
+Owns the Trainer's callback: signals and losses that are not finite stop it, and what it wrote is vouched for. The
+bridge from a job to the Trainer is trainers.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+from ending import NOT_FINITE
+from transformers import TrainerCallback
+
+from workloads import checkpoints, engines, metrics
+from workloads.checkpoints import Identity, Progress
+from workloads.session import Stop
+
+if TYPE_CHECKING:
+    from transformers import Trainer, TrainerControl, TrainerState
+
+    from workloads.stages import Stage
+
+# TRL's names of figures as metrics.py has them
+PLAIN = {
+    "mean_token_accuracy": "accuracy",
+    "rewards/accuracies": "accuracy",
+    "rewards/margins": "margin",
+}
+
+
+class Reporter(TrainerCallback):  # type: ignore[misc]
+    """Writes what the Trainer tells to metrics.jsonl, and stops it on a signal or when the loss is not finite."""
+
+    def __init__(self, trainer: Trainer, stage: Stage, identity: Identity, attempt: int) -> None:
+        self.trainer, self.identity, self.attempt = trainer, identity, attempt
+        self.args, self.this, self.log = stage.args, stage.this, stage.log
+        self.stopped = False
+        self.saved: str | None = None
+        self.failures: list[str] = []  # to write a checkpoint, on this rank
+        self._began, self._rate = 0.0, 0.0
+        self._seconds, self._steps, self._tokens = 0.0, 0, 0
+
+    def on_train_begin(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
+        del control, more
+        self._tokens = int(state.num_input_tokens_seen)  # those of earlier attempts are not this one's speed
+
+    def on_step_begin(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
+        del control, more
+        self.this.rehearse(self.args, state.global_step + 1, self.attempt)
+        # DeepSpeed moves the schedule on inside the backward pass: what the Trainer logs is the next step's rate
+        self._rate = engines.advance(self.trainer.deepspeed, state.global_step)
+        self._began = time.perf_counter()
+
+    def on_step_end(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
+        del more
+        _, self.stopped = self.this.agree()
+        self._seconds += time.perf_counter() - self._began
+        self._steps += 1
+        last = state.global_step >= self.args.max_steps
+        if self.stopped or last:
+            control.should_save = control.should_training_stop = True
+        # what is saved is logged before, so that a loss that is not finite is never saved
+        control.should_log = control.should_log or control.should_save
+
+    def on_log(
+        self, _: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **more: Any
+    ) -> None:
+        del control, more
+        if "eval_loss" in logs:
+            values = {_plain(k.removeprefix("eval_")): v for k, v in logs.items() if k.startswith("eval_")}
+            values = {key: values[key] for key in ("loss", *metrics.CHAT) if key in values}
+            self.log.event("eval", state.global_step, **values)
+            self.log.say(f"held-out examples: loss {values['loss']:.4f}{metrics.chat(values)}")
+        elif "loss" in logs:
+            self._step(logs, state)
+
+    def _step(self, logs: dict[str, Any], state: TrainerState) -> None:
+        loss, norm = float(logs["loss"]), logs.get("grad_norm")
+        norm = None if norm is None else float(norm)
+        engine = self.trainer.deepspeed
+        # an update that DeepSpeed left out because fp16 overflowed did no harm
+        if not math.isfinite(loss) or (
+            norm is not None and not math.isfinite(norm) and engine.was_step_applied()
+        ):
+            raise Stop(
+                f"the {'gradient' if math.isfinite(loss) else 'loss'} of step {state.global_step} is not finite. "
+                f"Nothing of it was saved; the last complete checkpoint is {self.saved or 'none'}. A lower --lr, more "
+                "--warmup-steps or gradient_clipping may help",
+                NOT_FINITE,
+            )
+        tokens = int(state.num_input_tokens_seen)
+        seconds = self._seconds / max(1, self._steps)
+        self.log.step(
+            {
+                "step": state.global_step,
+                "loss": loss,
+                "lr": self._rate,
+                "grad_norm": norm,
+                "tokens_per_second": (tokens - self._tokens) / max(self._seconds, 1e-9),
+                "step_seconds": seconds,
+                "memory_bytes": self.this.peak_memory(),
+                "tokens": tokens,
+                "max_steps": self.args.max_steps,
+                "skipped_steps": engine.skipped_steps,
+                **{_plain(key): logs[key] for key in logs if _plain(key) in metrics.CHAT},
+            }
+        )
+        self._seconds, self._steps, self._tokens = 0.0, 0, tokens
+
+    def on_save(self, given: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
+        del control, more
+        path = self.this.run_dir / checkpoints.FOLDER / f"checkpoint-{state.global_step}"
+        samples = (
+            state.global_step
+            * given.train_batch_size
+            * given.gradient_accumulation_steps
+            * self.this.world_size
+        )
+        progress = Progress(state.global_step, samples, int(state.num_input_tokens_seen))
+        keep = self.args.checkpoint_keep
+        checkpoints.vouch(self.this, path, progress, self.identity, keep, self.failures)
+        self.saved = path.name
+        self.log.event("checkpoint", state.global_step, tag=path.name)
+        self.log.say(f"checkpoint {path.name} saved")
+
+
+def _plain(key: str) -> str:
+    """TRL's name of a figure as metrics.py has it."""
+    return PLAIN.get(key, key)

@@ -1,0 +1,60 @@
+"""The models of policy optimization with a critic, as DeepSpeed engines.
+
+Owns how they are built: policy and critic learn, the reference and the reward model stand still.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from transformers.integrations import HfDeepSpeedConfig
+
+from workloads import chat, engines, judges, policy_sampling, rewards
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+    from workloads.stages import Stage
+
+
+@dataclass(frozen=True)
+class Models:
+    """The engines; without `reference` it is the policy with its adapters turned off."""
+
+    policy: DeepSpeedEngine
+    critic: DeepSpeedEngine
+    reference: DeepSpeedEngine | None
+    score: judges.Score
+    partitioned: HfDeepSpeedConfig | None  # transformers holds it weakly
+
+
+def build(stage: Stage) -> Models:
+    """The engines that the options ask for. Raises Stop for mistakes in the job."""
+    args, config, this = stage.args, stage.config, stage.this
+    # tells transformers to partition what it loads
+    partitioned = HfDeepSpeedConfig(config) if engines.stage(config) == 3 else None
+    policy = this.together(lambda: chat.policy(stage.model, config))
+    say_ignored(policy, stage)
+    start, seed = (stage.model, args.seed) if args.reward in rewards.RULES else (args.reward, None)
+    critic = this.together(lambda: chat.judge(start, stage, seed))
+    reference = None if args.lora_rank else this.together(lambda: chat.policy(stage.model, config))
+    slower = argparse.Namespace(**{**vars(args), "lr": args.critic_lr or args.lr})
+    adapted: Any = chat.learner(critic, stage, "SEQ_CLS")
+    critic = adapted.get_base_model() if args.lora_rank else adapted
+    return Models(
+        policy=engines.start(chat.learner(policy, stage), config, args, updates=args.epochs),
+        critic=engines.start(judges.critic(critic), config, slower, updates=args.epochs),
+        reference=reference and judges.frozen(reference, stage, args.offload_frozen),
+        score=judges.score(stage, args.offload_frozen),
+        partitioned=partitioned,
+    )
+
+
+def say_ignored(policy: Any, stage: Stage) -> None:
+    """Say what the model's generation config asks of sampling: the ratios would not be those of what was sampled."""
+    ignored = policy_sampling.ignored(policy)
+    if ignored:
+        asked = ", ".join(f"{key}={value}" for key, value in ignored.items())
+        stage.log.say(f"the generation config of {stage.model} is not used for sampling: {asked}")

@@ -1,0 +1,64 @@
+"""What is sampled depends on weights, prompt and seed alone, and is distributed as the model says."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is only installed where jobs run")
+pytest.importorskip("trl", reason="the train extra is not installed")
+
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel  # noqa: E402
+from workloads import policy_sampling  # noqa: E402
+
+CPU = torch.device("cpu")
+CONFIG = GenerationConfig(max_new_tokens=12, eos_token_id=19, pad_token_id=18, do_sample=True, top_k=3)
+
+
+@pytest.fixture(scope="module")
+def model() -> GPT2LMHeadModel:
+    torch.manual_seed(0)
+    shape = {"n_positions": 32, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    return GPT2LMHeadModel(GPT2Config(vocab_size=20, eos_token_id=19, bos_token_id=19, **shape)).eval()
+
+
+def drawn(model: GPT2LMHeadModel, rows: list[list[int]], seeds: list[int]) -> list[list[int]]:
+    """The answers to prompts that are padded at the left to the longest."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[18] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    draw = policy_sampling.draw_by_place(model, 1.0, lambda _: seeds)
+    tokens = draw(input_ids=ids, attention_mask=mask, generation_config=CONFIG)
+    answers = [row[longest:].tolist() for row in tokens]
+    return [answer[: answer.index(19) + 1] if 19 in answer else answer for answer in answers]
+
+
+def test_noise_makes_the_likeliest_a_sample() -> None:
+    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
+    rows = 20_000
+    logits = (probabilities.log() * 2).expand(rows, 4)
+    noise = policy_sampling.GumbelNoise(range(rows), temperature=2.0, device=CPU)
+    counts = noise(torch.zeros(rows, 1), logits).argmax(dim=1).bincount(minlength=4) / rows
+    torch.testing.assert_close(counts, probabilities, rtol=0, atol=0.015)  # four standard deviations
+
+
+def test_an_answer_does_not_depend_on_the_batch_it_is_in(model: GPT2LMHeadModel) -> None:
+    prompts, seeds = [[1, 2, 3, 4, 5], [6], [7, 8]], [11, 12, 13]
+    together = drawn(model, prompts, seeds)
+    assert together == [drawn(model, [p], [s])[0] for p, s in zip(prompts, seeds, strict=True)]
+    assert drawn(model, prompts[:1] * 3, [1, 2, 3]) != drawn(model, prompts[:1] * 3, [4, 5, 6])
+
+
+def test_the_models_own_generation_config_does_not_shape_it(model: GPT2LMHeadModel) -> None:
+    prompts, seeds = [[1, 2, 3]] * 8, list(range(8))
+    plain = drawn(model, prompts, seeds)
+    assert any(len(set(answer)) < len(answer) for answer in plain)  # a token comes twice
+    own = model.generation_config
+    model.generation_config = GenerationConfig(repetition_penalty=50.0, top_k=1, no_repeat_ngram_size=1)
+    try:
+        assert drawn(model, prompts, seeds) == plain
+        asked = policy_sampling.ignored(model)
+        assert asked == {"repetition_penalty": 50.0, "top_k": 1, "no_repeat_ngram_size": 1}
+        assert model.generation_config.repetition_penalty == 50.0  # and is exported as it was
+    finally:
+        model.generation_config = own
+    assert policy_sampling.ignored(model) == {}
