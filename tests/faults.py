@@ -185,7 +185,7 @@ def rank_dies_while_saving(site: Site) -> Row:
     gone, spent = went_on(site, run, began)
     first = next(line for line in said.splitlines() if line.startswith("first failure"))
     return Row(
-        "kill -9 of a rank during a checkpoint", f"{' '.join(first.split())}; `resume` goes on", gone, spent
+        "kill -9 of a rank during a checkpoint", f"{' '.join(first.split())}; `resume` continues", gone, spent
     )
 
 
@@ -205,7 +205,7 @@ def disk_is_full(site: Site) -> Row:
     began = time.time()
     site.launcher("resume", run)
     gone, spent = went_on(site, run, began)
-    seen = f"FAILED, exit code {code}, likely cause: a disk is full; `resume` goes on"
+    seen = f"FAILED, exit code {code}, likely cause: a disk is full; `resume` continues"
     return Row("the run folder's disk fills up", seen, gone, spent)
 
 

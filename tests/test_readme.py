@@ -1,8 +1,7 @@
-"""The README is true: its commands run, its links resolve, and its tree is the one on disk."""
+"""The README is true: its commands run in the order of the page, its links resolve, its tree is the one on disk."""
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -20,47 +19,63 @@ COMMANDS = [
 ]
 LAUNCHER = [c for c in COMMANDS if c.startswith("python -m launcher ")]
 MAKE = [c for c in COMMANDS if c.startswith("make ")]
+ACTIVATE = ". .venv/bin/activate"
 # What starts something for good is tried as a dry run here; tests/launcher/schedulers and tests/real/slurm run it.
 STARTS = re.compile(r"^python -m launcher (local|slurm|kubernetes) ")
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
     assert LAUNCHER
-    assert not [c for c in COMMANDS if c not in LAUNCHER and c not in MAKE]
+    assert not [c for c in COMMANDS if c not in LAUNCHER and c not in MAKE and not c.startswith(ACTIVATE)]
+
+
+def test_what_the_first_command_needs_stands_before_it() -> None:
+    first = COMMANDS.index(LAUNCHER[0])
+    assert [c.split("  ")[0] for c in COMMANDS[:first]][:2] == ["make install", ACTIVATE]
+
+
+def typed(command: str, program: Path) -> str:
+    """A command as a shell gets it here: what submits for good is tried as a dry run, or with a short program."""
+    words = shlex.split(command, comments=True)
+    text = command.partition("  #")[0].replace("RUN", '"$RUN"')
+    if not STARTS.match(command) or "--dry-run" in words:
+        return text
+    if "--wait" in words:
+        return f"{text} --set workload={program} --set args={{}}"
+    return f"{text} --dry-run"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
-    """A run to name in place of RUN, and the environment in which it is found."""
+def session(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
+    """Command → exit code, stdout and stderr, after one fresh shell got all of them in the order of the page."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "own.py").write_text("print('hello')\n")
-    env = {**os.environ, "LAUNCHER_RUNS": str(folder / "runs")}
-    words = [
-        "local",
-        "jobs/quickstart.yaml",
-        "--wait",
-        "--set",
-        f"workload={folder}/own.py",
-        "--set",
-        "args={}",
-    ]
-    subprocess.run([sys.executable, "-m", "launcher", *words], cwd=ROOT, env=env, check=True)
-    made = next((folder / "runs").iterdir())
-    (made / "checkpoints").mkdir()
-    return made.name, env
+    activate = ROOT / ".venv" / "bin" / "activate"
+    lines = [f"cd {shlex.quote(str(ROOT))}"]
+    # where the tests run in another environment than the page's, its programs come first instead
+    lines += [ACTIVATE if activate.exists() else f"PATH={Path(sys.executable).parent}:$PATH"]
+    for number, command in enumerate(LAUNCHER):
+        out = folder / str(number)
+        lines += [f"{typed(command, folder / 'own.py')} >{out}.out 2>{out}.err; echo $? >{out}.code"]
+        if "--wait" in command:
+            lines += ['RUN=$(ls "$LAUNCHER_RUNS"); mkdir "$LAUNCHER_RUNS/$RUN/checkpoints"']
+    env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "LAUNCHER_RUNS": str(folder / "runs")}
+    subprocess.run(["bash", "--norc", "-c", "\n".join(lines)], env=env, check=False, timeout=600)
+    return {
+        command: (
+            int((folder / f"{number}.code").read_text()),
+            (folder / f"{number}.out").read_text(),
+            (folder / f"{number}.err").read_text(),
+        )
+        for number, command in enumerate(LAUNCHER)
+    }
 
 
 @pytest.mark.parametrize("command", LAUNCHER)
-def test_command(command: str, run: tuple[str, dict[str, str]]) -> None:
-    name, env = run
-    words = shlex.split(command.replace("RUN", name), comments=True)[1:]
-    if STARTS.match(command) and "--dry-run" not in words:
-        words = [w for w in words if w != "--wait"] + ["--dry-run"]
-    done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout or "cancel" in words
+def test_command(command: str, session: dict[str, tuple[int, str, str]]) -> None:
+    code, out, err = session[command]
+    assert code == 0, err
+    assert out or err
 
 
 @pytest.mark.parametrize("command", MAKE)
@@ -74,6 +89,7 @@ def test_links_resolve() -> None:
     for path in [
         ROOT / "README.md",
         *ROOT.glob("docker/*.md"),
+        *ROOT.glob("launcher/**/*.md"),
         *ROOT.glob("jobs/**/*.md"),
         *ROOT.glob("templates/**/*.md"),
     ]:

@@ -13,30 +13,34 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from launcher import units
+from launcher.errors import SubmitError
 from launcher.reports import tables
 from launcher.runs import diagnosis, metrics
-from launcher.runs.status import ENDED
+from launcher.runs.status import ENDED, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from launcher.runs.metrics import Record
     from launcher.runs.record import Run
-    from launcher.runs.status import Status
     from launcher.schedulers import Scheduler
 
 # Seconds between two queries of the scheduler; those that are shared are queried less often.
 _POLL, _POLL_SHARED = {"local": 0.3}, 3.0
+_PATIENCE = 600.0  # seconds without an answer
 _LINE_EVERY = 30.0  # seconds between progress lines where there is no terminal
 
 
 def follow(scheduler: Scheduler, run: Run) -> int:
-    """Show the run until it ends. Returns 0 if it succeeded, else 1. Ctrl-C leaves the run running."""
+    """Show the run until it ends. Returns 0 if it succeeded, else 1. Ctrl-C leaves the run running.
+
+    Raises SubmitError when the scheduler does not answer for _PATIENCE.
+    """
     view = _View(run)
     try:
         with _display() as display:
             now = _watch(scheduler, run, view, display)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SubmitError):
         _say(f"\n{run.id} is still running")
         _say(f"follow it: python -m launcher logs {run.id} -f")
         _say(f"end it: python -m launcher cancel {run.id}")
@@ -46,15 +50,22 @@ def follow(scheduler: Scheduler, run: Run) -> int:
 
 
 def _watch(scheduler: Scheduler, run: Run, view: _View, display: _Display) -> Status:
-    poll, now, asked = _POLL.get(run.scheduler, _POLL_SHARED), scheduler.status(run), time.monotonic()
-    while now.state not in ENDED:
-        view.read()
-        display.show(view.line(now), view.fraction)
-        time.sleep(0.2)
+    poll, answered, trouble = _POLL.get(run.scheduler, _POLL_SHARED), time.monotonic(), ""
+    now, asked = Status("PENDING"), answered - poll
+    while True:
         if time.monotonic() - asked >= poll:
-            now, asked = scheduler.status(run), time.monotonic()
-    view.read()
-    return now
+            asked = time.monotonic()
+            try:
+                now, answered, trouble = scheduler.status(run), asked, ""
+            except SubmitError as error:  # a restart of the server, or a network that was interrupted
+                if asked - answered > _PATIENCE:
+                    raise
+                trouble = f"no status, trying again: {error.problems[0].message}"
+        view.read()
+        if now.state in ENDED:
+            return now
+        display.show(trouble or view.line(now), view.fraction)
+        time.sleep(0.2)
 
 
 @dataclass

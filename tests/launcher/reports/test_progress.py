@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any, cast
+
 import pytest
 
+from launcher.errors import SubmitError
 from launcher.reports import progress, tables
 from launcher.runs.metrics import Record
+from launcher.runs.record import Run
+from launcher.runs.status import Status
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize(
@@ -45,3 +53,39 @@ def test_a_policy_tells_its_reward() -> None:
 def test_the_time_that_is_left(steps: list[tuple[int, float | None]], seconds: float | None) -> None:
     figures = [(n, {"max_steps": 10.0, **({} if time is None else {"time": time})}) for n, time in steps]
     assert progress.seconds_left([Record(n, "", figure, {}) for n, figure in figures]) == seconds
+
+
+class Flaky:
+    """A scheduler that does not answer `silent` times, and then says that the run succeeded."""
+
+    def __init__(self, silent: int) -> None:
+        self.silent = silent
+
+    def status(self, run: Run) -> Status:
+        self.silent -= 1
+        if self.silent >= 0:
+            raise SubmitError("the API server does not answer")
+        return Status("SUCCEEDED")
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setitem(progress._POLL, "local", 0.0)
+    fields: dict[str, Any] = {"native_id": "1:2", "submitted": 0.0, "nodes": 1, "slots": 1, "place": {}}
+    return Run(id="own-1", scheduler="local", folder=tmp_path, **fields)
+
+
+def test_a_scheduler_that_does_not_answer_for_a_moment(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert progress.follow(cast("Any", Flaky(2)), run) == 0
+    assert "no status, trying again: the API server does not answer\n" in capsys.readouterr().err
+
+
+def test_a_scheduler_that_does_not_answer_any_more(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_PATIENCE", -1.0)
+    with pytest.raises(SubmitError):
+        progress.follow(cast("Any", Flaky(99)), run)
+    said = capsys.readouterr().err
+    assert "own-1 is still running" in said
+    assert "follow it: python -m launcher logs own-1 -f" in said
