@@ -26,20 +26,20 @@ def of_plan(plan: Plan, html: str | None, png: str | None) -> Iterator[str]:
     Raises PlanError where memory is not estimated, SpecError for a file that cannot be written, and ToolMissingError
     for a PNG without matplotlib.
     """
-    if plan.fit is None:
+    if plan.estimate is None:
         what = f"there is nothing to draw: the memory of workload {plan.job.workload!r} is not estimated"
         raise PlanError(Problem(what, about=("job", "workload"))).at(plan.places)
     from launcher.reports import estimate
 
-    title = (
-        f"{plan.id}: {plan.fit.model.name} on {plan.nodes} × {plan.slots} {plan.cluster.gpu or 'CPU ranks'}"
-    )
+    title = f"{plan.id}: {plan.estimate.model.name} on {plan.nodes} × {plan.slots} {plan.cluster.gpu or 'CPU ranks'}"
     if html:
-        yield _write("--html", html, _HTML, estimate.html(plan.fit, title).encode())
+        yield _write("--html", html, _HTML, estimate.html(plan.estimate, title).encode())
     if png:
         from launcher.reports import png as drawing
 
-        yield _write("--png", png, _PNG, drawing.stacked(title, estimate.groups(plan.fit), estimate.NOTE))
+        yield _write(
+            "--png", png, _PNG, drawing.stacked(title, estimate.groups(plan.estimate), estimate.NOTE)
+        )
 
 
 def of_runs(runs: Sequence[Curves], html: str | None, png: str | None) -> Iterator[str]:

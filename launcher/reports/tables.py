@@ -47,7 +47,7 @@ def plan(made: Plan) -> str:
         ("walltime", f"{units.brief(job.walltime)}, started again up to {job.restarts} times"),
         ("run folder", made.folder),
     ]
-    weighed = ["", estimate.text(made.fit)] if made.fit else []
+    weighed = ["", estimate.text(made.estimate)] if made.estimate else []
     lines = [table(rows), *weighed, "", "environment of the ranks:"]
     lines += [f"  {v.name}={v.value}" + (f"  # {v.why}" if v.why else "") for v in made.environment]
     lines += [f"  {s.variable}: from secret {s.name}" for s in made.secrets]
@@ -90,7 +90,7 @@ def plan_json(made: Plan) -> str:
             },
             "deepspeed": {"preset": made.preset, "config": made.config},
             "args": made.args,
-            **estimate.data(made.fit),
+            **estimate.data(made.estimate),
             "precision": made.precision,
             "image": made.image,
             "folder": made.folder,

@@ -27,10 +27,10 @@ def test_the_batch_counts_groups() -> None:
 
 
 def test_a_rank_holds_its_share_of_the_tokens() -> None:
-    alone, shared = (planned(n, batch={"micro": 1}).fit for n in (1, 8))
+    alone, shared = (planned(n, batch={"micro": 1}).estimate for n in (1, 8))
     assert alone
     assert shared
-    whole, part = (one.weighed.memory.slot for one in (alone, shared))
+    whole, part = (one.evaluation.memory.slot for one in (alone, shared))
     assert part.activations == pytest.approx(whole.activations / 8, rel=0.02)
     assert part.parameters == whole.parameters
 
@@ -44,7 +44,7 @@ def test_a_rank_holds_its_share_of_the_tokens() -> None:
         (
             2,
             {"model": "gpt2", "args": {"seq-length": 64}},
-            "Ulysses knows no gpt2; use a model of LLaMA's kind",
+            "Ulysses does not support gpt2; use a model of LLaMA's kind",
         ),
         (
             2,

@@ -95,8 +95,8 @@ def test_a_drawing_is_to_scale(group: bars.Group) -> None:
 
 def test_every_part_has_a_colour_of_its_own() -> None:
     made = shipped("llama-70b")
-    assert made.fit is not None
-    for group in estimate.groups(made.fit):
+    assert made.estimate is not None
+    for group in estimate.groups(made.estimate):
         assert len(group.names) <= len(charts.COLOURS)
         figure = drawing(group)
         shown = {r.attrib["fill"] for r in figure.iter("rect")}
@@ -105,18 +105,18 @@ def test_every_part_has_a_colour_of_its_own() -> None:
 
 def test_the_page_says_what_the_terminal_says() -> None:
     made = shipped("llama-7b")
-    assert made.fit is not None
-    page = estimate.html(made.fit, "llama-7b <on> 4 hosts")
+    assert made.estimate is not None
+    page = estimate.html(made.estimate, "llama-7b <on> 4 hosts")
     assert "<title>llama-7b &lt;on&gt; 4 hosts</title>" in page
-    assert page.count("<figure>") == len(estimate.groups(made.fit)) == 2
+    assert page.count("<figure>") == len(estimate.groups(made.estimate)) == 2
     assert "verdict               it fits" in page
     assert not re.search(r"<script|src=|href=|url\(", page)
 
 
 def test_nvme_is_drawn_where_it_is_used() -> None:
     made = shipped("llama-70b", "deepspeed=zero3-nvme", "cluster.nvme={path: /nvme, size: 8TB}")
-    assert made.fit is not None
-    *_, last = estimate.groups(made.fit)
+    assert made.estimate is not None
+    *_, last = estimate.groups(made.estimate)
     assert (last.title, last.capacity) == ("NVMe of a host", 8 * 10**12)
     assert [bar.marked for bar in last.bars] == [True]
 
