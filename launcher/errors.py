@@ -62,7 +62,9 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         where = f"{self.place}: " if self.place else ""
-        return f"{where}{self.message}" + (f"; {self.hint}" if self.hint else "")
+        # after a list the hint is no part of its last line
+        link = "\n" if "\n" in self.message else "; "
+        return f"{where}{self.message}" + (f"{link}{self.hint}" if self.hint else "")
 
 
 class LauncherError(Exception):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # rounded up to here, so that reads and writes end at whole blocks of aio.
 BUFFER = 100_000_000
 _BLOCK = 2**20
+OFFLOADS = ("offload_optimizer", "offload_param")
 
 
 class Batch(NamedTuple):
@@ -80,86 +81,81 @@ def presets() -> tuple[str, ...]:
 
 def preset(name: str) -> dict[str, Any]:
     """A preset's keys, DeepSpeed's own. `name` is one of `presets()`."""
-    made: dict[str, Any] = json.loads((ROOT / "templates" / "deepspeed" / f"{name}.json").read_text("utf-8"))
-    return made
+    keys: dict[str, Any] = json.loads(_preset_text(name))
+    return keys
 
 
-def config(
-    base: Mapping[str, Any],
-    overrides: Mapping[str, Any],
-    numbers: Batch,
-    precision: str,
-    slots: int,
-    nodes: int,
-    nvme: str | None = None,
-    part: int | None = None,
-) -> dict[str, Any]:
-    """What DeepSpeed is given: `base`, the job's numbers and precision, then the user's `overrides` on top.
+@functools.cache
+def _preset_text(name: str) -> str:
+    return (ROOT / "templates" / "deepspeed" / f"{name}.json").read_text("utf-8")
 
-    `nvme` is a folder on each host's own disk, `part` as in `laid_over`. In `overrides` keys.problems finds nothing.
+
+class Inputs(NamedTuple):
+    """What decides the configuration beside the preset, the hosts and the batch.
+
+    `overrides` are DeepSpeed's keys of a job, in which keys.problems finds nothing. `nvme` is a folder on each host's
+    own disk. `largest_parameter` counts the elements of the model's largest tensor; None where it is not known.
+    """
+
+    overrides: Mapping[str, Any]
+    precision: str
+    slots: int
+    nvme: str | None = None
+    largest_parameter: int | None = None
+
+
+def make(inputs: Inputs, preset_name: str, hosts: int, batch: Batch) -> dict[str, Any]:
+    """What ds_config.json holds: the launcher's numbers, the preset over them, the job's own keys on top.
+
+    The only maker: memory and traffic are estimated from what it returns, and the same is written.
     """
     ours: dict[str, Any] = {
-        "train_batch_size": numbers.train,
-        "train_micro_batch_size_per_gpu": numbers.micro,
-        "gradient_accumulation_steps": numbers.accumulation,
+        "train_batch_size": batch.train,
+        "train_micro_batch_size_per_gpu": batch.micro,
+        "gradient_accumulation_steps": batch.accumulation,
         "gradient_clipping": 1.0,
         "steps_per_print": 1_000_000_000,  # the workload's own metrics line says more
     }
-    if precision in {"bf16", "fp16"}:
-        ours[precision] = {"enabled": True}
-    merged = merge(ours, laid_over(base, resolved(overrides, precision), part))
-    zero = dict(merged.get("zero_optimization", {}))
+    if inputs.precision in {"bf16", "fp16"}:
+        ours[inputs.precision] = {"enabled": True}
+    overrides = with_precision(inputs.overrides, inputs.precision)
+    made = merge(merge(ours, preset(preset_name)), overrides)
+    zero = made["zero_optimization"]
     # ZeRO++ keeps a second copy of the weights inside each host, so the group is the host's slots:
     # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/docs/_tutorials/zeropp.md
     if zero.get("zero_hpz_partition_size") == "slots":
-        zero["zero_hpz_partition_size"] = slots if nodes > 1 else 1
-    for key in ("offload_optimizer", "offload_param"):
-        section = zero.get(key)
-        if isinstance(section, dict) and section.get("device") == "nvme" and nvme is not None:
-            zero[key] = {"nvme_path": nvme, **section}
-    return {**merged, "zero_optimization": zero}
-
-
-def resolved(overrides: Mapping[str, Any], precision: str) -> dict[str, Any]:
-    """`overrides` without the `auto` of what the launcher sets itself (keys.OURS)."""
-    made = {key: value for key, value in overrides.items() if value != "auto"}
-    for name in ("bf16", "fp16"):
-        section = made.get(name)
-        if isinstance(section, dict) and section.get("enabled") == "auto":
-            made[name] = {**section, "enabled": precision == name}
+        zero["zero_hpz_partition_size"] = inputs.slots if hosts > 1 else 1
+    for section in filter(_is_on_nvme, map(zero.get, OFFLOADS)):
+        if inputs.nvme is not None:
+            section.setdefault("nvme_path", inputs.nvme)
+    written = (overrides.get("zero_optimization") or {}).get("offload_param") or {}
+    if _is_on_nvme(zero.get("offload_param")) and "buffer_size" not in written:
+        _size_buffers(zero["offload_param"], inputs.largest_parameter, inputs.slots * hosts)
     return made
 
 
-def by_trainer(overrides: Mapping[str, Any], hidden: int) -> dict[str, Any]:
-    """`overrides` with the sizes that Hugging Face's Trainer puts in place of `auto` for a model of width `hidden`.
+def _size_buffers(section: dict[str, Any], largest_parameter: int | None, world: int) -> None:
+    """Make buffers for NVMe hold a rank's part of the model's largest tensor.
 
-    transformers/integrations/deepspeed.py (trainer_config_finalize), 5.23.
+    DeepSpeed 0.19.8 asserts it on all ranks (deepspeed/runtime/swap_tensor/partitioned_param_swapper.py, get_buffer).
     """
-    sizes = {
-        "reduce_bucket_size": hidden * hidden,
-        "stage3_prefetch_bucket_size": int(0.9 * hidden * hidden),
-        "stage3_param_persistence_threshold": 10 * hidden,
-    }
-    section = overrides.get("zero_optimization")
-    if not isinstance(section, dict):
-        return dict(overrides)
-    filled = {key: sizes.get(key) if value == "auto" else value for key, value in section.items()}
-    return {**overrides, "zero_optimization": filled}
+    if largest_parameter is not None:
+        part = math.ceil(largest_parameter / world)
+        section["buffer_size"] = max(section.get("buffer_size", BUFFER), math.ceil(part / _BLOCK) * _BLOCK)
 
 
-def laid_over(base: Mapping[str, Any], overrides: Mapping[str, Any], part: int | None) -> dict[str, Any]:
-    """`overrides` over the preset `base`; buffers for NVMe that nobody sized hold `part` elements.
+def _is_on_nvme(section: Any) -> bool:
+    return isinstance(section, dict) and section.get("device") == "nvme"
 
-    `part` is a rank's part of the model's largest tensor, None where the model is not known. DeepSpeed 0.19.8 asserts
-    that a buffer holds it, on all ranks (deepspeed/runtime/swap_tensor/partitioned_param_swapper.py, get_buffer).
-    """
-    merged = merge(base, overrides)
-    section = (merged.get("zero_optimization") or {}).get("offload_param") or {}
-    written = (overrides.get("zero_optimization") or {}).get("offload_param") or {}
-    if part is None or "buffer_size" in written or section.get("device") != "nvme":
-        return merged
-    size = max(section.get("buffer_size", BUFFER), math.ceil(part / _BLOCK) * _BLOCK)
-    return merge(merged, {"zero_optimization": {"offload_param": {"buffer_size": size}}})
+
+def with_precision(overrides: Mapping[str, Any], precision: str) -> dict[str, Any]:
+    """`overrides` without the `auto` of what the launcher sets itself (keys.OURS)."""
+    given = {key: value for key, value in overrides.items() if value != "auto"}
+    for name in ("bf16", "fp16"):
+        section = given.get(name)
+        if isinstance(section, dict) and section.get("enabled") == "auto":
+            given[name] = {**section, "enabled": precision == name}
+    return given
 
 
 def below(path: str, folder: str) -> bool:
@@ -168,9 +164,10 @@ def below(path: str, folder: str) -> bool:
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`, mapping by mapping; neither is changed."""
-    merged = dict(below)
+    """`above` laid over `below`, mapping by mapping; neither is changed, nor shares a mapping with what is returned."""
+    merged = {key: merge(value, {}) if isinstance(value, dict) else value for key, value in below.items()}
     for key, value in above.items():
         under = merged.get(key)
-        merged[key] = merge(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+        mapping = isinstance(value, dict)
+        merged[key] = merge(under if isinstance(under, dict) else {}, value) if mapping else value
     return merged

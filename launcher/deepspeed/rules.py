@@ -3,7 +3,7 @@
 Owns what goes together; names and kinds of keys are keys.py's. Each rule is one that DeepSpeed 0.19.8 asserts only
 when all ranks are up, or that it passes over in silence; the place in its code stands beside it.
 
-    rules.problems(ds_config, rules.Where(gpu=..., slots=8, local=("/nvme",)), "pretrain")
+    rules.problems(ds_config, rules.Hosts(gpu="h100-80gb", capability=(9, 0), slots=8, local=("/nvme",)), "pretrain")
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from launcher.errors import Problem, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-
-    from launcher.sizing.gpus import Gpu
 
 # ZERO_SUPPORTED_OPTIMIZERS of runtime/zero/utils.py, as a configuration names them
 _SHARDABLE = ("adagrad", "adam", "adamw", "lion", "muon")
@@ -42,13 +40,15 @@ _IDLE = {
 }
 
 
-class Where(NamedTuple):
-    """Where the ranks run. `local`: folders on a host's own disk, as the ranks see them.
+class Hosts(NamedTuple):
+    """The hosts that the ranks are on; `gpu` is None where they have none.
 
-    `part`: elements of a rank's part of the model's largest tensor; None where the model is not known.
+    `local`: folders on a host's own disk, as the ranks see them. `part`: elements of a rank's part of the model's
+    largest tensor; None where the model is not known.
     """
 
-    gpu: Gpu | None
+    gpu: str | None
+    capability: tuple[int, int]  # CUDA's
     slots: int
     local: tuple[str, ...] = ()
     part: int | None = None
@@ -83,7 +83,7 @@ class _Config(NamedTuple):
         return str(self.section("zero_optimization", f"offload_{part}").get("device", "none"))
 
 
-def problems(config: Mapping[str, Any], where: Where, workload: str, precision: str) -> Iterator[Problem]:
+def problems(config: Mapping[str, Any], hosts: Hosts, workload: str, precision: str) -> Iterator[Problem]:
     """Everything that cannot work together, each with the field that it is about.
 
     `precision` is the job's, which is checked elsewhere; here it is what the configuration makes of it.
@@ -91,9 +91,9 @@ def problems(config: Mapping[str, Any], where: Where, workload: str, precision: 
     given = _Config(config)
     yield from _stages(given)
     yield from _masters(given)
-    yield from _offload(given, where)
-    yield from _zeropp(given, where)
-    yield from _precision(given, where, precision)
+    yield from _offload(given, hosts)
+    yield from _zeropp(given, hosts)
+    yield from _precision(given, hosts, precision)
     yield from _gradients(given)
     yield from _optimizer(given)
     yield from _programs(given, workload)
@@ -153,7 +153,7 @@ def _masters(given: _Config) -> Iterator[Problem]:
         )
 
 
-def _offload(given: _Config, where: Where) -> Iterator[Problem]:
+def _offload(given: _Config, hosts: Hosts) -> Iterator[Problem]:
     stage = given.stage
     nvme = [part for part in ("optimizer", "param") if given.offload(part) == "nvme"]
     for part in nvme:
@@ -168,8 +168,8 @@ def _offload(given: _Config, where: Where) -> Iterator[Problem]:
             if part == nvme[0]:  # said once
                 hint = "add nvme: {path: /local/disk, size: 7TB} to the cluster"
                 yield _zero(key, "goes to NVMe and the cluster file names none", hint)
-        elif not any(below(str(path), folder) for folder in where.local):
-            known = ", ".join(where.local)
+        elif not any(below(str(path), folder) for folder in hosts.local):
+            known = ", ".join(hosts.local)
             hint = f"use a folder below {known}" if known else "add `nvme:` to the cluster"
             yield _zero(
                 f"{key}.nvme_path",
@@ -177,16 +177,16 @@ def _offload(given: _Config, where: Where) -> Iterator[Problem]:
                 f"{hint}, or a mount with local: true",
             )
     buffer = int(given.section("zero_optimization", "offload_param").get("buffer_size", BUFFER))
-    if given.offload("param") == "nvme" and where.part is not None and buffer < where.part:
+    if given.offload("param") == "nvme" and hosts.part is not None and buffer < hosts.part:
         # runtime/swap_tensor/partitioned_param_swapper.py (get_buffer)
-        what = f"of {buffer:,} does not hold a rank's part of the largest tensor, {where.part:,} elements"
-        yield _zero("offload_param.buffer_size", what, f"use at least {where.part}, or leave it out")
+        what = f"of {buffer:,} does not hold a rank's part of the largest tensor, {hosts.part:,} elements"
+        yield _zero("offload_param.buffer_size", what, f"use at least {hosts.part}, or leave it out")
     section = given.section("zero_optimization", "offload_optimizer")
     if float(section.get("ratio", 1.0)) < 1.0 and stage < 3:  # runtime/zero/config.py (offload_ratio_check)
         yield _zero(
             "offload_optimizer.ratio", "below 1 works in stage 3 alone", "use stage 3, or leave it out"
         )
-    if section.get("super_offload") and (where.gpu is None or stage < 3):
+    if section.get("super_offload") and (hosts.gpu is None or stage < 3):
         yield _zero("offload_optimizer.super_offload", "needs stage 3 and NVIDIA GPUs", "leave it out")
     if (
         given.zero.get("zenflow") and given.offload("optimizer") != "cpu"
@@ -194,38 +194,36 @@ def _offload(given: _Config, where: Where) -> Iterator[Problem]:
         yield _zero("zenflow", "needs the optimizer in host memory", "add offload_optimizer: {device: cpu}")
 
 
-def _zeropp(given: _Config, where: Where) -> Iterator[Problem]:
+def _zeropp(given: _Config, hosts: Hosts) -> Iterator[Problem]:
     zero = given.zero
     if given.stage < 3:
         return
     group = zero.get("zero_hpz_partition_size", 1)
     # utils/groups.py (_create_zero_param_parallel_group) cuts a group that is too large, and groups ranks by number:
     # one that is not a host's would send what it is meant to keep off the fabric
-    if group not in (0, 1, where.slots):
-        what = f"is {shown(group)}, and a host has {where.slots} slots"
-        yield _zero("zero_hpz_partition_size", what, f"use {where.slots}, or the word slots")
+    if group not in (0, 1, hosts.slots):
+        what = f"is {shown(group)}, and a host has {hosts.slots} slots"
+        yield _zero("zero_hpz_partition_size", what, f"use {hosts.slots}, or the word slots")
     quantized = [key for key in _STAGE_3 if "quantized" in key and zero.get(key)]
-    if quantized and where.gpu is None:
+    if quantized and hosts.gpu is None:
         yield _zero(quantized[0], "needs a GPU: DeepSpeed quantizes in CUDA alone", "use preset zero3")
     if zero.get("zero_quantized_gradients") and zero.get("reduce_scatter") is False:  # runtime/zero/stage3.py
         yield _zero("zero_quantized_gradients", "needs reduce_scatter", "leave reduce_scatter out")
 
 
-def _precision(given: _Config, where: Where, precision: str) -> Iterator[Problem]:
+def _precision(given: _Config, hosts: Hosts, precision: str) -> Iterator[Problem]:
     bf16, fp16 = (bool(given.section(name).get("enabled")) for name in ("bf16", "fp16"))
     if precision in ("bf16", "fp16") and not given.section(precision).get("enabled"):
         yield _top(precision, f"is off, and the job's precision is {precision}", "set precision: fp32")
     if bf16 and fp16:
         yield _top("fp16", "and bf16 are both on", "set `precision:` of the job instead")
-    if bf16 and precision != "bf16" and where.gpu is not None and where.gpu.capability < (8, 0):
-        name = where.gpu.name
-        yield _top(
-            "bf16", f"is on, and {name} has none (compute capability 8.0 and up)", "use precision: fp16"
-        )
-    if fp16 and precision != "fp16" and where.gpu is None:
+    if bf16 and precision != "bf16" and hosts.gpu is not None and hosts.capability < (8, 0):
+        what = f"is on, and {hosts.gpu} has none (compute capability 8.0 and up)"
+        yield _top("bf16", what, "use precision: fp16")
+    if fp16 and precision != "fp16" and hosts.gpu is None:
         yield _top("fp16", "is on, and the ranks have no GPU", "use precision: bf16 or fp32")
     for section, key in (("compile", "deepcompile"), ("aio", "use_gds")):
-        if given.section(section).get(key) and where.gpu is None:
+        if given.section(section).get(key) and hosts.gpu is None:
             yield _top(f"{section}.{key}", "needs a GPU", "leave it out")
 
 

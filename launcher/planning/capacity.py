@@ -2,12 +2,14 @@
 
 Owns the search over models and hosts; whether one fits is fit.py's.
 
-    limits.largest(job, cluster, "llama") -> Largest     of the named models of a family
-    limits.fewest(job, cluster) -> Fewest                hosts
+    capacity.largest(job, cluster, "llama") -> Largest     of the named models of a family
+    capacity.fewest(job, cluster) -> Fewest                hosts
 """
 
 from __future__ import annotations
 
+import bisect
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,50 +17,48 @@ from launcher import workloads
 from launcher.deepspeed import config
 from launcher.errors import PlanError, Problem, SpecError, did_you_mean
 from launcher.planning import fit
-from launcher.sizing import ladder, models
+from launcher.sizing import changes, ladder, models
 
 if TYPE_CHECKING:
     from launcher.files.cluster import Cluster
     from launcher.files.job import Job
-    from launcher.planning.fit import Fit
+    from launcher.planning.fit import Estimate
     from launcher.sizing.architecture import Architecture
-
-_MOST = 4096  # hosts
 
 
 class Largest(NamedTuple):
-    """The largest named model of `family` that fits, as `fit`.
+    """The largest named model of `family` that fits, with its `estimate`.
 
-    `over`: why each larger one does not, smallest first. `layers`: how many layers of its width would fit.
+    `too_large`: why each larger one does not fit, smallest first. `layers`: how many layers of its width would fit.
     """
 
     family: str
-    fit: Fit
-    over: tuple[tuple[Architecture, str], ...]
+    estimate: Estimate
+    too_large: tuple[tuple[Architecture, str], ...]
     layers: int
 
     @property
     def stretched(self) -> Architecture:
         """The model with that many layers."""
-        return replace(self.fit.model, layers=self.layers)
+        return replace(self.estimate.model, layers=self.layers)
 
 
 class Fewest(NamedTuple):
-    """The fewest hosts on which the job fits, as `fit`. `fewer`: the next smaller number, and why it does not."""
+    """The fewest hosts on which the job fits. `fewer`: the next smaller number, and why it does not."""
 
-    fit: Fit
+    estimate: Estimate
     batch: config.Batch
     fewer: tuple[int, str] | None
 
 
 def families() -> dict[str, list[str]]:
     """Family → its named models: all that share the start of a name, such as llama, llama-3, gpt and gpt2."""
-    found: dict[str, list[str]] = {}
+    members: dict[str, list[str]] = {}
     for name in models.named():
         words = name.split("-")
         for stem in {"-".join(words[:n]) for n in range(1, max(2, len(words)))}:
-            found.setdefault(stem, []).append(name)
-    return found
+            members.setdefault(stem, []).append(name)
+    return members
 
 
 def largest(job: Job, cluster: Cluster, family: str) -> Largest:
@@ -68,25 +68,20 @@ def largest(job: Job, cluster: Cluster, family: str) -> Largest:
     """
     known = families()
     if family not in known:
-        raise SpecError(f"--max-model {family!r} is no family of models", hint=did_you_mean(family, known))
-    _known(job, cluster)
-    numbers = _batch(job, cluster)
-    over: list[tuple[Architecture, str]] = []
-    weighed = [
-        fit.of(model, job, cluster, numbers, fit.precision(job, cluster))
-        for model in map(models.load, known[family])
-        if not isinstance(model, models.Unknown)
-    ]
-    for one in sorted(weighed, key=lambda f: f.model.parameters, reverse=True):
-        reason = _reason(job, one)
+        raise SpecError(f"--max-model {family!r} is not a family of models", hint=did_you_mean(family, known))
+    _require_figures(job, cluster)
+    too_large: list[tuple[Architecture, str]] = []
+    counted = [m for m in map(models.load, known[family]) if not isinstance(m, models.Unknown)]
+    for model in sorted(counted, key=lambda m: m.parameters, reverse=True):
+        estimate = fit.estimate(model, job, cluster)
+        reason = _reason(job, estimate)
         if not reason:
-            return Largest(family, one, tuple(reversed(over)), _layers(job, cluster, numbers, one))
-        over.append((one.model, reason))
-    smallest, reason = over[-1]
-    short = fit.too_long(job, one)
-    hint = short.hint if short else "use more hosts, or a smaller micro batch"
-    what = f"not even {smallest.name}, the smallest of {family}, fits: {reason}"
-    raise PlanError(Problem(what, hint, about=short.about if short else ("job", "nodes")))
+            return Largest(family, estimate, tuple(reversed(too_large)), _layers(job, cluster, estimate))
+        too_large.append((model, reason))
+    problem = fit.sequence_problem(job, estimate)
+    hint = problem.hint if problem else "use more hosts, or a smaller micro batch"
+    what = f"not even {model.name}, the smallest of {family}, fits: {reason}"
+    raise PlanError(Problem(what, hint, about=problem.about if problem else ("job", "nodes")))
 
 
 def fewest(job: Job, cluster: Cluster) -> Fewest:
@@ -94,63 +89,53 @@ def fewest(job: Job, cluster: Cluster) -> Fewest:
 
     Raises PlanError when the cluster has too few, and for a model that is not counted here.
     """
-    _known(job, cluster)
+    _require_figures(job, cluster)
+    estimate_on = functools.cache(lambda hosts: _estimate_on(job, cluster, hosts))
     hosts = _candidates(job, cluster)
-    tried = {hosts[-1]: _on(job, cluster, hosts[-1])}
-    if _reason(job, tried[hosts[-1]]):
+    # more hosts never need more memory each
+    index = bisect.bisect_left(hosts, True, key=lambda n: not _reason(job, estimate_on(n)))
+    if index == len(hosts):
         number = "1 host" if hosts[-1] == 1 else f"{hosts[-1]} hosts"
-        what = f"it does not even fit on {number}: {_reason(job, tried[hosts[-1]])}"
+        what = f"it does not even fit on {number}: {_reason(job, estimate_on(hosts[-1]))}"
         raise PlanError(Problem(what, "use a smaller micro batch, or larger hosts", about=("job", "model")))
-    low, high = -1, len(hosts) - 1  # more hosts never need more memory each
-    while high - low > 1:
-        middle = (low + high) // 2
-        tried[hosts[middle]] = _on(job, cluster, hosts[middle])
-        low, high = (middle, high) if _reason(job, tried[hosts[middle]]) else (low, middle)
-    fewer = (hosts[low], _reason(job, tried[hosts[low]])) if low >= 0 else None
-    return Fewest(tried[hosts[high]], _batch(_with(job, hosts[high]), cluster), fewer)
+    below = hosts[index - 1] if index else None
+    fewer = (below, _reason(job, estimate_on(below))) if below else None
+    return Fewest(estimate_on(hosts[index]), fit.batch(_with_nodes(job, hosts[index]), cluster), fewer)
 
 
 def _candidates(job: Job, cluster: Cluster) -> list[int]:
     """Numbers of hosts that the cluster has and among whose ranks the step divides."""
-    most, one_pass = cluster.hosts or _MOST, job.batch.micro * cluster.slots
+    most, one_pass = cluster.hosts or changes.MOST_HOSTS, job.batch.micro * cluster.slots
     if job.batch.global_ is None:
         return list(range(1, most + 1))
-    train = job.batch.global_ * fit.sharing(job)
-    found = [n for n in range(1, min(most, train // one_pass) + 1) if train % (one_pass * n) == 0]
-    if not found:
+    train = job.batch.global_ * fit.sequence_parallel_degree(job)
+    dividing = [n for n in range(1, min(most, train // one_pass) + 1) if train % (one_pass * n) == 0]
+    if not dividing:
         config.batch(job.batch.micro, job.batch.accumulation, train, cluster.slots)  # says what would
-    return found
+    return dividing
 
 
-def _on(job: Job, cluster: Cluster, hosts: int) -> Fit:
-    asked = _with(job, hosts)
-    one, unknown = fit.weigh(asked, cluster, _batch(asked, cluster), fit.precision(job, cluster))
-    if one is None:
-        raise PlanError(Problem(unknown, about=("job", "model")))
-    return one
+def _estimate_on(job: Job, cluster: Cluster, hosts: int) -> Estimate:
+    estimate, reason = fit.estimate_or_reason(_with_nodes(job, hosts), cluster)
+    if estimate is None:
+        raise PlanError(Problem(reason, about=("job", "model")))
+    return estimate
 
 
-def _with(job: Job, hosts: int) -> Job:
+def _with_nodes(job: Job, hosts: int) -> Job:
     return job.model_copy(update={"nodes": hosts})
 
 
-def _layers(job: Job, cluster: Cluster, numbers: config.Batch, one: Fit) -> int:
+def _layers(job: Job, cluster: Cluster, estimate: Estimate) -> int:
     """The most layers of the model's width that fit."""
-
-    def fits(layers: int) -> bool:
-        model = replace(one.model, layers=layers)
-        return fit.of(model, job, cluster, numbers, fit.precision(job, cluster)).fits
-
-    return ladder.last(fits, one.model.layers)
+    model = estimate.model
+    return ladder.largest(
+        lambda layers: fit.estimate(replace(model, layers=layers), job, cluster).fits, model.layers
+    )
 
 
-def _batch(job: Job, cluster: Cluster) -> config.Batch:
-    batch = job.batch
-    return config.batch(batch.micro, batch.accumulation, batch.global_, fit.readers(job, cluster))
-
-
-def _known(job: Job, cluster: Cluster) -> None:
-    """Raises PlanError where the memory that is needed or that is there cannot be told."""
+def _require_figures(job: Job, cluster: Cluster) -> None:
+    """Raise PlanError where the memory that is needed or that is available is not known."""
     if job.workload not in workloads.TRAINING:
         what = f"the memory of workload {job.workload!r} is not estimated"
         raise PlanError(Problem(what, f"it is of {', '.join(workloads.TRAINING)}", about=("job", "workload")))
@@ -159,7 +144,7 @@ def _known(job: Job, cluster: Cluster) -> None:
         raise PlanError(Problem(what, "add memory: 512GB to it", about=("cluster", "memory")))
 
 
-def _reason(job: Job, one: Fit) -> str:
+def _reason(job: Job, estimate: Estimate) -> str:
     """Why the model does not fit; empty when it does."""
-    short = fit.too_long(job, one)
-    return short.message if short else "; ".join(one.weighed.reasons)
+    problem = fit.sequence_problem(job, estimate)
+    return problem.message if problem else "; ".join(estimate.evaluation.shortfalls)

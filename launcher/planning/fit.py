@@ -1,25 +1,25 @@
 """Whether a job's training fits its cluster, and which DeepSpeed preset `auto` becomes.
 
-Owns the way from job and cluster to the ladder's words and back to hints in theirs; the arithmetic is `ladder`'s.
+Owns the way from job and cluster to the words of sizing and back to hints in theirs; the arithmetic is sizing's.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from launcher import workloads
 from launcher.deepspeed import config
 from launcher.errors import PlanError, Problem
-from launcher.sizing import failures, gpus, ladder, models, traffic, zero
+from launcher.sizing import changes, failures, gpus, ladder, models, states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from launcher.files.cluster import Cluster
     from launcher.files.job import Job
     from launcher.sizing.architecture import Architecture
-    from launcher.sizing.ladder import Climb, Machine, Rung, Try, Wish
+    from launcher.sizing.ladder import Candidate, Evaluation, Machine, Request, Search
 
 # What `auto` is where the size of the model is not known: DeepSpeed's advice for models that fit on one GPU.
 BLIND = "zero2"
@@ -36,88 +36,82 @@ class Saving(NamedTuple):
     steps: int | None  # the same in steps, at best
 
 
-class Fit(NamedTuple):
-    """A training job, weighed: the `weighed` rung is the one that the plan uses; `climb` is how `auto` got there."""
+class Estimate(NamedTuple):
+    """What a training job needs. `evaluation` is of the plan's configuration; `search` is how `auto` became it."""
 
     model: Architecture
     machine: Machine
-    wish: Wish
-    presets: Mapping[str, Mapping[str, Any]]
-    weighed: Try
-    climb: Climb | None
+    request: Request
+    evaluation: Evaluation
+    search: Search | None
     every: int  # steps between checkpoints
     keep: int  # checkpoints
 
     @property
     def fits(self) -> bool:
-        return self.weighed.fits
+        return self.evaluation.fits
 
     @property
-    def rung(self) -> Rung:
-        return self.weighed.rung
+    def candidate(self) -> Candidate:
+        return self.evaluation.candidate
 
     @property
     def part(self) -> int:
         """Elements of a rank's part of the largest tensor."""
-        return _part(self.model, self.machine)
+        return states.shard(self.model.largest_parameter, self.machine.world)
 
     @property
-    def bound(self) -> traffic.Bound | None:
-        """The shortest possible step, where the GPU's figures are known."""
-        if self.machine.gpu is None:
-            return None
-        settings = zero.read(
-            ladder.effective(self.wish.base, self.presets[self.rung.preset], self.machine.slots)
-        )
-        setup = ladder.setup(self.machine, self.wish, self.rung)
-        return traffic.bound(self.model, settings, setup, self.machine.gpu, self.machine.fabric)
-
-    @property
-    def compared(self) -> tuple[Try, ...]:
+    def compared(self) -> tuple[Evaluation, ...]:
         """The configurations to show beside the one taken: those that `auto` tried, else the stages of ZeRO."""
-        if self.climb:
-            return self.climb.tried
+        if self.search:
+            return self.search.tried
+        stages = {stage: ladder.Candidate(f"zero{stage}", self.candidate.checkpointing) for stage in range(4)}
+        others = {stage: self._evaluate(c) for stage, c in stages.items() if c != self.candidate}
         # a stage that the job writes itself lies over every preset: then there is nothing to compare
-        stages = [n for n in (0, 1, 2, 3) if self.presets[f"zero{n}"]["zero_optimization"]["stage"] == n]
-        others = (ladder.Rung(f"zero{stage}", self.rung.checkpointing) for stage in stages)
-        tries = [self._try(rung) for rung in others if rung != self.rung]
-        return tuple(sorted([*tries, self.weighed], key=lambda t: t.rung.preset))
+        differing = [e for stage, e in others.items() if e.settings.stage == stage]
+        return tuple(sorted([*differing, self.evaluation], key=lambda e: e.candidate.preset))
+
+    @property
+    def largest_micro(self) -> int:
+        """The largest micro batch that fits with the plan's configuration."""
+        if self.search:
+            return self.search.largest_micro
+        return ladder.largest_micro(self.model, self.machine, self.request, self.candidate)
 
     @property
     def saving(self) -> Saving:
         """What checkpoints take, and what failures cost between them."""
-        hosts, bound = self.machine.hosts, self.bound
-        step = bound.step if bound else None
+        hosts, step = self.machine.hosts, self.evaluation.seconds
         between = step * self.every if step else None
         known = self.machine.gpu is not None  # the rate of failures is that of hosts with GPUs
         longest = failures.longest(hosts, failures.MOST) if known else None
         return Saving(
-            size=self.weighed.memory.checkpoint,
-            on_disk=self.weighed.memory.checkpoint * (self.keep + 1),
+            size=self.evaluation.memory.checkpoint,
+            on_disk=self.evaluation.memory.checkpoint * (self.keep + 1),
             seconds=between,
             lost=failures.lost(hosts, between) if known and between else None,
             longest=longest,
             steps=int(longest / step) if longest and step else None,
         )
 
-    def _try(self, rung: Rung) -> Try:
-        return ladder.try_rung(self.model, self.machine, self.wish, rung, self.presets)
+    def _evaluate(self, candidate: Candidate) -> Evaluation:
+        return ladder.evaluate(self.model, self.machine, self.request, candidate)
 
     def refusal(self) -> PlanError:
         """What to say of a job that does not fit: why, and the smallest change that would make it fit."""
-        only = None if self.climb else self.rung
-        found = ladder.changes(self.model, self.machine, self.wish, self.presets, only)
+        only = None if self.search else self.candidate
+        found = changes.smallest(self.model, self.machine, self.request, only)
         settings = ", or ".join(self._setting(change) for change in found)
         hint = f"use {settings}" if found else "no single change makes it fit: use more and larger hosts"
-        if not self.climb:
-            reasons = "; ".join(self.weighed.reasons)
-            what, about = f"{self.rung.name} does not fit: {reasons}", ("job", "deepspeed")
+        if not self.search:
+            reasons = "; ".join(self.evaluation.shortfalls)
+            what, about = f"{self.candidate.name} does not fit: {reasons}", ("job", "deepspeed")
         else:
-            tried = [f"{t.rung.name}: {'; '.join(t.reasons)}" for t in self.climb.tried]
+            tried = [f"{e.candidate.name}: {'; '.join(e.shortfalls)}" for e in self.search.tried]
             what, about = "no DeepSpeed configuration fits:\n  " + "\n  ".join(tried), ("job", "model")
         return PlanError(Problem(what, hint, about=about))
 
-    def _setting(self, change: ladder.Change) -> str:
+    def _setting(self, change: changes.Change) -> str:
         """A change as the words of the command line."""
         recompute = "--set args.activation-checkpointing=true"
         match change.what:
@@ -128,13 +122,17 @@ class Fit(NamedTuple):
             case "pinning":
                 return f"--set env.{_ALLOCATOR[0]}={_ROUND}:{change.value}"
             case "preset":
-                more = f" {recompute}" if change.rung.checkpointing and not self.rung.checkpointing else ""
+                more = (
+                    f" {recompute}"
+                    if change.candidate.checkpointing and not self.candidate.checkpointing
+                    else ""
+                )
                 return f"--set deepspeed={change.value}{more}"
             case _:
                 return recompute
 
 
-def insisted(job: Job) -> str | None:
+def requested_preset(job: Job) -> str | None:
     """The preset that the job asks for, by name or by the stage that it writes; None where the plan may choose."""
     if job.deepspeed.preset != "auto":
         return job.deepspeed.preset
@@ -152,41 +150,62 @@ def precision(job: Job, cluster: Cluster) -> str:
     return "bf16" if gpus.GPUS[cluster.gpu].capability >= (8, 0) else "fp16"
 
 
-def weigh(job: Job, cluster: Cluster, numbers: config.Batch, precision: str) -> tuple[Fit | None, str]:
-    """The job's Fit, or None and why its memory cannot be told. Raises SpecError for a model that is none."""
+def batch(job: Job, cluster: Cluster) -> config.Batch:
+    """The numbers of the job's step. Raises PlanError when they do not divide."""
+    asked = job.batch
+    return config.batch(asked.micro, asked.accumulation, asked.global_, data_parallel_size(job, cluster))
+
+
+def inputs(job: Job, cluster: Cluster, model: Architecture | None = None) -> config.Inputs:
+    """What decides the job's DeepSpeed configuration beside the preset, the hosts and the batch."""
+    return config.Inputs(
+        overrides=job.deepspeed.overrides,
+        precision=precision(job, cluster),
+        slots=cluster.slots,
+        nvme=cluster.nvme.path if cluster.nvme else None,
+        largest_parameter=model.largest_parameter if model else None,
+    )
+
+
+def estimate_or_reason(job: Job, cluster: Cluster) -> tuple[Estimate | None, str]:
+    """The job's Estimate, or None and why its memory is not known.
+
+    Raises SpecError for a model that is none, and PlanError for a batch that does not divide.
+    """
     if job.workload not in workloads.TRAINING or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
     model = models.load_if_here(job.model)
     if isinstance(model, models.Unknown):
         return None, model.reason
-    return of(model, job, cluster, numbers, precision), ""
+    return estimate(model, job, cluster), ""
 
 
-def of(model: Architecture, job: Job, cluster: Cluster, numbers: config.Batch, precision: str) -> Fit:
-    """The Fit of the job with `model` in place of its own."""
-    machine = _machine(job, cluster)
-    wish = _wish(job, cluster, numbers, precision)
-    given = config.resolved(job.deepspeed.overrides, precision)
-    overrides = config.by_trainer(given, model.hidden)
-    part = _part(model, machine)
-    presets = {name: config.laid_over(config.preset(name), overrides, part) for name in config.presets()}
-    preset = insisted(job)
+def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
+    """The Estimate of the job with `model` in place of its own. Raises PlanError for a batch that does not divide."""
+    machine, request = _machine(job, cluster), _request(model, job, cluster)
+    preset, search = requested_preset(job), None
     if preset is not None:
-        rung = ladder.Rung(preset, bool(wish.checkpointing))
-        tried, climb = ladder.try_rung(model, machine, wish, rung, presets), None
+        candidate = ladder.Candidate(preset, bool(request.checkpointing))
+        evaluation = ladder.evaluate(model, machine, request, candidate)
     else:
-        climb = ladder.climb(model, machine, wish, presets)
-        tried = climb.chosen or climb.tried[-1]
-    return Fit(
-        model, machine, wish, presets, tried, climb, every=job.checkpoint.every, keep=job.checkpoint.keep
+        search = ladder.search(model, machine, request)
+        evaluation = search.chosen or search.tried[-1]
+    return Estimate(
+        model=model,
+        machine=machine,
+        request=request,
+        evaluation=evaluation,
+        search=search,
+        every=job.checkpoint.every,
+        keep=job.checkpoint.keep,
     )
 
 
-def too_long(job: Job, one: Fit) -> Problem | None:
+def sequence_problem(job: Job, estimate: Estimate) -> Problem | None:
     """A sequence with more tokens than the model has positions: the workload would stop at its first step."""
-    model = one.model
+    model = estimate.model
     strict = job.workload == "pretrain" or model.learned_positions
-    length = one.wish.sequence * sharing(job)
+    length = estimate.request.sequence * sequence_parallel_degree(job)
     if length <= model.positions or not strict:
         return None
     return Problem(
@@ -196,30 +215,30 @@ def too_long(job: Job, one: Fit) -> Problem | None:
     )
 
 
-def sharing(job: Job) -> int:
+def sequence_parallel_degree(job: Job) -> int:
     """How many ranks share each sample (DeepSpeed's Ulysses); 1 where that is not asked for."""
     asked = job.args.get("sequence-parallel", 1)
     return asked if isinstance(asked, int) and asked > 0 else 1
 
 
-def readers(job: Job, cluster: Cluster) -> int:
-    """How many samples are worked on at once for each of a micro batch: ranks, or groups of ranks that share them."""
-    return max(1, job.nodes * cluster.slots // sharing(job))
+def data_parallel_size(job: Job, cluster: Cluster) -> int:
+    """How many micro batches are worked on at once: ranks, or groups of ranks that share their samples."""
+    return max(1, job.nodes * cluster.slots // sequence_parallel_degree(job))
 
 
-def unshareable(job: Job, cluster: Cluster, one: Fit | None) -> Iterator[Problem]:
+def sequence_parallel_problems(job: Job, cluster: Cluster, estimate: Estimate | None) -> Iterator[Problem]:
     """Why samples cannot be shared among ranks as the job asks."""
-    size, world = sharing(job), job.nodes * cluster.slots
+    size, world = sequence_parallel_degree(job), job.nodes * cluster.slots
     parts: list[tuple[int, str]] = [(world, f"{world} ranks")]
-    if one and size > 1:
-        length, heads = one.wish.sequence * size, one.model.heads
+    if estimate and size > 1:
+        length, heads = estimate.request.sequence * size, estimate.model.heads
         written = job.args.get("seq-length", length)
         parts += [
             (int(written), f"args.seq-length {written}"),
             (heads, f"{heads} attention heads of {job.model}"),
         ]
-        if one.model.family == "gpt2":
-            what = f"args.sequence-parallel: DeepSpeed's Ulysses knows no {one.model.family}"
+        if estimate.model.family == "gpt2":
+            what = f"args.sequence-parallel: DeepSpeed's Ulysses does not support {estimate.model.family}"
             yield Problem(what, "use a model of LLaMA's kind", about=("job", "args", "sequence-parallel"))
     for number, what in parts:
         if number % size:
@@ -230,18 +249,20 @@ def unshareable(job: Job, cluster: Cluster, one: Fit | None) -> Iterator[Problem
             )
 
 
-def _part(model: Architecture, machine: Machine) -> int:
-    return math.ceil(model.largest_parameter / machine.world)
-
-
 def _machine(job: Job, cluster: Cluster) -> Machine:
     gpu = gpus.GPUS[cluster.gpu] if cluster.gpu else None
     memory = cluster.memory
     # without a GPU all ranks share the host's memory
     slot = gpu.memory if gpu else memory // cluster.slots if memory else None
-    fabric = cluster.bandwidth * 1e9 / 8 if cluster.bandwidth else None
-    nvme = cluster.nvme.size if cluster.nvme else 0
-    return ladder.Machine(job.nodes, cluster.slots, slot, memory, nvme, gpu, fabric)
+    return ladder.Machine(
+        hosts=job.nodes,
+        slots=cluster.slots,
+        slot_memory=slot,
+        host_memory=memory,
+        nvme=cluster.nvme.size if cluster.nvme else 0,
+        gpu=gpu,
+        fabric=cluster.bandwidth * 1e9 / 8 if cluster.bandwidth else None,
+    )
 
 
 # torch's allocators read either name: c10/core/AllocatorConfig.h
@@ -259,23 +280,21 @@ def _pinned_round(job: Job, cluster: Cluster) -> int | None:
     return None
 
 
-def _wish(job: Job, cluster: Cluster, numbers: config.Batch, precision: str) -> Wish:
-    base: dict[str, Any] = {"gradient_accumulation_steps": numbers.accumulation}
-    if precision in {"bf16", "fp16"}:
-        base[precision] = {"enabled": True}
-    if "optimizer" not in job.deepspeed.overrides:
-        base["optimizer"] = {"type": "AdamW"}
+def _request(model: Architecture, job: Job, cluster: Cluster) -> Request:
+    numbers, degree = batch(job, cluster), sequence_parallel_degree(job)
     option = {
         name: job.args.get(name, workloads.default(job.workload, name))
         for name in ("seq-length", "attention")
     }
-    return ladder.Wish(
+    return ladder.Request(
+        inputs=inputs(job, cluster, model),
         micro=numbers.micro,
+        accumulation=numbers.accumulation,
         # of each rank; attention sees the whole sequence, but a share of the heads that is as large
-        sequence=max(1, int(option["seq-length"] or 1) // sharing(job)),
-        base=base,
+        sequence=max(1, int(option["seq-length"] or 1) // degree),
+        train=job.batch.global_,
+        sequence_parallel=degree,
         checkpointing=job.args.get("activation-checkpointing"),
         attention=str(option["attention"] or "sdpa"),
-        train=job.batch.global_ * sharing(job) if job.batch.global_ else None,
         pinned_round=_pinned_round(job, cluster),
     )

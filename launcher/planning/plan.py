@@ -69,7 +69,7 @@ class Plan(NamedTuple):
     config: dict[str, Any]
     precision: str
     args: dict[str, Any]  # the workload's options
-    fit: fit.Fit | None  # None where memory is not estimated
+    estimate: fit.Estimate | None  # None where memory is not estimated
     variables: tuple[model.Variable, ...]
     secrets: tuple[Secret, ...]
     mounts: tuple[Mount, ...]
@@ -120,67 +120,70 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
     Raises PlanError with everything that cannot work.
     """
     fabric = FABRICS[cluster.fabric]
-    problems: list[Problem] = [*_impossible(job, cluster), *ranks_environment.problems(job, cluster)]
     findings = _lint(job, cluster, fabric)
-    problems += _written(findings, "error", job)
+    problems = [
+        *_impossible(job, cluster),
+        *ranks_environment.problems(job, cluster),
+        *_written(findings, "error", job),
+    ]
     places: Places = {"job": job.places, "cluster": cluster.places}
-    gpu = gpus.GPUS[cluster.gpu] if cluster.gpu else None
-    precision = fit.precision(job, cluster)
     try:
-        numbers = deepspeed_config.batch(
-            job.batch.micro, job.batch.accumulation, job.batch.global_, fit.readers(job, cluster)
-        )
-        weighed, unknown = fit.weigh(job, cluster, numbers, precision)
-        preset = _preset(job, weighed)
-        part = weighed.part if weighed else None
-        problems += filter(None, [fit.too_long(job, weighed) if weighed else None])
-        problems += fit.unshareable(job, cluster, weighed)
-        config = deepspeed_config.config(
-            deepspeed_config.preset(preset),
-            job.deepspeed.overrides,
-            numbers,
-            precision,
-            cluster.slots,
-            job.nodes,
-            cluster.nvme.path if cluster.nvme else None,
-            part,
-        )
-        where = rules.Where(gpu, cluster.slots, _local(cluster), part)
-        problems += rules.problems(config, where, job.workload, precision)
+        batch = fit.batch(job, cluster)
+        estimate, unknown = fit.estimate_or_reason(job, cluster)
+        preset, config = _deepspeed(job, cluster, estimate)
+        problems += _clashes(job, cluster, estimate, config)
     except LauncherError as error:
         raise PlanError(*problems, *error.problems).at(places) from None
     if problems:
         raise PlanError(*problems).at(places)
+    notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
+    if unknown and fit.requested_preset(job) is None and workloads.steps(job.workload):
+        notes.append(f"{unknown}; `deepspeed: auto` is {preset}")
     return Plan(
         id=_id(job, cluster, site, suffix),
         job=job,
         cluster=cluster,
         site=site,
         fabric=fabric,
-        batch=numbers,
+        batch=batch,
         preset=preset,
         config=config,
-        precision=precision,
-        args=_args(job, weighed),
-        fit=weighed,
+        precision=fit.precision(job, cluster),
+        args=_args(job, estimate),
+        estimate=estimate,
         variables=_variables(job, cluster, fabric),
         secrets=_secrets(job, cluster),
         mounts=_mounts(cluster, config),
-        warnings=tuple(p.at(places) for p in _written(findings, "warning", job)),
-        notes=(
-            *(str(p.at(places)) for p in _written(findings, "note", job)),
-            *(
-                [f"{unknown}; `deepspeed: auto` is {preset}"]
-                if unknown and fit.insisted(job) is None and workloads.steps(job.workload)
-                else []
-            ),
-        ),
+        warnings=tuple(problem.at(places) for problem in _written(findings, "warning", job)),
+        notes=tuple(notes),
         image=_image(cluster, site),
     )
 
 
-def _preset(job: Job, weighed: fit.Fit | None) -> str:
-    return weighed.rung.preset if weighed else fit.insisted(job) or fit.BLIND
+def _deepspeed(job: Job, cluster: Cluster, estimate: fit.Estimate | None) -> tuple[str, dict[str, Any]]:
+    """The preset, and what is written to ds_config.json: what the estimate is of, where there is one."""
+    if estimate:
+        return estimate.candidate.preset, dict(estimate.evaluation.config)
+    preset = fit.requested_preset(job) or fit.BLIND
+    inputs, batch = fit.inputs(job, cluster), fit.batch(job, cluster)
+    return preset, deepspeed_config.make(inputs, preset, job.nodes, batch)
+
+
+def _clashes(
+    job: Job, cluster: Cluster, estimate: fit.Estimate | None, config: dict[str, Any]
+) -> Iterator[Problem]:
+    """What of the job does not go together with its model, its hosts or DeepSpeed."""
+    if estimate and (problem := fit.sequence_problem(job, estimate)):
+        yield problem
+    yield from fit.sequence_parallel_problems(job, cluster, estimate)
+    hosts = rules.Hosts(
+        gpu=cluster.gpu,
+        capability=gpus.GPUS[cluster.gpu].capability if cluster.gpu else (0, 0),
+        slots=cluster.slots,
+        local=_local(cluster),
+        part=estimate.part if estimate else None,
+    )
+    yield from rules.problems(config, hosts, job.workload, fit.precision(job, cluster))
 
 
 def _local(cluster: Cluster) -> tuple[str, ...]:
@@ -204,9 +207,9 @@ def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[Mount, ...]:
     return tuple(written)
 
 
-def _args(job: Job, weighed: fit.Fit | None) -> dict[str, Any]:
-    """The job's args, with activation checkpointing where the ladder needs it."""
-    if weighed and weighed.rung.checkpointing and "activation-checkpointing" not in job.args:
+def _args(job: Job, estimate: fit.Estimate | None) -> dict[str, Any]:
+    """The job's args, with activation checkpointing where the plan needs it."""
+    if estimate and estimate.candidate.checkpointing and "activation-checkpointing" not in job.args:
         return {**job.args, "activation-checkpointing": True}
     return dict(job.args)
 

@@ -16,7 +16,7 @@ from launcher.reports import curves, drawing, estimate
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from launcher.planning.fit import Fit
+    from launcher.planning.fit import Estimate
     from launcher.planning.plan import Plan
     from launcher.reports.curves import Curves
 
@@ -30,14 +30,14 @@ def draw_plan(plan: Plan, paths: Sequence[str]) -> Iterator[str]:
     Raises PlanError where memory is not estimated, SpecError for a file that cannot be written, and ToolMissingError
     without matplotlib.
     """
-    if plan.fit is None:
+    if plan.estimate is None:
         message = f"there is nothing to draw: the memory of workload {plan.job.workload!r} is not estimated"
         raise PlanError(Problem(message, about=("job", "workload"))).at(plan.places)
-    return draw_fit(plan.id, plan.fit, paths)
+    return draw_estimate(plan.id, plan.estimate, paths)
 
 
-def draw_fit(name: str, fit: Fit, paths: Sequence[str]) -> Iterator[str]:
-    """Draw the memory of `fit`, which is called `name`; the rest as `draw_plan`."""
+def draw_estimate(name: str, fit: Estimate, paths: Sequence[str]) -> Iterator[str]:
+    """Draw the memory of an estimate, which is called `name`; the rest as `draw_plan`."""
     machine = fit.machine
     where = f"{machine.hosts} × {machine.slots} {machine.gpu.name if machine.gpu else 'CPU ranks'}"
     title = units.printable(f"{name}: {fit.model.name} on {where}")

@@ -55,7 +55,7 @@ def plan(plan: Plan) -> str:
         ("walltime", f"{units.brief(job.walltime)}, restarted up to {job.restarts} times"),
         ("run folder", plan.folder),
     ]
-    memory = ["", estimate.text(plan.fit)] if plan.fit else []
+    memory = ["", estimate.text(plan.estimate)] if plan.estimate else []
     lines = [table(rows), *memory, "", "environment of the ranks:"]
     for v in plan.environment:
         lines.append(units.printable(f"  {v.name}={v.value}" + (f"  # {v.why}" if v.why else "")))
@@ -96,7 +96,7 @@ def plan_json(plan: Plan) -> str:
             "batch": {"micro": batch.micro, "accumulation": batch.accumulation, "global": batch.train},
             "deepspeed": {"preset": plan.preset, "config": plan.config},
             "args": plan.args,
-            **estimate.data(plan.fit),
+            **estimate.data(plan.estimate),
             "precision": plan.precision,
             "image": plan.image,
             "folder": plan.folder,

@@ -1,43 +1,38 @@
-"""The ladder of DeepSpeed configurations: which rungs fit, which of them is the fastest, and what would fit.
+"""Which DeepSpeed configuration to use: the candidates, the memory and time of each, and the fastest that fits.
 
-Owns the order of rungs and the comparison with a machine's memory; leaves bytes to memory.py and seconds to
-traffic.py. Pure: presets come in as mappings, the machine as numbers.
+Owns the order of candidates and the comparison with a machine's memory; leaves bytes to memory.py and seconds to
+traffic.py, what a candidate writes to ds_config.json to deepspeed.config, and what would make it fit to changes.py.
 
     machine = ladder.Machine(hosts=4, slots=8, slot_memory=..., host_memory=..., nvme=0, gpu=..., fabric=...)
-    climb = ladder.climb(architecture, machine, wish, presets)
-      .chosen   Try or None: the first rung that fits
-      .tried    every rung up to it, fastest first, each with its memory and why it does not fit
-      .largest_micro    sequences: the largest micro batch that fits on the chosen rung
-    ladder.try_rung(architecture, machine, wish, ladder.Rung("zero2", False), presets)   one rung alone
-    ladder.changes(architecture, machine, wish, presets)    the smallest changes that would make it fit
-    ladder.min_hosts(...)    the fewest hosts
+    search = ladder.search(architecture, machine, request)
+      .chosen   Evaluation or None: the first candidate that fits
+      .tried    every candidate up to it, fastest first, each with its memory and why it does not fit
+      .largest_micro    sequences: the largest micro batch that fits with the chosen candidate
+    ladder.evaluate(architecture, machine, request, ladder.Candidate("zero2", False))   one candidate alone
 
-Rungs are sorted by the bound on their step time (traffic.bound) when the machine's GPU and fabric have figures;
-those that come out alike, and all of them without figures, keep the order of RUNGS. A bound flatters stage 3, so
-it counts as slower than stage 1 by STAGE_3 at least; ZeRO++ competes with it where the fabric is slow.
+Candidates are sorted by the bound on their step time (traffic.bound) when the machine's GPU and fabric have figures;
+those that come out alike, and all of them without figures, keep the order of CANDIDATES. A bound flatters stage 3,
+so it counts as slower than stage 1 by STAGE_3 at least; ZeRO++ competes with it where the fabric is slow.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Mapping
+import bisect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from launcher.deepspeed import config
 from launcher.sizing import memory, traffic, zero
-from launcher.sizing import setup as sizing_setup
+from launcher.sizing.setup import Setup
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from launcher.sizing.architecture import Architecture
     from launcher.sizing.gpus import Gpu
     from launcher.sizing.memory import Memory
-    from launcher.sizing.setup import Setup
-
-Presets = Mapping[str, Mapping[str, Any]]
 
 
-class Rung(NamedTuple):
+class Candidate(NamedTuple):
     """A preset of templates/deepspeed/, with or without activation checkpointing."""
 
     preset: str
@@ -51,22 +46,22 @@ class Rung(NamedTuple):
 # Stages in the order of what they cost (DeepSpeed's and Hugging Face's advice: ZeRO-2 before ZeRO-3, offload after,
 # https://huggingface.co/docs/transformers/deepspeed), each first without recomputation, which costs a third more
 # arithmetic. Stages 1 and 2 send the same, so both come before recomputation.
-RUNGS = (
-    Rung("zero1", False),
-    Rung("zero2", False),
-    Rung("zero1", True),
-    Rung("zero2", True),
-    Rung("zero2-offload", False),
-    Rung("zero2-offload", True),
-    Rung("zero3", False),
-    Rung("zeropp", False),
-    Rung("zero3", True),
-    Rung("zeropp", True),
-    Rung("zero3-offload-optimizer", False),
-    Rung("zero3-offload-optimizer", True),
-    Rung("zero3-offload", False),
-    Rung("zero3-offload", True),
-    Rung("zero3-nvme", True),
+CANDIDATES = (
+    Candidate("zero1", False),
+    Candidate("zero2", False),
+    Candidate("zero1", True),
+    Candidate("zero2", True),
+    Candidate("zero2-offload", False),
+    Candidate("zero2-offload", True),
+    Candidate("zero3", False),
+    Candidate("zeropp", False),
+    Candidate("zero3", True),
+    Candidate("zeropp", True),
+    Candidate("zero3-offload-optimizer", False),
+    Candidate("zero3-offload-optimizer", True),
+    Candidate("zero3-offload", False),
+    Candidate("zero3-offload", True),
+    Candidate("zero3-nvme", True),
 )
 
 
@@ -91,263 +86,164 @@ class Machine(NamedTuple):
         return self.hosts * self.slots
 
 
-class Wish(NamedTuple):
-    """What the job asks for. `checkpointing` None: the ladder may choose. `base` goes under every preset.
+class Request(NamedTuple):
+    """What the job asks for, whatever the candidate. `checkpointing` None: the search may choose."""
 
-    `train`: samples of a step, which must divide among all ranks; None: as many as `base` accumulates.
-    """
-
+    inputs: config.Inputs
     micro: int
-    sequence: int
-    base: Mapping[str, Any]  # DeepSpeed's keys: precision, gradient_accumulation_steps, optimizer
+    accumulation: int
+    sequence: int  # tokens of a sample on one rank
+    train: int | None = None  # samples of a step, which must divide; None: what `accumulation` makes of them
+    sequence_parallel: int = 1  # ranks that share a sample
     checkpointing: bool | None = None
     attention: str = "sdpa"
-    workers: int = 2
-    train: int | None = None
-    pinned_round: int | None = None  # as in memory.Setup
+    pinned_round: int | None = None  # as in Setup
 
     def divides(self, world: int) -> bool:
         """Whether a step's samples divide among `world` ranks in whole micro batches."""
-        return self.train is None or self.train % (self.micro * world) == 0
+        return self.train is None or self.train * self.sequence_parallel % (self.micro * world) == 0
 
-    def on(self, world: int) -> Wish:
+    def on(self, world: int) -> Request:
         """The same with the accumulation that its step has on `world` ranks."""
         if self.train is None:
             return self
-        passes = max(1, self.train // (self.micro * world))
-        return self._replace(base={**self.base, "gradient_accumulation_steps": passes})
+        passes = max(1, self.train * self.sequence_parallel // (self.micro * world))
+        return self._replace(accumulation=passes)
+
+    def config(self, preset: str, machine: Machine) -> dict[str, Any]:
+        """The ds_config.json of `preset` on `machine`."""
+        readers = max(1, machine.world // self.sequence_parallel)
+        batch = config.Batch(self.micro, self.accumulation, self.micro * self.accumulation * readers)
+        return config.make(self.inputs, preset, machine.hosts, batch)
 
 
-class Try(NamedTuple):
-    """One rung, weighed. `reasons` is empty when it fits; `seconds` is the bound on its step, None if not known."""
+class Evaluation(NamedTuple):
+    """One candidate: its ds_config.json, what it needs, why it does not fit (nothing when it does), its least time."""
 
-    rung: Rung
+    candidate: Candidate
+    config: Mapping[str, Any]
+    settings: zero.Zero  # what the configuration means for memory and traffic
+    setup: Setup
     memory: Memory
-    reasons: tuple[str, ...]
-    seconds: float | None
+    shortfalls: tuple[str, ...]
+    bound: traffic.Bound | None  # None: the GPU is not known
 
     @property
     def fits(self) -> bool:
-        return not self.reasons
+        return not self.shortfalls
+
+    @property
+    def seconds(self) -> float | None:
+        """The bound on a step; None where it is not known."""
+        return self.bound.step if self.bound else None
 
 
-class Climb(NamedTuple):
-    """The rungs tried, fastest first, the one chosen (the last of them, if any fits), and its largest micro batch."""
+class Search(NamedTuple):
+    """The candidates tried, fastest first; the one chosen (the last, if any fits); its largest micro batch."""
 
-    tried: tuple[Try, ...]
-    chosen: Try | None
+    tried: tuple[Evaluation, ...]
+    chosen: Evaluation | None
     largest_micro: int
 
 
-def climb(model: Architecture, machine: Machine, wish: Wish, presets: Presets) -> Climb:
-    """Try rungs, fastest first, until one fits."""
+def search(model: Architecture, machine: Machine, request: Request) -> Search:
+    """Try candidates, fastest first, until one fits."""
     tried = []
-    for step in ordered(model, machine, wish, presets):
-        tried.append(step)
-        if step.fits:
-            return Climb(tuple(tried), step, largest_micro(model, machine, wish, presets, step.rung))
-    return Climb(tuple(tried), None, 0)
+    for evaluation in ordered(model, machine, request):
+        tried.append(evaluation)
+        if evaluation.fits:
+            largest = largest_micro(model, machine, request, evaluation.candidate)
+            return Search(tuple(tried), evaluation, largest)
+    return Search(tuple(tried), None, 0)
 
 
-def ordered(model: Architecture, machine: Machine, wish: Wish, presets: Presets) -> list[Try]:
-    """Every rung that this machine can have, weighed, fastest first."""
-    tries = [try_rung(model, machine, wish, rung, presets) for rung in rungs(machine, wish, presets)]
-    known = {t.rung: t.seconds for t in tries if t.seconds is not None}
-    return sorted(tries, key=lambda t: _cost(t.rung, known)) if len(known) == len(tries) else tries
+def ordered(model: Architecture, machine: Machine, request: Request) -> list[Evaluation]:
+    """Every candidate that this machine can have, evaluated, fastest first."""
+    tried = [evaluate(model, machine, request, candidate) for candidate in candidates(machine, request)]
+    known = {e.candidate: e.seconds for e in tried if e.seconds is not None}
+    return sorted(tried, key=lambda e: _cost(e.candidate, known)) if len(known) == len(tried) else tried
 
 
-def _cost(rung: Rung, seconds: Mapping[Rung, float]) -> float:
+def _cost(candidate: Candidate, seconds: Mapping[Candidate, float]) -> float:
     """Seconds to sort by. Stage 3 is not taken for faster than stage 1 where that can be had."""
-    cost, first = seconds[rung], seconds.get(Rung("zero1", rung.checkpointing), 0.0)
-    if rung.preset.startswith("zero3"):
+    cost = seconds[candidate]
+    first = seconds.get(Candidate("zero1", candidate.checkpointing), 0.0)
+    if candidate.preset.startswith("zero3"):
         cost = STAGE_3 * max(cost, first)
-    if rung.preset == "zeropp":
-        plain = seconds.get(Rung("zero3", rung.checkpointing), cost)
+    if candidate.preset == "zeropp":
+        plain = seconds.get(Candidate("zero3", candidate.checkpointing), cost)
         cost = max(cost / plain * STAGE_3 * max(plain, first), first)
-    # Rounded, so that the last digits do not decide between rungs that move the same bytes.
+    # Rounded, so that the last digits do not decide between candidates that move the same bytes.
     return float(f"{cost:.2e}")
 
 
-def rungs(machine: Machine, wish: Wish, presets: Presets) -> Iterator[Rung]:
-    """The rungs of RUNGS that make sense: those whose presets are given and that the machine and the job allow."""
-    for rung in RUNGS:
-        if rung.preset not in presets or wish.checkpointing not in (None, rung.checkpointing):
+def candidates(machine: Machine, request: Request) -> Iterator[Candidate]:
+    """Those of CANDIDATES that the machine and the job allow."""
+    for candidate in CANDIDATES:
+        if request.checkpointing not in (None, candidate.checkpointing):
             continue
         # ZeRO++ keeps its second copy within a host and needs CUDA for its quantizers.
-        if rung.preset == "zeropp" and (machine.hosts == 1 or machine.slots == 1 or machine.gpu is None):
+        if candidate.preset == "zeropp" and (machine.hosts == 1 or machine.slots == 1 or machine.gpu is None):
             continue
-        if rung.preset == "zero3-nvme" and not machine.nvme:
+        if candidate.preset == "zero3-nvme" and not machine.nvme:
             continue
-        yield rung
+        yield candidate
 
 
-def try_rung(model: Architecture, machine: Machine, wish: Wish, rung: Rung, presets: Presets) -> Try:
-    """One rung's memory, why it does not fit, and the bound on its step."""
-    settings = zero.read(effective(wish.base, presets[rung.preset], machine.slots))
-    there = setup(machine, wish, rung)
-    needed = memory.of(model, settings, there)
-    seconds = None
-    if machine.gpu is not None:
-        seconds = traffic.bound(model, settings, there, machine.gpu, machine.fabric).step
-    return Try(rung, needed, tuple(misfits(needed, machine)), seconds)
-
-
-def effective(base: Mapping[str, Any], preset: Mapping[str, Any], slots: int) -> dict[str, Any]:
-    """A preset over the job's own keys, with ZeRO++'s "slots" filled in."""
-    config = {**base, **preset}
-    section = config.get("zero_optimization")
-    if isinstance(section, Mapping) and section.get("zero_hpz_partition_size") == "slots":
-        config["zero_optimization"] = {**section, "zero_hpz_partition_size": slots}
-    return config
-
-
-def misfits(needed: Memory, machine: Machine) -> Iterator[str]:
-    """Why `needed` does not fit `machine`; what is not known of the machine is not compared."""
-    limits = (
-        ("a slot", needed.slot.total, machine.slot_memory),
-        ("a host", needed.host.total, machine.host_memory),
-        ("a host's NVMe", needed.nvme, machine.nvme),
-    )
-    for where, wanted, there in limits:
-        if there is not None and wanted > there:
-            yield f"{where} needs {_gigabytes(wanted)} of {_gigabytes(there)}"
-
-
-def largest_micro(model: Architecture, machine: Machine, wish: Wish, presets: Presets, rung: Rung) -> int:
-    """The largest micro batch that fits on `rung`; 0 when not even one sequence does."""
-
-    def fits(micro: int) -> bool:
-        return try_rung(model, machine, wish._replace(micro=micro), rung, presets).fits
-
-    if machine.slot_memory is None or not fits(1):
-        return 0
-    return last(fits, 1)
-
-
-def last(fits: Callable[[int], bool], least: int) -> int:
-    """The largest number that fits, given that `least` does and that what is larger fits less."""
-    below = least
-    while fits(2 * below):
-        below *= 2
-    above = 2 * below
-    while above - below > 1:
-        middle = (below + above) // 2
-        below, above = (middle, above) if fits(middle) else (below, middle)
-    return below
-
-
-def min_hosts(
-    model: Architecture,
-    machine: Machine,
-    wish: Wish,
-    presets: Presets,
-    most: int = 4096,
-    only: Rung | None = None,
-) -> int | None:
-    """The fewest hosts on which a rung (or `only` that one) fits; None when even `most` are too few.
-
-    They are such that the step's samples divide among their ranks, where the wish says how many there are.
-    """
-
-    def fits(hosts: int) -> bool:
-        there = machine._replace(hosts=hosts)
-        asked = wish.on(there.world)
-        if only is not None:
-            return try_rung(model, there, asked, only, presets).fits
-        return any(t.fits for t in ordered(model, there, asked, presets))
-
-    if wish.train is not None:
-        last = min(most, wish.train // (wish.micro * machine.slots))
-        whole = (hosts for hosts in range(1, last + 1) if wish.divides(hosts * machine.slots))
-        return next(filter(fits, whole), None)
-    below, above = 0, 1
-    while not fits(above):
-        below, above = above, 2 * above
-        if below >= most:
-            return None
-    while above - below > 1:
-        middle = (below + above) // 2
-        below, above = (below, middle) if fits(middle) else (middle, above)
-    return above if above <= most else None
-
-
-class Change(NamedTuple):
-    """One change that makes the job fit: `what` is "micro", "hosts", "preset", "checkpointing" or "pinning"."""
-
-    what: str
-    value: int | str | bool
-    rung: Rung
-
-
-def changes(
-    model: Architecture, machine: Machine, wish: Wish, presets: Presets, rung: Rung | None = None
-) -> list[Change]:
-    """The smallest single changes that make a job fit which does not, least intrusive first.
-
-    `rung` is the one that the job insists on; without it the ladder is free and only the micro batch and the
-    number of hosts can change.
-    """
-    found = list(_exact_pinning(model, machine, wish, presets, rung))
-    if rung is not None:
-        other = rung._replace(checkpointing=True)
-        if not rung.checkpointing and try_rung(model, machine, wish, other, presets).fits:
-            found.append(Change("checkpointing", True, other))
-        free = climb(model, machine, wish, presets).chosen
-        if free is not None and free.rung.preset != rung.preset:
-            found.append(Change("preset", free.rung.preset, free.rung))
-    found += _smaller_micro(model, machine, wish, presets, rung)
-    hosts = min_hosts(model, machine, wish, presets, only=rung)
-    if hosts is not None and hosts > machine.hosts:
-        there = machine._replace(hosts=hosts)
-        chosen = climb(model, there, wish.on(there.world), presets).chosen
-        found.append(Change("hosts", hosts, rung or (chosen.rung if chosen else RUNGS[-1])))
-    return found
-
-
-def _exact_pinning(
-    model: Architecture, machine: Machine, wish: Wish, presets: Presets, rung: Rung | None
-) -> Iterator[Change]:
-    """Pinned memory that is not rounded up to a power of two, where that alone is what a host lacks."""
-    exact = wish._replace(pinned_round=EXACT)
-    if rung is None:
-        chosen = climb(model, machine, exact, presets).chosen
-        rung = chosen.rung if chosen else None
-    if rung and wish.pinned_round is None and try_rung(model, machine, exact, rung, presets).fits:
-        yield Change("pinning", EXACT // memory.MIB, rung)
-
-
-# Bytes of pinned tensors that may still be rounded up: small ones, which are allocated anew all the time.
-EXACT = 64 * memory.MIB
-
-
-def _smaller_micro(
-    model: Architecture, machine: Machine, wish: Wish, presets: Presets, rung: Rung | None
-) -> list[Change]:
-    """The rung that needs the smallest change, with its largest micro batch that divides the step's samples."""
-    choices = [rung] if rung is not None else [t.rung for t in ordered(model, machine, wish, presets)]
-    sizes = {r: largest_micro(model, machine, wish, presets, r) for r in choices}
-    best = max(choices, key=lambda r: min(sizes[r], wish.micro), default=None)
-    if best is None or sizes[best] >= wish.micro:
-        return []
-    whole = (m for m in range(sizes[best], 0, -1) if wish._replace(micro=m).divides(machine.world))
-    return [Change("micro", m, best) for m in whole][:1]
-
-
-def setup(machine: Machine, wish: Wish, rung: Rung) -> Setup:
-    """The rung on this machine, as memory.py and traffic.py take it."""
-    return sizing_setup.Setup(
+def evaluate(model: Architecture, machine: Machine, request: Request, candidate: Candidate) -> Evaluation:
+    """One candidate's configuration, its memory, why it does not fit, and the bound on its step."""
+    ds_config = request.config(candidate.preset, machine)
+    settings = zero.read(zero.filled_by_trainer(ds_config, model.hidden))
+    setup = Setup(
         world=machine.world,
         slots=machine.slots,
-        micro=wish.micro,
-        sequence=wish.sequence,
-        checkpointing=rung.checkpointing,
-        attention=wish.attention,
-        workers=wish.workers,
+        micro=request.micro,
+        sequence=request.sequence,
+        checkpointing=candidate.checkpointing,
+        attention=request.attention,
         device="cpu" if machine.gpu is None else "cuda",
-        pinned_round=wish.pinned_round,
+        pinned_round=request.pinned_round,
+    )
+    needed = memory.of(model, settings, setup)
+    bound = None
+    if machine.gpu is not None:
+        bound = traffic.bound(model, settings, setup, gpu=machine.gpu, fabric=machine.fabric)
+    return Evaluation(
+        candidate=candidate,
+        config=ds_config,
+        settings=settings,
+        setup=setup,
+        memory=needed,
+        shortfalls=tuple(shortfalls(needed, machine)),
+        bound=bound,
     )
 
 
-@functools.lru_cache(maxsize=1024)
-def _gigabytes(count: int) -> str:
-    return f"{count / 10**9:.1f} GB"
+def shortfalls(needed: Memory, machine: Machine) -> Iterator[str]:
+    """Why `needed` does not fit `machine`; what is not known of the machine is not compared."""
+    limits = (
+        ("GPU" if machine.gpu else "rank", needed.slot.total, machine.slot_memory),
+        ("host", needed.host.total, machine.host_memory),
+        ("host's NVMe", needed.nvme, machine.nvme),
+    )
+    for where, wanted, available in limits:
+        if available is not None and wanted > available:
+            yield f"needs {wanted / 1e9:.1f} GB per {where}, {available / 1e9:.1f} GB available"
+
+
+def largest_micro(model: Architecture, machine: Machine, request: Request, candidate: Candidate) -> int:
+    """The largest micro batch that fits with `candidate`; 0 when not even one sequence does."""
+
+    def fits(micro: int) -> bool:
+        return evaluate(model, machine, request._replace(micro=micro), candidate).fits
+
+    return largest(fits) if machine.slot_memory is not None and fits(1) else 0
+
+
+def largest(fits: Callable[[int], bool], least: int = 1) -> int:
+    """The largest number that fits, given that `least` does and that what is larger fits less."""
+    above = 2 * least
+    while fits(above):
+        above *= 2
+    numbers = range(above // 2, above)
+    return numbers[bisect.bisect_left(numbers, True, key=lambda number: not fits(number)) - 1]

@@ -215,36 +215,39 @@ def host(model: Architecture, settings: Zero, setup: Setup) -> Host:
         )
     if settings.offload_param == "nvme":
         staging += settings.param_buffers * settings.param_buffer_size * settings.weight_bytes
-    most = setup.pinned_round
-    rounded = (s for s in _pinned(model, settings, own) if most is None or s <= most)
-    cuda = setup.device == "cuda"
+    most, cuda = setup.pinned_round, setup.device == "cuda"
+    tensors = _pinned(settings, own) if cuda else ()
+    rounding = sum(
+        number * (_power_of_two(size) - size) for size, number in tensors if most is None or size <= most
+    )
     return Host(
         optimizer=ranks * optim,
         parameters=ranks * params,
         gradients=ranks * grads,
         pinned=ranks * staging,
-        rounding=ranks * sum(_power_of_two(size) - size for size in rounded) if cuda else 0,
+        rounding=ranks * rounding,
         processes=ranks * (PROCESS if cuda else CPU_PROCESS),
         loader=ranks * setup.workers * WORKER,
         shm=SHM,
     )
 
 
-def _pinned(model: Architecture, settings: Zero, own: int) -> Iterator[int]:
-    """Bytes of each large page-locked tensor of one rank.
+def _pinned(settings: Zero, own: int) -> Iterator[tuple[int, int]]:
+    """Bytes of the large page-locked tensors of one rank, and how many there are of that size.
 
     torch rounds such memory up to a power of two (ATen/core/CachingHostAllocator.h) unless PYTORCH_ALLOC_CONF
     sets pinned_max_round_threshold_mb, so that a tensor may take almost twice its size.
     """
     if settings.offload_optimizer == "cpu" and settings.pin_optimizer:
         if settings.stage < 3:
-            yield from (own * settings.master_bytes, own * settings.master_bytes, own * settings.weight_bytes)
+            yield own * settings.master_bytes, 2
+            yield own * settings.weight_bytes, 1
         else:
-            yield own * settings.gradient_bytes
+            yield own * settings.gradient_bytes, 1
             tile = min(own, settings.sub_group)
-            yield from (tile * settings.master_bytes for _ in range(own // tile if tile else 0))
+            yield tile * settings.master_bytes, own // tile if tile else 0
     if settings.offload_param == "cpu":
-        yield own * settings.weight_bytes
+        yield own * settings.weight_bytes, 1
 
 
 def _power_of_two(size: int) -> int:

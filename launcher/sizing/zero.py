@@ -114,6 +114,21 @@ def read(config: Config) -> Zero:
     )
 
 
+def filled_by_trainer(config: Config, hidden: int) -> Config:
+    """`config` with the sizes that Hugging Face's Trainer puts in place of `auto` for a model of width `hidden`.
+
+    transformers/integrations/deepspeed.py (trainer_config_finalize), 5.23.
+    """
+    sizes = {
+        "reduce_bucket_size": hidden * hidden,
+        "stage3_prefetch_bucket_size": int(0.9 * hidden * hidden),
+        "stage3_param_persistence_threshold": 10 * hidden,
+    }
+    zero = _section(config, "zero_optimization")
+    filled = {key: size for key, size in sizes.items() if zero.get(key) == "auto"}
+    return {**config, "zero_optimization": {**zero, **filled}}
+
+
 def _section(config: Config, key: str) -> Config:
     value = config.get(key)
     return cast("Config", value) if isinstance(value, Mapping) else {}

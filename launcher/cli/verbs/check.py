@@ -25,8 +25,8 @@ def check(args: argparse.Namespace) -> int:
         except LauncherError as error:
             worst = max(worst, tell_of(path, error))
             continue
-        if made.fit and not made.fit.fits:
-            worst = max(worst, tell_of(path, made.fit.refusal().at(made.places)))
+        if made.estimate and not made.estimate.fits:
+            worst = max(worst, tell_of(path, made.estimate.refusal().at(made.places)))
             continue
         for name in schedulers.SCHEDULERS:
             try:

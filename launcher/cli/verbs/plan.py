@@ -42,16 +42,20 @@ def _limit(args: argparse.Namespace) -> int:
     try:
         if args.max_model:
             largest = capacity.largest(job, cluster, args.max_model)
-            fit, data, text = largest.fit, estimate.largest_data(largest), estimate.largest_text(largest)
+            limit, data, text = (
+                largest.estimate,
+                estimate.largest_data(largest),
+                estimate.largest_text(largest),
+            )
         else:
             fewest = capacity.fewest(job, cluster)
-            fit, data, text = fewest.fit, estimate.fewest_data(fewest), estimate.fewest_text(fewest)
+            limit, data, text = fewest.estimate, estimate.fewest_data(fewest), estimate.fewest_text(fewest)
     except LauncherError as error:
         raise error.at({"job": job.places, "cluster": cluster.places}) from None
     if args.plot:
         from launcher.reports import pictures
 
-        for path in pictures.draw_fit(job.name, fit, args.plot):
+        for path in pictures.draw_estimate(job.name, limit, args.plot):
             say(f"wrote {path}")
     print(json.dumps(data, indent=2, ensure_ascii=False) if args.json else text)
     return OK

@@ -66,9 +66,9 @@ def with_placement(args: argparse.Namespace, plans: Sequence[Plan]) -> list[Plan
 
 def must_fit(plan: Plan, force: bool) -> None:
     """Refuse a plan that runs out of memory; with --force say so and go on."""
-    if plan.fit is None or plan.fit.fits:
+    if plan.estimate is None or plan.estimate.fits:
         return
-    refusal = plan.fit.refusal().at(plan.places)
+    refusal = plan.estimate.refusal().at(plan.places)
     if not force:
         raise refusal
     say(f"warning: {refusal}")

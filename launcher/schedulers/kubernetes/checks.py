@@ -172,7 +172,7 @@ def _resources(plan: Plan) -> Iterator[Problem]:
 
 def _host_memory(plan: Plan) -> int:
     """Bytes of host memory that a pod's ranks are estimated to need beside GPUs; 0 where that is not known."""
-    return plan.fit.weighed.memory.host.total if plan.fit and plan.gpu else 0
+    return plan.estimate.evaluation.memory.host.total if plan.estimate and plan.gpu else 0
 
 
 def _kind(plan: Plan) -> Iterator[Problem]:

@@ -97,10 +97,11 @@ def test_merge(below: dict[str, Any], above: dict[str, Any]) -> None:
 NUMBERS = deepspeed_config.Batch(micro=2, accumulation=3, train=48)
 
 
-def config(preset: str, overrides: dict[str, Any], precision: str = "bf16", nodes: int = 1) -> dict[str, Any]:
-    return deepspeed_config.config(
-        deepspeed_config.preset(preset), overrides, NUMBERS, precision, 8, nodes, "/nvme"
-    )
+def config(
+    preset: str, overrides: dict[str, Any], hosts: int = 1, largest: int | None = None
+) -> dict[str, Any]:
+    inputs = deepspeed_config.Inputs(overrides, "bf16", slots=8, nvme="/nvme", largest_parameter=largest)
+    return deepspeed_config.make(inputs, preset, hosts, NUMBERS)
 
 
 @pytest.mark.parametrize("name", deepspeed_config.presets())
@@ -113,11 +114,10 @@ def test_preset(name: str) -> None:
 
 
 def test_nvme_offload_goes_to_the_hosts_disk() -> None:
-    nvme = deepspeed_config.preset("zero3-nvme")
-    made = deepspeed_config.config(nvme, {}, NUMBERS, "bf16", 8, 1, "/nvme")["zero_optimization"]
+    made = config("zero3-nvme", {})["zero_optimization"]
     assert made["offload_optimizer"]["nvme_path"] == made["offload_param"]["nvme_path"] == "/nvme"
     own = {"zero_optimization": {"offload_param": {"nvme_path": "/other"}}}
-    made = deepspeed_config.config(nvme, own, NUMBERS, "bf16", 8, 1, "/nvme")["zero_optimization"]
+    made = config("zero3-nvme", own)["zero_optimization"]
     assert made["offload_param"]["nvme_path"] == "/other"
 
 
@@ -125,21 +125,22 @@ def test_nvme_offload_goes_to_the_hosts_disk() -> None:
 def test_buffers_for_nvme_hold_a_part_of_the_largest_tensor_unless_the_user_sized_them(
     part: int, own: int | None
 ) -> None:
-    nvme = deepspeed_config.preset("zero3-nvme")
     overrides = {"zero_optimization": {"offload_param": {"buffer_size": own}}} if own else {}
-    made = deepspeed_config.laid_over(nvme, overrides, part)["zero_optimization"]["offload_param"]
+    made = config("zero3-nvme", overrides, largest=8 * part)["zero_optimization"]["offload_param"]
     assert made["buffer_size"] == own if own else made["buffer_size"] >= max(part, deepspeed_config.BUFFER)
     assert made["buffer_size"] < max(part, deepspeed_config.BUFFER) + 2**20 or own
     over = {"zero_optimization": {"offload_param": {"device": "nvme"}}}
-    made = deepspeed_config.laid_over(deepspeed_config.preset("zero3-offload"), over, part)
+    made = config("zero3-offload", over, largest=8 * part)
     assert made["zero_optimization"]["offload_param"]["buffer_size"] >= part
-    assert deepspeed_config.laid_over(nvme, overrides, None) == deepspeed_config.merge(nvme, overrides)
+    made = config("zero3-nvme", overrides)
+    assert made["zero_optimization"]["offload_param"]["buffer_size"] == (own or deepspeed_config.BUFFER)
 
 
 def test_the_users_keys_win() -> None:
     overrides = {"gradient_clipping": 0.5, "zero_optimization": {"overlap_comm": False}, "new": [1]}
     before = copy.deepcopy(overrides)
-    made = config("zero2", overrides, "fp16")
+    inputs = deepspeed_config.Inputs(overrides, "fp16", slots=8)
+    made = deepspeed_config.make(inputs, "zero2", 1, NUMBERS)
     assert made["gradient_clipping"] == 0.5
     assert made["zero_optimization"]["overlap_comm"] is False
     assert made["zero_optimization"]["stage"] == 2
@@ -151,11 +152,17 @@ def test_the_users_keys_win() -> None:
 
 @pytest.mark.parametrize(("nodes", "size"), [(1, 1), (4, 8)])
 def test_second_copy_of_the_weights_is_within_a_host(nodes: int, size: int) -> None:
-    base = deepspeed_config.preset("zeropp")
-    before = copy.deepcopy(base)
-    made = deepspeed_config.config(base, {}, NUMBERS, "bf16", 8, nodes)
+    made = config("zeropp", {}, hosts=nodes)
     assert made["zero_optimization"]["zero_hpz_partition_size"] == size
-    assert base == before
+
+
+@pytest.mark.parametrize("name", deepspeed_config.presets())
+def test_what_is_made_is_the_callers_own(name: str) -> None:
+    overrides = {"zero_optimization": {"offload_param": {"device": "cpu"}}}
+    first = config(name, overrides)
+    first["zero_optimization"]["offload_param"]["device"] = first["zero_optimization"]["stage"] = "changed"
+    assert overrides == {"zero_optimization": {"offload_param": {"device": "cpu"}}}
+    assert "changed" not in json.dumps(config(name, overrides))
 
 
 @pytest.mark.deepspeed
@@ -164,7 +171,8 @@ def test_deepspeed_takes_it(name: str) -> None:
     from deepspeed.runtime.config import DeepSpeedConfig
 
     ours = deepspeed_config.batch(2, None, 6, 1)
-    made = deepspeed_config.config(deepspeed_config.preset(name), {}, ours, "bf16", 1, 1, "/nvme")
+    inputs = deepspeed_config.Inputs({}, "bf16", slots=1, nvme="/nvme")
+    made = deepspeed_config.make(inputs, name, 1, ours)
     theirs = DeepSpeedConfig(made)
     assert theirs.zero_config.stage == made["zero_optimization"]["stage"]
     assert theirs.train_batch_size == ours.train

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from launcher import ROOT
 from launcher.deepspeed import config as deepspeed_config
 from launcher.deepspeed import keys, rules
-from launcher.sizing import gpus
+from launcher.sizing import zero
 from tests import deepspeed_keys
 
 KNOWN = keys.known()
@@ -287,7 +287,7 @@ def test_auto_is_taken_where_the_launcher_fills_it_in(workload: str) -> None:
     assert messages(overrides, workload) == []
     assert accepts(overrides)
     numbers = deepspeed_config.batch(2, 3, None, 8)
-    made = deepspeed_config.config(deepspeed_config.preset("zero1"), overrides, numbers, "bf16", 8, 1)
+    made = deepspeed_config.make(deepspeed_config.Inputs(overrides, "bf16", slots=8), "zero1", 1, numbers)
     assert [made[key] for key in keys.BATCH] == [48, 2, 3]
     assert (made["gradient_clipping"], made["bf16"], made["fp16"]) == (
         1.0,
@@ -326,9 +326,10 @@ def test_the_trainer_fills_in_what_may_be_auto() -> None:
     made.trainer_config_process(args)
     made.trainer_config_finalize(args, SimpleNamespace(config=SimpleNamespace(hidden_size=64)), 100)
     assert '"auto"' not in json.dumps(made.config)
-    ours = deepspeed_config.by_trainer({"zero_optimization": {k: "auto" for *_, k in keys.AUTO[-3:]}}, 64)
-    for key, value in ours["zero_optimization"].items():
-        assert made.get_value(f"zero_optimization.{key}") == value
+    ours = zero.filled_by_trainer({"zero_optimization": {k: "auto" for *_, k in keys.AUTO[-3:]}}, 64)
+    assert ours["zero_optimization"] == {
+        k: made.get_value(f"zero_optimization.{k}") for *_, k in keys.AUTO[-3:]
+    }
 
 
 # DeepSpeed takes what we let through
@@ -340,8 +341,9 @@ def test_deepspeed_takes_what_passes(overrides: dict[str, Any], preset: str) -> 
     config = pytest.importorskip("deepspeed.runtime.config", reason="it is the judge")
     overrides.get("aio", {}).pop("use_gds", None)  # the judge has no GPU
     numbers = deepspeed_config.batch(1, None, None, 1)
-    made = deepspeed_config.config(deepspeed_config.preset(preset), overrides, numbers, "bf16", 1, 1, "/nvme")
-    where = rules.Where(gpus.GPUS["h100-80gb"], 1, ("/nvme",))
-    found = [*messages(overrides), *rules.problems(made, where, "pretrain", "bf16")]
+    inputs = deepspeed_config.Inputs(overrides, "bf16", slots=1, nvme="/nvme")
+    made = deepspeed_config.make(inputs, preset, 1, numbers)
+    hosts = rules.Hosts("h100-80gb", (9, 0), slots=1, local=("/nvme",))
+    found = [*messages(overrides), *rules.problems(made, hosts, "pretrain", "bf16")]
     if not found:
         config.DeepSpeedConfig(json.loads(json.dumps(made)))

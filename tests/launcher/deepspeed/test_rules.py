@@ -11,23 +11,20 @@ from launcher.deepspeed import rules
 from launcher.errors import PlanError
 from launcher.files import load
 from launcher.planning import plan
-from launcher.sizing import gpus
 from tests import samples
 
-H100, V100 = gpus.GPUS["h100-80gb"], gpus.GPUS["v100-32gb"]
-HERE = rules.Where(H100, 8, ("/nvme", "/scratch"), part=5_000_000)
-CPU = rules.Where(None, 2, ("/tmp",))
+HERE = rules.Hosts("h100-80gb", (9, 0), slots=8, local=("/nvme", "/scratch"), part=5_000_000)
+CPU = rules.Hosts(None, (0, 0), slots=2, local=("/tmp",))
 NUMBERS = deepspeed_config.batch(1, None, None, 16)
 
 
 def found(
-    preset: str, overrides: dict[str, Any], where: rules.Where = HERE, workload: str = "pretrain"
+    preset: str, overrides: dict[str, Any], hosts: rules.Hosts = HERE, workload: str = "pretrain"
 ) -> list[str]:
-    precision = "bf16" if where.gpu is H100 else "fp32"
-    made = deepspeed_config.config(
-        deepspeed_config.preset(preset), overrides, NUMBERS, precision, where.slots, 2, "/nvme"
-    )
-    return [str(p) for p in rules.problems(made, where, workload, precision)]
+    precision = "bf16" if hosts is HERE else "fp32"
+    inputs = deepspeed_config.Inputs(overrides, precision, slots=hosts.slots, nvme="/nvme")
+    made = deepspeed_config.make(inputs, preset, 2, NUMBERS)
+    return [str(p) for p in rules.problems(made, hosts, workload, precision)]
 
 
 def zero(**keys: Any) -> dict[str, Any]:
@@ -141,8 +138,8 @@ def test_what_needs_a_gpu() -> None:
     assert any("needs a GPU: DeepSpeed quantizes in CUDA alone" in line for line in found("zeropp", {}, CPU))
     assert any("needs a GPU" in line for line in found("zero1", {"aio": {"use_gds": True}}, CPU))
     assert any("the ranks have no GPU" in line for line in found("zero1", {"fp16": {"enabled": True}}, CPU))
-    old = rules.Where(V100, 8)
-    assert any("Tesla V100 has none" in line for line in found("zero1", {"bf16": {"enabled": True}}, old))
+    old = rules.Hosts("v100-32gb", (7, 0), slots=8)
+    assert any("v100-32gb has none" in line for line in found("zero1", {"bf16": {"enabled": True}}, old))
 
 
 def test_a_program_of_the_users_own_may_use_what_ours_do_not() -> None:
@@ -169,7 +166,8 @@ def test_a_program_of_the_users_own_may_use_what_ours_do_not() -> None:
 def test_deepspeed_refuses_it_too(preset: str, overrides: dict[str, Any]) -> None:
     config = pytest.importorskip("deepspeed.runtime.config", reason="it is the judge")
     one = deepspeed_config.batch(1, None, None, 1)
-    made = deepspeed_config.config(deepspeed_config.preset(preset), overrides, one, "bf16", 1, 1, "/nvme")
+    inputs = deepspeed_config.Inputs(overrides, "bf16", slots=1, nvme="/nvme")
+    made = deepspeed_config.make(inputs, preset, 1, one)
     with pytest.raises(Exception, match=r"."):
         config.DeepSpeedConfig(made)
 

@@ -22,15 +22,15 @@ def test_the_batch_counts_groups() -> None:
     made = planned(4, batch={"micro": 1, "global": 8})
     assert (made.batch.micro, made.batch.accumulation, made.batch.train) == (1, 2, 8)
     assert made.config["train_batch_size"] == 8
-    assert "micro 1 × accumulation 2 × 4 groups of 4 ranks = 8 samples a step" in tables.plan(made)
+    assert "micro 1 × accumulation 2 × 4 groups of 4 ranks = 8 samples per step" in tables.plan(made)
     assert planned(1, batch={"micro": 1, "global": 32}).batch.accumulation == 2
 
 
 def test_a_rank_holds_its_share_of_the_tokens() -> None:
-    alone, shared = (planned(n, batch={"micro": 1}).fit for n in (1, 8))
+    alone, shared = (planned(n, batch={"micro": 1}).estimate for n in (1, 8))
     assert alone
     assert shared
-    whole, part = (one.weighed.memory.slot for one in (alone, shared))
+    whole, part = (one.evaluation.memory.slot for one in (alone, shared))
     assert part.activations == pytest.approx(whole.activations / 8, rel=0.02)
     assert part.parameters == whole.parameters
 
@@ -44,7 +44,7 @@ def test_a_rank_holds_its_share_of_the_tokens() -> None:
         (
             2,
             {"model": "gpt2", "args": {"seq-length": 64}},
-            "Ulysses knows no gpt2; use a model of LLaMA's kind",
+            "Ulysses does not support gpt2; use a model of LLaMA's kind",
         ),
         (
             2,

@@ -50,7 +50,7 @@ def test_bars_are_to_scale() -> None:
 
 @pytest.mark.parametrize("name", ["llama-70b", "quickstart"])
 def test_every_part_has_a_colour_of_its_own(name: str) -> None:
-    fit = plan.make(*load.load(f"jobs/{name}.yaml"), samples.SITE).fit
+    fit = plan.make(*load.load(f"jobs/{name}.yaml"), samples.SITE).estimate
     assert fit is not None
     for group in estimate.groups(fit):
         assert len(group.names) <= len(drawing.COLOURS)
