@@ -181,11 +181,15 @@ def text(group: argparse._ArgumentGroup) -> None:
         type=count,
         default=0,
         metavar="N",
-        help="evaluate every N steps and at the end on the held-out text (the last twentieth of the data, "
-        "at most 4 Mi tokens); 0: never",
+        help="evaluate every N steps and at the end on the held-out text (documents chosen at random from all sources, "
+        "a twentieth of the tokens, at most 4 Mi); 0: never",
     )
     group.add_argument(
-        "--eval-batches", type=positive, default=8, metavar="N", help="micro batches a rank evaluates"
+        "--eval-samples",
+        type=positive,
+        default=128,
+        metavar="N",
+        help="samples of the held-out text that are evaluated, by all ranks together: the same ones each time",
     )
 
 

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from workloads import architectures, checkpoints, engines, metrics, options, session, text, ulysses
+from workloads import architectures, checkpoints, engines, metrics, options, samples, session, ulysses
 from workloads.checkpoints import Progress
 from workloads.session import Session, Stop
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from deepspeed import DeepSpeedEngine
 
-    from workloads.text import Batch
+    from workloads.samples import Batch
 
 
 def parser() -> argparse.ArgumentParser:
@@ -72,9 +72,7 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     config, size = this.together(lambda: engines.read(args.deepspeed_config, group.reader.world_size))
     config = {**config, **group.settings()}
     settings = this.together(lambda: architectures.config(args.model))
-    data = text.load(this, args, settings, size, group.reader)
-
-    data = dataclasses.replace(data, evaluation=group.whole(data.evaluation, size.micro))
+    data = samples.load(this, args, settings, size, group.reader)
     settings.eos_token_id = data.tokenizer.eos_token_id
     model = this.together(
         lambda: architectures.build(args.model, settings, config, args.seed, this.device, args.attention)
@@ -85,6 +83,7 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
         model.activation_checkpointing_enable()
     groups = this.together(lambda: group.attach(model, size.micro, args.seq_length))
     identity = checkpoints.identity(args.model, model, data.tokenizer, config, this.world_size)
+    identity = dataclasses.replace(identity, data=data.order)
     found = checkpoints.find(this, args.resume, identity, log)
     engine = engines.start(model, config, args, found is not None and found.universal, groups)
     if args.compile:
@@ -98,6 +97,12 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
         f"ZeRO-{identity.zero_stage}, {identity.precision}, {type(engine.basic_optimizer).__name__}; "
         + (f"resumed from {found.path}" if found else "from the start")
     )
+    if found and found.identity.data != identity.data:
+        log.say(
+            f"{found.tag} saw samples of another text, --seq-length or --seed, or of an older version of this program: "
+            f"it continues at sample {progress.samples + 1:,} of this run's own order, so some text may come twice, "
+            "and held-out text may have been trained on"
+        )
     start = {"resumed_from": found.tag if found else None, "attempt": attempt, "max_steps": args.max_steps}
     parameters = architectures.parameters(model)
     log.event("start", progress.step, world_size=this.world_size, parameters=parameters, **start)
@@ -118,7 +123,7 @@ class Training:
     scale: int  # of the group's losses
     log: metrics.Log
     engine: DeepSpeedEngine
-    data: text.Data
+    data: samples.Data
     size: engines.BatchSize
     identity: checkpoints.Identity
     attempt: int
@@ -207,14 +212,17 @@ class Training:
         """Log the loss on the held-out text."""
         import torch
 
+        held_out = self.data.evaluation
+        assert held_out is not None
         self.engine.eval()
-        total = torch.zeros((), device=self.this.device)
+        total = torch.zeros((), device=self.this.device, dtype=torch.float64)
         with torch.no_grad():
-            for batch in self.data.evaluation:
-                total += next_token_loss(self.engine, batch, self.group, self.this.device) * len(batch[0])
+            for batch in held_out.batches:
+                total += next_token_loss(self.engine, batch, self.group, self.this.device, "sum")
         self.engine.train()
-        loss, _ = self.this.agree(total / sum(len(inputs) for inputs, _ in self.data.evaluation))
-        bits = loss / math.log(2) * self.data.corpus.tokens / self.data.corpus.bytes
+        mean, _ = self.this.agree(total / held_out.tokens)
+        loss = mean * self.this.world_size
+        bits = loss / math.log(2) * held_out.tokens / held_out.bytes
         self.log.event("eval", self.progress.step, loss=loss, bits_per_byte=bits)
         self.log.say(f"held-out text: loss {loss:.4f}, {bits:.3f} bits per byte")
 
@@ -247,15 +255,15 @@ def finish(training: Training, began: float) -> None:
 
 
 def next_token_loss(
-    engine: DeepSpeedEngine, batch: Batch, group: ulysses.Group, device: torch.device
+    engine: DeepSpeedEngine, batch: Batch, group: ulysses.Group, device: torch.device, over: str = "mean"
 ) -> torch.Tensor:
-    """Mean cross-entropy of the next token over this rank's part of the batch, nats, a scalar."""
+    """Cross-entropy of the next token, its mean or sum over this rank's part of the batch, nats, a scalar."""
     from torch.nn.functional import cross_entropy
 
     inputs, labels, more = group.part(batch)
     inputs, labels = (tensor.to(device, non_blocking=True) for tensor in (inputs, labels))
     logits = engine(input_ids=inputs, **{key: tensor.to(device) for key, tensor in more.items()}).logits
-    return cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+    return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction=over)
 
 
 def due(step: int, every: int, last: int) -> bool:

@@ -93,6 +93,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], dtype: str) -> 
     return [np.array(row, dtype=dtype) for row in rows]
 
 
+def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer itself puts before a text: the ids of BOS, for many none."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    return next((list(whole[:n]) for n in range(len(whole)) if whole[n : n + len(plain)] == plain), [])
+
+
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """A hash of everything that decides the ids: the same for the same tokenizer, wherever it was loaded from."""
     whole = (
