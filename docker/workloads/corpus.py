@@ -6,7 +6,7 @@ text.py's; in which order a rank reads the tokens is samples.py's.
 Files of a cache, each named by a hash of the sources and the tokenizer:
   KEY.tokens     all documents, one after the other
   KEY.documents  int64 [documents]: the first token of each
-  KEY.held-out   int64 [sections, 3]: first token, end, bytes of text of what is held out, in random order
+  KEY.held-out   int64 [sections, 2]: first token and end of what is held out, in random order
   KEY.json       Corpus
 """
 
@@ -83,25 +83,11 @@ class Corpus:
 
         tokens = np.memmap(self._file("tokens"), dtype=self.dtype, mode="r")
         documents = np.memmap(self._file("documents"), dtype=np.int64, mode="r")
-        held_out = self._held_out()[:, :2]
+        held_out = np.fromfile(self._file("held-out"), dtype=np.int64).reshape(-1, 2)
         inner = held_out[held_out[:, 0].argsort()]
         edges = np.concatenate([[0], inner.ravel(), [len(tokens)]]).reshape(-1, 2)
         kept = edges[edges[:, 1] > edges[:, 0]]
         return Stream(tokens, kept, documents), Stream(tokens, held_out, documents)
-
-    def held_out_bytes(self, tokens: int) -> float:
-        """Bytes of text in the first `tokens` of the held-out ones, of a section's part in proportion."""
-        import numpy as np
-
-        sections = self._held_out()
-        lengths = sections[:, 1] - sections[:, 0]
-        inside = np.clip(tokens - (lengths.cumsum() - lengths), 0, lengths)
-        return float((sections[:, 2] * inside / lengths).sum())
-
-    def _held_out(self) -> np.ndarray:
-        import numpy as np
-
-        return np.fromfile(self._file("held-out"), dtype=np.int64).reshape(-1, 3)
 
     def _file(self, suffix: str) -> Path:
         return Path(self.path).with_suffix(f".{suffix}")
@@ -145,9 +131,9 @@ def prepare(session: Session, sources: list[str], by: PreTrainedTokenizerBase, c
 
 
 def hold_out(documents: np.ndarray, tokens: int) -> np.ndarray:
-    """The sections held out of a text of so many tokens: int64 [sections, 3], as the file KEY.held-out.
+    """The sections held out of a text of so many tokens: int64 [sections, 2], as the file KEY.held-out.
 
-    `documents` is int64 [documents, 3]: first token, bytes of text, hash of the text.
+    `documents` is int64 [documents, 2]: first token, hash of the text.
 
     A twentieth of the tokens, at most 4 Mi: whole documents, in the order of their hashes, so that the same document
     is held out whatever the order of the sources, and two copies of it stay on one side. Documents longer than a
@@ -157,9 +143,9 @@ def hold_out(documents: np.ndarray, tokens: int) -> np.ndarray:
 
     target = min(tokens // HELD_OUT_SHARE, HELD_OUT)
     if not target:
-        return np.zeros((0, 3), dtype=np.int64)
+        return np.zeros((0, 2), dtype=np.int64)
     longest = max(target // SECTIONS, min(target, SECTION))
-    starts, sizes, keys = documents.T
+    starts, keys = documents.T
     lengths = np.diff(starts, append=tokens)
     parts = -(-lengths // longest)
     document = np.repeat(np.arange(len(starts)), parts)
@@ -169,9 +155,7 @@ def hold_out(documents: np.ndarray, tokens: int) -> np.ndarray:
         shuffle.mix(keys[document].view(np.uint64) ^ shuffle.mix(part.astype(np.uint64))), kind="stable"
     )
     chosen = order[(end - first)[order].cumsum() <= target]
-    inside, document = (end - first)[chosen], document[chosen]
-    share = sizes[document] * inside // lengths[document]
-    return np.stack([starts[document] + first[chosen], starts[document] + end[chosen], share], axis=1)
+    return np.stack([first, end], axis=1)[chosen] + starts[document[chosen], None]
 
 
 def _tokenize(sources: list[str], by: PreTrainedTokenizerBase, known: Path) -> Corpus:
@@ -190,7 +174,7 @@ def _tokenize(sources: list[str], by: PreTrainedTokenizerBase, known: Path) -> C
     counts = writer.counts
     if not counts.any():
         raise Stop(f"--data {' '.join(sources)}: there is no text in it")
-    index = np.fromfile(halves["documents"], dtype=np.int64).reshape(-1, 3)
+    index = np.fromfile(halves["documents"], dtype=np.int64).reshape(-1, 2)
     hold_out(index, writer.tokens).tofile(halves["held-out"])
     index[:, 0].tofile(halves["documents"])
     for name, half in halves.items():
@@ -212,7 +196,7 @@ class _Writer:
         end = tokenizer.encode(by, [self._between], dtype)[0] if self._between else [by.eos_token_id]
         self._end = np.array(end, dtype=dtype)
         self._begin = np.array(tokenizer.beginning(by), dtype=dtype)
-        self._open: tuple[int, int, hashlib.blake2b] | None = None  # first token, bytes and hash until now
+        self._open: tuple[int, hashlib.blake2b] | None = None  # first token, and hash of the text until now
         self.counts = np.zeros(len(by), dtype=np.int64)
         self.tokens = self.bytes = 0
 
@@ -224,18 +208,17 @@ class _Writer:
         rows, index = [], []
         for piece in pieces:
             if self._open is None:
-                self._open = self.tokens, 0, hashlib.blake2b(digest_size=8)
+                self._open = self.tokens, hashlib.blake2b(digest_size=8)
                 rows.append(self._begin)
                 self.tokens += len(self._begin)
-            start, size, digest = self._open
+            start, digest = self._open
             raw = (self._between if piece is None else piece).encode()
             rows.append(self._end if piece is None else next(encoded))
             self.tokens += len(rows[-1])
             self.bytes += len(raw)
             digest.update(raw)
-            self._open = start, size + len(raw), digest
             if piece is None:
-                index.append((start, size + len(raw), int.from_bytes(digest.digest(), "little", signed=True)))
+                index.append((start, int.from_bytes(digest.digest(), "little", signed=True)))
                 self._open = None
         ids = np.concatenate(rows)
         ids.tofile(self._tokens)

@@ -42,7 +42,7 @@ class Evaluation:
 
     batches: list[Batch]  # as many on every rank, each full: windows without labels fill the last ones
     tokens: int
-    bytes: float  # of the text that these tokens stand for
+    bytes: int  # of the text that these tokens stand for
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,8 @@ def load(
     `reader` is the session as the data sees it: ranks with the same one read the same samples. Raises Stop when there
     is no such data or tokenizer, or when it does not fit the model or the batch.
     """
+    import numpy as np
+
     tokenizer, tokens = corpus.tokenized(session, args, settings.vocab_size)
     training, held_out = tokens.split()
     samples = Samples(training, args.seq_length, args.seed)
@@ -76,10 +78,9 @@ def load(
     if args.eval_every:
         count = held_out_windows(len(held_out), args)
         batches = evaluation(held_out, count, args.seq_length, size.micro, reader)
-        predicted = count * args.seq_length
-        # the first token of all is never predicted
-        bytes_ = tokens.held_out_bytes(predicted + 1) - tokens.held_out_bytes(1)
-        evaluated = Evaluation(batches, predicted, bytes_)
+        predicted = held_out[1 + np.arange(count * args.seq_length)]
+        bytes_ = session.first(lambda: len(tokenizer.decode(predicted, skip_special_tokens=True).encode()))
+        evaluated = Evaluation(batches, len(predicted), bytes_)
     order = f"{ORDER}:{Path(tokens.path).stem}:{args.seq_length}:{args.seed}"
     return Data(tokenizer, tokens, samples, evaluated, order)
 

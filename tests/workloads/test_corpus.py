@@ -73,7 +73,7 @@ def test_held_out_are_whole_documents_of_all_sources(alone: session.Session, tmp
 
 def test_the_last_source_is_not_all_that_is_held_out(alone: session.Session) -> None:
     _, tokens = prepared(alone, "builtin")
-    held_out = np.fromfile(Path(tokens.path).with_suffix(".held-out"), dtype=np.int64).reshape(-1, 3)
+    held_out = np.fromfile(Path(tokens.path).with_suffix(".held-out"), dtype=np.int64).reshape(-1, 2)
     assert len(held_out) >= 16
     assert held_out[:, 0].min() < tokens.tokens / 4
     assert held_out[:, 1].max() > tokens.tokens * 3 / 4
@@ -86,21 +86,10 @@ def test_a_long_document_is_held_out_in_sections(alone: session.Session, tmp_pat
     training, held_out = tokens.split()
     assert 0.9 * tokens.tokens / 20 < len(held_out) <= tokens.tokens / 20
     assert len(training) + len(held_out) == tokens.tokens
-    sections = np.fromfile(Path(tokens.path).with_suffix(".held-out"), dtype=np.int64).reshape(-1, 3)
+    sections = np.fromfile(Path(tokens.path).with_suffix(".held-out"), dtype=np.int64).reshape(-1, 2)
     assert len(sections) >= 16
     assert (sections[:, 1] - sections[:, 0]).max() <= tokens.tokens // 20 // 16
     assert sorted(read(training) + read(held_out)) == sorted(source.read_bytes() + b"\n\n")
-
-
-def test_the_text_of_held_out_tokens_is_measured(alone: session.Session, tmp_path: Path) -> None:
-    _, tokens = prepared(alone, articles(tmp_path, "alpha", 300), name="bpe:300")
-    _, held_out = tokens.split()
-    sections = np.fromfile(Path(tokens.path).with_suffix(".held-out"), dtype=np.int64).reshape(-1, 3)
-    assert tokens.held_out_bytes(len(held_out)) == sections[:, 2].sum()
-    first = sections[0, 1] - sections[0, 0]
-    assert tokens.held_out_bytes(int(first)) == sections[0, 2]
-    assert tokens.held_out_bytes(int(first) // 2) == pytest.approx(sections[0, 2] / 2, rel=0.02)
-    assert tokens.held_out_bytes(0) == 0
 
 
 def test_each_token_knows_its_document(alone: session.Session, tmp_path: Path) -> None:

@@ -101,7 +101,6 @@ def test_a_run_that_is_resumed_in_the_middle_learns_the_same(whole: ranks.Ranks,
 def test_bits_per_byte_are_those_of_the_text_that_is_evaluated(whole: ranks.Ranks) -> None:
     import numpy as np
     from transformers import AutoTokenizer
-
     from workloads.corpus import Corpus
 
     (cached,) = (whole.run_dir.parent / "data").glob("*.json")
