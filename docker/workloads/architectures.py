@@ -108,7 +108,7 @@ def fuse(model: PreTrainedModel) -> None:
     family = model.config.model_type
     if family not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise Stop(f"--liger: there are no such kernels for {family}")
-    # the loss is this workload's own, so its fusion with the last layer is left out
+    # their loss is called by losses.py, not by the model
     monkey_patch._apply_liger_kernel_to_instance(model, fused_linear_cross_entropy=False, cross_entropy=False)
 
 

@@ -121,6 +121,18 @@ def optimization(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def language_model(group: argparse._ArgumentGroup) -> None:
+    """Add what belongs to pretraining alone: the terms of its loss."""
+    group.add_argument(
+        "--z-loss",
+        type=number,
+        default=0.0,
+        metavar="X",
+        help="weight of the squared log-sum of the logits, which keeps it near 0 (PaLM: 1e-4); it is in the gradient, "
+        "not in the loss that is logged",
+    )
+
+
 def acceleration(group: argparse._ArgumentGroup) -> None:
     """Add what changes a model's speed and not its results."""
     group.add_argument(
@@ -147,7 +159,7 @@ def acceleration(group: argparse._ArgumentGroup) -> None:
         "--liger",
         action=SWITCH,
         default=False,
-        help="Liger's fused kernels for norms, rotary embedding and MLP (GPU only; package liger-kernel)",
+        help="Liger's fused kernels for norms, rotary embedding, MLP and the loss (GPU only; package liger-kernel)",
     )
 
 

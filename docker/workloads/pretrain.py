@@ -40,6 +40,7 @@ def parser() -> argparse.ArgumentParser:
     options.launcher(made)
     group = made.add_argument_group("training")
     options.optimization(group)
+    options.language_model(group)
     options.acceleration(group)
     options.text(group)
     options.reports(group)
@@ -79,6 +80,9 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     )
     if args.liger:
         this.together(lambda: architectures.fuse(model))
+    from workloads import losses  # imports torch
+
+    losses.attach(model, args.z_loss, args.liger)
     if args.activation_checkpointing:
         model.activation_checkpointing_enable()
     groups = this.together(lambda: group.attach(model, size.micro, args.seq_length))
@@ -155,14 +159,14 @@ class Training:
         began = time.perf_counter()
         # like the data, dropout depends on the position alone, so that a resumed run continues exactly
         torch.manual_seed(hash((args.seed, step, self.this.rank)))
-        rate = engine.get_lr()[0]
+        rate, tokens = engine.get_lr()[0], self.size.micro * args.seq_length // self.group.size
         total, norm = torch.zeros((), device=self.this.device), None
         for batch in self.data.samples.share(self.progress.samples, self.size, self.group.reader):
-            loss = next_token_loss(engine, batch, self.group, self.this.device)
-            total += loss.detach()
+            loss, nats = next_token_loss(engine, batch, self.group, self.this.device)
+            total += nats / tokens
             if engine.is_gradient_accumulation_boundary():
                 answer = self.this.agreeing(total / self.size.accumulation)
-            engine.backward(loss / self.scale)
+            engine.backward(loss / (tokens * self.scale))
             norm = engines.unreported_norm(engine)
             engine.step()
         mean, stop = answer()
@@ -218,7 +222,8 @@ class Training:
         total = torch.zeros((), device=self.this.device, dtype=torch.float64)
         with torch.no_grad():
             for batch in held_out.batches:
-                total += next_token_loss(self.engine, batch, self.group, self.this.device, "sum")
+                _, nats = next_token_loss(self.engine, batch, self.group, self.this.device)
+                total += nats
         self.engine.train()
         mean, _ = self.this.agree(total / held_out.tokens)
         loss = mean * self.this.world_size
@@ -255,15 +260,14 @@ def finish(training: Training, began: float) -> None:
 
 
 def next_token_loss(
-    engine: DeepSpeedEngine, batch: Batch, group: ulysses.Group, device: torch.device, over: str = "mean"
-) -> torch.Tensor:
-    """Cross-entropy of the next token, its mean or sum over this rank's part of the batch, nats, a scalar."""
-    from torch.nn.functional import cross_entropy
-
+    engine: DeepSpeedEngine, batch: Batch, group: ulysses.Group, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What is minimized and the cross-entropy alone: sums over this rank's part of the batch, nats, scalars."""
     inputs, labels, more = group.part(batch)
     inputs, labels = (tensor.to(device, non_blocking=True) for tensor in (inputs, labels))
-    logits = engine(input_ids=inputs, **{key: tensor.to(device) for key, tensor in more.items()}).logits
-    return cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction=over)
+    more = {key: tensor.to(device, non_blocking=True) for key, tensor in more.items()}
+    sums: tuple[torch.Tensor, torch.Tensor] = engine(input_ids=inputs, labels=labels, **more)
+    return sums
 
 
 def due(step: int, every: int, last: int) -> bool:

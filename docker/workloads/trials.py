@@ -72,9 +72,12 @@ def run(
     import torch
     from deepspeed.accelerator import get_accelerator
 
+    from workloads import losses
+
     device, settings = get_accelerator(), architectures.config(args.model)
     before = _alive(this.device)
     model = architectures.build(args.model, settings, config, args.seed, this.device)
+    losses.attach(model)
     if checkpointing:
         model.activation_checkpointing_enable()
     parameters = architectures.parameters(model)
@@ -97,7 +100,8 @@ def run(
         total = torch.zeros((), device=this.device)
         for batch in samples.share(step * size.total, size, this):
             with _Saved(engine) as saved:
-                one = pretrain.next_token_loss(engine, batch, alone, this.device)
+                one, _ = pretrain.next_token_loss(engine, batch, alone, this.device)
+                one = one / batch.labels.numel()
             engine.backward(one)
             norm = engines.unreported_norm(engine)
             if step == WARMUP - 1:
