@@ -88,14 +88,14 @@ def start(
     universal: bool = False,
     groups: Any = None,
 ) -> DeepSpeedEngine:
-    """The engine: the config's optimizer, else AdamW by the options; its scheduler, else a cosine with warm-up.
+    """The engine: the config's optimizer, else AdamW by the options; its scheduler, else that of the options.
 
     Set `universal` if it is to load a universal checkpoint; `groups` are those of ulysses.py.
     """
     import deepspeed
     from torch.optim.lr_scheduler import LambdaLR
 
-    def cosine(optimizer: torch.optim.Optimizer) -> LambdaLR:
+    def schedule(optimizer: torch.optim.Optimizer) -> LambdaLR:
         peak = optimizer.param_groups[0]["lr"]
         return LambdaLR(optimizer, lambda step: learning_rate(step, peak, args) / peak)
 
@@ -105,7 +105,7 @@ def start(
         model=model,
         model_parameters=_groups(model, complete["optimizer"]["params"].get("weight_decay", 0.0)),
         config=complete,
-        lr_scheduler=None if "scheduler" in config else cosine,
+        lr_scheduler=None if "scheduler" in config else schedule,
         mpu=groups,
         dist_init_required=False,
     )
@@ -149,13 +149,19 @@ def compile(engine: DeepSpeedEngine, backend: str) -> None:
 
 
 def learning_rate(step: int, peak: float, args: argparse.Namespace) -> float:
-    """The rate of update `step` (from 0): a line up to peak over warm-up, then half a cosine down to --min-lr."""
+    """The rate of update `step` (from 0): a line up to peak over warm-up, then by --schedule down to --min-lr."""
     warmup, last = int(args.warmup_steps), int(args.max_steps) - 1
     if step < warmup:
         return peak * (step + 1) / warmup
-    passed = min(1.0, (step - warmup) / max(1, last - warmup))
     floor: float = min(args.min_lr, peak)
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * passed))
+    left = max(0, last - step)
+    height = {
+        "cosine": 0.5 * (1 - math.cos(math.pi * min(1.0, left / max(1, last - warmup)))),
+        "linear": min(1.0, left / max(1, last - warmup)),
+        "wsd": min(1.0, left / max(1, round(args.decay_share * args.max_steps))),
+        "constant": 1.0,
+    }
+    return floor + (peak - floor) * height[args.schedule]
 
 
 @contextlib.contextmanager

@@ -102,6 +102,17 @@ def optimization(group: argparse._ArgumentGroup) -> None:
         "--warmup-steps", type=count, default=0, metavar="N", help="steps of linear rise to --lr"
     )
     group.add_argument(
+        "--schedule",
+        choices=("cosine", "linear", "wsd", "constant"),
+        default="cosine",
+        help="how the rate falls from --lr to --min-lr at the last step; wsd (warm-up, stable, decay) stays at --lr and "
+        "falls in a line over the last --decay-share of the steps, so that a run can be made longer before that; "
+        "constant never falls",
+    )
+    group.add_argument(
+        "--decay-share", type=share, default=0.1, metavar="X", help="share of --max-steps in which wsd decays"
+    )
+    group.add_argument(
         "--weight-decay",
         type=number,
         default=0.1,
