@@ -95,6 +95,20 @@ def build(
     return model
 
 
+def pad_vocabulary(name: str, settings: PretrainedConfig, multiple: int) -> None:
+    """Make the vocabulary of a model that is to be built a multiple of this number.
+
+    Raises Stop where the model's weights are loaded and have another size.
+    """
+    padded = -(-settings.vocab_size // multiple) * multiple
+    if padded != settings.vocab_size and has_weights(name):
+        raise Stop(
+            f"--pad-vocab {multiple}: {name} has weights for {settings.vocab_size:,} tokens, which are not resized; "
+            "leave it out, or start from random weights"
+        )
+    settings.vocab_size = padded
+
+
 def fuse(model: PreTrainedModel) -> None:
     """Put Liger's kernels in the place of the model's layers (https://github.com/linkedin/Liger-Kernel).
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy, linear
 
+from workloads import routing
 from workloads.samples import IGNORED
 
 if TYPE_CHECKING:
@@ -31,19 +32,21 @@ RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head
 class Loss(NamedTuple):
     """Sums over the tokens that have a label."""
 
-    total: torch.Tensor  # what is minimized: nats, with z-loss
+    total: torch.Tensor  # what is minimized: nats, with z-loss and, for experts, the load-balancing loss
     nats: torch.Tensor  # the cross-entropy alone, without gradient
 
 
 def attach(model: PreTrainedModel, z_loss: float = 0.0, liger: bool = False) -> bool:
     """Have the model's forward take labels [samples, length] and return a Loss; returns whether it is chunked.
 
+    Of a mixture of experts with a load-balancing loss it returns the choices and the entropy of a Routing as well.
     `z_loss` is the weight of the squared log-sum of the logits (PaLM, arXiv 2204.02311, section 5). Families that
     change the logits after the last layer have them whole.
     """
     plain = type(model).forward
     head = model.get_output_embeddings()
     chunked = not any(getattr(model.config, key, None) for key in RESCALED)
+    recorded = {"output_router_logits": True} if routing.coefficient(model.config) else {}
 
     def forward(
         self: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any
@@ -51,9 +54,13 @@ def attach(model: PreTrainedModel, z_loss: float = 0.0, liger: bool = False) -> 
         if not chunked:
             logits = plain(self, input_ids=input_ids, **inputs).logits
             return tuple(of_logits(logits.flatten(0, 1), labels.flatten(), z_loss))
-        hidden = self.base_model(input_ids=input_ids, **inputs).last_hidden_state
-        sums: tuple[torch.Tensor, ...] = head(hidden.flatten(0, 1), labels.flatten())
-        return sums
+        outputs = self.base_model(input_ids=input_ids, **recorded, **inputs)
+        total, nats = head(outputs.last_hidden_state.flatten(0, 1), labels.flatten())
+        if not getattr(outputs, "router_logits", None):
+            return total, nats
+        routed = routing.routing(outputs.router_logits, self.config)
+        balance = routing.coefficient(self.config) * routed.balance * labels.numel()
+        return total + balance, nats, routed.choices, routed.entropy
 
     def last(self: torch.nn.Linear, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
         # the module's own forward, so that ZeRO-3 gathers its weight for it; a plain tuple, which its hooks can read

@@ -105,8 +105,8 @@ def optimization(group: argparse._ArgumentGroup) -> None:
         "--schedule",
         choices=("cosine", "linear", "wsd", "constant"),
         default="cosine",
-        help="how the rate falls from --lr to --min-lr at the last step; wsd (warm-up, stable, decay) stays at --lr and "
-        "falls in a line over the last --decay-share of the steps, so that a run can be made longer before that; "
+        help="how the rate falls from --lr to --min-lr at the last step; wsd (warm-up, stable, decay) stays at --lr "
+        "and falls in a line over the last --decay-share of the steps, so that a run can be made longer before that; "
         "constant never falls",
     )
     group.add_argument(
@@ -133,7 +133,7 @@ def optimization(group: argparse._ArgumentGroup) -> None:
 
 
 def language_model(group: argparse._ArgumentGroup) -> None:
-    """Add what belongs to pretraining alone: the terms of its loss."""
+    """Add what belongs to pretraining alone: the terms of its loss, its vocabulary, its documents."""
     group.add_argument(
         "--z-loss",
         type=number,
@@ -141,6 +141,20 @@ def language_model(group: argparse._ArgumentGroup) -> None:
         metavar="X",
         help="weight of the squared log-sum of the logits, which keeps it near 0 (PaLM: 1e-4); it is in the gradient, "
         "not in the loss that is logged",
+    )
+    group.add_argument(
+        "--pad-vocab",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="make the vocabulary of random weights a multiple of N, which is faster on tensor cores: 64 makes GPT-2's "
+        "50257 to 50304",
+    )
+    group.add_argument(
+        "--document-masks",
+        action=SWITCH,
+        default=False,
+        help="keep the documents of a sample apart: attention stays within each, and positions begin anew",
     )
 
 

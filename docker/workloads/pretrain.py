@@ -16,10 +16,21 @@ import dataclasses
 import math
 import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, checkpoints, engines, metrics, options, samples, session, ulysses
+from workloads import (
+    architectures,
+    checkpoints,
+    engines,
+    metrics,
+    options,
+    packing,
+    routing,
+    samples,
+    session,
+    ulysses,
+)
 from workloads.checkpoints import Progress
 from workloads.session import Session, Stop
 
@@ -71,15 +82,20 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     """Everything that training needs, with the newest checkpoint loaded. Raises Stop for mistakes in the job."""
     group = this.together(lambda: ulysses.group(args.sequence_parallel, args.seq_length, this))
     config, size = this.together(lambda: engines.read(args.deepspeed_config, group.reader.world_size))
+    if args.document_masks and group.size > 1:
+        raise Stop("--document-masks: attention that --sequence-parallel divides cannot keep documents apart")
     config = {**config, **group.settings()}
     settings = this.together(lambda: architectures.config(args.model))
     data = samples.load(this, args, settings, size, group.reader)
     settings.eos_token_id = data.tokenizer.eos_token_id
+    this.together(lambda: architectures.pad_vocabulary(args.model, settings, args.pad_vocab))
     model = this.together(
         lambda: architectures.build(args.model, settings, config, args.seed, this.device, args.attention)
     )
     if args.liger:
         this.together(lambda: architectures.fuse(model))
+    if unbalanced := routing.unbalanced(settings):
+        log.say(unbalanced)
     from workloads import losses  # imports torch
 
     losses.attach(model, args.z_loss, args.liger)
@@ -136,6 +152,7 @@ class Training:
     saved: str | None  # the tag of the newest complete checkpoint
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
+    unlogged_routing: list[Any] = field(default_factory=list)  # choices and entropy of a Routing
 
     def run(self) -> bool:
         """Train to the last step; returns whether a signal ended it before, with everything saved."""
@@ -162,8 +179,11 @@ class Training:
         rate, tokens = engine.get_lr()[0], self.size.micro * args.seq_length // self.group.size
         total, norm = torch.zeros((), device=self.this.device), None
         for batch in self.data.samples.share(self.progress.samples, self.size, self.group.reader):
-            loss, nats = next_token_loss(engine, batch, self.group, self.this.device)
+            loss, nats, *routed = next_token_loss(engine, batch, self.group, self.this.device)
             total += nats / tokens
+            self.unlogged_routing = [
+                a + b for a, b in zip(self.unlogged_routing or [0, 0], routed, strict=False)
+            ]
             if engine.is_gradient_accumulation_boundary():
                 answer = self.this.agreeing(total / self.size.accumulation)
             engine.backward(loss / (tokens * self.scale))
@@ -208,9 +228,19 @@ class Training:
                 "tokens": self.progress.tokens,
                 "max_steps": self.args.max_steps,
                 "skipped_steps": self.engine.skipped_steps,
+                **self.routing(),
             }
         )
-        self.unlogged_steps, self.unlogged_seconds = 0, 0.0
+        self.unlogged_steps, self.unlogged_seconds, self.unlogged_routing = 0, 0.0, []
+
+    def routing(self) -> dict[str, Any]:
+        """The figures of a mixture of experts since the last log line, over all ranks."""
+        import torch
+
+        for sums in self.unlogged_routing:
+            torch.distributed.all_reduce(sums)
+        settings = self.engine.module.config
+        return routing.figures(*self.unlogged_routing, settings) if self.unlogged_routing else {}
 
     def evaluate(self) -> None:
         """Log the loss on the held-out text."""
@@ -222,7 +252,7 @@ class Training:
         total = torch.zeros((), device=self.this.device, dtype=torch.float64)
         with torch.no_grad():
             for batch in held_out.batches:
-                _, nats = next_token_loss(self.engine, batch, self.group, self.this.device)
+                _, nats, *_ = next_token_loss(self.engine, batch, self.group, self.this.device)
                 total += nats
         self.engine.train()
         mean, _ = self.this.agree(total / held_out.tokens)
@@ -261,12 +291,17 @@ def finish(training: Training, began: float) -> None:
 
 def next_token_loss(
     engine: DeepSpeedEngine, batch: Batch, group: ulysses.Group, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What is minimized and the cross-entropy alone: sums over this rank's part of the batch, nats, scalars."""
+) -> tuple[torch.Tensor, ...]:
+    """What is minimized and the cross-entropy alone: sums over this rank's part of the batch, nats, scalars.
+
+    Of a mixture of experts the choices and the entropy of a Routing too.
+    """
     inputs, labels, more = group.part(batch)
     inputs, labels = (tensor.to(device, non_blocking=True) for tensor in (inputs, labels))
-    more = {key: tensor.to(device, non_blocking=True) for key, tensor in more.items()}
-    sums: tuple[torch.Tensor, torch.Tensor] = engine(input_ids=inputs, labels=labels, **more)
+    if batch.positions is not None:
+        more = packing.inputs(batch.positions, engine.module.config._attn_implementation)
+    more = {key: value.to(device) if hasattr(value, "to") else value for key, value in more.items()}
+    sums: tuple[torch.Tensor, ...] = engine(input_ids=inputs, labels=labels, **more)
     return sums
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workloads import corpus, shuffle
+from workloads import corpus, packing, shuffle
 from workloads.session import Stop
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Batch(NamedTuple):
 
     inputs: torch.Tensor
     labels: torch.Tensor
+    positions: torch.Tensor | None = None  # in the document, with --document-masks
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,13 @@ def load(
 
     tokenizer, tokens = corpus.tokenized(session, args, settings.vocab_size)
     training, held_out = tokens.split()
-    samples = Samples(training, args.seq_length, args.seed)
+    samples = Samples(training, args.seq_length, args.seed, args.document_masks)
     check_lengths(samples, size.total, settings)
     evaluated = None
     if args.eval_every:
         count = held_out_windows(len(held_out), args)
-        batches = evaluation(held_out, count, args.seq_length, size.micro, reader)
+        read = (held_out, count, args.seq_length, size.micro)
+        batches = evaluation(*read, reader, masked=args.document_masks)
         predicted = held_out[1 + np.arange(count * args.seq_length)]
         bytes_ = session.first(lambda: len(tokenizer.decode(predicted, skip_special_tokens=True).encode()))
         evaluated = Evaluation(batches, len(predicted), bytes_)
@@ -92,9 +94,12 @@ class Samples:
     same text, sample length and seed, whatever the number of ranks and restarts. Each epoch has another order.
     """
 
-    def __init__(self, tokens: Any, length: int, seed: int) -> None:
-        """`tokens` is an array, or something that has a length and takes arrays of places as one does."""
-        self.length = length
+    def __init__(self, tokens: Any, length: int, seed: int, masked: bool = False) -> None:
+        """`tokens` is an array, or something that has a length and takes arrays of places as one does.
+
+        `masked` keeps documents apart; `tokens` is then a corpus.Stream.
+        """
+        self.length, self._masked = length, masked
         self._tokens, self._seed = tokens, seed
         self.per_epoch = max(0, (len(tokens) - 1) // length)
 
@@ -115,7 +120,7 @@ class Samples:
         for epoch in np.unique(epochs):
             now = epochs == epoch
             starts[now] = self._starts(int(epoch), places[now])
-        return windows(self._tokens, starts, self.length)
+        return windows(self._tokens, starts, self.length, self._masked)
 
     def _starts(self, epoch: int, places: np.ndarray) -> np.ndarray:
         import numpy as np
@@ -126,13 +131,15 @@ class Samples:
         return shift + self.length * shuffle.permuted(places, self.per_epoch, order)
 
 
-def windows(tokens: Any, starts: np.ndarray, length: int) -> Batch:
-    """The samples whose inputs begin at `starts`."""
+def windows(tokens: Any, starts: np.ndarray, length: int, masked: bool = False) -> Batch:
+    """The samples whose inputs begin at `starts`; `masked` as of Samples."""
     import numpy as np
     import torch
 
-    block = torch.from_numpy(tokens[starts[:, None] + np.arange(length + 1)].astype(np.int64))
-    return Batch(block[:, :-1], block[:, 1:].clone())
+    places = starts[:, None] + np.arange(length + 1)
+    block = torch.from_numpy(tokens[places].astype(np.int64))
+    apart = torch.from_numpy(packing.positions(tokens.document(places[:, :-1]))) if masked else None
+    return Batch(block[:, :-1], block[:, 1:].clone(), apart)
 
 
 def check_lengths(samples: Samples, global_batch: int, settings: PretrainedConfig) -> None:
@@ -158,14 +165,16 @@ def held_out_windows(tokens: int, args: argparse.Namespace) -> int:
     return count
 
 
-def evaluation(tokens: Any, count: int, length: int, micro: int, session: Session) -> list[Batch]:
+def evaluation(
+    tokens: Any, count: int, length: int, micro: int, session: Session, *, masked: bool = False
+) -> list[Batch]:
     """This rank's share of the first `count` windows, `micro` in each batch, as many batches on every rank."""
     import numpy as np
 
     batches = []
     for first in range(0, count, micro * session.world_size):
         numbers = first + session.rank * micro + np.arange(micro)
-        batch = windows(tokens, np.where(numbers < count, numbers, 0) * length, length)
+        batch = windows(tokens, np.where(numbers < count, numbers, 0) * length, length, masked)
         batch.labels[numbers >= count] = IGNORED
         batches.append(batch)
     return batches

@@ -100,7 +100,7 @@ def run(
         total = torch.zeros((), device=this.device)
         for batch in samples.share(step * size.total, size, this):
             with _Saved(engine) as saved:
-                one, _ = pretrain.next_token_loss(engine, batch, alone, this.device)
+                one, *_ = pretrain.next_token_loss(engine, batch, alone, this.device)
                 one = one / batch.labels.numel()
             engine.backward(one)
             norm = engines.unreported_norm(engine)

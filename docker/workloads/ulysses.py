@@ -32,7 +32,7 @@ class Group:
         """This rank's tokens of a batch: inputs, the tokens that follow, and what else the model is given."""
         import torch
 
-        inputs, labels = batch
+        inputs, labels, _ = batch
         if self.size == 1:
             return inputs, labels, {}
         length = inputs.shape[1] // self.size

@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import runpy
 import sys
+from multiprocessing import forkserver
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from tests.workloads import ranks
 
@@ -36,6 +38,8 @@ def run(
     outputs = [folder / f"rank-{rank}.log" for rank in range(size)]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*HEAVY])
+    with mock.patch.dict(os.environ, ranks.environment(0, 1, 0)):
+        forkserver.ensure_running()  # what is imported there reads some variables once
     port = ranks.free_port()
     processes = [
         context.Process(

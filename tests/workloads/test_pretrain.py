@@ -334,3 +334,49 @@ def test_a_checkpoint_of_other_samples_continues_and_says_so(tmp_path: Path) -> 
     assert "it continues at sample 5 of this run's own order" in run.output(0)
     again = forks.run(tmp_path / "newer", 1, config, "--seq-length=64", "--max-steps=3")
     assert "own order" not in again.output(0)
+
+
+def test_a_padded_vocabulary_with_document_masks_and_z_loss(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    config = ranks.deepspeed(2, stage=3)
+    asked = ("--pad-vocab=96", "--document-masks", "--z-loss=1e-3", "--schedule=wsd", "--decay-share=0.5")
+    run = forks.run(
+        tmp_path, 2, config, *SHORT, *asked, "--max-steps=4", "--export", "--eval-every=4", model=ranks.LLAMA
+    )
+    assert [step["lr"] for step in run.steps()] == pytest.approx([5e-3, 5e-3, 2.5e-3, 0])
+    assert run.steps()[0]["loss"] == pytest.approx(math.log(384), abs=0.1)  # z-loss is not in it
+    weights = load_file(run.run_dir / "export/model.safetensors")
+    assert weights["model.embed_tokens.weight"].shape[0] == weights["lm_head.weight"].shape[0] == 384
+    assert json.loads((run.run_dir / "export/config.json").read_text())["vocab_size"] == 384
+    more = forks.run(
+        tmp_path / "more",
+        1,
+        ranks.deepspeed(1, 1),
+        *SHORT,
+        "--pad-vocab=7",
+        model=f"{run.run_dir}/export",
+        code=64,
+    )
+    assert "--pad-vocab 7: " in more.output(0)
+    assert "has weights for 384 tokens, which are not resized" in more.output(0)
+
+
+def test_document_masks_change_what_is_learned(tmp_path: Path) -> None:
+    source = tmp_path / "short.jsonl"
+    source.write_text("\n".join(json.dumps({"text": f"{number} is a number"}) for number in range(2000)))
+    data, config = (*SHORT, f"--data={source}", "--max-steps=3"), ranks.deepspeed(1, stage=0)
+    runs = [
+        forks.run(tmp_path / name, 1, config, *data, f"--{name}", model=ranks.LLAMA)
+        for name in ("document-masks", "no-document-masks")
+    ]
+    masked, mixed = (run.losses() for run in runs)
+    assert masked[1] == pytest.approx(mixed[1], abs=0.1)
+    assert abs(masked[3] - mixed[3]) > 1e-4
+
+
+def test_document_masks_and_sequence_parallelism_are_refused_together(tmp_path: Path) -> None:
+    config = ranks.deepspeed(1, stage=0)
+    asked = ("--document-masks", "--sequence-parallel=2")
+    run = forks.run(tmp_path, 2, config, *SHORT, *asked, model=ranks.LLAMA, code=64)
+    assert "--document-masks: attention that --sequence-parallel divides" in run.output(0)
