@@ -226,7 +226,7 @@ def _groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]
 
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if is_matrix(p)], "weight_decay": weight_decay},
-        {"params": [p for p in trained if not is_matrix(p)], "weight_decay": 0.0},
+        {"params": [p for p in trained if is_matrix(p)], "weight_decay": weight_decay, "name": "matrices"},
+        {"params": [p for p in trained if not is_matrix(p)], "weight_decay": 0.0, "name": "others"},
     ]
     return [group for group in groups if group["params"]]

@@ -84,6 +84,10 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     config, size = this.together(lambda: engines.read(args.deepspeed_config, group.reader.world_size))
     if args.document_masks and group.size > 1:
         raise Stop("--document-masks: attention that --sequence-parallel divides cannot keep documents apart")
+    if args.export and routing.spread(config):
+        raise Stop(
+            "--export: experts that expert_parallel spreads over ranks are not put together again; leave it out"
+        )
     config = {**config, **group.settings()}
     settings = this.together(lambda: architectures.config(args.model))
     data = samples.load(this, args, settings, size, group.reader)
@@ -105,7 +109,8 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     identity = checkpoints.identity(args.model, model, data.tokenizer, config, this.world_size)
     identity = dataclasses.replace(identity, data=data.order)
     found = checkpoints.find(this, args.resume, identity, log)
-    engine = engines.start(model, config, args, found is not None and found.universal, groups)
+    with routing.recordable():
+        engine = engines.start(model, config, args, found is not None and found.universal, groups)
     if args.compile:
         this.together(lambda: engines.compile(engine, args.compile))
     engine.train()

@@ -5,9 +5,12 @@ Owns what is computed from the routers' logits, which transformers records; the 
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
     from transformers import PretrainedConfig
 
@@ -79,3 +82,31 @@ def figures(choices: torch.Tensor, entropy: torch.Tensor, settings: PretrainedCo
 
 def _chosen(settings: PretrainedConfig) -> int:
     return next(int(getattr(settings, key)) for key in CHOSEN if getattr(settings, key, None))
+
+
+def spread(config: dict[str, Any]) -> bool:
+    """Whether a DeepSpeed config spreads experts over ranks (its AutoEP)."""
+    section = config.get("expert_parallel", {})
+    return bool(section.get("enabled", False)) and section.get("autoep_size", 1) > 1
+
+
+@contextlib.contextmanager
+def recordable() -> Iterator[None]:
+    """While DeepSpeed replaces layers by its expert-parallel ones: let it read transformers' registry of outputs.
+
+    DeepSpeed 0.19.8 (module_inject/auto_ep_presets/base.py) takes it for a plain dict; transformers 5.24's
+    (utils/output_capturing.py) has a `get` for models alone.
+    """
+    from transformers.utils import output_capturing
+
+    kind = type(output_capturing._CAN_RECORD_REGISTRY)
+    models_only = kind.get
+
+    def get(registry: Any, key: Any, *default: Any) -> Any:
+        return dict.get(registry, key, *default) if isinstance(key, str) else models_only(registry, key)
+
+    kind.get = get
+    try:
+        yield
+    finally:
+        kind.get = models_only

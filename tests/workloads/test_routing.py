@@ -116,3 +116,40 @@ def test_all_experts_of_the_twin_are_used_after_200_steps(tmp_path: Path) -> Non
     assert 0 < last["router_entropy"] < math.log(4)
     assert last["loss"] < 3
     assert "without a load-balancing loss" not in run.output(0)
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_experts_spread_over_ranks_learn_as_whole_ones(stage: int, tmp_path: Path) -> None:
+    args = (
+        "--seq-length=32",
+        "--lr=1e-3",
+        "--max-steps=4",
+        "--log-every=1",
+        "--eval-every=4",
+        "--eval-samples=8",
+    )
+    spread = {"enabled": True, "autoep_size": 2, "use_grouped_mm": False}
+    together, apart = (
+        {**ranks.deepspeed(2, stage, gradient_clipping=1.0), "expert_parallel": section}
+        for section in ({"enabled": False}, spread)
+    )
+    whole = forks.run(tmp_path / "whole", 2, together, *args, model="tiny-mixtral")
+    run = forks.run(tmp_path / "spread", 2, apart, *args, "--checkpoint-every=2", model="tiny-mixtral")
+    assert run.losses() == pytest.approx(whole.losses(), abs=2e-4)
+    assert [step["expert_shares"] for step in run.steps()] == [
+        step["expert_shares"] for step in whole.steps()
+    ]
+    assert run.events("eval")[0]["loss"] == pytest.approx(whole.events("eval")[0]["loss"], abs=2e-4)
+    (run.run_dir / "checkpoints/step-00000004/complete.json").unlink()
+    again = forks.run(tmp_path / "spread", 2, apart, *args, model="tiny-mixtral")
+    assert again.events("start")[-1]["resumed_from"] == "step-00000002"
+    assert again.losses() == pytest.approx(whole.losses(), abs=2e-4)
+
+
+@pytest.mark.deepspeed
+def test_experts_spread_over_ranks_are_not_exported(tmp_path: Path) -> None:
+    spread = {"expert_parallel": {"enabled": True, "autoep_size": 2}}
+    config = {**ranks.deepspeed(2, 1), **spread}
+    run = forks.run(tmp_path, 2, config, "--seq-length=32", "--export", model="tiny-mixtral", code=64)
+    assert "--export: experts that expert_parallel spreads over ranks" in run.output(0)
