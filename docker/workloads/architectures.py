@@ -96,6 +96,20 @@ def build(
     return model
 
 
+def pad_vocabulary(name: str, settings: PretrainedConfig, multiple: int) -> None:
+    """Make the vocabulary of a model that is to be built a multiple of this number.
+
+    Raises Stop where the model's weights are loaded and have another size.
+    """
+    padded = -(-settings.vocab_size // multiple) * multiple
+    if padded != settings.vocab_size and has_weights(name):
+        raise Stop(
+            f"--pad-vocab {multiple}: {name} has weights for {settings.vocab_size:,} tokens, which are not resized; "
+            "leave it out, or start from random weights"
+        )
+    settings.vocab_size = padded
+
+
 def fuse(model: PreTrainedModel) -> None:
     """Put Liger's kernels in the place of the model's layers (https://github.com/linkedin/Liger-Kernel).
 
@@ -109,7 +123,7 @@ def fuse(model: PreTrainedModel) -> None:
     family = model.config.model_type
     if family not in monkey_patch.MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise Stop(f"--liger: there are no such kernels for {family}")
-    # the loss is this workload's own, so its fusion with the last layer is left out
+    # their loss is called by losses.py, not by the model
     monkey_patch._apply_liger_kernel_to_instance(model, fused_linear_cross_entropy=False, cross_entropy=False)
 
 

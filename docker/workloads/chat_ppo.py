@@ -20,12 +20,13 @@ from workloads import (
     architectures,
     chat,
     checkpoints,
+    corpus,
     examples,
     metrics,
     options,
     rewards,
+    samples,
     session,
-    text,
     tokenizer,
 )
 from workloads.session import Stop
@@ -128,13 +129,13 @@ def prepare(stage: Stage) -> Training:
     return training
 
 
-def text_samples(stage: Stage) -> text.Samples:
+def text_samples(stage: Stage) -> samples.Samples:
     """Samples of --ptx-data, each of --seq-length tokens. Raises Stop where they are too few for a step."""
     args, this = stage.args, stage.this
-    corpus = text.prepare(this, args.ptx_data, stage.tokenizer, this.run_dir / "data")
-    samples = text.Samples(corpus.split()[0], stage.length, args.seed)
-    this.together(lambda: text.check_lengths(samples, stage.size.total, stage.settings))
-    return samples
+    tokens = corpus.prepare(this, args.ptx_data, stage.tokenizer, this.run_dir / "data")
+    plain_text = samples.Samples(tokens.split()[0], stage.length, args.seed)
+    this.together(lambda: samples.check_lengths(plain_text, stage.size.total, stage.settings))
+    return plain_text
 
 
 def step(training: Training) -> bool:

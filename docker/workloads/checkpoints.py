@@ -55,6 +55,7 @@ class Identity:
     world_size: int
     zero_stage: int
     precision: str
+    data: str = ""  # of the order of samples; another one is no reason to refuse
 
 
 @dataclass(frozen=True)

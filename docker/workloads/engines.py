@@ -174,13 +174,19 @@ def _set_rates(engine: DeepSpeedEngine) -> None:
 
 
 def learning_rate(step: int, peak: float, args: argparse.Namespace) -> float:
-    """The rate of update `step` (from 0): a line up to peak over warm-up, then half a cosine down to --min-lr."""
+    """The rate of update `step` (from 0): a line up to peak over warm-up, then by --schedule down to --min-lr."""
     warmup, last = int(args.warmup_steps), int(args.max_steps) - 1
     if step < warmup:
         return peak * (step + 1) / warmup
-    passed = min(1.0, (step - warmup) / max(1, last - warmup))
     floor: float = min(args.min_lr, peak)
-    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * passed))
+    left = max(0, last - step)
+    height = {
+        "cosine": 0.5 * (1 - math.cos(math.pi * min(1.0, left / max(1, last - warmup)))),
+        "linear": min(1.0, left / max(1, last - warmup)),
+        "wsd": min(1.0, left / max(1, round(args.decay_share * args.max_steps))),
+        "constant": 1.0,
+    }
+    return floor + (peak - floor) * height[args.schedule]
 
 
 @contextlib.contextmanager
@@ -246,7 +252,7 @@ def decay_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, 
 
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if is_matrix(p)], "weight_decay": weight_decay},
-        {"params": [p for p in trained if not is_matrix(p)], "weight_decay": 0.0},
+        {"params": [p for p in trained if is_matrix(p)], "weight_decay": weight_decay, "name": "matrices"},
+        {"params": [p for p in trained if not is_matrix(p)], "weight_decay": 0.0, "name": "others"},
     ]
     return [group for group in groups if group["params"]]

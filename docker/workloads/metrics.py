@@ -17,6 +17,9 @@ A step (every --log-every steps, and the first and last step of an attempt) has 
   tokens             tokens trained on since the run's first step
   time               Unix time, seconds
   max_steps          the step the run ends with
+  expert_shares      of a mixture of experts: the share of choices that each expert got since the line before, a mean
+                     over layers; expert_share_min and _max are over all experts of all layers
+  router_entropy     of the routers' distributions over experts, nats: a mean over tokens and layers
   accuracy, reward, margin, kl   of the chat workloads: shares and means over the global batch
   skipped_steps      updates that DeepSpeed left out so far because fp16 overflowed; they count as steps
 
@@ -238,8 +241,9 @@ def _finite(value: Any) -> Any:
 def _words(step: dict[str, Any]) -> str:
     digits = len(str(step["max_steps"]))
     norm = "" if step["grad_norm"] is None else f"  norm {step['grad_norm']:.2f}"
+    experts = "" if (lowest := step.get("expert_share_min")) is None else f"  experts {lowest:.1%} and more"
     return (
         f"step {step['step']:{digits}}/{step['max_steps']}  loss {step['loss']:.4f}  lr {step['lr']:.2e}{norm}"
-        f"{chat(step)}  {step['tokens_per_second']:,.0f} tokens/s  {step['step_seconds']:.3f} s/step"
+        f"{chat(step)}{experts}  {step['tokens_per_second']:,.0f} tokens/s  {step['step_seconds']:.3f} s/step"
         f"  {step['memory_bytes'] / 2**30:.2f} GiB"
     )

@@ -104,6 +104,17 @@ def optimization(group: argparse._ArgumentGroup) -> None:
         "--warmup-steps", type=count, default=0, metavar="N", help="steps of linear rise to --lr"
     )
     group.add_argument(
+        "--schedule",
+        choices=("cosine", "linear", "wsd", "constant"),
+        default="cosine",
+        help="how the rate falls from --lr to --min-lr at the last step; wsd (warm-up, stable, decay) stays at --lr "
+        "and falls in a line over the last --decay-share of the steps, so that a run can be made longer before that; "
+        "constant never falls",
+    )
+    group.add_argument(
+        "--decay-share", type=share, default=0.1, metavar="X", help="share of --max-steps in which wsd decays"
+    )
+    group.add_argument(
         "--weight-decay",
         type=number,
         default=0.1,
@@ -120,6 +131,32 @@ def optimization(group: argparse._ArgumentGroup) -> None:
         action=SWITCH,
         default=False,
         help="recompute activations in the backward pass: less memory, about a third more compute",
+    )
+
+
+def language_model(group: argparse._ArgumentGroup) -> None:
+    """Add what belongs to pretraining alone: the terms of its loss, its vocabulary, its documents."""
+    group.add_argument(
+        "--z-loss",
+        type=number,
+        default=0.0,
+        metavar="X",
+        help="weight of the squared log-sum of the logits, which keeps it near 0 (PaLM: 1e-4); it is in the gradient, "
+        "not in the loss that is logged",
+    )
+    group.add_argument(
+        "--pad-vocab",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="make the vocabulary of random weights a multiple of N, which is faster on tensor cores: 64 makes GPT-2's "
+        "50257 to 50304",
+    )
+    group.add_argument(
+        "--document-masks",
+        action=SWITCH,
+        default=False,
+        help="keep the documents of a sample apart: attention stays within each, and positions begin anew",
     )
 
 
@@ -149,7 +186,7 @@ def acceleration(group: argparse._ArgumentGroup) -> None:
         "--liger",
         action=SWITCH,
         default=False,
-        help="Liger's fused kernels for norms, rotary embedding and MLP (GPU only; package liger-kernel)",
+        help="Liger's fused kernels for norms, rotary embedding, MLP and the loss (GPU only; package liger-kernel)",
     )
 
 
@@ -183,11 +220,15 @@ def text(group: argparse._ArgumentGroup) -> None:
         type=count,
         default=0,
         metavar="N",
-        help="evaluate every N steps and at the end on the held-out text (the last twentieth of the data, "
-        "at most 4 Mi tokens); 0: never",
+        help="evaluate every N steps and at the end on the held-out text (documents chosen at random from all sources, "
+        "a twentieth of the tokens, at most 4 Mi); 0: never",
     )
     group.add_argument(
-        "--eval-batches", type=positive, default=8, metavar="N", help="micro batches a rank evaluates"
+        "--eval-samples",
+        type=positive,
+        default=128,
+        metavar="N",
+        help="samples of the held-out text that are evaluated, by all ranks together: the same ones each time",
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 from torch.nn.functional import cross_entropy
 
-from workloads import (
+from workloads import samples, (
     averages,
     checkpoints,
     engines,
@@ -49,7 +49,7 @@ class Training:
     held_out: list[list[int]]
     beta: float  # weight of the distance to the reference
     average: averages.MovingAverage | None
-    plain_text: text.Samples | None
+    plain_text: samples.Samples | None
     progress: Progress = field(default_factory=Progress)
     steps_before: int = 0  # this attempt
     saved: str | None = None  # the tag of the newest complete checkpoint
@@ -146,7 +146,8 @@ class Training:
         if self.plain_text is None:
             return 0.0
         policy = self.models.policy
-        inputs, labels = (tensor.to(self.stage.this.device) for tensor in self.plain_text.batch(places))
+        batch = self.plain_text.batch(places)
+        inputs, labels = batch.inputs.to(self.stage.this.device), batch.labels.to(self.stage.this.device)
         logits = policy(input_ids=inputs, use_cache=False).logits
         loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten())
         policy.set_gradient_accumulation_boundary(False)  # of the same update as the answers

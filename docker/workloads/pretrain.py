@@ -16,12 +16,23 @@ import dataclasses
 import math
 import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from ending import NOT_FINITE, SAVED
 
-from workloads import architectures, checkpoints, engines, metrics, options, session, text, ulysses
+from workloads import (
+    architectures,
+    checkpoints,
+    engines,
+    metrics,
+    options,
+    packing,
+    routing,
+    samples,
+    session,
+    ulysses,
+)
 from workloads.checkpoints import Progress
 from workloads.session import Session, Stop
 
@@ -29,7 +40,7 @@ if TYPE_CHECKING:
     import torch
     from deepspeed import DeepSpeedEngine
 
-    from workloads.text import Batch
+    from workloads.samples import Batch
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     options.launcher(made)
     group = made.add_argument_group("training")
     options.optimization(group)
+    options.language_model(group)
     options.acceleration(group)
     options.text(group)
     options.reports(group)
@@ -72,23 +84,35 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     """Everything that training needs, with the newest checkpoint loaded. Raises Stop for mistakes in the job."""
     group = this.together(lambda: ulysses.group(args.sequence_parallel, args.seq_length, this))
     config, size = this.together(lambda: engines.read(args.deepspeed_config, group.reader.world_size))
+    if args.document_masks and group.size > 1:
+        raise Stop("--document-masks: attention that --sequence-parallel divides cannot keep documents apart")
+    if args.export and routing.spread(config):
+        raise Stop(
+            "--export: experts that expert_parallel spreads over ranks are not put together again; leave it out"
+        )
     config = {**config, **group.settings()}
     settings = this.together(lambda: architectures.config(args.model))
-    data = text.load(this, args, settings, size, group.reader)
-
-    data = dataclasses.replace(data, evaluation=group.whole(data.evaluation, size.micro))
+    data = samples.load(this, args, settings, size, group.reader)
     settings.eos_token_id = data.tokenizer.eos_token_id
+    this.together(lambda: architectures.pad_vocabulary(args.model, settings, args.pad_vocab))
     model = this.together(
         lambda: architectures.build(args.model, settings, config, args.seed, this.device, args.attention)
     )
     if args.liger:
         this.together(lambda: architectures.fuse(model))
+    if unbalanced := routing.unbalanced(settings):
+        log.say(unbalanced)
+    from workloads import losses  # imports torch
+
+    losses.attach(model, args.z_loss, args.liger)
     if args.activation_checkpointing:
         model.activation_checkpointing_enable()
     groups = this.together(lambda: group.attach(model, size.micro, args.seq_length))
     identity = checkpoints.identity(args.model, model, data.tokenizer, config, this.world_size)
+    identity = dataclasses.replace(identity, data=data.order)
     found = checkpoints.find(this, args.resume, identity, log)
-    engine = engines.start(model, config, args, found is not None and found.universal, groups)
+    with routing.recordable():
+        engine = engines.start(model, config, args, found is not None and found.universal, groups)
     if args.compile:
         this.together(lambda: engines.compile(engine, args.compile))
     engine.train()
@@ -100,6 +124,12 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
         f"ZeRO-{identity.zero_stage}, {identity.precision}, {type(engine.basic_optimizer).__name__}; "
         + (f"resumed from {found.path}" if found else "from the start")
     )
+    if found and found.identity.data != identity.data:
+        log.say(
+            f"{found.tag} saw samples of another text, --seq-length or --seed, or of an older version of this program: "
+            f"it continues at sample {progress.samples + 1:,} of this run's own order, so some text may come twice, "
+            "and held-out text may have been trained on"
+        )
     start = {"resumed_from": found.tag if found else None, "attempt": attempt, "max_steps": args.max_steps}
     parameters = architectures.parameters(model)
     log.event("start", progress.step, world_size=this.world_size, parameters=parameters, **start)
@@ -120,7 +150,7 @@ class Training:
     scale: int  # of the group's losses
     log: metrics.Log
     engine: DeepSpeedEngine
-    data: text.Data
+    data: samples.Data
     size: engines.BatchSize
     identity: checkpoints.Identity
     attempt: int
@@ -129,6 +159,7 @@ class Training:
     saved: str | None  # the tag of the newest complete checkpoint
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
+    unlogged_routing: list[Any] = field(default_factory=list)  # choices and entropy of a Routing
 
     def run(self) -> bool:
         """Train to the last step; returns whether a signal ended it before, with everything saved."""
@@ -152,14 +183,17 @@ class Training:
         began = time.perf_counter()
         # like the data, dropout depends on the position alone, so that a resumed run continues exactly
         torch.manual_seed(hash((args.seed, step, self.this.rank)))
-        rate = engine.get_lr()[0]
+        rate, tokens = engine.get_lr()[0], self.size.micro * args.seq_length // self.group.size
         total, norm = torch.zeros((), device=self.this.device), None
         for batch in self.data.samples.share(self.progress.samples, self.size, self.group.reader):
-            loss = next_token_loss(engine, batch, self.group, self.this.device)
-            total += loss.detach()
+            loss, nats, *routed = next_token_loss(engine, batch, self.group, self.this.device)
+            total += nats / tokens
+            self.unlogged_routing = [
+                a + b for a, b in zip(self.unlogged_routing or [0, 0], routed, strict=False)
+            ]
             if engine.is_gradient_accumulation_boundary():
                 answer = self.this.agreeing(total / self.size.accumulation)
-            engine.backward(loss / self.scale)
+            engine.backward(loss / (tokens * self.scale))
             norm = engines.unreported_norm(engine)
             engine.step()
         mean, stop = answer()
@@ -201,22 +235,36 @@ class Training:
                 "tokens": self.progress.tokens,
                 "max_steps": self.args.max_steps,
                 "skipped_steps": self.engine.skipped_steps,
+                **self.routing(),
             }
         )
-        self.unlogged_steps, self.unlogged_seconds = 0, 0.0
+        self.unlogged_steps, self.unlogged_seconds, self.unlogged_routing = 0, 0.0, []
+
+    def routing(self) -> dict[str, Any]:
+        """The figures of a mixture of experts since the last log line, over all ranks."""
+        import torch
+
+        for sums in self.unlogged_routing:
+            torch.distributed.all_reduce(sums)
+        settings = self.engine.module.config
+        return routing.figures(*self.unlogged_routing, settings) if self.unlogged_routing else {}
 
     def evaluate(self) -> None:
         """Log the loss on the held-out text."""
         import torch
 
+        held_out = self.data.evaluation
+        assert held_out is not None
         self.engine.eval()
-        total = torch.zeros((), device=self.this.device)
+        total = torch.zeros((), device=self.this.device, dtype=torch.float64)
         with torch.no_grad():
-            for batch in self.data.evaluation:
-                total += next_token_loss(self.engine, batch, self.group, self.this.device) * len(batch[0])
+            for batch in held_out.batches:
+                _, nats, *_ = next_token_loss(self.engine, batch, self.group, self.this.device)
+                total += nats
         self.engine.train()
-        loss, _ = self.this.agree(total / sum(len(inputs) for inputs, _ in self.data.evaluation))
-        bits = loss / math.log(2) * self.data.corpus.tokens / self.data.corpus.bytes
+        mean, _ = self.this.agree(total / held_out.tokens)
+        loss = mean * self.this.world_size
+        bits = loss / math.log(2) * held_out.tokens / held_out.bytes
         self.log.event("eval", self.progress.step, loss=loss, bits_per_byte=bits)
         self.log.say(f"held-out text: loss {loss:.4f}, {bits:.3f} bits per byte")
 
@@ -250,14 +298,18 @@ def finish(training: Training, began: float) -> None:
 
 def next_token_loss(
     engine: DeepSpeedEngine, batch: Batch, group: ulysses.Group, device: torch.device
-) -> torch.Tensor:
-    """Mean cross-entropy of the next token over this rank's part of the batch, nats, a scalar."""
-    from torch.nn.functional import cross_entropy
+) -> tuple[torch.Tensor, ...]:
+    """What is minimized and the cross-entropy alone: sums over this rank's part of the batch, nats, scalars.
 
+    Of a mixture of experts the choices and the entropy of a Routing too.
+    """
     inputs, labels, more = group.part(batch)
     inputs, labels = (tensor.to(device, non_blocking=True) for tensor in (inputs, labels))
-    logits = engine(input_ids=inputs, **{key: tensor.to(device) for key, tensor in more.items()}).logits
-    return cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+    if batch.positions is not None:
+        more = packing.inputs(batch.positions, engine.module.config._attn_implementation)
+    more = {key: value.to(device) if hasattr(value, "to") else value for key, value in more.items()}
+    sums: tuple[torch.Tensor, ...] = engine(input_ids=inputs, labels=labels, **more)
+    return sums
 
 
 def due(step: int, every: int, last: int) -> bool:

@@ -125,6 +125,13 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], dtype: str) -> 
     return [np.array(row, dtype=dtype) for row in rows]
 
 
+def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer itself puts before a text: the ids of BOS, for many none."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    whole = tokenizer("a")["input_ids"]
+    return next((list(whole[:n]) for n in range(len(whole)) if whole[n : n + len(plain)] == plain), [])
+
+
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """The ids of a prompt, begun as the tokenizer begins a text (BOS), but not ended: the model goes on.
 

@@ -13,7 +13,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, engines, pretrain, text, ulysses
+from workloads import architectures, corpus, engines, pretrain, ulysses
+from workloads.samples import Samples
 
 if TYPE_CHECKING:
     import argparse
@@ -48,11 +49,11 @@ class Trial:
         return self.states / self.parameters
 
 
-def batches(this: Session, args: argparse.Namespace, vocabulary: int) -> text.Samples:
+def batches(this: Session, args: argparse.Namespace, vocabulary: int) -> Samples:
     """Python's reference in bytes: the same batches for every trial."""
     given = Namespace(data=["builtin"], tokenizer="bytes", data_cache=None, model=args.model)
-    _, corpus = text.tokenized(this, given, vocabulary)
-    return text.Samples(corpus.split()[0], args.seq_length, args.seed)
+    _, tokens = corpus.tokenized(this, given, vocabulary)
+    return Samples(tokens.split()[0], args.seq_length, args.seed)
 
 
 def run(
@@ -60,7 +61,7 @@ def run(
     config: dict[str, Any],
     args: argparse.Namespace,
     this: Session,
-    samples: text.Samples,
+    samples: Samples,
     checkpointing: bool = False,
 ) -> Trial:
     """Train `args.max_steps` steps of the model by a DeepSpeed config and measure them; all ranks call it.
@@ -71,9 +72,12 @@ def run(
     import torch
     from deepspeed.accelerator import get_accelerator
 
+    from workloads import losses
+
     device, settings = get_accelerator(), architectures.config(args.model)
     before = _alive(this.device)
     model = architectures.build(args.model, settings, config, args.seed, this.device)
+    losses.attach(model)
     if checkpointing:
         model.activation_checkpointing_enable()
     parameters = architectures.parameters(model)
@@ -96,7 +100,8 @@ def run(
         total = torch.zeros((), device=this.device)
         for batch in samples.share(step * size.total, size, this):
             with _Saved(engine) as saved:
-                one = pretrain.next_token_loss(engine, batch, alone, this.device)
+                one, *_ = pretrain.next_token_loss(engine, batch, alone, this.device)
+                one = one / batch.labels.numel()
             engine.backward(one)
             norm = engines.unreported_norm(engine)
             if step == WARMUP - 1:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-    from workloads.text import Batch
+    from workloads.samples import Batch
 
 
 @dataclass(frozen=True)
@@ -32,23 +32,13 @@ class Group:
         """This rank's tokens of a batch: inputs, the tokens that follow, and what else the model is given."""
         import torch
 
-        inputs, labels = batch
+        inputs, labels, _ = batch
         if self.size == 1:
             return inputs, labels, {}
         length = inputs.shape[1] // self.size
         mine = slice(self.rank * length, (self.rank + 1) * length)
         positions = torch.arange(mine.start, mine.stop).repeat(len(inputs), 1)
         return inputs[:, mine], labels[:, mine], {"position_ids": positions}
-
-    def whole(self, batches: list[Batch], micro: int) -> list[Batch]:
-        """Those of `batches` that attention can take: it wants `micro` samples. Raises Stop when none is left."""
-        left = [batch for batch in batches if self.size == 1 or len(batch[0]) == micro]
-        if batches and not left:
-            raise Stop(
-                f"--sequence-parallel evaluates {micro} samples at once, and the held-out text has fewer: give more "
-                "text, a smaller micro batch, or --eval-every 0"
-            )
-        return left
 
     def scale(self, config: dict[str, Any]) -> int:
         """What a rank's loss, which is that of its tokens alone, is divided by so that gradients come out right.

@@ -30,7 +30,6 @@ _STAGE_3 = (
 _SPLITS = {
     ("sequence_parallel_size",): ("Ulysses sequence parallelism", "set args.sequence-parallel of pretrain"),
     ("tensor_parallel", "autotp_size"): ("tensor parallelism", "leave it out: ZeRO splits the model"),
-    ("expert_parallel", "enabled"): ("expert parallelism", "leave it out: ZeRO splits the model"),
 }
 # Sections that do something only in programs that ask for it; ours do not.
 _IDLE = {
@@ -279,10 +278,12 @@ def _programs(given: _Config, workload: str) -> Iterator[Problem]:
         if value is True or (isinstance(value, int) and value > 1):
             message = f"is {what}, of which the plan's batch would know nothing"
             yield _top(".".join(path), message, hint)
+    own = "/" not in workload and not workload.endswith(".py")
+    if own and workload != "pretrain" and given.section("expert_parallel").get("enabled"):
+        yield _top("expert_parallel.enabled", f"is not supported by workload {workload!r}", "leave it out")
     if given.section("autotuning").get("enabled"):
         hint = "leave it out; deepspeed: auto picks the configuration"
         yield _top("autotuning", "ends a run after a few steps", hint)
-    own = "/" not in workload and not workload.endswith(".py")
     for key, hint in _IDLE.items():
         if own and key in given.whole:
             yield _top(key, f"does nothing in workload {workload!r}", hint)

@@ -1,7 +1,8 @@
-"""A trained model that several tests start from."""
+"""A trained model that several tests start from, and a session of one rank in the test's own process."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,7 +10,9 @@ import pytest
 from tests.docker.workloads import ranks
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
+
+    from workloads.session import Session
 
 
 @pytest.fixture(scope="session")
@@ -43,3 +46,22 @@ def talkative(tmp_path_factory: pytest.TempPathFactory) -> Path:
     AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
     tokenizer.existing("bytes").save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
+    """A session of one rank in this process."""
+    torch = pytest.importorskip("torch", reason="the train extra is not installed")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield place(0, 1, tmp_path / "run")
+    torch.distributed.destroy_process_group()
+
+
+def place(rank: int, world_size: int, run_dir: Path = Path()) -> Session:
+    """A session as the data sees it."""
+    import torch
+    from workloads import session
+
+    return session.Session(rank, world_size, torch.device("cpu"), run_dir)

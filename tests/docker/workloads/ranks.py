@@ -119,6 +119,29 @@ def start(
     `given` are the options of the launcher that the workload has; `module` is one that is not a workload; `env` holds
     over what a rank's environment has.
     """
+    ours = files(folder, deepspeed, model)
+    command = [sys.executable, "-u", "-m", module or f"workloads.{workload}"]
+    command += [f"--{name}={value}" for name, value in ours.items() if name in given] + [*args]
+    outputs = [folder / f"rank-{rank}.log" for rank in range(size)]
+    port = free_port()
+    processes = []
+    for rank, output in enumerate(outputs):
+        with output.open("wb") as file:
+            processes.append(
+                subprocess.Popen(
+                    command,
+                    env=environment(rank, size, port) | dict(env or {}),
+                    stdin=subprocess.DEVNULL,
+                    stdout=file,
+                    stderr=subprocess.STDOUT,
+                    preexec_fn=before,
+                )
+            )
+    return Ranks(processes, ours["run-dir"], outputs)
+
+
+def files(folder: Path, deepspeed: Mapping[str, Any], model: str | Mapping[str, Any]) -> dict[str, Path]:
+    """The options of the launcher for a run in `folder`, with the files they name."""
     run_dir = folder / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
     if not isinstance(model, str):
@@ -128,25 +151,7 @@ def start(
         model = str(place)
     config = folder / "deepspeed.json"
     config.write_text(json.dumps(deepspeed))
-    ours = {"deepspeed-config": config, "run-dir": run_dir, "model": model}
-    command = [sys.executable, "-u", "-m", module or f"workloads.{workload}"]
-    command += [f"--{name}={value}" for name, value in ours.items() if name in given] + [*args]
-    outputs = [folder / f"rank-{rank}.log" for rank in range(size)]
-    port = _free_port()
-    processes = []
-    for rank, output in enumerate(outputs):
-        with output.open("wb") as file:
-            processes.append(
-                subprocess.Popen(
-                    command,
-                    env=_environment(rank, size, port) | dict(env or {}),
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    preexec_fn=before,
-                )
-            )
-    return Ranks(processes, run_dir, outputs)
+    return {"deepspeed-config": config, "run-dir": run_dir, "model": Path(model)}
 
 
 def deepspeed(
@@ -174,7 +179,8 @@ def handles(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
-def _environment(rank: int, size: int, port: int) -> dict[str, str]:
+def environment(rank: int, size: int, port: int) -> dict[str, str]:
+    """What the node entry gives a rank, with no compiler in reach."""
     return {
         **os.environ,
         "PATH": "",  # no compiler, no ninja: nothing may be built at start-up
@@ -193,7 +199,8 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
     }
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -18,7 +18,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ARGS = argparse.Namespace(
-    lr=1e-3, min_lr=1e-4, weight_decay=0.1, beta1=0.9, beta2=0.95, warmup_steps=4, max_steps=20
+    lr=1e-3,
+    min_lr=1e-4,
+    weight_decay=0.1,
+    beta1=0.9,
+    beta2=0.95,
+    warmup_steps=4,
+    max_steps=20,
+    schedule="cosine",
+    decay_share=0.25,
 )
 
 
@@ -29,6 +37,24 @@ def test_the_rate_rises_and_falls() -> None:
     assert rates[19] == pytest.approx(1e-4)
     assert rates[20:] == pytest.approx([1e-4] * 5)
     assert rates[4:20] == sorted(rates[4:20], reverse=True)
+
+
+def test_each_schedule_falls_in_its_way() -> None:
+    def rates(schedule: str, **more: float) -> list[float]:
+        args = argparse.Namespace(**{**vars(ARGS), "schedule": schedule, **more})
+        return [engines.learning_rate(step, 1e-3, args) for step in range(22)]
+
+    for schedule in ("cosine", "linear", "wsd", "constant"):
+        assert rates(schedule)[:5] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
+    linear = rates("linear")
+    assert linear[4:20] == pytest.approx([1e-3 - 9e-4 * step / 15 for step in range(16)])
+    wsd = rates("wsd")
+    assert wsd[4:15] == pytest.approx([1e-3] * 11)
+    assert wsd[15:20] == pytest.approx([8.2e-4, 6.4e-4, 4.6e-4, 2.8e-4, 1e-4])  # a quarter of 20 steps
+    assert wsd[20:] == linear[20:] == pytest.approx([1e-4] * 2)
+    longer = rates("wsd", max_steps=40)
+    assert longer[:15] == wsd[:15]  # the stable part is that of a longer run
+    assert rates("constant")[4:] == pytest.approx([1e-3] * 18)
 
 
 @pytest.mark.parametrize("updates", [1, 3])

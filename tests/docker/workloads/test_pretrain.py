@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.docker.workloads import ranks
+from tests.docker.workloads import forks, ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +32,7 @@ STAGE_1 = ranks.deepspeed(2, stage=1, micro=8, gradient_clipping=1.0)
 def whole(tmp_path_factory: pytest.TempPathFactory) -> ranks.Ranks:
     """A run that nothing interrupts; it has dropout, and DeepSpeed's ZeRO-1."""
     run = ranks.start(
-        tmp_path_factory.mktemp("whole"), 2, STAGE_1, *LONG, "--eval-every=45", "--eval-batches=2"
+        tmp_path_factory.mktemp("whole"), 2, STAGE_1, *LONG, "--eval-every=45", "--eval-samples=32"
     )
     assert run.wait() == [0, 0], run.output()
     return run
@@ -175,16 +175,17 @@ def test_all_zero_stages_have_the_same_loss(stages: list[ranks.Ranks]) -> None:
 
 
 def test_an_exported_model_is_the_trained_one(stages: list[ranks.Ranks]) -> None:
+    import numpy as np
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from workloads.corpus import Corpus
 
     run = stages[3]
     model = AutoModelForCausalLM.from_pretrained(run.run_dir / "export")
     tokenizer = AutoTokenizer.from_pretrained(run.run_dir / "export")
-    (cached,) = (run.run_dir / "data").glob("*.tokens")
-    tokens = torch.frombuffer(bytearray(cached.read_bytes()), dtype=torch.uint8)
-    held_out = tokens[len(tokens) - len(tokens) // 20 :].long()
-    inputs = torch.stack([held_out[64 * n : 64 * n + 65] for n in range(2 * 8 * 4)])
+    (cached,) = (run.run_dir / "data").glob("*.json")
+    _, held_out = Corpus(**json.loads(cached.read_text())).split()
+    inputs = torch.from_numpy(held_out[64 * np.arange(128)[:, None] + np.arange(65)]).long()
     with torch.no_grad():
         logits = model(inputs[:, :-1]).logits
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), inputs[:, 1:].flatten())
@@ -316,3 +317,66 @@ def test_a_checkpoint_of_another_run_is_refused(
     run = ranks.start(tmp_path, size, config, *SHORT, older, model={**ranks.GPT2, **change})
     assert run.wait() == [64] * size, run.output()
     assert message in run.output(0).splitlines()[-1]
+
+
+def test_a_checkpoint_of_other_samples_continues_and_says_so(tmp_path: Path) -> None:
+    config, options = ranks.deepspeed(1, stage=1), ("--seq-length=64", "--max-steps=1")
+    forks.run(tmp_path / "older", 1, config, *options)
+    older = tmp_path / "older/run/checkpoints"
+    marker = older / "step-00000001/complete.json"
+    written = json.loads(marker.read_text())
+    del written["identity"]["data"]  # as written before the order of samples had a name
+    marker.write_text(json.dumps(written))
+    more = ("--seq-length=64", "--max-steps=2", f"--resume={older}")
+    (tmp_path / "newer").mkdir()
+    run = forks.run(tmp_path / "newer", 1, config, *more)
+    assert run.events("start")[0]["resumed_from"] == "step-00000001"
+    assert "it continues at sample 5 of this run's own order" in run.output(0)
+    again = forks.run(tmp_path / "newer", 1, config, "--seq-length=64", "--max-steps=3")
+    assert "own order" not in again.output(0)
+
+
+def test_a_padded_vocabulary_with_document_masks_and_z_loss(tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    config = ranks.deepspeed(2, stage=3)
+    asked = ("--pad-vocab=96", "--document-masks", "--z-loss=1e-3", "--schedule=wsd", "--decay-share=0.5")
+    run = forks.run(
+        tmp_path, 2, config, *SHORT, *asked, "--max-steps=4", "--export", "--eval-every=4", model=ranks.LLAMA
+    )
+    assert [step["lr"] for step in run.steps()] == pytest.approx([5e-3, 5e-3, 2.5e-3, 0])
+    assert run.steps()[0]["loss"] == pytest.approx(math.log(384), abs=0.1)  # z-loss is not in it
+    weights = load_file(run.run_dir / "export/model.safetensors")
+    assert weights["model.embed_tokens.weight"].shape[0] == weights["lm_head.weight"].shape[0] == 384
+    assert json.loads((run.run_dir / "export/config.json").read_text())["vocab_size"] == 384
+    more = forks.run(
+        tmp_path / "more",
+        1,
+        ranks.deepspeed(1, 1),
+        *SHORT,
+        "--pad-vocab=7",
+        model=f"{run.run_dir}/export",
+        code=64,
+    )
+    assert "--pad-vocab 7: " in more.output(0)
+    assert "has weights for 384 tokens, which are not resized" in more.output(0)
+
+
+def test_document_masks_change_what_is_learned(tmp_path: Path) -> None:
+    source = tmp_path / "short.jsonl"
+    source.write_text("\n".join(json.dumps({"text": f"{number} is a number"}) for number in range(2000)))
+    data, config = (*SHORT, f"--data={source}", "--max-steps=3"), ranks.deepspeed(1, stage=0)
+    runs = [
+        forks.run(tmp_path / name, 1, config, *data, f"--{name}", model=ranks.LLAMA)
+        for name in ("document-masks", "no-document-masks")
+    ]
+    masked, mixed = (run.losses() for run in runs)
+    assert masked[1] == pytest.approx(mixed[1], abs=0.1)
+    assert abs(masked[3] - mixed[3]) > 1e-4
+
+
+def test_document_masks_and_sequence_parallelism_are_refused_together(tmp_path: Path) -> None:
+    config = ranks.deepspeed(1, stage=0)
+    asked = ("--document-masks", "--sequence-parallel=2")
+    run = forks.run(tmp_path, 2, config, *SHORT, *asked, model=ranks.LLAMA, code=64)
+    assert "--document-masks: attention that --sequence-parallel divides" in run.output(0)

@@ -128,10 +128,18 @@ def test_refused(preset: str, overrides: dict[str, Any], message: str | None) ->
         ("zeropp", zero(zero_hpz_partition_size=8)),
         ("zero3-nvme", zero(offload_param={"nvme_path": "/nvme/run", "buffer_size": 5_000_000})),
         ("zero3", zero(reduce_scatter=False) | {"optimizer": {"type": "Muon"}}),
+        ("zero2", {"expert_parallel": {"enabled": True, "autoep_size": 2}}),
     ],
 )
 def test_taken(preset: str, overrides: dict[str, Any]) -> None:
     assert found(preset, overrides) == []
+
+
+def test_experts_are_spread_in_pretrain_alone() -> None:
+    spread = {"expert_parallel": {"enabled": True, "autoep_size": 2}}
+    (line,) = found("zero2", spread, workload="finetune")
+    assert "expert_parallel.enabled is not supported by workload 'finetune'; leave it out" in line
+    assert found("zero2", spread, workload="./train.py") == []
 
 
 def test_what_needs_a_gpu() -> None:

@@ -1,0 +1,218 @@
+"""The loss of the next token, without the logits of all tokens in memory at once.
+
+Owns how a causal model's last layer and cross-entropy are computed together; which tokens a rank has is said by
+samples.py and ulysses.py.
+
+`attach` gives a transformers model a `forward` that takes labels and returns a Loss. Hidden states [tokens, hidden]
+pass through the last layer and the cross-entropy in chunks of rows. Of each chunk the logits [rows, vocabulary] are
+turned into their own gradient, that into the gradients of hidden states and weight, and given up: nothing of the size
+tokens x vocabulary is kept for the backward pass (the idea of Liger's fused linear cross-entropy, arXiv 2410.10989).
+"""
+
+from __future__ import annotations
+
+import types
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch.nn.functional import cross_entropy, linear
+
+from workloads import routing
+from workloads.samples import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHUNK = 1 << 26  # logits at once: 256 MiB in fp32
+ROWS = 1024  # of a chunk at least, so that its products keep a GPU busy
+# keys of families that change the logits after the last layer: Gemma, Cohere, Granite, Falcon-H1
+RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+
+
+class Loss(NamedTuple):
+    """Sums over the tokens that have a label."""
+
+    total: torch.Tensor  # what is minimized: nats, with z-loss and, for experts, the load-balancing loss
+    nats: torch.Tensor  # the cross-entropy alone, without gradient
+
+
+def attach(model: PreTrainedModel, z_loss: float = 0.0, liger: bool = False) -> bool:
+    """Have the model's forward take labels [samples, length] and return a Loss; returns whether it is chunked.
+
+    Of a mixture of experts with a load-balancing loss it returns the choices and the entropy of a Routing as well.
+    `z_loss` is the weight of the squared log-sum of the logits (PaLM, arXiv 2204.02311, section 5). Families that
+    change the logits after the last layer have them whole.
+    """
+    plain = type(model).forward
+    head = model.get_output_embeddings()
+    chunked = not any(getattr(model.config, key, None) for key in RESCALED)
+    recorded = {"output_router_logits": True} if routing.coefficient(model.config) else {}
+
+    def forward(
+        self: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any
+    ) -> tuple[torch.Tensor, ...]:
+        if not chunked:
+            logits = plain(self, input_ids=input_ids, **inputs).logits
+            return tuple(of_logits(logits.flatten(0, 1), labels.flatten(), z_loss))
+        outputs = self.base_model(input_ids=input_ids, **recorded, **inputs)
+        total, nats = head(outputs.last_hidden_state.flatten(0, 1), labels.flatten())
+        if not getattr(outputs, "router_logits", None):
+            return total, nats
+        routed = routing.routing(outputs.router_logits, self.config)
+        balance = routing.coefficient(self.config) * routed.balance * labels.numel()
+        return total + balance, nats, routed.choices, routed.entropy
+
+    def last(self: torch.nn.Linear, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        # the module's own forward, so that ZeRO-3 gathers its weight for it; a plain tuple, which its hooks can read
+        function = _liger if liger else linear_cross_entropy
+        return tuple(function(hidden, self.weight, self.bias, labels, z_loss=z_loss))
+
+    model.forward = types.MethodType(forward, model)
+    if chunked:
+        head.forward = types.MethodType(last, head)
+    return chunked
+
+
+@torch.compiler.disable  # its loop and its in-place steps are what saves memory
+def linear_cross_entropy(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    labels: torch.Tensor,
+    *,
+    z_loss: float = 0.0,
+    rows: int | None = None,
+) -> Loss:
+    """The Loss of hidden states [tokens, hidden] for weight [vocabulary, hidden] and labels [tokens].
+
+    `rows` tokens at a time; by default `chunk_rows`.
+    """
+    rows = rows or chunk_rows(*hidden.shape, len(weight))
+    return Loss(*_Chunked.apply(hidden, weight, bias, labels, z_loss, rows))
+
+
+def chunk_rows(tokens: int, hidden: int, vocabulary: int) -> int:
+    """How many tokens have their logits in memory at once.
+
+    All of them where that takes less than the fp32 gradient of the weight in which several chunks add up.
+    """
+    return tokens if tokens <= hidden else min(tokens, max(ROWS, CHUNK // vocabulary))
+
+
+def of_logits(logits: torch.Tensor, labels: torch.Tensor, z_loss: float = 0.0) -> Loss:
+    """The Loss of whole logits [tokens, vocabulary]."""
+    logits = logits.float()
+    nats = cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED)
+    squares = logits.logsumexp(-1).square()[labels != IGNORED].sum() if z_loss else 0.0
+    return Loss(nats + z_loss * squares, nats.detach())
+
+
+class _Chunked(torch.autograd.Function):
+    """Computes the gradients in the forward pass, of the sum over tokens; the backward pass scales them.
+
+    They are of the sum and not the mean so that fp16 holds them without the loss scale, which is not known yet.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        labels: torch.Tensor,
+        z_loss: float,
+        rows: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        summed = torch.float32 if rows < len(hidden) else weight.dtype
+        gradients = (
+            torch.empty_like(hidden) if ctx.needs_input_grad[0] else None,
+            torch.zeros_like(weight, dtype=summed) if ctx.needs_input_grad[1] else None,
+            torch.zeros_like(bias, dtype=torch.float32)
+            if bias is not None and ctx.needs_input_grad[2]
+            else None,
+        )
+        total = nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for first in range(0, len(hidden), rows):
+            part = slice(first, first + rows)
+            logits = linear(hidden[part], weight, bias).float()
+            more, of_these = _turn_into_slope(logits, labels[part], z_loss)
+            total, nats = total + more, nats + of_these
+            _accumulate(gradients, logits, hidden[part], weight, part)
+        ctx.save_for_backward(*gradients)
+        ctx.weight_type = weight.dtype
+        ctx.mark_non_differentiable(nats)
+        return total, nats
+
+    @staticmethod
+    def backward(ctx: Any, slope: torch.Tensor, _nats: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        of_hidden, *others = (None if one is None else one.mul_(slope) for one in ctx.saved_tensors)
+        return (
+            of_hidden,
+            *(None if one is None else one.to(ctx.weight_type) for one in others),
+            None,
+            None,
+            None,
+        )
+
+
+def _turn_into_slope(
+    logits: torch.Tensor, labels: torch.Tensor, z_loss: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Overwrite fp32 logits [rows, vocabulary] by the gradient of their Loss, which is returned."""
+    counted = (labels != IGNORED)[:, None]
+    places = labels[:, None].masked_fill(~counted, 0)
+    highest = logits.amax(-1, keepdim=True)
+    aim = logits.sub_(highest).gather(1, places)
+    shares = logits.exp_()
+    below = shares.sum(-1, keepdim=True)
+    logsum = highest + below.log()
+    nats = (below.log() - aim)[counted].sum()
+    squares = logsum[counted].square().sum()
+    shares.mul_(((1 + 2 * z_loss * logsum) / below).masked_fill(~counted, 0.0))
+    shares.scatter_add_(1, places, -counted.float())
+    return nats + z_loss * squares, nats
+
+
+def _accumulate(
+    gradients: tuple[torch.Tensor | None, ...],
+    slope: torch.Tensor,
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    part: slice,
+) -> None:
+    """Add a chunk's share to the gradients of hidden states, weight and bias; `slope` is that of its logits."""
+    of_hidden, of_weight, of_bias = gradients
+    if of_bias is not None:
+        of_bias += slope.sum(0)
+    slope = slope.to(weight.dtype)
+    if of_hidden is not None:
+        of_hidden[part] = slope @ weight
+    if of_weight is not None and of_weight.dtype == weight.dtype:
+        of_weight.addmm_(slope.T, hidden.to(weight.dtype))
+    elif of_weight is not None:
+        of_weight += slope.T @ hidden
+
+
+def _liger(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    labels: torch.Tensor,
+    *,
+    z_loss: float = 0.0,
+) -> Loss:
+    """The Loss by Liger's kernels, whose own sum includes z-loss."""
+    from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
+
+    sums = liger_fused_linear_cross_entropy(
+        hidden,
+        weight,
+        labels,
+        bias,
+        ignore_index=IGNORED,
+        lse_square_scale=z_loss,
+        reduction="sum",
+        return_z_loss=True,
+        accum_dtype=torch.float32,
+    )
+    return Loss(sums.loss, sums.loss.detach() - sums.z_loss.detach())

@@ -1,0 +1,112 @@
+"""Mixture-of-experts models: the loss that spreads tokens over the experts, and how the routers choose.
+
+Owns what is computed from the routers' logits, which transformers records; the rest of the loss is losses.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import torch
+    from transformers import PretrainedConfig
+
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")  # families' keys
+CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k")
+
+
+class Routing(NamedTuple):
+    """Of all layers' routers, for some tokens."""
+
+    balance: torch.Tensor  # the load-balancing loss, a mean over layers
+    choices: torch.Tensor  # [layers, experts]: how often each expert was chosen
+    entropy: torch.Tensor  # [layers]: of the routers' distributions, nats, summed over tokens
+
+
+def experts(settings: PretrainedConfig) -> int:
+    """How many experts a layer of the model has; 0 if it is no mixture of experts."""
+    return max((int(getattr(settings, key, None) or 0) for key in EXPERTS), default=0)
+
+
+def coefficient(settings: PretrainedConfig) -> float:
+    """The weight of the load-balancing loss by the model's configuration; 0 where it has none."""
+    return float(getattr(settings, "router_aux_loss_coef", None) or 0.0)
+
+
+def unbalanced(settings: PretrainedConfig) -> str | None:
+    """What to say of a mixture of experts that is trained without a load-balancing loss; None of all others."""
+    if not experts(settings) or coefficient(settings):
+        return None
+    key = "router_aux_loss_coef"
+    reason = f"{key} is 0" if hasattr(settings, key) else f"{settings.model_type} has no {key}"
+    return (
+        f"the {experts(settings)} experts are trained without a load-balancing loss ({reason}): "
+        "watch expert_share_min in metrics.jsonl"
+    )
+
+
+def routing(logits: tuple[torch.Tensor, ...], settings: PretrainedConfig) -> Routing:
+    """The Routing of the routers' logits, one tensor [tokens, experts] for each layer.
+
+    The loss is that of Switch Transformer (arXiv 2101.03961, equations 4 to 6), for each layer: the number of experts
+    times the sum, over experts, of choices for a token times mean probability. It is the number of experts that a token
+    gets where all are used alike. transformers' own load_balancing_loss_func adds up the choices of all layers, so that
+    a layer may use one expert alone. It is of the tokens at hand, so it depends on the micro batch.
+    """
+    import torch
+
+    balance, choices, entropy = [], [], []
+    for layer in logits:
+        shares = layer.float().flatten(0, -2).softmax(-1)
+        counts = torch.zeros_like(shares).scatter_(1, shares.topk(_chosen(settings)).indices, 1.0).sum(0)
+        balance.append(shares.shape[1] * (counts / len(shares) * shares.mean(0)).sum())
+        choices.append(counts)
+        entropy.append(torch.special.entr(shares.detach()).sum())
+    return Routing(torch.stack(balance).mean(), torch.stack(choices), torch.stack(entropy))
+
+
+def figures(choices: torch.Tensor, entropy: torch.Tensor, settings: PretrainedConfig) -> dict[str, Any]:
+    """What metrics.jsonl says of the routers, from a Routing's sums over micro batches, steps and ranks."""
+    shares = choices / choices.sum(-1, keepdim=True)
+    tokens = choices.sum(-1) / _chosen(settings)
+    return {
+        "expert_shares": [round(share, 4) for share in shares.mean(0).tolist()],
+        "expert_share_min": shares.min().item(),
+        "expert_share_max": shares.max().item(),
+        "router_entropy": (entropy / tokens).mean().item(),
+    }
+
+
+def _chosen(settings: PretrainedConfig) -> int:
+    return next(int(getattr(settings, key)) for key in CHOSEN if getattr(settings, key, None))
+
+
+def spread(config: dict[str, Any]) -> bool:
+    """Whether a DeepSpeed config spreads experts over ranks (its AutoEP)."""
+    section = config.get("expert_parallel", {})
+    return bool(section.get("enabled", False)) and section.get("autoep_size", 1) > 1
+
+
+@contextlib.contextmanager
+def recordable() -> Iterator[None]:
+    """While DeepSpeed replaces layers by its expert-parallel ones: let it read transformers' registry of outputs.
+
+    DeepSpeed 0.19.8 (module_inject/auto_ep_presets/base.py) takes it for a plain dict; transformers 5.24's
+    (utils/output_capturing.py) has a `get` for models alone.
+    """
+    from transformers.utils import output_capturing
+
+    kind = type(output_capturing._CAN_RECORD_REGISTRY)
+    models_only = kind.get
+
+    def get(registry: Any, key: Any, *default: Any) -> Any:
+        return dict.get(registry, key, *default) if isinstance(key, str) else models_only(registry, key)
+
+    kind.get = get
+    try:
+        yield
+    finally:
+        kind.get = models_only

@@ -1,0 +1,88 @@
+"""Every rank sees its own samples, all of them once an epoch, in an order that only seed and position decide."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+np = pytest.importorskip("numpy", reason="the train extra is not installed")
+torch = pytest.importorskip("torch", reason="the train extra is not installed")
+
+from workloads import engines, samples, session  # noqa: E402
+
+from tests.docker.workloads.conftest import place  # noqa: E402
+
+TOKENS = np.arange(1003, dtype=np.uint16)
+
+
+def starts(reader: samples.Samples, positions: range) -> list[int]:
+    inputs, labels = reader.batch(np.arange(positions.start, positions.stop))[:2]
+    assert (labels == inputs + 1).all()
+    return [int(first) for first in inputs[:, 0]]
+
+
+def test_an_epoch_is_every_sample_once() -> None:
+    reader = samples.Samples(TOKENS, 10, seed=0)
+    assert reader.per_epoch == 100
+    first, second = starts(reader, range(100)), starts(reader, range(100, 200))
+    for epoch in (first, second):
+        assert sorted(epoch) == list(range(min(epoch), min(epoch) + 1000, 10))
+    assert [start - min(first) for start in first] != [start - min(second) for start in second]
+    assert starts(reader, range(90, 110)) == first[90:] + second[:10]
+
+
+def test_the_order_is_the_seeds() -> None:
+    order = [starts(samples.Samples(TOKENS, 10, seed), range(250)) for seed in (0, 0, 1)]
+    assert order[0] == order[1]
+    assert order[0] != order[2]
+    # from anywhere, as after a restart
+    assert starts(samples.Samples(TOKENS, 10, 0), range(170, 180)) == order[0][170:180]
+
+
+def test_a_rank_holds_no_list_of_all_samples() -> None:
+    class Endless:
+        def __len__(self) -> int:
+            return 10**15
+
+        def __getitem__(self, places: np.ndarray) -> np.ndarray:
+            return places % 1000
+
+    batch = samples.Samples(Endless(), 1000, seed=0).batch(np.arange(10**12 - 3, 10**12 + 3))
+    assert batch.inputs.shape == (6, 1000)
+
+
+@pytest.mark.parametrize(("ranks", "micro", "accumulation"), [(1, 12, 1), (2, 3, 2), (4, 3, 1), (3, 1, 4)])
+def test_a_step_has_the_same_samples_for_any_number_of_ranks(
+    ranks: int, micro: int, accumulation: int
+) -> None:
+    reader = samples.Samples(TOKENS, 10, seed=0)
+    size = engines.BatchSize(micro, accumulation, 12)
+    seen = [
+        batch.inputs[:, 0].tolist()
+        for rank in range(ranks)
+        for batch in reader.share(96, size, place(rank, ranks))
+    ]
+    assert all(len(batch) == micro for batch in seen)
+    assert sorted(start for batch in seen for start in batch) == sorted(starts(reader, range(96, 108)))
+
+
+@pytest.mark.parametrize(("ranks", "micro"), [(1, 2), (1, 8), (2, 3), (4, 1), (4, 16)])
+def test_every_cut_evaluates_the_same_windows(ranks: int, micro: int) -> None:
+    shares = [samples.evaluation(TOKENS, 13, 10, micro, place(rank, ranks)) for rank in range(ranks)]
+    assert len({len(share) for share in shares}) == 1  # ZeRO-3 and Ulysses need all ranks, and full batches
+    labels = []
+    for batch in (batch for share in shares for batch in share):
+        assert batch.inputs.shape == (micro, 10)
+        assert batch.inputs.min() >= 0
+        labels += batch.labels[batch.labels != samples.IGNORED].tolist()
+    assert sorted(labels) == list(range(1, 131))
+
+
+def test_as_many_windows_are_evaluated_as_there_are() -> None:
+    def count(tokens: int) -> int:
+        return samples.held_out_windows(tokens, argparse.Namespace(seq_length=10, eval_samples=4))
+
+    assert [count(tokens) for tokens in (11, 31, 40, 41, 900)] == [1, 3, 3, 4, 4]
+    with pytest.raises(session.Stop, match="has 10 tokens, too few to evaluate 10 at once"):
+        count(10)
