@@ -22,7 +22,7 @@ from unittest import mock
 from launcher import ROOT, schedulers
 from launcher.cli import main as cli_main
 from launcher.errors import LauncherError
-from launcher.files import load, pipeline
+from launcher.files import pipeline
 from launcher.planning import plan
 from tests import samples
 from tests.launcher.schedulers.kubernetes import variants
@@ -47,7 +47,7 @@ def rendered() -> dict[Path, str]:
         if pipeline.is_one(str(path)):
             made |= _rendered_pipeline(str(path.relative_to(ROOT)), GOLDEN / f"{name}-pipeline")
             continue
-        decided = plan.make(*load.load(str(path.relative_to(ROOT))), samples.SITE)
+        decided = plan.make(samples.loaded(str(path.relative_to(ROOT))), samples.SITE)
         for scheduler in schedulers.SCHEDULERS:
             folder = GOLDEN / name / scheduler
             made |= {folder / file: text for file, text in _rendered(decided, scheduler).items()}
@@ -67,7 +67,7 @@ def _rendered_pipeline(path: str, folder: Path) -> dict[Path, str]:
     made, plans, texts = pipeline.read(path), dict[str, plan.Plan](), dict[Path, str]()
     for stage in made.stages:
         settings = stage.words({name: before.folder for name, before in plans.items()})
-        plans[stage.name] = plan.make(*load.load(stage.job, made.cluster, settings), samples.SITE)
+        plans[stage.name] = plan.make(samples.loaded(stage.job, made.cluster, settings), samples.SITE)
         ids = {"slurm": {name: str(101 + i) for i, name in enumerate(plans)}, "local": {}}
         for scheduler, called in ids.items():
             after = tuple(called.get(name, plans[name].folder) for name in stage.needs)

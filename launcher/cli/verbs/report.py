@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.cli.streams import say
-from launcher.cli.verbs.shared import OK, find_run
+from launcher.cli.verbs.shared import OK
 
 if TYPE_CHECKING:
-    import argparse
-    from pathlib import Path
+    from launcher.cli import options
+    from launcher.runs.pipelines import PipelineRun
+    from launcher.runs.sweeps import Sweep
 
 
-def report(args: argparse.Namespace) -> int:
-    from launcher.planning import workspace
+def report(given: options.Report) -> int:
     from launcher.reports import curves, pictures, sweep, tables
-    from launcher.runs import sweeps
+    from launcher.runs.sweeps import Sweep
 
-    swept = sweeps.named(workspace.runs(), args.runs[0]) if len(args.runs) == 1 else None
+    entries = [Path(name) if "/" in name else _find(name) for name in given.runs]
+    swept = entries[0] if len(entries) == 1 and isinstance(entries[0], Sweep) else None
     if swept:
-        print(tables.sweep(sweep.results(swept), args.json))
-        if not (args.html or args.png):
+        print(tables.sweep(sweep.results(swept), given.json))
+        if not (given.html or given.png):
             return OK
-    names = swept.runs if swept else args.runs
-    found = [curves.read(*_measured(name)) for name in names]
+    measured = [curves.read(name, folder) for entry in entries for name, folder in _folders(entry)]
     if not swept:
-        print(curves.as_json(found) if args.json else curves.text(found))
-    for path in pictures.of_runs(found, args.html, args.png):
+        print(curves.as_json(measured) if given.json else curves.text(measured))
+    for path in pictures.of_runs(measured, given.html, given.png):
         say(f"wrote {path}")
     return OK
 
 
-def _measured(name: str) -> tuple[str, Path]:
-    """A run's id and folder; a path is a folder already."""
-    from pathlib import Path
+def _find(name: str) -> Sweep | PipelineRun:
+    """The run, pipeline or sweep that `name` means. Raises RunNotFoundError."""
+    from launcher.planning import workspace
+    from launcher.runs import folders, pipelines, sweeps
 
-    if "/" in name:
-        return Path(name).resolve().name, Path(name)
-    run = find_run(name)
-    return run.id, run.folder
+    return folders.find(workspace.runs(), name, {**pipelines.READERS, sweeps.RECORD: sweeps.read})
+
+
+def _folders(entry: Path | Sweep | PipelineRun) -> list[tuple[str, Path]]:
+    """Run id and folder of each run."""
+    from launcher.runs.sweeps import Sweep
+
+    if isinstance(entry, Path):
+        return [(entry.resolve().name, entry)]
+    if isinstance(entry, Sweep):
+        return [(name, entry.folder.parent / name) for name in entry.runs]
+    return [(run.id, run.folder) for run in entry.present if run.native_id]

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.cli import main
-from launcher.files import load
 from launcher.planning import plan
 from launcher.reports import bars, charts, estimate, png
 from tests import samples
@@ -32,7 +31,7 @@ GROUPS = st.builds(
 
 
 def shipped(name: str, *settings: str) -> plan.Plan:
-    return plan.make(*load.load(f"jobs/{name}.yaml", None, settings), samples.SITE)
+    return plan.make(samples.loaded(f"jobs/{name}.yaml", None, settings), samples.SITE)
 
 
 # In a terminal

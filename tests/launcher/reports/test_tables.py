@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher.fabrics import FABRICS, environment
-from launcher.files import load
 from launcher.planning import plan
 from launcher.reports import tables
 from launcher.runs import record as runs_record
@@ -53,7 +52,7 @@ def keys(data: Any, above: str = "") -> set[str]:
 
 
 def shipped(name: str) -> plan.Plan:
-    return plan.make(*load.load(f"jobs/{name}.yaml"), samples.SITE)
+    return plan.make(samples.loaded(f"jobs/{name}.yaml"), samples.SITE)
 
 
 def test_plan_keys() -> None:
