@@ -84,6 +84,8 @@ def load(path: str, cluster: str | None = None, settings: Sequence[str] = ()) ->
         stages = _pipeline(document, given, named, reader, problems)
         if stages and not problems:
             return stages
+    elif document is None and named:
+        _cluster_document(named, reader, problems)
     elif not problems:
         return Stages("", (Stage("", path, None, tuple(given), (), named, reader),))
     raise _refusal(problems)

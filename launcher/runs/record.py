@@ -64,8 +64,7 @@ def reserve(plan: Plan) -> Plan:
 
 def prepare(plan: Plan, files: dict[str, str]) -> None:
     """Write `files` and `plan.json` into the plan's folder."""
-    text = json.dumps(facts(plan), indent=1, default=str)
-    folders.write_files(Path(plan.folder), {**files, _PLAN: f"{text}\n"})
+    folders.write_files(Path(plan.folder), {**files, _PLAN: plan_text(plan)})
 
 
 def abandon(plan: Plan) -> None:
@@ -73,9 +72,9 @@ def abandon(plan: Plan) -> None:
     shutil.rmtree(plan.folder, ignore_errors=True)
 
 
-def facts(plan: Plan) -> dict[str, Any]:
-    """The plan as data, for `plan.json`: both files as they were written, and what was decided from them."""
-    return {
+def plan_text(plan: Plan) -> str:
+    """`plan.json`, a line a key: both files as they were written, and what was decided from them."""
+    facts = {
         "id": plan.id,
         "nodes": plan.nodes,
         "slots": plan.slots,
@@ -89,6 +88,8 @@ def facts(plan: Plan) -> dict[str, Any]:
         "job": plan.job.model_dump(mode="json", by_alias=True, exclude_unset=True),
         "cluster": plan.cluster.model_dump(mode="json", by_alias=True, exclude_unset=True),
     }
+    lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def unsubmitted(plan: Plan, scheduler: str) -> Run:

@@ -7,7 +7,6 @@ talks to one is imported on use.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -90,7 +89,7 @@ def render(plan: Plan) -> Files:
     """`manifest.yaml`, fit for `kubectl apply -f`. Raises PlanError for what Kubernetes would not take."""
     environment.require(plan.fabric, "kubernetes")
     cluster = plan.cluster.kubernetes
-    facts = json.dumps(record.facts(plan), indent=1, ensure_ascii=False, default=str) + "\n"
+    facts = record.plan_text(plan)
     labels, annotations = _labels(plan), _annotations(plan, facts)
     queue = queues.make(plan, pods.resources(plan)[1])
     pod = pods.make(plan, labels, queue)
