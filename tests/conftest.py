@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+_COUNT = itertools.count()
 
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
@@ -21,8 +25,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _state_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Runs of tests are not remembered among those of whoever runs them."""
+    folder = tmp_path_factory.mktemp("state")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
-        yield
+        patch.setenv("XDG_STATE_HOME", str(folder / "session"))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _state(_state_of_session: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test knows no runs of another one."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(_state_of_session / str(next(_COUNT))))

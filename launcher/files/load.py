@@ -96,7 +96,7 @@ def _pipeline(
 ) -> Stages | None:
     valid = validate(document, files_pipeline.Pipeline, problems)
     problems += files_pipeline.problems(document)
-    if valid is None or problems:
+    if valid is None:
         return None
     shares = _shares(given, list(valid.pipeline), problems)
     folder = Path(document.source).parent
