@@ -1,6 +1,6 @@
 """From the command line's words to valid jobs and clusters, or every problem of their files at once.
 
-Owns finding the files, and which settings are for which. A job is a pipeline of one stage, which has no name.
+Owns finding the files, and which settings are for the cluster's. A job is a pipeline of one stage without a name.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from launcher.errors import Place, Problem, SpecError, did_you_mean, shown
 from launcher.files import document as files_document
 from launcher.files import pipeline as files_pipeline
 from launcher.files import settings as files_settings
+from launcher.files import stages as files_stages
 from launcher.files.cluster import Cluster
 from launcher.files.document import Reader
 from launcher.files.job import Job
+from launcher.files.stages import Named, Stage, Stages
 from launcher.files.validation import validate
 from launcher.images import facts as images_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from launcher.errors import Places
     from launcher.files.document import Document
@@ -41,36 +43,6 @@ class Loaded(NamedTuple):
     image_facts: Facts | None = None
 
 
-class Named(NamedTuple):
-    """A cluster's name or path, where it was said, and the folder at which a path starts."""
-
-    name: str
-    place: Place
-    beside: Path
-
-
-class Stage(NamedTuple):
-    """A job file with what is set in it. `needs`: the stages from whose run folders it starts.
-
-    `place`: where a pipeline's file names it. `cluster`: the one that goes before the job's own.
-    """
-
-    name: str
-    source: str
-    place: Place | None
-    settings: tuple[Setting, ...]
-    needs: tuple[str, ...]
-    cluster: Named | None
-    reader: Reader
-
-
-class Stages(NamedTuple):
-    """A pipeline's stages, each after those it needs; of a plain job one, and no `name`."""
-
-    name: str
-    stages: tuple[Stage, ...]
-
-
 def load(path: str, cluster: str | None = None, settings: Sequence[str] = ()) -> Stages:
     """The stages of the job or pipeline at `path`; their jobs are read by `load_stage`.
 
@@ -81,7 +53,8 @@ def load(path: str, cluster: str | None = None, settings: Sequence[str] = ()) ->
     document = _read(reader, files_document.find(path), path, problems)
     named = Named(cluster, Place("--cluster"), Path()) if cluster else None
     if document and "pipeline" in document.data:
-        stages = _pipeline(document, given, named, reader, problems)
+        stages, wrong = files_stages.read(document, given, named, reader)
+        problems += wrong
         if stages and not problems:
             return stages
     elif document is None and named:
@@ -89,49 +62,6 @@ def load(path: str, cluster: str | None = None, settings: Sequence[str] = ()) ->
     elif not problems:
         return Stages("", (Stage("", path, None, tuple(given), (), named, reader),))
     raise _refusal(problems)
-
-
-def _pipeline(
-    document: Document, given: list[Setting], named: Named | None, reader: Reader, problems: list[Problem]
-) -> Stages | None:
-    valid = validate(document, files_pipeline.Pipeline, problems)
-    problems += files_pipeline.problems(document)
-    if valid is None:
-        return None
-    shares = _shares(given, list(valid.pipeline), problems)
-    folder = Path(document.source).parent
-    if named is None and valid.cluster is not None:
-        named = Named(valid.cluster, document.place(("cluster",)), folder)
-    stages = [
-        Stage(
-            name=name,
-            source=str(folder / entry.job),
-            place=document.place(("pipeline", name, "job")),
-            settings=(*files_pipeline.stage_settings(document, name, entry.set), *shares[name]),
-            needs=tuple(files_pipeline.references(entry.set)),
-            cluster=named,
-            reader=reader,
-        )
-        for name, entry in valid.pipeline.items()
-    ]
-    return Stages(valid.name, tuple(stages))
-
-
-def _shares(given: Iterable[Setting], names: list[str], problems: list[Problem]) -> dict[str, list[Setting]]:
-    """Stage → its share of the command line's `--set`: `sft.args.lr=1` is the stage's, `cluster.…` everybody's."""
-    shares: dict[str, list[Setting]] = {name: [] for name in names}
-    for setting in given:
-        first, *rest = setting.keys
-        if first == "cluster" and rest:
-            for share in shares.values():
-                share.append(setting)
-        elif first in shares and rest:
-            shares[first].append(setting.below(first))
-        else:
-            meant = f"{names[0]}.{'.'.join(setting.keys)}"
-            hint = f"start with a stage ({', '.join(names)}) or with cluster, such as {meant}"
-            problems.append(Problem("which stage?", hint, setting.place))
-    return shares
 
 
 def load_stage(stage: Stage, folders: Mapping[str, str] = MappingProxyType({})) -> Loaded:
@@ -150,7 +80,7 @@ def load_stage(stage: Stage, folders: Mapping[str, str] = MappingProxyType({})) 
         job = validate(document, Job, problems)
         own = document.data.get("cluster")
         if named is None and own is not None and not isinstance(own, (bool, dict, list)):
-            named = Named(str(own), document.place(("cluster",)), Path(stage.source).parent)
+            named = Named(str(own), document.place(("cluster",)), files_stages.folder(stage.source))
         elif named is None and own is None:
             hint = f"add `cluster:` to the job, or --cluster NAME ({', '.join(cluster_names())})"
             problems.append(Problem("no cluster is named", hint, Place(stage.source, 1, 1)))

@@ -6,25 +6,18 @@
       reward: {job: chat/reward.yaml, set: {model: $sft/export}}
 
 Owns field names and help texts. `$sft` in a value is the run folder of the stage sft, and makes the stage wait for it,
-so the order follows from the data. How stages are submitted is submission.pipelines'.
+so the order follows from the data. How the file becomes stages is stages.py's.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from launcher.errors import Problem
-from launcher.files import settings
 from launcher.files.fields import Model, Name, Text
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from launcher.files.document import Document, Keys
 
 _REFERENCE = re.compile(r"\$(?:(\$)|(\w[-\w]*)|\{(\w[-\w]*)\})", re.ASCII)
 
@@ -55,24 +48,6 @@ class Pipeline(Model):
     )
 
 
-def problems(document: Document) -> Iterator[Problem]:
-    """References to stages that are not before their own, and keys that no `--set` could have."""
-    stages = document.data.get("pipeline")
-    before: list[str] = []
-    for stage, entry in stages.items() if isinstance(stages, dict) else ():
-        given = entry.get("set") if isinstance(entry, dict) else None
-        for key, value in given.items() if isinstance(given, dict) else ():
-            place = document.place(("pipeline", stage, "set", key))
-            if not settings.key_path(key):
-                yield Problem(f"set: {key!r} is no key path", "write it as for --set: batch.micro", place)
-            for needed in references(value):
-                if needed not in before:
-                    known = f"stages before it: {', '.join(before)}" if before else "it is the first"
-                    what = f"stage {stage} needs ${needed}, which is no stage before it"
-                    yield Problem(what, f"{known}; $$ is a dollar sign", place)
-        before.append(stage)
-
-
 def references(value: Any) -> list[str]:
     """The stages that a value names, each once, in order."""
     if isinstance(value, str):
@@ -89,15 +64,3 @@ def filled(value: Any, folders: Mapping[str, str]) -> Any:
     if isinstance(value, Mapping):
         return {key: filled(entry, folders) for key, entry in value.items()}
     return [filled(entry, folders) for entry in value] if isinstance(value, list) else value
-
-
-def stage_settings(document: Document, stage: str, given: Mapping[str, Any]) -> list[settings.Setting]:
-    """What a stage's `set:` changes in its job, with the places in the pipeline's file."""
-    return [
-        settings.Setting(settings.key_path(key), value, _below(document, ("pipeline", stage, "set", key)))
-        for key, value in given.items()
-    ]
-
-
-def _below(document: Document, path: Keys) -> dict[Keys, Any]:
-    return {keys[len(path) :]: at for keys, at in document.places.items() if keys[: len(path)] == path}

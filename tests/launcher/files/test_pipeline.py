@@ -131,7 +131,7 @@ def test_all_bad_stages_are_said_at_once(folder: Path) -> None:
         "p.yaml:3:7: there is no job file no.yaml",
         "b.yaml:5:1: walltime: 'soon' is not a duration",
         "p.yaml:5:44: batch.micro: must be at least 1, not 0",
-        "p.yaml:6:26: batch.global 3 does not divide over 2 ranks with micro batches of 1",
+        "p.yaml:6:26: batch.global 3 does not divide by micro 1 × world size 2 = 2",
     ]
 
 
@@ -171,8 +171,10 @@ def test_a_setting_of_the_command_line_names_its_stage(folder: Path) -> None:
     assert [(p.nodes, p.slots) for p in plans.values()] == [(1, 1), (2, 1)]
     assert problems(folder, text, "nodes=2", "c.nodes=2", "b.nodez=2", "=1") == [
         "--set =1: expected key.path=value; for example --set batch.micro=2",
-        "--set c.nodes=2: which stage?; start with a stage (a, b) or with cluster, such as a.c.nodes",
-        "--set nodes=2: which stage?; start with a stage (a, b) or with cluster, such as a.nodes",
+        "--set c.nodes=2: a setting of a pipeline starts with its stage; "
+        "such as a.c.nodes; stages are a, b, and cluster is for all",
+        "--set nodes=2: a setting of a pipeline starts with its stage; "
+        "such as a.nodes; stages are a, b, and cluster is for all",
     ]
     assert problems(folder, text, "b.nodez=2") == [
         "--set b.nodez=2: unknown key 'nodez'; did you mean 'nodes'?"
