@@ -6,7 +6,6 @@ https://kislyuk.github.io/argcomplete/
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher import ROOT
@@ -57,15 +56,6 @@ def clusters(prefix: str, **_: Any) -> list[str]:
 
 
 def _files(prefix: str) -> list[str]:
-    folder, _, start = prefix.rpartition("/")
-    above = f"{folder}/" if "/" in prefix else ""
-    try:
-        paths = sorted(Path(above or ".").iterdir())
-    except OSError:
-        return []
-    fitting = [path for path in paths if path.name.startswith(start)]
-    return [
-        f"{above}{path.name}{'/' if path.is_dir() else ''}"
-        for path in fitting
-        if path.is_dir() or path.suffix in {".yaml", ".yml"}
-    ]
+    from argcomplete.completers import FilesCompleter
+
+    return list(FilesCompleter(("yaml", "yml"))(prefix))

@@ -132,7 +132,7 @@ class Kubernetes(Model):
         "job", description="Which object runs the pods; all but job need their controller in the cluster."
     )
     trainer: Annotated[Literal["2.0", "2.1", "2.2"], BeforeValidator(as_text)] = Field(
-        "2.2", description="trainjob: version of Kubeflow Trainer; 2.2 stands for all newer ones."
+        "2.2", description="trainjob: version of Kubeflow Trainer; 2.2 also for newer ones."
     )
     runtime: KubernetesName | None = Field(
         None,
@@ -201,7 +201,7 @@ class Cluster(Model):
     cpus: Count | None = Field(None, description="CPU cores of a host.")
     memory: Bytes | None = Field(None, description="Memory of a host.")
     cpu_level: Literal["x86-64-v2", "x86-64-v3", "x86-64-v4"] | None = Field(
-        None, description="What a host's processor can do (v3: AVX2, v4: AVX-512); `doctor` tells it."
+        None, description="What a host's processor can do (v3: AVX2, v4: AVX-512); `doctor` shows it."
     )
     nvme: Nvme | None = Field(None, description="A host's own NVMe disks, for offload.")
     bandwidth: Count | None = Field(

@@ -92,7 +92,7 @@ def _shares(given: Iterable[Setting], names: list[str], problems: list[Problem])
             shares[first].append(setting.below(first))
         else:
             meant = f"{names[0]}.{'.'.join(setting.keys)}"
-            hint = f"such as {meant}; stages are {', '.join(names)}, and cluster is for all"
+            hint = f"such as {meant} (stages: {', '.join(names)}; cluster.… is for all of them)"
             problems.append(Problem("a setting of a pipeline starts with its stage", hint, setting.place))
     return shares
 

@@ -72,14 +72,14 @@ def read(path: Path) -> PipelineRun:
     if not names or wrong or any("/" in run for run in names.values()):
         raise RunNotFoundError(f"{path} cannot be read: it has no stages, or needs one that it does not have")
     runs = path.parent.parent
-    found = {stage: _run(runs / run, scheduler) for stage, run in names.items()}
-    return PipelineRun(path.parent.name, found, needs)
+    stages = {stage: _run(runs / run, scheduler) for stage, run in names.items()}
+    return PipelineRun(path.parent.name, stages, needs)
 
 
 def _run(folder: Path, scheduler: str) -> Run | None:
     try:
         if scheduler and not (folder / record.RECORD).exists():
-            return record.read_unsubmitted(folder, scheduler)
+            return record.prepared(folder, scheduler)
         return record.read(folder / record.RECORD)
     except (LauncherError, OSError):
         return None

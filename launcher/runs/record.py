@@ -92,22 +92,6 @@ def plan_text(plan: Plan) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def unsubmitted(plan: Plan, scheduler: str) -> Run:
-    """The run that `plan` becomes; nothing is written."""
-    kubernetes = plan.cluster.kubernetes
-    place = {"namespace": kubernetes.namespace or "", "context": kubernetes.context or ""}
-    return Run(
-        id=plan.id,
-        scheduler=scheduler,
-        native_id="",
-        folder=Path(plan.folder),
-        submitted=0.0,
-        nodes=plan.nodes,
-        slots=plan.slots,
-        place=place if scheduler == "kubernetes" else {},
-    )
-
-
 def record(run: Run, native_id: str, submitted: float) -> Run:
     """Write run.json, the sign that the run was submitted, now or again. Returns the Run as it is now."""
     former = (*run.former, run.native_id) if run.native_id else ()
@@ -165,8 +149,8 @@ def read(path: Path) -> Run:
     return run
 
 
-def read_unsubmitted(folder: Path, scheduler: str) -> Run:
-    """The run of a folder that was prepared and not submitted. Raises RunNotFoundError when it cannot be read."""
+def prepared(folder: Path, scheduler: str) -> Run:
+    """The run that a folder was prepared for; nothing is submitted. Raises RunNotFoundError when it cannot be read."""
     data = read_json(folder / _PLAN)
     try:
         kubernetes = data["cluster"].get("kubernetes") or {}

@@ -81,7 +81,7 @@ def prepare(
             plan = plan_of(stage, seen)._replace(after=waits or tuple(after))
             plans[stage.name] = submit.prepare(on, scheduler, plan)
             seen[stage.name] = _seen(scheduler, plans[stage.name])
-        runs = {name: record.unsubmitted(plan, scheduler) for name, plan in plans.items()}
+        runs = {name: record.prepared(Path(plan.folder), scheduler) for name, plan in plans.items()}
         needs = {stage.name: stage.needs for stage in stages.stages}
         if not stages.name:
             return PipelineRun(runs[""].id, runs, needs), plans

@@ -40,7 +40,7 @@ def submit(scheduler: Scheduler, name: str, plan: Plan) -> Run:
     files = scheduler.render(plan)
     folders.write_files(Path(plan.folder), files)
     native_id = scheduler.submit(plan, files)
-    return record.record(record.unsubmitted(plan, name), native_id, time.time())
+    return record.record(record.prepared(Path(plan.folder), name), native_id, time.time())
 
 
 def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> Run:
@@ -96,7 +96,7 @@ def sweep(plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> sweeps.Sweep
             sweeps.abandon(recorded)
         raise
     for index, plan in enumerate(prepared):
-        record.record(record.unsubmitted(plan, "slurm"), f"{native_id}_{index}", time.time())
+        record.record(record.prepared(Path(plan.folder), "slurm"), f"{native_id}_{index}", time.time())
     return recorded
 
 

@@ -172,9 +172,9 @@ def test_a_setting_of_the_command_line_names_its_stage(folder: Path) -> None:
     assert problems(folder, text, "nodes=2", "c.nodes=2", "b.nodez=2", "=1") == [
         "--set =1: expected key.path=value; for example --set batch.micro=2",
         "--set c.nodes=2: a setting of a pipeline starts with its stage; "
-        "such as a.c.nodes; stages are a, b, and cluster is for all",
+        "such as a.c.nodes (stages: a, b; cluster.… is for all of them)",
         "--set nodes=2: a setting of a pipeline starts with its stage; "
-        "such as a.nodes; stages are a, b, and cluster is for all",
+        "such as a.nodes (stages: a, b; cluster.… is for all of them)",
     ]
     assert problems(folder, text, "b.nodez=2") == [
         "--set b.nodez=2: unknown key 'nodez'; did you mean 'nodes'?"

@@ -74,7 +74,7 @@ def decided(folder: Path, name: str = "demo") -> Plan:
 def submitted(folder: Path, name: str, at: float = 1.0, scheduler: str = "local") -> record.Run:
     plan = record.reserve(decided(folder, name))
     record.prepare(plan, {"job.sh": ""})
-    return record.record(record.unsubmitted(plan, scheduler), "123", at)
+    return record.record(record.prepared(Path(plan.folder), scheduler), "123", at)
 
 
 @pytest.fixture
@@ -121,7 +121,8 @@ def test_a_runs_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_a_record_is_read_back(tmp_path: Path) -> None:
     plan = record.reserve(decided(tmp_path))
-    made = record.record(record.unsubmitted(plan, "slurm"), "42", 1.5)
+    record.prepare(plan, {})
+    made = record.record(record.prepared(Path(plan.folder), "slurm"), "42", 1.5)
     assert record.find(tmp_path, made.id) == made
     again = record.record(made, "43", 2.5)
     assert again.submitted == 1.5
@@ -140,9 +141,8 @@ def test_where_a_kubernetes_run_is(tmp_path: Path) -> None:
     made = made._replace(site=made.site._replace(runs=str(tmp_path)))
     plan = record.reserve(made)
     record.prepare(plan, {})
-    run = record.unsubmitted(plan, "kubernetes")
+    run = record.prepared(Path(plan.folder), "kubernetes")
     assert run.place == {"namespace": "team", "context": "east"}
-    assert record.read_unsubmitted(Path(plan.folder), "kubernetes") == run
 
 
 def test_listed_newest_first(tmp_path: Path) -> None:
