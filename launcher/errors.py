@@ -1,7 +1,7 @@
 """Every way a command can fail, each with its exit code; `cli.main` catches them in one place.
 
 Owns exit codes and the form of a message; the words are written where the problem is found. What is found after the
-files were read names its field (`about`), and `at` looks up where that stands.
+files were read names its field (`about`), and `at` looks up its place.
 
     LauncherError
     ├── SpecError          2  the job or cluster file, or the command line, is wrong
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    # "job" or "cluster" → the path of a field in that file → where it stands
+    # "job" or "cluster" → the path of a field in that file → its place
     Places = Mapping[str, Mapping[tuple[str | int, ...], "Place"]]
 
 Failure = TypeVar("Failure", bound="LauncherError")
@@ -78,8 +78,8 @@ class LauncherError(Exception):
 
     def at(self: Failure, places: Places) -> Failure:
         """The same with the places of the fields that its problems are about, in the order of the files."""
-        found = [p.at(places) for p in self.problems]
-        return type(self)(*sorted(found, key=lambda p: p.place or Place("")))
+        located = (problem.at(places) for problem in self.problems)
+        return type(self)(*sorted(located, key=lambda problem: problem.place or Place("")))
 
 
 def located(render: Callable[[Any], Files]) -> Callable[[Any], Files]:

@@ -22,7 +22,7 @@ from unittest import mock
 from launcher import ROOT, schedulers
 from launcher.cli import main as cli_main
 from launcher.errors import LauncherError
-from launcher.files import load, pipeline
+from launcher.files import load
 from launcher.planning import plan
 from tests import samples
 from tests.launcher.schedulers.kubernetes import variants
@@ -44,10 +44,11 @@ def rendered() -> dict[Path, str]:
     made: dict[Path, str] = {}
     for path in job_files():
         name = path.relative_to(ROOT / "jobs").with_suffix("")
-        if pipeline.is_one(str(path)):
-            made |= _rendered_pipeline(str(path.relative_to(ROOT)), GOLDEN / f"{name}-pipeline")
+        stages = load.load(str(path.relative_to(ROOT)))
+        if stages.name:
+            made |= _rendered_pipeline(stages, GOLDEN / f"{name}-pipeline")
             continue
-        decided = plan.make(*load.load(str(path.relative_to(ROOT))), samples.SITE)
+        decided = plan.make(load.load_stage(stages.stages[0]), samples.SITE)
         for scheduler in schedulers.SCHEDULERS:
             folder = GOLDEN / name / scheduler
             made |= {folder / file: text for file, text in _rendered(decided, scheduler).items()}
@@ -62,12 +63,12 @@ def _rendered(decided: plan.Plan, scheduler: str) -> dict[str, str]:
         return {"refused.txt": f"exit {error.exit_code}\n{error}\n"}
 
 
-def _rendered_pipeline(path: str, folder: Path) -> dict[Path, str]:
+def _rendered_pipeline(stages: load.Stages, folder: Path) -> dict[Path, str]:
     """Each stage as it is submitted here and on Slurm, where those before it are the jobs 101, 102…"""
-    made, plans, texts = pipeline.read(path), dict[str, plan.Plan](), dict[Path, str]()
-    for stage in made.stages:
-        settings = stage.words({name: before.folder for name, before in plans.items()})
-        plans[stage.name] = plan.make(*load.load(stage.job, made.cluster, settings), samples.SITE)
+    plans, texts = dict[str, plan.Plan](), dict[Path, str]()
+    for stage in stages.stages:
+        loaded = load.load_stage(stage, {name: before.folder for name, before in plans.items()})
+        plans[stage.name] = plan.make(loaded, samples.SITE)
         ids = {"slurm": {name: str(101 + i) for i, name in enumerate(plans)}, "local": {}}
         for scheduler, called in ids.items():
             after = tuple(called.get(name, plans[name].folder) for name in stage.needs)
@@ -117,6 +118,7 @@ def _folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as made, mock.patch.dict(os.environ, clean, clear=True):
         folder = Path(made).resolve()
         os.environ.update(PATH=str(folder), HOME=str(folder), KUBECONFIG=f"{folder}/absent")
+        os.environ.pop("XDG_STATE_HOME", None)
         os.chdir(folder)
         try:
             yield folder

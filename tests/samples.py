@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.files import cluster as files_cluster
 from launcher.files import job as files_job
+from launcher.files import load
 from launcher.planning import plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from launcher.planning.plan import Plan
 
 # A site that is the same on every machine.
@@ -33,6 +36,12 @@ def cluster(**fields: Any) -> files_cluster.Cluster:
     return files_cluster.Cluster.model_validate({"slots": 2, "fabric": "loopback", **fields})
 
 
+def loaded(path: str, cluster: str | None = None, settings: Sequence[str] = ()) -> load.Loaded:
+    """A job's file and its cluster's, as the command line reads them."""
+    (stage,) = load.load(path, cluster, settings).stages
+    return load.load_stage(stage)
+
+
 def decided(job_fields: dict[str, Any] | None = None, **cluster_fields: Any) -> Plan:
     """The plan of both."""
-    return plan.make(job(**(job_fields or {})), cluster(**cluster_fields), SITE)
+    return plan.make(load.Loaded(job(**(job_fields or {})), cluster(**cluster_fields)), SITE)

@@ -14,7 +14,7 @@ import torch
 from torch import distributed
 from torch.nn.functional import cross_entropy
 
-from workloads import samples, (
+from workloads import (
     averages,
     checkpoints,
     engines,
@@ -23,7 +23,7 @@ from workloads import samples, (
     ppo,
     ppo_models,
     rollouts,
-    text,
+    samples,
 )
 from workloads.checkpoints import Identity, Progress
 

@@ -1,6 +1,7 @@
-"""argparse with this project's messages: what is wrong, and what was probably meant.
+"""argparse with this project's messages, and verbs in groups.
 
-Owns the words for a wrong command line and its exit code; which verbs and options there are is main.py's.
+Owns the words for a wrong command line, its exit code, and the form of the help; which verbs and options there are is
+main.py's.
 """
 
 from __future__ import annotations
@@ -13,10 +14,34 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from launcher.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from launcher.cli.options import Options
+
+
+def filled(word: str) -> str:
+    """An option's value; raises ArgumentTypeError for an empty one, such as of a shell variable that is not set."""
+    if not word.strip():
+        raise argparse.ArgumentTypeError("the value is empty")
+    return word
 
 
 class Parser(argparse.ArgumentParser):
+    groups: list[tuple[str, list[argparse.Action]]] | None = None  # title → its verbs
+
+    def format_help(self) -> str:
+        if self.groups is None:
+            return super().format_help()
+        formatter = self._get_formatter()
+        formatter.add_usage(self.usage, self._actions, self._mutually_exclusive_groups)
+        formatter.add_text(self.description)
+        flags = [action for action in self._actions if action.option_strings]
+        for title, actions in [*self.groups, ("options", flags)]:
+            formatter.start_section(title)
+            formatter.add_arguments(actions)
+            formatter.end_section()
+        return formatter.format_help()
+
     def error(self, message: str) -> NoReturn:
         self.refuse(message, f"see `{self.prog} --help`")
 
@@ -38,3 +63,33 @@ class Parser(argparse.ArgumentParser):
         close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"see `{self.prog} --help`"
         self.refuse(f"unknown option {flag!r}", hint)
+
+
+class Verbs:
+    """The verbs of `root`, added group by group."""
+
+    def __init__(self, root: Parser) -> None:
+        self.table = root.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+        self.groups: list[tuple[str, list[argparse.Action]]] = []
+        root.groups = self.groups
+
+    def group(self, title: str) -> None:
+        """Start the next group."""
+        self.groups.append((title, []))
+
+    def add(
+        self,
+        name: str,
+        what: str,
+        function: Callable[[Any], int],
+        options: type[Options],
+        aliases: Sequence[str] = (),
+    ) -> Parser:
+        """The parser of a verb, which calls `function` with its `options`."""
+        description = f"{what[0].upper()}{what[1:]}."
+        verb = self.table.add_parser(
+            name, help=what, description=description, aliases=aliases, allow_abbrev=False
+        )
+        verb.set_defaults(function=function, options=options, parser=verb)
+        self.groups[-1][1].append(self.table._choices_actions[-1])
+        return verb

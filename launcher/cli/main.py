@@ -5,175 +5,167 @@ Owns the options and the exit code of every failure; what a verb does is in cli/
 
 from __future__ import annotations
 
+import argparse
 import gc
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from launcher import __version__
-from launcher.cli import arguments, streams
-from launcher.cli.streams import say, tell
-from launcher.cli.verbs import look, pipelines, runs
-from launcher.errors import LauncherError
+from launcher import ROOT, __version__
+from launcher.cli import arguments, completion, options, streams
+from launcher.cli.arguments import filled
+from launcher.cli.streams import say, say_problems
+from launcher.cli.verbs import check, launch, look, plan, report, runs
+from launcher.errors import LauncherError, ToolMissingError
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
 _STATES = ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "UNKNOWN")
 USAGE, BUG, INTERRUPTED = 2, 70, 130
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> arguments.Parser:
     """The whole command line."""
-    made = arguments.Parser(
+    root = arguments.Parser(
         prog="launcher",
         description="Run one DeepSpeed job file on this machine, on Slurm or on Kubernetes.",
         allow_abbrev=False,
     )
-    made.add_argument("--version", action="version", version=f"launcher {__version__}")
-    table = made.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=arguments.Parser)
+    root.add_argument("--version", action="version", version=f"launcher {__version__}")
+    verbs = arguments.Verbs(root)
+    _add_run(verbs)
+    _add_look(verbs)
+    _add_operate(verbs)
+    _add_cluster(verbs)
+    _add_files(verbs)
+    return root
 
+
+def _add_run(verbs: arguments.Verbs) -> None:
+    verbs.group("run")
     for name, aliases, where in (
         ("local", (), "on this machine"),
         ("slurm", (), "on a Slurm cluster"),
         ("kubernetes", ("k8s",), "on Kubernetes"),
     ):
-        verb = _verb(table, name, f"run a job {where}", pipelines.launch, aliases)
+        verb = verbs.add(name, f"run a job {where}", launch.launch, options.Launch, aliases)
         _job_options(verb)
+        _flag(verb, "--dry-run", "print what would be submitted; submit nothing")
         verb.add_argument(
-            "--dry-run", action="store_true", help="print what would be submitted, submit nothing"
+            "-o", dest="output", type=filled, metavar="DIR", help="write what would be submitted to DIR"
         )
-        verb.add_argument("-o", dest="output", metavar="DIR", help="write what would be submitted to DIR")
-        verb.add_argument(
-            "--force", action="store_true", help="submit although memory or the image is said not to do"
-        )
-        verb.add_argument(
-            "--wait", action="store_true", help="follow the run to its end; exit 1 if it failed"
-        )
+        _flag(verb, "--force", "submit even if the plan does not fit or the image lacks something")
+        _flag(verb, "--wait", "follow the run until it ends; exit code 1 if it failed")
         if name != "kubernetes":
-            _after_option(verb)
+            _repeated(verb, "--after", "after", "RUN", "start when this run has succeeded")
         if name == "slurm":
-            _slurm_options(verb)
+            _exclude_option(verb)
+            _repeated(verb, "--sweep", "sweep", "KEY=V,V…", "a run for each combination, as one job array")
         if name == "kubernetes":
-            verb.add_argument(
-                "--server-dry-run", action="store_true", help="ask the API server about it, submit nothing"
-            )
+            _flag(verb, "--server-dry-run", "validate by the API server's dry run; submit nothing")
         verb.set_defaults(scheduler=name)
 
-    verb = _verb(
-        table,
-        "plan",
-        "what would run: batch arithmetic, DeepSpeed configuration, environment",
-        pipelines.show_plan,
+
+def _add_look(verbs: arguments.Verbs) -> None:
+    verbs.group("look")
+    verb = verbs.add(
+        "plan", "batch arithmetic, memory, DeepSpeed configuration, environment", plan.show_plan, options.Plan
     )
     _job_options(verb)
-    verb.add_argument("--json", action="store_true", help="for programs")
-    _plan_options(verb)
+    _json_option(verb)
+    either = verb.add_mutually_exclusive_group()
+    what = "the largest model of a family (llama, gpt …) that would fit"
+    either.add_argument("--max-model", type=filled, metavar="FAMILY", help=what)
+    either.add_argument("--min-nodes", action="store_true", help="the fewest hosts on which the job fits")
+    _picture_options(verb, "bars of memory")
 
-    verb = _verb(
-        table,
-        "check",
-        "validate jobs and render them for every scheduler; submit nothing",
-        pipelines.check,
-    )
-    verb.add_argument("jobs", nargs="+", metavar="JOB", help="job and pipeline files")
+    what = "validate jobs and render them for every scheduler; submit nothing"
+    verb = verbs.add("check", what, check.check, options.Check)
+    verb.add_argument("jobs", nargs="+", type=filled, metavar="JOB", help="job and pipeline files")
     _file_options(verb)
 
-    verb = _verb(table, "diff", "what applying a job would change on its live Kubernetes objects", look.diff)
-    _job_options(verb)
+    what = "what applying a job would change in its live Kubernetes objects"
+    _job_options(verbs.add("diff", what, look.diff, options.Job))
 
-    verb = _verb(
-        table, "hostfile", "hosts, or the current allocation, as DeepSpeed's hostfile", look.hostfile
+    verb = verbs.add("list", "all runs, newest first", runs.list_runs, options.List)
+    _flag(verb, "--all", "also the runs of this user in other folders")
+    verb.add_argument("--state", choices=_STATES, type=str.upper, help="only runs in this state")
+    _json_option(verb)
+
+    verb = verbs.add("status", "show a run's status", runs.status, options.Run)
+    _run_option(verb)
+    _json_option(verb)
+
+    verb = verbs.add("logs", "show a run's logs", runs.logs, options.Run)
+    _run_option(verb)
+    verb.add_argument("-f", "--follow", action="store_true", help="until the run ends")
+    verb.add_argument("--rank", type=int, metavar="N", help="only this rank's")
+    verb.add_argument("--host", type=filled, metavar="H", help="only this host's")
+
+    what = "compare what runs or a sweep measured, as a table or as curves"
+    verb = verbs.add("report", what, report.report, options.Report)
+    what = "runs, pipelines or sweeps, by id or the start of it; or run folders"
+    verb.add_argument("runs", nargs="+", metavar="RUN", help=what).completer = completion.runs  # type: ignore[attr-defined]
+    _json_option(verb)
+    _picture_options(verb, "curves")
+
+
+def _add_operate(verbs: arguments.Verbs) -> None:
+    verbs.group("operate")
+    _run_option(verbs.add("cancel", "cancel a run", runs.cancel, options.Run))
+    what = "resume a run in place from its latest checkpoint"
+    verb = verbs.add("resume", what, runs.resume, options.Run)
+    _run_option(verb)
+    _exclude_option(verb)
+
+
+def _add_cluster(verbs: arguments.Verbs) -> None:
+    verbs.group("cluster")
+    verb = verbs.add(
+        "hostfile", "DeepSpeed's hostfile of a host list or allocation", look.hostfile, options.Look
     )
     verb.add_argument("hostlist", nargs="?", metavar="HOSTLIST|-", help="node[1-4,7]; - reads stdin")
     verb.add_argument("--slots", type=int, metavar="N", help="ranks per host")
 
-    verb = _verb(
-        table, "env", "a fabric's NCCL environment as export lines, each with its reason", look.fabric_env
-    )
-    verb.add_argument("fabric", nargs="?", metavar="FABRIC", help="without it: the fabrics that are known")
-    verb.add_argument("--json", action="store_true", help="for programs")
+    what = "a fabric's NCCL environment as export lines, each with its reason"
+    verb = verbs.add("env", what, look.fabric_env, options.Look)
+    verb.add_argument("fabric", nargs="?", metavar="FABRIC", help="without it: all fabrics are listed")
+    _json_option(verb)
 
-    verb = _verb(table, "status", "how a run is", pipelines.status)
-    _run_option(verb)
-    verb.add_argument("--json", action="store_true", help="for programs")
+    verb = verbs.add("doctor", "what this machine has and lacks", look.doctor, options.Look)
+    _json_option(verb)
 
-    verb = _verb(table, "logs", "a run's log lines", pipelines.logs)
-    _run_option(verb)
-    verb.add_argument("-f", "--follow", action="store_true", help="until the run ends")
-    verb.add_argument("--rank", type=int, metavar="N", help="only this rank's")
-    verb.add_argument("--host", metavar="H", help="only this host's")
 
-    _run_option(_verb(table, "cancel", "end a run", pipelines.cancel))
-
-    verb = _verb(
-        table,
-        "resume",
-        "let a run that ended go on in its folder, from its last checkpoint",
-        pipelines.resume,
-    )
-    _run_option(verb)
-    _exclude_option(verb)
-
-    verb = _verb(table, "report", "what runs or a sweep measured, as a table or as curves", pipelines.report)
-    verb.add_argument(
-        "runs", nargs="+", metavar="RUN", help="runs or sweeps, by id or its first characters; or run folders"
-    )
-    verb.add_argument("--json", action="store_true", help="for programs")
-    _picture_options(verb, "curves")
-
-    verb = _verb(table, "list", "all runs, newest first", runs.list_runs)
-    verb.add_argument("--state", choices=_STATES, type=str.upper, help="only runs in this state")
-    verb.add_argument("--json", action="store_true", help="for programs")
-
-    verb = _verb(table, "schema", "the JSON Schema of a job, cluster or pipeline file", look.schema)
+def _add_files(verbs: arguments.Verbs) -> None:
+    verbs.group("files and shell")
+    what = "the JSON Schema of a job, cluster or pipeline file"
+    verb = verbs.add("schema", what, look.schema, options.Look)
     verb.add_argument("kind", choices=("job", "cluster", "pipeline"), help="of which file")
 
-    verb = _verb(table, "doctor", "what this machine has and lacks", look.doctor)
-    verb.add_argument("--json", action="store_true", help="for programs")
-    return made
-
-
-def _verb(
-    table: Any, name: str, text: str, function: Any, aliases: Sequence[str] = ()
-) -> argparse.ArgumentParser:
-    made: argparse.ArgumentParser = table.add_parser(
-        name, help=text, description=text[0].upper() + text[1:] + ".", aliases=aliases, allow_abbrev=False
-    )
-    made.set_defaults(function=function, parser=made)
-    return made
+    what = "a shell's completion of verbs, options, runs and jobs"
+    verb = verbs.add("completion", what, look.completion, options.Look)
+    what = 'which one; bash: eval "$(launcher completion bash)"'
+    verb.add_argument("shell", choices=completion.SHELLS, help=what)
 
 
 def _file_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--cluster", metavar="NAME|FILE", help="where, instead of the job's `cluster:`")
-    verb.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="settings",
-        help="change a field of the files",
-    )
-    verb.add_argument(
-        "--strict", action="store_true", help="take warnings about environment variables as errors"
-    )
+    what = "where it runs, instead of the job's `cluster:`"
+    option = verb.add_argument("--cluster", type=filled, metavar="NAME|FILE", help=what)
+    option.completer = completion.clusters  # type: ignore[attr-defined]
+    what = 'change a field of the files; a key with dots is quoted: mounts."/a.b"=/b'
+    _repeated(verb, "--set", "settings", "KEY=VALUE", what)
+    _flag(verb, "--strict", "treat warnings about environment variables as errors")
 
 
 def _job_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("job", metavar="JOB", help="a job file, or a pipeline of jobs")
+    job = verb.add_argument("job", type=filled, metavar="JOB", help="a job file, or a pipeline of jobs")
+    job.completer = completion.jobs  # type: ignore[attr-defined]
     _file_options(verb)
-    verb.add_argument("--name", default="", metavar="SUFFIX", help="added to the run's id")
-
-
-def _plan_options(verb: argparse.ArgumentParser) -> None:
-    either = verb.add_mutually_exclusive_group()
-    either.add_argument(
-        "--max-model", metavar="FAMILY", help="the largest model of a family (llama, gpt …) that would fit"
+    verb.add_argument(
+        "--name", type=filled, default=argparse.SUPPRESS, metavar="SUFFIX", help="appended to the run's id"
     )
-    either.add_argument("--min-nodes", action="store_true", help="the fewest hosts on which the job fits")
-    _picture_options(verb, "bars of memory")
 
 
 def _picture_options(verb: argparse.ArgumentParser, what: str) -> None:
@@ -181,56 +173,53 @@ def _picture_options(verb: argparse.ArgumentParser, what: str) -> None:
         *("--plot", "--html", "--png"),
         action="append",
         default=[],
+        type=filled,
         metavar="FILE",
         help=f"also draw {what} into FILE.html, .png, .svg or .pdf; needs matplotlib",
     )
 
 
-def _after_option(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--after", action="append", default=[], metavar="RUN", help="start when this run has succeeded"
-    )
-
-
-def _slurm_options(verb: argparse.ArgumentParser) -> None:
-    _exclude_option(verb)
-    verb.add_argument(
-        "--sweep",
-        action="append",
-        default=[],
-        metavar="KEY=V,V…",
-        help="a run for each combination, as one array",
-    )
-
-
 def _exclude_option(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument(
-        "--exclude-bad", action="store_true", help="stay away from hosts that failed lately (bad-hosts.txt)"
-    )
+    _flag(verb, "--exclude-bad", "exclude hosts that failed recently (bad-hosts.txt)")
 
 
 def _run_option(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("run", metavar="RUN", help="a run's id, or its first characters")
+    option = verb.add_argument("run", metavar="RUN", help="the id of a run or pipeline, or the start of it")
+    option.completer = completion.runs  # type: ignore[attr-defined]
+
+
+def _json_option(verb: argparse.ArgumentParser) -> None:
+    _flag(verb, "--json", "machine-readable output (JSON)")
+
+
+def _flag(verb: argparse.ArgumentParser, name: str, what: str) -> None:
+    verb.add_argument(name, action="store_true", help=what)
+
+
+def _repeated(verb: argparse.ArgumentParser, name: str, dest: str, metavar: str, what: str) -> None:
+    option = verb.add_argument(name, action="append", default=[], dest=dest, metavar=metavar, help=what)
+    if metavar == "RUN":
+        option.completer = completion.runs  # type: ignore[attr-defined]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; see errors.py for what each means."""
     # imports make many objects and no garbage: looking for some is 5% of a command's time
     gc.set_threshold(100_000)
-    # pydantic looks through every installed package for plugins, a tenth of the command's time, and there are none
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     streams.protect_stderr()
     streams.use_utf8()
     try:
+        if "_ARGCOMPLETE" in os.environ:
+            completion.answer(parser())
         args, unknown = parser().parse_known_args(argv)
         if unknown:
             args.parser.unknown(unknown)
-        code = int(args.function(args))
+        code = int(args.function(args.options(**vars(args))))
         if sys.stdout:
             sys.stdout.flush()  # what goes wrong with it goes wrong here, not at exit
         return code
     except LauncherError as error:
-        return tell(error)
+        return say_problems(error)
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
@@ -241,7 +230,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams.drop_output()
         say(f"error: {error.filename or 'output'}: {error.strerror or error}")
         return USAGE
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and not (error.name or "launcher").startswith("launcher"):
+            return say_problems(_not_installed(str(error.name)))
         traceback.print_exc()
         say("this is a bug in the launcher: please report it with the lines above")
         return BUG
+
+
+def _not_installed(package: str) -> ToolMissingError:
+    here = f"in {ROOT}: make install, then . .venv/bin/activate"
+    hint = here if (ROOT / "Makefile").exists() else "install this package with its dependencies"
+    return ToolMissingError(f"{sys.executable} has no package {package!r}", hint=hint)

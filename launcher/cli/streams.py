@@ -1,4 +1,4 @@
-"""stdin, stdout and stderr of a command: their encoding, and what becomes of output that nobody can read.
+"""stdin, stdout and stderr of a command: their encoding, and what happens to output that nobody reads.
 
 Owns the three streams; what is written to them is the verbs'.
 """
@@ -70,8 +70,8 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def tell(error: LauncherError, prefix: str = "error: ") -> int:
+def say_problems(error: LauncherError) -> int:
     """Say every problem of `error`; one with a place needs no prefix. Returns its exit code."""
     for problem in error.problems:
-        say(f"{'' if problem.place else prefix}{problem}")
+        say(f"{'' if problem.place else 'error: '}{problem}")
     return error.exit_code

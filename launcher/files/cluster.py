@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from launcher import exit_codes
 from launcher.files import kubernetes_syntax
 from launcher.files.fields import AbsolutePath, Bytes, Count, Model, Name, OrText, Seconds, Text, as_text
-from launcher.files.shared import Environment, File
+from launcher.files.shared import Environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from launcher.images.facts import Facts
 
 
 class Mount(Model):
@@ -57,7 +55,7 @@ class Slurm(Model):
         default_factory=list, description="Shell lines before the job starts: module load …"
     )
     signal_seconds: Annotated[int, Field(ge=10, le=65535)] = Field(
-        120, description="How long before the walltime ranks are told to save."
+        120, description="Seconds before the walltime at which ranks get the signal to save."
     )
     secrets: str = Field(
         "~/.secrets", description="Folder of files (mode 0600), one a secret, read inside the job."
@@ -115,7 +113,7 @@ class Toleration(Model):
 
 class Topology(Model):
     label: LabelKey = Field(description="Node label of a rack or block: a run's pods stay in one of them.")
-    required: bool = Field(False, description="Rather wait than be spread.")
+    required: bool = Field(False, description="Required: stay pending rather than spread over domains.")
     exclusive: bool = Field(False, description="No other run in it (jobset).")
     tier: Count | None = Field(None, description="Volcano: the highest tier of its network topology.")
 
@@ -135,7 +133,7 @@ class Kubernetes(Model):
         "job", description="Which object runs the pods; all but job need their controller in the cluster."
     )
     trainer: Annotated[Literal["2.0", "2.1", "2.2"], BeforeValidator(as_text)] = Field(
-        "2.2", description="trainjob: version of Kubeflow Trainer; 2.2 stands for all newer ones."
+        "2.2", description="trainjob: version of Kubeflow Trainer; 2.2 also for newer ones."
     )
     runtime: KubernetesName | None = Field(
         None,
@@ -175,8 +173,8 @@ class Kubernetes(Model):
     )
     image_pull_secrets: list[KubernetesName] = Field(default_factory=list)
     service_account: KubernetesName | None = Field(None, description="Its token is never mounted.")
-    user: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(10001, description="User number of the ranks.")
-    group: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(10001, description="Group number of the ranks.")
+    user: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(10001, description="UID the ranks run as.")
+    group: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(10001, description="GID the ranks run as.")
     memlock: Literal["capability", "node"] = Field(
         "capability",
         description="How RDMA may pin memory: capability (root with IPC_LOCK), or node: the node sets no limit.",
@@ -195,7 +193,7 @@ class Local(Model):
     secrets: str = Field("~/.secrets", description="Folder of files (mode 0600), one a secret.")
 
 
-class Cluster(File):
+class Cluster(Model):
     """Where it runs."""
 
     gpu: str | None = Field(None, description="GPU type, such as h100-80gb; absent: ranks run on the CPU.")
@@ -204,7 +202,7 @@ class Cluster(File):
     cpus: Count | None = Field(None, description="CPU cores of a host.")
     memory: Bytes | None = Field(None, description="Memory of a host.")
     cpu_level: Literal["x86-64-v2", "x86-64-v3", "x86-64-v4"] | None = Field(
-        None, description="What a host's processor can do (v3: AVX2, v4: AVX-512); `doctor` tells it."
+        None, description="What a host's processor can do (v3: AVX2, v4: AVX-512); `doctor` shows it."
     )
     nvme: Nvme | None = Field(None, description="A host's own NVMe disks, for offload.")
     bandwidth: Count | None = Field(
@@ -226,14 +224,3 @@ class Cluster(File):
     slurm: Slurm = Slurm()
     kubernetes: Kubernetes = Kubernetes()
     local: Local = Local()
-
-    _facts: Facts | None = PrivateAttr(None)
-
-    @property
-    def image_facts(self) -> Facts | None:
-        """What the image holds, where a file beside this one says it (NAME.image.json)."""
-        return self._facts
-
-    def holds(self, facts: Facts | None) -> None:
-        """Remember what the image holds."""
-        self._facts = facts

@@ -1,41 +1,51 @@
-"""YAML text to plain data that remembers where each key and value stands.
+"""YAML text to plain data with the place of each key and value.
 
-Owns the dialect (YAML 1.2, so `48:00:00` stays a string and `1e-4` is a number), duplicate keys and `--set`;
-what the keys mean is said in job.py and cluster.py.
+Owns the dialect (YAML 1.2, so `48:00:00` stays a string and `1e-4` is a number) and duplicate keys; what the keys mean
+is said in job.py, cluster.py and pipeline.py.
 """
 
 from __future__ import annotations
 
 import codecs
-from dataclasses import dataclass, field
+import copy
+import warnings
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from launcher import ROOT
-from launcher.errors import Place, Problem, SpecError, shown
+from launcher.errors import Place, Problem, SpecError
 
 Keys = tuple[str | int, ...]
 
 
 class Int(int):
-    """A whole number that knows how it was written: `007` is a count of 7, and the account "007"."""
+    """A whole number whose text is as it was written: `007` is a count of 7, and the account "007"."""
 
     written: str
+
+    def __str__(self) -> str:
+        return self.written
 
 
 class Float(float):
-    """A number that knows how it was written: `1.50` is 1.5, and the version "1.50"."""
+    """A number whose text is as it was written: `1.50` is 1.5, and the version "1.50"."""
 
     written: str
+
+    def __str__(self) -> str:
+        return self.written
 
 
 _TAGS = "tag:yaml.org,2002:"
 _SCALARS = {"null", "bool", "int", "float", "str", "timestamp"}
 _MOST_NODES = 100_000  # aliases of aliases can make a small file fill the memory
+_MOST_DEEP = 100  # pydantic and json give up at a few hundred
+_MOST_BITS = 1023  # of a whole number: no larger one is also a float
 
 # ruamel's words → the next step
 _HINTS = {
@@ -50,17 +60,43 @@ _HINTS = {
 
 @dataclass
 class Document:
-    """A file's data, with the place of every key path: `places[("batch", "micro")]`."""
+    """A file's data, with the place of every key path: `places[("batch", "micro")]`.
+
+    `problems`: what is wrong with it whatever the keys mean, such as duplicates. `unreadable`: the paths of values that
+    are None because they could not be read.
+    """
 
     source: str
     data: dict[str, Any]
     places: dict[Keys, Place] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    unreadable: list[Keys] = field(default_factory=list)
+    path: Path = Path()
 
     def place(self, path: Keys) -> Place:
         """The place of `path`, or of its nearest parent that the file has."""
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, Place(self.source, 1, 1))
+
+    def copy(self) -> Document:
+        """Another one with the same content, to change."""
+        return replace(
+            self, data=copy.deepcopy(self.data), places=dict(self.places), problems=list(self.problems)
+        )
+
+
+class Reader:
+    """Files, each read once: a pipe such as `/dev/stdin` has nothing more for a second look."""
+
+    def __init__(self) -> None:
+        self._documents: dict[Path, Document] = {}
+
+    def read(self, path: Path, source: str) -> Document:
+        """A `Document` of its own, to change. Raises as `read` does."""
+        if path not in self._documents:
+            self._documents[path] = replace(read(path, source), path=path)
+        return self._documents[path].copy()
 
 
 def find(path: str) -> Path:
@@ -80,8 +116,7 @@ def exists(path: Path) -> bool:
 def read(path: Path, source: str = "") -> Document:
     """The file as a `Document`. `source` is the name to show in messages (default: the path).
 
-    Raises SpecError when the file cannot be read, is not UTF-8 YAML, is empty, is not a mapping,
-    or has a duplicate key; all duplicates are reported together.
+    Raises SpecError when the file cannot be read, is not UTF-8 YAML, is empty or is not a mapping.
     """
     source = source or str(path)
     try:
@@ -115,45 +150,17 @@ def parse(text: str, source: str) -> Document:
     return document
 
 
-def override(document: Document, setting: str, prefix: str = "") -> None:
-    """Apply one `--set key.path=value` to `document`, in place. The value is read as YAML.
+def value(text: str, document: Document, keys: Keys, place: Place) -> Any:
+    """`text` as one value of `document`, with `place` for everything in it; what is wrong goes to its `problems`.
 
-    `prefix` is what stood before the key on the command line, for messages.
-
-    Raises SpecError when there is no `=`, the value is not YAML, or the path runs through a value.
+    Raises SpecError for text that is not YAML.
     """
-    dotted, equals, text = setting.partition("=")
-    short = len(setting) <= 60 and setting.isprintable()
-    source = f"--set {prefix}{setting if short else ascii(dotted)[1:-1][:60]}"
-    keys = dotted.split(".")
-    if not equals or not all(keys):
-        raise SpecError(Problem("expected key.path=value", "for example --set batch.micro=2", Place(source)))
-    for path in [path for path in document.places if path[: len(keys)] == tuple(keys)]:
-        del document.places[path]  # what the file said there is gone
-    node = _compose(text, source) if text.strip() else None
-    value = text if node is None else _built(node, document, tuple(keys), Place(source))
-    document.places[tuple(keys)] = Place(source)
-    at: Any = document.data
-    for depth, key in enumerate(keys[:-1]):
-        if at.get(key) is None:
-            at[key] = {}
-        at = at[key]
-        if not isinstance(at, dict):
-            above = ".".join(keys[: depth + 1])
-            problem = f"{above} is {shown(at)}, not a mapping"
-            raise SpecError(Problem(problem, f"set {above} as a whole", Place(source)))
-    at[keys[-1]] = value
+    node = _compose(text, place.source) if text.strip() else None
+    return text if node is None else _built(node, document, keys, place)
 
 
 def _built(node: Node, document: Document, keys: Keys = (), place: Place | None = None) -> Any:
-    builder = _Builder(document, place)
-    try:
-        value = builder.build(node, keys)
-    except RecursionError:
-        raise SpecError(_too_deep(place or Place(document.source))) from None
-    if builder.problems:
-        raise SpecError(*builder.problems)
-    return value
+    return _Builder(document, place).build(node, keys)
 
 
 def _too_deep(place: Place) -> Problem:
@@ -162,7 +169,9 @@ def _too_deep(place: Place) -> Problem:
 
 def _compose(text: str, source: str) -> Node | None:
     try:
-        node: Node | None = YAML(typ="safe", pure=True).compose(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ReusedAnchorWarning)  # the later one counts from there on
+            node: Node | None = YAML(typ="safe", pure=True).compose(text)
     except RecursionError:
         raise SpecError(_too_deep(Place(source))) from None
     except YAMLError as error:
@@ -185,11 +194,10 @@ def _joined(text: str) -> str | None:
 
 @dataclass
 class _Builder:
-    """Nodes to plain data, filling the document's places and `problems`; a `--set` has one place, `fixed`."""
+    """Nodes to plain data, filling the document's places and problems; a `--set` has one place, `fixed`."""
 
     document: Document
     fixed: Place | None = None
-    problems: list[Problem] = field(default_factory=list)
     scalars: Any = field(default_factory=lambda: YAML(typ="safe", pure=True).constructor)
     built: int = 0
 
@@ -201,13 +209,15 @@ class _Builder:
             problem = Problem(f"more than {_MOST_NODES:,} values", "use fewer aliases", self.place(node))
             raise SpecError(problem)
         if id(node) in above:
-            return self.problem("this alias refers to itself", "write the value out", node)
+            return self.unread("this alias refers to itself", "write the value out", node, path)
+        if len(above) > _MOST_DEEP:
+            raise SpecError(_too_deep(self.place(node)))
         above = (*above, id(node))
         if isinstance(node, ScalarNode):
-            return self.scalar(node)
+            return self.scalar(node, path)
         kind = "seq" if isinstance(node, SequenceNode) else "map"
         if str(node.tag) != _TAGS + kind:
-            return self.unknown_tag(node)
+            return self.unknown_tag(node, path)
         if kind == "seq":
             return [self.build(child, (*path, i), above) for i, child in enumerate(node.value)]
         return self.mapping(node, path, above)
@@ -233,32 +243,38 @@ class _Builder:
             data[key] = self.build(value_node, here, above)
         return data
 
-    def scalar(self, node: ScalarNode) -> Any:
+    def scalar(self, node: ScalarNode, path: Keys) -> Any:
         kind = str(node.tag).removeprefix(_TAGS)
         if kind not in _SCALARS:
-            return self.unknown_tag(node)
+            return self.unknown_tag(node, path)
         text = _joined(node.value)
         if text is None:
-            return self.problem("half a character cannot be written", "use \\U and eight digits", node)
+            return self.unread("half a character cannot be written", "use \\U and eight digits", node, path)
         if "\0" in text:  # neither an argument nor a variable nor a path can
-            return self.problem("no value can hold a NUL character", "take it out", node)
+            return self.unread("no value can hold a NUL character", "take it out", node, path)
         if kind in {"str", "timestamp"}:  # a date is text here: no field holds one
             return text
         try:
             value = self.scalars.construct_object(node, deep=True)
-            if kind in {"int", "float"}:
-                value = Int(value) if kind == "int" else Float(value)
-                value.written = node.value
-            return value
-        except (ValueError, KeyError):  # `!!int x`, or more digits than Python reads
-            return self.problem(f"{node.value[:40]!r} cannot be read as {kind}", "quote it", node)
+        except (ValueError, KeyError, IndexError):  # `!!int x`, or more digits than Python reads
+            return self.unread(f"{node.value[:40]!r} cannot be read as {kind}", "quote it", node, path)
+        if kind == "int" and value.bit_length() > _MOST_BITS:
+            return self.unread(f"{node.value[:40]!r} is too large a number", "quote it", node, path)
+        if kind in {"int", "float"}:
+            value = Int(value) if kind == "int" else Float(value)
+            value.written = node.value
+        return value
 
-    def unknown_tag(self, node: Node) -> None:
+    def unknown_tag(self, node: Node, path: Keys) -> None:
         tag = str(node.tag).replace(_TAGS, "!!")
-        self.problem(f"the tag {tag} has no meaning here", "remove it, or quote the value", node)
+        self.unread(f"the tag {tag} has no meaning here", "remove it, or quote the value", node, path)
+
+    def unread(self, message: str, hint: str, node: Node, path: Keys) -> None:
+        self.document.unreadable.append(path)
+        self.problem(message, hint, node)
 
     def problem(self, message: str, hint: str, node: Node) -> None:
-        self.problems.append(Problem(message, hint, self.place(node)))
+        self.document.problems.append(Problem(message, hint, self.place(node)))
 
     def place(self, node: Node) -> Place:
         return self.fixed or Place(self.document.source, node.start_mark.line + 1, node.start_mark.column + 1)

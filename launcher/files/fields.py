@@ -1,6 +1,6 @@
 """The kinds of values that job and cluster files hold: durations, sizes, names, paths, text.
 
-Owns how each is checked and what editors are told of it; which field has which kind is said in job.py and cluster.py.
+Owns how each is checked and what editors show of it; which field has which kind is said in job.py and cluster.py.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def _measure(convert: Callable[[str], int], examples: str) -> BeforeValidator:
     def validate(value: object) -> int:
         if not isinstance(value, str):
             raise ValueError(f"{shown(value)} has no unit; write it as {examples}")
-        made = convert(value)
-        if made < 1:
+        number = convert(value)
+        if number < 1:
             raise ValueError(f"{value!r} is not above zero; write it as {examples}")
-        return made
+        return number
 
     return BeforeValidator(validate)
 
@@ -48,7 +48,7 @@ def as_text(value: object) -> object:
     if isinstance(value, str) and "\0" in value:
         raise ValueError("a value cannot hold a NUL character")
     # a number is the text that was written: `007` must not reach a program as `7`
-    return getattr(value, "written", str(value)) if isinstance(value, (int, float)) else value
+    return str(value) if isinstance(value, (int, float)) else value
 
 
 def _bindable(value: object) -> object:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from launcher.files.fields import Count, Model, Name, OrText, Seconds, Text
-from launcher.files.shared import Environment, File
+from launcher.files.shared import Environment
 
 
 class Batch(Model):
@@ -42,14 +42,14 @@ class DeepSpeed(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Job(File):
+class Job(Model):
     """What to run."""
 
     name: Name = Field(description="Starts the run's id: lower case, digits and dashes.")
     workload: Text = Field(
         "pretrain", description="A program of docker/workloads/, or the path of your own .py file."
     )
-    cluster: str | None = Field(
+    cluster: Text | None = Field(
         None, description="A file of jobs/clusters/ (its name) or a path; `--cluster` overrides."
     )
     nodes: Annotated[int, Field(ge=1, le=4096)] = Field(1, description="Hosts.")

@@ -1,4 +1,4 @@
-"""JSON Schemas of job and cluster files, for editors."""
+"""JSON Schemas of job, cluster and pipeline files, for editors."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ from typing import Any, Literal
 
 from launcher.files.cluster import Cluster
 from launcher.files.job import Job
+from launcher.files.pipeline import Pipeline
 
 
-def schema(kind: Literal["job", "cluster"]) -> dict[str, Any]:
-    """The JSON Schema (2020-12) of a job or cluster file, for editors."""
-    made = (Job if kind == "job" else Cluster).model_json_schema(by_alias=True)
+def schema(kind: Literal["job", "cluster", "pipeline"]) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a file of that kind."""
+    models = {"job": Job, "cluster": Cluster, "pipeline": Pipeline}
+    document = models[kind].model_json_schema(by_alias=True)
     if kind == "job":
         from launcher.deepspeed import keys
 
-        section = made["$defs"]["DeepSpeed"]
+        section = document["$defs"]["DeepSpeed"]
         section["properties"] |= keys.schema()
         section["additionalProperties"] = False
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_closed(made)}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_closed(document)}
 
 
 def _closed(node: Any) -> Any:
@@ -26,5 +28,5 @@ def _closed(node: Any) -> Any:
         return [_closed(entry) for entry in node]
     if not isinstance(node, dict):
         return node
-    made = {key: _closed(value) for key, value in node.items()}
-    return {**made, "additionalProperties": False} if "patternProperties" in made else made
+    document = {key: _closed(value) for key, value in node.items()}
+    return {**document, "additionalProperties": False} if "patternProperties" in document else document

@@ -1,18 +1,12 @@
-"""What job and cluster files share: environment variables, and the places of what was written.
-
-The one field that both files have is `env`: the job's value wins.
-"""
+"""The one field that job and cluster files share, `env`: the job's value wins."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
-from pydantic import Field, PrivateAttr, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from launcher.files.fields import Model, OrText, Text, VariableName
-
-if TYPE_CHECKING:
-    from launcher.errors import Place
 
 
 class Variable(Model):
@@ -34,19 +28,4 @@ class Variable(Model):
 
 
 # A null leaves a variable out that the fabric or the cluster file sets.
-# A null leaves a variable out that the fabric or the cluster file sets.
 Environment = dict[VariableName, Annotated[Variable, OrText("value", "string", "number", "null")]]
-
-
-class File(Model):
-    """A file that a person wrote. `places` says where each of its fields stands; empty when there is no file."""
-
-    _places: dict[tuple[str | int, ...], Place] = PrivateAttr(default_factory=dict)
-
-    @property
-    def places(self) -> dict[tuple[str | int, ...], Place]:
-        return self._places
-
-    def written(self, places: dict[tuple[str | int, ...], Place]) -> None:
-        """Remember where the fields stand."""
-        self._places = places

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from launcher.fabrics.model import Fabric
     from launcher.files.cluster import Cluster
     from launcher.files.job import Job
+    from launcher.files.load import Loaded
+    from launcher.images.facts import Facts
 
 # A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).
 _STEM = 45
@@ -74,6 +76,8 @@ class Plan(NamedTuple):
     secrets: tuple[Secret, ...]
     mounts: tuple[Mount, ...]
     image: str
+    places: Places  # where the fields of both files are written, for what is found wrong later
+    image_facts: Facts | None = None
     warnings: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()  # hosts to stay away from (Slurm)
@@ -100,11 +104,6 @@ class Plan(NamedTuple):
         return self.nodes > 1 if self.job.preflight is None else self.job.preflight
 
     @property
-    def places(self) -> Places:
-        """Where the fields of both files stand, for what is found wrong later."""
-        return {"job": self.job.places, "cluster": self.cluster.places}
-
-    @property
     def folder(self) -> str:
         return f"{self.site.runs}/{self.id}"
 
@@ -114,11 +113,12 @@ class Plan(NamedTuple):
         return self.variables
 
 
-def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
-    """The plan of `job` on `cluster`. `suffix` tells runs of one job apart.
+def make(loaded: Loaded, site: Site, suffix: str = "") -> Plan:
+    """The plan of a job on its cluster. `suffix` tells runs of one job apart.
 
     Raises PlanError with everything that cannot work.
     """
+    job, cluster, places, image_facts = loaded
     fabric = FABRICS[cluster.fabric]
     findings = _lint(job, cluster, fabric)
     problems = [
@@ -126,7 +126,6 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
         *ranks_environment.problems(job, cluster),
         *_written(findings, "error", job),
     ]
-    places: Places = {"job": job.places, "cluster": cluster.places}
     try:
         batch = fit.batch(job, cluster)
         estimate, unknown = fit.estimate_or_reason(job, cluster)
@@ -157,6 +156,8 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
         warnings=tuple(problem.at(places) for problem in _written(findings, "warning", job)),
         notes=tuple(notes),
         image=_image(cluster, site),
+        places=places,
+        image_facts=image_facts,
     )
 
 

@@ -1,8 +1,9 @@
 """Run folders: what was submitted, from which plan, and where it is.
 
-Owns `run.json` and the layout below; how a run is doing is its scheduler's to say.
+Owns `run.json`, `plan.json` and the layout below; how a run is doing is its scheduler's to say.
 
-    <runs>/<id>/run.json        this module's record, written last
+    <runs>/<id>/plan.json       what was decided, written before it is submitted
+                run.json        that it was submitted, and as what
                 job.sh | manifest.yaml, ds_config.json, hostfile…
                 logs/           job.log, node-<n>.log, rank-<n>.log
                 metrics.jsonl   written by rank 0
@@ -14,23 +15,32 @@ Owns `run.json` and the layout below; how a run is doing is its scheduler's to s
 from __future__ import annotations
 
 import json
+import math
+import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher import atomic
-from launcher.errors import RunNotFoundError, SpecError, did_you_mean
+from launcher.errors import LauncherError, RunNotFoundError
+from launcher.runs import folders, index
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from launcher.planning.plan import Plan
 
-_RECORD = "run.json"
+RECORD = "run.json"
+_PLAN = "plan.json"
+_LATEST = 253_402_300_799  # the last second that a date can say
+_MOST = 1_000_000  # hosts or slots: lists are made of them
+# What each scheduler's ids look like; one of a torn or foreign record must not become a command or a signal.
+_NATIVE = {
+    "local": re.compile(r"[1-9][0-9]{0,9}(:\w*)?"),
+    "slurm": re.compile(r"[1-9][0-9]{0,17}(_[0-9]{1,9})?"),
+    "kubernetes": re.compile(r"[^/:]+/[^/:]+/[^/:]+:.*"),
+}
 
 
 class Run(NamedTuple):
-    """A submitted job. `native_id` is the scheduler's own; `submitted` is Unix time."""
+    """A submitted job. `native_id` is the scheduler's own, '' before it is submitted; `submitted` is Unix time."""
 
     id: str
     scheduler: str
@@ -48,21 +58,13 @@ def reserve(plan: Plan) -> Plan:
 
     Raises SpecError when the runs folder cannot be written.
     """
-    number = 1
-    while True:
-        wanted = plan.id if number == 1 else f"{plan.id}-{number}"
-        made = plan._replace(id=wanted)
-        try:
-            Path(made.folder).mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise SpecError(
-                f"the runs folder {plan.site.runs} cannot be written: {error.strerror}",
-                hint="set LAUNCHER_RUNS to a folder that can, shared by all hosts",
-            ) from None
-        else:
-            return made
+    folder = folders.make_next(Path(plan.site.runs), plan.id, first=plan.id)
+    return plan._replace(id=folder.name)
+
+
+def prepare(plan: Plan, files: dict[str, str]) -> None:
+    """Write `files` and `plan.json` into the plan's folder."""
+    folders.write_files(Path(plan.folder), {**files, _PLAN: plan_text(plan)})
 
 
 def abandon(plan: Plan) -> None:
@@ -70,76 +72,113 @@ def abandon(plan: Plan) -> None:
     shutil.rmtree(plan.folder, ignore_errors=True)
 
 
-def write_files(folder: Path, files: dict[str, str]) -> None:
-    """Each file of `files` below `folder`, whole or not at all."""
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write(path, atomic.encoded(text))
+def plan_text(plan: Plan) -> str:
+    """`plan.json`, a line a key: both files as they were written, and what was decided from them."""
+    facts = {
+        "id": plan.id,
+        "nodes": plan.nodes,
+        "slots": plan.slots,
+        "image": plan.image,
+        "batch": plan.batch._asdict(),
+        "deepspeed": {"preset": plan.preset, "config": plan.config},
+        "precision": plan.precision,
+        "args": plan.args,
+        "environment": {v.name: v.value for v in plan.environment},
+        "secrets": [s._asdict() for s in plan.secrets],
+        "job": plan.job.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        "cluster": plan.cluster.model_dump(mode="json", by_alias=True, exclude_unset=True),
+    }
+    lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def record(plan: Plan, scheduler: str, native_id: str, submitted: float) -> Run:
-    """Write run.json, the sign that the run exists. Returns the Run."""
-    kubernetes = plan.cluster.kubernetes
-    place = (
-        {"namespace": kubernetes.namespace or "", "context": kubernetes.context or ""}
-        if scheduler == "kubernetes"
-        else {}
-    )
-    run = Run(plan.id, scheduler, native_id, Path(plan.folder), submitted, plan.nodes, plan.slots, place)
-    _write(run)
-    return run
-
-
-def resumed(run: Run, native_id: str) -> Run:
-    """Record that the run goes on under another native id. Returns the Run as it is now."""
-    again = run._replace(native_id=native_id, former=(*run.former, run.native_id))
-    _write(again)
+def record(run: Run, native_id: str, submitted: float) -> Run:
+    """Write run.json, the sign that the run was submitted, now or again. Returns the Run as it is now."""
+    former = (*run.former, run.native_id) if run.native_id else ()
+    first = run.submitted if run.native_id else submitted
+    again = run._replace(native_id=native_id, submitted=first, former=former)
+    text = json.dumps({**again._asdict(), "folder": str(run.folder)}, indent=1)
+    folders.write_files(run.folder, {RECORD: f"{text}\n"})
+    index.remember(run.folder.parent)
     return again
 
 
-def _write(run: Run) -> None:
-    text = json.dumps({**run._asdict(), "folder": str(run.folder)}, indent=1)
-    write_files(run.folder, {_RECORD: text + "\n"})
+def listed(runs: Path) -> tuple[list[Run], list[str]]:
+    """Every run below `runs`, newest first, and why each broken record is none.
 
-
-def listed(runs: Path) -> Iterator[Run]:
-    """Every run below `runs`, newest first; folders without a readable record are passed over."""
-    found = [run for path in runs.glob(f"*/{_RECORD}") if (run := _read(path))]
-    yield from sorted(found, key=lambda r: r.submitted, reverse=True)
+    Raises SpecError when `runs` cannot be read.
+    """
+    every, broken = [], []
+    for path in folders.records(runs, (RECORD,)):
+        try:
+            every.append(read(path))
+        except LauncherError as error:
+            broken.append(str(error))
+    return sorted(every, key=lambda run: run.submitted, reverse=True), broken
 
 
 def find(runs: Path, name: str) -> Run:
     """The run whose id is `name` or starts with it alone. Raises RunNotFoundError."""
-    exact = _read(runs / name / _RECORD) if name and "/" not in name else None
-    if exact:
-        return exact
-    every = list(listed(runs))
-    matches = [run for run in every if name and run.id.startswith(name)]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise RunNotFoundError(
-            f"{name!r} starts {len(matches)} runs",
-            hint="name one: " + ", ".join(r.id for r in matches[:5]) + (", …" if len(matches) > 5 else ""),
-        )
-    hint = did_you_mean(name, [r.id for r in every]) or "`python -m launcher list` shows them"
-    raise RunNotFoundError(f"no run {name!r} in {runs}", hint=hint)
+    return folders.find(runs, name, {RECORD: read})
 
 
-def _read(path: Path) -> Run | None:
+def read(path: Path) -> Run:
+    """The run of a run.json. Raises RunNotFoundError when it cannot be read."""
+    data = read_json(path)
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        return Run(
-            str(data["id"]),
-            str(data["scheduler"]),
-            str(data["native_id"]),
-            path.parent,
-            float(data["submitted"]),
-            int(data["nodes"]),
-            int(data["slots"]),
-            dict(data["place"]),
-            tuple(map(str, data.get("former", ()))),
+        run = Run(
+            id=str(data["id"]),
+            scheduler=str(data["scheduler"]),
+            native_id=str(data["native_id"]),
+            folder=path.parent,
+            submitted=float(data["submitted"]),
+            nodes=int(data["nodes"]),
+            slots=int(data["slots"]),
+            place={str(key): str(value) for key, value in dict(data["place"]).items()},
+            former=tuple(map(str, data.get("former", ()))),
         )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return None
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise _broken(path, f"{type(error).__name__}: {error}") from None
+    pattern = _NATIVE.get(run.scheduler)
+    if pattern and not pattern.fullmatch(run.native_id):
+        raise _broken(path, f"{run.native_id[:40]!r} is no id of {run.scheduler}")
+    if not (math.isfinite(run.submitted) and 0 <= run.submitted <= _LATEST):
+        raise _broken(path, f"submitted {run.submitted} is no time")
+    if not (1 <= run.nodes <= _MOST and 1 <= run.slots <= _MOST):
+        raise _broken(path, f"{run.nodes} hosts of {run.slots} slots")
+    return run
+
+
+def prepared(folder: Path, scheduler: str) -> Run:
+    """The run that a folder was prepared for; nothing is submitted. Raises RunNotFoundError when it cannot be read."""
+    data = read_json(folder / _PLAN)
+    try:
+        kubernetes = data["cluster"].get("kubernetes") or {}
+        place = {key: str(kubernetes.get(key) or "") for key in ("namespace", "context")}
+        nodes, slots = int(data["nodes"]), int(data["slots"])
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise _broken(folder / _PLAN, f"{type(error).__name__}: {error}") from None
+    return Run(
+        id=folder.name,
+        scheduler=scheduler,
+        native_id="",
+        folder=folder,
+        submitted=0.0,
+        nodes=nodes,
+        slots=slots,
+        place=place if scheduler == "kubernetes" else {},
+    )
+
+
+def read_json(path: Path) -> Any:
+    """What is in a record. Raises RunNotFoundError when it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _broken(path, error.strerror or "OSError") from None
+    except (ValueError, RecursionError):
+        raise _broken(path, "it is not JSON") from None
+
+
+def _broken(path: Path, why: str) -> RunNotFoundError:
+    return RunNotFoundError(f"{path} cannot be read: {why}")

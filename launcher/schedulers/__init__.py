@@ -38,7 +38,7 @@ class Scheduler(Protocol):
         """
 
     def status(self, run: Run) -> Status:
-        """How the run is now. Never raises for an unknown state: that is UNKNOWN, with the word in `reason`."""
+        """The run's status now. Never raises for an unknown state: that is UNKNOWN, with the word in `reason`."""
 
     def logs(self, run: Run, selection: Selection) -> Iterator[str]:
         """Log lines, without line ends. With `follow` until the run ends."""
@@ -55,31 +55,36 @@ def load(name: str) -> Scheduler:
 
 
 def statuses(runs: Sequence[Run]) -> list[Status]:
-    """How each run is, in the order given. A scheduler that has `statuses` is asked once for all of its runs.
+    """The status of each run, in the order given. A scheduler that has `statuses` is asked once for all of its runs.
 
-    One that does not answer makes its runs UNKNOWN, with the reason.
+    One that does not answer makes its runs UNKNOWN, with the reason; a run that was not submitted yet is PENDING.
     """
-    found: dict[str, Status] = {}
-    for name in dict.fromkeys(run.scheduler for run in runs):
-        mine = [run for run in runs if run.scheduler == name]
+    known = {run.id: Status("PENDING", "not submitted") for run in runs if not run.native_id}
+    submitted = [run for run in runs if run.native_id]
+    for name in dict.fromkeys(run.scheduler for run in submitted):
+        mine = [run for run in submitted if run.scheduler == name]
         try:
             scheduler = load(name)
             together = getattr(scheduler, "statuses", None)
-            found |= together(mine) if together else {run.id: scheduler.status(run) for run in mine}
+            known |= together(mine) if together else {run.id: scheduler.status(run) for run in mine}
         except LauncherError as error:
-            found |= {run.id: Status("UNKNOWN", error.problems[0].message) for run in mine}
-    return [found[run.id] for run in runs]
+            known |= {run.id: Status("UNKNOWN", error.problems[0].message) for run in mine}
+    return [known[run.id] for run in runs]
 
 
 def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> str:
-    """Submit an ended run again, in its folder. Returns the new native id. Raises SubmitError when that cannot be."""
-    again = getattr(load(run.scheduler), "resume", None)
-    if again is None:
+    """Submit a run's own files, for the first time or again. Returns the new native id.
+
+    `exclude`: hosts to avoid. `after`: what must succeed first, as `placement.dependency` names it. Raises SubmitError
+    when that cannot be.
+    """
+    resume_in_place = getattr(load(run.scheduler), "resume", None)
+    if resume_in_place is None:
         raise SubmitError(
             f"{run.scheduler} cannot resume a run in place",
             hint=f"submit its job again with --set checkpoint.resume={run.id}",
         )
-    return str(again(run, exclude, after))
+    return str(resume_in_place(run, exclude, after))
 
 
 if TYPE_CHECKING:  # the type checker compares each module with the protocol

@@ -159,7 +159,7 @@ def _hosts(run: Run) -> tuple[str, ...]:
 def _pid(run: Run) -> int | None:
     """The script's pid while it lives."""
     pid, _, started = run.native_id.partition(":")
-    return int(pid) if pid.isdigit() and _started(int(pid)) == started else None
+    return int(pid) if started and _started(int(pid)) == started else None
 
 
 def _started(pid: int) -> str:

@@ -1,200 +1,239 @@
 """A pipeline's runs: submitted so that each waits for those it needs, and asked, cancelled and resumed as one.
 
-Owns `<runs>/<id>/pipeline.json`; the stages are ordinary runs, and the waiting is their scheduler's.
+Owns the order. The stages are ordinary runs, all of them recorded before the first is submitted; the waiting is their
+scheduler's, or on Kubernetes this process's. A job is a pipeline of one stage, and its run the pipeline's only one.
 """
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from launcher import schedulers
-from launcher.errors import PlanError, RunNotFoundError, SubmitError
-from launcher.planning import workspace
-from launcher.runs import record, status
+from launcher.errors import LauncherError, PlanError, Problem, SpecError, SubmitError
+from launcher.runs import folders, pipelines, record, status
+from launcher.runs.pipelines import PipelineRun
+from launcher.runs.status import Status
 from launcher.submission import placement, submit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
-    from launcher.files.pipeline import Pipeline, Stage
+    from launcher.files.load import Stage, Stages
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
-    from launcher.runs.status import Status
 
     PlanOf = Callable[[Stage, dict[str, str]], Plan]  # a stage, with the run folders of those before it
+    Follow = Callable[[str, Run], bool]  # a stage and its run; whether it has succeeded
 
-_RECORD = "pipeline.json"
 _WORST_FIRST = ("FAILED", "CANCELLED", "UNKNOWN", "RUNNING", "PENDING", "SUCCEEDED")
 
 
-class Chain(NamedTuple):
-    """A submitted pipeline: stage → its run, in order, and the stages that each needs."""
+def plan_all(stages: Stages, plan_of: PlanOf, scheduler: str) -> dict[str, Plan]:
+    """Stage → its plan, as far as that is known before anything is submitted.
 
-    id: str
-    runs: dict[str, Run]
-    needs: dict[str, tuple[str, ...]]
-
-
-def rehearse(pipeline: Pipeline, plan_of: PlanOf, scheduler: str, led: bool = True) -> dict[str, Plan]:
-    """Stage → its plan, as far as it can be told before anything is submitted. `led`: somebody waits beside it.
-
-    Raises what planning raises, and PlanError where runs cannot wait for each other, or read what another left.
+    Raises the problems of all stages at once, as a SpecError if one of them is.
     """
-    if scheduler == "kubernetes" and len(pipeline.stages) > 1 and not led:
-        raise PlanError(
-            "Kubernetes has no jobs that wait for each other",
-            hint="add --wait: each stage is then submitted when the one before has succeeded",
-        )
-    made: dict[str, Plan] = {}
-    for stage in pipeline.stages:
-        folders = {name: _seen(scheduler, plan.id, plan.folder) for name, plan in made.items()}
-        plan = made[stage.name] = plan_of(stage, folders)
+    plans: dict[str, Plan] = {}
+    seen: dict[str, str] = {}
+    errors: list[LauncherError] = []
+    for stage in stages.stages:
+        seen[stage.name] = f"/runs/{stage.name}"  # for what is wrong with those after one that has no plan
+        try:
+            plan = plans[stage.name] = plan_of(stage, seen)
+        except LauncherError as error:
+            errors.append(error)
+            continue
+        seen[stage.name] = _seen(scheduler, plan)
         if scheduler == "kubernetes" and stage.needs and plan.cluster.kubernetes.runs is None:
-            raise PlanError(
-                f"stage {stage.name} reads what an earlier one left, and run folders end with their pods",
-                hint="name a PersistentVolumeClaim in the cluster file: kubernetes: {runs: CLAIM}",
-            )
-    return made
+            hint = "name a PersistentVolumeClaim in the cluster file: kubernetes: {runs: CLAIM}"
+            what = f"stage {stage.name} reads what an earlier one left, and run folders end with their pods"
+            errors.append(PlanError(Problem(what, hint, stage.place)))
+    if errors:
+        worst = next((error for error in errors if isinstance(error, SpecError)), errors[0])
+        raise type(worst)(*(problem for error in errors for problem in error.problems))
+    return plans
 
 
-def _seen(scheduler: str, run: str, folder: str) -> str:
+def _seen(scheduler: str, plan: Plan) -> str:
     """A run's folder as the ranks of another run see it."""
     if scheduler != "kubernetes":
-        return folder
+        return plan.folder
     from launcher.schedulers.kubernetes import pods
 
-    return f"{pods.FOLDER}/{run}"
+    return f"{pods.FOLDER}/{plan.id}"
 
 
-def send(pipeline: Pipeline, plan_of: PlanOf, scheduler: str, after: Sequence[str]) -> Chain:
-    """Submit every stage; those that need none start after the runs that `after` names (`placement.jobs`).
+def prepare(
+    stages: Stages, plan_of: PlanOf, scheduler: str, after: Sequence[str]
+) -> tuple[PipelineRun, dict[str, Plan]]:
+    """Make the run folder of every stage, with its files, and the record of them all. Nothing is submitted.
 
-    Raises what submitting raises, with what was submitted cancelled.
+    `after`: what must succeed before stages that need no other. Raises what planning and rendering raise, with nothing
+    left behind.
     """
-    on, sent = schedulers.load(scheduler), dict[str, "Run"]()
+    on, seen, plans = schedulers.load(scheduler), dict[str, str](), dict[str, "Plan"]()
+    home: Path | None = None
     try:
-        for stage in pipeline.stages:
-            plan = plan_of(stage, {name: str(run.folder) for name, run in sent.items()})
-            waits = tuple(placement.word(sent[name]) for name in stage.needs) or tuple(after)
-            sent[stage.name] = submit.submit(on, scheduler, plan._replace(after=waits))
-        return _record(pipeline, sent)
+        for stage in stages.stages:
+            waits = tuple(plans[name].folder for name in stage.needs) if scheduler == "local" else ()
+            plan = plan_of(stage, seen)._replace(after=waits or tuple(after))
+            plans[stage.name] = submit.prepare(on, scheduler, plan)
+            seen[stage.name] = _seen(scheduler, plans[stage.name])
+        runs = {name: record.prepared(Path(plan.folder), scheduler) for name, plan in plans.items()}
+        needs = {stage.name: stage.needs for stage in stages.stages}
+        if not stages.name:
+            return PipelineRun(runs[""].id, runs, needs), plans
+        home = folders.make_next(Path(plans[stages.stages[0].name].site.runs), f"{stages.name}-pipeline")
+        pipelines.write(home, scheduler, runs, needs)
     except BaseException:
-        for run in reversed(sent.values()):
-            on.cancel(run)
+        _abandon(plans, home)
         raise
+    return PipelineRun(home.name, runs, needs), plans
 
 
-def lead(pipeline: Pipeline, plan_of: PlanOf, follow: Callable[[str, Run], bool]) -> bool:
-    """Submit a stage to Kubernetes, `follow` it to its end, submit the next. Returns whether all succeeded."""
-    on, sent, chain = schedulers.load("kubernetes"), dict[str, "Run"](), ""
-    for stage in pipeline.stages:
-        folders = {name: _seen("kubernetes", run.id, str(run.folder)) for name, run in sent.items()}
-        sent[stage.name] = submit.submit(on, "kubernetes", plan_of(stage, folders))
-        chain = _record(pipeline, sent, chain).id
-        if not follow(stage.name, sent[stage.name]):
+def _abandon(plans: Mapping[str, Plan], home: Path | None) -> None:
+    for plan in plans.values():
+        record.abandon(plan)
+    if home:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def submit_all(pipeline: PipelineRun, plans: Mapping[str, Plan], scheduler: str) -> PipelineRun:
+    """Submit every prepared stage, each after those it needs. Returns the pipeline with its runs.
+
+    Raises what submitting raises, with what was submitted cancelled and the other stages' folders removed.
+    """
+    on, submitted = schedulers.load(scheduler), dict[str, "Run"]()
+    try:
+        for name, plan in plans.items():
+            waits = tuple(placement.dependency(submitted[need]) for need in pipeline.needs[name])
+            submitted[name] = submit.submit(on, scheduler, plan._replace(after=waits or plan.after))
+    except BaseException:
+        for run in reversed(submitted.values()):
+            on.cancel(run)
+        home = None if pipeline.is_plain else Path(next(iter(plans.values())).site.runs) / pipeline.id
+        _abandon({name: plan for name, plan in plans.items() if name not in submitted}, home)
+        raise
+    return pipeline._replace(runs=submitted)
+
+
+def lead(pipeline: PipelineRun, follow: Follow) -> bool:
+    """Submit the stages to a scheduler without dependencies: each when the one before has succeeded.
+
+    Stages that have succeeded are passed over, those that failed are resumed. Returns whether all have succeeded.
+    """
+    for name, now in statuses(pipeline).items():
+        run = pipeline.runs[name]
+        if now.state == "SUCCEEDED":
+            continue
+        if run is None:
+            raise SubmitError(f"stage {name}: {now.reason}", hint="submit the pipeline again")
+        if not run.native_id or now.state in status.ENDED:
+            run = _begin(pipeline, run)
+        if not follow(name, run):
             return False
     return True
 
 
-def named(name: str) -> Chain | None:
-    """The pipeline whose id is `name`, or starts with it while no run's does; None if there is none.
-
-    Raises RunNotFoundError when there are several.
-    """
-    folder = workspace.runs()
-    every = sorted(path.parent.name for path in folder.glob(f"*/{_RECORD}")) if name else []
-    if name in every:
-        return _read(folder, name)
-    matches = [other for other in every if other.startswith(name)]
-    if not matches or any(run.id.startswith(name) for run in record.listed(folder)):
-        return None
-    if len(matches) > 1:
-        raise RunNotFoundError(f"{name!r} starts {len(matches)} pipelines", hint=", ".join(matches[:5]))
-    return _read(folder, matches[0])
+def _begin(pipeline: PipelineRun, run: Run) -> Run:
+    try:
+        return submit.resume(run, ())
+    except BaseException:
+        if not any(
+            other.native_id for other in pipeline.present
+        ):  # a pipeline that was refused leaves nothing
+            for other in pipeline.present:
+                shutil.rmtree(other.folder, ignore_errors=True)
+            if not pipeline.is_plain:
+                shutil.rmtree(run.folder.parent / pipeline.id, ignore_errors=True)
+        raise
 
 
-def statuses(chain: Chain) -> dict[str, Status]:
-    """Stage → how its run is."""
-    found = schedulers.statuses(list(chain.runs.values()))
-    return dict(zip(chain.runs, found, strict=True))
+def statuses(pipeline: PipelineRun) -> dict[str, Status]:
+    """Stage → the status of its run."""
+    known = dict(
+        zip((run.id for run in pipeline.present), schedulers.statuses(pipeline.present), strict=True)
+    )
+    result: dict[str, Status] = {}
+    for name, run in pipeline.runs.items():
+        result[name] = known[run.id] if run else Status("UNKNOWN", "its run folder cannot be read")
+        if run and not run.native_id and any(now.state in {"FAILED", "CANCELLED"} for now in result.values()):
+            result[name] = Status("CANCELLED", "not submitted: an earlier stage did not succeed")
+    return result
 
 
-def state(found: dict[str, Status]) -> str:
+def state(known: Mapping[str, Status]) -> str:
     """The pipeline's state: that of the stage that decides."""
-    states = {now.state for now in found.values()}
+    states = {now.state for now in known.values()}
     return next(word for word in _WORST_FIRST if word in states)
 
 
-def as_data(chain: Chain) -> dict[str, Any]:
-    """The pipeline for a program: id, state, and stages with stage, run, state, reason, exit_code."""
-    found = statuses(chain)
+def as_data(pipeline: PipelineRun) -> dict[str, Any]:
+    """The pipeline as JSON: id, state, and stages with stage, run, state, reason, exit_code."""
+    known = statuses(pipeline)
     stages = [
         {
             "stage": name,
-            "run": chain.runs[name].id,
-            "state": now.state,
-            "reason": now.reason,
-            "exit_code": now.exit_code,
+            "run": run.id if run else None,
+            "state": known[name].state,
+            "reason": known[name].reason,
+            "exit_code": known[name].exit_code,
         }
-        for name, now in found.items()
+        for name, run in pipeline.runs.items()
     ]
-    return {"id": chain.id, "state": state(found), "stages": stages}
+    return {"id": pipeline.id, "state": state(known), "stages": stages}
 
 
-def current(chain: Chain) -> Run:
-    """The run of the first stage that has not succeeded, or of the last one."""
-    left = [chain.runs[name] for name, now in statuses(chain).items() if now.state != "SUCCEEDED"]
-    return left[0] if left else list(chain.runs.values())[-1]
+def current(pipeline: PipelineRun) -> Run:
+    """The run of the first stage that has not succeeded, or of the last one. Raises SubmitError when there is none."""
+    if len(pipeline.present) == 1:
+        return pipeline.present[0]
+    known = statuses(pipeline)
+    left = [run for name, run in pipeline.runs.items() if run and known[name].state != "SUCCEEDED"]
+    if not pipeline.present:
+        raise SubmitError(f"{pipeline.id}: none of its run folders can be read")
+    return left[0] if left else pipeline.present[-1]
 
 
-def cancel(chain: Chain) -> None:
+def cancel(pipeline: PipelineRun) -> None:
     """End every stage, the last one first, so that none starts because another is gone."""
-    found = statuses(chain)
-    for name, run in reversed(chain.runs.items()):
-        if found[name].state not in status.ENDED:
+    known = statuses(pipeline)
+    for name, run in reversed(list(pipeline.runs.items())):
+        if run and run.native_id and (pipeline.is_plain or known[name].state not in status.ENDED):
             schedulers.load(run.scheduler).cancel(run)
 
 
-def resume(chain: Chain, exclude: Sequence[str]) -> list[Run]:
-    """Let every stage that ended without success go on, each after those it needs. Returns their runs.
+def resume(pipeline: PipelineRun, exclude: Sequence[str]) -> list[Run]:
+    """Resume every stage that ended without success or was not submitted, each after those it needs.
 
-    Raises SubmitError when there is none.
+    Returns their runs. Raises SubmitError when there is none.
     """
-    found, resumed = statuses(chain), dict[str, "Run"]()
-    for name, run in chain.runs.items():
-        if found[name].state in status.ENDED and found[name].state != "SUCCEEDED":
-            left = [need for need in chain.needs[name] if found[need].state != "SUCCEEDED"]
-            waits = [placement.word(resumed.get(need, chain.runs[need])) for need in left]
+    known, resumed = statuses(pipeline), dict[str, "Run"]()
+    for name, run in pipeline.runs.items():
+        over = known[name].state in {"FAILED", "CANCELLED", "UNKNOWN"} or (run and not run.native_id)
+        if run and (over or pipeline.is_plain):
+            left = [need for need in pipeline.needs[name] if known[need].state != "SUCCEEDED"]
+            waits = [_dependency(pipeline, resumed, need) for need in left]
             resumed[name] = submit.resume(run, exclude, waits)
     if not resumed:
-        raise SubmitError(f"{chain.id} is {state(found).lower()}", hint="there is nothing to resume")
+        raise SubmitError(f"{pipeline.id} is {state(known).lower()}", hint="there is nothing to resume")
     return list(resumed.values())
 
 
-def _record(pipeline: Pipeline, sent: dict[str, Run], name: str = "") -> Chain:
-    """Write down the stages that were submitted, in a folder of their own or in that of `name`."""
-    folder, number = workspace.runs(), 1
-    made = folder / name
-    while not name:
-        made = folder / f"{pipeline.name}-pipeline-{number}"
-        try:
-            made.mkdir()
-            break
-        except FileExistsError:
-            number += 1
-    needs = {stage.name: stage.needs for stage in pipeline.stages if stage.name in sent}
-    stages = [{"stage": name, "run": run.id, "needs": needs[name]} for name, run in sent.items()]
-    record.write_files(made, {_RECORD: json.dumps({"id": made.name, "stages": stages}, indent=1) + "\n"})
-    return Chain(made.name, sent, needs)
+def require_unfinished(pipeline: PipelineRun) -> None:
+    """Raise SubmitError when every stage has succeeded."""
+    known = statuses(pipeline)
+    if state(known) == "SUCCEEDED":
+        raise SubmitError(f"{pipeline.id} has succeeded", hint="there is nothing to resume")
 
 
-def _read(folder: Path, name: str) -> Chain:
-    try:
-        stages = json.loads((folder / name / _RECORD).read_text(encoding="utf-8"))["stages"]
-        found = {str(entry["stage"]): record.find(folder, str(entry["run"])) for entry in stages}
-        needs = {str(entry["stage"]): tuple(map(str, entry["needs"])) for entry in stages}
-    except (OSError, ValueError, KeyError, TypeError):
-        raise RunNotFoundError(f"{folder / name / _RECORD} cannot be read") from None
-    return Chain(name, found, needs)
+def _dependency(pipeline: PipelineRun, resumed: Mapping[str, Run], stage: str) -> str:
+    run = resumed.get(stage) or pipeline.runs[stage]
+    if run is None:
+        raise SubmitError(
+            f"the run folder of stage {stage} cannot be read, and a later stage needs it",
+            hint="submit the pipeline again",
+        )
+    return placement.dependency(run)

@@ -1,18 +1,17 @@
-"""Plan to run: a folder of its own, the rendered files in it, the scheduler's yes, and the record.
+"""Plan to run: a folder of its own, the rendered files in it, the scheduler's answer, and the record.
 
 Owns the order, so that nothing is half-written: a run that was refused leaves no folder behind.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from launcher import schedulers
 from launcher.errors import RunNotFoundError, SubmitError
-from launcher.runs import record, sweeps
+from launcher.runs import folders, record, sweeps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,36 +21,36 @@ if TYPE_CHECKING:
     from launcher.schedulers import Scheduler
 
 
-def submit(scheduler: Scheduler, name: str, plan: Plan) -> Run:
-    """Submit `plan`. Raises what the scheduler's render and submit raise, with nothing left behind."""
-    scheduler.render(plan)  # what cannot be rendered needs no folder
+def prepare(scheduler: Scheduler, name: str, plan: Plan) -> Plan:
+    """`plan` with a folder of its own and its files in it. Raises what rendering raises, with nothing left behind."""
+    files = scheduler.render(plan)  # what cannot be rendered needs no folder
     if name != "kubernetes":
         _check_resume(plan)
-    plan = record.reserve(plan)
+    reserved = record.reserve(plan)
     try:
-        files = scheduler.render(plan)
-        record.write_files(
-            Path(plan.folder), {**files, "plan.json": json.dumps(facts(plan), indent=1) + "\n"}
-        )
-        native_id = scheduler.submit(plan, files)
+        record.prepare(reserved, files if reserved.id == plan.id else scheduler.render(reserved))
     except BaseException:
-        record.abandon(plan)
+        record.abandon(reserved)
         raise
-    return record.record(plan, name, native_id, time.time())
+    return reserved
+
+
+def submit(scheduler: Scheduler, name: str, plan: Plan) -> Run:
+    """Submit a prepared plan, which may have got what it waits for since. Raises what the scheduler raises."""
+    files = scheduler.render(plan)
+    folders.write_files(Path(plan.folder), files)
+    native_id = scheduler.submit(plan, files)
+    return record.record(record.prepared(Path(plan.folder), name), native_id, time.time())
 
 
 def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> Run:
-    """Let an ended run go on in its own folder, from its newest complete checkpoint, once the runs `after` succeeded.
+    """Submit a run's own files again, or for the first time. It continues from its newest complete checkpoint.
 
-    Returns the run as it is now.
-
-    Raises SubmitError while it runs or waits, or when it is done.
+    `after`: what must succeed first, as `placement.dependency` names it. Returns the run as it is now. Raises
+    SubmitError while it runs or waits, or when it is done.
     """
-    now = schedulers.load(run.scheduler).status(run)
-    if now.state in {"PENDING", "RUNNING"}:
-        raise SubmitError(f"{run.id} is {now.state.lower()}", hint="it goes on by itself")
-    if now.state == "SUCCEEDED":
-        raise SubmitError(f"{run.id} is done", hint=f"go further with --set checkpoint.resume={run.id}")
+    if run.native_id:
+        _check_ended(run)
     marks = {p: p.read_bytes() for p in (run.folder / "exit_code", run.folder / "cancelled") if p.exists()}
     for path in marks:  # before it starts: a short run may end while we still look
         path.unlink()
@@ -61,40 +60,44 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> Run:
         for path, content in marks.items():
             path.write_bytes(content)
         raise
-    return record.resumed(run, native_id)
+    return record.record(run, native_id, time.time())
+
+
+def _check_ended(run: Run) -> None:
+    now = schedulers.load(run.scheduler).status(run)
+    if now.state in {"PENDING", "RUNNING"}:
+        raise SubmitError(f"{run.id} is {now.state.lower()}", hint="there is nothing to resume")
+    if now.state == "SUCCEEDED":
+        raise SubmitError(
+            f"{run.id} has succeeded", hint=f"train further with --set checkpoint.resume={run.id}"
+        )
 
 
 def sweep(plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> sweeps.Sweep:
-    """Submit `plans`, one for each of `points`, as one array of Slurm. Returns the sweep, which is also written down.
+    """Submit `plans`, one for each of `points`, as one array of Slurm. Returns the sweep, which is also recorded.
 
     Raises as `submit` does, and PlanError when the points differ in what the array's elements must share.
     """
     from launcher.schedulers import slurm
 
-    kept: list[Plan] = []
-    made: sweeps.Sweep | None = None
-    for plan in plans:
-        _check_resume(plan)
-        slurm.render(plan)
     slurm.array("sweep", plans)
+    prepared: list[Plan] = []
+    recorded: sweeps.Sweep | None = None
     try:
         for plan in plans:
-            kept.append(record.reserve(plan))
-        for plan in kept:
-            files = slurm.render(plan)
-            facts_text = json.dumps(facts(plan), indent=1) + "\n"
-            record.write_files(Path(plan.folder), {**files, "plan.json": facts_text})
-        made = sweeps.reserve(Path(plans[0].site.runs), plans[0].job.name, [plan.id for plan in kept], points)
-        native_id = slurm.submit_array(made, kept)
+            prepared.append(prepare(slurm, "slurm", plan))
+        ids = [plan.id for plan in prepared]
+        recorded = sweeps.reserve(Path(plans[0].site.runs), plans[0].job.name, ids, points)
+        native_id = slurm.submit_array(recorded, prepared)
     except BaseException:
-        for plan in kept:
+        for plan in prepared:
             record.abandon(plan)
-        if made:
-            sweeps.abandon(made)
+        if recorded:
+            sweeps.abandon(recorded)
         raise
-    for index, plan in enumerate(kept):
-        record.record(plan, "slurm", f"{native_id}_{index}", time.time())
-    return made
+    for index, plan in enumerate(prepared):
+        record.record(record.prepared(Path(plan.folder), "slurm"), f"{native_id}_{index}", time.time())
+    return recorded
 
 
 def _check_resume(plan: Plan) -> None:
@@ -107,18 +110,3 @@ def _check_resume(plan: Plan) -> None:
             f"checkpoint.resume: {folder} does not exist",
             hint="name a run of `python -m launcher list`, or a folder",
         )
-
-
-def facts(plan: Plan) -> dict[str, Any]:
-    """The plan as data, for `plan.json`: what was decided and from which files."""
-    return {
-        "id": plan.id,
-        "job": plan.job.model_dump(mode="json", by_alias=True),
-        "cluster": plan.cluster.model_dump(mode="json", by_alias=True),
-        "image": plan.image,
-        "batch": plan.batch._asdict(),
-        "deepspeed": {"preset": plan.preset, "config": plan.config},
-        "precision": plan.precision,
-        "environment": [v._asdict() for v in plan.environment],
-        "secrets": [s._asdict() for s in plan.secrets],
-    }

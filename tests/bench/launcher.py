@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import ROOT, schedulers
-from launcher.files import load
 from launcher.planning import plan
 from launcher.reports import tables
 from tests import samples
@@ -82,7 +81,9 @@ def rendering() -> None:
     rows = []
     for nodes in (2, 4096):
         batch = f"batch.global={nodes * 8 * 4}"
-        decided = plan.make(*load.load("jobs/llama-7b.yaml", None, [f"nodes={nodes}", batch]), samples.SITE)
+        decided = plan.make(
+            samples.loaded("jobs/llama-7b.yaml", None, [f"nodes={nodes}", batch]), samples.SITE
+        )
         for name in ("slurm", "kubernetes"):
             scheduler = schedulers.load(name)
             scheduler.render(decided)

@@ -4,40 +4,61 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from launcher.cli.verbs.shared import OK, must_suit, tell_of, warn
+from launcher.cli.streams import say
+from launcher.cli.verbs import shared
+from launcher.cli.verbs.shared import OK
 from launcher.errors import LauncherError
 
 if TYPE_CHECKING:
-    import argparse
+    from collections.abc import Mapping
+
+    from launcher.cli import options
+    from launcher.planning.plan import Plan
 
 
-def check(args: argparse.Namespace) -> int:
+def check(given: options.Check) -> int:
+    return max(_check(path, given) for path in given.jobs)
+
+
+def _check(path: str, given: options.Check) -> int:
     from launcher import schedulers
-    from launcher.files import load
-    from launcher.planning import plan, workspace
+    from launcher.submission import pipelines
 
-    here = workspace.here()
-    worst = OK
-    for path in args.jobs:
+    worst, plan_of = OK, shared.planner()
+    try:
+        stages = shared.load_stages(path, given)
+        plans = pipelines.plan_all(stages, plan_of, "")
+        for plan in plans.values():
+            shared.warn(plan, given.strict)
+            shared.require_fit(plan, force=False)
+    except LauncherError as error:
+        return _say_problems(path, error)
+    for name in schedulers.SCHEDULERS:
         try:
-            made = plan.make(*load.load(path, args.cluster, args.settings), here)
-            warn(made, args.strict)
+            if stages.name:  # what stages can read of each other differs
+                plans = pipelines.plan_all(stages, plan_of, name)
+            _require_images(plans, name)
         except LauncherError as error:
-            worst = max(worst, tell_of(path, error))
+            worst = max(worst, _say_problems(f"{path}: not on {name}", error))
             continue
-        if made.estimate and not made.estimate.fits:
-            worst = max(worst, tell_of(path, made.estimate.refusal().at(made.places)))
-            continue
-        for name in schedulers.SCHEDULERS:
-            try:
-                must_suit(made, name, force=False, ask=False)
-            except LauncherError as error:
-                worst = max(worst, tell_of(f"{path}: not on {name}", error))
-                continue
-            try:
-                schedulers.load(name).render(made)
-            except LauncherError as error:
-                tell_of(f"{path}: not on {name}", error)
-            else:
-                print(f"{path}: ok on {name}")
+        try:
+            for plan in plans.values():
+                schedulers.load(name).render(plan)
+        except LauncherError as error:
+            _say_problems(f"{path}: not on {name}", error)
+        else:
+            print(f"{path}: ok on {name}")
     return worst
+
+
+def _require_images(plans: Mapping[str, Plan], scheduler: str) -> None:
+    for plan in plans.values():
+        shared.require_image(plan, scheduler, force=False, ask=False)
+
+
+def _say_problems(job: str, error: LauncherError) -> int:
+    """Say every problem of one job among several: one that is not in its own file names the job first."""
+    for problem in error.problems:
+        own = problem.place is not None and problem.place.source == job
+        say(f"{problem}" if own else f"{job}: {problem}")
+    return error.exit_code

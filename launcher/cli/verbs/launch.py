@@ -5,71 +5,179 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher.cli.streams import say
-from launcher.cli.verbs.shared import OK, must_fit, must_suit, plan_job, with_placement, write_output
+from launcher.cli.verbs import shared
+from launcher.cli.verbs.shared import JOB_FAILED, OK
 
 if TYPE_CHECKING:
-    import argparse
+    from collections.abc import Mapping
 
+    from launcher.cli import options
+    from launcher.files.load import Stages
     from launcher.planning.plan import Plan
+    from launcher.runs.pipelines import PipelineRun
+    from launcher.runs.record import Run
 
 
-def launch(args: argparse.Namespace) -> int:
+def launch(given: options.Launch) -> int:
+    from launcher.errors import PlanError
+    from launcher.submission import pipelines, placement
+
+    shared.check_suffix(given.name)
+    if given.sweep:
+        return _sweep(given)
+    stages = shared.load_stages(given.job, given)
+    led = given.scheduler == "kubernetes" and len(stages.stages) > 1
+    if led and given.submits and not given.wait:
+        raise PlanError(
+            "Kubernetes has no jobs that wait for each other",
+            hint="add --wait: each stage is then submitted when the one before has succeeded",
+        )
+    after = placement.dependencies(given.after, given.scheduler)
+    plan_of = shared.planner(given.name, placement.bad_hosts(say) if given.exclude_bad else ())
+    plans = pipelines.plan_all(stages, plan_of, given.scheduler)
+    _require_all(given, plans)
+    if not given.submits:
+        return _rehearse(given, stages, {name: plan._replace(after=after) for name, plan in plans.items()})
+    pipeline, prepared = pipelines.prepare(stages, plan_of, given.scheduler, after)
+    if led:
+        return lead(pipeline)
+    pipeline = pipelines.submit_all(pipeline, prepared, given.scheduler)
+    _say_submitted(pipeline)
+    if given.wait:
+        return _follow(pipeline)
+    hint = f"logs {pipeline.id} -f" if pipeline.is_plain else f"status {pipeline.id}"
+    say(f"follow it with: python -m launcher {hint}")
+    print(pipeline.id)
+    return OK
+
+
+def _require_all(given: options.Launch, plans: Mapping[str, Plan]) -> None:
+    for plan in plans.values():
+        shared.warn(plan, given.strict)
+        shared.require_fit(plan, given.force)
+        shared.require_image(plan, given.scheduler, given.force, ask=given.submits)
+
+
+def _rehearse(given: options.Launch, stages: Stages, plans: Mapping[str, Plan]) -> int:
+    """Print, write, or have the API server check what would be submitted."""
     from launcher import schedulers
 
-    scheduler = schedulers.load(args.scheduler)
-    if getattr(args, "sweep", ()):
-        return _sweep(args)
-    (plan,) = with_placement(args, [plan_job(args)])
-    must_fit(plan, args.force)
-    rehearsed = args.dry_run or args.output or getattr(args, "server_dry_run", False)
-    must_suit(plan, args.scheduler, args.force, ask=not rehearsed)
-    if args.dry_run or args.output:
+    scheduler = schedulers.load(given.scheduler)
+    for stage in stages.stages:
+        plan = plans[stage.name]
         files = scheduler.render(plan)
-        if args.output:
-            write_output(args.output, getattr(scheduler, "separate", dict)(files))
-        if args.dry_run:
-            print("".join(files.values()), end="")
-        return OK
-    if getattr(args, "server_dry_run", False):
-        return _rehearse(plan)
-    from launcher.submission import submit
+        order = f"stage {stage.name}" + (f", after {' and '.join(stage.needs)}" if stage.needs else "")
+        if given.output:
+            folder = f"{given.output}/{stage.name}" if stage.name else given.output
+            write_output(folder, getattr(scheduler, "separate", dict)(files))
+        if given.dry_run:
+            # one stream of documents for kubectl; a script starts with its own #!
+            head = f"---\n# {order}\n" if stage.name and given.scheduler == "kubernetes" else ""
+            print(head + "".join(files.values()), end="")
+        if given.server_dry_run:
+            from launcher.schedulers import kubernetes
 
-    run = submit.submit(scheduler, args.scheduler, plan)
-    say(f"{run.id}: submitted to {args.scheduler} ({run.native_id.partition(':')[0]}); folder {run.folder}")
-    if args.wait:
-        from launcher.reports import progress
-
-        return progress.follow(scheduler, run)
-    say(f"follow it with: python -m launcher logs {run.id} -f")
-    print(run.id)
+            print(*kubernetes.rehearse(plan, files), sep="\n")
+        if stage.needs:
+            say(f"{order}: what is printed or written does not enforce this dependency")
     return OK
 
 
-def _rehearse(plan: Plan) -> int:
-    from launcher.schedulers import kubernetes
+def write_output(folder: str, files: dict[str, str]) -> None:
+    from pathlib import Path
 
-    for line in kubernetes.rehearse(plan, kubernetes.render(plan)):
-        print(line)
+    from launcher import atomic
+    from launcher.errors import Problem, SpecError
+    from launcher.rendering import templates
+    from launcher.runs import folders
+
+    try:
+        foreign = [
+            n for n, text in files.items() if atomic.is_foreign(Path(folder) / n, templates.MARK, text)
+        ]
+        if foreign:
+            hint = "move it away, or name another folder"
+            raise SpecError(
+                *(Problem(f"-o {folder}: {n} is there and is not the launcher's", hint) for n in foreign)
+            )
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        folders.write_files(Path(folder), files)
+    except OSError as error:
+        raise SpecError(f"-o {folder}: {error.strerror}", hint="name a folder that can be written") from None
+    for name in files:
+        say(f"wrote {Path(folder) / name}")
+
+
+def _say_submitted(pipeline: PipelineRun) -> None:
+    for name, run in pipeline.runs.items():
+        assert run
+        needs = [other.id for need in pipeline.needs[name] if (other := pipeline.runs[need])]
+        waits = f", after {' and '.join(needs)}" if needs else ""
+        where = f"{run.scheduler} ({run.native_id.partition(':')[0]})"
+        say(f"{run.id}: submitted to {where}{waits}; folder {run.folder}")
+
+
+def _follow(pipeline: PipelineRun) -> int:
+    """Follow the stages one after the other, to the end or to the first that did not succeed."""
+    for name, run in pipeline.runs.items():
+        if run and not _succeeds(name, run):
+            return _ended(pipeline, name)
     return OK
 
 
-def _sweep(args: argparse.Namespace) -> int:
+def lead(pipeline: PipelineRun) -> int:
+    """Submit and follow one stage after the other, for a scheduler without dependencies."""
+    from launcher.submission import pipelines
+
+    say(f"{pipeline.id}: if this command ends early, `python -m launcher resume {pipeline.id}` continues it")
+    last = ""
+
+    def follow(name: str, run: Run) -> bool:
+        nonlocal last
+        last = name
+        return _succeeds(name, run)
+
+    return OK if pipelines.lead(pipeline, follow) else _ended(pipeline, last)
+
+
+def _succeeds(stage: str, run: Run) -> bool:
+    from launcher import schedulers
+    from launcher.reports import progress
+
+    if stage:
+        say(f"stage {stage}: {run.id}")
+    return progress.follow(schedulers.load(run.scheduler), run) == OK
+
+
+def _ended(pipeline: PipelineRun, stage: str) -> int:
+    if stage:
+        say(
+            f"{pipeline.id} stopped at stage {stage}; `python -m launcher resume {pipeline.id}` resumes it there"
+        )
+    return JOB_FAILED
+
+
+def _sweep(given: options.Launch) -> int:
     from launcher.errors import SpecError
     from launcher.runs import sweeps
-    from launcher.submission import submit
+    from launcher.submission import pipelines, placement, submit
 
-    if args.wait or args.dry_run or args.output:
+    if given.wait or not given.submits:
         raise SpecError(
             "--sweep goes neither with --wait nor --dry-run nor -o", hint="follow it with `report`"
         )
-    points = sweeps.points(args.sweep)
-    plans = with_placement(args, [plan_job(args, point, f"p{i}") for i, point in enumerate(points)])
-    for plan in plans:
-        must_fit(plan, args.force)
-        must_suit(plan, "slurm", args.force, ask=True)
-    made = submit.sweep(plans, points)
-    say(
-        f"{made.id}: {len(points)} runs submitted as one array; see them with: python -m launcher report {made.id}"
-    )
-    print(made.id)
+    after = placement.dependencies(given.after, given.scheduler)
+    exclude = placement.bad_hosts(say) if given.exclude_bad else ()
+    points, plans = sweeps.points(given.sweep), list["Plan"]()
+    for index, point in enumerate(points):
+        stages = shared.load_stages(given.job, given, point)
+        if stages.name:
+            raise SpecError("--sweep is for jobs, not for a pipeline", hint="sweep a stage's job")
+        plan_of = shared.planner("-".join(filter(None, (given.name, f"p{index}"))), exclude)
+        plans.append(pipelines.plan_all(stages, plan_of, "slurm")[""]._replace(after=after))
+    _require_all(given, {plan.id: plan for plan in plans})
+    sweep = submit.sweep(plans, points)
+    say(f"{sweep.id}: {len(points)} runs submitted as one array")
+    say(f"compare them with: python -m launcher report {sweep.id}")
+    print(sweep.id)
     return OK

@@ -1,72 +1,117 @@
-"""diff, hostfile, env, schema, doctor: verbs that look and change nothing."""
+"""diff, hostfile, env, schema, doctor, completion: verbs that look and change nothing."""
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-from launcher.cli.verbs.shared import JOB_FAILED, OK, plan_job
-from launcher.errors import did_you_mean
+from launcher.cli.verbs import shared
+from launcher.cli.verbs.shared import JOB_FAILED, OK
+from launcher.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
-    import argparse
+    from launcher.cli import options
 
 
-def diff(args: argparse.Namespace) -> int:
+def diff(given: options.Job) -> int:
     from launcher.schedulers import kubernetes
+    from launcher.submission import pipelines
 
-    changes = kubernetes.diff(plan_job(args))
+    shared.check_suffix(given.name)
+    stages = shared.load_stages(given.job, given)
+    plans = pipelines.plan_all(stages, shared.planner(given.name), "kubernetes")
+    for plan in plans.values():
+        shared.warn(plan, given.strict)
+    changes = "".join(map(kubernetes.diff, plans.values()))
     print(changes, end="")
     return JOB_FAILED if changes else OK  # as diff and `kubectl diff` do
 
 
-def hostfile(args: argparse.Namespace) -> int:
-    from launcher.cli.verbs import allocation
+def hostfile(given: options.Look) -> int:
     from launcher.rendering import hostfile as hostfiles
 
-    text = sys.stdin.read() if args.hostlist == "-" else args.hostlist
-    hosts = hostfiles.expand(text) if text is not None else allocation.hosts()
-    print(hostfiles.text(hosts, args.slots if args.slots is not None else allocation.slots()), end="")
+    text = _stdin() if given.hostlist == "-" else given.hostlist
+    hosts = hostfiles.expand(text) if text is not None else _allocated_hosts()
+    print(hostfiles.text(hosts, given.slots if given.slots is not None else _allocated_slots()), end="")
     return OK
 
 
-def fabric_env(args: argparse.Namespace) -> int:
-    from launcher.errors import SpecError
+def _stdin() -> str:
+    if sys.stdin is None:  # it was closed
+        raise SpecError("there is no standard input to read", hint="give the hosts as a word")
+    return sys.stdin.read()
+
+
+def _allocated_hosts() -> list[str]:
+    """The hosts of the allocation that this process is in. Raises SpecError outside of one."""
+    from launcher.rendering import hostfile as hostfiles
+
+    nodelist = os.environ.get("SLURM_JOB_NODELIST") or os.environ.get("SLURM_NODELIST")
+    if nodelist:
+        return hostfiles.expand(nodelist)
+    raise SpecError(
+        "no HOSTLIST, and this is not inside a Slurm allocation",
+        hint="for example: python -m launcher hostfile 'node[1-4]' --slots 8",
+    )
+
+
+def _allocated_slots() -> int:
+    """Ranks per host: the allocation's GPUs per host, else this machine's. Raises SpecError when there are none."""
+    for name in ("SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE"):
+        digits = re.search(r"([0-9]{1,6})$", os.environ.get(name, ""))
+        if digits:
+            return int(digits[1])
+    try:
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
+        gpus = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
+    except (OSError, subprocess.TimeoutExpired):
+        gpus = 0
+    if not gpus:
+        raise SpecError("how many slots a host has is not known here", hint="add --slots N")
+    return gpus
+
+
+def fabric_env(given: options.Look) -> int:
     from launcher.fabrics import FABRICS, environment
     from launcher.reports import tables
 
-    if args.fabric is None:
-        print(tables.fabrics(args.json))
+    if given.fabric is None:
+        print(tables.fabrics(given.json))
         return OK
-    if args.fabric not in FABRICS:
-        raise SpecError(f"unknown fabric {args.fabric!r}", hint=did_you_mean(args.fabric, FABRICS))
-    fabric = FABRICS[args.fabric]
+    if given.fabric not in FABRICS:
+        raise SpecError(f"unknown fabric {given.fabric!r}", hint=did_you_mean(given.fabric, FABRICS))
+    fabric = FABRICS[given.fabric]
     variables = environment.environment(fabric, gpu=True, interface=None)
     print(
         tables.variables_json(variables)
-        if args.json
+        if given.json
         else environment.text(variables, fabric.script).rstrip("\n")
     )
     return OK
 
 
-def schema(args: argparse.Namespace) -> int:
+def schema(given: options.Look) -> int:
     import json
 
-    if args.kind == "pipeline":
-        from launcher.files import pipeline
-
-        made = pipeline.schema()
-    else:
+    with shared.without_plugins():
         from launcher.files import schema as files_schema
 
-        made = files_schema.schema(args.kind)
-    print(json.dumps(made, indent=2))
+        print(json.dumps(files_schema.schema(given.kind), indent=2))
     return OK
 
 
-def doctor(args: argparse.Namespace) -> int:
+def doctor(given: options.Look) -> int:
     from launcher import doctor as checks
 
-    print(checks.report_json() if args.json else checks.report())
+    print(checks.report_json() if given.json else checks.report())
+    return OK
+
+
+def completion(given: options.Look) -> int:
+    from launcher.cli import completion as completions
+
+    print(completions.script(given.shell))
     return OK

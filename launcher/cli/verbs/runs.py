@@ -1,56 +1,119 @@
-"""status, logs, cancel, resume, list: what is asked of runs."""
+"""status, logs, cancel, resume, list: what is asked of runs and pipelines."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from launcher.cli.streams import say
-from launcher.cli.verbs.shared import OK, find_run, scheduler_of
+from launcher.cli.verbs import shared
+from launcher.cli.verbs.shared import OK
 
 if TYPE_CHECKING:
-    import argparse
+    from pathlib import Path
+
+    from launcher.cli import options
 
 
-def status(args: argparse.Namespace) -> int:
+def status(given: options.Run) -> int:
+    from launcher import schedulers
     from launcher.reports import tables
+    from launcher.submission import pipelines
 
-    run = find_run(args.run)
-    now = scheduler_of(run).status(run)
-    print(tables.status_json(run, now) if args.json else tables.status(run, now))
+    pipeline = shared.find(given.run)
+    if pipeline.is_plain:
+        (run,) = pipeline.present
+        now = schedulers.load(run.scheduler).status(run)
+        print(tables.status_json(run, now) if given.json else tables.status(run, now))
+        return OK
+    data = pipelines.as_data(pipeline)
+    if given.json:
+        print(json.dumps(data, indent=2, ensure_ascii=False))
+        return OK
+    rows = [
+        (stage["stage"], stage["state"], stage["run"] or "-", stage["reason"]) for stage in data["stages"]
+    ]
+    print(f"{pipeline.id}: {data['state']}")
+    print(tables.table(rows, ("stage", "state", "run", "")))
     return OK
 
 
-def logs(args: argparse.Namespace) -> int:
+def logs(given: options.Run) -> int:
+    from launcher import schedulers
+    from launcher.errors import RunNotFoundError
     from launcher.runs.status import Selection
+    from launcher.submission import pipelines
 
-    run = find_run(args.run)
-    for line in scheduler_of(run).logs(run, Selection(args.rank, args.host, args.follow)):
-        print(line, flush=args.follow)
+    pipeline = shared.find(given.run)
+    run = pipelines.current(pipeline)
+    if not run.native_id:
+        raise RunNotFoundError(
+            f"{run.id} has no logs: it was not submitted yet",
+            hint=f"`python -m launcher status {pipeline.id}` shows the stages",
+        )
+    if not pipeline.is_plain:
+        say(f"logs of {run.id}:")
+    for line in schedulers.load(run.scheduler).logs(run, Selection(given.rank, given.host, given.follow)):
+        print(line, flush=given.follow)
     return OK
 
 
-def cancel(args: argparse.Namespace) -> int:
-    run = find_run(args.run)
-    scheduler_of(run).cancel(run)
-    say(f"{run.id}: {scheduler_of(run).status(run).state}")
+def cancel(given: options.Run) -> int:
+    from launcher.submission import pipelines
+
+    pipeline = shared.find(given.run)
+    pipelines.cancel(pipeline)
+    say(f"{pipeline.id}: {pipelines.state(pipelines.statuses(pipeline))}")
     return OK
 
 
-def resume(args: argparse.Namespace) -> int:
-    from launcher.submission import placement, submit
+def resume(given: options.Run) -> int:
+    from launcher.submission import pipelines, placement
 
-    run = submit.resume(find_run(args.run), placement.bad_hosts(say) if args.exclude_bad else ())
-    say(f"{run.id}: goes on as {run.native_id.partition(':')[0]}; it was {run.former[-1].partition(':')[0]}")
+    pipeline = shared.find(given.run)
+    if not pipeline.is_plain and all(run.scheduler == "kubernetes" for run in pipeline.present):
+        from launcher.cli.verbs import launch
+
+        pipelines.require_unfinished(pipeline)
+        return launch.lead(pipeline)
+    for run in pipelines.resume(pipeline, placement.bad_hosts(say) if given.exclude_bad else ()):
+        before = f" (before: {run.former[-1].partition(':')[0]})" if run.former else ""
+        say(f"{run.id} resumed as {run.native_id.partition(':')[0]}{before}")
     return OK
 
 
-def list_runs(args: argparse.Namespace) -> int:
+def list_runs(given: options.List) -> int:
     from launcher import schedulers
     from launcher.planning import workspace
     from launcher.reports import tables
-    from launcher.runs import record
+    from launcher.runs import index, record
 
-    found = list(record.listed(workspace.runs()))
-    pairs = list(zip(found, schedulers.statuses(found), strict=True))
-    print(tables.run_list([p for p in pairs if args.state in (None, p[1].state)], args.json))
+    here = workspace.runs()
+    places = list(dict.fromkeys([here, *(index.known() if given.all else ())]))
+    runs = []
+    for place in places:
+        readable, broken = record.listed(place)
+        runs += readable
+        for problem in broken:
+            say(f"warning: {problem}")
+    runs.sort(key=lambda run: run.submitted, reverse=True)
+    pairs = [
+        p for p in zip(runs, schedulers.statuses(runs), strict=True) if given.state in (None, p[1].state)
+    ]
+    if pairs or given.json:
+        print(tables.run_list(pairs, given.json))
+        return OK
+    state = f"{given.state} " if given.state else ""
+    print(f"no {state}runs in {', '.join(map(str, places))}")
+    if not given.state:
+        _hint_other_folders(here, given.all)
     return OK
+
+
+def _hint_other_folders(here: Path, all_searched: bool) -> None:
+    from launcher.runs import index
+
+    others = [folder for folder in index.known() if folder != here]
+    if others and not all_searched:
+        print(f"runs elsewhere, such as in {others[0]}: python -m launcher list --all")
+    print("start one with: python -m launcher local jobs/quickstart.yaml --wait")

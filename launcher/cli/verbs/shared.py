@@ -1,47 +1,70 @@
-"""What verbs share: from arguments to a plan, and the gates before a submission.
+"""What verbs share: from options to plans, and the gates before a submission.
 
 Every verb imports what it needs inside its function, so that none pays for another.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import contextlib
+import os
+from typing import TYPE_CHECKING
 
 from launcher.cli.streams import say
 
 if TYPE_CHECKING:
-    import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from launcher.cli import options
     from launcher.errors import LauncherError
+    from launcher.files.load import Loaded, Stage, Stages
     from launcher.images.facts import Facts
     from launcher.planning.plan import Plan
-    from launcher.runs.record import Run
+    from launcher.runs.pipelines import PipelineRun
+    from launcher.submission.pipelines import PlanOf
 
 OK, JOB_FAILED = 0, 1
+_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
 
 
-def plan_job(args: argparse.Namespace, point: Sequence[str] = (), suffix: str = "") -> Plan:
-    from launcher.files import load
+@contextlib.contextmanager
+def without_plugins() -> Iterator[None]:
+    """pydantic builds its models without plugins: it looks for them in every installed package, a tenth of a command.
+
+    The variable is gone afterwards, so that ranks and sbatch do not inherit it.
+    """
+    before = os.environ.setdefault(_PLUGINS, "__all__")
+    try:
+        yield
+    finally:
+        if before == "__all__":
+            del os.environ[_PLUGINS]
+
+
+def load_stages(job: str, files: options.Files, point: Sequence[str] = ()) -> Stages:
+    """The stages of a job or pipeline file. Raises as `load.load` does."""
+    with without_plugins():
+        from launcher.files import load
+
+        return load.load(job, files.cluster, [*files.settings, *point])
+
+
+def load_stage(stage: Stage, folders: Mapping[str, str]) -> Loaded:
+    with without_plugins():
+        from launcher.files import load
+
+        return load.load_stage(stage, folders)
+
+
+def planner(suffix: str = "", exclude: Sequence[str] = ()) -> PlanOf:
+    """How a stage is planned on this machine. `suffix` is that of its run's id; `exclude` are hosts to avoid."""
     from launcher.planning import plan, workspace
 
-    check_suffix(args.name)
-    job, cluster = load.load(args.job, args.cluster, [*args.settings, *point])
-    made = plan.make(job, cluster, workspace.here(), "-".join(filter(None, (args.name, suffix))))
-    warn(made, args.strict)
-    return made
+    site = workspace.here()
 
+    def plan_of(stage: Stage, folders: Mapping[str, str]) -> Plan:
+        return plan.make(load_stage(stage, folders), site, suffix)._replace(exclude=tuple(exclude))
 
-def warn(plan: Plan, strict: bool) -> None:
-    """Tell what is doubtful in a plan. Raises PlanError with the warnings when they shall count as errors."""
-    from launcher.errors import PlanError
-
-    if strict and plan.warnings:
-        raise PlanError(*plan.warnings)
-    for warning in plan.warnings:
-        say(f"warning: {warning}")
-    for note in plan.notes:
-        say(f"note: {note}")
+    return plan_of
 
 
 def check_suffix(name: str) -> None:
@@ -56,16 +79,20 @@ def check_suffix(name: str) -> None:
         )
 
 
-def with_placement(args: argparse.Namespace, plans: Sequence[Plan]) -> list[Plan]:
-    """The plans with the hosts to avoid and the jobs to wait for, looked up and told once."""
-    from launcher.submission import placement
+def warn(plan: Plan, strict: bool) -> None:
+    """Say what is doubtful in a plan. Raises PlanError with the warnings when they shall count as errors."""
+    from launcher.errors import PlanError
 
-    after, exclude_bad = getattr(args, "after", ()), getattr(args, "exclude_bad", False)
-    return placement.of(plans, getattr(args, "scheduler", ""), after, exclude_bad, say)
+    if strict and plan.warnings:
+        raise PlanError(*plan.warnings)
+    for warning in plan.warnings:
+        say(f"warning: {warning}")
+    for note in plan.notes:
+        say(f"note: {note}")
 
 
-def must_fit(plan: Plan, force: bool) -> None:
-    """Refuse a plan that runs out of memory; with --force say so and go on."""
+def require_fit(plan: Plan, force: bool) -> None:
+    """Refuse a plan that runs out of memory; with `force` only warn."""
     if plan.estimate is None or plan.estimate.fits:
         return
     refusal = plan.estimate.refusal().at(plan.places)
@@ -74,9 +101,9 @@ def must_fit(plan: Plan, force: bool) -> None:
     say(f"warning: {refusal}")
 
 
-def must_suit(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
-    """Refuse a plan that its image cannot run; with --force say so and go on. With `ask` a registry may be asked."""
-    facts = plan.cluster.image_facts
+def require_image(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
+    """Refuse a plan that its image cannot run; with `force` only warn. With `ask` a registry may be asked."""
+    facts = plan.image_facts
     if facts is None and not ask:
         return
     from launcher.planning import image_check
@@ -107,47 +134,9 @@ def image_refusal(plan: Plan, facts: Facts | None) -> LauncherError | None:
     return image_check.refusal(plan, facts)
 
 
-def write_output(folder: str, files: dict[str, str]) -> None:
-    from pathlib import Path
-
-    from launcher import atomic
-    from launcher.errors import Problem, SpecError
-    from launcher.rendering import templates
-    from launcher.runs import record
-
-    try:
-        foreign = [
-            n for n, text in files.items() if atomic.is_foreign(Path(folder) / n, templates.MARK, text)
-        ]
-        if foreign:
-            hint = "move it away, or name another folder"
-            raise SpecError(
-                *(Problem(f"-o {folder}: {n} is there and is not the launcher's", hint) for n in foreign)
-            )
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        record.write_files(Path(folder), files)
-    except OSError as error:
-        raise SpecError(f"-o {folder}: {error.strerror}", hint="name a folder that can be written") from None
-    for name in files:
-        say(f"wrote {Path(folder) / name}")
-
-
-def tell_of(job: str, error: LauncherError) -> int:
-    """Say every problem of one job among several: one that is not in its own file names the job first."""
-    for problem in error.problems:
-        own = problem.place is not None and problem.place.source == job
-        say(f"{problem}" if own else f"{job}: {problem}")
-    return error.exit_code
-
-
-def find_run(name: str) -> Run:
+def find(name: str) -> PipelineRun:
+    """The run or pipeline whose id is `name` or starts with it alone. Raises RunNotFoundError."""
     from launcher.planning import workspace
-    from launcher.runs import record
+    from launcher.runs import pipelines
 
-    return record.find(workspace.runs(), name)
-
-
-def scheduler_of(run: Run) -> Any:
-    from launcher import schedulers
-
-    return schedulers.load(run.scheduler)
+    return pipelines.find(workspace.runs(), name)

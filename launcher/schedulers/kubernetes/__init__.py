@@ -7,17 +7,17 @@ talks to one is imported on use.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from launcher.errors import located
+from launcher.errors import SubmitError, located
 from launcher.fabrics import environment
 from launcher.rendering import templates
+from launcher.runs import record
 from launcher.schedulers.kubernetes import checks, kinds, pods, queues, trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
@@ -89,7 +89,7 @@ def render(plan: Plan) -> Files:
     """`manifest.yaml`, fit for `kubectl apply -f`. Raises PlanError for what Kubernetes would not take."""
     environment.require(plan.fabric, "kubernetes")
     cluster = plan.cluster.kubernetes
-    facts = _facts(plan)
+    facts = record.plan_text(plan)
     labels, annotations = _labels(plan), _annotations(plan, facts)
     queue = queues.make(plan, pods.resources(plan)[1])
     pod = pods.make(plan, labels, queue)
@@ -130,20 +130,6 @@ def _annotations(plan: Plan, facts: str) -> dict[str, str]:
         "launcher/config-hash": hashlib.sha256(facts.encode()).hexdigest()[:16],
     }
     return made | ({"launcher/git-commit": plan.site.commit} if plan.site.commit else {})
-
-
-def _facts(plan: Plan) -> str:
-    """What was decided and from which files, for whoever finds the run in the cluster. Secrets are names alone."""
-    made: dict[str, Any] = {
-        "id": plan.id,
-        "image": plan.image,
-        "batch": plan.batch._asdict(),
-        "preset": plan.preset,
-        "precision": plan.precision,
-        "job": plan.job.model_dump(mode="json", by_alias=True, exclude_unset=True),
-        "cluster": plan.cluster.model_dump(mode="json", by_alias=True, exclude_unset=True),
-    }
-    return json.dumps(made, indent=1, ensure_ascii=False, default=str) + "\n"
 
 
 def _block(text: str) -> templates.Code:
@@ -206,7 +192,27 @@ def submit(plan: Plan, files: Files) -> str:
     """Apply the manifest server-side. Returns where the run is: namespace/kind/name, and its uid."""
     from launcher.schedulers.kubernetes import applying
 
-    return applying.apply(plan, files[MANIFEST])
+    cluster = plan.cluster.kubernetes
+    return applying.apply(files[MANIFEST], cluster.context, cluster.namespace)
+
+
+def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
+    """Apply the run's own manifest, for the first time or in place of what is left of it. Returns where it is.
+
+    Raises SubmitError for a run whose folder ended with its pods.
+    """
+    from launcher.schedulers.kubernetes import applying
+
+    del exclude, after  # Kubernetes chooses the hosts, and has no dependencies
+    manifest = (run.folder / MANIFEST).read_text(encoding="utf-8")
+    if not run.native_id:
+        return applying.apply(manifest, run.place["context"] or None, run.place["namespace"] or None)
+    if not (record.read_json(run.folder / "plan.json")["cluster"].get("kubernetes") or {}).get("runs"):
+        raise SubmitError(
+            f"{run.id} has no folder to resume from: it ended with its pods",
+            hint="submit the job again; kubernetes.runs in the cluster file names a claim that keeps run folders",
+        )
+    return applying.replace(run, manifest)
 
 
 def rehearse(plan: Plan, files: Files) -> list[str]:

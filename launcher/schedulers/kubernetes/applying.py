@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Object = dict[str, Any]
 _TRIES = 10
+_GONE_SECONDS = 60
 
 
 class Place(NamedTuple):
@@ -53,13 +54,14 @@ def objects(manifest: str) -> list[Object]:
     return [document for document in YAML(typ="safe", pure=True).load_all(manifest) if document]
 
 
-def apply(plan: Plan, manifest: str) -> str:
+def apply(manifest: str, context: str | None, namespace: str | None) -> str:
     """Create the manifest's objects. Returns the main one's Place as text; on failure removes what it made.
 
-    Raises SubmitError with the server's refusal, and with the names of what could not be removed.
+    Without `context` and `namespace` they are the kubeconfig's. Raises SubmitError with the server's refusal, and with
+    the names of what could not be removed.
     """
-    server = api.connect(plan.cluster.kubernetes.context)
-    namespace = plan.cluster.kubernetes.namespace or server.namespace
+    server = api.connect(context)
+    namespace = namespace or server.namespace
     documents = objects(manifest)
     done: list[Object] = []
     try:
@@ -86,8 +88,22 @@ def apply(plan: Plan, manifest: str) -> str:
         with contextlib.suppress(api.Refusal):
             patch = {"metadata": {"ownerReferences": [owner]}}
             server.call("PATCH", _path(namespace, document), patch, api.MERGE, fieldManager=api.MANAGER)
-    kind = plan.cluster.kubernetes.kind
+    kind = documents[-1]["kind"].lower()
     return str(Place(namespace, kind, owner["name"], owner["uid"], server.context))
+
+
+def replace(run: Run, manifest: str) -> str:
+    """Delete what is left of an ended run, and create its manifest's objects again. Returns the new Place as text."""
+    cancel(run)
+    at = place(run)
+    server = api.connect(at.context or None)
+    deadline = time.monotonic() + _GONE_SECONDS
+    while any(_find(server, at.namespace, document) is not None for document in objects(manifest)):
+        if time.monotonic() > deadline:
+            hint = "try again when its pods have ended"
+            raise SubmitError(f"objects of {run.id} are still being deleted", hint=hint)
+        time.sleep(0.5)
+    return apply(manifest, at.context or None, at.namespace)
 
 
 def _patiently(server: api.Server, namespace: str, document: Object) -> Object:

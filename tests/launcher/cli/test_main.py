@@ -35,8 +35,9 @@ CONTRACT = {
     "cancel": "RUN",
     "resume": "RUN --exclude-bad",
     "report": "RUN --json --plot",
-    "list": "--json --state",
+    "list": "--all --json --state",
     "schema": "kind",
+    "completion": "shell",
     "doctor": "--json",
 }
 
@@ -48,6 +49,7 @@ HEAVY = {
     "kubernetes",
     "rich",
     "ruamel",
+    "argcomplete",
     "torch",
     "deepspeed",
     "transformers",
@@ -66,6 +68,7 @@ LOADS = [
     ("list --json", NOTHING),
     ("hostfile node[1-2] --slots 8", NOTHING),
     ("env infiniband", NOTHING),
+    ("completion fish", {"argcomplete"}),
     ("schema job", {"pydantic"}),
     ("plan jobs/quickstart.yaml", FILES),
     ("local jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
@@ -350,7 +353,7 @@ def test_a_run_of_an_unknown_scheduler_does_not_hide_the_others(
             "submitted": number,
             "nodes": 1,
         }
-        runs_record.write_files(
+        runs_record.folders.write_files(
             folder / scheduler, {"run.json": json.dumps({**record, "slots": 1, "place": {}})}
         )
     assert main.main(["list", "--json"]) == 0
@@ -400,7 +403,232 @@ def test_a_folder_whose_name_is_no_text(here: Path) -> None:
     assert odd + b"/runs/" in done.stdout  # type: ignore[operator]
 
 
+# Files
+
+
+def test_a_job_is_read_from_a_pipe(here: Path) -> None:
+    text = (here / "job.yaml").read_text()
+    for words in (["/dev/stdin"], ["/dev/stdin", "--cluster", "here.yaml"]):
+        done = launcher("plan", *words, cwd=here, input=text)
+        assert done.returncode == 0, done.stderr
+        assert "demo-" in done.stdout
+    line = f"{sys.executable} -m launcher check <(cat job.yaml) --cluster here.yaml"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = ["bash", "-c", line]
+    done = subprocess.run(words, cwd=here, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.count("ok on")) == (0, 3), done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["local", "job.yaml", option] for option in ("-o=", "--cluster=", "--name=")),
+        ["local", "job.yaml", "-o", ""],
+        ["local", "job.yaml", "-o", " "],
+        ["local", ""],
+        *(["plan", "job.yaml", option, ""] for option in ("--html", "--png", "--max-model", "--cluster")),
+        ["report", "x", "--html", ""],
+        ["check", ""],
+        ["logs", "x", "--host", ""],
+    ],
+)
+def test_an_empty_value_is_a_mistake(
+    words: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main([word.replace("-o=", "-o") if word != "-o=" else "-o" for word in words])
+    assert ended.value.code == 2
+    assert "error: " in capsys.readouterr().err
+    assert not (here / "runs").exists()
+
+
+def test_ranks_and_schedulers_inherit_no_setting_of_pydantic(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYDANTIC_DISABLE_PLUGINS", raising=False)
+    (here / "look.py").write_text("import os; raise SystemExit('PYDANTIC_DISABLE_PLUGINS' in os.environ)\n")
+    words = ["local", "job.yaml", "--wait", "--set", f"workload={here}/look.py"]
+    done = launcher(*words, cwd=here)
+    assert done.returncode == 0, done.stderr
+    assert main.main(["plan", "job.yaml"]) == 0
+    assert "PYDANTIC_DISABLE_PLUGINS" not in os.environ
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "mine")
+    assert main.main(["plan", "job.yaml"]) == 0
+    assert os.environ["PYDANTIC_DISABLE_PLUGINS"] == "mine"
+
+
+# Runs
+
+
+def recorded(folder: Path, name: str, text: str = "") -> None:
+    record = {
+        "id": name,
+        "scheduler": "local",
+        "native_id": "999999:1",
+        "submitted": 1.0,
+        "nodes": 1,
+        "slots": 1,
+    }
+    runs_record.folders.write_files(folder / name, {"run.json": text or json.dumps({**record, "place": {}})})
+
+
+def test_list_says_where_it_looked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["list"]) == 0
+    assert capsys.readouterr().out.startswith(f"no runs in {here}/runs\n")
+    assert main.main(["list", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    recorded(here / "runs", "demo-1")
+    assert main.main(["list", "--state", "running"]) == 0
+    assert capsys.readouterr().out == f"no RUNNING runs in {here}/runs\n"
+
+
+def test_runs_of_other_folders(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "ok.py").write_text("")
+    assert main.main(["local", "job.yaml", "--wait", "--set", f"workload={here}/ok.py"]) == 0
+    (run,) = [path.name for path in (here / "runs").iterdir()]
+    monkeypatch.chdir("/")
+    monkeypatch.setenv("LAUNCHER_RUNS", str(here / "other"))
+    capsys.readouterr()
+    assert main.main(["list"]) == 0
+    assert f"runs elsewhere, such as in {here}/runs: python -m launcher list --all" in capsys.readouterr().out
+    assert main.main(["list", "--all", "--json"]) == 0
+    assert [entry["id"] for entry in json.loads(capsys.readouterr().out)] == [run]
+    for verb in ("status", "logs", "cancel"):
+        assert main.main([verb, "demo"]) == 0
+    assert main.main(["resume", run]) == 4
+    assert "has succeeded" in capsys.readouterr().err
+
+
+def test_a_broken_record_is_named_and_hides_no_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded(here / "runs", "demo-1")
+    recorded(here / "runs", "demo-2", "{")
+    texts = ("{}", "[" * 100_000, '{"stages": [{"stage": "a", "run": "x", "needs": ["b"]}]}')
+    for name in ("pipeline.json", "sweep.json"):
+        for number, text in enumerate(texts):
+            runs_record.folders.write_files(here / "runs" / f"demo-{name}-{number}", {name: text})
+    assert main.main(["list", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert [entry["id"] for entry in json.loads(out)] == ["demo-1"]
+    assert f"warning: {here}/runs/demo-2/run.json cannot be read: it is not JSON" in err
+    assert main.main(["status", "demo"]) == 0
+    for name in ("demo-2", "demo-pipeline.json-0", "demo-pipeline.json-1", "demo-pipeline.json-2"):
+        for verb in ("status", "logs", "cancel", "resume"):
+            assert main.main([verb, name]) == 5
+        assert "cannot be read" in capsys.readouterr().err
+    for number in range(3):
+        assert main.main(["report", f"demo-sweep.json-{number}"]) == 5
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_list_names_a_runs_folder_that_cannot_be_read(
+    kind: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if kind == "file":
+        (here / "runs").write_text("")
+    else:
+        (here / "runs").symlink_to(here / "runs")
+    assert main.main(["list"]) == 2
+    assert f"the runs folder {here}/runs cannot be read: " in capsys.readouterr().err
+
+
+def test_a_dangling_runs_folder_is_refused_at_once(here: Path) -> None:
+    (here / "runs").symlink_to(here / "not" / "mounted")
+    done = launcher("local", "job.yaml", cwd=here, timeout=30)
+    assert done.returncode == 2
+    assert f"it is a link to {here}/not/mounted, which does not exist" in done.stderr
+
+
+# Completion
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("launcher sta", ["status"]),
+        ("launcher status de", ["demo-1"]),
+        ("launcher report demo-", ["demo-1"]),
+        ("launcher local job.yaml --after dem", ["demo-1"]),
+        ("launcher plan jo", ["job.yaml", "jobs/quickstart.yaml"]),
+        ("launcher plan jobs/quick", ["jobs/quickstart.yaml"]),
+        ("launcher plan job.yaml --cluster lap", ["laptop"]),
+        ("launcher list --st", ["--state"]),
+    ],
+)
+def test_completion(line: str, words: list[str], here: Path) -> None:
+    recorded(here / "runs", "demo-1")
+    answer = here / "answer"
+    environment = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_IFS": "\n",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+    }
+    environment["_ARGCOMPLETE_STDOUT_FILENAME"] = str(answer)
+    launcher(cwd=here, env=environment)
+    found = [word.strip() for word in answer.read_text().splitlines()]
+    assert set(words) <= set(found)
+    assert "laptop" not in found or "--cluster" in line
+
+
+def test_completion_in_bash(here: Path) -> None:
+    recorded(here / "runs", "demo-1")
+    program = here / "bin" / "launcher"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m launcher "$@"\n')
+    program.chmod(0o755)
+    script = (
+        'eval "$(launcher completion bash)"; COMP_LINE="launcher cancel de"; COMP_POINT=${#COMP_LINE}\n'
+        "COMP_WORDS=(launcher cancel de); COMP_CWORD=2; COMP_TYPE=9; _python_argcomplete launcher\n"
+        'printf "%s\\n" "${COMPREPLY[@]}"\n'
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{program.parent}:{os.environ['PATH']}"}
+    words = ["bash", "--norc", "-c", script]
+    done = subprocess.run(words, cwd=here, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["demo-1"], done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_of_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["completion", shell]) == 0
+    assert "launcher" in capsys.readouterr().out
+
+
+# Another Python
+
+
+def test_a_python_without_the_packages_is_told_what_to_do(here: Path) -> None:
+    """-S leaves out site-packages, as a system's Python has none of the project's."""
+    words = [sys.executable, "-S", "-m", "launcher"]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    for verb in (["plan", "job.yaml"], ["local", "job.yaml"], ["completion", "bash"], ["schema", "job"]):
+        done = subprocess.run([*words, *verb], cwd=here, env=environment, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (6, "")
+        (line,) = done.stderr.splitlines()
+        assert "has no package" in line
+        assert "make install, then . .venv/bin/activate" in line
+
+
+def test_an_older_python_is_told_so(here: Path) -> None:
+    text = "import runpy, sys; sys.version_info = (3, 9, 1); sys.argv[1:] = ['list']; "
+    text += "runpy.run_module('launcher', run_name='__main__')"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr == f"error: the launcher needs Python 3.10 or newer, and {sys.executable} is older\n"
+
+
 # Help
+
+
+def test_the_help_has_every_verb_once_in_a_group() -> None:
+    (table,) = (a for a in main.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    text = main.parser().format_help()
+    groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith("usage")]
+    assert groups[:4] == ["run:", "look:", "operate:", "cluster:"]
+    for name in set(table.choices) - {"k8s"}:
+        assert len([line for line in text.splitlines() if line.split()[:1] == [name]]) == 1
 
 
 @pytest.mark.parametrize("verb", ["", *CONTRACT])

@@ -9,7 +9,6 @@ import pytest
 from launcher.deepspeed import config as deepspeed_config
 from launcher.deepspeed import rules
 from launcher.errors import PlanError
-from launcher.files import load
 from launcher.planning import plan
 from tests import samples
 
@@ -190,7 +189,7 @@ def test_a_rule_names_the_place_of_the_key(tmp_path: Any) -> None:
     )
     (tmp_path / "here.yaml").write_text("gpu: h100-80gb\nslots: 8\nfabric: infiniband\n")
     with pytest.raises(PlanError) as caught:
-        plan.make(*load.load(str(tmp_path / "job.yaml")), samples.SITE)
+        plan.make(samples.loaded(str(tmp_path / "job.yaml")), samples.SITE)
     assert [str(p.place) for p in caught.value.problems] == [f"{tmp_path}/job.yaml:8:5"]
 
 

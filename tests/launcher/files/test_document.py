@@ -1,16 +1,15 @@
-"""YAML 1.2 with places: what a file says, where it says it, and what --set changes."""
+"""YAML 1.2 with places: what a file says, and where it says it."""
 
 from __future__ import annotations
 
-import io
 import json
+import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from launcher.errors import Place, SpecError
 from launcher.files import document as files_document
@@ -30,13 +29,17 @@ VALUES = st.recursive(
 
 
 def parsed(text: str) -> Any:
-    return files_document.parse(text, "job.yaml").data
+    document = files_document.parse(text, "job.yaml")
+    assert document.problems == []
+    return document.data
 
 
 def refused(text: str) -> list[str]:
-    with pytest.raises(SpecError) as caught:
-        files_document.parse(text, "job.yaml")
-    return [str(problem) for problem in caught.value.problems]
+    try:
+        problems = files_document.parse(text, "job.yaml").problems
+    except SpecError as error:
+        problems = error.problems
+    return [str(problem) for problem in problems]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,42 @@ def test_scalars_are_yaml_1_2(text: str, value: object) -> None:
 
 @pytest.mark.parametrize("text", ["007", "1.50", "1e-4", "0x1F", "+5", "1_000", ".inf"])
 def test_numbers_know_how_they_were_written(text: str) -> None:
-    assert parsed(f"a: {{b: [{text}]}}")["a"]["b"][0].written == text
+    number = parsed(f"a: {{b: [{text}]}}")["a"]["b"][0]
+    assert (str(number), f"{number}", number.written) == (text, text, text)
+
+
+def test_numbers_are_numbers_in_json() -> None:
+    data = parsed("a: [007, 1.50, 1e5, 1_000]")
+    assert json.dumps(data) == '{"a": [7, 1.5, 100000.0, 1000]}'
+
+
+@pytest.mark.parametrize("text", [f"0x{'f' * 4000}", f"1{'0' * 400}", f"-1{'0' * 400}"])
+def test_numbers_that_nothing_can_count_with_are_refused(text: str) -> None:
+    (problem,) = refused(f"a: {text}")
+    assert "is too large a number; quote it" in problem
+
+
+def test_an_anchor_that_is_used_twice_is_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    assert parsed("a: &x 1\nb: &x 2\nc: *x\n") == {"a": 1, "b": 2, "c": 2}
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("text", ["[" * 450 + "]" * 450, "{a: " * 300 + "1" + "}" * 300])
+def test_depth_that_nothing_can_write_is_refused(text: str) -> None:
+    (problem,) = refused(f"a: {text}")
+    assert "brackets are nested too deeply" in problem
+
+
+def test_a_file_is_read_once(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=("a: 1\n",))
+    writer.start()
+    reader = files_document.Reader()
+    first = reader.read(path, "pipe")
+    writer.join()
+    first.data["a"] = 2
+    assert reader.read(path, "pipe").data == {"a": 1}
 
 
 @given(st.dictionaries(PLAIN, VALUES, min_size=1, max_size=4).filter(lambda made: "<<" not in str(made)))
@@ -117,7 +155,7 @@ def test_aliases_are_written_out() -> None:
 @given(st.text(max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
-        data = parsed(text)
+        data = files_document.parse(text, "job.yaml").data
     except SpecError:
         data = {}
     assert isinstance(data, dict)
@@ -140,66 +178,3 @@ def test_byte_order_mark(tmp_path: Path) -> None:
     document = files_document.read(tmp_path / "job.yaml", "shown")
     assert document.data == {"name": "é"}
     assert document.places[("name",)] == Place("shown", 1, 1)
-
-
-# --set
-
-
-def changed(text: str, *settings: str) -> files_document.Document:
-    document = files_document.parse(text, "job.yaml")
-    for setting in settings:
-        files_document.override(document, setting)
-    return document
-
-
-@pytest.mark.parametrize(
-    ("setting", "data"),
-    [
-        ("a=2", {"a": 2, "b": {"c": 1}}),
-        ("b.c=2", {"a": 1, "b": {"c": 2}}),
-        ("b.d=x y", {"a": 1, "b": {"c": 1, "d": "x y"}}),
-        ("b={d: [1, 2]}", {"a": 1, "b": {"d": [1, 2]}}),
-        ("new.deep.er=true", {"a": 1, "b": {"c": 1}, "new": {"deep": {"er": True}}}),
-        ("a=", {"a": "", "b": {"c": 1}}),
-        ("a=null", {"a": None, "b": {"c": 1}}),
-        ("a='2'", {"a": "2", "b": {"c": 1}}),
-        ("a=k=v=w", {"a": "k=v=w", "b": {"c": 1}}),
-        ("a=1e-4", {"a": 1e-4, "b": {"c": 1}}),
-        ("a=[{'': null, ':0': null}]", {"a": [{"": None, ":0": None}], "b": {"c": 1}}),
-    ],
-)
-def test_set(setting: str, data: dict[str, Any]) -> None:
-    document = changed("a: 1\nb: {c: 1}\n", setting)
-    assert document.data == data
-    key = tuple(setting.partition("=")[0].split("."))
-    assert document.place(key) == Place(f"--set {setting}")
-
-
-def test_set_below_a_null() -> None:
-    assert changed("a:\n", "a.b=1").data == {"a": {"b": 1}}
-
-
-def test_the_last_set_wins() -> None:
-    assert changed("a: 1\n", "a=2", "a=3").data == {"a": 3}
-
-
-def test_a_set_value_leaves_no_place_of_the_old_one() -> None:
-    document = changed("b: {c: 1.50}\n", "b={c: 2}")
-    assert document.place(("b", "c")) == Place("--set b={c: 2}")
-    assert document.data["b"]["c"].written == "2"
-
-
-@given(VALUES)
-@example([{"": None, ":0": None}])  # ruamel writes the key `:0` without quotes and does not read it back
-def test_set_reads_what_yaml_writes(value: Any) -> None:
-    out = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.default_flow_style, yaml.width, yaml.allow_unicode = True, 10**6, False
-    yaml.dump([value], out)
-    text = out.getvalue().strip()
-    try:
-        readable = yaml.load(text) == [value]
-    except YAMLError:
-        readable = False
-    if readable and "\n" not in text and "<<" not in text:
-        assert changed("a: 1\n", f"a={text}").data == {"a": [value]}

@@ -11,7 +11,6 @@ from pydantic import BaseModel
 from launcher.errors import SpecError
 from launcher.files import cluster as files_cluster
 from launcher.files import job as files_job
-from launcher.files import load
 from tests import samples
 
 if TYPE_CHECKING:
@@ -70,7 +69,8 @@ def load_text(
 ) -> tuple[files_job.Job, files_cluster.Cluster]:
     (folder / "job.yaml").write_text(job, encoding="utf-8")
     (folder / "here.yaml").write_text(cluster, encoding="utf-8")
-    return load.load(str(folder / "job.yaml"), str(folder / "here.yaml"), settings)
+    loaded = samples.loaded(str(folder / "job.yaml"), str(folder / "here.yaml"), settings)
+    return loaded.job, loaded.cluster
 
 
 def problems(folder: Path, job: str, cluster: str = samples.CLUSTER, *settings: str) -> list[str]:
@@ -203,7 +203,7 @@ def test_a_job_names_its_cluster_by_a_path_from_its_own_folder(
     (tmp_path / "jobs" / "job.yaml").write_text(samples.JOB)
     (tmp_path / "jobs" / "here.yaml").write_text(samples.CLUSTER)
     monkeypatch.chdir(tmp_path)
-    assert load.load("jobs/job.yaml")[1].slots == 2
+    assert samples.loaded("jobs/job.yaml").cluster.slots == 2
 
 
 def test_the_option_names_a_path_from_the_working_folder(
@@ -213,22 +213,22 @@ def test_the_option_names_a_path_from_the_working_folder(
     (tmp_path / "jobs" / "job.yaml").write_text(samples.JOB)
     (tmp_path / "there.yaml").write_text("slots: 7\n")
     monkeypatch.chdir(tmp_path)
-    assert load.load("jobs/job.yaml", "there.yaml")[1].slots == 7
-    assert load.load("jobs/job.yaml", "laptop")[1].fabric == "loopback"
+    assert samples.loaded("jobs/job.yaml", "there.yaml").cluster.slots == 7
+    assert samples.loaded("jobs/job.yaml", "laptop").cluster.fabric == "loopback"
 
 
 def test_jobs_that_ship_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert load.load("jobs/quickstart.yaml")[0].name == "quickstart"
+    assert samples.loaded("jobs/quickstart.yaml").job.name == "quickstart"
 
 
 def test_set_can_name_the_cluster(tmp_path: Path) -> None:
     (tmp_path / "job.yaml").write_text(samples.JOB)
-    assert load.load(str(tmp_path / "job.yaml"), None, ["cluster=laptop"])[1].fabric == "loopback"
+    assert samples.loaded(str(tmp_path / "job.yaml"), None, ["cluster=laptop"]).cluster.fabric == "loopback"
     with pytest.raises(
         SpecError, match=r"^--set cluster=labtop: unknown cluster 'labtop'; did you mean 'laptop'\?$"
     ):
-        load.load(str(tmp_path / "job.yaml"), None, ["cluster=labtop"])
+        samples.loaded(str(tmp_path / "job.yaml"), None, ["cluster=labtop"])
 
 
 # Problems
@@ -307,3 +307,53 @@ def test_every_required_key_is_described_when_it_is_missing(model: type[BaseMode
     required += ["batch"] if model is files_job.Job else []  # of all workloads but those without steps
     assert sorted(line.split(": ", 1)[1].split(" is missing; ")[0] for line in found) == sorted(required)
     assert all("is missing; add `" in line for line in found)
+
+
+def test_what_is_missing_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("model: byte-gpt\nbatch: {micro: 1}\n")
+    with pytest.raises(SpecError) as caught:
+        samples.loaded(str(tmp_path / "job.yaml"))
+    messages = [problem.message for problem in caught.value.problems]
+    assert messages == ["name is missing", "no cluster is named"]
+
+
+def test_a_duplicate_key_hides_no_other_problem(tmp_path: Path) -> None:
+    found = problems(
+        tmp_path,
+        "name: demo\nname: demo\nbatch: {micro: 0}\nwalltime: !x 1h\nnodes: two\n",
+        "slots: 0\n",
+        "args={lr: 1, lr: 2}",
+    )
+    assert [line.split("; ")[0] for line in found] == [
+        "--set args={lr: 1, lr: 2}: duplicate key 'lr'",
+        "here.yaml:1:1: slots: must be at least 1, not 0",
+        "job.yaml:2:1: duplicate key 'name'",
+        "job.yaml:3:9: batch.micro: must be at least 1, not 0",
+        "job.yaml:4:11: the tag !x has no meaning here",
+        "job.yaml:5:1: nodes: a whole number is expected, not 'two'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("batsh.micro=2", "unknown key 'batsh'; did you mean 'batch'?"),
+        ("cluster.slurmm.partition=x", "unknown key 'slurmm'; did you mean 'slurm'?"),
+        ("nodes.0=1", 'nodes: a whole number is expected, not {"0": 1}'),
+        ("checkpoint.evry=1", "unknown key 'checkpoint.evry'; did you mean 'every'?"),
+    ],
+)
+def test_a_mistake_in_a_setting_is_in_the_setting(setting: str, message: str, tmp_path: Path) -> None:
+    assert problems(tmp_path, samples.JOB, samples.CLUSTER, setting) == [f"--set {setting}: {message}"]
+
+
+def test_set_reaches_keys_with_dots(tmp_path: Path) -> None:
+    _, cluster = load_text(
+        tmp_path,
+        samples.JOB,
+        samples.CLUSTER,
+        'cluster.mounts."/a.b"=/x',
+        r"cluster.kubernetes.node_selector.example\.com/gpu=h100",
+    )
+    assert cluster.mounts["/a.b"].host == "/x"
+    assert cluster.kubernetes.node_selector == {"example.com/gpu": "h100"}

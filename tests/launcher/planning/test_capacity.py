@@ -11,6 +11,7 @@ import pytest
 
 from launcher.cli import main
 from launcher.errors import LauncherError, PlanError, SpecError
+from launcher.files import load
 from launcher.planning import capacity, fit, plan
 from launcher.reports import estimate
 from launcher.sizing import models
@@ -198,7 +199,7 @@ def test_what_a_refusal_proposes_works(model: str, micro: int, preset: str) -> N
         "deepspeed": preset,
         "args": {"seq-length": 2048},
     }
-    made = plan.make(samples.job(**job), samples.cluster(**GPU), samples.SITE)
+    made = plan.make(load.Loaded(samples.job(**job), samples.cluster(**GPU)), samples.SITE)
     assert made.estimate is not None
     if made.estimate.fits:
         return

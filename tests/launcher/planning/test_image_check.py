@@ -11,7 +11,6 @@ import pytest
 from launcher import ROOT
 from launcher.cli import main
 from launcher.deepspeed import config as deepspeed_config
-from launcher.files import load
 from launcher.images import facts as images_facts
 from launcher.images import registry
 from launcher.images.facts import Facts, Op
@@ -224,10 +223,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
 def test_facts_change_nothing_that_is_rendered(files: Callable[..., Path]) -> None:
     job = str(files())
-    with_facts = plan.make(*load.load(job), samples.SITE)
+    with_facts = plan.make(samples.loaded(job), samples.SITE)
     (Path(job).parent / "here.image.json").unlink()
-    without = plan.make(*load.load(job), samples.SITE)
-    assert with_facts.cluster.image_facts
+    without = plan.make(samples.loaded(job), samples.SITE)
+    assert with_facts.image_facts
     assert with_facts.id == without.id
 
 

@@ -109,19 +109,19 @@ def test_every_difference_makes_another_id() -> None:
         samples.decided(**fields).id for fields in clusters
     ]
     site = samples.SITE._replace(image_tag="fedcba987654")
-    ids.append(plan.make(samples.job(), samples.cluster(), site).id)
-    ids.append(plan.make(samples.job(), samples.cluster(), samples.SITE, "again").id)
+    ids.append(plan.make(load.Loaded(samples.job(), samples.cluster()), site).id)
+    ids.append(plan.make(load.Loaded(samples.job(), samples.cluster()), samples.SITE, "again").id)
     assert len(set(ids)) == len(ids)
 
 
 def test_where_it_is_submitted_from_is_not_part_of_the_id() -> None:
     site = plan.Site("/elsewhere", "/other/runs", "/usr/bin/python3", samples.SITE.image_tag)
-    assert plan.make(samples.job(), samples.cluster(), site).id == samples.decided().id
+    assert plan.make(load.Loaded(samples.job(), samples.cluster()), site).id == samples.decided().id
 
 
 @given(NAMES, st.one_of(st.just(""), NAMES))
 def test_the_id_is_a_dns_label_with_room_for_a_number(name: str, suffix: str) -> None:
-    made = plan.make(samples.job(name=name), samples.cluster(), samples.SITE, suffix)
+    made = plan.make(load.Loaded(samples.job(name=name), samples.cluster()), samples.SITE, suffix)
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", made.id)
     assert len(f"{made.id}-99-4095") <= 63
     assert made.id.startswith(name[:40])
@@ -233,10 +233,10 @@ def test_inputs_are_not_changed() -> None:
     )
     cluster = samples.cluster(mounts={"/a": "/a"}, env={"B": "2"}, gpu="h100-80gb", fabric="tcp")
     before = copy.deepcopy((job, cluster))
-    first = plan.make(job, cluster, samples.SITE)
+    first = plan.make(load.Loaded(job, cluster), samples.SITE)
     first.config["zero_optimization"]["stage"] = 0
     assert (job, cluster) == before
-    assert plan.make(job, cluster, samples.SITE).config["zero_optimization"]["stage"] == 3
+    assert plan.make(load.Loaded(job, cluster), samples.SITE).config["zero_optimization"]["stage"] == 3
 
 
 # What cannot work
@@ -301,7 +301,7 @@ def files(tmp_path: Path) -> Path:
 
 def test_a_fault_is_placed_in_the_file_that_holds_its_field(files: Path) -> None:
     with pytest.raises(PlanError) as caught:
-        plan.make(*load.load(str(files)), samples.SITE)
+        plan.make(samples.loaded(str(files)), samples.SITE)
     places = {str(p.place): p.message.split()[0] for p in caught.value.problems}
     assert places == {f"{files.parent}/here.yaml:1:1": "slots", f"{files}:5:3": "batch.global"}
 
@@ -309,12 +309,12 @@ def test_a_fault_is_placed_in_the_file_that_holds_its_field(files: Path) -> None
 def test_a_fault_of_a_setting_is_placed_on_the_command_line(files: Path) -> None:
     words = ["batch.global=9", "cluster.cpus=2"]
     with pytest.raises(PlanError) as caught:
-        plan.make(*load.load(str(files), None, words), samples.SITE)
+        plan.make(samples.loaded(str(files), None, words), samples.SITE)
     assert [str(p.place) for p in caught.value.problems] == ["--set batch.global=9"]
 
 
 def test_what_a_renderer_refuses_is_placed_too(files: Path) -> None:
-    made = plan.make(*load.load(str(files), None, ["batch.global=8", "cluster.cpus=2"]), samples.SITE)
+    made = plan.make(samples.loaded(str(files), None, ["batch.global=8", "cluster.cpus=2"]), samples.SITE)
     with pytest.raises(PlanError) as caught:
         schedulers.load("slurm").render(made)
     assert [str(p.place) for p in caught.value.problems] == [f"{files.parent}/here.yaml:4:10"]

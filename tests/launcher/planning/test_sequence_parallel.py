@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from launcher.errors import PlanError
+from launcher.files import load
 from launcher.planning import plan
 from launcher.reports import tables
 from tests import samples
@@ -15,7 +16,7 @@ from tests import samples
 def planned(shared: int, slots: int = 8, nodes: int = 2, **fields: Any) -> plan.Plan:
     args = {"seq-length": 2048, "sequence-parallel": shared, **fields.pop("args", {})}
     job = samples.job(**{"model": "llama-7b", "nodes": nodes, "deepspeed": "zero3", "args": args, **fields})
-    return plan.make(job, samples.cluster(slots=slots, gpu="h100-80gb"), samples.SITE)
+    return plan.make(load.Loaded(job, samples.cluster(slots=slots, gpu="h100-80gb")), samples.SITE)
 
 
 def test_the_batch_counts_groups() -> None:

@@ -16,8 +16,8 @@ from unittest import mock
 import environment
 
 from launcher import ROOT, schedulers
-from launcher.files import load
 from launcher.planning import plan
+from tests import samples
 
 WEIRD = """a'b"c $HOME `id` $(id) #x, y;&|\\ \t*~ é
 second line"""
@@ -56,7 +56,7 @@ class Recorded:
         ]
         (folder / "secrets").mkdir()
         (folder / "secrets" / "hf-token").write_text("s3cret")
-        self.plan = plan.make(*load.load(str(ROOT / "jobs/gpt2.yaml"), "h100-infiniband", words), site)
+        self.plan = plan.make(samples.loaded(str(ROOT / "jobs/gpt2.yaml"), "h100-infiniband", words), site)
         self.script = schedulers.load("slurm").render(self.plan)["job.sh"]
         self.folder = folder
         (folder / "job.sh").write_text(self.script)

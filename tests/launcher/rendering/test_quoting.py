@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from launcher import schedulers, workloads
 from launcher.fabrics import model as fabrics_model
+from launcher.files import load
 from launcher.planning import plan
 from launcher.rendering import command
 from launcher.schedulers import kubernetes
@@ -96,7 +97,7 @@ SOME = settings(MANY, max_examples=40)
 
 
 def decided(site: plan.Site, job: dict[str, Any], cluster: dict[str, Any]) -> Plan:
-    return plan.make(samples.job(**job), samples.cluster(**cluster), site)
+    return plan.make(load.Loaded(samples.job(**job), samples.cluster(**cluster)), site)
 
 
 def arguments_after_dashes(words: list[str]) -> list[str]:

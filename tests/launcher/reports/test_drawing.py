@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from launcher.files import load
 from launcher.planning import plan
 from launcher.reports import bars, drawing, estimate
 from launcher.reports.curves import Chart
@@ -50,7 +49,7 @@ def test_bars_are_to_scale() -> None:
 
 @pytest.mark.parametrize("name", ["llama-70b", "quickstart"])
 def test_every_part_has_a_colour_of_its_own(name: str) -> None:
-    fit = plan.make(*load.load(f"jobs/{name}.yaml"), samples.SITE).estimate
+    fit = plan.make(samples.loaded(f"jobs/{name}.yaml"), samples.SITE).estimate
     assert fit is not None
     for group in estimate.groups(fit):
         assert len(group.names) <= len(drawing.COLOURS)

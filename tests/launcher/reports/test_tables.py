@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher.fabrics import FABRICS
-from launcher.files import load
 from launcher.planning import plan
 from launcher.reports import tables
 from launcher.runs import record as runs_record
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def shipped(name: str) -> plan.Plan:
-    return plan.make(*load.load(f"jobs/{name}.yaml"), samples.SITE)
+    return plan.make(samples.loaded(f"jobs/{name}.yaml"), samples.SITE)
 
 
 def test_plan_figures_add_up() -> None:

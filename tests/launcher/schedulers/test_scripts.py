@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launcher import ROOT, schedulers
+from launcher.files import load
 from launcher.planning import plan
 from tests import samples, standins
 
@@ -44,7 +45,9 @@ def staged(stage: standins.Stage, scheduler: str, **cluster: object) -> str:
     job = {"env": {"TOKEN": {"secret": "token"}}, "workload": "/own.py", "restarts": 1}
     own = {"secrets": str(stage.folder), **cluster}
     (stage.folder / "token").write_text("s3cret")
-    made = plan.make(samples.job(**job), samples.cluster(**{scheduler: own}), stage.site("plain"))
+    made = plan.make(
+        load.Loaded(samples.job(**job), samples.cluster(**{scheduler: own})), stage.site("plain")
+    )
     return schedulers.load(scheduler).render(made)["job.sh"]
 
 
@@ -131,7 +134,7 @@ def test_any_name_and_value_arrives_and_changes_nothing(number: int, tmp_path: P
     job = samples.job(workload=f"{tmp_path}/own.py", env={**env, **secrets}, nodes=2)
     cluster = samples.cluster(slots=1, scratch=str(tmp_path), local={"secrets": f"{tmp_path}/secrets"})
     site = plan.Site(str(ROOT), f"{tmp_path}/runs", sys.executable, "tag")
-    made = plan.make(job, cluster, site)
+    made = plan.make(load.Loaded(job, cluster), site)
     (tmp_path / "job.sh").write_text(schedulers.load("local").render(made)["job.sh"])
     done = subprocess.run(["bash", str(tmp_path / "job.sh")], cwd=tmp_path, timeout=120)
     folder = tmp_path / "runs" / made.id

@@ -11,12 +11,12 @@ import pytest
 
 from launcher import ROOT
 from launcher.errors import PlanError, SpecError
-from launcher.files import load
 from launcher.planning import plan
 from launcher.runs import badhosts, sweeps
 from launcher.schedulers import slurm
 from launcher.schedulers.slurm import states
 from launcher.schedulers.slurm.query import Seen
+from tests import samples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ SITE = plan.Site(str(ROOT), "/shared/runs", "/opt/venv/bin/python", "0123456789a
 
 
 def decided(*settings: str) -> plan.Plan:
-    return plan.make(*load.load(str(ROOT / "jobs/gpt2.yaml"), "h100-infiniband", settings), SITE)
+    return plan.make(samples.loaded(str(ROOT / "jobs/gpt2.yaml"), "h100-infiniband", settings), SITE)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
-"""Pipelines: the file, its mistakes, and real runs on this machine that wait for each other."""
+"""Pipelines: real runs on this machine that wait for each other, and what is left when some of it is gone."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher import ROOT
-from launcher.errors import SpecError
-from launcher.files import pipeline
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 # A stage's program: keeps what it was given, waits as long as a file is there, ends with a code.
@@ -42,6 +42,7 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path, self.runs = path, path / "all runs"
         self.env = {**os.environ, "LAUNCHER_RUNS": str(self.runs), "HOME": str(path)}
+        self.env["XDG_STATE_HOME"] = str(path / "state")
         (path / "here.yaml").write_text("slots: 1\nfabric: loopback\n")
         program = PROGRAM.replace("sys.argv[1:4]", "(w.partition('=')[2] for w in sys.argv[1:4])")
         (path / "stage.py").write_text(program)
@@ -101,7 +102,7 @@ def test_stages_run_in_order_and_know_the_folders_of_those_before(folder: Folder
 def test_a_failure_stops_those_after_it_and_resume_goes_on_from_there(folder: Folder) -> None:
     (folder.path / "code-b").write_text("7")
     told = folder.launcher("local", "chain.yaml", "--wait", code=1)
-    assert "chain-pipeline-1 ended with stage b; `python -m launcher resume chain-pipeline-1` goes on" in told
+    assert "chain-pipeline-1 stopped at stage b; `python -m launcher resume chain-pipeline-1`" in told
     folder.wait("chain-pipeline-1", ["SUCCEEDED", "FAILED", "CANCELLED"])
     found = folder.stages("chain-pipeline-1")
     assert found["b"]["exit_code"] == 7
@@ -149,52 +150,107 @@ def test_after_on_this_machine(folder: Folder) -> None:
     assert (folder.runs / second / "given").exists()
 
 
-def test_every_mistake_of_a_file_is_told_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "bad.yaml"
-    path.write_text(
-        "name: Bad\nclusters: x\npipeline:\n  a: {job: a.yaml, sets: {}}\n  b: {}\n"
-        "  c: {job: c.yaml, set: {model: $d/x}}\n"
-        "  d: {job: d.yaml, set: 3}\n"
-    )
-    with pytest.raises(SpecError) as told:
-        pipeline.read(str(path))
-    assert [str(problem).replace(str(tmp_path), "") for problem in told.value.problems] == [
-        "/bad.yaml:2:1: unknown key 'clusters' of a pipeline; did you mean 'cluster'?",
-        "/bad.yaml:1:1: name: 'Bad' is not a valid name; "
-        "use lower case letters, digits and '-', starting with a letter",
-        "/bad.yaml:4:20: unknown key 'sets' of a stage; did you mean 'set'?",
-        "/bad.yaml:5:3: stage b has no job; write {job: FILE}",
-        "/bad.yaml:6:20: stage c needs $d, which is no stage before it; "
-        "stages before it are a, b; $$ is a dollar sign",
-        "/bad.yaml:7:20: set: `key.path: value` lines are expected",
-    ]
-
-
-def test_a_setting_of_the_command_line_names_its_stage(folder: Folder) -> None:
-    made = pipeline.read(str(folder.path / "chain.yaml"))
-    assert pipeline.shared(["b.nodes=2", "cluster.slots=1"], made.stages) == {
-        "a": ["cluster.slots=1"],
-        "b": ["nodes=2", "cluster.slots=1"],
-        "c": ["cluster.slots=1"],
-    }
-    told = folder.launcher("local", "chain.yaml", "--set", "nodes=2", code=2)
-    assert (
-        "--set nodes=2: which stage?; start with a stage (a, b, c) or with cluster, such as a.nodes=2" in told
-    )
-
-
 def test_nothing_is_submitted_when_a_later_stage_is_wrong(folder: Folder) -> None:
     told = folder.launcher("local", "chain.yaml", "--set", "c.batch.micro=0", code=2)
-    assert "batch.micro: must be at least 1" in told
+    assert "--set c.batch.micro=0: batch.micro: must be at least 1" in told
     assert not folder.runs.exists()
     told = folder.launcher("kubernetes", "chain.yaml", code=3)
     assert "Kubernetes has no jobs that wait for each other" in told
 
 
-def test_values_of_any_kind_arrive_as_they_are(tmp_path: Path) -> None:
-    path = tmp_path / "p.yaml"
-    path.write_text(
-        "name: p\npipeline:\n  a: {job: a.yaml, set: {args: {lr: 1.0e-4, on: true, data: ['a $$ b', \"it's\"]}}}\n"
-    )
-    (stage,) = pipeline.read(str(path)).stages
-    assert stage.words({}) == ['args={"lr": 0.0001, "on": true, "data": ["a $ b", "it\'s"]}']
+# What earlier versions recorded: a pipeline's stages that were submitted, and nothing else.
+OLD_RUN = {"scheduler": "local", "submitted": 1764000000.5, "nodes": 1, "slots": 1, "place": {}, "former": []}
+
+
+def recorded_before(folder: Folder, stages: Sequence[str], codes: Sequence[int]) -> None:
+    """Write a pipeline `old-pipeline-1` as version 0.1.0 did, with runs that have ended."""
+    before: list[str] = []
+    entries = []
+    for stage, code in zip(stages, codes, strict=True):
+        run = folder.runs / f"{stage}-0123ab"
+        run.mkdir(parents=True)
+        record = {"id": run.name, "native_id": "999999:1", "folder": str(run), **OLD_RUN}
+        (run / "run.json").write_text(json.dumps(record, indent=1) + "\n")
+        (run / "exit_code").write_text(f"{code}\n")
+        (run / "job.sh").write_text(f"echo 0 >{json.dumps(str(run / 'exit_code'))}\n")
+        entries.append({"stage": stage, "run": run.name, "needs": list(before)})
+        before.append(stage)
+    home = folder.runs / "old-pipeline-1"
+    home.mkdir()
+    (home / "pipeline.json").write_text(json.dumps({"id": home.name, "stages": entries}, indent=1) + "\n")
+
+
+def test_what_was_recorded_before_still_opens(folder: Folder) -> None:
+    recorded_before(folder, "ab", [0, 7])
+    found = folder.stages("old-pipeline-1")
+    assert {name: (s["run"], s["state"], s["exit_code"]) for name, s in found.items()} == {
+        "a": ("a-0123ab", "SUCCEEDED", 0),
+        "b": ("b-0123ab", "FAILED", 7),
+    }
+    run = json.loads(folder.launcher("status", "b-0123ab", "--json"))
+    assert (run["state"], run["native_id"]) == ("FAILED", "999999")
+    assert len(json.loads(folder.launcher("list", "--json"))) == 2
+    folder.launcher("logs", "old-pipeline-1")
+    folder.launcher("resume", "old-pipeline-1")
+    folder.wait("old-pipeline-1", ["SUCCEEDED", "SUCCEEDED"])
+
+
+def test_a_run_that_was_deleted_takes_no_other_stage_with_it(folder: Folder) -> None:
+    (folder.path / "hold").touch()
+    chain = folder.launcher("local", "chain.yaml").strip()
+    folder.wait(chain, ["RUNNING", "PENDING", "PENDING"])
+    gone = folder.stages(chain)["c"]["run"]
+    folder.launcher("cancel", gone)
+    shutil.rmtree(folder.runs / gone)
+    found = folder.stages(chain)
+    assert [s["state"] for s in found.values()] == ["RUNNING", "PENDING", "UNKNOWN"]
+    assert found["c"]["reason"] == "its run folder cannot be read"
+    folder.launcher("cancel", chain)
+    folder.wait(chain, ["CANCELLED", "CANCELLED", "UNKNOWN"])
+    (folder.path / "hold").unlink()
+    folder.launcher("resume", chain)
+    folder.wait(chain, ["SUCCEEDED", "SUCCEEDED", "UNKNOWN"])
+
+
+def test_a_stage_whose_input_is_gone_is_not_resumed(folder: Folder) -> None:
+    recorded_before(folder, "ab", [0, 7])
+    shutil.rmtree(folder.runs / "a-0123ab")
+    told = folder.launcher("resume", "old-pipeline-1", code=4)
+    assert "the run folder of stage a cannot be read, and a later stage needs it" in told
+
+
+def test_stages_that_were_never_submitted_are_resumed(folder: Folder) -> None:
+    """The launcher was killed between two submissions: every stage is recorded, some have no run.json."""
+    (folder.path / "code-a").write_text("7")
+    folder.launcher("local", "chain.yaml", "--wait", code=1)
+    folder.wait("chain-pipeline-1", ["FAILED", "CANCELLED", "CANCELLED"])
+    for stage in ("b", "c"):
+        run = folder.runs / folder.stages("chain-pipeline-1")[stage]["run"]
+        for name in ("run.json", "cancelled", "exit_code"):
+            (run / name).unlink()
+    found = folder.stages("chain-pipeline-1")
+    assert [s["state"] for s in found.values()] == ["FAILED", "CANCELLED", "CANCELLED"]
+    assert found["c"]["reason"] == "not submitted: an earlier stage did not succeed"
+    (folder.path / "code-a").unlink()
+    folder.launcher("resume", "chain-pipeline-1")
+    folder.wait("chain-pipeline-1", ["SUCCEEDED"] * 3)
+
+
+def test_a_pipeline_that_was_refused_leaves_nothing(folder: Folder) -> None:
+    for name in ("sbatch", "squeue", "scancel"):
+        program = folder.path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition' >&2\nexit 1\n")
+        program.chmod(0o755)
+    folder.env["PATH"] = f"{folder.path}/bin:{os.environ['PATH']}"
+    told = folder.launcher("slurm", "chain.yaml", code=4)
+    assert "invalid partition" in told
+    assert list(folder.runs.iterdir()) == []
+
+
+def test_report_of_a_pipeline_passes_over_what_is_gone(folder: Folder) -> None:
+    recorded_before(folder, "ab", [0, 0])
+    shutil.rmtree(folder.runs / "a-0123ab")
+    line = {"step": 1, "loss": 2.0, "time": 1.0, "tokens_per_second": 5.0, "max_steps": 1}
+    (folder.runs / "b-0123ab" / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    assert "b-0123ab" in folder.launcher("report", "old-pipeline-1")

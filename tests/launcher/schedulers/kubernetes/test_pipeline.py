@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from launcher.cli import main
 
@@ -32,19 +33,27 @@ def chain(tmp_path: Path) -> str:
     return str(tmp_path / "chain.yaml")
 
 
-def play(cluster: Cluster, words: Sequence[str]) -> list[str]:
-    """Let each job that appears end with the next of `words`. Returns their names."""
+def jobs(cluster: Cluster) -> dict[str, str]:
+    """uid → name."""
+    return {d["metadata"]["uid"]: n for (p, n), d in cluster.objects().items() if p == "jobs"}
+
+
+def play(cluster: Cluster, words: Sequence[str], known: Sequence[str] = ()) -> list[str]:
+    """Let each job that appears, but for the `known` uids, end with the next of `words`. Returns their names."""
     seen: list[str] = []
+    passed = set(known)
     for word in words:
         deadline = time.monotonic() + 60
-        while not (new := [n for p, n in cluster.objects() if p == "jobs" and n not in seen]):
+        while not (new := {uid: n for uid, n in jobs(cluster).items() if uid not in passed}):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert len(new) == 1, "the next stage was submitted before this one had ended"
-        seen += new
+        ((uid, name),) = new.items()
+        passed.add(uid)
+        seen.append(name)
         time.sleep(0.5)
         condition = {"type": word, "status": "True", "reason": "", "message": ""}
-        cluster.tell("status", plural="jobs", name=new[0], status={"conditions": [condition]})
+        cluster.tell("status", plural="jobs", name=name, status={"conditions": [condition]})
     return seen
 
 
@@ -82,7 +91,87 @@ def test_a_failure_ends_the_pipeline(
     assert code == 1
     assert [n for p, n in cluster.objects() if p == "jobs"] == [first]
     found = told(capsys, "status", "chain-pipeline-1", "--json")
-    assert [(s["run"], s["state"]) for s in found["stages"]] == [(first, "FAILED")]
+    assert [s["state"] for s in found["stages"]] == ["FAILED", "CANCELLED"]
+    assert found["stages"][0]["run"] == first
+    assert found["stages"][1]["reason"] == "not submitted: an earlier stage did not succeed"
+
+
+def resume(cluster: Cluster, words: Sequence[str], known: Sequence[str]) -> tuple[int, list[str]]:
+    seen: list[str] = []
+    thread = threading.Thread(target=lambda: seen.extend(play(cluster, words, known)))
+    thread.start()
+    code = main.main(["resume", "chain-pipeline-1"])
+    thread.join()
+    return code, seen
+
+
+def test_a_pipeline_whose_leader_stopped_is_not_done_and_is_resumed(
+    chain: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("launcher.reports.progress.follow", interrupted)
+        assert main.main(["kubernetes", chain, "--wait"]) == 130
+    assert "`python -m launcher resume chain-pipeline-1` continues it" in capsys.readouterr().err
+    (first,) = [n for p, n in cluster.objects() if p == "jobs"]
+    condition = {"type": "Complete", "status": "True", "reason": "", "message": ""}
+    cluster.tell("status", plural="jobs", name=first, status={"conditions": [condition]})
+    found = told(capsys, "status", "chain-pipeline-1", "--json")
+    assert (found["state"], [s["state"] for s in found["stages"]]) == ("PENDING", ["SUCCEEDED", "PENDING"])
+    assert found["stages"][1]["reason"] == "not submitted"
+    code, (second,) = resume(cluster, ["Complete"], list(jobs(cluster)))
+    assert (code, second) == (0, found["stages"][1]["run"])
+    command = cluster.objects()["jobs", second]["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert f"--model=/runs/{first}/export" in command
+    assert told(capsys, "status", "chain-pipeline-1", "--json")["state"] == "SUCCEEDED"
+    assert main.main(["resume", "chain-pipeline-1"]) == 4
+    assert "there is nothing to resume" in capsys.readouterr().err
+
+
+def test_a_stage_that_failed_is_resumed_in_its_folder(chain: str, cluster: Cluster) -> None:
+    code, (first,) = launch(chain, cluster, ["Failed"])
+    uid = cluster.objects()["jobs", first]["metadata"]["uid"]
+    code, seen = resume(cluster, ["Complete", "Complete"], [uid])
+    assert code == 0
+    assert seen[0] == first
+    assert cluster.objects()["jobs", first]["metadata"]["uid"] != uid
+
+
+@pytest.mark.parametrize("options", [["--server-dry-run"], ["--server-dry-run", "--wait"]])
+def test_a_servers_dry_run_submits_nothing(
+    options: list[str], chain: str, cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["kubernetes", chain, *options]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert len([line for line in out if line.startswith("job/") and line.endswith(" ok")]) == 2
+    assert not cluster.objects()
+    assert not (tmp_path / "runs").exists()
+
+
+def test_dry_run_is_what_kubectl_takes(chain: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["kubernetes", chain, "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    documents = [d for d in YAML(typ="safe", pure=True).load_all(out) if d]
+    kinds = [d["kind"] for d in documents]
+    assert kinds.count("Job") == kinds.count("ConfigMap") == 2
+    assert all(set(d) >= {"apiVersion", "kind", "metadata"} for d in documents)
+    assert "# stage b, after a\n" in out
+    assert "stage b, after a: what is printed or written does not enforce this dependency" in err
+
+
+def test_output_is_a_folder_a_stage_for_kustomize(
+    chain: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["kubernetes", chain, "-o", str(tmp_path / "out")]) == 0
+    for stage in ("a", "b"):
+        listed = YAML(typ="safe", pure=True).load(
+            (tmp_path / "out" / stage / "kustomization.yaml").read_text()
+        )
+        for name in listed["resources"]:
+            text = (tmp_path / "out" / stage / name).read_text()
+            assert len([d for d in YAML(typ="safe", pure=True).load_all(text) if d]) == 1
 
 
 def test_what_cannot_be_is_said_before_anything_is_submitted(

@@ -6,7 +6,6 @@ import pytest
 from ruamel.yaml import YAML
 
 from launcher.errors import PlanError
-from launcher.files import load
 from launcher.planning import plan
 from launcher.schedulers import kubernetes
 from tests import samples
@@ -15,7 +14,7 @@ JOB = "jobs/inference/serve.yaml"
 
 
 def planned(*settings: str) -> plan.Plan:
-    return plan.make(*load.load(JOB, None, settings), samples.SITE)
+    return plan.make(samples.loaded(JOB, None, settings), samples.SITE)
 
 
 def test_requests_reach_the_server_of_the_first_host() -> None:

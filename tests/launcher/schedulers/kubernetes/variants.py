@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher.fabrics import FABRICS
+from launcher.files import load
 from launcher.planning import plan
 from launcher.schedulers import kubernetes
 from tests import samples
@@ -73,7 +74,9 @@ def decide(kubernetes_: dict[str, Any], job: dict[str, Any] | None = None, **clu
     }
     wanted = {"nodes": 2, "env": {"HF_TOKEN": {"secret": "hf-token"}}, **(job or {})}
     site = plan.Site("/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab", "fedcba987654")
-    return plan.make(samples.job(**wanted), samples.cluster(**fields, kubernetes=kubernetes_), site)
+    return plan.make(
+        load.Loaded(samples.job(**wanted), samples.cluster(**fields, kubernetes=kubernetes_)), site
+    )
 
 
 def plans() -> dict[str, Plan]:

@@ -1,0 +1,102 @@
+"""What each family of verbs gets from the command line, with types.
+
+Owns names and defaults; which verb has which option, and its help, is main.py's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Options(argparse.Namespace):
+    """An argparse namespace; a class adds the types, and the defaults of options that not every verb has."""
+
+
+class Files(Options):
+    """Which cluster, and what is changed in the files."""
+
+    cluster: str | None = None
+    settings: Sequence[str] = ()
+    strict: bool = False
+
+
+class Job(Files):
+    """One job or pipeline."""
+
+    job: str
+    name: str = ""
+
+
+class Launch(Job):
+    """local, slurm, kubernetes."""
+
+    scheduler: str
+    dry_run: bool
+    output: str | None
+    force: bool
+    wait: bool
+    after: Sequence[str] = ()
+    exclude_bad: bool = False
+    sweep: Sequence[str] = ()
+    server_dry_run: bool = False
+
+    @property
+    def submits(self) -> bool:
+        return not (self.dry_run or self.output or self.server_dry_run)
+
+
+class Plan(Job):
+    """plan."""
+
+    json: bool
+    max_model: str | None
+    min_nodes: bool
+    plot: Sequence[str]
+
+
+class Check(Files):
+    """check."""
+
+    jobs: Sequence[str]
+
+
+class Run(Options):
+    """status, logs, cancel, resume."""
+
+    run: str
+    json: bool = False
+    follow: bool = False
+    rank: int | None = None
+    host: str | None = None
+    exclude_bad: bool = False
+
+
+class Report(Options):
+    """report."""
+
+    runs: Sequence[str]
+    json: bool
+    plot: Sequence[str]
+
+
+class List(Options):
+    """list."""
+
+    all: bool
+    state: str | None
+    json: bool
+
+
+class Look(Options):
+    """hostfile, env, schema, doctor, completion."""
+
+    json: bool = False
+    fabric: str | None = None
+    hostlist: str | None = None
+    slots: int | None = None
+    kind: str = ""
+    shell: str = ""

@@ -1,0 +1,121 @@
+"""What a file's words refer to: workload and its options, preset and DeepSpeed's keys, model, fabric, GPU.
+
+Owns the problems that need those tables; kinds and ranges of the fields are checked by validation.py.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from launcher import workloads
+from launcher.deepspeed import config
+from launcher.deepspeed import keys as deepspeed_keys
+from launcher.errors import Problem, SpecError, did_you_mean, shown
+from launcher.fabrics import FABRICS
+from launcher.files.cluster import Cluster
+from launcher.files.job import Job
+from launcher.sizing import gpus, models
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from launcher.files.document import Document, Keys
+    from launcher.files.fields import Model
+
+
+_CLUSTER: dict[Keys, Callable[[], Sequence[str]]] = {
+    ("fabric",): lambda: sorted(FABRICS),
+    ("gpu",): lambda: sorted(gpus.GPUS),
+}
+_JOB: dict[Keys, Callable[[], Sequence[str]]] = {
+    ("workload",): workloads.names,
+    ("deepspeed",): lambda: ("auto", *config.presets()),
+    ("deepspeed", "preset"): lambda: ("auto", *config.presets()),
+}
+
+
+def problems(document: Document, model: type[Model]) -> Iterator[Problem]:
+    """Names that do not exist, and options and keys that a workload or DeepSpeed does not take."""
+    data = document.data
+    tables = {Job: _JOB, Cluster: _CLUSTER}
+    for keys, known in tables.get(model, {}).items():
+        value: Any = data
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        if keys == ("workload",) and isinstance(value, (int, float)):
+            value = str(value)
+        if not isinstance(value, str) or (keys == ("workload",) and workloads.is_script(value)):
+            continue
+        if value not in known():
+            what = keys[-1] if keys != ("deepspeed",) else "preset"
+            yield Problem(
+                f"unknown {what} {shown(value)}", did_you_mean(value, known()), document.place(keys)
+            )
+    if model is Job:
+        yield from _batch_problems(document)
+        yield from _model_problems(document)
+        yield from _args_problems(document)
+        yield from _deepspeed_problems(document)
+
+
+def _batch_problems(document: Document) -> Iterator[Problem]:
+    """A job without `batch`, although its workload takes DeepSpeed's configuration, of which that is a part."""
+    workload = str(document.data.get("workload", "pretrain"))
+    known = workloads.is_script(workload) or workload in workloads.names()
+    if "batch" not in document.data and (not known or workloads.steps(workload)):
+        hint = "add `batch:` (batch: {micro: 4, global: 64})"
+        yield Problem("batch is missing", hint, document.place(("batch",)))
+
+
+def _model_problems(document: Document) -> Iterator[Problem]:
+    """A model that is neither a name nor a local model nor a hub name, or that is not a language model."""
+    named = document.data.get("model")
+    if isinstance(named, str) and document.data.get("workload", "pretrain") in workloads.TRAINING:
+        try:
+            models.load_if_here(named)
+        except SpecError as error:
+            for problem in error.problems:
+                yield Problem(problem.message, problem.hint, problem.place or document.place(("model",)))
+
+
+def _deepspeed_problems(document: Document) -> Iterator[Problem]:
+    """Keys that DeepSpeed does not know, or values that it cannot read."""
+    section = document.data.get("deepspeed")
+    if isinstance(section, dict):
+        overrides = {key: value for key, value in section.items() if key != "preset"}
+        workload = str(document.data.get("workload", "pretrain"))
+        for keys, problem in deepspeed_keys.problems(overrides, workload):
+            yield Problem(problem.message, problem.hint, document.place(("deepspeed", *keys)))
+
+
+def _args_problems(document: Document) -> Iterator[Problem]:
+    args, workload = document.data.get("args", {}), str(document.data.get("workload", "pretrain"))
+    if not isinstance(args, dict):
+        return
+    fitting = {}
+    for key, value in args.items():
+        wrong = _argument_problem(key, value)
+        if wrong:
+            yield Problem(
+                f"args.{key if key.isprintable() else repr(key)} {wrong}", "", document.place(("args", key))
+            )
+        else:
+            fitting[key] = value
+    if workload in workloads.names():
+        for key, problem in workloads.problems(workload, fitting):
+            yield Problem(problem.message, problem.hint, document.place(("args", key)))
+
+
+def _argument_problem(key: str, value: object) -> str:
+    """Why these cannot be an option and its value in any program, or an empty string."""
+    if not re.fullmatch(r"[^-\s=\0][^\s=\0]*", key):
+        return "is not an option's name; write it without dashes in front, blanks or ="
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(v, (dict, list)) for v in values):
+        return f"must be one value or a list of values, not {shown(value)}"
+    if isinstance(value, list) and any(v is None or isinstance(v, bool) for v in values):
+        return f"must be a list of text or numbers, not {shown(value)}; quote what is text"
+    if "--" in values:  # Python before 3.11.9: https://github.com/python/cpython/issues/109475
+        return "cannot be '--': Python's option parser drops it"
+    return ""
