@@ -20,7 +20,7 @@ from launcher.submission import placement, submit
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from launcher.files.load import Stage, Stages
+    from launcher.files.stages import Stage, Stages
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
 
@@ -200,7 +200,7 @@ def current(pipeline: PipelineRun) -> Run:
 def cancel(pipeline: PipelineRun) -> None:
     """End every stage, the last one first, so that none starts because another is gone."""
     known = statuses(pipeline)
-    for name, run in reversed(pipeline.runs.items()):
+    for name, run in reversed(list(pipeline.runs.items())):
         if run and run.native_id and (pipeline.is_plain or known[name].state not in status.ENDED):
             schedulers.load(run.scheduler).cancel(run)
 

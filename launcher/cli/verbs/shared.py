@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from launcher.cli import options
     from launcher.errors import LauncherError
-    from launcher.files.load import Loaded, Stage, Stages
+    from launcher.files.load import Loaded
+    from launcher.files.stages import Stage, Stages
     from launcher.images.facts import Facts
     from launcher.planning.plan import Plan
     from launcher.runs.pipelines import PipelineRun

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher.runs import record as runs_record
+from launcher.runs import folders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,7 +80,7 @@ def test_a_thousand_runs_cost_one_query(site: Site, tmp_path: Path) -> None:
         folder.mkdir(parents=True)
         record = {"id": folder.name, "scheduler": "slurm", "native_id": f"{job}_{index}", "submitted": index,
                   "nodes": 1, "slots": 1, "place": {}}  # fmt: skip
-        runs_record.write_files(folder, {"run.json": json.dumps(record)})
+        folders.write_files(folder, {"run.json": json.dumps(record)})
     calls = tmp_path / "calls"
     for tool in ("squeue", "sacct"):
         shim = tmp_path / "bin" / tool
