@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.files.cluster import Cluster
-from launcher.files.fields import Model
 from launcher.files.job import Job
 from launcher.files.pipeline import Pipeline
+
+if TYPE_CHECKING:
+    from launcher.files.fields import Model
 
 
 def schema(kind: Literal["job", "cluster", "pipeline"]) -> dict[str, Any]:

@@ -33,11 +33,12 @@ def without_plugins() -> Iterator[None]:
 
     The variable is gone afterwards, so that ranks and sbatch do not inherit it.
     """
-    before = os.environ.setdefault(_PLUGINS, "__all__")
+    chosen = _PLUGINS in os.environ
+    os.environ.setdefault(_PLUGINS, "__all__")
     try:
         yield
     finally:
-        if before == "__all__":
+        if not chosen:
             del os.environ[_PLUGINS]
 
 

@@ -425,9 +425,10 @@ def test_ranks_and_schedulers_inherit_no_setting_of_pydantic(
     assert done.returncode == 0, done.stderr
     assert main.main(["plan", "job.yaml"]) == 0
     assert "PYDANTIC_DISABLE_PLUGINS" not in os.environ
-    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "mine")
-    assert main.main(["plan", "job.yaml"]) == 0
-    assert os.environ["PYDANTIC_DISABLE_PLUGINS"] == "mine"
+    for chosen in ("mine", "__all__"):
+        monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", chosen)
+        assert main.main(["plan", "job.yaml"]) == 0
+        assert os.environ["PYDANTIC_DISABLE_PLUGINS"] == chosen
 
 
 # Runs
