@@ -30,6 +30,8 @@ from tests.launcher.schedulers.kubernetes import variants
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from launcher.files.stages import Stages
+
 HERE = Path(__file__).parent
 GOLDEN, ERRORS = HERE / "golden", HERE / "errors"
 
@@ -63,7 +65,7 @@ def _rendered(decided: plan.Plan, scheduler: str) -> dict[str, str]:
         return {"refused.txt": f"exit {error.exit_code}\n{error}\n"}
 
 
-def _rendered_pipeline(stages: load.Stages, folder: Path) -> dict[Path, str]:
+def _rendered_pipeline(stages: Stages, folder: Path) -> dict[Path, str]:
     """Each stage as it is submitted here and on Slurm, where those before it are the jobs 101, 102…"""
     plans, texts = dict[str, plan.Plan](), dict[Path, str]()
     for stage in stages.stages:

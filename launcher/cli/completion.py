@@ -18,9 +18,9 @@ SHELLS = ("bash", "zsh", "fish")
 
 def script(shell: str) -> str:
     """What the shell evaluates once, for the command `launcher`."""
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    return str(argcomplete.shellcode(["launcher"], shell=shell)).strip("\n")
+    return str(shellcode(["launcher"], shell=shell)).strip("\n")
 
 
 def answer(parser: argparse.ArgumentParser) -> None:

@@ -50,7 +50,7 @@ def _add_run(verbs: arguments.Verbs) -> None:
         ("slurm", (), "on a Slurm cluster"),
         ("kubernetes", ("k8s",), "on Kubernetes"),
     ):
-        verb = verbs.add(name, f"run a job {where}", launch.launch, options.Launch, aliases)
+        verb = verbs.add(name, f"run a job {where}", launch.launch, options.Launch, aliases=aliases)
         _job_options(verb)
         _flag(verb, "--dry-run", "print what would be submitted; submit nothing")
         verb.add_argument(
@@ -59,10 +59,11 @@ def _add_run(verbs: arguments.Verbs) -> None:
         _flag(verb, "--force", "submit even if the plan does not fit or the image lacks something")
         _flag(verb, "--wait", "follow the run until it ends; exit code 1 if it failed")
         if name != "kubernetes":
-            _repeated(verb, "--after", "after", "RUN", "start when this run has succeeded")
+            _repeated(verb, "--after", dest="after", metavar="RUN", what="start when this run has succeeded")
         if name == "slurm":
             _exclude_option(verb)
-            _repeated(verb, "--sweep", "sweep", "KEY=V,V…", "a run for each combination, as one job array")
+            what = "a run for each combination, as one job array"
+            _repeated(verb, "--sweep", dest="sweep", metavar="KEY=V,V…", what=what)
         if name == "kubernetes":
             _flag(verb, "--server-dry-run", "validate by the API server's dry run; submit nothing")
         verb.set_defaults(scheduler=name)
@@ -155,7 +156,7 @@ def _file_options(verb: argparse.ArgumentParser) -> None:
     option = verb.add_argument("--cluster", type=filled, metavar="NAME|FILE", help=what)
     option.completer = completion.clusters  # type: ignore[attr-defined]
     what = 'change a field of the files; a key with dots is quoted: mounts."/a.b"=/b'
-    _repeated(verb, "--set", "settings", "KEY=VALUE", what)
+    _repeated(verb, "--set", dest="settings", metavar="KEY=VALUE", what=what)
     _flag(verb, "--strict", "treat warnings about environment variables as errors")
 
 
@@ -196,7 +197,7 @@ def _flag(verb: argparse.ArgumentParser, name: str, what: str) -> None:
     verb.add_argument(name, action="store_true", help=what)
 
 
-def _repeated(verb: argparse.ArgumentParser, name: str, dest: str, metavar: str, what: str) -> None:
+def _repeated(verb: argparse.ArgumentParser, name: str, *, dest: str, metavar: str, what: str) -> None:
     option = verb.add_argument(name, action="append", default=[], dest=dest, metavar=metavar, help=what)
     if metavar == "RUN":
         option.completer = completion.runs  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ Owns names and defaults; which verb has which option, and its help, is main.py's
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,5 +98,5 @@ class Look(Options):
     fabric: str | None = None
     hostlist: str | None = None
     slots: int | None = None
-    kind: str = ""
+    kind: Literal["job", "cluster", "pipeline"]
     shell: str = ""

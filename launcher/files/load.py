@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from launcher.images.facts import Facts
 
 
+_NOWHERE: Places = MappingProxyType({"job": MappingProxyType({}), "cluster": MappingProxyType({})})
+
+
 class Loaded(NamedTuple):
     """A job and the cluster it runs on. `places`: where their fields are written, for what is found wrong later.
 
@@ -39,7 +42,7 @@ class Loaded(NamedTuple):
 
     job: Job
     cluster: Cluster
-    places: Places = MappingProxyType({})
+    places: Places = _NOWHERE
     image_facts: Facts | None = None
 
 

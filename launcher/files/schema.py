@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.files.cluster import Cluster
 from launcher.files.job import Job
 from launcher.files.pipeline import Pipeline
 
+if TYPE_CHECKING:
+    from launcher.files.fields import Model
+
 
 def schema(kind: Literal["job", "cluster", "pipeline"]) -> dict[str, Any]:
     """The JSON Schema (2020-12) of a file of that kind."""
-    models = {"job": Job, "cluster": Cluster, "pipeline": Pipeline}
+    models: dict[str, type[Model]] = {"job": Job, "cluster": Cluster, "pipeline": Pipeline}
     document = models[kind].model_json_schema(by_alias=True)
     if kind == "job":
         from launcher.deepspeed import keys

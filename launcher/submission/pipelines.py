@@ -20,7 +20,7 @@ from launcher.submission import placement, submit
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from launcher.files.load import Stage, Stages
+    from launcher.files.stages import Stage, Stages
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from launcher.cli import options
-    from launcher.files.load import Stages
+    from launcher.files.stages import Stages
     from launcher.planning.plan import Plan
     from launcher.runs.pipelines import PipelineRun
     from launcher.runs.record import Run

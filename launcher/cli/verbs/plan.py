@@ -12,7 +12,7 @@ from launcher.errors import LauncherError, SpecError
 
 if TYPE_CHECKING:
     from launcher.cli import options
-    from launcher.files.load import Stage
+    from launcher.files.stages import Stage
 
 
 def show_plan(given: options.Plan) -> int:

@@ -9,6 +9,8 @@ from launcher.cli.streams import say
 from launcher.cli.verbs.shared import OK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from launcher.cli import options
     from launcher.runs.pipelines import PipelineRun
     from launcher.runs.sweeps import Sweep
@@ -40,7 +42,8 @@ def _find(name: str) -> Sweep | PipelineRun:
     from launcher.planning import workspace
     from launcher.runs import folders, pipelines, sweeps
 
-    return folders.find(workspace.runs(), name, {**pipelines.READERS, sweeps.RECORD: sweeps.read})
+    readers: dict[str, Callable[[Path], Sweep | PipelineRun]] = {**pipelines.READERS}
+    return folders.find(workspace.runs(), name, readers | {sweeps.RECORD: sweeps.read})
 
 
 def _folders(entry: Path | Sweep | PipelineRun) -> list[tuple[str, Path]]:

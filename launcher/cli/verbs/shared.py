@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from launcher.cli import options
     from launcher.errors import LauncherError
-    from launcher.files.load import Loaded, Stage, Stages
+    from launcher.files.load import Loaded
+    from launcher.files.stages import Stage, Stages
     from launcher.images.facts import Facts
     from launcher.planning.plan import Plan
     from launcher.runs.pipelines import PipelineRun
@@ -32,11 +33,12 @@ def without_plugins() -> Iterator[None]:
 
     The variable is gone afterwards, so that ranks and sbatch do not inherit it.
     """
-    before = os.environ.setdefault(_PLUGINS, "__all__")
+    chosen = _PLUGINS in os.environ
+    os.environ.setdefault(_PLUGINS, "__all__")
     try:
         yield
     finally:
-        if before == "__all__":
+        if not chosen:
             del os.environ[_PLUGINS]
 
 

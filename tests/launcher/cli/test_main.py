@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from launcher import ROOT, errors
 from launcher.cli import main
 from launcher.cli.verbs import shared
-from launcher.runs import record as runs_record
+from launcher.runs import folders
 from tests import samples
 
 # Changing a line here changes what scripts of users rely on.
@@ -353,9 +353,7 @@ def test_a_run_of_an_unknown_scheduler_does_not_hide_the_others(
             "submitted": number,
             "nodes": 1,
         }
-        runs_record.folders.write_files(
-            folder / scheduler, {"run.json": json.dumps({**record, "slots": 1, "place": {}})}
-        )
+        folders.write_files(folder / scheduler, {"run.json": json.dumps({**record, "slots": 1, "place": {}})})
     assert main.main(["list", "--json"]) == 0
     found = {entry["id"]: (entry["state"], entry["reason"]) for entry in json.loads(capsys.readouterr().out)}
     assert found["pbs"] == ("UNKNOWN", "unknown scheduler 'pbs'")
@@ -452,9 +450,10 @@ def test_ranks_and_schedulers_inherit_no_setting_of_pydantic(
     assert done.returncode == 0, done.stderr
     assert main.main(["plan", "job.yaml"]) == 0
     assert "PYDANTIC_DISABLE_PLUGINS" not in os.environ
-    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "mine")
-    assert main.main(["plan", "job.yaml"]) == 0
-    assert os.environ["PYDANTIC_DISABLE_PLUGINS"] == "mine"
+    for chosen in ("mine", "__all__"):
+        monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", chosen)
+        assert main.main(["plan", "job.yaml"]) == 0
+        assert os.environ["PYDANTIC_DISABLE_PLUGINS"] == chosen
 
 
 # Runs
@@ -469,7 +468,7 @@ def recorded(folder: Path, name: str, text: str = "") -> None:
         "nodes": 1,
         "slots": 1,
     }
-    runs_record.folders.write_files(folder / name, {"run.json": text or json.dumps({**record, "place": {}})})
+    folders.write_files(folder / name, {"run.json": text or json.dumps({**record, "place": {}})})
 
 
 def test_list_says_where_it_looked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -507,7 +506,7 @@ def test_a_broken_record_is_named_and_hides_no_other(here: Path, capsys: pytest.
     texts = ("{}", "[" * 100_000, '{"stages": [{"stage": "a", "run": "x", "needs": ["b"]}]}')
     for name in ("pipeline.json", "sweep.json"):
         for number, text in enumerate(texts):
-            runs_record.folders.write_files(here / "runs" / f"demo-{name}-{number}", {name: text})
+            folders.write_files(here / "runs" / f"demo-{name}-{number}", {name: text})
     assert main.main(["list", "--json"]) == 0
     out, err = capsys.readouterr()
     assert [entry["id"] for entry in json.loads(out)] == ["demo-1"]

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from launcher.files.load import Loaded, Stage
+    from launcher.files.load import Loaded
+    from launcher.files.stages import Stage
 
 JOB = "name: {name}\ncluster: here.yaml\nmodel: byte-gpt\nbatch: {{micro: 1}}\n"
 

@@ -108,3 +108,10 @@ def test_bad_hosts_expire_and_can_be_edited(tmp_path: Path) -> None:
         f"#n4 {later} forgiven\nn2 {later} was lost\n\nn5\n"
     )
     assert [(bad.host, bad.reason) for bad in badhosts.current(tmp_path, now)] == [("n2", "was lost")]
+
+
+def test_numbers_reach_sbatch_as_they_were_written() -> None:
+    plan_ = decided("cluster.slurm.sbatch={reservation: 2024_05, wckey: 007, comment: 1e5, mem: 1.50}")
+    lines = slurm.render(plan_)["job.sh"].splitlines()
+    wanted = {"reservation=2024_05", "wckey=007", "comment=1e5", "mem=1.50"}
+    assert {f"#SBATCH --{option}" for option in wanted} <= set(lines)

@@ -185,3 +185,24 @@ def test_what_cannot_be_is_said_before_anything_is_submitted(
     assert "stage b reads what an earlier one left, and run folders end with their pods" in err
     assert "kubernetes: {runs: CLAIM}" in err
     assert not cluster.objects()
+
+
+def test_a_run_whose_folder_ended_with_its_pods_is_not_resumed(
+    chain: str, cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "site.yaml").write_text(SITE.replace("kubernetes: {runs: runs}", ""))
+    assert main.main(["kubernetes", str(tmp_path / "first.yaml")]) == 0
+    run = capsys.readouterr().out.strip()
+    condition = {"type": "Failed", "status": "True", "reason": "", "message": ""}
+    cluster.tell("status", plural="jobs", name=run, status={"conditions": [condition]})
+    assert main.main(["resume", run]) == 4
+    assert "has no folder to resume from: it ended with its pods" in capsys.readouterr().err
+    assert run in {n for p, n in cluster.objects() if p == "jobs"}
+
+
+def test_a_pipeline_that_the_server_refuses_leaves_nothing(
+    chain: str, cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster.tell("rules", without=["jobs"])
+    assert main.main(["kubernetes", chain, "--wait"]) == 4
+    assert list((tmp_path / "runs").iterdir()) == []
