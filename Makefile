@@ -23,10 +23,10 @@ quickstart: install ## train a small GPT with DeepSpeed here, on two CPU ranks, 
 	$(BIN)/python -m launcher local jobs/quickstart.yaml --wait
 
 test: install ## all tests, a real Slurm cluster included
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --budget 1080
 
 quick: install ## the tests that start nothing heavy, in a minute: for every save
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m quick --limit 60
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m quick --budget 60 -q
 
 fuzz: install ## search for inputs that break the launcher, with fresh seeds, for MINUTES=60
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --properties 0.3 --keep build/fuzz
