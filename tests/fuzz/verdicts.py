@@ -93,7 +93,11 @@ def _left(given: Input, outcome: Outcome) -> Finding | None:
     drafts = [name for name in outcome.left if name.endswith((".draft", ".tmp"))]
     if drafts:
         return Finding(f"half-written by {_verb(given)}", f"{drafts}")
-    asked = {word for word in given.words if word.endswith((".html", ".png"))} | {"job.yaml"}
+    asked = {
+        word
+        for option, word in zip(given.words, given.words[1:], strict=False)
+        if option in {"--html", "--png"}
+    }
     if _verb(given) in LOOKING:
         stray = [name for name in outcome.left if name not in asked and not name.startswith(_CACHES)]
     else:
