@@ -4,9 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # tests that train or start a cluster share the machine's cores, so more workers would not be faster
 WORKERS ?= 2
+MINUTES ?= 60
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check format golden schema bench faults
+.PHONY: help install quickstart test quick fuzz check format golden schema bench faults
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,7 +23,13 @@ quickstart: install ## train a small GPT with DeepSpeed here, on two CPU ranks, 
 	$(BIN)/python -m launcher local jobs/quickstart.yaml --wait
 
 test: install ## all tests, a real Slurm cluster included
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --budget 1080
+
+quick: install ## the tests that start nothing heavy, in a minute: for every save
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m quick --budget 60 -q
+
+fuzz: install ## search for inputs that break the launcher, with fresh seeds, for MINUTES=60
+	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --properties 0.3 --keep build/fuzz
 
 check: install ## formatting, lint, types, layers, shell scripts, and that generated files are up to date
 	$(BIN)/ruff format --check .
@@ -40,8 +47,8 @@ golden: install ## write tests/golden/ and tests/errors/*.txt anew; review the d
 	$(BIN)/python -m tests.golden
 
 schema: install ## write jobs/schema/ anew
-	$(BIN)/python -m launcher schema job > jobs/schema/job.schema.json
-	$(BIN)/python -m launcher schema cluster > jobs/schema/cluster.schema.json
+	for kind in job cluster pipeline; do \
+		$(BIN)/python -m launcher schema $$kind > jobs/schema/$$kind.schema.json || exit 1; done
 
 faults: install ## break a real Slurm cluster on this machine in eleven ways and print what a user sees (ten minutes)
 	$(BIN)/python -m tests.faults

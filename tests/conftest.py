@@ -1,11 +1,18 @@
-"""Settings for all tests: which examples Hypothesis tries, and options of the command line.
+"""Settings for all tests: which examples Hypothesis tries, which tests are quick, and how long they take.
 
-Owns the two profiles of Hypothesis: `gate`, whose examples are the same in every run, and `fuzz` (`make fuzz`).
+Owns the two profiles of Hypothesis: `gate`, whose examples are the same in every run, and `fuzz` (`make fuzz`); the
+marker `quick`; and the account of processor time, which is the same on a busy machine.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import os
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +21,6 @@ from hypothesis.internal.conjecture import providers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _COUNT = itertools.count()
 
@@ -30,10 +36,26 @@ settings.register_profile(
 )
 settings.load_profile("gate")
 
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+SLOW = {"apiserver", "deepspeed", "heavy", "image", "slurm"}  # markers; a test with none of them is quick
+CORES = 2  # budgets are for a machine with so many, and nothing else to do
+_STARTED = time.monotonic()
+_BEFORE = pytest.StashKey[float]()
+_TOOK: defaultdict[str, float] = defaultdict(float)  # file → processor seconds
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-apiserver", action="store_true", help="fail, not skip, where there is no kube-apiserver"
+    )
+
+    parser.addoption(
+        "--budget",
+        type=int,
+        metavar="SECONDS",
+        help=f"say what the tests took of so many seconds on {CORES} cores",
     )
 
 
@@ -58,3 +80,55 @@ def _state_of_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path
 def _state(_state_of_session: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A test knows no runs of another one."""
     monkeypatch.setenv("XDG_STATE_HOME", str(_state_of_session / str(next(_COUNT))))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not SLOW & {mark.name for mark in item.iter_markers()}:
+            item.add_marker("quick")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[_BEFORE] = _processor()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test took travels with its last report, also from a worker."""
+    report = yield
+    if report.when == "teardown" and _BEFORE in item.stash:
+        report.user_properties.append(("processor", _processor() - item.stash[_BEFORE]))
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for name, seconds in report.user_properties:
+        if name == "processor" and isinstance(seconds, float):
+            _TOOK[report.nodeid.partition("::")[0]] += seconds
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    budget = config.getoption("--budget")
+    if not budget:
+        return
+    most = sorted(_TOOK.items(), key=lambda entry: -entry[1])[:15]
+    terminalreporter.section("processor seconds, most first")
+    for path, seconds in most:
+        terminalreporter.write_line(f"{seconds:7.1f}  {path}")
+    total, wall = sum(_TOOK.values()), time.monotonic() - _STARTED
+    says = "within" if total <= budget * CORES else "ABOVE"
+    terminalreporter.write_line(
+        f"{total:.0f} processor seconds, {wall:.0f} by the clock: {says} the budget of {budget} s on {CORES} cores"
+    )
+
+
+def _processor() -> float:
+    """Seconds of this process, of all that it has waited for, and of the process that ranks are forked from (Linux)."""
+    forks = sys.modules.get("multiprocessing.forkserver")
+    pid = forks._forkserver._forkserver_pid if forks else None
+    ticks = 0
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks = sum(map(int, fields[11:15]))  # its own, and those of its forks that have ended
+    return sum(os.times()[:4]) + ticks / os.sysconf("SC_CLK_TCK")

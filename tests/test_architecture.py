@@ -14,6 +14,64 @@ from launcher import ROOT, schedulers
 
 IN_IMAGES = sorted((ROOT / "docker").rglob("*.py"))
 EVERYWHERE = sorted([*(ROOT / "launcher").rglob("*.py"), *IN_IMAGES, *(ROOT / "tests").rglob("*.py")])
+# Modules without a test file of their name: (folder, the test that holds them, their names). A verb is tested by its
+# command line, a fabric by all that every fabric must have, a part of an algorithm by the algorithm's own test.
+TESTED_BY = (
+    ("docker", "docker/test_node.py", "ending logs"),
+    ("docker", "docker/test_preflight.py", "allreduce links"),
+    ("docker/imagebuild", "docker/imagebuild/test_build.py", "export wheels"),
+    ("docker/imagebuild", "docker/imagebuild/test_wheel.py", "ops"),
+    (
+        "docker/workloads",
+        "docker/workloads/test_chat.py",
+        "chat_dpo chat_reward chat_rl chat_sft examples judges rewards",
+    ),
+    ("docker/workloads", "docker/workloads/test_finetune.py", "architectures trainers"),
+    ("docker/workloads", "docker/workloads/test_generate.py", "inference"),
+    ("docker/workloads", "docker/workloads/test_ppo.py", "chat_ppo"),
+    ("docker/workloads", "docker/workloads/test_text.py", "tokenizer"),
+    ("docker/workloads", "docker/workloads/test_trials.py", "startup zero"),
+    ("launcher", "test_errors.py", "errors"),
+    ("launcher/cli", "launcher/cli/test_main.py", "arguments streams"),
+    (
+        "launcher/cli/verbs",
+        "launcher/cli/test_main.py",
+        "allocation check launch look pipelines plan report runs shared",
+    ),
+    ("launcher/doctor", "launcher/doctor/test_doctor.py", "looking machine ops"),
+    (
+        "launcher/fabrics",
+        "launcher/fabrics/test_environment.py",
+        "aws azure gcp generic lint model oracle variables",
+    ),
+    ("launcher/files", "launcher/files/test_load.py", "cluster fields job shared"),
+    ("launcher/files", "launcher/schedulers/kubernetes/test_values.py", "kubernetes_syntax"),
+    ("launcher/files", "launcher/submission/test_pipelines.py", "pipeline"),
+    ("launcher/images", "launcher/planning/test_image_check.py", "facts registry"),
+    ("launcher/planning", "launcher/planning/test_capacity.py", "fit"),
+    ("launcher/planning", "launcher/cli/test_main.py", "workspace"),
+    ("launcher/rendering", "launcher/rendering/test_quoting.py", "command templates"),
+    ("launcher/reports", "launcher/planning/test_capacity.py", "estimate limits"),
+    ("launcher/reports", "launcher/reports/test_pictures.py", "bars charts png"),
+    ("launcher/reports", "launcher/schedulers/test_slurm.py", "sweep"),
+    ("launcher/runs", "launcher/runs/test_causes.py", "diagnosis logs status"),
+    ("launcher/runs", "launcher/schedulers/test_slurm.py", "badhosts sweeps"),
+    (
+        "launcher/schedulers/kubernetes",
+        "launcher/schedulers/kubernetes/test_manifests.py",
+        "kinds queues security trainer",
+    ),
+    (
+        "launcher/schedulers/kubernetes",
+        "launcher/schedulers/kubernetes/test_verbs.py",
+        "api applying following hosts mirror podlogs waits",
+    ),
+    ("launcher/schedulers/slurm", "launcher/schedulers/test_slurm.py", "options query states submission"),
+    ("launcher/sizing", "launcher/sizing/test_memory.py", "setup states"),
+    ("launcher/sizing", "launcher/sizing/test_models.py", "architecture families"),
+    ("launcher/sizing", "launcher/sizing/test_traffic.py", "gpus"),
+    ("launcher/submission", "launcher/schedulers/test_local.py", "placement submit"),
+)
 # Names that say nothing of what is inside.
 VAGUE = {"utils", "util", "helpers", "helper", "base", "manager", "common", "core", "misc"}
 
@@ -58,6 +116,20 @@ def test_names_say_what_is_inside() -> None:
 def test_every_module_says_what_it_is_for(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not text or ast.get_docstring(ast.parse(text)), "the first line says what the module owns"
+
+
+def test_every_module_has_a_test_of_its_name() -> None:
+    elsewhere = {f"{folder}/{name}.py" for folder, _, names in TESTED_BY for name in names.split()}
+    tests = ROOT / "tests"
+    assert [test for _, test, _ in TESTED_BY if not (tests / test).exists()] == []
+    modules = [path.relative_to(ROOT) for path in EVERYWHERE if path.is_relative_to(tests) is False]
+    without = {
+        str(path)
+        for path in modules
+        if not path.stem.startswith("__") and not (tests / path.parent / f"test_{path.stem}.py").exists()
+    }
+    assert without - elsewhere == set(), "add tests/…/test_NAME.py, or say in TESTED_BY which test holds it"
+    assert elsewhere - without == set(), "take it out of TESTED_BY: it has a test of its own, or is gone"
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)

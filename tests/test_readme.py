@@ -88,6 +88,7 @@ def test_make_target_exists(command: str) -> None:
 def test_links_resolve() -> None:
     for path in [
         ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
         *ROOT.glob("docker/*.md"),
         *ROOT.glob("launcher/**/*.md"),
         *ROOT.glob("jobs/**/*.md"),

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import launcher
 from launcher.cli import main as cli_main
-from tests.fuzz import commands, sandbox, shrinking, verdicts
+from tests.fuzz import commands, properties, sandbox, shrinking, verdicts
 
 WARM = (
     ["check", "jobs/llama-7b.yaml", "jobs/chat.yaml"],
@@ -35,18 +35,25 @@ def main() -> int:
     if args.input is not None:
         return _one(args.seed, args.input)
     print(f"fuzz: seed {args.seed}, {args.minutes:g} minutes, {args.jobs} processes", flush=True)
-    tried, found = _search(args.seed, args.minutes * 60, args.jobs, args.inputs)
+    share = args.minutes * 60 * args.properties
+    failed = properties.search(args.seed, share, args.jobs) if share else []
+    tried, found = _search(args.seed, args.minutes * 60 - share, args.jobs, args.inputs)
     count = sum(tried.values()) // 2  # each by its verb and by its exit code
     print(f"\nfuzz: seed {args.seed}: {count:,} inputs tried, {len(found)} distinct findings")
     print("  " + ", ".join(f"{what} {times:,}" for what, times in tried.most_common(40)))
     for number, (key, at) in enumerate(sorted(found.items()), 1):
         _tell(args, number, key, at)
-    return 1 if found else 0
+    for line in failed:
+        print(f"a property does not hold: {line}")
+    return 1 if found or failed else 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument(
+        "--properties", type=float, default=0.0, help="share of the time for the property tests"
+    )
     parser.add_argument("--inputs", type=int, default=10**9, help="stop after so many")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**9))
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")

@@ -109,43 +109,52 @@ def make(seed: int, number: int) -> Input:
         {
             name: (random.choice((0, 0, 0, 1)), random.choice(ANSWERS[name]))
             for name in ANSWERS
-            if random.random() < 0.4
+            if random.random() < 0.15
         },
-        random.choices((b"", None, b"node[1-4]\n", b"\xff\0", b"a\n" * 1000), (70, 8, 10, 6, 6))[0],
+        random.choices((b"", None, b"node[1-4]\n", b"\xff\0", b"a\n" * 1000), (85, 3, 5, 4, 3))[0],
         (
-            random.choices(("file", "closed", "full", "gone"), (91, 3, 3, 3))[0],
-            random.choices(("file", "closed", "full", "gone"), (94, 2, 2, 2))[0],
+            random.choices(("file", "closed", "full", "gone"), (97, 1, 1, 1))[0],
+            random.choices(("file", "closed", "full", "gone"), (97, 1, 1, 1))[0],
         ),
     )
 
 
 def _environment(random: Random) -> dict[str, str]:
-    names = [name for name in ENVIRONMENT if random.random() < 0.05]
+    names = [name for name in ENVIRONMENT if random.random() < 0.015]
     return {name: ENVIRONMENT[name](random).replace("\0", "") for name in names}
 
 
 def _of_jobs(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:
     """plan, check, a dry run or a submission of a job or pipeline, with the files that it reads."""
-    job = values.lines(files.job(random))
-    made = {"here.yaml": values.lines(files.cluster(random)), "job.yaml": job, "file": "in the way\n"}
+    # mostly one thing is wrong, so that what comes after the first check is reached
+    where = random.choice(
+        ("nowhere", "job", "job", "cluster", "setting", "setting", "option", "text", "everywhere")
+    )
+    hurt = {name: where in {name, "everywhere"} for name in ("job", "cluster", "setting", "option", "text")}
+    job = values.lines(files.job(random, hurt["job"]))
+    made = {
+        "here.yaml": values.lines(files.cluster(random, hurt["cluster"])),
+        "job.yaml": job,
+        "file": "in the way\n",
+    }
     if random.random() < 0.15:
-        made["chain.yaml"] = values.lines(files.pipeline(random))
+        made["chain.yaml"] = values.lines(files.pipeline(random, hurt["setting"] or hurt["text"]))
     for name, data, share in (
         ("model/config.json", files.MODEL, 0.15),
         ("here.image.json", files.FACTS, 0.1),
     ):
         if random.random() < share or (name.startswith("model") and "./model" in job):
-            for _ in range(random.choice((0, 1, 1, 2))):
+            for _ in range(random.choice((0, 0, 1, 2))):
                 data = values.mutated(random, data, "json")
             made[name] = values.text(data)
     written = {name: text.encode("utf-8", "surrogatepass") for name, text in made.items()}
-    if random.random() < 0.12:
-        hurt = random.choice(sorted(made))
-        written[hurt] = values.damaged(random, made[hurt])
+    if hurt["text"]:
+        name = random.choice(sorted(made))
+        written[name] = values.damaged(random, made[name])
     file = (
         "chain.yaml"
         if "chain.yaml" in made
-        else random.choice(("job.yaml",) * 12 + ("folder", "nope.yaml", "", "/dev/null"))
+        else random.choice(("job.yaml",) * 60 + ("folder", "nope.yaml", "", "/dev/null"))
     )
     written["folder/x"] = b""
     verb = random.choices(("plan", "check", "local", "slurm", "kubernetes", "diff"), (30, 22, 16, 18, 16, 1))[
@@ -153,16 +162,21 @@ def _of_jobs(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:
     ]
     if random.random() < 0.1:
         written |= {f"runs/{name}": content for name, content in records.folders(random).items()}
-    return (verb, file, *_settings(random), *_job_options(random, verb)), written
+    return (
+        verb,
+        file,
+        *_settings(random, hurt["setting"]),
+        *_job_options(random, verb, hurt["option"]),
+    ), written
 
 
-def _settings(random: Random) -> tuple[str, ...]:
+def _settings(random: Random, hurt: bool) -> tuple[str, ...]:
     words: tuple[str, ...] = ()
-    for _ in range(random.choice((0, 0, 1, 1, 2, 3))):
-        key, value = files.setting(random)
+    for _ in range(random.choice((1, 1, 2, 3) if hurt else (0, 0, 0, 1))):
+        key, value = files.setting(random, hurt)
         bare = isinstance(value, str) and random.random() < 0.7
         words += ("--set", f"{key}={value if bare else values.text(value)}")
-    if random.random() < 0.03:
+    if hurt and random.random() < 0.1:
         words += (
             "--set",
             random.choice(("", "=", "a", ".=1", "args" + ".a" * 990 + "=1", "nodes.0=1", "\udcff=1")),
@@ -170,9 +184,9 @@ def _settings(random: Random) -> tuple[str, ...]:
     return words
 
 
-def _job_options(random: Random, verb: str) -> tuple[str, ...]:
+def _job_options(random: Random, verb: str, hurt: bool) -> tuple[str, ...]:
     known = {"plan": PLAN, "check": FILE_OPTIONS, "diff": JOB_OPTIONS}.get(verb, LAUNCH)
-    chosen = [name for name in known if random.random() < 0.07]
+    chosen = [name for name in known if random.random() < (0.2 if hurt else 0.02)]
     if verb in {"local", "slurm", "kubernetes"}:
         pick = random.random()
         chosen += ["--dry-run"] if pick < 0.75 else ["-o"] if pick < 0.9 else []

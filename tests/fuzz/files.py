@@ -114,7 +114,17 @@ def typed(random: Random, node: dict[str, Any], kind: str) -> Any:
         return random.random() < 0.5
     if name in {"integer", "number"}:
         low = node.get("minimum", node.get("exclusiveMinimum", 0))
-        return random.choice((low, low + 1, low - 1, low + 3, node.get("maximum", 8), 8, 64, 4096))
+        return random.choice(
+            (
+                low + 1,
+                low + 3,
+                2,
+                4,
+                8,
+                node.get("maximum", 64),
+                *((low, low - 1) if random.random() < 0.2 else ()),
+            )
+        )
     if name == "array":
         return [typed(random, node.get("items", {}), kind) for _ in range(random.choice((0, 1, 2)))]
     if name == "object":
@@ -127,39 +137,62 @@ def typed(random: Random, node: dict[str, Any], kind: str) -> Any:
     )
 
 
-def setting(random: Random) -> tuple[str, Any]:
+def _unfit(random: Random, node: dict[str, Any], kind: str) -> Any:
+    """A hostile value, more often than not of the type that the field has."""
+    node = _resolved(_schema(kind), node)
+    if "anyOf" in node and random.random() < 0.7:
+        return _unfit(random, random.choice(node["anyOf"]), kind)
+    names = node.get("type")
+    if names in ("integer", "number") and random.random() < 0.7:
+        return values.number(random)
+    if names == "string" and random.random() < 0.7:
+        return values.word(random)
+    return values.hostile(random)
+
+
+def setting(random: Random, hurt: bool) -> tuple[str, Any]:
     """A field of the job or (`cluster.`) the cluster, as `--set` names it, and a value for it."""
     kind = random.choice(("job", "cluster"))
     path = random.choice(sorted(fields(kind)))
-    value = typed(random, fields(kind)[path], kind) if random.random() < 0.6 else values.hostile(random)
-    path = path.replace("NAME", random.choice(("a", "A", "x-y", "HF_TOKEN", values.word(random)[:40] or "b")))
+    value = (_unfit if hurt and random.random() < 0.7 else typed)(random, fields(kind)[path], kind)
+    name = (
+        (values.word(random)[:40] or "b")
+        if hurt and random.random() < 0.2
+        else random.choice(("a", "A", "x-y"))
+    )
+    path = path.replace("NAME", name)
     return path if kind == "job" else f"cluster.{path}", value
 
 
-def _with(random: Random, base: dict[str, Any], kind: str) -> dict[str, Any]:
-    """`base` with up to three fields set and up to two places changed."""
+def _with(random: Random, base: dict[str, Any], kind: str, hurt: bool) -> dict[str, Any]:
+    """`base` with up to two fields set to what fits; `hurt`, one more place holds what does not, or two."""
     made = values.copied(base)
-    for _ in range(random.choice((0, 0, 1, 1, 2, 3))):
+    for _ in range(random.choice((0, 0, 1, 2))):
         path = random.choice(sorted(fields(kind)))
-        value = typed(random, fields(kind)[path], kind) if random.random() < 0.8 else values.hostile(random)
-        _put(made, path.replace("NAME", "a").split("."), value)
-    for _ in range(random.choice((0, 0, 1, 1, 2))):
-        made = values.mutated(random, made)
-    return made if isinstance(made, dict) else {"a": made}
+        _put(made, path.replace("NAME", "a").split("."), typed(random, fields(kind)[path], kind))
+    for _ in range(random.choice((1, 1, 1, 2)) if hurt else 0):
+        if random.random() < 0.5:
+            path = random.choice(sorted(fields(kind)))
+            _put(made, path.replace("NAME", "a").split("."), _unfit(random, fields(kind)[path], kind))
+        else:
+            made = values.mutated(random, made)
+        if not isinstance(made, dict):
+            return {"a": made}
+    return made
 
 
-def job(random: Random) -> dict[str, Any]:
+def job(random: Random, hurt: bool) -> dict[str, Any]:
     base = (
         dict(JOB) if random.random() < 0.5 else {**random.choice(shipped("jobs"))[1], "cluster": "here.yaml"}
     )
     if random.random() < 0.3:
         base["model"] = random.choice(MODELS)
     if random.random() < 0.3:
-        base["deepspeed"] = deepspeed(random)
-    return _with(random, base, "job")
+        base["deepspeed"] = deepspeed(random, hurt)
+    return _with(random, base, "job", hurt)
 
 
-def deepspeed(random: Random) -> Any:
+def deepspeed(random: Random, hurt: bool) -> Any:
     """`auto`, a preset, or a few of DeepSpeed's own keys over a preset."""
     presets = deepspeed_config.presets()
     if random.random() < 0.3:
@@ -167,11 +200,11 @@ def deepspeed(random: Random) -> Any:
     made: dict[str, Any] = {"preset": random.choice(presets)}
     keys = sorted(key for key in fields("job") if key.startswith("deepspeed."))
     for key in random.sample(keys, random.choice((1, 1, 2, 3))):
-        good = random.random() < 0.5
+        good = not hurt or random.random() < 0.5
         _put(
             made,
             key.split(".")[1:],
-            typed(random, fields("job")[key], "job") if good else values.hostile(random),
+            (typed if good else _unfit)(random, fields("job")[key], "job"),
         )
     return made
 
@@ -186,20 +219,20 @@ def _put(data: dict[str, Any], path: list[str], value: Any) -> None:
         at[last] = value
 
 
-def cluster(random: Random) -> dict[str, Any]:
+def cluster(random: Random, hurt: bool) -> dict[str, Any]:
     base = dict(CLUSTER) if random.random() < 0.4 else random.choice(shipped("clusters"))[1]
-    return _with(random, base, "cluster")
+    return _with(random, base, "cluster", hurt)
 
 
-def pipeline(random: Random) -> dict[str, Any]:
+def pipeline(random: Random, hurt: bool) -> dict[str, Any]:
     stages: dict[str, Any] = {
         "one": {"job": "job.yaml"},
         "two": {"job": "job.yaml", "set": {"model": "$one/export"}},
     }
     made: dict[str, Any] = {"name": "chain", "cluster": "here.yaml", "pipeline": stages}
     if random.random() < 0.5:
-        key, value = setting(random)
+        key, value = setting(random, hurt)
         stages["two"]["set"] = {key: value}
-    for _ in range(random.choice((0, 1, 1, 2))):
+    for _ in range(random.choice((1, 1, 2)) if hurt else 0):
         made = values.mutated(random, made) if isinstance(made, dict) else made
     return made if isinstance(made, dict) else {"pipeline": made}

@@ -26,6 +26,7 @@ _FRAME = re.compile(
     r'File "[^"]*?/((?:launcher|docker)/[^"]+\.py)", line (\d+), in (\S+)'
 )
 _INSIDE = re.compile(r"<class '|NoneType| object at 0x|errors\.pydantic|pydantic_core|site-packages")
+_CACHES = (".cache/", ".config/", "state/")  # matplotlib's, and the launcher's own index
 _LONG = 20_000  # characters of stderr: a message that repeats its input
 
 
@@ -56,7 +57,7 @@ def _ended(given: Input, outcome: Outcome) -> Finding | None:
     if "raised" in outcome.trespasses or outcome.code == 70 or "Traceback (most recent" in outcome.err:
         return _raised(given, told or outcome.err, outcome.code)
     if outcome.code not in CODES:
-        return Finding(f"exit {outcome.code}, streams {given.streams}", _tail(outcome.err))
+        return Finding(f"exit {outcome.code}", f"streams {given.streams}\n{_tail(outcome.err)}")
     if outcome.code == 1 and _verb(given) != "diff" and "--wait" not in given.words:
         return Finding(f"exit 1 of {_verb(given)}", _tail(outcome.err))
     return None
@@ -92,9 +93,13 @@ def _left(given: Input, outcome: Outcome) -> Finding | None:
     drafts = [name for name in outcome.left if name.endswith((".draft", ".tmp"))]
     if drafts:
         return Finding(f"half-written by {_verb(given)}", f"{drafts}")
-    asked = {word for word in given.words if word.endswith((".html", ".png"))} | {"job.yaml"}
+    asked = {
+        word
+        for option, word in zip(given.words, given.words[1:], strict=False)
+        if option in {"--html", "--png"}
+    }
     if _verb(given) in LOOKING:
-        stray = [name for name in outcome.left if name not in asked and not name.startswith("state/")]
+        stray = [name for name in outcome.left if name not in asked and not name.startswith(_CACHES)]
     else:
         stray = (
             [] if outcome.code in {0, 1, 130} or _verb(given) in {"cancel", "resume"} else list(outcome.left)

@@ -1,6 +1,7 @@
 """Starts a workload's ranks as real processes of this host, as the node entry does, and waits for them.
 
-Owns processes and the files a rank is given; what they should do is said by the tests.
+Owns processes and the files a rank is given; what they should do is said by the tests. Most ranks are forks (forks.py);
+what depends on an interpreter's start, such as memory and signals that come early, has new interpreters.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.docker.workloads import forks
+
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Callable, Container, Mapping
+    from collections.abc import Callable, Container, Mapping, Sequence
 
 DOCKER = Path(__file__).parents[3] / "docker"
 TIMEOUT = 240.0  # several times what a run takes on two busy cores
@@ -49,7 +52,7 @@ LLAMA = {
 class Ranks:
     """Running ranks; their output goes to one file each."""
 
-    processes: list[subprocess.Popen[bytes]]
+    processes: Sequence[subprocess.Popen[bytes] | forks.Fork]
     run_dir: Path
     outputs: list[Path]
 
@@ -117,31 +120,8 @@ def start(
     """Start `size` ranks of a run in `folder`/run. A model that is a mapping becomes a folder with that config.
 
     `given` are the options of the launcher that the workload has; `module` is one that is not a workload; `env` holds
-    over what a rank's environment has.
+    over what a rank's environment has. With `before`, `module` or `env` the ranks are new interpreters.
     """
-    ours = files(folder, deepspeed, model)
-    command = [sys.executable, "-u", "-m", module or f"workloads.{workload}"]
-    command += [f"--{name}={value}" for name, value in ours.items() if name in given] + [*args]
-    outputs = [folder / f"rank-{rank}.log" for rank in range(size)]
-    port = free_port()
-    processes = []
-    for rank, output in enumerate(outputs):
-        with output.open("wb") as file:
-            processes.append(
-                subprocess.Popen(
-                    command,
-                    env=environment(rank, size, port) | dict(env or {}),
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=subprocess.STDOUT,
-                    preexec_fn=before,
-                )
-            )
-    return Ranks(processes, ours["run-dir"], outputs)
-
-
-def files(folder: Path, deepspeed: Mapping[str, Any], model: str | Mapping[str, Any]) -> dict[str, Path]:
-    """The options of the launcher for a run in `folder`, with the files they name."""
     run_dir = folder / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
     if not isinstance(model, str):
@@ -151,7 +131,44 @@ def files(folder: Path, deepspeed: Mapping[str, Any], model: str | Mapping[str, 
         model = str(place)
     config = folder / "deepspeed.json"
     config.write_text(json.dumps(deepspeed))
-    return {"deepspeed-config": config, "run-dir": run_dir, "model": Path(model)}
+    ours = {"deepspeed-config": config, "run-dir": run_dir, "model": model}
+    words = [f"--{name}={value}" for name, value in ours.items() if name in given] + [*args]
+    outputs = [folder / f"rank-{rank}.log" for rank in range(size)]
+    port = _free_port()
+    new = before or module or env
+    processes: list[subprocess.Popen[bytes] | forks.Fork] = []
+    for rank, output in enumerate(outputs):
+        environment = _environment(rank, size, port) | dict(env or {})
+        name = module or f"workloads.{workload}"
+        processes.append(
+            _interpreter([name, *words], environment, output, before)
+            if new
+            else forks.Fork(name, words, environment, output)
+        )
+    return Ranks(processes, run_dir, outputs)
+
+
+def run(
+    folder: Path, size: int, deepspeed: Mapping[str, Any], *args: str, code: int = 0, **more: Any
+) -> Ranks:
+    """The ranks of `start`, once each has ended with `code`."""
+    ranks = start(folder, size, deepspeed, *args, **more)
+    assert ranks.wait() == [code] * size, ranks.output()
+    return ranks
+
+
+def _interpreter(
+    words: Sequence[str], environment: Mapping[str, str], output: Path, before: Callable[[], object] | None
+) -> subprocess.Popen[bytes]:
+    with output.open("wb") as file:
+        return subprocess.Popen(
+            [sys.executable, "-u", "-m", *words],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            preexec_fn=before,
+        )
 
 
 def deepspeed(
@@ -172,15 +189,14 @@ def deepspeed(
     }
 
 
-def handles(process: subprocess.Popen[bytes], number: signal.Signals) -> bool:
+def handles(process: subprocess.Popen[bytes] | forks.Fork, number: signal.Signals) -> bool:
     """Whether a process has a handler for a signal (Linux)."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     caught = next(line for line in status.splitlines() if line.startswith("SigCgt"))
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
 
 
-def environment(rank: int, size: int, port: int) -> dict[str, str]:
-    """What the node entry gives a rank, with no compiler in reach."""
+def _environment(rank: int, size: int, port: int) -> dict[str, str]:
     return {
         **os.environ,
         "PATH": "",  # no compiler, no ninja: nothing may be built at start-up
@@ -199,8 +215,7 @@ def environment(rank: int, size: int, port: int) -> dict[str, str]:
     }
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on."""
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from tests.docker.workloads import forks, ranks
+from tests.docker.workloads import ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +40,7 @@ class Cut(NamedTuple):
         assert config["train_batch_size"] == 8
         shared = (f"--sequence-parallel={self.sequence}", f"--data-cache={cache / 'data'}")
         folder.mkdir(parents=True, exist_ok=True)
-        return forks.run(folder, self.size, config, *ARGS, *shared, *args, model=MODEL)
+        return ranks.run(folder, self.size, config, *ARGS, *shared, *args, model=MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.docker.workloads import forks, ranks
+from tests.docker.workloads import ranks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -321,7 +321,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 
 def test_a_checkpoint_of_other_samples_continues_and_says_so(tmp_path: Path) -> None:
     config, options = ranks.deepspeed(1, stage=1), ("--seq-length=64", "--max-steps=1")
-    forks.run(tmp_path / "older", 1, config, *options)
+    ranks.run(tmp_path / "older", 1, config, *options)
     older = tmp_path / "older/run/checkpoints"
     marker = older / "step-00000001/complete.json"
     written = json.loads(marker.read_text())
@@ -329,10 +329,10 @@ def test_a_checkpoint_of_other_samples_continues_and_says_so(tmp_path: Path) -> 
     marker.write_text(json.dumps(written))
     more = ("--seq-length=64", "--max-steps=2", f"--resume={older}")
     (tmp_path / "newer").mkdir()
-    run = forks.run(tmp_path / "newer", 1, config, *more)
+    run = ranks.run(tmp_path / "newer", 1, config, *more)
     assert run.events("start")[0]["resumed_from"] == "step-00000001"
     assert "it continues at sample 5 of this run's own order" in run.output(0)
-    again = forks.run(tmp_path / "newer", 1, config, "--seq-length=64", "--max-steps=3")
+    again = ranks.run(tmp_path / "newer", 1, config, "--seq-length=64", "--max-steps=3")
     assert "own order" not in again.output(0)
 
 
@@ -341,7 +341,7 @@ def test_a_padded_vocabulary_with_document_masks_and_z_loss(tmp_path: Path) -> N
 
     config = ranks.deepspeed(2, stage=3)
     asked = ("--pad-vocab=96", "--document-masks", "--z-loss=1e-3", "--schedule=wsd", "--decay-share=0.5")
-    run = forks.run(
+    run = ranks.run(
         tmp_path, 2, config, *SHORT, *asked, "--max-steps=4", "--export", "--eval-every=4", model=ranks.LLAMA
     )
     assert [step["lr"] for step in run.steps()] == pytest.approx([5e-3, 5e-3, 2.5e-3, 0])
@@ -349,7 +349,7 @@ def test_a_padded_vocabulary_with_document_masks_and_z_loss(tmp_path: Path) -> N
     weights = load_file(run.run_dir / "export/model.safetensors")
     assert weights["model.embed_tokens.weight"].shape[0] == weights["lm_head.weight"].shape[0] == 384
     assert json.loads((run.run_dir / "export/config.json").read_text())["vocab_size"] == 384
-    more = forks.run(
+    more = ranks.run(
         tmp_path / "more",
         1,
         ranks.deepspeed(1, 1),
@@ -367,7 +367,7 @@ def test_document_masks_change_what_is_learned(tmp_path: Path) -> None:
     source.write_text("\n".join(json.dumps({"text": f"{number} is a number"}) for number in range(2000)))
     data, config = (*SHORT, f"--data={source}", "--max-steps=3"), ranks.deepspeed(1, stage=0)
     runs = [
-        forks.run(tmp_path / name, 1, config, *data, f"--{name}", model=ranks.LLAMA)
+        ranks.run(tmp_path / name, 1, config, *data, f"--{name}", model=ranks.LLAMA)
         for name in ("document-masks", "no-document-masks")
     ]
     masked, mixed = (run.losses() for run in runs)
@@ -378,5 +378,5 @@ def test_document_masks_change_what_is_learned(tmp_path: Path) -> None:
 def test_document_masks_and_sequence_parallelism_are_refused_together(tmp_path: Path) -> None:
     config = ranks.deepspeed(1, stage=0)
     asked = ("--document-masks", "--sequence-parallel=2")
-    run = forks.run(tmp_path, 2, config, *SHORT, *asked, model=ranks.LLAMA, code=64)
+    run = ranks.run(tmp_path, 2, config, *SHORT, *asked, model=ranks.LLAMA, code=64)
     assert "--document-masks: attention that --sequence-parallel divides" in run.output(0)

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 from workloads import losses, routing  # noqa: E402
 
-from tests.docker.workloads import forks, ranks  # noqa: E402
+from tests.docker.workloads import ranks  # noqa: E402
 from tests.docker.workloads.test_losses import SHAPE, VOCABULARY  # noqa: E402
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def test_a_mixture_without_a_balancing_loss_is_named() -> None:
 def test_all_experts_of_the_twin_are_used_after_200_steps(tmp_path: Path) -> None:
     config = ranks.deepspeed(1, stage=2, micro=8)
     args = ("--seq-length=64", "--lr=5e-3", "--max-steps=200", "--log-every=50")
-    run = forks.run(tmp_path, 1, config, *args, model="tiny-mixtral")
+    run = ranks.run(tmp_path, 1, config, *args, model="tiny-mixtral")
     last = run.steps()[-1]
     assert sum(last["expert_shares"]) == pytest.approx(1, abs=1e-3)
     assert 0.1 < last["expert_share_min"] <= 0.25 <= last["expert_share_max"] < 0.5
@@ -134,15 +134,15 @@ def test_experts_spread_over_ranks_learn_as_whole_ones(stage: int, tmp_path: Pat
         {**ranks.deepspeed(2, stage, gradient_clipping=1.0), "expert_parallel": section}
         for section in ({"enabled": False}, spread)
     )
-    whole = forks.run(tmp_path / "whole", 2, together, *args, model="tiny-mixtral")
-    run = forks.run(tmp_path / "spread", 2, apart, *args, "--checkpoint-every=2", model="tiny-mixtral")
+    whole = ranks.run(tmp_path / "whole", 2, together, *args, model="tiny-mixtral")
+    run = ranks.run(tmp_path / "spread", 2, apart, *args, "--checkpoint-every=2", model="tiny-mixtral")
     assert run.losses() == pytest.approx(whole.losses(), abs=2e-4)
     assert [step["expert_shares"] for step in run.steps()] == [
         step["expert_shares"] for step in whole.steps()
     ]
     assert run.events("eval")[0]["loss"] == pytest.approx(whole.events("eval")[0]["loss"], abs=2e-4)
     (run.run_dir / "checkpoints/step-00000004/complete.json").unlink()
-    again = forks.run(tmp_path / "spread", 2, apart, *args, model="tiny-mixtral")
+    again = ranks.run(tmp_path / "spread", 2, apart, *args, model="tiny-mixtral")
     assert again.events("start")[-1]["resumed_from"] == "step-00000002"
     assert again.losses() == pytest.approx(whole.losses(), abs=2e-4)
 
@@ -151,5 +151,5 @@ def test_experts_spread_over_ranks_learn_as_whole_ones(stage: int, tmp_path: Pat
 def test_experts_spread_over_ranks_are_not_exported(tmp_path: Path) -> None:
     spread = {"expert_parallel": {"enabled": True, "autoep_size": 2}}
     config = {**ranks.deepspeed(2, 1), **spread}
-    run = forks.run(tmp_path, 2, config, "--seq-length=32", "--export", model="tiny-mixtral", code=64)
+    run = ranks.run(tmp_path, 2, config, "--seq-length=32", "--export", model="tiny-mixtral", code=64)
     assert "--export: experts that expert_parallel spreads over ranks" in run.output(0)
