@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,3 +140,21 @@ def test_a_scheduler_has_the_functions_of_the_protocol(name: str) -> None:
         wanted = list(inspect.signature(getattr(schedulers.Scheduler, verb)).parameters)[1:]
         assert list(inspect.signature(getattr(module, verb)).parameters) == wanted
     assert set(schedulers.ALIASES.values()) <= set(schedulers.SCHEDULERS)
+
+
+def test_digits_and_letters_of_files_are_ascii() -> None:
+    """`\\d`, `\\w` and str.isdigit() take ٢ and ä too, which Slurm, Kubernetes and the ranks do not."""
+    wide = re.compile(r"\\[dw]|\.is(?:digit|decimal|numeric|alnum|alpha)\(")
+    checking = ("units.py", "files", "deepspeed", "planning", "rendering", "sizing", "schedulers/slurm")
+    read = [
+        path
+        for path in EVERYWHERE
+        if path.relative_to(ROOT)
+        .as_posix()
+        .startswith(tuple(f"launcher/{name}" for name in (*checking, "schedulers/kubernetes/checks.py")))
+    ]
+    assert len(read) > 40
+    lines = [
+        (path, line) for path in read for line in path.read_text("utf-8").splitlines() if wide.search(line)
+    ]
+    assert [(path.name, line) for path, line in lines if "ASCII" not in line and "isascii" not in line] == []

@@ -14,7 +14,7 @@ import re
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
-_QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([KMGTPE]i|[munkMGTPE]|[eE][-+]?\d+)?")
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[munkMGTPE]|[eE][-+]?[0-9]+)?")
 _SUFFIXES = {
     "": 1,
     "m": 1e-3,
@@ -87,7 +87,7 @@ def quantity(text: str) -> str:
 def resource(name: str, amount: str) -> str:
     """The amount of resource `name`. Devices and huge pages are whole: `nvidia.com/gpu: 8`."""
     quantity(amount)
-    if "/" in name and not amount.isdecimal():
+    if "/" in name and not re.fullmatch("[0-9]+", amount):
         raise ValueError(f"{name} is counted in whole devices, not {_shown(amount)}")
     return amount
 

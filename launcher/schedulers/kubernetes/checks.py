@@ -6,12 +6,12 @@ Owns the checks that need the whole pod; what one field alone can get wrong is s
 from __future__ import annotations
 
 import posixpath
-import re
 from typing import TYPE_CHECKING
 
 from launcher import exit_codes, units, workloads
-from launcher.errors import PlanError, Problem
+from launcher.errors import PlanError, Problem, shown
 from launcher.files import kubernetes_syntax
+from launcher.images import names
 from launcher.schedulers.kubernetes import pods, trainer
 
 if TYPE_CHECKING:
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 
 # Bytes. https://kubernetes.io/docs/concepts/configuration/configmap/#motivation
 _CONFIGMAP = 2**20
-# https://github.com/distribution/reference/blob/v0.6.0/reference.go, with the host's port, tag and digest
-_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_IMAGE = re.compile(
-    rf"(?:[A-Za-z0-9.-]+(?::\d+)?/)?{_PART}(?:/{_PART})*(?::[\w][\w.-]{{0,127}})?(?:@[a-z0-9]+:[0-9a-fA-F]{{32,}})?"
-)
 _OWN_LABELS = ("launcher/", "app.kubernetes.io/", "kueue.x-k8s.io/queue-name", "batch.kubernetes.io/")
 
 
@@ -54,9 +49,9 @@ def _names(plan: Plan) -> Iterator[Problem]:
             "Kubernetes pulls images from a registry",
             about=("cluster", "image"),
         )
-    elif not _IMAGE.fullmatch(plan.image):
+    elif not names.is_reference(plan.image):
         yield Problem(
-            f"image {plan.image!r} is not the name of a container image",
+            f"image {shown(plan.cluster.image)} is not the name of a container image",
             "write registry.example.com/name:tag, in lower case",
             about=("cluster", "image"),
         )
@@ -86,8 +81,8 @@ def _variable(plan: Plan, name: str) -> tuple[str, ...]:
 
 
 def _environment(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
-    names = [name for name, *_ in pod.environment] + [name for name, _ in pod.references]
-    for name in sorted({n for n in names if names.count(n) > 1}):
+    every = [name for name, *_ in pod.environment] + [name for name, _ in pod.references]
+    for name in sorted({n for n in every if every.count(n) > 1}):
         yield Problem(
             f"env {name} is set by the launcher",
             "leave it out of the job and the cluster file",
