@@ -36,11 +36,9 @@ def test_the_options_are_those_of_sbatch(slurm_cluster: Cluster) -> None:
     assert {name: kind(name) for name in sbatch.options()} == sbatch.options()
 
 
-def test_a_job_whose_answer_says_nothing_is_followed_all_the_same(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_whose_answer_says_nothing_is_followed_all_the_same(site: Site) -> None:
     # what a wrapper of a site may do
-    monkeypatch.setenv("PATH", f"{site.folder}/bin:/usr/bin:/bin")
+    site.env["PATH"] = f"{site.folder}/bin:/usr/bin:/bin"
     (site.folder / "bin").mkdir()
     wrapper = site.folder / "bin" / "sbatch"
     wrapper.write_text('#!/bin/sh\n/usr/bin/sbatch --quiet "$@" && echo thank you\n')
