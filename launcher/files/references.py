@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from launcher.files.document import Document, Keys
-    from launcher.files.fields import Model
 
 
 _CLUSTER: dict[Keys, Callable[[], Sequence[str]]] = {
@@ -35,7 +34,7 @@ _JOB: dict[Keys, Callable[[], Sequence[str]]] = {
 }
 
 
-def problems(document: Document, model: type[Model]) -> Iterator[Problem]:
+def problems(document: Document, model: type) -> Iterator[Problem]:
     """Names that do not exist, and options and keys that a workload or DeepSpeed does not take."""
     data = document.data
     tables = {Job: _JOB, Cluster: _CLUSTER}

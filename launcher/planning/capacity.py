@@ -123,7 +123,7 @@ def _estimate_on(job: Job, cluster: Cluster, hosts: int) -> Estimate:
 
 
 def _with_nodes(job: Job, hosts: int) -> Job:
-    return job.model_copy(update={"nodes": hosts})
+    return replace(job, nodes=hosts)
 
 
 def _layers(job: Job, cluster: Cluster, estimate: Estimate) -> int:

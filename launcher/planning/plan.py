@@ -15,6 +15,7 @@ from launcher.deepspeed import rules
 from launcher.errors import LauncherError, PlanError, Problem
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
+from launcher.files import validation
 from launcher.planning import fit, ranks_environment
 from launcher.sizing import gpus
 
@@ -306,7 +307,7 @@ def _has_tag(image: str) -> bool:
 
 def _id(job: Job, cluster: Cluster, site: Site, suffix: str) -> str:
     """The job's name and six digits of the hash of all that decides the plan: equal jobs, equal ids."""
-    content = [job.model_dump(mode="json"), cluster.model_dump(mode="json"), site.image_tag, suffix]
+    content = [validation.written(job), validation.written(cluster), site.image_tag, suffix]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     stem = "-".join(filter(None, (job.name, suffix)))[:_STEM].rstrip("-")
     return f"{stem}-{digest[:6]}"

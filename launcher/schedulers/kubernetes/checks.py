@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from launcher import exit_codes, units, workloads
 from launcher.errors import PlanError, Problem
 from launcher.files import kubernetes_syntax
+from launcher.files.cluster import Serve
 from launcher.schedulers.kubernetes import pods, trainer
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _kind(plan: Plan) -> Iterator[Problem]:
     alone = {
         "leader_first": ("jobset", cluster.leader_first),
         "runtime": ("trainjob", cluster.runtime is not None),
-        "serve": ("leaderworkerset", "serve" in cluster.model_fields_set),
+        "serve": ("leaderworkerset", cluster.serve != Serve()),
     }
     for field, (kind, used) in alone.items():
         if used and cluster.kind != kind:

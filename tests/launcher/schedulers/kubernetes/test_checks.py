@@ -12,9 +12,10 @@ import pytest
 
 from launcher.errors import LauncherError, PlanError, SpecError
 from launcher.files import cluster as files_cluster
-from launcher.files import load
+from launcher.files import validation
 from launcher.schedulers import kubernetes
 from launcher.schedulers.kubernetes import kinds
+from tests import samples
 from tests.launcher.schedulers.kubernetes import variants
 
 # --set of a cluster field → the message
@@ -53,7 +54,7 @@ FIELDS = {
 @pytest.mark.parametrize("setting", FIELDS)
 def test_field_is_refused_where_it_stands(setting: str) -> None:
     with pytest.raises(SpecError) as error:
-        load.load("jobs/llama-7b.yaml", None, [f"cluster.kubernetes.{setting}"])
+        samples.loaded("jobs/llama-7b.yaml", None, [f"cluster.kubernetes.{setting}"])
     assert FIELDS[setting] in str(error.value)
     assert f"kubernetes.{setting.partition('=')[0]}" in str(error.value)
 
@@ -220,8 +221,8 @@ def test_index_of_a_pod_is_its_place_in_the_hostfile() -> None:
 
 
 def test_every_kind_of_the_cluster_file_has_a_template_and_a_path() -> None:
-    named = files_cluster.Kubernetes.model_fields["kind"].annotation
-    assert set(named.__args__) == set(kinds.KINDS) == set(variants.KINDS)  # type: ignore[union-attr]
+    named = validation.hints(files_cluster.Kubernetes)["kind"]
+    assert set(named.__args__) == set(kinds.KINDS) == set(variants.KINDS)
     assert all(entry.install or name == "job" for name, entry in kinds.KINDS.items())
 
 
