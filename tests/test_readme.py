@@ -50,6 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str]]:
     return made.name, env
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("command", LAUNCHER)
 def test_command(command: str, run: tuple[str, dict[str, str]]) -> None:
     name, env = run
