@@ -140,7 +140,11 @@ def test_the_contract_of_exit_codes_and_words(
 
 def test_output_for_programs_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     def printing(text: str) -> Callable[[], int]:
-        return lambda: print(text) or 0  # type: ignore[func-returns-value]
+        def program() -> int:
+            print(text)
+            return 0
+
+        return program
 
     assert key(monkeypatch, printing('{"a": 1}'), "plan", "--json") == ""
     assert "cannot be read" in key(monkeypatch, printing('{"a": NaN}'), "plan", "--json")

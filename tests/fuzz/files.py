@@ -166,7 +166,7 @@ def setting(random: Random, hurt: bool) -> tuple[str, Any]:
 
 def _with(random: Random, base: dict[str, Any], kind: str, hurt: bool) -> dict[str, Any]:
     """`base` with up to two fields set to what fits; `hurt`, one more place holds what does not, or two."""
-    made = values.copied(base)
+    made: dict[str, Any] = values.copied(base)
     for _ in range(random.choice((0, 0, 1, 2))):
         path = random.choice(sorted(fields(kind)))
         _put(made, path.replace("NAME", "a").split("."), typed(random, fields(kind)[path], kind))
@@ -225,11 +225,14 @@ def cluster(random: Random, hurt: bool) -> dict[str, Any]:
 
 
 def pipeline(random: Random, hurt: bool) -> dict[str, Any]:
-    stages = {"one": {"job": "job.yaml"}, "two": {"job": "job.yaml", "set": {"model": "$one/export"}}}
+    stages: dict[str, dict[str, Any]] = {
+        "one": {"job": "job.yaml"},
+        "two": {"job": "job.yaml", "set": {"model": "$one/export"}},
+    }
     made: dict[str, Any] = {"name": "chain", "cluster": "here.yaml", "pipeline": stages}
     if random.random() < 0.5:
         key, value = setting(random, hurt)
-        stages["two"]["set"] = {key: value}  # type: ignore[assignment]
+        stages["two"]["set"] = {key: value}
     for _ in range(random.choice((1, 1, 2)) if hurt else 0):
         made = values.mutated(random, made) if isinstance(made, dict) else made
     return made if isinstance(made, dict) else {"pipeline": made}

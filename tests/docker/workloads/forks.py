@@ -8,6 +8,7 @@ not show is an interpreter's start.
 from __future__ import annotations
 
 import contextlib
+import io
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -75,7 +76,8 @@ def _rank(module: str, words: list[str], environment: dict[str, str], output: st
         os.dup2(file, number)
     os.close(file)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(write_through=True)  # type: ignore[attr-defined]
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(write_through=True)
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
