@@ -33,6 +33,12 @@ MODEL = {
         "head_dim": 16,
     },
 }
+KUBECONFIG = {
+    **{"apiVersion": "v1", "kind": "Config", "current-context": "site"},
+    "clusters": [{"name": "site", "cluster": {"server": "https://127.0.0.1:1"}}],
+    "users": [{"name": "me", "user": {"token": "x"}}],
+    "contexts": [{"name": "site", "context": {"cluster": "site", "user": "me", "namespace": "training"}}],
+}
 FACTS = {
     **{
         "flavour": "train",
