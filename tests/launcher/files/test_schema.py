@@ -134,7 +134,7 @@ def test_every_kind_of_file_has_its_schema() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_is_json_schema_of_2020(kind: str) -> None:
-    made: Any = validator(kind).schema
+    made = json.loads((ROOT / "jobs" / "schema" / f"{kind}.schema.json").read_text(encoding="utf-8"))
     assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     jsonschema.Draft202012Validator.check_schema(made)
 

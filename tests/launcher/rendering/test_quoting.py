@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from launcher.planning.plan import Plan
 
+pytestmark = pytest.mark.heavy  # scripts run for real, for many values
+
 CODE = [
     "$(touch pwned)",
     "`touch pwned`",

@@ -73,6 +73,7 @@ def saved_bytes(config: dict[str, Any], low: bool, checkpointing: bool) -> int:
     return sum(s.nbytes() for s in storages.values())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["whole", "checkpointing"])
 @pytest.mark.parametrize("low", [True, False], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("name", CONFIGS)

@@ -50,6 +50,7 @@ def compare(config: dict[str, Any]) -> None:
     assert mine.tensors == len(theirs)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", models.named())
 def test_every_named_model_has_the_parameters_transformers_builds(name: str) -> None:
     config = models.named()[name]
@@ -160,6 +161,7 @@ def small_configs(draw: st.DrawFn) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.heavy
 @settings(max_examples=60, deadline=None)
 @given(small_configs())
 def test_any_small_configuration(config: dict[str, Any]) -> None:
