@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING
 
 from workloads import metrics, options, session
 from workloads.session import Session, Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
+
+TRAITS = Traits()
 
 FILE = "bandwidth.json"
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

@@ -17,10 +17,14 @@ from typing import TYPE_CHECKING
 from workloads import architectures, chat, checkpoints, engines, judges, metrics, options, rewards, session
 from workloads.checkpoints import Identity, Progress
 from workloads.session import Session, Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     import torch
     from deepspeed import DeepSpeedEngine
+
+
+TRAITS = Traits()
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,9 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from workloads import architectures, engines, examples, metrics, options, session, tokenizer
 from workloads.session import Session, Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+TRAITS = Traits(resolves_auto=True, estimated=True)
 
 IGNORED = -100  # the label that cross-entropy leaves out
 

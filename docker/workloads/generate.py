@@ -18,11 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from workloads import engines, inference, metrics, options, session, tokenizer
 from workloads.session import Session, Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from workloads.inference import Engine
+
+TRAITS = Traits()
 
 FOLDER, SUCCESS, RECIPE = "generated", "_SUCCESS", "recipe.json"
 

@@ -22,12 +22,16 @@ from typing import TYPE_CHECKING
 from workloads import architectures, checkpoints, engines, metrics, options, session, text, ulysses
 from workloads.checkpoints import Progress
 from workloads.session import Session, Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     import torch
     from deepspeed import DeepSpeedEngine
 
     from workloads.text import Batch
+
+
+TRAITS = Traits(estimated=True, bounded_length=True)
 
 
 def parser() -> argparse.ArgumentParser:

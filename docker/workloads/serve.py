@@ -26,9 +26,12 @@ from typing import TYPE_CHECKING
 
 from workloads import architectures, inference, metrics, options, session, tokenizer
 from workloads.session import Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+TRAITS = Traits(serves=True)
 
 ENDPOINT, MODEL = "endpoint.json", "model"
 PATIENCE = 30.0  # seconds that a server has to end, after SIGTERM

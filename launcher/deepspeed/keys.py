@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher import workloads
 from launcher.errors import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -54,15 +55,14 @@ DEPRECATED: dict[Keys, str] = {
 # The launcher derives these: https://www.deepspeed.ai/docs/config-json/#batch-size-related-parameters
 BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 # `auto` is a word of Hugging Face's Trainer, which fills it in; DeepSpeed itself fails on it or takes its default.
-# Here the launcher knows some of them for any workload, and the workloads that use the Trainer the rest of those in
-# transformers/integrations/deepspeed.py (HfTrainerDeepSpeedConfig).
+# Here the launcher knows some of them for any workload, and the workloads that use the Trainer (which say so:
+# Traits.resolves_auto) the rest of those in transformers/integrations/deepspeed.py (HfTrainerDeepSpeedConfig).
 OURS: tuple[Keys, ...] = (
     *((key,) for key in BATCH),
     ("gradient_clipping",),
     ("bf16", "enabled"),
     ("fp16", "enabled"),
 )
-TRAINERS = ("chat_dpo", "chat_reward", "chat_rl", "chat_sft", "finetune")
 AUTO: tuple[Keys, ...] = (
     *(("optimizer", "params", name) for name in ("betas", "eps", "lr", "weight_decay")),
     *(("scheduler", "params", f"warmup_{name}") for name in ("max_lr", "min_lr", "num_steps")),
@@ -126,8 +126,7 @@ def _schema(kind: Any, path: Keys) -> dict[str, Any]:
 
 def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[Keys, Problem]]:
     """What is wrong with DeepSpeed's keys in a job, as (path, problem without a place)."""
-    resolves = workload in TRAINERS or "/" in workload or workload.endswith(".py")
-    yield from _section(overrides, known(), (), resolves)
+    yield from _section(overrides, known(), (), workloads.traits(workload).resolves_auto)
 
 
 def _section(
@@ -160,8 +159,8 @@ def _value(path: Keys, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[
     elif value == "auto":
         if kind == "auto" or (resolves and path in AUTO):
             return
-        who = "Hugging Face's Trainer fills in" if resolves else "this workload fills in"
-        yield path, Problem(f"{name}: `auto` is nothing that {who}", "give a value, or leave it out")
+        who = "Hugging Face's Trainer" if resolves else "this workload"
+        yield path, Problem(f"{name}: {who} does not resolve `auto` here", "give a value, or leave it out")
     elif path in (("optimizer", "type"), ("scheduler", "type")):
         if not _is_named(path[0], value):
             names = (*(OPTIMIZERS if path[0] == "optimizer" else SCHEDULERS), *TORCH[path[0]])

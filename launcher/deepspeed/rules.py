@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from launcher import workloads
 from launcher.deepspeed.config import BUFFER, below
 from launcher.errors import Problem, shown
 
@@ -282,7 +283,6 @@ def _programs(given: _Config, workload: str) -> Iterator[Problem]:
     if given.section("autotuning").get("enabled"):
         hint = "leave it out; deepspeed: auto picks the configuration"
         yield _top("autotuning", "ends a run after a few steps", hint)
-    own = "/" not in workload and not workload.endswith(".py")
     for key, hint in _IDLE.items():
-        if own and key in given.whole:
+        if not workloads.is_script(workload) and key in given.whole:
             yield _top(key, f"does nothing in workload {workload!r}", hint)

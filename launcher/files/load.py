@@ -169,7 +169,8 @@ def _batch_problems(document: Document) -> Iterator[Problem]:
 def _model_problems(document: Document) -> Iterator[Problem]:
     """A model that is neither a name nor a local model nor a hub name, or that is not a language model."""
     named = document.data.get("model")
-    if isinstance(named, str) and document.data.get("workload", "pretrain") in workloads.TRAINING:
+    workload = str(document.data.get("workload", "pretrain"))
+    if isinstance(named, str) and workloads.traits(workload).estimated:
         try:
             models.load_if_here(named)
         except SpecError as error:

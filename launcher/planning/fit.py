@@ -172,7 +172,7 @@ def estimate_or_reason(job: Job, cluster: Cluster) -> tuple[Estimate | None, str
 
     Raises SpecError for a model that is none, and PlanError for a batch that does not divide.
     """
-    if job.workload not in workloads.TRAINING or job.model is None:
+    if not workloads.traits(job.workload).estimated or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
     model = models.load_if_here(job.model)
     if isinstance(model, models.Unknown):
@@ -204,7 +204,7 @@ def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
 def sequence_problem(job: Job, estimate: Estimate) -> Problem | None:
     """A sequence with more tokens than the model has positions: the workload would stop at its first step."""
     model = estimate.model
-    strict = job.workload == "pretrain" or model.learned_positions
+    strict = workloads.traits(job.workload).bounded_length or model.learned_positions
     length = estimate.request.sequence * sequence_parallel_degree(job)
     if length <= model.positions or not strict:
         return None
