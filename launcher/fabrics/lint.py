@@ -87,29 +87,29 @@ def _other_net(value: str, fabric: Fabric) -> Finding | None:
 
 
 def _harmful(name: str, value: str, fabric: Fabric) -> Finding | None:
-    values, why, source = variables.HARMFUL.get(name, (frozenset(), "", ""))
-    if value.upper() not in values:
+    harm = variables.harm(name)
+    if harm is None or value.upper() not in harm.values:
         return None
-    return Finding(name, f"{name}={value} is for debugging: it {why} ({source})", "warning")
+    return Finding(name, f"{name}={value} is for debugging: it {harm.why} ({harm.source})", "warning")
 
 
 def _old(name: str, value: str, fabric: Fabric) -> Finding | None:
-    instead = variables.OLD.get(name)
+    instead = variables.instead_of(name)
     return Finding(name, f"{name} is an old name: {instead}", "warning") if instead else None
 
 
 def _unknown(name: str, value: str, fabric: Fabric) -> Finding | None:
     if variables.is_known(name):
         return None
-    family = next(prefix for prefix in variables.KNOWN if name.startswith(prefix))
-    ends = [known.removeprefix(family) for known in sorted(variables.KNOWN[family])]
+    family = next(prefix for prefix in variables.known() if name.startswith(prefix))
+    ends = [known.removeprefix(family) for known in sorted(variables.known()[family])]
     close = difflib.get_close_matches(name.removeprefix(family), ends, n=1, cutoff=0.7)
     hint = f"; did you mean {family}{close[0]!s}?" if close else ""
     return Finding(name, f"nothing reads {name}{hint}", "warning")
 
 
 def _experiment(name: str, value: str, fabric: Fabric) -> Finding | None:
-    if name not in variables.EXPERIMENTS:
+    if name not in variables.experiments():
         return None
     return Finding(
         name, f"{name} takes a choice from NCCL; its guide keeps it for experiments ({manual(name)})", "note"

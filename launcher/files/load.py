@@ -129,7 +129,7 @@ def _name_problems(document: Document, model: type[Model]) -> Iterator[Problem]:
     data = document.data
     tables: dict[Keys, Callable[[], Sequence[str]]] = {
         ("fabric",): lambda: sorted(FABRICS),
-        ("gpu",): lambda: sorted(gpus.GPUS),
+        ("gpu",): lambda: sorted(gpus.names()),
     }
     if model is files_job.Job:
         tables = {

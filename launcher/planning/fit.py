@@ -147,7 +147,7 @@ def precision(job: Job, cluster: Cluster) -> str:
         return job.precision
     if cluster.gpu is None:
         return "fp32"
-    return "bf16" if gpus.GPUS[cluster.gpu].capability >= (8, 0) else "fp16"
+    return "bf16" if gpus.load(cluster.gpu).capability >= (8, 0) else "fp16"
 
 
 def batch(job: Job, cluster: Cluster) -> config.Batch:
@@ -250,7 +250,7 @@ def sequence_parallel_problems(job: Job, cluster: Cluster, estimate: Estimate | 
 
 
 def _machine(job: Job, cluster: Cluster) -> Machine:
-    gpu = gpus.GPUS[cluster.gpu] if cluster.gpu else None
+    gpu = gpus.load(cluster.gpu) if cluster.gpu else None
     memory = cluster.memory
     # without a GPU all ranks share the host's memory
     slot = gpu.memory if gpu else memory // cluster.slots if memory else None

@@ -129,7 +129,7 @@ def _level(plan: Plan, facts: Facts) -> Iterator[Problem]:
 
 def _gpu_problems(plan: Plan, facts: Facts, needs: list[Need]) -> Iterator[Problem]:
     """Code that the GPU cannot run; first of all that of torch, which follows CUDA's own support."""
-    gpu, major = gpus.GPUS[str(plan.cluster.gpu)].capability, facts.cuda.partition(".")[0]
+    gpu, major = gpus.load(str(plan.cluster.gpu)).capability, facts.cuda.partition(".")[0]
     here = f"{plan.cluster.gpu} (compute capability {_dotted(gpu)})"
     oldest = _OLDEST.get(int(major)) if major.isdecimal() else None
     lost = [n.op for n in needs if n.op in facts.ops and not facts.ops[n.op].runs_on(gpu)]

@@ -188,7 +188,7 @@ def _clashes(
     yield from fit.sequence_parallel_problems(job, cluster, estimate)
     hosts = rules.Hosts(
         gpu=cluster.gpu,
-        capability=gpus.GPUS[cluster.gpu].capability if cluster.gpu else (0, 0),
+        capability=gpus.load(cluster.gpu).capability if cluster.gpu else (0, 0),
         slots=cluster.slots,
         local=_local(cluster),
         part=estimate.part if estimate else None,
@@ -239,7 +239,7 @@ def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
         )
     if job.precision == "fp16" and cluster.gpu is None:
         yield Problem("precision fp16 needs a GPU", "use bf16 or fp32 on a CPU", about=("job", "precision"))
-    if cluster.gpu and job.precision == "bf16" and gpus.GPUS[cluster.gpu].capability < (8, 0):
+    if cluster.gpu and job.precision == "bf16" and gpus.load(cluster.gpu).capability < (8, 0):
         yield Problem(
             f"{cluster.gpu} has no bf16 (compute capability 8.0 and up)",
             "use precision: fp16",

@@ -8,8 +8,7 @@ Owns the accounting of transformers' own modelling code, run eagerly; leaves mod
 Each term is a tensor that autograd saves; tests/launcher/sizing/test_activations.py counts the same tensors in a
 real forward pass. Attention is fused (torch's scaled_dot_product_attention): it saves queries, keys,
 values, its output and one float per head, not the scores. Korthikanti et al., arXiv 2205.05198, section 4, give the
-model for a fused Megatron layer (34 x hidden, and 5 x heads x sequence for the scores): `megatron` reproduces it for
-comparison.
+model for a fused Megatron layer (34 x hidden, and 5 x heads x sequence for the scores).
 """
 
 from __future__ import annotations
@@ -133,8 +132,3 @@ def moments(
         first=tokens * (model.layers * kept + first),
         last=tokens * (kept + again + working(model, width)),
     )
-
-
-def megatron(hidden: int, heads: int, sequence: int, micro: int, tensor: int = 1) -> float:
-    """Bytes of one layer by Korthikanti et al., arXiv 2205.05198, equation 2 (tensor parallel degree `tensor`)."""
-    return sequence * micro * hidden * (10 + 24 / tensor + 5 * heads * sequence / (hidden * tensor))

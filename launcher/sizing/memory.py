@@ -1,7 +1,7 @@
 """How many bytes a training job needs: on one slot, on one host, on NVMe, and on disk for a checkpoint.
 
-Owns the formulas; leaves saved tensors to activations.py, DeepSpeed's defaults to zero.py, the papers' own
-formulas to zero_paper.py, and whether it fits to ladder.py.
+Owns the formulas; leaves saved tensors to activations.py, DeepSpeed's defaults to zero.py, and whether it fits to
+ladder.py.
 
     setup = memory.Setup(world=32, slots=8, micro=1, sequence=4096)
     memory.estimate(architecture, ds_config, setup) -> Memory

@@ -1,7 +1,7 @@
 """What the ranks send each other in one optimizer step, and the shortest time such a step can take.
 
-Owns volumes as DeepSpeed 0.19.8 moves them, and the bounds that follow from data sheets; leaves the papers' own
-volumes to zero_paper.py and GPU figures to gpus.py.
+Owns volumes as DeepSpeed 0.19.8 moves them, and the bounds that follow from data sheets; leaves GPU figures
+to gpus.py.
 
     traffic.collectives(architecture, zero.read(ds_config), setup) -> the collectives of one step
     traffic.volume(collectives, "fabric") -> bytes that one host sends over the fabric in a step

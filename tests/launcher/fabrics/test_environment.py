@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher import errors
+from launcher import ROOT, errors
 from launcher.fabrics import FABRICS, environment, lint, model
 from launcher.fabrics import variables as fabrics_variables
 
@@ -326,9 +326,11 @@ def test_a_copied_value_of_the_fabric_itself_is_right_and_another_is_not() -> No
 
 
 def test_lists_of_names_do_not_overlap() -> None:
-    assert not fabrics_variables.SYSTEM & fabrics_variables.EXPERIMENTS
-    assert not set(fabrics_variables.OLD) & (fabrics_variables.SYSTEM | fabrics_variables.EXPERIMENTS)
-    assert all(fabrics_variables.is_known(name) for name in fabrics_variables.HARMFUL)
+    table = json.loads((ROOT / "launcher" / "fabrics" / "variables.json").read_text(encoding="utf-8"))
+    system = {f"NCCL_{word}" for word in table["names"]["NCCL_"]["system"]}
+    assert not system & fabrics_variables.experiments()
+    assert not set(table["renamed"]) & (system | fabrics_variables.experiments())
+    assert all(fabrics_variables.is_known(name) for name in table["harmful"])
 
 
 def test_forbidden_names_end_where_they_end() -> None:

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.sizing import memory, models, states, traffic, zero, zero_paper
+from launcher.sizing import memory, models, states, traffic, zero
 from launcher.sizing import setup as sizing_setup
 from launcher.sizing.architecture import Architecture
+from tests.launcher.sizing import zero_paper
 
 GB = 10**9
 BILLION = 10**9
