@@ -17,11 +17,11 @@ from launcher.errors import Problem, did_you_mean, shown
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    Keys = tuple[str, ...]
+    KeyPath = tuple[str, ...]
 
 # What DeepSpeed 0.19 removed and refuses, and what to do instead: _REMOVED_TOP_LEVEL_CONFIG_KEYS and
 # _REMOVED_ZERO_CONFIG_KEYS of deepspeed/runtime/config.py; https://github.com/deepspeedai/DeepSpeed/issues/8489
-REMOVED: dict[Keys, str] = {
+REMOVED: dict[KeyPath, str] = {
     ("amp",): "set the job's `precision:`",
     ("compression_training",): "quantize the trained model with a tool of its own",
     ("curriculum_learning",): "use data_efficiency.data_sampling.curriculum_learning",
@@ -39,7 +39,7 @@ REMOVED: dict[Keys, str] = {
 }
 # What DeepSpeed still takes for something else, with a warning (`deprecated` in deepspeed/runtime/zero/config.py) or
 # without one (BFLOAT16_OLD in deepspeed/runtime/constants.py).
-DEPRECATED: dict[Keys, str] = {
+DEPRECATED: dict[KeyPath, str] = {
     ("bfloat16",): "set the job's `precision:`",
     ("zero_optimization", "cpu_offload"): "use offload_optimizer: {device: cpu}",
     ("zero_optimization", "cpu_offload_param"): "use offload_param: {device: cpu}",
@@ -57,13 +57,13 @@ BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumul
 # `auto` is a word of Hugging Face's Trainer, which fills it in; DeepSpeed itself fails on it or takes its default.
 # Here the launcher knows some of them for any workload, and the workloads that use the Trainer (which say so:
 # Traits.resolves_auto) the rest of those in transformers/integrations/deepspeed.py (HfTrainerDeepSpeedConfig).
-OURS: tuple[Keys, ...] = (
+OURS: tuple[KeyPath, ...] = (
     *((key,) for key in BATCH),
     ("gradient_clipping",),
     ("bf16", "enabled"),
     ("fp16", "enabled"),
 )
-AUTO: tuple[Keys, ...] = (
+AUTO: tuple[KeyPath, ...] = (
     *(("optimizer", "params", name) for name in ("betas", "eps", "lr", "weight_decay")),
     *(("scheduler", "params", f"warmup_{name}") for name in ("max_lr", "min_lr", "num_steps")),
     ("scheduler", "params", "total_num_steps"),
@@ -72,7 +72,7 @@ AUTO: tuple[Keys, ...] = (
     ("zero_optimization", "stage3_prefetch_bucket_size"),
 )
 # Words that DeepSpeed compares a value with, where its own types do not say so.
-WORDS: dict[Keys, tuple[str, ...]] = {
+WORDS: dict[KeyPath, tuple[str, ...]] = {
     ("communication_data_type",): ("bf16", "fp16", "fp32"),
     ("seq_parallel_communication_data_type",): ("bf16", "fp16", "fp32"),
     ("gradient_allreduce_op",): ("mean", "sum"),
@@ -109,7 +109,7 @@ def schema() -> dict[str, Any]:
     return {key: derived.get(key) or _schema(kind, (key,)) for key, kind in taken.items()}
 
 
-def _schema(kind: Any, path: Keys) -> dict[str, Any]:
+def _schema(kind: Any, path: KeyPath) -> dict[str, Any]:
     simple = {"bool": "boolean", "int": "integer", "number": "number", "text": "string"}
     if isinstance(kind, dict):
         inner = {key: _schema(below, (*path, key)) for key, below in kind.items()}
@@ -124,14 +124,14 @@ def _schema(kind: Any, path: Keys) -> dict[str, Any]:
     return {"anyOf": [made, {"const": "auto"}]} if path in AUTO or path in OURS else made
 
 
-def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[Keys, Problem]]:
+def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[KeyPath, Problem]]:
     """What is wrong with DeepSpeed's keys in a job, as (path, problem without a place)."""
     yield from _section(overrides, known(), (), workloads.traits(workload).resolves_auto)
 
 
 def _section(
-    given: Mapping[str, Any], kinds: Mapping[str, Any], above: Keys, resolves: bool
-) -> Iterator[tuple[Keys, Problem]]:
+    given: Mapping[str, Any], kinds: Mapping[str, Any], above: KeyPath, resolves: bool
+) -> Iterator[tuple[KeyPath, Problem]]:
     for key, value in given.items():
         path = (*above, key)
         name = f"deepspeed.{'.'.join(path)}"
@@ -151,7 +151,7 @@ def _section(
             yield from _value(path, value, kinds[key], resolves)
 
 
-def _value(path: Keys, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[Keys, Problem]]:
+def _value(path: KeyPath, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[KeyPath, Problem]]:
     name = f"deepspeed.{'.'.join(path)}"
     if isinstance(value, dict) and kind == "any":
         for key, inner in value.items():
@@ -178,7 +178,7 @@ def _is_named(section: str, value: Any) -> bool:
     return own or value in TORCH[section]
 
 
-def _mismatch(path: Keys, value: Any, kind: Any) -> str:
+def _mismatch(path: KeyPath, value: Any, kind: Any) -> str:
     """What should stand there instead of `value`; empty when it may."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # 5e8 is how sizes are written in DeepSpeed's own examples; only ZeRO's section is read so generously
@@ -201,7 +201,7 @@ def _mismatch(path: Keys, value: Any, kind: Any) -> str:
     return "" if fine else expected
 
 
-def _suggestion(path: Keys, kinds: Mapping[str, Any]) -> str:
+def _suggestion(path: KeyPath, kinds: Mapping[str, Any]) -> str:
     """Where an unknown key belongs, or which known one is meant."""
     *_, key = path
     sections = {name: inner for name, inner in known().items() if isinstance(inner, dict)}

@@ -47,7 +47,7 @@ class Fewest(NamedTuple):
     """The fewest hosts on which the job fits. `fewer`: the next smaller number, and why it does not."""
 
     estimate: Estimate
-    batch: config.Batch
+    batch: config.BatchSizes
     fewer: tuple[int, str] | None
 
 

@@ -150,7 +150,7 @@ def precision(job: Job, cluster: Cluster) -> str:
     return "bf16" if gpus.load(cluster.gpu).capability >= (8, 0) else "fp16"
 
 
-def batch(job: Job, cluster: Cluster) -> config.Batch:
+def batch(job: Job, cluster: Cluster) -> config.BatchSizes:
     """The numbers of the job's step. Raises PlanError when they do not divide."""
     asked = job.batch
     return config.batch(asked.micro, asked.accumulation, asked.global_, data_parallel_size(job, cluster))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _STEM = 45
 
 
-class Site(NamedTuple):
+class Workspace(NamedTuple):
     """The only facts of this machine that a plan knows."""
 
     root: str  # where docker/ and templates/ lie
@@ -48,7 +48,7 @@ class Secret(NamedTuple):
     key: str
 
 
-class Mount(NamedTuple):
+class MountPoint(NamedTuple):
     inside: str
     host: str | None
     claim: str | None
@@ -62,9 +62,9 @@ class Plan(NamedTuple):
     id: str
     job: Job
     cluster: Cluster
-    site: Site
+    workspace: Workspace
     fabric: Fabric
-    batch: deepspeed_config.Batch
+    batch: deepspeed_config.BatchSizes
     preset: str
     config: dict[str, Any]
     precision: str
@@ -72,7 +72,7 @@ class Plan(NamedTuple):
     estimate: fit.Estimate | None  # None where memory is not estimated
     variables: tuple[model.Variable, ...]
     secrets: tuple[Secret, ...]
-    mounts: tuple[Mount, ...]
+    mounts: tuple[MountPoint, ...]
     image: str
     warnings: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ class Plan(NamedTuple):
 
     @property
     def folder(self) -> str:
-        return f"{self.site.runs}/{self.id}"
+        return f"{self.workspace.runs}/{self.id}"
 
     @property
     def environment(self) -> tuple[model.Variable, ...]:
@@ -128,7 +128,7 @@ class Plan(NamedTuple):
         )
 
 
-def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
+def make(job: Job, cluster: Cluster, workspace: Workspace, suffix: str = "") -> Plan:
     """The plan of `job` on `cluster`. `suffix` tells runs of one job apart.
 
     Raises PlanError with everything that cannot work.
@@ -150,10 +150,10 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
     if unknown and fit.requested_preset(job) is None and workloads.steps(job.workload):
         notes.append(f"{unknown}; `deepspeed: auto` is {preset}")
     return Plan(
-        id=_id(job, cluster, site, suffix),
+        id=_id(job, cluster, workspace, suffix),
         job=job,
         cluster=cluster,
-        site=site,
+        workspace=workspace,
         fabric=fabric,
         batch=batch,
         preset=preset,
@@ -166,7 +166,7 @@ def make(job: Job, cluster: Cluster, site: Site, suffix: str = "") -> Plan:
         mounts=_mounts(cluster, config),
         warnings=tuple(problem.at(places) for problem in _written(findings, "warning", job)),
         notes=tuple(notes),
-        image=_image(cluster, site),
+        image=_image(cluster, workspace),
     )
 
 
@@ -202,9 +202,12 @@ def _local(cluster: Cluster) -> tuple[str, ...]:
     return (*([cluster.nvme.path] if cluster.nvme else []), *mounted, cluster.scratch)
 
 
-def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[Mount, ...]:
+def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[MountPoint, ...]:
     """The cluster's mounts, and its NVMe disks where something is offloaded to them."""
-    written = [Mount(inside, m.host, m.claim, m.readonly, m.local) for inside, m in cluster.mounts.items()]
+    written = [
+        MountPoint(inside, host=m.host, claim=m.claim, readonly=m.readonly, local=m.local)
+        for inside, m in cluster.mounts.items()
+    ]
     zero = config["zero_optimization"]
     paths = [(zero.get(part) or {}).get("nvme_path") for part in ("offload_optimizer", "offload_param")]
     disk = cluster.nvme.path if cluster.nvme else ""
@@ -213,7 +216,7 @@ def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[Mount, ...]:
         and disk not in cluster.mounts
         and any(path and deepspeed_config.below(path, disk) for path in paths)
     ):
-        written.append(Mount(disk, disk, None, False, True))
+        written.append(MountPoint(disk, host=disk, claim=None, readonly=False, local=True))
     return tuple(written)
 
 
@@ -246,7 +249,7 @@ def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
             about=("job", "precision"),
         )
     if not workloads.is_script(job.workload):
-        reason = workloads.refusal(job.workload, job.args, job.model, job.nodes, cluster.slots)
+        reason = workloads.refusal(job.workload, job.args, job.model, hosts=job.nodes, slots=cluster.slots)
         if reason:
             yield Problem(f"workload {job.workload!r}: {reason}", about=("job", "args"))
     if (
@@ -259,12 +262,12 @@ def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
         )
 
 
-def _lint(job: Job, cluster: Cluster, fabric: Fabric) -> list[lint.Finding]:
+def _lint(job: Job, cluster: Cluster, fabric: Fabric) -> list[lint.Diagnostic]:
     written = {**cluster.env, **job.env}
     return lint.lint({name: v.value or "" for name, v in written.items()}, fabric)
 
 
-def _written(findings: Iterable[lint.Finding], severity: lint.Severity, job: Job) -> list[Problem]:
+def _written(findings: Iterable[lint.Diagnostic], severity: lint.Severity, job: Job) -> list[Problem]:
     """The findings of one severity as problems of the file that wrote the variable."""
     return [
         Problem(f.message, about=("job" if f.name in job.env else "cluster", "env", f.name))
@@ -296,11 +299,11 @@ def _secrets(job: Job, cluster: Cluster) -> tuple[Secret, ...]:
     return tuple(Secret(name, v.secret, v.key or name) for name, v in wanted.items() if v.secret)
 
 
-def _image(cluster: Cluster, site: Site) -> str:
+def _image(cluster: Cluster, workspace: Workspace) -> str:
     """The cluster's image; without a tag, the one that `make image` gives the flavour that these ranks need."""
     if _has_tag(cluster.image):
         return cluster.image
-    return f"{cluster.image}:{site.image_tag}-{'cuda' if cluster.gpu else 'cpu'}"
+    return f"{cluster.image}:{workspace.image_tag}-{'cuda' if cluster.gpu else 'cpu'}"
 
 
 def _has_tag(image: str) -> bool:
@@ -313,9 +316,9 @@ def _has_tag(image: str) -> bool:
     )
 
 
-def _id(job: Job, cluster: Cluster, site: Site, suffix: str) -> str:
+def _id(job: Job, cluster: Cluster, workspace: Workspace, suffix: str) -> str:
     """The job's name and six digits of the hash of all that decides the plan: equal jobs, equal ids."""
-    content = [job.model_dump(mode="json"), cluster.model_dump(mode="json"), site.image_tag, suffix]
+    content = [job.model_dump(mode="json"), cluster.model_dump(mode="json"), workspace.image_tag, suffix]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     stem = "-".join(filter(None, (job.name, suffix)))[:_STEM].rstrip("-")
     return f"{stem}-{digest[:6]}"

@@ -57,7 +57,7 @@ def reserve(plan: Plan) -> Plan:
             number += 1
         except OSError as error:
             raise SpecError(
-                f"the runs folder {plan.site.runs} cannot be written: {error.strerror}",
+                f"the runs folder {plan.workspace.runs} cannot be written: {error.strerror}",
                 hint="set LAUNCHER_RUNS to a folder that can, shared by all hosts",
             ) from None
         else:

@@ -113,7 +113,7 @@ class Request(NamedTuple):
     def config(self, preset: str, machine: Machine) -> dict[str, Any]:
         """The ds_config.json of `preset` on `machine`."""
         readers = max(1, machine.world // self.sequence_parallel)
-        batch = config.Batch(self.micro, self.accumulation, self.micro * self.accumulation * readers)
+        batch = config.BatchSizes(self.micro, self.accumulation, self.micro * self.accumulation * readers)
         return config.make(self.inputs, preset, machine.hosts, batch)
 
 

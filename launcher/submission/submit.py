@@ -84,7 +84,9 @@ def sweep(plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> sweeps.Sweep
             files = slurm.render(plan)
             facts_text = json.dumps(facts(plan), indent=1) + "\n"
             record.write_files(Path(plan.folder), {**files, "plan.json": facts_text})
-        made = sweeps.reserve(Path(plans[0].site.runs), plans[0].job.name, [plan.id for plan in kept], points)
+        made = sweeps.reserve(
+            Path(plans[0].workspace.runs), plans[0].job.name, [plan.id for plan in kept], points
+        )
         native_id = slurm.submit_array(made, kept)
     except BaseException:
         for plan in kept:
@@ -101,7 +103,7 @@ def _check_resume(plan: Plan) -> None:
     named = plan.job.checkpoint.resume
     if named is None:
         return
-    folder = Path(named) if "/" in named else Path(plan.site.runs) / named / "checkpoints"
+    folder = Path(named) if "/" in named else Path(plan.workspace.runs) / named / "checkpoints"
     if not folder.is_dir():
         raise RunNotFoundError(
             f"checkpoint.resume: {folder} does not exist",

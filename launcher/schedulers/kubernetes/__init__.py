@@ -129,7 +129,7 @@ def _annotations(plan: Plan, facts: str) -> dict[str, str]:
         "launcher/image": plan.image,
         "launcher/config-hash": hashlib.sha256(facts.encode()).hexdigest()[:16],
     }
-    return made | ({"launcher/git-commit": plan.site.commit} if plan.site.commit else {})
+    return made | ({"launcher/git-commit": plan.workspace.commit} if plan.workspace.commit else {})
 
 
 def _facts(plan: Plan) -> str:

@@ -42,7 +42,7 @@ def render(plan: Plan) -> Files:
         pull=containers.pull(plan),
         bundle=containers.bundle(plan),
         secrets=templates.home(plan.cluster.slurm.secrets),
-        bad_hosts=badhosts.path(plan.site.runs),
+        bad_hosts=badhosts.path(plan.workspace.runs),
     )
     return {"job.sh": text}
 

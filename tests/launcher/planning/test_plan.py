@@ -114,7 +114,7 @@ def test_every_difference_makes_another_id() -> None:
 
 
 def test_where_it_is_submitted_from_is_not_part_of_the_id() -> None:
-    site = plan.Site("/elsewhere", "/other/runs", "/usr/bin/python3", samples.SITE.image_tag)
+    site = plan.Workspace("/elsewhere", "/other/runs", "/usr/bin/python3", samples.SITE.image_tag)
     assert plan.make(samples.job(), samples.cluster(), site).id == samples.decided().id
 
 
