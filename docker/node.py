@@ -152,7 +152,7 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
     host, slots = list(hosts.items())[index]
     check_devices(slots)
     folder = make_logs(args.folder)
-    peers = rendezvous.meet(list(hosts), index, f"{args.run}/{args.attempt}", args.wait, say)
+    peers = rendezvous.meet(list(hosts), index, f"{args.run}/{args.attempt}", limit=args.wait, say=say)
     if index == 0:
         outcome.forget()
         peers.tell(type="go", port=peers.port)
@@ -170,7 +170,9 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
         raise Stop(NOT_STARTED, f"the ranks cannot be started: {error}") from None
     threading.Thread(target=ranks.reap, args=(events,), daemon=True).start()
     peers.follow(lambda node, message: events.put(ranks.Heard(node, message)))
-    code = supervisor.Supervisor(mine, peers, host, outcome, events, say).wait()
+    code = supervisor.Supervisor(
+        ranks=mine, peers=peers, host=host, outcome=outcome, events=events, say=say
+    ).wait()
     logs.finish(copiers)
     return code
 

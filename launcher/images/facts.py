@@ -74,16 +74,16 @@ def parse(text: str, source: str) -> Facts:
     try:
         data = json.loads(text)
         return Facts(
-            source,
-            str(data["flavour"]),
-            str(data["cuda"]),
-            {
+            source=source,
+            flavour=str(data["flavour"]),
+            cuda=str(data["cuda"]),
+            ops={
                 name: _op(name, _capabilities(op["architectures"]), _capabilities(op["ptx"]))
                 for name, op in data["ops"].items()
             },
-            str(data["cpu_level"]),
-            data["compiler"] is True,
-            str(data.get("revision", "")),
+            level=str(data["cpu_level"]),
+            compiler=data["compiler"] is True,
+            revision=str(data.get("revision", "")),
         )
     except json.JSONDecodeError as error:
         place = Place(source, error.lineno, error.colno)
@@ -107,13 +107,13 @@ def from_labels(labels: Mapping[str, str], source: str) -> Facts | None:
     except ValueError:
         return None
     return Facts(
-        source,
-        found["flavour"],
-        found.get("cuda", ""),
-        ops,
-        found.get("cpu-level", ""),
-        found.get("compiler") == "yes",
-        labels.get("org.opencontainers.image.revision", ""),
+        source=source,
+        flavour=found["flavour"],
+        cuda=found.get("cuda", ""),
+        ops=ops,
+        level=found.get("cpu-level", ""),
+        compiler=found.get("compiler") == "yes",
+        revision=labels.get("org.opencontainers.image.revision", ""),
     )
 
 

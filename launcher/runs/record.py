@@ -87,7 +87,16 @@ def record(plan: Plan, scheduler: str, native_id: str, submitted: float) -> Run:
         if scheduler == "kubernetes"
         else {}
     )
-    run = Run(plan.id, scheduler, native_id, Path(plan.folder), submitted, plan.nodes, plan.slots, place)
+    run = Run(
+        id=plan.id,
+        scheduler=scheduler,
+        native_id=native_id,
+        folder=Path(plan.folder),
+        submitted=submitted,
+        nodes=plan.nodes,
+        slots=plan.slots,
+        place=place,
+    )
     _write(run)
     return run
 
@@ -132,15 +141,15 @@ def _read(path: Path) -> Run | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return Run(
-            str(data["id"]),
-            str(data["scheduler"]),
-            str(data["native_id"]),
-            path.parent,
-            float(data["submitted"]),
-            int(data["nodes"]),
-            int(data["slots"]),
-            dict(data["place"]),
-            tuple(map(str, data.get("former", ()))),
+            id=str(data["id"]),
+            scheduler=str(data["scheduler"]),
+            native_id=str(data["native_id"]),
+            folder=path.parent,
+            submitted=float(data["submitted"]),
+            nodes=int(data["nodes"]),
+            slots=int(data["slots"]),
+            place=dict(data["place"]),
+            former=tuple(map(str, data.get("former", ()))),
         )
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None

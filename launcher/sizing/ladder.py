@@ -207,7 +207,8 @@ def evaluate(model: Architecture, machine: Machine, request: Request, candidate:
     needed = memory.of(model, settings, setup)
     bound = None
     if machine.gpu is not None:
-        bound = traffic.bound(model, settings, setup, gpu=machine.gpu, fabric=machine.fabric)
+        rates = traffic.Rates(machine.fabric)
+        bound = traffic.bound(model, settings, setup, gpu=machine.gpu, rates=rates)
     return Evaluation(
         candidate=candidate,
         config=ds_config,

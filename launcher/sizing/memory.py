@@ -124,15 +124,7 @@ def of(model: Architecture, settings: Zero, setup: Setup) -> Memory:
 
 
 def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
-    use = activations.moments(
-        model,
-        settings.activation_bytes,
-        setup.tokens,
-        setup.sequence,
-        setup.checkpointing,
-        setup.attention,
-        settings.autocast,
-    )
+    use = activations.moments(model, setup, settings.activation_bytes, mixed=settings.autocast)
     kept = states.retained(settings)
     gathered = model.parameters - states.persistent(model, settings)
     whole = states.parameters(model, settings, setup)
@@ -146,18 +138,26 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     first, last = states.copied(model, settings, setup)
     new = reducing + first + settings.weight_bytes * model.largest_parameter
     flat = reducing + last + states.unreduced(model, settings)
+
+    def slot(moment: str, parameters: int, gradients: int, buffers: int, saved: int, logits: int = 0) -> Slot:
+        context = CONTEXT if setup.device == "cuda" else 0
+        return Slot(
+            moment=moment,
+            parameters=parameters,
+            gradients=gradients,
+            optimizer=optim,
+            activations=saved,
+            logits=logits,
+            buffers=buffers,
+            margin=context + int(FRAGMENTATION * (saved + logits + buffers)),
+        )
+
+    end, left = states.gradients(model, settings, setup), states.reduced(model, settings, setup)
     return [
-        _slot(setup, "loss", early, before, optim, full, use.saved, use.loss),
-        _slot(setup, "backward", early, before, optim, full + new, use.first),
-        _slot(setup, "end", late, states.gradients(model, settings, setup), optim, least + flat, use.last),
-        _slot(
-            setup,
-            "step",
-            late,
-            states.reduced(model, settings, setup),
-            optim,
-            states.step(model, settings, setup),
-        ),
+        slot("loss", early, before, buffers=full, saved=use.saved, logits=use.loss),
+        slot("backward", early, before, buffers=full + new, saved=use.first),
+        slot("end", late, end, buffers=least + flat, saved=use.last),
+        slot("step", late, left, buffers=states.step(model, settings, setup), saved=0),
     ]
 
 
@@ -177,21 +177,6 @@ def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) 
         passing = slot.total - slot.margin - slot.parameters - slot.optimizer + held
         found.append(slot._replace(margin=held + int(CPU_FRAGMENTATION * passing)))
     return found
-
-
-def _slot(
-    setup: Setup,
-    moment: str,
-    parameters: int,
-    gradients: int,
-    optimizer: int,
-    buffers: int,
-    saved: int = 0,
-    logits: int = 0,
-) -> Slot:
-    context = CONTEXT if setup.device == "cuda" else 0
-    margin = context + int(FRAGMENTATION * (saved + logits + buffers))
-    return Slot(moment, parameters, gradients, optimizer, saved, logits, buffers, margin)
 
 
 def host(model: Architecture, settings: Zero, setup: Setup) -> Host:

@@ -45,7 +45,7 @@ def place(run: Run) -> Place:
     shown, _, rest = run.native_id.partition(":")
     uid, _, context = rest.partition(" ")
     namespace, kind, name = shown.split("/")
-    return Place(namespace, kind, name, uid, context)
+    return Place(namespace, kind, name, uid=uid, context=context)
 
 
 def objects(manifest: str) -> list[Object]:
@@ -87,7 +87,7 @@ def apply(plan: Plan, manifest: str) -> str:
             patch = {"metadata": {"ownerReferences": [owner]}}
             server.call("PATCH", _path(namespace, document), patch, api.MERGE, fieldManager=api.MANAGER)
     kind = plan.cluster.kubernetes.kind
-    return str(Place(namespace, kind, owner["name"], owner["uid"], server.context))
+    return str(Place(namespace, kind, owner["name"], uid=owner["uid"], context=server.context))
 
 
 def _patiently(server: api.Server, namespace: str, document: Object) -> Object:

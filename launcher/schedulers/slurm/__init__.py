@@ -91,7 +91,7 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
 
     text = (run.folder / "job.sh").read_text(encoding="utf-8", errors="surrogateescape")
     text = re.sub(r"^#SBATCH --dependency=.*\n", "", text, flags=re.MULTILINE)
-    return submission.submit(str(run.folder), text, run.nodes, exclude, after)
+    return submission.submit(str(run.folder), text, run.nodes, exclude=exclude, after=after)
 
 
 def status(run: Run) -> Status:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launcher.sizing import activations, architecture, models
+from launcher.sizing import activations, architecture, models, setup
 
 SMALL: dict[str, Any] = {
     "vocab_size": 512,
@@ -81,7 +81,8 @@ def test_saved_tensors(name: str, low: bool, checkpointing: bool) -> None:
     model = models.from_config(config)
     assert isinstance(model, architecture.Architecture)
     width = 2 if low else 4
-    expected = activations.moments(model, width, MICRO * SEQUENCE, SEQUENCE, checkpointing).saved
+    there = setup.Setup(world=1, slots=1, micro=MICRO, sequence=SEQUENCE, checkpointing=checkpointing)
+    expected = activations.moments(model, there, width).saved
     log_softmax = MICRO * SEQUENCE * model.vocab * activations.FLOAT
     # Rotary tables, expert offsets and the statistics of a bf16 norm on a CPU are the rest.
     assert saved_bytes(config, low, checkpointing) == pytest.approx(expected + log_softmax, rel=0.02)
