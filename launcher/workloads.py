@@ -117,12 +117,12 @@ def problems(name: str, args: Mapping[str, Any]) -> Iterator[tuple[str, Problem]
             yield key, Problem(f"args.{key} is missing", f"add it: {action.help or key}")
 
 
-def _options(made: argparse.ArgumentParser) -> tuple[set[str], dict[str, argparse.Action]]:
+def _options(parser: argparse.ArgumentParser) -> tuple[set[str], dict[str, argparse.Action]]:
     # argparse has no public way to list options; `_actions` has been stable since Python 2.7
-    hidden = {id(a) for g in made._action_groups if g.title == LAUNCHER_GROUP for a in g._group_actions}
+    hidden = {id(a) for g in parser._action_groups if g.title == LAUNCHER_GROUP for a in g._group_actions}
     ours: set[str] = set()
     theirs: dict[str, argparse.Action] = {}
-    for action in made._actions:
+    for action in parser._actions:
         for option in action.option_strings:
             off = isinstance(action, argparse.BooleanOptionalAction) and option.startswith("--no-")
             if id(action) in hidden:

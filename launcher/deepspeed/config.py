@@ -119,8 +119,8 @@ def make(inputs: Inputs, preset_name: str, hosts: int, batch: BatchSizes) -> dic
     if inputs.precision in {"bf16", "fp16"}:
         ours[inputs.precision] = {"enabled": True}
     overrides = with_precision(inputs.overrides, inputs.precision)
-    made = merge(merge(ours, preset(preset_name)), overrides)
-    zero = made["zero_optimization"]
+    config = merge(merge(ours, preset(preset_name)), overrides)
+    zero = config["zero_optimization"]
     # ZeRO++ keeps a second copy of the weights inside each host, so the group is the host's slots:
     # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/docs/_tutorials/zeropp.md
     if zero.get("zero_hpz_partition_size") == "slots":
@@ -131,7 +131,7 @@ def make(inputs: Inputs, preset_name: str, hosts: int, batch: BatchSizes) -> dic
     written = (overrides.get("zero_optimization") or {}).get("offload_param") or {}
     if _is_on_nvme(zero.get("offload_param")) and "buffer_size" not in written:
         _size_buffers(zero["offload_param"], inputs.largest_parameter, inputs.slots * hosts)
-    return made
+    return config
 
 
 def _size_buffers(section: dict[str, Any], largest_parameter: int | None, world: int) -> None:

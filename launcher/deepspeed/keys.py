@@ -120,8 +120,8 @@ def _schema(kind: Any, path: KeyPath) -> dict[str, Any]:
         return {"enum": [0, 1, 2, 3]}
     if path == ("zero_optimization", "zero_hpz_partition_size"):
         return {"anyOf": [{"type": "integer"}, {"const": "slots"}]}
-    made = {"type": simple[kind]} if kind in simple else {}
-    return {"anyOf": [made, {"const": "auto"}]} if path in AUTO or path in OURS else made
+    plain = {"type": simple[kind]} if kind in simple else {}
+    return {"anyOf": [plain, {"const": "auto"}]} if path in AUTO or path in OURS else plain
 
 
 def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[KeyPath, Problem]]:
@@ -142,7 +142,7 @@ def _section(
         elif path in OURS and value == "auto":
             continue
         elif not above and key in BATCH:
-            yield path, Problem(f"{name} follows from `batch:`", "remove it")
+            yield path, Problem(f"{name} is derived from `batch:`", "remove it")
         elif key not in kinds:
             yield path, Problem(f"unknown key {name!r}", _suggestion(path, kinds))
         elif isinstance(kinds[key], dict) and isinstance(value, dict):

@@ -74,10 +74,10 @@ class _Config(NamedTuple):
 
     def section(self, *names: str) -> Mapping[str, Any]:
         """A section; empty where there is none."""
-        found: Any = self.whole
+        section: Any = self.whole
         for name in names:
-            found = found.get(name) if isinstance(found, dict) else None
-        return found if isinstance(found, dict) else {}
+            section = section.get(name) if isinstance(section, dict) else None
+        return section if isinstance(section, dict) else {}
 
     def offload(self, part: str) -> str:
         """Where `part` ("optimizer" or "param") is offloaded to: none, cpu or nvme."""
@@ -278,7 +278,7 @@ def _programs(given: _Config, workload: str) -> Iterator[Problem]:
     for path, (what, hint) in _SPLITS.items():
         value = (given.section(*path[:-1]) if path[1:] else given.whole).get(path[-1])
         if value is True or (isinstance(value, int) and value > 1):
-            message = f"is {what}, of which the plan's batch would know nothing"
+            message = f"is {what}, which the plan's batch sizes do not take into account"
             yield _top(".".join(path), message, hint)
     if given.section("autotuning").get("enabled"):
         hint = "leave it out; deepspeed: auto picks the configuration"

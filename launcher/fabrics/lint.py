@@ -31,13 +31,14 @@ def lint(environ: Mapping[str, str], fabric: Fabric) -> list[Diagnostic]:
     """
     own = {(v.name, v.value) for v in environment(fabric, gpu=True, interface=None)}
     given = [item for item in environ.items() if item not in own]
-    found = (_first(name, value, fabric) for name, value in given)
-    return [finding for finding in found if finding]
+    gravest = (_first(name, value, fabric) for name, value in given)
+    return [diagnostic for diagnostic in gravest if diagnostic]
 
 
 def _first(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
     checks = (_set_by_launcher, _only_loopback, _forbidden, _foreign, _harmful, _old, _unknown, _experiment)
-    return next((finding for check in checks if (finding := check(name, value, fabric))), None)
+    diagnostics = (check(name, value, fabric) for check in checks)
+    return next(filter(None, diagnostics), None)
 
 
 def _set_by_launcher(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
@@ -54,7 +55,7 @@ def _only_loopback(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
 
 def _forbidden(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
     if name == "NCCL_IB_DISABLE" and "NCCL_IB_" in fabric.owns and value != "0":
-        return Diagnostic(name, f"{name} turns the network of fabric {fabric.name!r} off", "error")
+        return Diagnostic(name, f"{name} disables the network of fabric {fabric.name!r}", "error")
     match = next((entry for entry in fabric.forbidden if entry.matches(name)), None)
     if not match:
         return None
@@ -112,7 +113,9 @@ def _experiment(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
     if name not in variables.experiments():
         return None
     return Diagnostic(
-        name, f"{name} takes a choice from NCCL; its guide keeps it for experiments ({manual(name)})", "note"
+        name,
+        f"{name} overrides what NCCL chooses itself; its guide lists it for debugging ({manual(name)})",
+        "note",
     )
 
 

@@ -100,9 +100,9 @@ class Estimate(NamedTuple):
     def refusal(self) -> PlanError:
         """What to say of a job that does not fit: why, and the smallest change that would make it fit."""
         only = None if self.search else self.candidate
-        found = changes.smallest(self.model, self.machine, self.request, only)
-        settings = ", or ".join(self._setting(change) for change in found)
-        hint = f"use {settings}" if found else "no single change makes it fit: use more and larger hosts"
+        smallest = changes.smallest(self.model, self.machine, self.request, only)
+        settings = ", or ".join(self._setting(change) for change in smallest)
+        hint = f"use {settings}" if smallest else "no single change makes it fit: use more and larger hosts"
         if not self.search:
             reasons = "; ".join(self.evaluation.shortfalls)
             what, about = f"{self.candidate.name} does not fit: {reasons}", ("job", "deepspeed")

@@ -101,7 +101,7 @@ class Plan(NamedTuple):
 
     @property
     def places(self) -> Places:
-        """Where the fields of both files stand, for what is found wrong later."""
+        """Where the fields of both files stand, for problems found later."""
         return {"job": self.job.places, "cluster": self.cluster.places}
 
     @property
@@ -230,13 +230,13 @@ def _args(job: Job, estimate: fit.Estimate | None) -> dict[str, Any]:
 def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
     if cluster.hosts and job.nodes > cluster.hosts:
         yield Problem(
-            f"the job wants {job.nodes} hosts and the cluster has {cluster.hosts}",
+            f"the job needs {job.nodes} hosts, the cluster has {cluster.hosts}",
             f"use nodes: {cluster.hosts}",
             about=("job", "nodes"),
         )
     if cluster.cpus and cluster.gpu is None and cluster.slots > cluster.cpus:
         yield Problem(
-            f"slots {cluster.slots} is more than the host's {cluster.cpus} cores",
+            f"slots {cluster.slots} exceeds the host's {cluster.cpus} cores",
             "use fewer slots",
             about=("cluster", "slots"),
         )
@@ -278,7 +278,7 @@ def _written(findings: Iterable[lint.Diagnostic], severity: lint.Severity, job: 
 
 def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[model.Variable, ...]:
     """The fabric's variables, then the cluster's, then the job's; a later one of the same name wins."""
-    found = {
+    exported = {
         v.name: v
         for v in fabrics_environment.environment(
             fabric, gpu=cluster.gpu is not None, interface=cluster.interface
@@ -287,11 +287,11 @@ def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[model.Variab
     for source, env in (("the cluster file", cluster.env), ("the job file", job.env)):
         for name, variable in env.items():
             if variable.value is None:
-                found.pop(name, None)
+                exported.pop(name, None)
                 continue
-            over = f", instead of {found[name].value!r}" if name in found else ""
-            found[name] = model.Variable(name, variable.value, f"from {source}{over}", "")
-    return tuple(found.values())
+            over = f", instead of {exported[name].value!r}" if name in exported else ""
+            exported[name] = model.Variable(name, variable.value, f"from {source}{over}", "")
+    return tuple(exported.values())
 
 
 def _secrets(job: Job, cluster: Cluster) -> tuple[Secret, ...]:

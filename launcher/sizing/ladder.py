@@ -204,7 +204,7 @@ def evaluate(model: Architecture, machine: Machine, request: Request, candidate:
         device="cpu" if machine.gpu is None else "cuda",
         pinned_round=request.pinned_round,
     )
-    needed = memory.of(model, settings, setup)
+    needed = memory.estimate(model, settings, setup)
     bound = None
     if machine.gpu is not None:
         rates = traffic.Rates(machine.fabric)

@@ -3,8 +3,8 @@
 Owns the formulas; leaves saved tensors to activations.py, DeepSpeed's defaults to zero.py, and whether it fits to
 ladder.py.
 
-    setup = memory.Setup(world=32, slots=8, micro=1, sequence=4096)
-    memory.estimate(architecture, ds_config, setup) -> Memory
+    setup = Setup(world=32, slots=8, micro=1, sequence=4096)
+    memory.estimate(architecture, zero.read(ds_config), setup) -> Memory
       .slot    Slot: parameters, gradients, optimizer, activations, logits, buffers, margin, total; moment
       .host    Host: optimizer, parameters, gradients, pinned, processes, loader, shm, total
       .nvme    bytes on each host's NVMe
@@ -22,14 +22,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from launcher.sizing import activations, states, zero
+from launcher.sizing import activations, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from launcher.sizing.architecture import Architecture
     from launcher.sizing.setup import Setup
-    from launcher.sizing.zero import Config, Zero
+    from launcher.sizing.zero import Zero
 
 GIB = 2**30
 MIB = 2**20
@@ -103,13 +103,8 @@ class Memory(NamedTuple):
     moments: dict[str, Slot]
 
 
-def estimate(model: Architecture, config: Config, setup: Setup) -> Memory:
-    """The bytes that `model` needs under the DeepSpeed configuration `config` in `setup`."""
-    return of(model, zero.read(config), setup)
-
-
-def of(model: Architecture, settings: Zero, setup: Setup) -> Memory:
-    """The same from settings that are already read."""
+def estimate(model: Architecture, settings: Zero, setup: Setup) -> Memory:
+    """The bytes that `model` needs under the DeepSpeed configuration that zero.read made `settings` of."""
     slots = _moments(model, settings, setup)
     if setup.device == "cpu":
         slots = _held(slots, model, settings, setup)
@@ -171,12 +166,12 @@ def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) 
         return slot.activations + logits + weights
 
     most = max(map(reusable, slots))
-    found = []
+    resident = []
     for slot in slots:
         held = most - reusable(slot)
         passing = slot.total - slot.margin - slot.parameters - slot.optimizer + held
-        found.append(slot._replace(margin=held + int(CPU_FRAGMENTATION * passing)))
-    return found
+        resident.append(slot._replace(margin=held + int(CPU_FRAGMENTATION * passing)))
+    return resident
 
 
 def host(model: Architecture, settings: Zero, setup: Setup) -> Host:

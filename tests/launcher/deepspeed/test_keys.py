@@ -130,7 +130,7 @@ def test_presets_have_no_slips(name: str) -> None:
             "unknown key 'deepspeed.zero_optimization.max_live_parameters'; "
             "did you mean 'stage3_max_live_parameters'?",
         ),
-        ({"train_batch_size": 8}, "deepspeed.train_batch_size follows from `batch:`; remove it"),
+        ({"train_batch_size": 8}, "deepspeed.train_batch_size is derived from `batch:`; remove it"),
         (
             {"optimizer": {"type": "AdammW"}},
             "deepspeed.optimizer.type: 'AdammW' is not known; did you mean 'AdamW'?",

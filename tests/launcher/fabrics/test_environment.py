@@ -246,8 +246,8 @@ def test_what_no_environment_can_hold_is_refused() -> None:
     [
         ("infiniband", "MASTER_ADDR", "n1", "error", "set for each rank by the launcher"),
         ("infiniband", "RANK", "0", "error", "set for each rank by the launcher"),
-        ("infiniband", "NCCL_IB_DISABLE", "1", "error", "turns the network of fabric 'infiniband' off"),
-        ("gcp-gib", "NCCL_IB_DISABLE", "1", "error", "turns the network of fabric 'gcp-gib' off"),
+        ("infiniband", "NCCL_IB_DISABLE", "1", "error", "disables the network of fabric 'infiniband'"),
+        ("gcp-gib", "NCCL_IB_DISABLE", "1", "error", "disables the network of fabric 'gcp-gib'"),
         ("tcp", "NCCL_SOCKET_IFNAME", "lo", "error", "cannot be reached over lo"),
         ("roce", "GLOO_SOCKET_IFNAME", "lo", "error", "cannot be reached over lo"),
         ("infiniband", "NCCL_IB_GID_INDEX", "3", "warning", "since NCCL 2.21 the right one is found"),
@@ -278,7 +278,7 @@ def test_what_no_environment_can_hold_is_refused() -> None:
             "warning",
             "did you mean TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC?",
         ),
-        ("infiniband", "NCCL_ALGO", "Ring", "note", "keeps it for experiments"),
+        ("infiniband", "NCCL_ALGO", "Ring", "note", "lists it for debugging"),
     ],
 )
 def test_what_is_wrong_is_found(fabric: str, name: str, value: str, severity: str, says: str) -> None:

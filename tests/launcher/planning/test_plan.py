@@ -213,8 +213,8 @@ def test_everything_that_cannot_work_is_said_at_once() -> None:
         cpus=4,
         hosts=2,
     ) == [
-        "the job wants 4 hosts and the cluster has 2; use nodes: 2",
-        "slots 8 is more than the host's 4 cores; use fewer slots",
+        "the job needs 4 hosts, the cluster has 2; use nodes: 2",
+        "slots 8 exceeds the host's 4 cores; use fewer slots",
         "precision fp16 needs a GPU; use bf16 or fp32 on a CPU",
         "workload 'pretrain' needs a model; add `model:` to the job",
         "batch.global 16 does not divide by micro 3 × world size 32 = 96; use batch.global 96",

@@ -26,7 +26,7 @@ import dataclasses, sys
 from launcher.planning import plan
 from launcher.runs import record
 fields = dict.fromkeys(plan.Plan._fields)
-made = plan.Plan(**{**fields, "id": "demo", "site": plan.Workspace("", sys.argv[1], "", "")})
+made = plan.Plan(**{**fields, "id": "demo", "workspace": plan.Workspace("", sys.argv[1], "", "")})
 sys.stdin.readline()
 print(*(record.reserve(made).id for _ in range(20)))
 """
