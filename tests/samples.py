@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
 # A site that is the same on every machine.
-SITE = plan.Site("/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab")
+SITE = plan.Workspace("/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab")
 
 JOB = "name: demo\ncluster: here.yaml\nmodel: byte-gpt\nbatch: {micro: 1}\n"
 CLUSTER = "slots: 2\nfabric: loopback\n"

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING
 
 from workloads import chat, options, rewards, session
 from workloads.session import Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from workloads.session import Session
+
+
+TRAITS = Traits(resolves_auto=True)
 
 
 def parser() -> argparse.ArgumentParser:

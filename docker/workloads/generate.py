@@ -28,6 +28,7 @@ from workloads import (
     tokenizer,
 )
 from workloads.parts import Done, begin, split
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from workloads.inference import Engine
     from workloads.parts import Part
     from workloads.session import Session
+
+TRAITS = Traits()
 
 FOLDER, SUCCESS = "generated", "_SUCCESS"
 

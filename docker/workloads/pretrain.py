@@ -35,12 +35,16 @@ from workloads import (
 )
 from workloads.checkpoints import Progress
 from workloads.session import Session, Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     import torch
     from deepspeed import DeepSpeedEngine
 
     from workloads.samples import Batch
+
+
+TRAITS = Traits(estimated=True, bounded_length=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,16 +11,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher import workloads
 from launcher.errors import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    Keys = tuple[str, ...]
+    KeyPath = tuple[str, ...]
 
 # What DeepSpeed 0.19 removed and refuses, and what to do instead: _REMOVED_TOP_LEVEL_CONFIG_KEYS and
 # _REMOVED_ZERO_CONFIG_KEYS of deepspeed/runtime/config.py; https://github.com/deepspeedai/DeepSpeed/issues/8489
-REMOVED: dict[Keys, str] = {
+REMOVED: dict[KeyPath, str] = {
     ("amp",): "set the job's `precision:`",
     ("compression_training",): "quantize the trained model with a tool of its own",
     ("curriculum_learning",): "use data_efficiency.data_sampling.curriculum_learning",
@@ -38,7 +39,7 @@ REMOVED: dict[Keys, str] = {
 }
 # What DeepSpeed still takes for something else, with a warning (`deprecated` in deepspeed/runtime/zero/config.py) or
 # without one (BFLOAT16_OLD in deepspeed/runtime/constants.py).
-DEPRECATED: dict[Keys, str] = {
+DEPRECATED: dict[KeyPath, str] = {
     ("bfloat16",): "set the job's `precision:`",
     ("zero_optimization", "cpu_offload"): "use offload_optimizer: {device: cpu}",
     ("zero_optimization", "cpu_offload_param"): "use offload_param: {device: cpu}",
@@ -54,16 +55,15 @@ DEPRECATED: dict[Keys, str] = {
 # The launcher derives these: https://www.deepspeed.ai/docs/config-json/#batch-size-related-parameters
 BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 # `auto` is a word of Hugging Face's Trainer, which fills it in; DeepSpeed itself fails on it or takes its default.
-# Here the launcher knows some of them for any workload, and the workloads that use the Trainer the rest of those in
-# transformers/integrations/deepspeed.py (HfTrainerDeepSpeedConfig).
-OURS: tuple[Keys, ...] = (
+# Here the launcher knows some of them for any workload, and the workloads that use the Trainer (which say so:
+# Traits.resolves_auto) the rest of those in transformers/integrations/deepspeed.py (HfTrainerDeepSpeedConfig).
+OURS: tuple[KeyPath, ...] = (
     *((key,) for key in BATCH),
     ("gradient_clipping",),
     ("bf16", "enabled"),
     ("fp16", "enabled"),
 )
-TRAINERS = ("chat_dpo", "chat_reward", "chat_rl", "chat_sft", "finetune")
-AUTO: tuple[Keys, ...] = (
+AUTO: tuple[KeyPath, ...] = (
     *(("optimizer", "params", name) for name in ("betas", "eps", "lr", "weight_decay")),
     *(("scheduler", "params", f"warmup_{name}") for name in ("max_lr", "min_lr", "num_steps")),
     ("scheduler", "params", "total_num_steps"),
@@ -72,7 +72,7 @@ AUTO: tuple[Keys, ...] = (
     ("zero_optimization", "stage3_prefetch_bucket_size"),
 )
 # Words that DeepSpeed compares a value with, where its own types do not say so.
-WORDS: dict[Keys, tuple[str, ...]] = {
+WORDS: dict[KeyPath, tuple[str, ...]] = {
     ("communication_data_type",): ("bf16", "fp16", "fp32"),
     ("seq_parallel_communication_data_type",): ("bf16", "fp16", "fp32"),
     ("gradient_allreduce_op",): ("mean", "sum"),
@@ -109,7 +109,7 @@ def schema() -> dict[str, Any]:
     return {key: derived.get(key) or _schema(kind, (key,)) for key, kind in taken.items()}
 
 
-def _schema(kind: Any, path: Keys) -> dict[str, Any]:
+def _schema(kind: Any, path: KeyPath) -> dict[str, Any]:
     simple = {"bool": "boolean", "int": "integer", "number": "number", "text": "string"}
     if isinstance(kind, dict):
         inner = {key: _schema(below, (*path, key)) for key, below in kind.items()}
@@ -120,19 +120,18 @@ def _schema(kind: Any, path: Keys) -> dict[str, Any]:
         return {"enum": [0, 1, 2, 3]}
     if path == ("zero_optimization", "zero_hpz_partition_size"):
         return {"anyOf": [{"type": "integer"}, {"const": "slots"}]}
-    made = {"type": simple[kind]} if kind in simple else {}
-    return {"anyOf": [made, {"const": "auto"}]} if path in AUTO or path in OURS else made
+    plain = {"type": simple[kind]} if kind in simple else {}
+    return {"anyOf": [plain, {"const": "auto"}]} if path in AUTO or path in OURS else plain
 
 
-def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[Keys, Problem]]:
+def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[KeyPath, Problem]]:
     """What is wrong with DeepSpeed's keys in a job, as (path, problem without a place)."""
-    resolves = workload in TRAINERS or "/" in workload or workload.endswith(".py")
-    yield from _section(overrides, known(), (), resolves)
+    yield from _section(overrides, known(), (), workloads.traits(workload).resolves_auto)
 
 
 def _section(
-    given: Mapping[str, Any], kinds: Mapping[str, Any], above: Keys, resolves: bool
-) -> Iterator[tuple[Keys, Problem]]:
+    given: Mapping[str, Any], kinds: Mapping[str, Any], above: KeyPath, resolves: bool
+) -> Iterator[tuple[KeyPath, Problem]]:
     for key, value in given.items():
         path = (*above, key)
         name = f"deepspeed.{'.'.join(path)}"
@@ -143,7 +142,7 @@ def _section(
         elif path in OURS and value == "auto":
             continue
         elif not above and key in BATCH:
-            yield path, Problem(f"{name} follows from `batch:`", "remove it")
+            yield path, Problem(f"{name} is derived from `batch:`", "remove it")
         elif key not in kinds:
             yield path, Problem(f"unknown key {name!r}", _suggestion(path, kinds))
         elif isinstance(kinds[key], dict) and isinstance(value, dict):
@@ -152,7 +151,7 @@ def _section(
             yield from _value(path, value, kinds[key], resolves)
 
 
-def _value(path: Keys, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[Keys, Problem]]:
+def _value(path: KeyPath, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[KeyPath, Problem]]:
     name = f"deepspeed.{'.'.join(path)}"
     if isinstance(value, dict) and kind == "any":
         for key, inner in value.items():
@@ -160,8 +159,8 @@ def _value(path: Keys, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[
     elif value == "auto":
         if kind == "auto" or (resolves and path in AUTO):
             return
-        who = "Hugging Face's Trainer fills in" if resolves else "this workload fills in"
-        yield path, Problem(f"{name}: `auto` is nothing that {who}", "give a value, or leave it out")
+        who = "Hugging Face's Trainer" if resolves else "this workload"
+        yield path, Problem(f"{name}: {who} does not resolve `auto` here", "give a value, or leave it out")
     elif path in (("optimizer", "type"), ("scheduler", "type")):
         if not _is_named(path[0], value):
             names = (*(OPTIMIZERS if path[0] == "optimizer" else SCHEDULERS), *TORCH[path[0]])
@@ -179,7 +178,7 @@ def _is_named(section: str, value: Any) -> bool:
     return own or value in TORCH[section]
 
 
-def _mismatch(path: Keys, value: Any, kind: Any) -> str:
+def _mismatch(path: KeyPath, value: Any, kind: Any) -> str:
     """What should stand there instead of `value`; empty when it may."""
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # 5e8 is how sizes are written in DeepSpeed's own examples; only ZeRO's section is read so generously
@@ -202,7 +201,7 @@ def _mismatch(path: Keys, value: Any, kind: Any) -> str:
     return "" if fine else expected
 
 
-def _suggestion(path: Keys, kinds: Mapping[str, Any]) -> str:
+def _suggestion(path: KeyPath, kinds: Mapping[str, Any]) -> str:
     """Where an unknown key belongs, or which known one is meant."""
     *_, key = path
     sections = {name: inner for name, inner in known().items() if isinstance(inner, dict)}

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _CLUSTER: dict[Keys, Callable[[], Sequence[str]]] = {
     ("fabric",): lambda: sorted(FABRICS),
-    ("gpu",): lambda: sorted(gpus.GPUS),
+    ("gpu",): lambda: sorted(gpus.names()),
 }
 _JOB: dict[Keys, Callable[[], Sequence[str]]] = {
     ("workload",): workloads.names,
@@ -70,7 +70,7 @@ def _batch_problems(document: Document) -> Iterator[Problem]:
 def _model_problems(document: Document) -> Iterator[Problem]:
     """A model that is neither a name nor a local model nor a hub name, or that is not a language model."""
     named = document.data.get("model")
-    if isinstance(named, str) and document.data.get("workload", "pretrain") in workloads.TRAINING:
+    if isinstance(named, str) and workloads.traits(str(document.data.get("workload", "pretrain"))).estimated:
         try:
             models.load_if_here(named)
         except SpecError as error:

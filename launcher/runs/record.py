@@ -59,7 +59,7 @@ def reserve(plan: Plan) -> Plan:
 
     Raises SpecError when the runs folder cannot be written.
     """
-    folder = folders.make_next(Path(plan.site.runs), plan.id, first=plan.id)
+    folder = folders.make_next(Path(plan.workspace.runs), plan.id, first=plan.id)
     return plan._replace(id=folder.name)
 
 

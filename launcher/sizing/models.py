@@ -124,7 +124,7 @@ def from_config(config: Config, name: str = "", source: str = "") -> architectur
         return Unknown(
             name or family, f"parameters of the family {family!r} are not counted here ({known} are)"
         )
-    return build(families.Keys(config, where), name or family)
+    return build(families.ConfigReader(config, where), name or family)
 
 
 def _require_causal(config: Config, family: str, where: errors.Place) -> None:

@@ -129,7 +129,7 @@ def _annotations(plan: Plan, facts: str) -> dict[str, str]:
         "launcher/image": plan.image,
         "launcher/config-hash": hashlib.sha256(facts.encode()).hexdigest()[:16],
     }
-    return made | ({"launcher/git-commit": plan.site.commit} if plan.site.commit else {})
+    return made | ({"launcher/git-commit": plan.workspace.commit} if plan.workspace.commit else {})
 
 
 def _block(text: str) -> templates.Code:
@@ -153,10 +153,10 @@ def _parts(plan: Plan, pod: Pod) -> tuple[Part, ...]:
     if cluster.kind in {"jobset", "trainjob"}:
         return (Part("node", plan.nodes, pod.but(*attempt)),)
     if cluster.kind == "mpijob":
-        return _first_and_rest("Launcher", "Worker", pod.but("--node", "0"), pod, rest)
+        return _first_and_rest("Launcher", "Worker", pod.but("--node", "0"), pod, count=rest)
     if cluster.kind == "pytorchjob":
         ranked = pod.but("--node", "$(RANK)")  # the operator's RANK counts pods
-        return _first_and_rest("Master", "Worker", ranked, ranked, rest)
+        return _first_and_rest("Master", "Worker", ranked, ranked, count=rest)
     if cluster.kind == "leaderworkerset":
         serve = cluster.serve
         probe = {
@@ -165,7 +165,7 @@ def _parts(plan: Plan, pod: Pod) -> tuple[Part, ...]:
             "failureThreshold": 3,
         }
         leader = pod._replace(probe=probe)
-        return _first_and_rest("leaderTemplate", "workerTemplate", leader, pod, max(rest, 1))
+        return _first_and_rest("leaderTemplate", "workerTemplate", leader, pod, count=max(rest, 1))
     return (Part("node", plan.nodes, pod),)
 
 

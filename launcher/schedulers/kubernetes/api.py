@@ -52,7 +52,7 @@ class Server:
         self, method: str, path: str, body: Any = None, content: str = "application/json", **query: Any
     ) -> tuple[dict[str, Any], list[str]]:
         """(the answer, the server's warnings). Raises Refusal."""
-        answer = self._send(method, path, body, content, query)
+        answer = self._send(method, path, body, content, query=query)
         warnings = answer.headers.getlist("Warning") if hasattr(answer.headers, "getlist") else []
         try:
             return json.loads(answer.data), [_warning(text) for text in warnings]
@@ -67,7 +67,9 @@ class Server:
 
     def text(self, path: str, **query: Any) -> Iterator[bytes]:
         """What stands at `path`, piece by piece, as it comes. Raises Refusal, also in the middle."""
-        answer = self._send("GET", path, None, "application/json", query, quiet=query.get("follow") == "true")
+        answer = self._send(
+            "GET", path, None, "application/json", query=query, quiet=query.get("follow") == "true"
+        )
         try:
             yield from answer.stream(amt=2**16, decode_content=False)
         except (HTTPError, OSError) as error:
@@ -117,7 +119,11 @@ class Server:
         status = status if isinstance(status, dict) else {}
         message = str(status.get("message") or error.reason)
         reason = str(status.get("reason") or "")
-        return Refusal(error.status, reason, _words(self, error.status, reason, message, path, bool(status)))
+        return Refusal(
+            error.status,
+            reason,
+            _words(self, error.status, reason, message=message, path=path, is_status=bool(status)),
+        )
 
 
 def connect(context: str | None) -> Server:

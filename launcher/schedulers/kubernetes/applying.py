@@ -46,7 +46,7 @@ def place(run: Run) -> Place:
     shown, _, rest = run.native_id.partition(":")
     uid, _, context = rest.partition(" ")
     namespace, kind, name = shown.split("/")
-    return Place(namespace, kind, name, uid, context)
+    return Place(namespace, kind, name, uid=uid, context=context)
 
 
 def objects(manifest: str) -> list[Object]:
@@ -89,7 +89,7 @@ def apply(manifest: str, context: str | None, namespace: str | None) -> str:
             patch = {"metadata": {"ownerReferences": [owner]}}
             server.call("PATCH", _path(namespace, document), patch, api.MERGE, fieldManager=api.MANAGER)
     kind = documents[-1]["kind"].lower()
-    return str(Place(namespace, kind, owner["name"], owner["uid"], server.context))
+    return str(Place(namespace, kind, owner["name"], uid=owner["uid"], context=server.context))
 
 
 def replace(run: Run, manifest: str) -> str:

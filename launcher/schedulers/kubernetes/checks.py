@@ -212,9 +212,9 @@ def _kind(plan: Plan) -> Iterator[Problem]:
 
 def _serving(plan: Plan) -> Iterator[Problem]:
     """A server that listens where the Service and the probe of its kind do not look."""
-    if plan.job.workload == "serve" and plan.cluster.kubernetes.kind == "leaderworkerset":
+    if workloads.traits(plan.job.workload).serves and plan.cluster.kubernetes.kind == "leaderworkerset":
         port, served = (
-            plan.args.get("port", workloads.default("serve", "port")),
+            plan.args.get("port", workloads.default(plan.job.workload, "port")),
             plan.cluster.kubernetes.serve.port,
         )
         if port != served:

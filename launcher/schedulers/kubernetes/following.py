@@ -58,7 +58,7 @@ def status(run: Run) -> Status:
     conditions = {c["type"]: c for c in main.get("status", {}).get("conditions", []) if c["status"] == "True"}
     over = next((word for word in _DONE if word in conditions), None)
     if over is None:
-        return _going(server, at, run, main, pods)
+        return _going(server, at, run, main=main, pods=pods)
     if _DONE[over] == "SUCCEEDED":
         return Status("SUCCEEDED", "", 0, names)
     first = first_failure(at, pods)

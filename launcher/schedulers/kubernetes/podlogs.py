@@ -44,7 +44,7 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
         if pod is not None:
             last = last if read == pod["metadata"]["uid"] else ""
             read = pod["metadata"]["uid"]
-            for stamp, text in stamped(server, at, pod, last, selection.follow):
+            for stamp, text in stamped(server, at, pod, last=last, follow=selection.follow):
                 last = stamp or last
                 line = of_rank(text, rank)
                 if line is not None:

@@ -13,7 +13,7 @@ from launcher.deepspeed import config
 from launcher.sizing import changes, gpus, ladder, models
 from launcher.sizing.architecture import Architecture
 
-H100, V100 = gpus.GPUS["h100-80gb"], gpus.GPUS["v100-32gb"]
+H100, V100 = gpus.load("h100-80gb"), gpus.load("v100-32gb")
 TB = 10**12
 
 
@@ -109,7 +109,7 @@ MODELS = st.sampled_from(
 MACHINES = st.builds(
     machine,
     hosts=st.integers(1, 16),
-    gpu=st.sampled_from(list(gpus.GPUS.values())),
+    gpu=st.sampled_from(list(map(gpus.load, gpus.names()))),
     fabric=st.none() | st.floats(1e9, 1e12),
     slots=st.integers(1, 8),
     host_memory=st.sampled_from([TB // 8, TB, 4 * TB]),
