@@ -136,7 +136,7 @@ def test_the_logits_of_all_tokens_are_never_in_memory(monkeypatch: pytest.Monkey
     monkeypatch.setattr(losses, "CHUNK", 1 << 12)
     monkeypatch.setattr(losses, "ROWS", 8)
     from transformers import AutoConfig
-    from workloads import pretrain, ulysses
+    from workloads import training, ulysses
 
     class Engine:
         def __init__(self, model: PreTrainedModel) -> None:
@@ -155,7 +155,7 @@ def test_the_logits_of_all_tokens_are_never_in_memory(monkeypatch: pytest.Monkey
     batch = samples.Batch(block[:, :-1], block[:, 1:])
     alone = ulysses.Group(1, 0, None)  # type: ignore[arg-type]
     with Largest() as largest:
-        total, _ = pretrain.next_token_loss(engine, batch, alone, torch.device("cpu"))  # type: ignore[arg-type]
+        total, _ = training.next_token_loss(engine, batch, alone, torch.device("cpu"))  # type: ignore[arg-type]
         total.backward()
     assert largest.elements < tokens * vocabulary / 4
     assert largest.elements == vocabulary * SHAPE["hidden_size"]  # the last layer's weight
