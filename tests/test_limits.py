@@ -138,7 +138,9 @@ def test_a_plan_refuses_a_sequence_that_is_longer_than_the_model() -> None:
 def test_output(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", "jobs/llama-70b.yaml"]
     assert cli.main([*words, "--max-model", "llama"]) == 0
-    assert capsys.readouterr().out.startswith("the largest llama that fits: llama-3-70b\n  not llama-3.1-405b")
+    assert capsys.readouterr().out.startswith(
+        "the largest llama that fits: llama-3-70b\n  not llama-3.1-405b"
+    )
     assert cli.main([*words, "--min-nodes"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "the fewest hosts on which it fits: 2"

@@ -27,6 +27,7 @@ An event has "event", "step" and "time":
   checkpoint  tag, seconds: a complete checkpoint was written
   skipped     tag, reason: a broken checkpoint was passed over at the start
   eval        loss (nats per token), bits_per_byte
+  score       task, and its metrics: of evaluate
   saved       tag (or null: nothing new to save), signal: the run stops on a signal and can be started again
   ready       url, seconds: a server answers there
   end         status: "done", or "failed" with a reason

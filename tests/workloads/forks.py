@@ -17,7 +17,7 @@ from unittest import mock
 from tests.workloads import ranks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Container, Mapping
     from pathlib import Path
 
 HEAVY = ("torch", "deepspeed", "transformers.models.llama.modeling_llama", "torch._dynamo")
@@ -30,11 +30,12 @@ def run(
     *args: str,
     model: str | Mapping[str, Any] = ranks.GPT2,
     workload: str = "pretrain",
+    given: Container[str] = ("deepspeed-config", "run-dir", "model"),
     code: int = 0,
 ) -> ranks.Ranks:
     """Run `size` ranks of a workload in `folder`/run to their end, which must be `code` for each."""
     files = ranks.files(folder, deepspeed, model)
-    words = [f"--{name}={value}" for name, value in files.items()] + [*args]
+    words = [f"--{name}={value}" for name, value in files.items() if name in given] + [*args]
     outputs = [folder / f"rank-{rank}.log" for rank in range(size)]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*HEAVY])

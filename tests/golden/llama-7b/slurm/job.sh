@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run llama-7b-1dc9ac: hosts 4, slots 8 each, workload pretrain, DeepSpeed zero1.
+# Run llama-7b-b7fabf: hosts 4, slots 8 each, workload pretrain, DeepSpeed zero1.
 # It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=llama-7b-1dc9ac
+#SBATCH --job-name=llama-7b-b7fabf
 #SBATCH --partition=gpu
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -14,7 +14,7 @@
 #SBATCH --exclusive
 #SBATCH --mem=0
 set -uo pipefail
-run=/shared/runs/llama-7b-1dc9ac
+run=/shared/runs/llama-7b-b7fabf
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -24,14 +24,14 @@ echo "job $SLURM_JOB_ID, attempt $restarts, on $SLURM_JOB_NODELIST, $(date -Is)"
 finish() { echo "$1" >"$run/exit_code"; exit "$1"; }
 
 # For --exclude-bad: `host expires reason`, a line each, for a day. Remove a line to forgive a host.
-bad() { echo "$1 $(date -Is -d '+24 hours') $2, run llama-7b-1dc9ac, attempt $attempt" >>/shared/runs/bad-hosts.txt; }
+bad() { echo "$1 $(date -Is -d '+24 hours') $2, run llama-7b-b7fabf, attempt $attempt" >>/shared/runs/bad-hosts.txt; }
 if [ "$restarts" -gt 0 ] && [ -s "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" ]; then
   before=$(cut -d' ' -f1 "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" | paste -sd,)
   for host in $(sinfo -h -N -n "$before" -t down,fail,no_respond -o %N 2>/dev/null | sort -u); do bad "$host" "went down"; done
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $(uname -n) $(date +%s)" >"$run/outcome-$attempt"
-  echo "started again 10 times, as the job allows; \`launcher resume llama-7b-1dc9ac\` goes on from the last checkpoint"
+  echo "started again 10 times, as the job allows; \`launcher resume llama-7b-b7fabf\` goes on from the last checkpoint"
   finish 75
 fi
 
@@ -57,9 +57,9 @@ printf '%s\n' '{
 
 export NCCL_DEBUG=WARN  # errors of NCCL come with their reason; otherwise only their number is shown
 export NCCL_NET=IB  # stop when this network cannot be used, instead of going on over TCP
-export TORCH_EXTENSIONS_DIR=/tmp/llama-7b-1dc9ac/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/llama-7b-1dc9ac/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/llama-7b-1dc9ac/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/llama-7b-b7fabf/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/llama-7b-b7fabf/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/llama-7b-b7fabf/inductor  # this run's own compile cache, on the host's own disk
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
@@ -77,10 +77,10 @@ srun --nodes=4 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
     --disk=5 \
     --memlock \
     -- \
-  --hostfile "$run/hostfile-$attempt" --run llama-7b-1dc9ac --folder "$run" --attempt "$attempt" --echo 0 -- \
+  --hostfile "$run/hostfile-$attempt" --run llama-7b-b7fabf --folder "$run" --attempt "$attempt" --echo 0 -- \
   -m workloads.pretrain \
-    --deepspeed-config=/shared/runs/llama-7b-1dc9ac/ds_config.json \
-    --run-dir=/shared/runs/llama-7b-1dc9ac \
+    --deepspeed-config=/shared/runs/llama-7b-b7fabf/ds_config.json \
+    --run-dir=/shared/runs/llama-7b-b7fabf \
     --model=llama-2-7b \
     --checkpoint-every=500 \
     --checkpoint-keep=3 \
@@ -88,6 +88,7 @@ srun --nodes=4 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
     --tokenizer=/data/tokenizers/llama \
     --seq-length=4096 \
     --lr=3.0e-4 \
+    --min-lr=3.0e-5 \
     --warmup-steps=2000 \
     --max-steps=20000 \
     --activation-checkpointing
@@ -105,16 +106,16 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   if [ -e "$run/cancelled" ] ||
     scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null | tr -d ' \n' | grep -q '"job_state":\["CANCELLED"'; then
-    echo "cancelled; \`launcher resume llama-7b-1dc9ac\` goes on from the last checkpoint"
+    echo "cancelled; \`launcher resume llama-7b-b7fabf\` goes on from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
-    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume llama-7b-1dc9ac\` goes on"
+    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume llama-7b-b7fabf\` goes on"
     finish "$code"
   fi
   echo "put back into the queue, to go on from the last checkpoint"
   scontrol requeue "$SLURM_JOB_ID" && sleep 300
-  echo "Slurm did not put it back; \`launcher resume llama-7b-1dc9ac\` goes on from the last checkpoint"
+  echo "Slurm did not put it back; \`launcher resume llama-7b-b7fabf\` goes on from the last checkpoint"
 fi
 finish "$code"

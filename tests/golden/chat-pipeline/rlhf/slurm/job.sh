@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run chat-rlhf-733dfb: hosts 1, slots 8 each, workload chat_ppo, DeepSpeed zero3.
+# Run chat-rlhf-c63de5: hosts 1, slots 8 each, workload chat_ppo, DeepSpeed zero3.
 # It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=chat-rlhf-733dfb
+#SBATCH --job-name=chat-rlhf-c63de5
 #SBATCH --partition=gpu
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -16,7 +16,7 @@
 #SBATCH --dependency=afterok:101:102
 #SBATCH --kill-on-invalid-dep=yes
 set -uo pipefail
-run=/shared/runs/chat-rlhf-733dfb
+run=/shared/runs/chat-rlhf-c63de5
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -26,14 +26,14 @@ echo "job $SLURM_JOB_ID, attempt $restarts, on $SLURM_JOB_NODELIST, $(date -Is)"
 finish() { echo "$1" >"$run/exit_code"; exit "$1"; }
 
 # For --exclude-bad: `host expires reason`, a line each, for a day. Remove a line to forgive a host.
-bad() { echo "$1 $(date -Is -d '+24 hours') $2, run chat-rlhf-733dfb, attempt $attempt" >>/shared/runs/bad-hosts.txt; }
+bad() { echo "$1 $(date -Is -d '+24 hours') $2, run chat-rlhf-c63de5, attempt $attempt" >>/shared/runs/bad-hosts.txt; }
 if [ "$restarts" -gt 0 ] && [ -s "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" ]; then
   before=$(cut -d' ' -f1 "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" | paste -sd,)
   for host in $(sinfo -h -N -n "$before" -t down,fail,no_respond -o %N 2>/dev/null | sort -u); do bad "$host" "went down"; done
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $(uname -n) $(date +%s)" >"$run/outcome-$attempt"
-  echo "started again 10 times, as the job allows; \`launcher resume chat-rlhf-733dfb\` goes on from the last checkpoint"
+  echo "started again 10 times, as the job allows; \`launcher resume chat-rlhf-c63de5\` goes on from the last checkpoint"
   finish 75
 fi
 
@@ -62,9 +62,9 @@ printf '%s\n' '{
 
 export NCCL_DEBUG=WARN  # errors of NCCL come with their reason; otherwise only their number is shown
 export NCCL_NET=IB  # stop when this network cannot be used, instead of going on over TCP
-export TORCH_EXTENSIONS_DIR=/tmp/chat-rlhf-733dfb/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/chat-rlhf-733dfb/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/chat-rlhf-733dfb/inductor  # this run's own compile cache, on the host's own disk
+export TORCH_EXTENSIONS_DIR=/tmp/chat-rlhf-c63de5/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/chat-rlhf-c63de5/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/chat-rlhf-c63de5/inductor  # this run's own compile cache, on the host's own disk
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
 
@@ -76,15 +76,15 @@ srun --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
     --container-mounts=/shared/runs:/shared/runs,/tmp:/tmp,/lustre/data:/data:ro \
     --no-container-mount-home \
     --container-env=NCCL_DEBUG,NCCL_NET,TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR,RUN_DIR,DEEPSPEED_CONFIG,SLURM_NODEID /opt/venv/bin/python /opt/job/node.py \
-  --hostfile "$run/hostfile-$attempt" --run chat-rlhf-733dfb --folder "$run" --attempt "$attempt" --echo 0 -- \
+  --hostfile "$run/hostfile-$attempt" --run chat-rlhf-c63de5 --folder "$run" --attempt "$attempt" --echo 0 -- \
   -m workloads.chat_ppo \
-    --deepspeed-config=/shared/runs/chat-rlhf-733dfb/ds_config.json \
-    --run-dir=/shared/runs/chat-rlhf-733dfb \
-    --model=/shared/runs/chat-sft-cb13d8/export \
+    --deepspeed-config=/shared/runs/chat-rlhf-c63de5/ds_config.json \
+    --run-dir=/shared/runs/chat-rlhf-c63de5 \
+    --model=/shared/runs/chat-sft-70b5e1/export \
     --checkpoint-every=200 \
     --checkpoint-keep=2 \
     --data /data/chat/prompts.jsonl \
-    --reward=/shared/runs/chat-reward-a4db35/export \
+    --reward=/shared/runs/chat-reward-2e27f1/export \
     --seq-length=256 \
     --max-new-tokens=256 \
     --lr=9.65e-6 \
@@ -108,16 +108,16 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   if [ -e "$run/cancelled" ] ||
     scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null | tr -d ' \n' | grep -q '"job_state":\["CANCELLED"'; then
-    echo "cancelled; \`launcher resume chat-rlhf-733dfb\` goes on from the last checkpoint"
+    echo "cancelled; \`launcher resume chat-rlhf-c63de5\` goes on from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
-    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume chat-rlhf-733dfb\` goes on"
+    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume chat-rlhf-c63de5\` goes on"
     finish "$code"
   fi
   echo "put back into the queue, to go on from the last checkpoint"
   scontrol requeue "$SLURM_JOB_ID" && sleep 300
-  echo "Slurm did not put it back; \`launcher resume chat-rlhf-733dfb\` goes on from the last checkpoint"
+  echo "Slurm did not put it back; \`launcher resume chat-rlhf-c63de5\` goes on from the last checkpoint"
 fi
 finish "$code"
