@@ -135,7 +135,8 @@ class Samples:
         random = np.random.default_rng([self._seed, epoch])
         shift = random.integers((len(self._tokens) - 1) % self.length + 1)
         order = int(random.integers(2**63))
-        return shift + self.length * shuffle.permuted(places, self.per_epoch, order)
+        starts: np.ndarray = shift + self.length * shuffle.permuted(places, self.per_epoch, order)
+        return starts
 
 
 def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
@@ -180,7 +181,7 @@ def check_lengths(samples: Samples, global_batch: int, settings: PretrainedConfi
 
 def held_out_windows(tokens: int, args: argparse.Namespace) -> int:
     """How many windows are evaluated: --eval-samples, or as many as there are. Raises Stop when there is none."""
-    count = min(args.eval_samples, (tokens - 1) // args.seq_length)
+    count: int = min(args.eval_samples, (tokens - 1) // args.seq_length)
     if count < 1:
         raise Stop(
             f"the held-out text has {tokens:,} tokens, too few to evaluate {args.seq_length} at once: give more text, "

@@ -136,8 +136,10 @@ class Training:
 
         for sums in self.unlogged_routing:
             torch.distributed.all_reduce(sums)
-        settings = self.engine.module.config
-        return routing.figures(*self.unlogged_routing, settings) if self.unlogged_routing else {}
+        if not self.unlogged_routing:
+            return {}
+        choices, entropy = self.unlogged_routing
+        return routing.figures(choices, entropy, self.engine.module.config)
 
     def evaluate(self) -> None:
         """Log the loss on the held-out text."""
