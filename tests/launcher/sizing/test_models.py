@@ -71,7 +71,7 @@ def test_every_named_model_has_the_parameters_transformers_builds(name: str) -> 
         ("llama-2-70b", 68_976_648_192),
         ("llama-3-8b", 8_030_261_248),
         ("llama-3-70b", 70_553_706_496),
-        ("llama-3-405b", 405_853_388_800),
+        ("llama-3.1-405b", 405_853_388_800),
         ("llama-1b", 1_235_814_400),
         ("llama-3b", 3_212_749_824),
         ("mistral-7b", 7_241_732_096),

@@ -1,7 +1,13 @@
 #!/bin/bash
+<<<<<<< HEAD
 # Run llama-7b-5f67e4: hosts 4, slots 8 each, workload pretrain, DeepSpeed zero1.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `sbatch job.sh` starts it without the launcher.
 #SBATCH --job-name=llama-7b-5f67e4
+=======
+# Run llama-7b-b7fabf: hosts 4, slots 8 each, workload pretrain, DeepSpeed zero1.
+# It stands alone: `sbatch job.sh` starts it without the launcher.
+#SBATCH --job-name=llama-7b-b7fabf
+>>>>>>> pretrain
 #SBATCH --partition=gpu
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -14,7 +20,11 @@
 #SBATCH --exclusive
 #SBATCH --mem=0
 set -uo pipefail
+<<<<<<< HEAD
 run=/shared/runs/llama-7b-5f67e4
+=======
+run=/shared/runs/llama-7b-b7fabf
+>>>>>>> pretrain
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -25,6 +35,7 @@ printf -v now '%(%s)T' -1
 printf 'job %s, attempt %s, on %s, %(%FT%T%z)T\n' "$SLURM_JOB_ID" "$restarts" "$SLURM_JOB_NODELIST" "$now"
 
 # For --exclude-bad: `host expires reason`, a line each, for a day. Remove a line to forgive a host.
+<<<<<<< HEAD
 bad() {
   local until
   until=$(export TZ=UTC0; printf '%(%FT%T+00:00)T' $((now + 86400)))
@@ -41,6 +52,16 @@ fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
   echo "started again 10 times, as the job allows; \`launcher resume llama-7b-5f67e4\` goes on from the last checkpoint"
+=======
+bad() { echo "$1 $(date -Is -d '+24 hours') $2, run llama-7b-b7fabf, attempt $attempt" >>/shared/runs/bad-hosts.txt; }
+if [ "$restarts" -gt 0 ] && [ -s "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" ]; then
+  before=$(cut -d' ' -f1 "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" | paste -sd,)
+  for host in $(sinfo -h -N -n "$before" -t down,fail,no_respond -o %N 2>/dev/null | sort -u); do bad "$host" "went down"; done
+fi
+if [ "$restarts" -gt 10 ]; then
+  echo "75 -1 $(uname -n) $(date +%s)" >"$run/outcome-$attempt"
+  echo "started again 10 times, as the job allows; \`launcher resume llama-7b-b7fabf\` goes on from the last checkpoint"
+>>>>>>> pretrain
   finish 75
 fi
 
@@ -63,6 +84,7 @@ printf '%s\n' '{
   "reduce_bucket_size": 200000000,
   "allgather_bucket_size": 200000000
  }
+<<<<<<< HEAD
 }' >"$run/ds_config.json" || finish 73
 # What the ranks get beside this script's own environment: the node entry reads it (docker/environment.py). Nothing of
 # it is exported here, so no name and no value changes what this script does.
@@ -72,6 +94,15 @@ printf '%s\n' '{
  "RUN_DIR": {"value": "/shared/runs/llama-7b-5f67e4", "why": "where checkpoints and logs go"},
  "DEEPSPEED_CONFIG": {"value": "/shared/runs/llama-7b-5f67e4/ds_config.json"}
 }' >"$run/environment.json") || finish 73
+=======
+}' >"$run/ds_config.json" || exit 73
+
+export NCCL_DEBUG=WARN  # errors of NCCL come with their reason; otherwise only their number is shown
+export NCCL_NET=IB  # stop when this network cannot be used, instead of going on over TCP
+export TORCH_EXTENSIONS_DIR=/tmp/llama-7b-b7fabf/torch  # this run's own compile cache, on the host's own disk
+export TRITON_CACHE_DIR=/tmp/llama-7b-b7fabf/triton  # this run's own compile cache, on the host's own disk
+export TORCHINDUCTOR_CACHE_DIR=/tmp/llama-7b-b7fabf/inductor  # this run's own compile cache, on the host's own disk
+>>>>>>> pretrain
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
 trap : TERM USR2  # the ranks act on signals; this script only waits for them
@@ -87,6 +118,7 @@ srun --nodes=4 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
     --disk=5 \
     --memlock \
     -- \
+<<<<<<< HEAD
   --hostfile "$run/hostfile-$attempt" --run llama-7b-5f67e4 --folder "$run" --attempt "$attempt" --echo 0 \
   --environment "$run/environment.json" \
   --scratch=/tmp \
@@ -95,6 +127,12 @@ srun --nodes=4 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
   -m workloads.pretrain \
     --deepspeed-config=/shared/runs/llama-7b-5f67e4/ds_config.json \
     --run-dir=/shared/runs/llama-7b-5f67e4 \
+=======
+  --hostfile "$run/hostfile-$attempt" --run llama-7b-b7fabf --folder "$run" --attempt "$attempt" --echo 0 -- \
+  -m workloads.pretrain \
+    --deepspeed-config=/shared/runs/llama-7b-b7fabf/ds_config.json \
+    --run-dir=/shared/runs/llama-7b-b7fabf \
+>>>>>>> pretrain
     --model=llama-2-7b \
     --checkpoint-every=500 \
     --checkpoint-keep=3 \
@@ -102,6 +140,7 @@ srun --nodes=4 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
     --tokenizer=/data/tokenizers/llama \
     --seq-length=4096 \
     --lr=3.0e-4 \
+    --min-lr=3.0e-5 \
     --warmup-steps=2000 \
     --max-steps=20000 \
     --activation-checkpointing
@@ -125,6 +164,7 @@ esac
 # Saved on a signal, or a host was lost, which Slurm may notice later than we do; it keeps the job until then.
 if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
+<<<<<<< HEAD
   state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
     echo "cancelled; \`launcher resume llama-7b-5f67e4\` goes on from the last checkpoint"
@@ -139,5 +179,20 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
   echo "Slurm did not put it back; \`launcher resume llama-7b-5f67e4\` goes on from the last checkpoint"
+=======
+  if [ -e "$run/cancelled" ] ||
+    scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null | tr -d ' \n' | grep -q '"job_state":\["CANCELLED"'; then
+    echo "cancelled; \`launcher resume llama-7b-b7fabf\` goes on from the last checkpoint"
+    finish "$code"
+  fi
+  # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
+  if scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
+    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume llama-7b-b7fabf\` goes on"
+    finish "$code"
+  fi
+  echo "put back into the queue, to go on from the last checkpoint"
+  scontrol requeue "$SLURM_JOB_ID" && sleep 300
+  echo "Slurm did not put it back; \`launcher resume llama-7b-b7fabf\` goes on from the last checkpoint"
+>>>>>>> pretrain
 fi
 finish "$code"
