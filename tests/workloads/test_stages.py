@@ -172,8 +172,10 @@ def test_what_cannot_work_is_said_before_the_first_step(
     assert message in runs[1][name]
 
 
-@pytest.mark.parametrize("workload", ["finetune", "chat_sft", "chat_reward", "chat_dpo"])
-def test_examples_that_are_left_out_are_counted(workload: str, runs: tuple[Path, dict[str, str]]) -> None:
-    (event,) = lines(runs, f"long {workload}", "left_out")
+@pytest.mark.parametrize(
+    "name", ["long finetune", "long chat_sft", "long chat_reward", "long chat_dpo", "ppo", "rloo"]
+)
+def test_examples_that_are_left_out_are_counted(name: str, runs: tuple[Path, dict[str, str]]) -> None:
+    (event,) = lines(runs, name, "left_out")
     assert event["training"] + event["held_out"] == 40
-    assert len(lines(runs, f"long {workload}")) == 2
+    assert len(lines(runs, name)) == 2
