@@ -50,6 +50,7 @@ bench: install ## measure start-up, rendering and the way to the first training 
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.kubernetes.speed
 	$(BIN)/python -m tests.bench_workloads
+	$(BIN)/python -m tests.bench_training
 	PYTHONPATH=docker $(BIN)/python -m tests.images.bench
 
 -include docker/images.mk
