@@ -17,10 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from workloads import architectures, inference, metrics, options, session, tokenizer
 from workloads.session import Session, Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
+
+TRAITS = Traits()
 
 RESULTS = "results.json"
 TASKS = Path(__file__).with_name("tasks")  # that need no download

@@ -1,13 +1,7 @@
 #!/bin/bash
-<<<<<<< HEAD
-# Run llama-7b-5f67e4: hosts 4, slots 8 each, workload pretrain, DeepSpeed zero1.
+# Run llama-7b-574556: hosts 4, slots 8 each, workload pretrain, DeepSpeed zero1.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=llama-7b-5f67e4
-=======
-# Run llama-7b-b7fabf: hosts 4, slots 8 each, workload pretrain, DeepSpeed zero1.
-# It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=llama-7b-b7fabf
->>>>>>> pretrain
+#SBATCH --job-name=llama-7b-574556
 #SBATCH --partition=gpu
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -20,11 +14,7 @@
 #SBATCH --exclusive
 #SBATCH --mem=0
 set -uo pipefail
-<<<<<<< HEAD
-run=/shared/runs/llama-7b-5f67e4
-=======
-run=/shared/runs/llama-7b-b7fabf
->>>>>>> pretrain
+run=/shared/runs/llama-7b-574556
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -35,11 +25,10 @@ printf -v now '%(%s)T' -1
 printf 'job %s, attempt %s, on %s, %(%FT%T%z)T\n' "$SLURM_JOB_ID" "$restarts" "$SLURM_JOB_NODELIST" "$now"
 
 # For --exclude-bad: `host expires reason`, a line each, for a day. Remove a line to forgive a host.
-<<<<<<< HEAD
 bad() {
   local until
   until=$(export TZ=UTC0; printf '%(%FT%T+00:00)T' $((now + 86400)))
-  echo "$1 $until $2, run llama-7b-5f67e4, attempt $attempt" >>/shared/runs/bad-hosts.txt
+  echo "$1 $until $2, run llama-7b-574556, attempt $attempt" >>/shared/runs/bad-hosts.txt
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
 if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
@@ -51,17 +40,7 @@ if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
-  echo "started again 10 times, as the job allows; \`launcher resume llama-7b-5f67e4\` goes on from the last checkpoint"
-=======
-bad() { echo "$1 $(date -Is -d '+24 hours') $2, run llama-7b-b7fabf, attempt $attempt" >>/shared/runs/bad-hosts.txt; }
-if [ "$restarts" -gt 0 ] && [ -s "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" ]; then
-  before=$(cut -d' ' -f1 "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" | paste -sd,)
-  for host in $(sinfo -h -N -n "$before" -t down,fail,no_respond -o %N 2>/dev/null | sort -u); do bad "$host" "went down"; done
-fi
-if [ "$restarts" -gt 10 ]; then
-  echo "75 -1 $(uname -n) $(date +%s)" >"$run/outcome-$attempt"
-  echo "started again 10 times, as the job allows; \`launcher resume llama-7b-b7fabf\` goes on from the last checkpoint"
->>>>>>> pretrain
+  echo "started again 10 times, as the job allows; \`launcher resume llama-7b-574556\` goes on from the last checkpoint"
   finish 75
 fi
 
@@ -84,25 +63,15 @@ printf '%s\n' '{
   "reduce_bucket_size": 200000000,
   "allgather_bucket_size": 200000000
  }
-<<<<<<< HEAD
 }' >"$run/ds_config.json" || finish 73
 # What the ranks get beside this script's own environment: the node entry reads it (docker/environment.py). Nothing of
 # it is exported here, so no name and no value changes what this script does.
 (umask 077 && printf '%s\n' '{
  "NCCL_DEBUG": {"value": "WARN", "why": "errors of NCCL come with their reason; otherwise only their number is shown"},
  "NCCL_NET": {"value": "IB", "why": "stop when this network cannot be used, instead of going on over TCP"},
- "RUN_DIR": {"value": "/shared/runs/llama-7b-5f67e4", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/llama-7b-5f67e4/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/llama-7b-574556", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/llama-7b-574556/ds_config.json"}
 }' >"$run/environment.json") || finish 73
-=======
-}' >"$run/ds_config.json" || exit 73
-
-export NCCL_DEBUG=WARN  # errors of NCCL come with their reason; otherwise only their number is shown
-export NCCL_NET=IB  # stop when this network cannot be used, instead of going on over TCP
-export TORCH_EXTENSIONS_DIR=/tmp/llama-7b-b7fabf/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/llama-7b-b7fabf/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/llama-7b-b7fabf/inductor  # this run's own compile cache, on the host's own disk
->>>>>>> pretrain
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
 trap : TERM USR2  # the ranks act on signals; this script only waits for them
@@ -118,21 +87,14 @@ srun --nodes=4 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
     --disk=5 \
     --memlock \
     -- \
-<<<<<<< HEAD
-  --hostfile "$run/hostfile-$attempt" --run llama-7b-5f67e4 --folder "$run" --attempt "$attempt" --echo 0 \
+  --hostfile "$run/hostfile-$attempt" --run llama-7b-574556 --folder "$run" --attempt "$attempt" --echo 0 \
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
   '--caches-for=registry.example.com/deepspeed-train:0123456789ab-cuda, h100-80gb' -- \
   -m workloads.pretrain \
-    --deepspeed-config=/shared/runs/llama-7b-5f67e4/ds_config.json \
-    --run-dir=/shared/runs/llama-7b-5f67e4 \
-=======
-  --hostfile "$run/hostfile-$attempt" --run llama-7b-b7fabf --folder "$run" --attempt "$attempt" --echo 0 -- \
-  -m workloads.pretrain \
-    --deepspeed-config=/shared/runs/llama-7b-b7fabf/ds_config.json \
-    --run-dir=/shared/runs/llama-7b-b7fabf \
->>>>>>> pretrain
+    --deepspeed-config=/shared/runs/llama-7b-574556/ds_config.json \
+    --run-dir=/shared/runs/llama-7b-574556 \
     --model=llama-2-7b \
     --checkpoint-every=500 \
     --checkpoint-keep=3 \
@@ -164,35 +126,19 @@ esac
 # Saved on a signal, or a host was lost, which Slurm may notice later than we do; it keeps the job until then.
 if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
-<<<<<<< HEAD
   state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
-    echo "cancelled; \`launcher resume llama-7b-5f67e4\` goes on from the last checkpoint"
+    echo "cancelled; \`launcher resume llama-7b-574556\` goes on from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
-    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume llama-7b-5f67e4\` goes on"
+    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume llama-7b-574556\` goes on"
     finish "$code"
   fi
   echo "put back into the queue, to go on from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
-  echo "Slurm did not put it back; \`launcher resume llama-7b-5f67e4\` goes on from the last checkpoint"
-=======
-  if [ -e "$run/cancelled" ] ||
-    scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null | tr -d ' \n' | grep -q '"job_state":\["CANCELLED"'; then
-    echo "cancelled; \`launcher resume llama-7b-b7fabf\` goes on from the last checkpoint"
-    finish "$code"
-  fi
-  # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
-  if scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
-    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume llama-7b-b7fabf\` goes on"
-    finish "$code"
-  fi
-  echo "put back into the queue, to go on from the last checkpoint"
-  scontrol requeue "$SLURM_JOB_ID" && sleep 300
-  echo "Slurm did not put it back; \`launcher resume llama-7b-b7fabf\` goes on from the last checkpoint"
->>>>>>> pretrain
+  echo "Slurm did not put it back; \`launcher resume llama-7b-574556\` goes on from the last checkpoint"
 fi
 finish "$code"

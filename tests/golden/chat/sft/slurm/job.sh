@@ -1,13 +1,7 @@
 #!/bin/bash
-<<<<<<< HEAD
-# Run chat-sft-1e13b3: hosts 1, slots 8 each, workload chat_sft, DeepSpeed zero3.
+# Run chat-sft-fec9d3: hosts 1, slots 8 each, workload chat_sft, DeepSpeed zero3.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=chat-sft-1e13b3
-=======
-# Run chat-sft-70b5e1: hosts 1, slots 8 each, workload chat_sft, DeepSpeed zero3.
-# It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=chat-sft-70b5e1
->>>>>>> pretrain
+#SBATCH --job-name=chat-sft-fec9d3
 #SBATCH --partition=gpu
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -20,11 +14,7 @@
 #SBATCH --exclusive
 #SBATCH --mem=0
 set -uo pipefail
-<<<<<<< HEAD
-run=/shared/runs/chat-sft-1e13b3
-=======
-run=/shared/runs/chat-sft-70b5e1
->>>>>>> pretrain
+run=/shared/runs/chat-sft-fec9d3
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -35,11 +25,10 @@ printf -v now '%(%s)T' -1
 printf 'job %s, attempt %s, on %s, %(%FT%T%z)T\n' "$SLURM_JOB_ID" "$restarts" "$SLURM_JOB_NODELIST" "$now"
 
 # For --exclude-bad: `host expires reason`, a line each, for a day. Remove a line to forgive a host.
-<<<<<<< HEAD
 bad() {
   local until
   until=$(export TZ=UTC0; printf '%(%FT%T+00:00)T' $((now + 86400)))
-  echo "$1 $until $2, run chat-sft-1e13b3, attempt $attempt" >>/shared/runs/bad-hosts.txt
+  echo "$1 $until $2, run chat-sft-fec9d3, attempt $attempt" >>/shared/runs/bad-hosts.txt
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
 if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
@@ -51,17 +40,7 @@ if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
-  echo "started again 10 times, as the job allows; \`launcher resume chat-sft-1e13b3\` goes on from the last checkpoint"
-=======
-bad() { echo "$1 $(date -Is -d '+24 hours') $2, run chat-sft-70b5e1, attempt $attempt" >>/shared/runs/bad-hosts.txt; }
-if [ "$restarts" -gt 0 ] && [ -s "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" ]; then
-  before=$(cut -d' ' -f1 "$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))" | paste -sd,)
-  for host in $(sinfo -h -N -n "$before" -t down,fail,no_respond -o %N 2>/dev/null | sort -u); do bad "$host" "went down"; done
-fi
-if [ "$restarts" -gt 10 ]; then
-  echo "75 -1 $(uname -n) $(date +%s)" >"$run/outcome-$attempt"
-  echo "started again 10 times, as the job allows; \`launcher resume chat-sft-70b5e1\` goes on from the last checkpoint"
->>>>>>> pretrain
+  echo "started again 10 times, as the job allows; \`launcher resume chat-sft-fec9d3\` goes on from the last checkpoint"
   finish 75
 fi
 
@@ -87,25 +66,15 @@ printf '%s\n' '{
   "stage3_max_live_parameters": 1000000000,
   "stage3_max_reuse_distance": 1000000000
  }
-<<<<<<< HEAD
 }' >"$run/ds_config.json" || finish 73
 # What the ranks get beside this script's own environment: the node entry reads it (docker/environment.py). Nothing of
 # it is exported here, so no name and no value changes what this script does.
 (umask 077 && printf '%s\n' '{
  "NCCL_DEBUG": {"value": "WARN", "why": "errors of NCCL come with their reason; otherwise only their number is shown"},
  "NCCL_NET": {"value": "IB", "why": "stop when this network cannot be used, instead of going on over TCP"},
- "RUN_DIR": {"value": "/shared/runs/chat-sft-1e13b3", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/chat-sft-1e13b3/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/chat-sft-fec9d3", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/chat-sft-fec9d3/ds_config.json"}
 }' >"$run/environment.json") || finish 73
-=======
-}' >"$run/ds_config.json" || exit 73
-
-export NCCL_DEBUG=WARN  # errors of NCCL come with their reason; otherwise only their number is shown
-export NCCL_NET=IB  # stop when this network cannot be used, instead of going on over TCP
-export TORCH_EXTENSIONS_DIR=/tmp/chat-sft-70b5e1/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/chat-sft-70b5e1/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/chat-sft-70b5e1/inductor  # this run's own compile cache, on the host's own disk
->>>>>>> pretrain
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
 trap : TERM USR2  # the ranks act on signals; this script only waits for them
@@ -114,24 +83,15 @@ srun --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
   --output="$run/logs/node-%n.log" --open-mode=append \
   '--container-image=registry.example.com#deepspeed-train:0123456789ab-cuda' \
     --container-mounts=/shared/runs:/shared/runs,/tmp:/tmp,/lustre/data:/data:ro \
-<<<<<<< HEAD
     --no-container-mount-home /opt/venv/bin/python /opt/job/node.py \
-  --hostfile "$run/hostfile-$attempt" --run chat-sft-1e13b3 --folder "$run" --attempt "$attempt" --echo 0 \
+  --hostfile "$run/hostfile-$attempt" --run chat-sft-fec9d3 --folder "$run" --attempt "$attempt" --echo 0 \
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
   '--caches-for=registry.example.com/deepspeed-train:0123456789ab-cuda, h100-80gb' -- \
   -m workloads.chat_sft \
-    --deepspeed-config=/shared/runs/chat-sft-1e13b3/ds_config.json \
-    --run-dir=/shared/runs/chat-sft-1e13b3 \
-=======
-    --no-container-mount-home \
-    --container-env=NCCL_DEBUG,NCCL_NET,TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR,RUN_DIR,DEEPSPEED_CONFIG,SLURM_NODEID /opt/venv/bin/python /opt/job/node.py \
-  --hostfile "$run/hostfile-$attempt" --run chat-sft-70b5e1 --folder "$run" --attempt "$attempt" --echo 0 -- \
-  -m workloads.chat_sft \
-    --deepspeed-config=/shared/runs/chat-sft-70b5e1/ds_config.json \
-    --run-dir=/shared/runs/chat-sft-70b5e1 \
->>>>>>> pretrain
+    --deepspeed-config=/shared/runs/chat-sft-fec9d3/ds_config.json \
+    --run-dir=/shared/runs/chat-sft-fec9d3 \
     --model=meta-llama/Llama-2-7b-hf \
     --checkpoint-every=200 \
     --checkpoint-keep=2 \
@@ -163,35 +123,19 @@ esac
 # Saved on a signal, or a host was lost, which Slurm may notice later than we do; it keeps the job until then.
 if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
-<<<<<<< HEAD
   state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
-    echo "cancelled; \`launcher resume chat-sft-1e13b3\` goes on from the last checkpoint"
+    echo "cancelled; \`launcher resume chat-sft-fec9d3\` goes on from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
-    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume chat-sft-1e13b3\` goes on"
+    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume chat-sft-fec9d3\` goes on"
     finish "$code"
   fi
   echo "put back into the queue, to go on from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
-  echo "Slurm did not put it back; \`launcher resume chat-sft-1e13b3\` goes on from the last checkpoint"
-=======
-  if [ -e "$run/cancelled" ] ||
-    scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null | tr -d ' \n' | grep -q '"job_state":\["CANCELLED"'; then
-    echo "cancelled; \`launcher resume chat-sft-70b5e1\` goes on from the last checkpoint"
-    finish "$code"
-  fi
-  # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
-  if scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
-    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume chat-sft-70b5e1\` goes on"
-    finish "$code"
-  fi
-  echo "put back into the queue, to go on from the last checkpoint"
-  scontrol requeue "$SLURM_JOB_ID" && sleep 300
-  echo "Slurm did not put it back; \`launcher resume chat-sft-70b5e1\` goes on from the last checkpoint"
->>>>>>> pretrain
+  echo "Slurm did not put it back; \`launcher resume chat-sft-fec9d3\` goes on from the last checkpoint"
 fi
 finish "$code"

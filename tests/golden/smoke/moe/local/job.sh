@@ -1,5 +1,4 @@
 #!/bin/bash
-<<<<<<< HEAD
 # Run smoke-moe-4a3965: hosts 1, slots 2 each, on this machine, workload pretrain, DeepSpeed zero2.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
@@ -12,18 +11,6 @@ finish() { echo "$1" >"$run/exit_code"; exit "$1"; }
 rm -f "$run/outcome-$attempt" "$run/exit_code" || exit 73
 printf '%s' '127.0.0.1 slots=2
 ' >"$run/hostfile" || finish 73
-=======
-# Run smoke-moe-33aacd: hosts 1, slots 2 each, on this machine, workload pretrain, DeepSpeed zero2.
-# It stands alone: `bash job.sh` starts it without the launcher.
-set -uo pipefail
-
-run=/shared/runs/smoke-moe-33aacd
-mkdir -p "$run/logs" || exit 73
-exec >>"$run/logs/job.log" 2>&1
-rm -f "$run/outcome-0" "$run/exit_code"
-printf '%s' '127.0.0.1 slots=2
-' >"$run/hostfile" || exit 73
->>>>>>> pretrain
 printf '%s\n' '{
  "train_batch_size": 8,
  "train_micro_batch_size_per_gpu": 4,
@@ -37,7 +24,6 @@ printf '%s\n' '{
   "reduce_bucket_size": 200000000,
   "allgather_bucket_size": 200000000
  }
-<<<<<<< HEAD
 }' >"$run/ds_config.json" || finish 73
 # What the ranks get beside this script's own environment: the node entry reads it (docker/environment.py). Nothing of
 # it is exported here, so no name and no value changes what this script does.
@@ -59,24 +45,6 @@ for ((node = 0; node < 1; node++)); do
     -m workloads.pretrain \
       --deepspeed-config=/shared/runs/smoke-moe-4a3965/ds_config.json \
       --run-dir=/shared/runs/smoke-moe-4a3965 \
-=======
-}' >"$run/ds_config.json" || exit 73
-
-export GLOO_SOCKET_IFNAME=lo  # the interface that the cluster file names
-export TORCH_EXTENSIONS_DIR=/tmp/smoke-moe-33aacd/torch  # this run's own compile cache, on the host's own disk
-export TRITON_CACHE_DIR=/tmp/smoke-moe-33aacd/triton  # this run's own compile cache, on the host's own disk
-export TORCHINDUCTOR_CACHE_DIR=/tmp/smoke-moe-33aacd/inductor  # this run's own compile cache, on the host's own disk
-export RUN_DIR="$run" DEEPSPEED_CONFIG="$run/ds_config.json"
-
-# One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
-entries=()
-for node in $(seq 0 0); do
-  /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run smoke-moe-33aacd --folder "$run" --echo 0 -- \
-    -m workloads.pretrain \
-      --deepspeed-config=/shared/runs/smoke-moe-33aacd/ds_config.json \
-      --run-dir=/shared/runs/smoke-moe-33aacd \
->>>>>>> pretrain
       --model=tiny-mixtral \
       --checkpoint-every=500 \
       --checkpoint-keep=3 \
@@ -103,7 +71,6 @@ for entry in "${entries[@]}"; do
   await "$entry"; ended=$?
   if [ "$code" -eq 0 ]; then code=$ended; fi
 done
-<<<<<<< HEAD
 
 # The first host's node entry hears how all others ended and writes it down. Without its word no run has succeeded, even
 # when nothing here failed.
@@ -115,8 +82,3 @@ case $said in
   *) if [ "$code" -eq 0 ]; then code=71; echo "no node entry wrote down how the run ended"; fi ;;
 esac
 finish "$code"
-=======
-if [ -s "$run/outcome-0" ]; then read -r code rank host _ <"$run/outcome-0"; echo "rank $rank on $host ended with $code"; fi
-echo "$code" >"$run/exit_code"
-exit "$code"
->>>>>>> pretrain
