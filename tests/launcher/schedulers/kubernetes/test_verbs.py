@@ -176,7 +176,7 @@ def test_the_other_mpijob_is_told_apart(cluster: Cluster, run: Run, job: str) ->
     cluster.tell("rules", apis={"mpijobs": "kubeflow.org/v1"})
     code, _, err = run("kubernetes", job, "--set", "cluster.kubernetes.kind=mpijob")
     assert code == 4
-    assert "the cluster does not know kind MPIJob (kubeflow.org/v2beta1); it has version v1 of it" in err
+    assert "the cluster does not know kind MPIJob (kubeflow.org/v2beta1); it serves version v1; " in err
 
 
 # Refusals.
@@ -269,7 +269,7 @@ def test_no_cluster_at_all(run: Run, job: str, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "runs"))
     code, _, err = run("kubernetes", job)
     assert code == 6
-    assert "no Kubernetes cluster to talk to" in err
+    assert "no Kubernetes cluster is configured" in err
     assert "--dry-run works without one" in err
     code, out, _ = run("kubernetes", job, "--dry-run")
     assert code == 0
@@ -478,7 +478,7 @@ def test_why_a_pod_waits(pod: dict[str, Any], words: str, cluster: Cluster, run:
     cluster.pod(name, 0, **pod)
     now = state(run, name)
     assert now["state"] == "PENDING"
-    assert now["reason"].startswith("1 of 2 hosts run; ")
+    assert now["reason"].startswith("1 of 2 pods run; ")
     assert now["reason"].endswith(words)
 
 
@@ -539,7 +539,7 @@ def test_a_lost_node_is_named_with_what_to_do(cluster: Cluster, run: Run, job: s
     node = {"kind": "Node", "metadata": {"name": "gpu-7"}, "status": {"conditions": [down]}}
     cluster.tell("put", plural="nodes", namespace="", object=node)
     reason = state(run, name)["reason"]
-    assert f"node gpu-7 is lost and still holds {name}-0-abcde: `kubectl delete node gpu-7`" in reason
+    assert f"node gpu-7 is lost and still has {name}-0-abcde: `kubectl delete node gpu-7`" in reason
 
 
 def _labels(name: str, index: int) -> dict[str, Any]:
@@ -588,7 +588,7 @@ def test_walltime_says_how_to_go_on(cluster: Cluster, run: Run, job: str) -> Non
     name = submitted(run, job)
     finish(cluster, name, "Failed", "DeadlineExceeded")
     assert "its walltime is over" in state(run, name)["reason"]
-    assert "checkpoint.resume goes on" in state(run, name)["reason"]
+    assert "a new run with checkpoint.resume continues" in state(run, name)["reason"]
 
 
 def test_cancelled_and_gone(cluster: Cluster, run: Run, job: str) -> None:
@@ -600,7 +600,7 @@ def test_cancelled_and_gone(cluster: Cluster, run: Run, job: str) -> None:
     assert state(run, name)["reason"] == "being deleted: ranks save during the grace period"
     assert {p for p, _ in cluster.objects()} == {"jobs", "pods"}  # the pods save; then the Job goes
     cluster.tell("remove", plural="jobs", name=name)
-    assert state(run, name)["reason"] == "the Job is gone"
+    assert state(run, name)["reason"] == "the Job was deleted"
     assert run("cancel", name)[0] == 0
 
 
@@ -609,7 +609,7 @@ def test_another_run_under_the_same_name_is_not_taken_for_ours(cluster: Cluster,
     cluster.tell(
         "put", plural="jobs", object={"kind": "Job", "metadata": {"name": name, "uid": "new"}, "spec": {}}
     )
-    assert state(run, name)["reason"] == "the Job is gone; another one has its name"
+    assert state(run, name)["reason"] == "the Job was deleted; another one has its name"
 
 
 CONDITIONS = {
