@@ -14,11 +14,12 @@ from launcher.errors import SubmitError, located
 from launcher.fabrics import environment
 from launcher.rendering import templates
 from launcher.runs import record
-from launcher.schedulers.kubernetes import checks, kinds, pods, queues, trainer
+from launcher.schedulers.kubernetes import checks, kinds, pods, queues, storage, trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from launcher.errors import Problem
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
     from launcher.runs.status import Selection, Status
@@ -186,6 +187,11 @@ def separate(files: Files) -> Files:
         f"# {templates.MARK}\napiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n"
     )
     return {**made, "kustomization.yaml": head + "".join(f"  - {name}\n" for name in made)}
+
+
+def warnings(plan: Plan) -> list[Problem]:
+    """What a person should know before the run is submitted."""
+    return [problem.at(plan.places) for problem in storage.warnings(plan)]
 
 
 def submit(plan: Plan, files: Files) -> str:

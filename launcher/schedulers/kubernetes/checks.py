@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from launcher import exit_codes, units, workloads
 from launcher.errors import PlanError, Problem
 from launcher.files import kubernetes_syntax
-from launcher.schedulers.kubernetes import pods, trainer
+from launcher.schedulers.kubernetes import pods, storage, trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,7 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
         *_paths(plan, pod),
         *_resources(plan),
         *_kind(plan),
+        *storage.problems(plan),
         *_serving(plan),
         *_queue(plan),
         *_sizes(files),
