@@ -207,7 +207,7 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
 
     Raises SubmitError for a run whose folder ended with its pods.
     """
-    from launcher.schedulers.kubernetes import applying
+    from launcher.schedulers.kubernetes import applying, mirror
 
     del exclude, after  # Kubernetes chooses the hosts, and has no dependencies
     manifest = (run.folder / MANIFEST).read_text(encoding="utf-8")
@@ -218,6 +218,7 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
             f"{run.id} has no folder to resume from: it ended with its pods",
             hint="submit the job again; kubernetes.runs in the cluster file names a claim that keeps run folders",
         )
+    mirror.before_deletion(run)
     return applying.replace(run, manifest)
 
 
@@ -253,7 +254,8 @@ def logs(run: Run, selection: Selection) -> Iterator[str]:
 
 
 def cancel(run: Run) -> None:
-    """Delete the run's objects; ranks get the grace period to save."""
-    from launcher.schedulers.kubernetes import applying
+    """Delete the run's objects; ranks get the grace period to save. What their logs say by now is kept."""
+    from launcher.schedulers.kubernetes import applying, mirror
 
+    mirror.before_deletion(run)
     applying.cancel(run)

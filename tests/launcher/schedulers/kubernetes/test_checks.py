@@ -52,8 +52,8 @@ FIELDS = {
 
 @pytest.mark.parametrize("setting", FIELDS)
 def test_field_is_refused_where_it_stands(setting: str) -> None:
+    (stage,) = load.load("jobs/llama-7b.yaml", None, [f"cluster.kubernetes.{setting}"]).stages
     with pytest.raises(SpecError) as error:
-        (stage,) = load.load("jobs/llama-7b.yaml", None, [f"cluster.kubernetes.{setting}"]).stages
         load.load_stage(stage, {})
     assert FIELDS[setting] in str(error.value)
     assert f"kubernetes.{setting.partition('=')[0]}" in str(error.value)
