@@ -250,7 +250,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if url.path == "/_test":
                 return self.send(200, self.told(body))
-            if self.store.failures:
+            if self.store.failures:  # of the server, whatever is asked
                 return self.fail(*self.store.failures.pop(0))
             token = self.headers.get("Authorization", "").rpartition(" ")[2]
             if token not in USERS:
@@ -396,6 +396,10 @@ class Handler(BaseHTTPRequestHandler):
                     for plural, api in body.get("apis", {}).items():
                         store.resources[plural] = (api, RESOURCES[plural][1])
                     store.without = set(body.get("without", store.without))
+                case "failures":
+                    if body.get("clear"):
+                        store.failures.clear()
+                    return store.failures
                 case "objects":
                     return [[*key, value] for key, value in store.objects.items()]
         return {}

@@ -48,7 +48,8 @@ def test_a_jobsets_walltime_is_read_from_its_job(kind: str, cluster: Cluster, ru
 @pytest.mark.parametrize("kind", ["jobset", "trainjob"])
 def test_a_jobsets_exit_code_is_read_from_its_job(kind: str, cluster: Cluster, run: Run, job: str) -> None:
     name = failed(cluster, run, job, kind)
-    message = f"Container node for pod training/{name}-node-0-1-x failed with exit code 64 matching FailJob rule at index 1"
+    pod = f"training/{name}-node-0-1-x"
+    message = f"Container node for pod {pod} failed with exit code 64 matching FailJob rule at index 1"
     child(cluster, name, "PodFailurePolicy", message)
     now = state(run, name)
     assert now["exit_code"] == 64
