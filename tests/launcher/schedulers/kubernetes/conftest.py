@@ -44,7 +44,7 @@ class Cluster:
     def kubeconfig(self, current: str = "admin", server: str = "", authority: Path | None = None) -> Path:
         """A kubeconfig with a context for each user, all of namespace `training`."""
         trust = {"certificate-authority": str(authority)} if authority else {}
-        users = ("admin", "viewer", "expired")
+        users = ("admin", "viewer", "member", "expired")
         made = {
             "apiVersion": "v1",
             "kind": "Config",

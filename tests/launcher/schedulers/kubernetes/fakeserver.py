@@ -54,8 +54,12 @@ RESOURCES = {
     "workloads": ("kueue.x-k8s.io/v1beta1", "Workload"),
 }
 IMMUTABLE = {"Job": ("template", "completions", "completionMode"), "JobSet": ("replicatedJobs",)}
-# token → (user, verbs it may use; None is all)
-USERS = {"admin": ("admin", None), "viewer": ("viewer", {"get", "list"})}
+# token → (user, verbs it may use; None is all). `member` has the rights that a test gives: "group/resource" → verbs.
+USERS: dict[str, tuple[str, set[str] | None]] = {
+    "admin": ("admin", None),
+    "viewer": ("viewer", {"get", "list"}),
+    "member": ("member", None),
+}
 
 
 class Refuse(Exception):
@@ -81,6 +85,8 @@ class Store:
             self.resources = dict(RESOURCES)
             self.namespaces = {"default", "training"}
             self.forbidden: set[tuple[str, str]] = set()  # (verb, plural)
+            self.role: set[tuple[str, ...]] = set()  # (group, resource, verb) that `member` has
+            self.used: set[tuple[str, ...]] = set()  # those of them that it has used
             self.denied: dict[str, str] = {}  # plural → what an admission webhook says
             self.patience: dict[str, int] = {}  # plural → how often it says so, if not always
             self.warnings: dict[str, list[str]] = {}
@@ -277,7 +283,12 @@ class Handler(BaseHTTPRequestHandler):
         verb = {"GET": "get" if name else "list", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[
             self.command
         ]
-        self.authorize(token, verb, plural, space)
+        self.authorize(token, verb, f"{plural}{match['log'] or ''}", space)
+        applied = verb == "patch" and "apply-patch" in self.headers["Content-Type"]
+        if (
+            applied and (plural, space, name) not in self.store.objects
+        ):  # an apply that creates needs both rights
+            self.authorize(token, "create", plural, space)
         if match["log"]:
             return self.log(space, name, query)
         with self.store.lock:
@@ -288,8 +299,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def authorize(self, token: str, verb: str, plural: str, space: str) -> None:
         user, verbs = USERS[token]
-        group = RESOURCES[plural][0].rpartition("/")[0]
-        if (verbs is not None and verb not in verbs) or (verb, plural) in self.store.forbidden:
+        group = self.store.resources[plural.partition("/")[0]][0].rpartition("/")[0]
+        right = (group, plural, verb)
+        if token == "member":
+            self.store.used.add(right)
+        missing = token == "member" and right not in self.store.role
+        if missing or (verbs is not None and verb not in verbs) or (verb, plural) in self.store.forbidden:
             raise Refuse(
                 403,
                 "Forbidden",
@@ -393,9 +408,12 @@ class Handler(BaseHTTPRequestHandler):
                     store.patience |= body.get("patience", {})
                     store.warnings |= body.get("warnings", {})
                     store.failures += body.get("failures", [])
+                    store.role |= {tuple(right) for right in body.get("role", [])}
                     for plural, api in body.get("apis", {}).items():
                         store.resources[plural] = (api, RESOURCES[plural][1])
                     store.without = set(body.get("without", store.without))
+                case "used":
+                    return sorted(store.used)
                 case "failures":
                     if body.get("clear"):
                         store.failures.clear()

@@ -62,7 +62,12 @@ def test_steps_go_on_after_a_failure_that_was_resumed(cluster: Cluster, run: Run
     cluster.log(second, stamp(40, step(9, 2.25)))
     assert "step 9/20, loss 2.2500" in run("status", name)[1]
     cluster.pod(
-        name, 0, "Failed", uid="other", made="2026-01-01T00:01:00Z", container=ended(65, "2026-01-01T00:01:04Z")
+        name,
+        0,
+        "Failed",
+        uid="other",
+        made="2026-01-01T00:01:00Z",
+        container=ended(65, "2026-01-01T00:01:04Z"),
     )
     cluster.log(second, stamp(41, "[0] the loss of step 9 is not finite"))
     finish(cluster, name, "Failed", "PodFailurePolicy")

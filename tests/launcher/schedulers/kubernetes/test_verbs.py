@@ -89,7 +89,7 @@ def test_a_refusal_in_the_middle_takes_back_what_was_made(cluster: Cluster, run:
     code, _, err = run("kubernetes", job)
     assert code == 4
     assert 'User "admin" cannot patch resource "jobs" in API group "batch" in the namespace "training"' in err
-    assert "ask for a Role that allows it" in err
+    assert "rbac.yaml has the Role to ask for" in err
     assert cluster.objects() == {}
 
 
@@ -158,7 +158,7 @@ def test_forbidden(cluster: Cluster, run: Run, job: str) -> None:
     code, _, err = run("kubernetes", job, "--set", "cluster.kubernetes.context=viewer")
     assert code == 4
     assert 'User "viewer" cannot create resource "configmaps"' in err
-    assert "`kubectl auth can-i --list` shows what you may do" in err
+    assert "`kubectl auth can-i --list` shows yours" in err
 
 
 def test_namespace_that_does_not_exist(cluster: Cluster, run: Run, job: str) -> None:

@@ -121,7 +121,9 @@ def test_a_server_that_is_started_again_for_ever_says_its_code_all_the_time(
     """A mistake in the job under LeaderWorkerSet, in the three states between which the kubelet alternates."""
     name = submitted(run, job, "--set", "cluster.kubernetes.kind=leaderworkerset")
     spec = cluster.objects()["leaderworkersets", name]["spec"]
-    assert spec["leaderWorkerTemplate"]["restartPolicy"] == "None"  # the kubelet's back-off, not a group made anew
+    assert (
+        spec["leaderWorkerTemplate"]["restartPolicy"] == "None"
+    )  # the kubelet's back-off, not a group made anew
     over, waiting = ended(64, at(-1)), {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 40s"}}
     for now, last in ((over, {}), (waiting, over), ({"running": {}}, over)):
         for index in range(2):
