@@ -206,6 +206,11 @@ def steps(workload: str) -> bool:
     return is_script(workload) or "deepspeed-config" in options(workload)
 
 
+def saves(workload: str) -> bool:
+    """Whether its ranks write checkpoints into the run folder; of a user's own program that is not known: no."""
+    return not is_script(workload) and "checkpoint-every" in options(workload)
+
+
 def required(name: str) -> frozenset[str]:
     """Those of `options` that the workload cannot do without."""
     needed = (o.removeprefix("--") for a in parser(name)._actions if a.required for o in a.option_strings)

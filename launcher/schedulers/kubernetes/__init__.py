@@ -14,11 +14,12 @@ from launcher.errors import SubmitError, located
 from launcher.fabrics import environment
 from launcher.rendering import templates
 from launcher.runs import record
-from launcher.schedulers.kubernetes import checks, kinds, pods, queues, trainer
+from launcher.schedulers.kubernetes import checks, kinds, pods, queues, storage, trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from launcher.errors import Problem
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
     from launcher.runs.status import Selection, Status
@@ -188,6 +189,11 @@ def separate(files: Files) -> Files:
     return {**made, "kustomization.yaml": head + "".join(f"  - {name}\n" for name in made)}
 
 
+def warnings(plan: Plan) -> list[Problem]:
+    """What a person should know before the run is submitted."""
+    return [problem.at(plan.places) for problem in storage.warnings(plan)]
+
+
 def submit(plan: Plan, files: Files) -> str:
     """Apply the manifest server-side. Returns where the run is: namespace/kind/name, and its uid."""
     from launcher.schedulers.kubernetes import applying
@@ -201,7 +207,7 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
 
     Raises SubmitError for a run whose folder ended with its pods.
     """
-    from launcher.schedulers.kubernetes import applying
+    from launcher.schedulers.kubernetes import applying, mirror
 
     del exclude, after  # Kubernetes chooses the hosts, and has no dependencies
     manifest = (run.folder / MANIFEST).read_text(encoding="utf-8")
@@ -212,6 +218,7 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
             f"{run.id} has no folder to resume from: it ended with its pods",
             hint="submit the job again; kubernetes.runs in the cluster file names a claim that keeps run folders",
         )
+    mirror.before_deletion(run)
     return applying.replace(run, manifest)
 
 
@@ -247,7 +254,8 @@ def logs(run: Run, selection: Selection) -> Iterator[str]:
 
 
 def cancel(run: Run) -> None:
-    """Delete the run's objects; ranks get the grace period to save."""
-    from launcher.schedulers.kubernetes import applying
+    """Delete the run's objects; ranks get the grace period to save. What their logs say by now is kept."""
+    from launcher.schedulers.kubernetes import applying, mirror
 
+    mirror.before_deletion(run)
     applying.cancel(run)

@@ -18,6 +18,7 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
 
 from launcher.errors import Problem, SubmitError, ToolMissingError
 from launcher.schedulers.kubernetes import kinds
@@ -137,7 +138,8 @@ def connect(context: str | None) -> Server:
         config.load_kube_config(file, context or None, made)
         contexts, current = config.list_kube_config_contexts(file)
         chosen = next((c for c in contexts if c["name"] == context), current) if context else current
-        made.retries = 1
+        # a second try of what was not answered; how long a busy server wants to be left alone is the caller's to decide
+        made.retries = Retry(1, respect_retry_after_header=False)
         return Server(ApiClient(made), chosen["name"], chosen["context"].get("namespace") or "default")
     except ConfigException as error:
         if context is None:
@@ -173,7 +175,7 @@ def _words(server: Server, status: int, reason: str, message: str, path: str, is
     if status == 404:
         return _absent(server, message, path, is_status)
     hints = {
-        403: "RBAC: ask for a Role that allows it; `kubectl auth can-i --list` shows what you may do",
+        403: "RBAC: templates/kubernetes/rbac.yaml has the Role to ask for; `kubectl auth can-i --list` shows yours",
         409: "",
         413: "the manifest is too large for this server: use fewer hosts",
         429: "the server is busy: try again",

@@ -13,7 +13,7 @@ from launcher import exit_codes, units, workloads
 from launcher.errors import PlanError, Problem
 from launcher.files import kubernetes_syntax
 from launcher.files.cluster import Serve
-from launcher.schedulers.kubernetes import pods, trainer
+from launcher.schedulers.kubernetes import pods, storage, trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +38,7 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
         *_paths(plan, pod),
         *_resources(plan),
         *_kind(plan),
+        *storage.problems(plan),
         *_serving(plan),
         *_queue(plan),
         *_sizes(files),

@@ -11,9 +11,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is only installed where jobs run")
 pytest.importorskip("trl", reason="the train extra is not installed")
 
-from tests.docker.workloads import ranks  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: E402
 from workloads import averages, chat, judges  # noqa: E402
+
+from tests.docker.workloads import ranks  # noqa: E402
 
 
 @pytest.mark.parametrize(

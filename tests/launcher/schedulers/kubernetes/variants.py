@@ -77,7 +77,10 @@ def decide(kubernetes_: dict[str, Any], job: dict[str, Any] | None = None, **clu
         "/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab", "fedcba987654"
     )
     return plan.make(
-        load.Loaded(samples.job(**wanted), samples.cluster(**fields, kubernetes=kubernetes_)), site
+        load.Loaded(
+            samples.job(**wanted), samples.cluster(**fields, kubernetes={"runs": "runs", **kubernetes_})
+        ),
+        site,
     )
 
 
