@@ -4,13 +4,15 @@ Owns the look into DeepSpeed; launcher/deepspeed/keys.json keeps what it finds, 
 
     DS_ACCELERATOR=cpu python -m tests.deepspeed_keys > launcher/deepspeed/keys.json
 
-A section is a mapping of its keys; a key has the kind of its value: bool, int, number, text, a list of the words that
-it may be, auto (DeepSpeed itself knows the word), or any.
+A section is a mapping of its keys; a key has the kind of its value: bool, int, number, text, with the range of a number
+(`int >0`), a list of the words or numbers that it may be, auto (DeepSpeed itself knows the word), or any. `parameters`
+are those that the optimizers and schedulers take, by the names of their types.
 """
 
 from __future__ import annotations
 
 import enum
+import inspect
 import json
 import os
 import sys
@@ -127,7 +129,9 @@ def models() -> dict[str, Any]:
 def _fields(model: Any) -> Kinds:
     # An alias stands for its field: with both, the one in the preset and the user's would contradict each other.
     made = {
-        info.alias or name: "auto" if info.default == "auto" else _kind(info.annotation)
+        info.alias or name: "auto"
+        if info.default == "auto"
+        else _ranged(_kind(info.annotation), info.metadata)
         for name, info in model.model_fields.items()
         if not _deprecated(info)
     }
@@ -143,6 +147,15 @@ def _deprecated(info: Any) -> bool:
     return bool((info.json_schema_extra or {}).get("deprecated"))
 
 
+def _ranged(kind: Any, metadata: list[Any]) -> Any:
+    """A kind with the bounds that the field has, as annotated-types says them."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [
+        f"{sign}{getattr(m, name):g}" for m in metadata for name, sign in signs.items() if hasattr(m, name)
+    ]
+    return " ".join([kind, *bounds]) if isinstance(kind, str) else kind
+
+
 def _kind(annotation: Any) -> Any:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         inner = [a for a in typing.get_args(annotation) if a is not type(None)]
@@ -153,7 +166,7 @@ def _kind(annotation: Any) -> Any:
         return _fields(annotation)
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         values = [member.value for member in annotation]
-        return sorted(values) if all(isinstance(v, str) for v in values) else "int"
+        return sorted(values) if all(isinstance(v, (int, str)) for v in values) else "any"
     if isinstance(annotation, type) and issubclass(annotation, os.PathLike):
         return "text"
     return KINDS.get(annotation, "any")
@@ -172,11 +185,71 @@ def _pipeline(config: Any) -> Kinds:
     return {k: "auto" if v == "auto" else KINDS.get(type(v), "any") for k, v in sorted(defaults.items())}
 
 
+def parameters() -> dict[str, dict[str, Kinds | None]]:
+    """Section → type → its parameters, of all the classes that the type can stand for.
+
+    DeepSpeed takes its own optimizers' types, lower case here, in any case. null: those that need another package.
+    """
+    import torch
+    from deepspeed.ops import adagrad, adam, lamb, lion
+    from deepspeed.runtime import config, engine, lr_schedules
+
+    adams = [adam.FusedAdam, adam.DeepSpeedCPUAdam, torch.optim.Adam]
+    classes: dict[str, list[Any]] = {
+        config.ADAGRAD_OPTIMIZER: [adagrad.DeepSpeedCPUAdagrad, torch.optim.Adagrad],
+        config.ADAM_OPTIMIZER: adams,
+        config.ADAMW_OPTIMIZER: adams,
+        config.LAMB_OPTIMIZER: [lamb.FusedLamb],
+        config.LION_OPTIMIZER: [lion.FusedLion, lion.DeepSpeedCPULion],
+    }
+    optimizers: dict[str, Any] = {name: _parameters(kinds) for name, kinds in classes.items()}
+    # popped by the engine before the class gets the rest: get_optimizer_configuration
+    popped = {config.TORCH_ADAM_PARAM: "bool", config.ADAM_W_MODE: "bool", "fp32_optimizer_states": "bool"}
+    for name in (config.ADAM_OPTIMIZER, config.ADAMW_OPTIMIZER):
+        optimizers[name] = dict(sorted({**optimizers[name], **popped}.items()))
+    halves = engine.DeepSpeedEngine._MUON_HALF_KEYS, engine.DeepSpeedEngine._ADAM_HALF_KEYS
+    known = {**optimizers[config.ADAM_OPTIMIZER], "momentum": "numbers", "ns_method": "text"}
+    muon = {key: known[key] for half in halves for key in half}
+    optimizers[config.MUON_OPTIMIZER] = dict(
+        sorted({**muon, **popped, "muon_lr": "numbers", "adam_lr": "numbers"}.items())
+    )
+    own = {name: getattr(lr_schedules, name) for name in lr_schedules.VALID_LR_SCHEDULES}
+    others = {name: None for name in config.DEEPSPEED_OPTIMIZERS if name not in optimizers}
+    return {
+        "optimizer": optimizers | others | _of_torch(torch.optim, torch.optim.Optimizer),
+        "scheduler": dict[str, Any]({name: _parameters([kind]) for name, kind in own.items()})
+        | _of_torch(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler),
+    }
+
+
+def _of_torch(module: Any, parent: type) -> dict[str, Kinds]:
+    kinds = {n: o for n, o in vars(module).items() if isinstance(o, type) and issubclass(o, parent)}
+    return {
+        n: _parameters([o]) for n, o in sorted(kinds.items()) if o is not parent and not n.startswith("_")
+    }
+
+
+# Not a job's to give: what is optimized, and what DeepSpeed itself refuses in favour of `gradient_clipping`.
+_NOT_GIVEN = {"self", "args", "kwargs", "params", "model_params", "optimizer", "max_grad_norm"}
+
+
+def _parameters(classes: list[Any]) -> Kinds:
+    """The parameters of their constructors, with the kinds of the defaults: each rate may be a list, one a group."""
+    kinds: Kinds = {}
+    for parameter in (p for c in classes for p in inspect.signature(c.__init__).parameters.values()):
+        if parameter.name not in _NOT_GIVEN:
+            default = parameter.default
+            many = isinstance(default, (int, float, tuple)) and not isinstance(default, bool)
+            kinds.setdefault(parameter.name, "numbers" if many else KINDS.get(type(default), "any"))
+    return dict(sorted(kinds.items()))
+
+
 def document() -> dict[str, Any]:
     """The whole of keys.json."""
     import deepspeed
 
-    return {"version": deepspeed.__version__.partition("+")[0], "keys": found()}
+    version = deepspeed.__version__.partition("+")[0]
+    return {"version": version, "keys": found(), "parameters": parameters()}
 
 
 if __name__ == "__main__":

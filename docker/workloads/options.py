@@ -26,10 +26,12 @@ def _bounded(kind: type[int] | type[float], low: float, high: float, meaning: st
     def convert(text: str) -> float:
         try:
             value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high or math.isinf(value):
-            raise argparse.ArgumentTypeError(f"{meaning} is expected, not {text!r}")
+            infinite = math.isinf(value)
+        except (ValueError, OverflowError):  # OverflowError: a whole number that no float can be
+            value, infinite = math.nan, True
+        if infinite or not low <= value <= high:
+            shown = text if len(text) <= 60 else f"{text[:57]}..."
+            raise argparse.ArgumentTypeError(f"{meaning} is expected, not {shown!r}")
         return value
 
     return convert

@@ -1,7 +1,8 @@
 """Whether DeepSpeed reads the keys that a job lays over a preset, before it is asked.
 
-Owns the names and kinds of keys; what goes together is in rules.py. DeepSpeed ignores a key at the top that it does
-not know, so a slip of the pen trains something else. keys.json is what tests/deepspeed_keys.py sees it read.
+Owns the names of keys; what a kind takes is in kinds.py, what goes together in rules.py. DeepSpeed ignores a key at the
+top that it does not know, so a slip of the pen trains something else. keys.json is what tests/deepspeed_keys.py sees it
+read.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
+from launcher.deepspeed import kinds
 from launcher.errors import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -78,28 +80,32 @@ WORDS: dict[KeyPath, tuple[str, ...]] = {
     ("gradient_allreduce_op",): ("mean", "sum"),
     ("checkpoint", "tag_validation"): ("fail", "ignore", "warn"),
 }
-# What `type` can name: DeepSpeed's own (DEEPSPEED_OPTIMIZERS, in any case, and VALID_LR_SCHEDULES), then torch's.
-OPTIMIZERS = ("adagrad", "adam", "adamw", "lamb", "lion", "muadam", "muadamw", "muon", "musgd")
-SCHEDULERS = ("LRRangeTest", "OneCycle", "WarmupCosineLR", "WarmupDecayLR", "WarmupLR")
-TORCH: dict[str, tuple[str, ...]] = {
-    "optimizer": (
-        *("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "LBFGS", "Muon", "NAdam"),
-        *("RAdam", "RMSprop", "Rprop", "SGD", "SparseAdam"),
-    ),
-    "scheduler": (
-        *("ChainedScheduler", "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR"),
-        *("ExponentialLR", "LambdaLR", "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR"),
-        *("PolynomialLR", "ReduceLROnPlateau", "SequentialLR", "StepLR"),
-    ),
+# Ranges that DeepSpeed's types do not say: it divides by these, or refuses them where they are used (fp16: see
+# deepspeed/runtime/precision_config.py; prints and gradients: deepspeed/runtime/engine.py).
+RANGES: dict[KeyPath, str] = {
+    ("aio", "block_size"): "int >0",
+    ("aio", "intra_op_parallelism"): "int >0",
+    ("aio", "queue_depth"): "int >0",
+    ("fp16", "loss_scale"): "number >=0",
+    ("fp16", "loss_scale_window"): "int >0",
+    ("fp16", "min_loss_scale"): "int >0",
+    ("gradient_clipping",): "number >=0",
+    ("gradient_predivide_factor",): "number >0",
+    ("sequence_parallel_size",): "int >0",
+    ("steps_per_print",): "int >0",
 }
 
 
-@functools.cache
 def known() -> dict[str, Any]:
     """The keys of the DeepSpeed in the images: a section is a mapping, a key has the kind of its value."""
-    data = json.loads(Path(__file__).with_name("keys.json").read_text(encoding="utf-8"))
-    keys: dict[str, Any] = data["keys"]
+    keys: dict[str, Any] = _file()["keys"]
     return keys
+
+
+@functools.cache
+def _file() -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(Path(__file__).with_name("keys.json").read_text(encoding="utf-8"))
+    return read
 
 
 def schema() -> dict[str, Any]:
@@ -110,17 +116,14 @@ def schema() -> dict[str, Any]:
 
 
 def _schema(kind: Any, path: KeyPath) -> dict[str, Any]:
-    simple = {"bool": "boolean", "int": "integer", "number": "number", "text": "string"}
     if isinstance(kind, dict):
         inner = {key: _schema(below, (*path, key)) for key, below in kind.items()}
         return {"type": "object", "properties": inner, "additionalProperties": False}
     if isinstance(kind, list):
         return {"enum": kind}
-    if path == ("zero_optimization", "stage"):
-        return {"enum": [0, 1, 2, 3]}
+    plain = kinds.schema(RANGES.get(path, kind))
     if path == ("zero_optimization", "zero_hpz_partition_size"):
-        return {"anyOf": [{"type": "integer"}, {"const": "slots"}]}
-    plain = {"type": simple[kind]} if kind in simple else {}
+        return {"anyOf": [plain, {"const": "slots"}]}
     return {"anyOf": [plain, {"const": "auto"}]} if path in AUTO or path in OURS else plain
 
 
@@ -130,7 +133,7 @@ def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[KeyP
 
 
 def _section(
-    given: Mapping[str, Any], kinds: Mapping[str, Any], above: KeyPath, resolves: bool
+    given: Mapping[str, Any], known_keys: Mapping[str, Any], above: KeyPath, resolves: bool
 ) -> Iterator[tuple[KeyPath, Problem]]:
     for key, value in given.items():
         path = (*above, key)
@@ -143,17 +146,55 @@ def _section(
             continue
         elif not above and key in BATCH:
             yield path, Problem(f"{name} is derived from `batch:`", "remove it")
-        elif key not in kinds:
-            yield path, Problem(f"unknown key {name!r}", _suggestion(path, kinds))
-        elif isinstance(kinds[key], dict) and isinstance(value, dict):
-            yield from _section(value, kinds[key], path, resolves)
+        elif key not in known_keys:
+            yield path, Problem(f"unknown key {shown(name)}", _suggestion(path, known_keys))
+        elif isinstance(known_keys[key], dict) and isinstance(value, dict):
+            yield from _section(value, known_keys[key], path, resolves)
+        elif path in (("optimizer", "params"), ("scheduler", "params")):
+            yield from _parameters(path, value, given.get("type"), resolves)
         else:
-            yield from _value(path, value, kinds[key], resolves)
+            yield from _value(path, value, known_keys[key], resolves)
+
+
+def _parameters(path: KeyPath, given: Any, named: Any, resolves: bool) -> Iterator[tuple[KeyPath, Problem]]:
+    """What is wrong with the parameters `given` to the optimizer or schedule that is `named`."""
+    section = path[0]
+    if not isinstance(given, dict):
+        what = f"deepspeed.{section}.params: a mapping of its parameters is expected, not {shown(given)}"
+        yield path, Problem(what)
+        return
+    own = _type(section, named)
+    known_parameters = _types(section).get(own) if own else None
+    for key, value in given.items():
+        here = (*path, key)
+        if known_parameters is None:
+            yield from _value(here, value, "any", resolves)
+        elif key not in known_parameters:
+            hint = "use gradient_clipping" if key == "max_grad_norm" else did_you_mean(key, known_parameters)
+            yield here, Problem(f"deepspeed.{'.'.join(path)}: {own} has no parameter {shown(key)}", hint)
+        else:
+            yield from _value(here, value, known_parameters[key], resolves)
+
+
+def _types(section: str) -> dict[str, Any]:
+    """What `type` can name: DeepSpeed's own optimizers in lower case, its schedules, and torch's classes."""
+    types: dict[str, Any] = _file()["parameters"][section]
+    return types
+
+
+def _type(section: str, named: Any) -> str | None:
+    """The type that is `named`; DeepSpeed takes the names of its own optimizers in any case, and first."""
+    own = str(named).lower() if section == "optimizer" else str(named)
+    return next((name for name in (own, str(named)) if name in _types(section)), None)
 
 
 def _value(path: KeyPath, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[KeyPath, Problem]]:
     name = f"deepspeed.{'.'.join(path)}"
-    if isinstance(value, dict) and kind == "any":
+    if path in (("optimizer", "type"), ("scheduler", "type")):
+        if _type(path[0], value) is None:
+            hint = did_you_mean(value if isinstance(value, str) else "", _types(path[0]))
+            yield path, Problem(f"{name}: {shown(value)} is not known", hint)
+    elif isinstance(value, dict) and kind == "any":
         for key, inner in value.items():
             yield from _value((*path, key), inner, "any", resolves)
     elif value == "auto":
@@ -161,44 +202,25 @@ def _value(path: KeyPath, value: Any, kind: Any, resolves: bool) -> Iterator[tup
             return
         who = "Hugging Face's Trainer" if resolves else "this workload"
         yield path, Problem(f"{name}: {who} does not resolve `auto` here", "give a value, or leave it out")
-    elif path in (("optimizer", "type"), ("scheduler", "type")):
-        if not _is_named(path[0], value):
-            names = (*(OPTIMIZERS if path[0] == "optimizer" else SCHEDULERS), *TORCH[path[0]])
-            yield path, Problem(f"{name}: {shown(value)} is not known", did_you_mean(str(value), names))
     elif path in WORDS and str(value).lower() not in WORDS[path]:
         yield path, Problem(f"{name}: {shown(value)} is not known", did_you_mean(str(value), WORDS[path]))
     else:
-        expected = _mismatch(path, value, kind)
+        expected = _mismatch(path, value, RANGES.get(path, kind))
         if expected:
             yield path, Problem(f"{name}: {expected} is expected, not {shown(value)}")
 
 
-def _is_named(section: str, value: Any) -> bool:
-    own = str(value).lower() in OPTIMIZERS if section == "optimizer" else value in SCHEDULERS
-    return own or value in TORCH[section]
-
-
 def _mismatch(path: KeyPath, value: Any, kind: Any) -> str:
     """What should stand there instead of `value`; empty when it may."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # 5e8 is how sizes are written in DeepSpeed's own examples; only ZeRO's section is read so generously
-    whole = number and (isinstance(value, int) or (path[0] == "zero_optimization" and value == int(value)))
-    fits: dict[str, tuple[bool, str]] = {
-        "bool": (isinstance(value, bool), "true or false"),
-        "int": (whole, "a whole number"),
-        "number": (number, "a number"),
-        "text": (isinstance(value, str), "text"),
-    }
     if isinstance(kind, dict):
         return "a mapping of DeepSpeed's keys"
     if isinstance(kind, list):
-        return "" if value in kind else " or ".join(kind)
-    if path == ("zero_optimization", "stage"):
-        return "" if whole and value in range(4) else "0, 1, 2 or 3"
+        chosen = not isinstance(value, bool) and value in kind
+        return "" if chosen else ", ".join(map(str, kind[:-1])) + f" or {kind[-1]}"
     if value == "slots" and path == ("zero_optimization", "zero_hpz_partition_size"):
         return ""  # our own word, which a plan fills in
-    fine, expected = fits.get(kind, (True, ""))
-    return "" if fine else expected
+    # 5e8 is how sizes are written in DeepSpeed's own examples; only ZeRO's section is read so generously
+    return kinds.mismatch(kind, value, rounded=path[0] == "zero_optimization")
 
 
 def _suggestion(path: KeyPath, kinds: Mapping[str, Any]) -> str:
