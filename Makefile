@@ -15,6 +15,8 @@ help: ## list the targets
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,test]'
+	# pip compiles what it copies, but not what stays in place: without this each command would until it may write here
+	$(BIN)/python -m compileall -q launcher docker
 	@touch $@
 
 install: $(BIN)/.installed ## make the virtual environment and install everything for training on this machine
@@ -57,6 +59,7 @@ bench: install ## measure start-up, rendering and the way to the first training 
 	$(BIN)/python -m tests.bench.launcher
 	$(BIN)/python -m tests.bench.kubernetes
 	$(BIN)/python -m tests.bench.workloads
+	$(BIN)/python -m tests.bench.training
 	PYTHONPATH=docker $(BIN)/python -m tests.bench.images
 
 -include docker/images.mk

@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workloads.allreduce import FACTORS
+
 if TYPE_CHECKING:
     import torch
 
@@ -113,7 +115,7 @@ def bus_bandwidth(kind: str, group: Any, ranks: int) -> float:
         torch.cuda.synchronize()
     seconds[0] = time.perf_counter() - began
     distributed.all_reduce(seconds, op=distributed.ReduceOp.MAX, group=group)
-    return SIZE[kind] * ROUNDS[kind] / float(seconds) * 2 * (ranks - 1) / max(1, ranks) / 1e9
+    return SIZE[kind] * ROUNDS[kind] / float(seconds) * FACTORS["all-reduce"](ranks) / 1e9
 
 
 def with_neighbours(kind: str, limit: datetime.timedelta) -> float:

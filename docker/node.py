@@ -110,7 +110,7 @@ def supervised(
 ) -> int:
     """The ranks' life, from the meeting of the hosts to the run's end. Returns its exit code, or raises Stop."""
     host, slots = list(hosts.items())[index]
-    peers = rendezvous.meet(list(hosts), index, f"{args.run}/{args.attempt}", args.wait, say)
+    peers = rendezvous.meet(list(hosts), index, f"{args.run}/{args.attempt}", limit=args.wait, say=say)
     if index == 0:
         outcome.forget()
         peers.tell(type="go", port=peers.port)
@@ -128,7 +128,9 @@ def supervised(
         raise
     threading.Thread(target=ranks.reap, args=(events,), daemon=True).start()
     peers.follow(lambda node, message: events.put(ranks.Heard(node, message)))
-    code = supervisor.Supervisor(mine, peers, host, outcome, events, say).wait()
+    code = supervisor.Supervisor(
+        ranks=mine, peers=peers, host=host, outcome=outcome, events=events, say=say
+    ).wait()
     logs.finish(copiers)
     if code == 0 and index == 0:
         outcome.succeed(host)

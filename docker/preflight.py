@@ -208,7 +208,7 @@ def check(args: argparse.Namespace, entry: argparse.Namespace) -> None:
     node.make_logs(entry.folder)
     mine = own(args, next(iter(hosts)), list(hosts.values())[index])
     peers = rendezvous.meet(
-        list(hosts), index, f"{entry.run}/{entry.attempt}/preflight", entry.wait, node.say
+        list(hosts), index, f"{entry.run}/{entry.attempt}/preflight", limit=entry.wait, say=node.say
     )
     if index == 0:
         peers.tell(type="go", port=peers.port)

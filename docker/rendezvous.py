@@ -43,7 +43,7 @@ def meet(hosts: list[str], index: int, run: str, limit: float, say: Callable[[st
     Raises Stop that names the hosts that never came.
     """
     if index:
-        return _join(hosts, index, run, limit, say)
+        return _join(hosts, index, run, limit=limit, say=say)
     # torch binds the port after a minute of imports. Until then another run, or a client's socket, could take it; now
     # it cannot, and torch can: its own socket has SO_REUSEADDR too, and this one never listens.
     reserved = _reserve(run)
@@ -51,7 +51,7 @@ def meet(hosts: list[str], index: int, run: str, limit: float, say: Callable[[st
     peers = Peers(hosts, reserved.getsockname()[1], reserved=reserved)
     if len(hosts) > 1:
         with _reserve(run) as server:
-            _gather(server, peers, run, limit, say)
+            _gather(server, peers, run, limit=limit, say=say)
     return peers
 
 
@@ -144,7 +144,7 @@ def _join(hosts: list[str], index: int, run: str, limit: float, say: Callable[[s
     start = time.monotonic()
     token, why, pause, news = os.urandom(8).hex(), "", 0.02, start + NEWS
     while (now := time.monotonic()) < start + limit:
-        found = _find(hosts[0], run, index, token, start + limit)
+        found = _find(hosts[0], run, index, token=token, deadline=start + limit)
         if isinstance(found, Link):
             answer = found.receive(None)  # node 0 keeps the time from here on
             if answer.get("type") == "go":

@@ -6,7 +6,6 @@ Owns the way a file is written; what is in it, and where, is the callers'.
 from __future__ import annotations
 
 import os
-import secrets
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ def write(path: Path, data: bytes) -> None:
 
     A link at `path` is replaced, not followed, and the draft has a name that nobody can know before.
     """
-    draft = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}")
+    draft = path.with_name(f".{path.name[:200]}.{os.urandom(8).hex()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -12,7 +12,10 @@ from launcher import ROOT
 
 
 class ExitCode(NamedTuple):
-    """`restart`: whether the same job may end otherwise the next time. "free": nobody's fault, not counted."""
+    """`restart`: whether the same job may end otherwise the next time. "free": nobody's fault, not counted.
+
+    `kubernetes`: what to do there, where that is something else than `advice`.
+    """
 
     name: str
     code: int
@@ -20,6 +23,7 @@ class ExitCode(NamedTuple):
     meaning: str
     advice: str
     restart: Literal["never", "counted", "free"]
+    kubernetes: str = ""
 
 
 _TABLE = json.loads((ROOT / "docker" / "exit_codes.json").read_text(encoding="ascii"))

@@ -17,9 +17,10 @@ from launcher.errors import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from types import ModuleType
 
-# The workloads whose memory the formulas describe: one model, its gradients and one optimizer.
-TRAINING = ("pretrain", "finetune")
+    from workloads.traits import Traits
+
 LAUNCHER_GROUP = "set by the launcher"
 _FIELDS = {
     "model": "the job's `model:`",
@@ -46,11 +47,30 @@ def is_script(workload: str) -> bool:
 @functools.cache
 def parser(name: str) -> argparse.ArgumentParser:
     """The workload's own argument parser. `name` is one of `names()`."""
+    own: argparse.ArgumentParser = _module(name).parser()
+    return own
+
+
+@functools.cache
+def traits(workload: str) -> Traits:
+    """What the workload says that it is; a program of the user's own may use Hugging Face's Trainer."""
+    declared: Traits = (
+        _module(workload).TRAITS if workload in names() else _module("traits").Traits(resolves_auto=True)
+    )
+    return declared
+
+
+def estimated() -> list[str]:
+    """The workloads whose memory is estimated."""
+    return [name for name in names() if traits(name).estimated]
+
+
+def _module(name: str) -> ModuleType:
+    """A module of docker/workloads/."""
     code = str(ROOT / "docker")
     if code not in sys.path:
         sys.path.insert(0, code)
-    made: argparse.ArgumentParser = importlib.import_module(f"workloads.{name}").parser()
-    return made
+    return importlib.import_module(f"workloads.{name}")
 
 
 def command_line(args: Mapping[str, Any]) -> tuple[str, ...]:
@@ -97,12 +117,12 @@ def problems(name: str, args: Mapping[str, Any]) -> Iterator[tuple[str, Problem]
             yield key, Problem(f"args.{key} is missing", f"add it: {action.help or key}")
 
 
-def _options(made: argparse.ArgumentParser) -> tuple[set[str], dict[str, argparse.Action]]:
+def _options(parser: argparse.ArgumentParser) -> tuple[set[str], dict[str, argparse.Action]]:
     # argparse has no public way to list options; `_actions` has been stable since Python 2.7
-    hidden = {id(a) for g in made._action_groups if g.title == LAUNCHER_GROUP for a in g._group_actions}
+    hidden = {id(a) for g in parser._action_groups if g.title == LAUNCHER_GROUP for a in g._group_actions}
     ours: set[str] = set()
     theirs: dict[str, argparse.Action] = {}
-    for action in made._actions:
+    for action in parser._actions:
         for option in action.option_strings:
             off = isinstance(action, argparse.BooleanOptionalAction) and option.startswith("--no-")
             if id(action) in hidden:
@@ -174,8 +194,7 @@ def known() -> frozenset[str]:
 
 def refusal(name: str, args: Mapping[str, Any], model: str | None, hosts: int, slots: int) -> str | None:
     """Why the workload says that it cannot run so; None when it can, or has nothing to say before it runs."""
-    parser(name)  # imports it
-    ask = getattr(sys.modules[f"workloads.{name}"], "refusal", None)
+    ask = getattr(_module(name), "refusal", None)
     if ask is None:
         return None
     words = command_line({"run-dir": "-", "model": model or "-", **args})
@@ -185,6 +204,11 @@ def refusal(name: str, args: Mapping[str, Any], model: str | None, hosts: int, s
 def steps(workload: str) -> bool:
     """Whether it works in steps with a batch, by DeepSpeed's configuration; of a user's own program: yes."""
     return is_script(workload) or "deepspeed-config" in options(workload)
+
+
+def saves(workload: str) -> bool:
+    """Whether its ranks write checkpoints into the run folder; of a user's own program that is not known: no."""
+    return not is_script(workload) and "checkpoint-every" in options(workload)
 
 
 def required(name: str) -> frozenset[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import sys
 import time
 from collections import defaultdict
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
 SLOW = {"apiserver", "deepspeed", "heavy", "image", "slurm"}  # markers; a test with none of them is quick
+STARTS = {"new_job", "nodes", "user"}  # fixtures that start processes: node entries, pods, local runs
 CORES = 2  # budgets are for a machine with so many, and nothing else to do
 _STARTED = time.monotonic()
 _BEFORE = pytest.StashKey[float]()
@@ -82,9 +84,19 @@ def _state(_state_of_session: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(_state_of_session / str(next(_COUNT))))
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Of a file that is slow as a whole `make quick` needs not even the imports, which are torch and DeepSpeed."""
+    if config.getoption("markexpr") != "quick" or collection_path.suffix != ".py":
+        return None
+    whole = re.search(r"^pytestmark = .*", collection_path.read_text(encoding="utf-8"), re.MULTILINE)
+    return True if whole and SLOW & set(re.findall(r"mark\.(\w+)", whole[0])) else None
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if STARTS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("heavy")
         if not SLOW & {mark.name for mark in item.iter_markers()}:
             item.add_marker("quick")
 

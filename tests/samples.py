@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.files import cluster as files_cluster
 from launcher.files import job as files_job
-from launcher.files import load
+from launcher.files import load, validation
 from launcher.planning import plan
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
 # A site that is the same on every machine.
-SITE = plan.Site("/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab")
+SITE = plan.Workspace("/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab")
 
 JOB = "name: demo\ncluster: here.yaml\nmodel: byte-gpt\nbatch: {micro: 1}\n"
 CLUSTER = "slots: 2\nfabric: loopback\n"
@@ -26,14 +26,14 @@ CLUSTER = "slots: 2\nfabric: loopback\n"
 
 def job(**fields: Any) -> files_job.Job:
     """A valid job for two CPU ranks, with `fields` on top."""
-    return files_job.Job.model_validate(
-        {"name": "demo", "model": "byte-gpt", "batch": {"micro": 1}, **fields}
+    return validation.build(
+        files_job.Job, {"name": "demo", "model": "byte-gpt", "batch": {"micro": 1}, **fields}
     )
 
 
 def cluster(**fields: Any) -> files_cluster.Cluster:
     """A valid cluster of hosts without GPUs, with `fields` on top."""
-    return files_cluster.Cluster.model_validate({"slots": 2, "fabric": "loopback", **fields})
+    return validation.build(files_cluster.Cluster, {"slots": 2, "fabric": "loopback", **fields})
 
 
 def loaded(path: str, cluster: str | None = None, settings: Sequence[str] = ()) -> load.Loaded:

@@ -46,12 +46,12 @@ class Stage:
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
 
-    def site(self, name: str) -> plan.Site:
+    def site(self, name: str) -> plan.Workspace:
         """Run folders, interpreter and checkout, each below a folder called `name`."""
         own = self.folder / "named" / name
         own.mkdir(parents=True)
         self.program(own / "python", PROGRAMS["python"])
-        return plan.Site(f"{own}/checkout", f"{own}/runs", f"{own}/python", "tag")
+        return plan.Workspace(f"{own}/checkout", f"{own}/runs", f"{own}/python", "tag")
 
     def run(self, script: str, **more: str) -> int:
         """The exit code of `script`, run by bash as a job of Slurm would be; `more` are variables."""

@@ -77,6 +77,16 @@ TESTED_BY = (
 VAGUE = {"utils", "util", "helpers", "helper", "base", "manager", "common", "core", "misc"}
 
 
+# Code that is still to be brought below the two limits.
+NOT_YET = ("docker/workloads", "launcher/cli", "launcher/files", "launcher/reports")
+LIMITED = [
+    path
+    for path in sorted([*(ROOT / "launcher").rglob("*.py"), *IN_IMAGES])
+    if not str(path.relative_to(ROOT)).startswith(NOT_YET)
+]
+MOST_POSITIONAL, LONGEST_FUNCTION = 4, 60
+
+
 def imported(path: Path) -> set[str]:
     """The top-level packages that a file imports, anywhere in it."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
@@ -131,6 +141,26 @@ def test_every_module_has_a_test_of_its_name() -> None:
     }
     assert without - elsewhere == set(), "add tests/…/test_NAME.py, or say in TESTED_BY which test holds it"
     assert elsewhere - without == set(), "take it out of TESTED_BY: it has a test of its own, or is gone"
+
+
+@pytest.mark.parametrize("path", LIMITED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_calls_name_what_they_pass(path: Path) -> None:
+    """Beyond four values a reader counts positions; a list that is unpacked is of one kind and counts as none."""
+    calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+    values = {c: [a for a in c.args if not isinstance(a, ast.Starred)] for c in calls}
+    crowded = [f"line {c.lineno}" for c, given in values.items() if len(given) > MOST_POSITIONAL]
+    assert crowded == []
+
+
+@pytest.mark.parametrize("path", LIMITED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_are_short(path: Path) -> None:
+    functions = [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    lengths = {f"{f.name}, line {f.lineno}": (f.end_lineno or f.lineno) - f.lineno + 1 for f in functions}
+    assert {name for name, length in lengths.items() if length > LONGEST_FUNCTION} == set()
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)

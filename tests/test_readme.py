@@ -71,6 +71,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("command", LAUNCHER)
 def test_command(command: str, session: dict[str, tuple[int, str, str]]) -> None:
     code, out, err = session[command]

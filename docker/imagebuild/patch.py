@@ -24,21 +24,19 @@ def patch(builder: str, cpu_builder: str, march: str, simd: str) -> tuple[str, s
 
     Raises TextChanged when an edit finds more or fewer places than DeepSpeed 0.19 has.
     """
-    builder = _replace(
-        r"""return (['"])-march=native\1""", f"return '-march={march}'", builder, 3, "-march=native"
-    )
+    native = r"""return (['"])-march=native\1"""
+    builder = _replace(native, f"return '-march={march}'", builder, what="-march=native", expected=3)
     builder = _replace(
         r"(    def simd_width\(self\):\n)(?:        .*\n|\n)+(?=    def )",
         rf"\1        return '-D__{simd}__'\n\n",
         builder,
-        1,
-        "simd_width()",
+        what="simd_width()",
     )
-    builder = _replace(r"'-g', ", "", builder, 1, "'-g' of builder.py")
-    return builder, _replace(r"'-g', ", "", cpu_builder, 1, "'-g' of cpu/builder.py")
+    builder = _replace(r"'-g', ", "", builder, what="'-g' of builder.py")
+    return builder, _replace(r"'-g', ", "", cpu_builder, what="'-g' of cpu/builder.py")
 
 
-def _replace(pattern: str, new: str, text: str, expected: int, what: str) -> str:
+def _replace(pattern: str, new: str, text: str, *, what: str, expected: int = 1) -> str:
     text, count = re.subn(pattern, new, text)
     if count != expected:
         raise TextChanged(

@@ -20,11 +20,14 @@ from ending import ABSENT
 
 from workloads import metrics, options, session
 from workloads.session import Session, Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
+
+TRAITS = Traits()
 
 FILE = "bandwidth.json"
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

@@ -30,11 +30,15 @@ from workloads import (
     tokenizer,
 )
 from workloads.session import Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from workloads.ppo_training import Training
     from workloads.session import Session
     from workloads.stages import Stage
+
+
+TRAITS = Traits()
 
 
 def parser() -> argparse.ArgumentParser:

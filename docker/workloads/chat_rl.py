@@ -8,13 +8,18 @@ With a critic it is chat_ppo. What stages share is in chat.py.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import TYPE_CHECKING
 
 from workloads import chat, options, rewards, session
 from workloads.session import Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from workloads.session import Session
+
+
+TRAITS = Traits(resolves_auto=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +58,6 @@ def rl(args: argparse.Namespace, this: Session) -> int:
             f"the step's {stage.size.total} answers do not divide by --generations {args.generations}: change "
             "batch.micro, batch.global or --generations"
         )
-    from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
     from workloads import ppo_models, reinforcement, rollouts, trainers
@@ -74,12 +78,12 @@ def rl(args: argparse.Namespace, this: Session) -> int:
     chat.without_dropout(model)
     ppo_models.say_ignored(model, stage)
     training, held_out = rollouts.fitting(stage)
+    stage = dataclasses.replace(stage, training=training, held_out=held_out)
     trainer = kind(
         model=model,
         reward_funcs=reinforcement.reward(stage),
         args=config,
-        train_dataset=Dataset.from_list(training),
-        eval_dataset=Dataset.from_list(held_out),
+        **stage.datasets,
         processing_class=stage.tokenizer,
         peft_config=chat.lora(args),
     )

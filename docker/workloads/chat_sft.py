@@ -9,9 +9,13 @@ import argparse
 from typing import TYPE_CHECKING
 
 from workloads import chat, session
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from workloads.session import Session
+
+
+TRAITS = Traits(resolves_auto=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -155,7 +155,8 @@ def hold_out(documents: np.ndarray, tokens: int) -> np.ndarray:
         shuffle.mix(keys[document].view(np.uint64) ^ shuffle.mix(part.astype(np.uint64))), kind="stable"
     )
     chosen = order[(end - first)[order].cumsum() <= target]
-    return np.stack([first, end], axis=1)[chosen] + starts[document[chosen], None]
+    sections: np.ndarray = np.stack([first, end], axis=1)[chosen] + starts[document[chosen], None]
+    return sections
 
 
 def _tokenize(sources: list[str], by: PreTrainedTokenizerBase, known: Path) -> Corpus:

@@ -180,13 +180,14 @@ def learning_rate(step: int, peak: float, args: argparse.Namespace) -> float:
         return peak * (step + 1) / warmup
     floor: float = min(args.min_lr, peak)
     left = max(0, last - step)
-    height = {
+    height: dict[str, float] = {
         "cosine": 0.5 * (1 - math.cos(math.pi * min(1.0, left / max(1, last - warmup)))),
         "linear": min(1.0, left / max(1, last - warmup)),
         "wsd": min(1.0, left / max(1, round(args.decay_share * args.max_steps))),
         "constant": 1.0,
     }
-    return floor + (peak - floor) * height[args.schedule]
+    rate: float = floor + (peak - floor) * height[args.schedule]
+    return rate
 
 
 @contextlib.contextmanager

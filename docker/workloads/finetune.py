@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from workloads import architectures, engines, options, session, stages, tokenizer
 from workloads.session import Session, Stop
 from workloads.stages import IGNORED
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from workloads.stages import Stage
 
     Tokens = dict[str, list[int]]
+
+TRAITS = Traits(resolves_auto=True, estimated=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,13 +8,13 @@ a run that was interrupted goes on with the parts that are missing, on any numbe
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ending import NO_CHECKPOINT, SAVED
+from ending import SAVED
 
 from workloads import (
     architectures,
@@ -27,16 +27,20 @@ from workloads import (
     session,
     tokenizer,
 )
-from workloads.session import Session, Stop
+from workloads.parts import Done, begin, split
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
     from workloads.inference import Engine
-    from workloads.prompts import Part
+    from workloads.parts import Part
+    from workloads.session import Session
 
-FOLDER, SUCCESS, RECIPE = "generated", "_SUCCESS", "recipe.json"
+TRAITS = Traits()
+
+FOLDER, SUCCESS = "generated", "_SUCCESS"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -90,14 +94,18 @@ def parser() -> argparse.ArgumentParser:
 
 def generate(args: argparse.Namespace, this: Session) -> int:
     """Generate what is missing; returns the exit code: SAVED when a signal ended it before."""
+    from torch import distributed
+
     began = time.monotonic()
     config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
-    parts = this.together(lambda: prompts.split(prompts.read(Path(args.prompts)), args.part_size))
+    parts = this.together(lambda: split(prompts.read(Path(args.prompts)), args.part_size))
     own_tokenizer = this.together(lambda: load_tokenizer(args))
     folder = this.run_dir / FOLDER
     missing = this.first(lambda: begin(folder, recipe(args, config, parts, own_tokenizer), parts))
     this.first(lambda: check_lengths(args, parts, own_tokenizer))
     engine = inference.start(args, config, this, own_tokenizer.eos_token_id)
+    # a replica may wait for the last part of another for longer than a collective may take
+    everyone = distributed.new_group(backend="gloo", timeout=timedelta(days=365))
     log = metrics.Log(this.run_dir, this.rank == 0)
     log.event(
         "start", 0, world_size=this.world_size, engine=engine.name, parts=len(parts), missing=len(missing)
@@ -106,17 +114,17 @@ def generate(args: argparse.Namespace, this: Session) -> int:
         f"{args.model}: {len(missing)} of {len(parts)} parts to generate, {engine.name} on {this.world_size} ranks"
     )
 
-    generated = tokens = 0
+    done = Done()
     for number in missing[engine.replica :: engine.replicas]:
-        if engine.any(session.asked_to_stop() is not None):
+        if engine.any(done.failure is not None or session.asked_to_stop() is not None):
             break
         rows = complete(parts[number], engine, own_tokenizer, args=args, micro=size.micro, device=this.device)
         if engine.rank == 0:
-            write(folder / parts[number].name, rows)
-            generated += len(rows)
-            tokens += sum(row["tokens"] for row in rows)
+            done.keep(folder / parts[number].name, rows)
         log.say(f"{parts[number].name}: {len(rows)} prompts")
-    return finish(args, this, log, parts, generated, tokens, time.monotonic() - began)
+    distributed.barrier(everyone)
+    this.together(done.check)
+    return finish(this, log, parts, done, time.monotonic() - began)
 
 
 def recipe(
@@ -138,18 +146,6 @@ def recipe(
         "tokenizer": tokenizer.fingerprint(own_tokenizer),
         "prompts": prompts.fingerprint(prompt for part in parts for prompt in part.prompts),
     }
-
-
-def begin(folder: Path, wanted: dict[str, Any], parts: list[Part]) -> list[int]:
-    """The numbers of the parts that are not there yet. Raises Stop when the folder holds text of another recipe."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / RECIPE
-    before = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else wanted
-    changed = [key.replace("_", " ") for key in wanted if wanted[key] != before.get(key)]
-    if changed:
-        raise Stop(f"{folder} holds text of another {', '.join(changed)}: give this run another folder")
-    metrics.write_atomically(kept, wanted)
-    return [part.number for part in parts if not (folder / part.name).exists()]
 
 
 def check_lengths(
@@ -193,21 +189,18 @@ def complete(
     return [row for _, row in sorted(item for one in everyone for item in one.items())]
 
 
-def finish(
-    args: argparse.Namespace, this: Session, log: metrics.Log, parts: list[Part], *figures: float
-) -> int:
+def finish(this: Session, log: metrics.Log, parts: list[Part], done: Done, seconds: float) -> int:
     """Write _SUCCESS and summary.json once every part is there; returns the exit code."""
-    generated, tokens, seconds = (this.agree(figure)[0] * this.world_size for figure in figures)
-    seconds /= this.world_size
+    folder = this.run_dir / FOLDER
+    generated, tokens = (round(this.agree(one)[0] * this.world_size) for one in (done.prompts, done.tokens))
 
     def close() -> bool:
-        folder = this.run_dir / FOLDER
         if not all((folder / part.name).exists() for part in parts):
             return False
         summary = {
             "prompts": sum(len(part.prompts) for part in parts),
-            "generated_now": round(generated),
-            "tokens_now": round(tokens),
+            "generated_now": generated,
+            "tokens_now": tokens,
             "seconds": seconds,
             "tokens_per_second": tokens / seconds,
             "world_size": this.world_size,
@@ -216,35 +209,20 @@ def finish(
         (folder / SUCCESS).touch()
         return True
 
-    done = this.first(close)
-    if done:
+    complete = this.first(close)
+    if complete:
         log.event("end", 0, status="done")
-        log.say(
-            f"{generated:,.0f} prompts, {tokens:,.0f} tokens in {seconds:.1f} s; {this.run_dir / FOLDER} is complete"
-        )
+        log.say(f"{generated:,} prompts, {tokens:,} tokens in {seconds:.1f} s; {folder} is complete")
     else:
         log.event("saved", 0, tag=None, signal=session.asked_to_stop())
         log.say("stopped by a signal: run it again to continue")
     log.close()
-    return os.EX_OK if done else SAVED
+    return os.EX_OK if complete else SAVED
 
 
 def load_tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase:
     """The tokenizer that --tokenizer names. Raises Stop when there is none."""
     return tokenizer.of_model(args.model) if args.tokenizer == "auto" else tokenizer.existing(args.tokenizer)
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write a part that is either whole or not there. Raises Stop (NO_CHECKPOINT) when the disk does not take it."""
-    half = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with half.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
-    except OSError as error:
-        raise Stop(f"{path} could not be written: {error}", NO_CHECKPOINT) from error
 
 
 def main() -> None:

@@ -73,7 +73,7 @@ def attach(model: PreTrainedModel, z_loss: float = 0.0, liger: bool = False) -> 
     return chunked
 
 
-@torch.compiler.disable  # its loop and its in-place steps are what saves memory
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # its loop and its in-place steps are what saves memory
 def linear_cross_entropy(
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -87,7 +87,7 @@ def linear_cross_entropy(
 
     `rows` tokens at a time; by default `chunk_rows`.
     """
-    rows = rows or chunk_rows(*hidden.shape, len(weight))
+    rows = rows or chunk_rows(len(hidden), hidden.shape[1], len(weight))
     return Loss(*_Chunked.apply(hidden, weight, bias, labels, z_loss, rows))
 
 
@@ -107,7 +107,7 @@ def of_logits(logits: torch.Tensor, labels: torch.Tensor, z_loss: float = 0.0) -
     return Loss(nats + z_loss * squares, nats.detach())
 
 
-class _Chunked(torch.autograd.Function):
+class _Chunked(torch.autograd.Function):  # type: ignore[misc]
     """Computes the gradients in the forward pass, of the sum over tokens; the backward pass scales them.
 
     They are of the sum and not the mean so that fp16 holds them without the loss scale, which is not known yet.

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
 import time
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ending import NOT_FINITE, SAVED
+from ending import SAVED
 
 from workloads import (
     architectures,
@@ -27,7 +25,6 @@ from workloads import (
     engines,
     metrics,
     options,
-    packing,
     routing,
     samples,
     session,
@@ -35,12 +32,14 @@ from workloads import (
 )
 from workloads.checkpoints import Progress
 from workloads.session import Session, Stop
+from workloads.training import Training
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
-    import torch
-    from deepspeed import DeepSpeedEngine
+    from transformers import PretrainedConfig, PreTrainedModel
 
-    from workloads.samples import Batch
+
+TRAITS = Traits(estimated=True, bounded_length=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -84,32 +83,18 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     """Everything that training needs, with the newest checkpoint loaded. Raises Stop for mistakes in the job."""
     group = this.together(lambda: ulysses.group(args.sequence_parallel, args.seq_length, this))
     config, size = this.together(lambda: engines.read(args.deepspeed_config, group.reader.world_size))
-    if args.document_masks and group.size > 1:
-        raise Stop("--document-masks: attention that --sequence-parallel divides cannot keep documents apart")
-    if args.export and routing.spread(config):
-        raise Stop(
-            "--export: experts that expert_parallel spreads over ranks are not put together again; leave it out"
-        )
+    check(args, config)
     config = {**config, **group.settings()}
     settings = this.together(lambda: architectures.config(args.model))
     data = samples.load(this, args, settings, size, group.reader)
     settings.eos_token_id = data.tokenizer.eos_token_id
-    this.together(lambda: architectures.pad_vocabulary(args.model, settings, args.pad_vocab))
-    model = this.together(
-        lambda: architectures.build(args.model, settings, config, args.seed, this.device, args.attention)
-    )
-    if args.liger:
-        this.together(lambda: architectures.fuse(model))
     if unbalanced := routing.unbalanced(settings):
         log.say(unbalanced)
-    from workloads import losses  # imports torch
-
-    losses.attach(model, args.z_loss, args.liger)
-    if args.activation_checkpointing:
-        model.activation_checkpointing_enable()
+    model = this.together(lambda: build(args, settings, config, this))
     groups = this.together(lambda: group.attach(model, size.micro, args.seq_length))
     identity = checkpoints.identity(args.model, model, data.tokenizer, config, this.world_size)
     identity = dataclasses.replace(identity, data=data.order)
+    parameters = architectures.parameters(model)  # DeepSpeed may spread experts over ranks
     found = checkpoints.find(this, args.resume, identity, log)
     with routing.recordable():
         engine = engines.start(model, config, args, found is not None and found.universal, groups)
@@ -117,11 +102,59 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
         this.together(lambda: engines.compile(engine, args.compile))
     engine.train()
     progress = checkpoints.restore(engine, found) if found else Progress()
-    attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
+    training = Training(
+        args=args,
+        this=this,
+        group=group,
+        scale=group.scale(config),
+        log=log,
+        engine=engine,
+        data=data,
+        batches=samples.ahead(data.samples.onward(progress.samples, size, group.reader), this.device),
+        size=size,
+        identity=identity,
+        parameters=parameters,
+        attempt=this.first(lambda: metrics.attempts(this.run_dir) + 1),
+        steps_before=progress.step,
+        progress=progress,
+        saved=found.tag if found else None,
+    )
+    announce(training, found)
+    return training
 
+
+def check(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    """Raise Stop for options that do not go together."""
+    if args.document_masks and args.sequence_parallel > 1:
+        raise Stop("--document-masks: attention that --sequence-parallel divides cannot keep documents apart")
+    if args.export and routing.spread(config):
+        raise Stop(
+            "--export: experts that expert_parallel spreads over ranks are not put together again; leave it out"
+        )
+
+
+def build(
+    args: argparse.Namespace, settings: PretrainedConfig, config: dict[str, Any], this: Session
+) -> PreTrainedModel:
+    """The model that the options ask for, whose forward pass returns its loss. Raises Stop when there is none."""
+    from workloads import losses  # imports torch
+
+    architectures.pad_vocabulary(args.model, settings, args.pad_vocab)
+    model = architectures.build(args.model, settings, config, args.seed, this.device, args.attention)
+    if args.liger:
+        architectures.fuse(model)
+    losses.attach(model, args.z_loss, args.liger)
+    if args.activation_checkpointing:
+        model.activation_checkpointing_enable()
+    return model
+
+
+def announce(training: Training, found: checkpoints.Found | None) -> None:
+    """Log what is trained, by what, and from where it continues."""
+    this, log, identity, progress = training.this, training.log, training.identity, training.progress
     log.say(
-        f"{identity.model} on {data.corpus.tokens:,} tokens by {identity.tokenizer}; {this.world_size} ranks, "
-        f"ZeRO-{identity.zero_stage}, {identity.precision}, {type(engine.basic_optimizer).__name__}; "
+        f"{identity.model} on {training.data.corpus.tokens:,} tokens by {identity.tokenizer}; {this.world_size} ranks, "
+        f"ZeRO-{identity.zero_stage}, {identity.precision}, {type(training.engine.basic_optimizer).__name__}; "
         + (f"resumed from {found.path}" if found else "from the start")
     )
     if found and found.identity.data != identity.data:
@@ -130,152 +163,15 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
             f"it continues at sample {progress.samples + 1:,} of this run's own order, so some text may come twice, "
             "and held-out text may have been trained on"
         )
-    start = {"resumed_from": found.tag if found else None, "attempt": attempt, "max_steps": args.max_steps}
-    parameters = architectures.parameters(model)
-    log.event("start", progress.step, world_size=this.world_size, parameters=parameters, **start)
-    saved = found.tag if found else None
-    scale, step = group.scale(config), progress.step
-    return Training(
-        args, this, group, scale, log, engine, data, size, identity, attempt, step, progress, saved
+    log.event(
+        "start",
+        progress.step,
+        world_size=this.world_size,
+        parameters=training.parameters,
+        resumed_from=found.tag if found else None,
+        attempt=training.attempt,
+        max_steps=training.args.max_steps,
     )
-
-
-@dataclass
-class Training:
-    """One attempt of a run on this rank: what it works with, and how far it has come."""
-
-    args: argparse.Namespace
-    this: Session
-    group: ulysses.Group
-    scale: int  # of the group's losses
-    log: metrics.Log
-    engine: DeepSpeedEngine
-    data: samples.Data
-    size: engines.BatchSize
-    identity: checkpoints.Identity
-    attempt: int
-    steps_before: int  # this attempt
-    progress: Progress
-    saved: str | None  # the tag of the newest complete checkpoint
-    unlogged_steps: int = 0
-    unlogged_seconds: float = 0.0
-    unlogged_routing: list[Any] = field(default_factory=list)  # choices and entropy of a Routing
-
-    def run(self) -> bool:
-        """Train to the last step; returns whether a signal ended it before, with everything saved."""
-        args = self.args
-        stop = self.this.agree()[1]  # a signal that came during start-up
-        while self.progress.step < args.max_steps and not stop:
-            stop = self.step()
-            step = self.progress.step
-            if self.data.evaluation and due(step, args.eval_every, args.max_steps):
-                self.evaluate()
-            if stop or due(step, args.checkpoint_every, args.max_steps):
-                self.save()
-        return stop
-
-    def step(self) -> bool:
-        """One optimizer step over the global batch; returns whether any rank was told to stop."""
-        import torch
-
-        args, engine, step = self.args, self.engine, self.progress.step + 1
-        self.this.rehearse(args, step, self.attempt)
-        began = time.perf_counter()
-        # like the data, dropout depends on the position alone, so that a resumed run continues exactly
-        torch.manual_seed(hash((args.seed, step, self.this.rank)))
-        rate, tokens = engine.get_lr()[0], self.size.micro * args.seq_length // self.group.size
-        total, norm = torch.zeros((), device=self.this.device), None
-        for batch in self.data.samples.share(self.progress.samples, self.size, self.group.reader):
-            loss, nats, *routed = next_token_loss(engine, batch, self.group, self.this.device)
-            total += nats / tokens
-            self.unlogged_routing = [
-                a + b for a, b in zip(self.unlogged_routing or [0, 0], routed, strict=False)
-            ]
-            if engine.is_gradient_accumulation_boundary():
-                answer = self.this.agreeing(total / self.size.accumulation)
-            engine.backward(loss / (tokens * self.scale))
-            norm = engines.unreported_norm(engine)
-            engine.step()
-        mean, stop = answer()
-        norm = engine.get_global_grad_norm() if norm is None else norm
-        norm = None if norm is None else float(norm)
-        self.unlogged_seconds += time.perf_counter() - began
-        self.unlogged_steps += 1
-
-        self.check_finite(step, mean, norm)
-        samples = self.progress.samples + self.size.total
-        self.progress = Progress(step, samples, self.progress.tokens + self.size.total * args.seq_length)
-        if stop or step == self.steps_before + 1 or due(step, args.log_every, args.max_steps):
-            self.report(mean, rate, norm)
-        return stop
-
-    def check_finite(self, step: int, loss: float, norm: float | None) -> None:
-        """Raise Stop on every rank before a bad state can be saved. An update DeepSpeed left out did no harm."""
-        bad_update = norm is not None and not 0 <= norm < math.inf and self.engine.was_step_applied()
-        if not math.isfinite(loss) or bad_update:
-            what = "gradient" if math.isfinite(loss) else "loss"
-            raise Stop(
-                f"the {what} of step {step} is not finite. Nothing of it was saved; the last complete checkpoint is "
-                f"{self.saved or 'none'}. A lower --lr, more --warmup-steps or gradient_clipping may help",
-                NOT_FINITE,
-            )
-
-    def report(self, loss: float, rate: float, norm: float | None) -> None:
-        """Log the step just done, and the speed since the last log line."""
-        seconds = self.unlogged_seconds / self.unlogged_steps
-        self.log.step(
-            {
-                "step": self.progress.step,
-                "loss": loss,
-                "lr": rate,
-                "grad_norm": norm,
-                "tokens_per_second": self.size.total * self.args.seq_length / seconds,
-                "step_seconds": seconds,
-                "memory_bytes": self.this.peak_memory(),
-                "tokens": self.progress.tokens,
-                "max_steps": self.args.max_steps,
-                "skipped_steps": self.engine.skipped_steps,
-                **self.routing(),
-            }
-        )
-        self.unlogged_steps, self.unlogged_seconds, self.unlogged_routing = 0, 0.0, []
-
-    def routing(self) -> dict[str, Any]:
-        """The figures of a mixture of experts since the last log line, over all ranks."""
-        import torch
-
-        for sums in self.unlogged_routing:
-            torch.distributed.all_reduce(sums)
-        settings = self.engine.module.config
-        return routing.figures(*self.unlogged_routing, settings) if self.unlogged_routing else {}
-
-    def evaluate(self) -> None:
-        """Log the loss on the held-out text."""
-        import torch
-
-        held_out = self.data.evaluation
-        assert held_out is not None
-        self.engine.eval()
-        total = torch.zeros((), device=self.this.device, dtype=torch.float64)
-        with torch.no_grad():
-            for batch in held_out.batches:
-                _, nats, *_ = next_token_loss(self.engine, batch, self.group, self.this.device)
-                total += nats
-        self.engine.train()
-        mean, _ = self.this.agree(total / held_out.tokens)
-        loss = mean * self.this.world_size
-        bits = loss / math.log(2) * held_out.tokens / held_out.bytes
-        self.log.event("eval", self.progress.step, loss=loss, bits_per_byte=bits)
-        self.log.say(f"held-out text: loss {loss:.4f}, {bits:.3f} bits per byte")
-
-    def save(self) -> None:
-        """Write a checkpoint."""
-        began = time.perf_counter()
-        keep = self.args.checkpoint_keep
-        self.saved = checkpoints.save(self.engine, self.this, self.progress, self.identity, keep)
-        seconds = time.perf_counter() - began
-        self.log.event("checkpoint", self.progress.step, tag=self.saved, seconds=seconds)
-        self.log.say(f"checkpoint {self.saved} saved in {seconds:.1f} s")
 
 
 def finish(training: Training, began: float) -> None:
@@ -286,7 +182,7 @@ def finish(training: Training, began: float) -> None:
         log.say(f"exported to {this.run_dir / 'export'}")
     log.event("end", training.progress.step, status="done")
     facts = {
-        "parameters": architectures.parameters(training.engine.module),
+        "parameters": training.parameters,
         "world_size": this.world_size,
         "checkpoint": training.saved,
         "seconds": time.monotonic() - began,
@@ -294,27 +190,6 @@ def finish(training: Training, began: float) -> None:
     }
     target = this.run_dir / "summary.json"
     this.first(lambda: metrics.write_atomically(target, {**metrics.summary(this.run_dir), **facts}))
-
-
-def next_token_loss(
-    engine: DeepSpeedEngine, batch: Batch, group: ulysses.Group, device: torch.device
-) -> tuple[torch.Tensor, ...]:
-    """What is minimized and the cross-entropy alone: sums over this rank's part of the batch, nats, scalars.
-
-    Of a mixture of experts the choices and the entropy of a Routing too.
-    """
-    inputs, labels, more = group.part(batch)
-    inputs, labels = (tensor.to(device, non_blocking=True) for tensor in (inputs, labels))
-    if batch.positions is not None:
-        more = packing.inputs(batch.positions, engine.module.config._attn_implementation)
-    more = {key: value.to(device) if hasattr(value, "to") else value for key, value in more.items()}
-    sums: tuple[torch.Tensor, ...] = engine(input_ids=inputs, labels=labels, **more)
-    return sums
-
-
-def due(step: int, every: int, last: int) -> bool:
-    """Whether something done every N steps (0: never) and at the last one is done after this step."""
-    return step == last or (every > 0 and step % every == 0)
 
 
 def main() -> None:

@@ -36,18 +36,6 @@ class Prompt:
         return text
 
 
-@dataclass(frozen=True)
-class Part:
-    """Prompts that are generated and written together."""
-
-    number: int
-    prompts: list[Prompt]
-
-    @property
-    def name(self) -> str:
-        return f"part-{self.number:05d}.jsonl"
-
-
 def read(path: Path) -> list[Prompt]:
     """The prompts of a file: .jsonl with a "prompt" in each object, else a text file with one on each line.
 
@@ -69,12 +57,6 @@ def read(path: Path) -> list[Prompt]:
     if not rows:
         raise Stop(f"--prompts {path}: there is no prompt in the file")
     return [Prompt(index, number, row) for index, (number, row) in enumerate(rows) if row]
-
-
-def split(prompts: list[Prompt], size: int) -> list[Part]:
-    """Prompts in parts of `size`; the last may be smaller."""
-    firsts = range(0, len(prompts), size)
-    return [Part(number, prompts[first : first + size]) for number, first in enumerate(firsts)]
 
 
 def fingerprint(prompts: Iterable[Prompt]) -> str:

@@ -43,7 +43,7 @@ def draw_by_place(trainer: Any, stage: Stage) -> None:
     """Have the trainer's policy sample each answer by its place in the run, and see positions without the padding."""
     policy = trainer.model.get_base_model() if stage.args.lora_rank else trainer.model
     this = stage.this
-    drawn: Counter[tuple[Any, ...]] = Counter()
+    drawn: Counter[tuple[int, bool]] = Counter()  # answers so far, by step and whether it is of training
 
     def seeds(rows: int) -> list[int]:
         when = (trainer.state.global_step, trainer.model.training)

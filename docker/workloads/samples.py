@@ -6,6 +6,7 @@ with a batch is the workload's.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -111,6 +112,12 @@ class Samples:
             start = first + (index * session.world_size + session.rank) * size.micro
             yield self.batch(np.arange(start, start + size.micro))
 
+    def onward(self, first: int, size: engines.BatchSize, session: Session) -> Iterator[Batch]:
+        """This rank's micro batches of that step and of all that follow it."""
+        while True:
+            yield from self.share(first, size, session)
+            first += size.total
+
     def batch(self, positions: np.ndarray) -> Batch:
         """The samples at these positions."""
         import numpy as np
@@ -128,7 +135,25 @@ class Samples:
         random = np.random.default_rng([self._seed, epoch])
         shift = random.integers((len(self._tokens) - 1) % self.length + 1)
         order = int(random.integers(2**63))
-        return shift + self.length * shuffle.permuted(places, self.per_epoch, order)
+        starts: np.ndarray = shift + self.length * shuffle.permuted(places, self.per_epoch, order)
+        return starts
+
+
+def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:
+    """The same batches, each prepared in a thread while the one before is in use; page-locked where there is a GPU."""
+    from deepspeed.accelerator import get_accelerator
+
+    def prepare() -> Batch | None:
+        batch = next(batches, None)
+        if batch is None or device.type == "cpu":
+            return batch
+        return Batch(*(None if part is None else get_accelerator().pin_memory(part) for part in batch))
+
+    with ThreadPoolExecutor(1, "samples") as thread:
+        coming = thread.submit(prepare)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(prepare)
+            yield batch
 
 
 def windows(tokens: Any, starts: np.ndarray, length: int, masked: bool = False) -> Batch:
@@ -156,7 +181,7 @@ def check_lengths(samples: Samples, global_batch: int, settings: PretrainedConfi
 
 def held_out_windows(tokens: int, args: argparse.Namespace) -> int:
     """How many windows are evaluated: --eval-samples, or as many as there are. Raises Stop when there is none."""
-    count = min(args.eval_samples, (tokens - 1) // args.seq_length)
+    count: int = min(args.eval_samples, (tokens - 1) // args.seq_length)
     if count < 1:
         raise Stop(
             f"the held-out text has {tokens:,} tokens, too few to evaluate {args.seq_length} at once: give more text, "

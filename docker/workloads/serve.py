@@ -26,6 +26,9 @@ from ending import SAVED
 from workloads import architectures, endpoint, inference, metrics, options, placement, session, tokenizer
 from workloads.placement import Place
 from workloads.session import Stop
+from workloads.traits import Traits
+
+TRAITS = Traits(serves=True)
 
 KEY = "VLLM_API_KEY"
 ENDPOINT, MODEL = "endpoint.json", "model"

@@ -39,4 +39,5 @@ def mix(values: np.ndarray) -> np.ndarray:
     mixed = values + np.uint64(0x9E3779B97F4A7C15)  # arrays of uint64 wrap around
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    hashed: np.ndarray = mixed ^ (mixed >> np.uint64(31))
+    return hashed

@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, corpus, engines, pretrain, ulysses
+from workloads import architectures, corpus, engines, training, ulysses
 from workloads.samples import Samples
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def run(
         total = torch.zeros((), device=this.device)
         for batch in samples.share(step * size.total, size, this):
             with _Saved(engine) as saved:
-                one, *_ = pretrain.next_token_loss(engine, batch, alone, this.device)
+                one, *_ = training.next_token_loss(engine, batch, alone, this.device)
                 one = one / batch.labels.numel()
             engine.backward(one)
             norm = engines.unreported_norm(engine)

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from workloads import architectures, engines, metrics, options, session, trials
 from workloads.session import Stop
+from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from workloads.session import Session
+
+TRAITS = Traits()
 
 FILE = "zero.json"
 HEAD = (

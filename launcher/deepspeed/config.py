@@ -24,7 +24,7 @@ _BLOCK = 2**20
 OFFLOADS = ("offload_optimizer", "offload_param")
 
 
-class Batch(NamedTuple):
+class BatchSizes(NamedTuple):
     """micro × accumulation × world size = train: samples per rank and pass, passes, samples per optimizer step.
 
     DeepSpeed asserts it only after all ranks are up:
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     train: int
 
 
-def batch(micro: int, accumulation: int | None, train: int | None, world_size: int) -> Batch:
+def batch(micro: int, accumulation: int | None, train: int | None, world_size: int) -> BatchSizes:
     """The three numbers of a step from one or two of them (no accumulation and no train: one pass).
 
     Raises PlanError, naming the nearest valid values, when they do not divide.
@@ -63,7 +63,7 @@ def batch(micro: int, accumulation: int | None, train: int | None, world_size: i
                 about=("job", "batch", "global"),
             )
         )
-    return Batch(micro, train // one_pass, train)
+    return BatchSizes(micro, train // one_pass, train)
 
 
 def _divisors(train: int, world_size: int) -> set[int]:
@@ -104,7 +104,7 @@ class Inputs(NamedTuple):
     largest_parameter: int | None = None
 
 
-def make(inputs: Inputs, preset_name: str, hosts: int, batch: Batch) -> dict[str, Any]:
+def make(inputs: Inputs, preset_name: str, hosts: int, batch: BatchSizes) -> dict[str, Any]:
     """What ds_config.json holds: the launcher's numbers, the preset over them, the job's own keys on top.
 
     The only maker: memory and traffic are estimated from what it returns, and the same is written.
@@ -119,8 +119,8 @@ def make(inputs: Inputs, preset_name: str, hosts: int, batch: Batch) -> dict[str
     if inputs.precision in {"bf16", "fp16"}:
         ours[inputs.precision] = {"enabled": True}
     overrides = with_precision(inputs.overrides, inputs.precision)
-    made = merge(merge(ours, preset(preset_name)), overrides)
-    zero = made["zero_optimization"]
+    config = merge(merge(ours, preset(preset_name)), overrides)
+    zero = config["zero_optimization"]
     # ZeRO++ keeps a second copy of the weights inside each host, so the group is the host's slots:
     # https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/docs/_tutorials/zeropp.md
     if zero.get("zero_hpz_partition_size") == "slots":
@@ -131,7 +131,7 @@ def make(inputs: Inputs, preset_name: str, hosts: int, batch: Batch) -> dict[str
     written = (overrides.get("zero_optimization") or {}).get("offload_param") or {}
     if _is_on_nvme(zero.get("offload_param")) and "buffer_size" not in written:
         _size_buffers(zero["offload_param"], inputs.largest_parameter, inputs.slots * hosts)
-    return made
+    return config
 
 
 def _size_buffers(section: dict[str, Any], largest_parameter: int | None, world: int) -> None:

@@ -12,17 +12,18 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher import workloads
 from launcher.deepspeed import kinds
 from launcher.errors import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    Keys = tuple[str, ...]
+    KeyPath = tuple[str, ...]
 
 # What DeepSpeed 0.19 removed and refuses, and what to do instead: _REMOVED_TOP_LEVEL_CONFIG_KEYS and
 # _REMOVED_ZERO_CONFIG_KEYS of deepspeed/runtime/config.py; https://github.com/deepspeedai/DeepSpeed/issues/8489
-REMOVED: dict[Keys, str] = {
+REMOVED: dict[KeyPath, str] = {
     ("amp",): "set the job's `precision:`",
     ("compression_training",): "quantize the trained model with a tool of its own",
     ("curriculum_learning",): "use data_efficiency.data_sampling.curriculum_learning",
@@ -40,7 +41,7 @@ REMOVED: dict[Keys, str] = {
 }
 # What DeepSpeed still takes for something else, with a warning (`deprecated` in deepspeed/runtime/zero/config.py) or
 # without one (BFLOAT16_OLD in deepspeed/runtime/constants.py).
-DEPRECATED: dict[Keys, str] = {
+DEPRECATED: dict[KeyPath, str] = {
     ("bfloat16",): "set the job's `precision:`",
     ("zero_optimization", "cpu_offload"): "use offload_optimizer: {device: cpu}",
     ("zero_optimization", "cpu_offload_param"): "use offload_param: {device: cpu}",
@@ -56,16 +57,15 @@ DEPRECATED: dict[Keys, str] = {
 # The launcher derives these: https://www.deepspeed.ai/docs/config-json/#batch-size-related-parameters
 BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 # `auto` is a word of Hugging Face's Trainer, which fills it in; DeepSpeed itself fails on it or takes its default.
-# Here the launcher knows some of them for any workload, and the workloads that use the Trainer the rest of those in
-# transformers/integrations/deepspeed.py (HfTrainerDeepSpeedConfig).
-OURS: tuple[Keys, ...] = (
+# Here the launcher knows some of them for any workload, and the workloads that use the Trainer (which say so:
+# Traits.resolves_auto) the rest of those in transformers/integrations/deepspeed.py (HfTrainerDeepSpeedConfig).
+OURS: tuple[KeyPath, ...] = (
     *((key,) for key in BATCH),
     ("gradient_clipping",),
     ("bf16", "enabled"),
     ("fp16", "enabled"),
 )
-TRAINERS = ("chat_dpo", "chat_reward", "chat_rl", "chat_sft", "finetune")
-AUTO: tuple[Keys, ...] = (
+AUTO: tuple[KeyPath, ...] = (
     *(("optimizer", "params", name) for name in ("betas", "eps", "lr", "weight_decay")),
     *(("scheduler", "params", f"warmup_{name}") for name in ("max_lr", "min_lr", "num_steps")),
     ("scheduler", "params", "total_num_steps"),
@@ -74,7 +74,7 @@ AUTO: tuple[Keys, ...] = (
     ("zero_optimization", "stage3_prefetch_bucket_size"),
 )
 # Words that DeepSpeed compares a value with, where its own types do not say so.
-WORDS: dict[Keys, tuple[str, ...]] = {
+WORDS: dict[KeyPath, tuple[str, ...]] = {
     ("communication_data_type",): ("bf16", "fp16", "fp32"),
     ("seq_parallel_communication_data_type",): ("bf16", "fp16", "fp32"),
     ("gradient_allreduce_op",): ("mean", "sum"),
@@ -82,7 +82,7 @@ WORDS: dict[Keys, tuple[str, ...]] = {
 }
 # Ranges that DeepSpeed's types do not say: it divides by these, or refuses them where they are used (fp16: see
 # deepspeed/runtime/precision_config.py; prints and gradients: deepspeed/runtime/engine.py).
-RANGES: dict[Keys, str] = {
+RANGES: dict[KeyPath, str] = {
     ("aio", "block_size"): "int >0",
     ("aio", "intra_op_parallelism"): "int >0",
     ("aio", "queue_depth"): "int >0",
@@ -115,7 +115,7 @@ def schema() -> dict[str, Any]:
     return {key: derived.get(key) or _schema(kind, (key,)) for key, kind in taken.items()}
 
 
-def _schema(kind: Any, path: Keys) -> dict[str, Any]:
+def _schema(kind: Any, path: KeyPath) -> dict[str, Any]:
     if isinstance(kind, dict):
         inner = {key: _schema(below, (*path, key)) for key, below in kind.items()}
         return {"type": "object", "properties": inner, "additionalProperties": False}
@@ -127,15 +127,14 @@ def _schema(kind: Any, path: Keys) -> dict[str, Any]:
     return {"anyOf": [plain, {"const": "auto"}]} if path in AUTO or path in OURS else plain
 
 
-def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[Keys, Problem]]:
+def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[KeyPath, Problem]]:
     """What is wrong with DeepSpeed's keys in a job, as (path, problem without a place)."""
-    resolves = workload in TRAINERS or "/" in workload or workload.endswith(".py")
-    yield from _section(overrides, known(), (), resolves)
+    yield from _section(overrides, known(), (), workloads.traits(workload).resolves_auto)
 
 
 def _section(
-    given: Mapping[str, Any], known_keys: Mapping[str, Any], above: Keys, resolves: bool
-) -> Iterator[tuple[Keys, Problem]]:
+    given: Mapping[str, Any], known_keys: Mapping[str, Any], above: KeyPath, resolves: bool
+) -> Iterator[tuple[KeyPath, Problem]]:
     for key, value in given.items():
         path = (*above, key)
         name = f"deepspeed.{'.'.join(path)}"
@@ -146,7 +145,7 @@ def _section(
         elif path in OURS and value == "auto":
             continue
         elif not above and key in BATCH:
-            yield path, Problem(f"{name} follows from `batch:`", "remove it")
+            yield path, Problem(f"{name} is derived from `batch:`", "remove it")
         elif key not in known_keys:
             yield path, Problem(f"unknown key {shown(name)}", _suggestion(path, known_keys))
         elif isinstance(known_keys[key], dict) and isinstance(value, dict):
@@ -157,7 +156,7 @@ def _section(
             yield from _value(path, value, known_keys[key], resolves)
 
 
-def _parameters(path: Keys, given: Any, named: Any, resolves: bool) -> Iterator[tuple[Keys, Problem]]:
+def _parameters(path: KeyPath, given: Any, named: Any, resolves: bool) -> Iterator[tuple[KeyPath, Problem]]:
     """What is wrong with the parameters `given` to the optimizer or schedule that is `named`."""
     section = path[0]
     if not isinstance(given, dict):
@@ -189,7 +188,7 @@ def _type(section: str, named: Any) -> str | None:
     return next((name for name in (own, str(named)) if name in _types(section)), None)
 
 
-def _value(path: Keys, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[Keys, Problem]]:
+def _value(path: KeyPath, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[KeyPath, Problem]]:
     name = f"deepspeed.{'.'.join(path)}"
     if path in (("optimizer", "type"), ("scheduler", "type")):
         if _type(path[0], value) is None:
@@ -201,8 +200,8 @@ def _value(path: Keys, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[
     elif value == "auto":
         if kind == "auto" or (resolves and path in AUTO):
             return
-        who = "Hugging Face's Trainer fills in" if resolves else "this workload fills in"
-        yield path, Problem(f"{name}: `auto` is nothing that {who}", "give a value, or leave it out")
+        who = "Hugging Face's Trainer" if resolves else "this workload"
+        yield path, Problem(f"{name}: {who} does not resolve `auto` here", "give a value, or leave it out")
     elif path in WORDS and str(value).lower() not in WORDS[path]:
         yield path, Problem(f"{name}: {shown(value)} is not known", did_you_mean(str(value), WORDS[path]))
     else:
@@ -211,7 +210,7 @@ def _value(path: Keys, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[
             yield path, Problem(f"{name}: {expected} is expected, not {shown(value)}")
 
 
-def _mismatch(path: Keys, value: Any, kind: Any) -> str:
+def _mismatch(path: KeyPath, value: Any, kind: Any) -> str:
     """What should stand there instead of `value`; empty when it may."""
     if isinstance(kind, dict):
         return "a mapping of DeepSpeed's keys"
@@ -224,7 +223,7 @@ def _mismatch(path: Keys, value: Any, kind: Any) -> str:
     return kinds.mismatch(kind, value, rounded=path[0] == "zero_optimization")
 
 
-def _suggestion(path: Keys, kinds: Mapping[str, Any]) -> str:
+def _suggestion(path: KeyPath, kinds: Mapping[str, Any]) -> str:
     """Where an unknown key belongs, or which known one is meant."""
     *_, key = path
     sections = {name: inner for name, inner in known().items() if isinstance(inner, dict)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from launcher import workloads
 from launcher.deepspeed.config import BUFFER, below
 from launcher.errors import Problem, shown
 
@@ -72,10 +73,10 @@ class _Config(NamedTuple):
 
     def section(self, *names: str) -> Mapping[str, Any]:
         """A section; empty where there is none."""
-        found: Any = self.whole
+        section: Any = self.whole
         for name in names:
-            found = found.get(name) if isinstance(found, dict) else None
-        return found if isinstance(found, dict) else {}
+            section = section.get(name) if isinstance(section, dict) else None
+        return section if isinstance(section, dict) else {}
 
     def offload(self, part: str) -> str:
         """Where `part` ("optimizer" or "param") is offloaded to: none, cpu or nvme."""
@@ -276,7 +277,7 @@ def _programs(given: _Config, workload: str) -> Iterator[Problem]:
     for path, (what, hint) in _SPLITS.items():
         value = (given.section(*path[:-1]) if path[1:] else given.whole).get(path[-1])
         if value is True or (isinstance(value, int) and value > 1):
-            message = f"is {what}, of which the plan's batch would know nothing"
+            message = f"is {what}, which the plan's batch sizes do not take into account"
             yield _top(".".join(path), message, hint)
     own = "/" not in workload and not workload.endswith(".py")
     if own and workload != "pretrain" and given.section("expert_parallel").get("enabled"):
@@ -285,5 +286,5 @@ def _programs(given: _Config, workload: str) -> Iterator[Problem]:
         hint = "leave it out; deepspeed: auto picks the configuration"
         yield _top("autotuning", "ends a run after a few steps", hint)
     for key, hint in _IDLE.items():
-        if own and key in given.whole:
+        if not workloads.is_script(workload) and key in given.whole:
             yield _top(key, f"does nothing in workload {workload!r}", hint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from launcher.fabrics.generic import GID_INDEX
-from launcher.fabrics.model import Bandwidth, Fabric, Mount, Variable
+from launcher.fabrics.model import Bandwidth, Fabric, HostPath, Variable
 
 _IMAGES = "https://github.com/Azure/azhpc-images/blob"
 _V4 = f"{_IMAGES}/165013b0b904d97092a57c15126af9c0f54e7474/components/customizations/ndv4.sh"
@@ -52,7 +52,7 @@ def _vm(version: int, gpus: str, source: str, bandwidth: Bandwidth) -> Fabric:
         forbidden=(GID_INDEX,),
         devices=("/dev/infiniband",),
         # The whole folder: the file is a link to one beside its own folder.
-        mounts=(Mount("/opt/microsoft", "/opt/microsoft"),),
+        mounts=(HostPath("/opt/microsoft", "/opt/microsoft"),),
         memlock=True,
         bandwidth=bandwidth,
     )

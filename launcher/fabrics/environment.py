@@ -28,16 +28,16 @@ def environment(fabric: Fabric, *, gpu: bool, interface: str | None) -> tuple[Va
     `interface` is the network interface of a cluster file, in NCCL's notation: `eth0`, `eth0,eth1`, `=eth0`,
     or `^docker` for all others. It takes the place of the fabric's own. Ranks without GPUs get gloo's alone.
     """
-    found = {variable.name: variable for variable in fabric.variables}
+    exported = {variable.name: variable for variable in fabric.variables}
     if gpu:
         why = "errors of NCCL come with their reason; otherwise only their number is shown"
-        found["NCCL_DEBUG"] = Variable("NCCL_DEBUG", "WARN", why, manual("NCCL_DEBUG"))
+        exported["NCCL_DEBUG"] = Variable("NCCL_DEBUG", "WARN", why, manual("NCCL_DEBUG"))
     if fabric.net:
         why = "stop when this network cannot be used, instead of going on over TCP"
-        found["NCCL_NET"] = Variable("NCCL_NET", fabric.net, why, manual("NCCL_NET"))
+        exported["NCCL_NET"] = Variable("NCCL_NET", fabric.net, why, manual("NCCL_NET"))
     if interface:
-        found.update((variable.name, variable) for variable in _interface(interface))
-    return tuple(variable for variable in found.values() if gpu or variable.name.startswith("GLOO_"))
+        exported.update((variable.name, variable) for variable in _interface(interface))
+    return tuple(variable for variable in exported.values() if gpu or variable.name.startswith("GLOO_"))
 
 
 def require(fabric: Fabric, scheduler: str) -> None:

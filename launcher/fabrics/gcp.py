@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from launcher.fabrics.model import Fabric, Forbidden, Mount, Sidecar, Variable, manual
+from launcher.fabrics.model import Fabric, Forbidden, HostPath, Sidecar, Variable, manual
 
 _GKE = "https://github.com/GoogleCloudPlatform/container-engine-accelerators/blob"
 _TCPX = f"{_GKE}/21ed6613d6bd40d90bbd0362982cfe24bea4191a/gpudirect-tcpx/nccl-config.yaml"
@@ -120,10 +120,10 @@ _TCPX_DAEMON = Sidecar(
     ),
     environment=(("LD_LIBRARY_PATH", "/usr/local/nvidia/lib64"),),
     mounts=(
-        Mount("/home/kubernetes/bin/nvidia/lib64", "/usr/local/nvidia/lib64"),
-        Mount("/run/tcpx", "/run/tcpx", readonly=False),
-        Mount("/sys", "/hostsysfs", readonly=False),
-        Mount("/proc/sys", "/hostprocsysfs", readonly=False),
+        HostPath("/home/kubernetes/bin/nvidia/lib64", "/usr/local/nvidia/lib64"),
+        HostPath("/run/tcpx", "/run/tcpx", readonly=False),
+        HostPath("/sys", "/hostsysfs", readonly=False),
+        HostPath("/proc/sys", "/hostprocsysfs", readonly=False),
     ),
     capabilities=("NET_ADMIN",),
     source=_TCPX_POD,
@@ -139,9 +139,9 @@ _TCPXO_DAEMON = Sidecar(
     ),
     environment=(("LD_LIBRARY_PATH", "/usr/local/nvidia/lib64"),),
     mounts=(
-        Mount("/home/kubernetes/bin/nvidia", "/usr/local/nvidia"),
-        Mount("/sys", "/hostsysfs", readonly=False),
-        Mount("/proc/sys", "/hostprocsysfs", readonly=False),
+        HostPath("/home/kubernetes/bin/nvidia", "/usr/local/nvidia"),
+        HostPath("/sys", "/hostsysfs", readonly=False),
+        HostPath("/proc/sys", "/hostprocsysfs", readonly=False),
     ),
     capabilities=("NET_ADMIN", "NET_BIND_SERVICE"),
     source=_TCPXO,
@@ -175,8 +175,8 @@ FABRICS = (
         net="GPUDirectTCPX_v7",
         owns=("NCCL_GPUDIRECTTCPX_", "NCCL_DYNAMIC_CHUNK_SIZE"),
         mounts=(
-            Mount("/home/kubernetes/bin/nvidia/lib64", "/usr/local/nvidia/lib64"),
-            Mount("/run/tcpx", "/run/tcpx", readonly=False),
+            HostPath("/home/kubernetes/bin/nvidia/lib64", "/usr/local/nvidia/lib64"),
+            HostPath("/run/tcpx", "/run/tcpx", readonly=False),
         ),
         annotations={**_interfaces(_gpu_networks(4)), "devices.gke.io/container.tcpx-daemon": _devices()},
         capabilities=("IPC_LOCK",),
@@ -196,8 +196,8 @@ FABRICS = (
         owns=_OWNS_TCPXO,
         forbidden=_TCPXO_FORBIDDEN,
         mounts=(
-            Mount("/home/kubernetes/bin/nvidia", "/usr/local/nvidia"),
-            Mount("/dev/aperture_devices", "/dev/aperture_devices", readonly=False),
+            HostPath("/home/kubernetes/bin/nvidia", "/usr/local/nvidia"),
+            HostPath("/dev/aperture_devices", "/dev/aperture_devices", readonly=False),
         ),
         annotations={
             **_interfaces(_gpu_networks(8)),
@@ -230,7 +230,7 @@ FABRICS = (
         owns=_OWNS_TCPXO,
         forbidden=_TCPXO_FORBIDDEN,
         devices=("/dev/aperture_devices",),
-        mounts=(Mount("/var/lib/tcpxo/lib64", "/var/lib/tcpxo/lib64"),),
+        mounts=(HostPath("/var/lib/tcpxo/lib64", "/var/lib/tcpxo/lib64"),),
     ),
     Fabric(
         name="gcp-gib",
@@ -244,8 +244,8 @@ FABRICS = (
         net="gIB",
         owns=_OWNS_GIB,
         mounts=(
-            Mount("/home/kubernetes/bin/nvidia", "/usr/local/nvidia"),
-            Mount("/home/kubernetes/bin/gib", "/usr/local/gib"),
+            HostPath("/home/kubernetes/bin/nvidia", "/usr/local/nvidia"),
+            HostPath("/home/kubernetes/bin/gib", "/usr/local/gib"),
         ),
         annotations=_interfaces(_rdma_networks()),
     ),
@@ -270,8 +270,8 @@ FABRICS = (
         net="gIB",
         owns=_OWNS_GIB,
         mounts=(
-            Mount("/home/kubernetes/bin/nvidia", "/usr/local/nvidia"),
-            Mount("/home/kubernetes/bin/gib", "/usr/local/gib"),
+            HostPath("/home/kubernetes/bin/nvidia", "/usr/local/nvidia"),
+            HostPath("/home/kubernetes/bin/gib", "/usr/local/gib"),
         ),
         annotations=_interfaces(_rdma_networks(eth1="gvnic-1")),
     ),
@@ -301,7 +301,7 @@ FABRICS = (
         net="gIB",
         owns=_OWNS_GIB,
         devices=("/dev/infiniband",),
-        mounts=(Mount("/var/lib/gib", "/var/lib/gib"),),
+        mounts=(HostPath("/var/lib/gib", "/var/lib/gib"),),
         memlock=True,
     ),
 )

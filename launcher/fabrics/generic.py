@@ -33,7 +33,10 @@ FABRICS = (
                 _TORCH,
             ),
             Variable(
-                "NCCL_SOCKET_IFNAME", "lo", "NCCL takes lo only when told to", manual("NCCL_SOCKET_IFNAME")
+                "NCCL_SOCKET_IFNAME",
+                "lo",
+                "NCCL skips lo unless it is named or the only interface",
+                manual("NCCL_SOCKET_IFNAME"),
             ),
         ),
     ),

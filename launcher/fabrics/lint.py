@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Severity = Literal["error", "warning", "note"]
 
 
-class Finding(NamedTuple):
+class Diagnostic(NamedTuple):
     """What is wrong with one variable. `error`: it cannot work; `warning`: harmful; `note`: worth a second look."""
 
     name: str
@@ -24,44 +24,45 @@ class Finding(NamedTuple):
     severity: Severity
 
 
-def lint(environ: Mapping[str, str], fabric: Fabric) -> list[Finding]:
+def lint(environ: Mapping[str, str], fabric: Fabric) -> list[Diagnostic]:
     """What is wrong with `environ` on `fabric`, the gravest finding of each variable; the fabric's own are right.
 
     Names that NCCL does not read are warnings, not errors: a newer NCCL may read them.
     """
     own = {(v.name, v.value) for v in environment(fabric, gpu=True, interface=None)}
     given = [item for item in environ.items() if item not in own]
-    found = (_first(name, value, fabric) for name, value in given)
-    return [finding for finding in found if finding]
+    gravest = (_first(name, value, fabric) for name, value in given)
+    return [diagnostic for diagnostic in gravest if diagnostic]
 
 
-def _first(name: str, value: str, fabric: Fabric) -> Finding | None:
+def _first(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
     checks = (_set_by_launcher, _only_loopback, _forbidden, _foreign, _harmful, _old, _unknown, _experiment)
-    return next((finding for check in checks if (finding := check(name, value, fabric))), None)
+    diagnostics = (check(name, value, fabric) for check in checks)
+    return next(filter(None, diagnostics), None)
 
 
-def _set_by_launcher(name: str, value: str, fabric: Fabric) -> Finding | None:
+def _set_by_launcher(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
     if name not in variables.RESERVED:
         return None
-    return Finding(name, f"{name} cannot be set: {variables.RESERVED[name]}; leave it out", "error")
+    return Diagnostic(name, f"{name} cannot be set: {variables.RESERVED[name]}; leave it out", "error")
 
 
-def _only_loopback(name: str, value: str, fabric: Fabric) -> Finding | None:
+def _only_loopback(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
     if name not in INTERFACES or value.strip("=, ") != "lo" or fabric.name in ("none", "loopback"):
         return None
-    return Finding(name, f"{name}=lo: ranks of other hosts cannot be reached over lo", "error")
+    return Diagnostic(name, f"{name}=lo: ranks of other hosts cannot be reached over lo", "error")
 
 
-def _forbidden(name: str, value: str, fabric: Fabric) -> Finding | None:
+def _forbidden(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
     if name == "NCCL_IB_DISABLE" and "NCCL_IB_" in fabric.owns and value != "0":
-        return Finding(name, f"{name} turns the network of fabric {fabric.name!r} off", "error")
+        return Diagnostic(name, f"{name} disables the network of fabric {fabric.name!r}", "error")
     match = next((entry for entry in fabric.forbidden if entry.matches(name)), None)
     if not match:
         return None
-    return Finding(name, f"leave {name} out on {fabric.name!r}: {match.why} ({match.source})", "warning")
+    return Diagnostic(name, f"leave {name} out on {fabric.name!r}: {match.why} ({match.source})", "warning")
 
 
-def _foreign(name: str, value: str, fabric: Fabric) -> Finding | None:
+def _foreign(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
     if name == "NCCL_NET":
         return _other_net(value, fabric)
     if name == "NCCL_IB_DISABLE" or fabric.name == "none" or name.startswith(fabric.owns):
@@ -69,50 +70,52 @@ def _foreign(name: str, value: str, fabric: Fabric) -> Finding | None:
     owners = [f.name for f in FABRICS.values() if name.startswith(f.owns)]
     if not owners:
         return None
-    return Finding(name, f"{name} is for {_some(owners)}: choose that fabric or leave it out", "warning")
+    return Diagnostic(name, f"{name} is for {_some(owners)}: choose that fabric or leave it out", "warning")
 
 
-def _other_net(value: str, fabric: Fabric) -> Finding | None:
+def _other_net(value: str, fabric: Fabric) -> Diagnostic | None:
     aliases = {"libfabric": "aws libfabric", "ofi": "aws libfabric"}
     wanted = aliases.get(value.lower(), value.lower())
     if fabric.net and wanted != fabric.net.lower():
         message = f"NCCL_NET={value} is not the network of {fabric.name!r}, which is {fabric.net!r}"
-        return Finding("NCCL_NET", message, "warning")
+        return Diagnostic("NCCL_NET", message, "warning")
     owners = [f.name for f in FABRICS.values() if f.net and f.net.lower() == wanted]
     if fabric.net or not owners or fabric.name == "none" or fabric.owns:
         return None
-    return Finding(
+    return Diagnostic(
         "NCCL_NET", f"NCCL_NET={value} stops the job on {fabric.name!r}: it is for {_some(owners)}", "warning"
     )
 
 
-def _harmful(name: str, value: str, fabric: Fabric) -> Finding | None:
-    values, why, source = variables.HARMFUL.get(name, (frozenset(), "", ""))
-    if value.upper() not in values:
+def _harmful(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
+    harm = variables.harm(name)
+    if harm is None or value.upper() not in harm.values:
         return None
-    return Finding(name, f"{name}={value} is for debugging: it {why} ({source})", "warning")
+    return Diagnostic(name, f"{name}={value} is for debugging: it {harm.why} ({harm.source})", "warning")
 
 
-def _old(name: str, value: str, fabric: Fabric) -> Finding | None:
-    instead = variables.OLD.get(name)
-    return Finding(name, f"{name} is an old name: {instead}", "warning") if instead else None
+def _old(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
+    instead = variables.instead_of(name)
+    return Diagnostic(name, f"{name} is an old name: {instead}", "warning") if instead else None
 
 
-def _unknown(name: str, value: str, fabric: Fabric) -> Finding | None:
+def _unknown(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
     if variables.is_known(name):
         return None
-    family = next(prefix for prefix in variables.KNOWN if name.startswith(prefix))
-    ends = [known.removeprefix(family) for known in sorted(variables.KNOWN[family])]
+    family = next(prefix for prefix in variables.known() if name.startswith(prefix))
+    ends = [known.removeprefix(family) for known in sorted(variables.known()[family])]
     close = difflib.get_close_matches(name.removeprefix(family), ends, n=1, cutoff=0.7)
     hint = f"; did you mean {family}{close[0]!s}?" if close else ""
-    return Finding(name, f"nothing reads {name}{hint}", "warning")
+    return Diagnostic(name, f"nothing reads {name}{hint}", "warning")
 
 
-def _experiment(name: str, value: str, fabric: Fabric) -> Finding | None:
-    if name not in variables.EXPERIMENTS:
+def _experiment(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
+    if name not in variables.experiments():
         return None
-    return Finding(
-        name, f"{name} takes a choice from NCCL; its guide keeps it for experiments ({manual(name)})", "note"
+    return Diagnostic(
+        name,
+        f"{name} overrides what NCCL chooses itself; its guide lists it for debugging ({manual(name)})",
+        "note",
     )
 
 

@@ -31,7 +31,7 @@ class Forbidden(NamedTuple):
         return name.startswith(self.name[:-1]) if self.name.endswith("*") else name == self.name
 
 
-class Mount(NamedTuple):
+class HostPath(NamedTuple):
     """A path of the host that the container must see."""
 
     host: str
@@ -50,7 +50,7 @@ class Sidecar(NamedTuple):
     image: str
     command: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
-    mounts: tuple[Mount, ...]
+    mounts: tuple[HostPath, ...]
     capabilities: tuple[str, ...]
     source: str
 
@@ -91,7 +91,7 @@ class Fabric(NamedTuple):
     # Device paths for a container on a host. On Kubernetes a device plugin (`resources`) brings them, except in a
     # `privileged` pod, which mounts them.
     devices: tuple[str, ...] = ()
-    mounts: tuple[Mount, ...] = ()
+    mounts: tuple[HostPath, ...] = ()
     memlock: bool = False  # network memory is pinned: the limit on locked memory must be unlimited
     # Kubernetes alone. Resources are for one host.
     resources: Mapping[str, int | str] = {}

@@ -1,44 +1,78 @@
 """The kinds of values that job and cluster files hold: durations, sizes, names, paths, text.
 
-Owns how each is checked and what editors show of it; which field has which kind is said in job.py and cluster.py.
+Owns how each is checked and what editors show of it; which field has which kind is said in job.py and cluster.py, as
+annotations of frozen dataclasses that validation.py reads.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from typing import TYPE_CHECKING, Annotated, Any
-
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    StringConstraints,
-    WithJsonSchema,
-)
-from pydantic_core import CoreSchema, core_schema
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 from launcher import units
 from launcher.errors import shown
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 NAME = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 
+# What stands in annotations must be hashable, as typing looks for duplicates in unions: by identity.
+_rule = dataclasses.dataclass(frozen=True, eq=False)
 
-def _measure(convert: Callable[[str], int], examples: str) -> BeforeValidator:
-    def validate(value: object) -> int:
-        if not isinstance(value, str):
-            raise ValueError(f"{shown(value)} has no unit; write it as {examples}")
-        number = convert(value)
-        if number < 1:
-            raise ValueError(f"{value!r} is not above zero; write it as {examples}")
-        return number
 
-    return BeforeValidator(validate)
+@_rule
+class Range:
+    """The numbers that a field takes."""
+
+    least: int
+    most: int | None = None
+
+
+@_rule
+class Pattern:
+    """The text that a field takes: all of it matches `expression`; `hint` says how to write it."""
+
+    expression: str
+    hint: str
+    longest: int | None = None
+
+
+@_rule
+class Read:
+    """How a value is read: `function` returns it or raises ValueError; `schema` is what editors know of it."""
+
+    function: Callable[[Any], Any]
+    schema: Mapping[str, Any] | None = None
+
+
+@_rule
+class Then:
+    """What is done with a value that has the right type; raises ValueError."""
+
+    function: Callable[[Any], Any]
+
+
+@_rule
+class Longest:
+    """How many entries a list takes."""
+
+    entries: int
+
+
+@_rule
+class Shorthand:
+    """Lets a mapping be written as one value: `deepspeed: zero3` for `deepspeed: {preset: zero3}`."""
+
+    field: str
+    types: tuple[str, ...] = ("string",)
+
+
+def field(default: Any = dataclasses.MISSING, description: str = "", *, key: str = "") -> Any:
+    """A field of a file. `default`: a value, or a function that makes it; `key`: its name there, if not Python's."""
+    metadata = {"description": description, **({"key": key} if key else {})}
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def as_text(value: object) -> object:
@@ -51,6 +85,33 @@ def as_text(value: object) -> object:
     return str(value) if isinstance(value, (int, float)) else value
 
 
+def follows(rule: Callable[[str], str]) -> Callable[[object], object]:
+    """Text that `rule` returns or refuses; what is no text passes, to be refused as such."""
+
+    def read(value: object) -> object:
+        text = as_text(value)
+        return rule(text) if isinstance(text, str) else text
+
+    return read
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may be a job's name or a run's suffix."""
+    return re.fullmatch(NAME, text) is not None
+
+
+def _measure(convert: Callable[[str], int], examples: str) -> Callable[[object], int]:
+    def read(value: object) -> int:
+        if not isinstance(value, str):
+            raise ValueError(f"{shown(value)} has no unit; write it as {examples}")
+        size = convert(value)
+        if size < 1:
+            raise ValueError(f"{value!r} is not above zero; write it as {examples}")
+        return size
+
+    return read
+
+
 def _bindable(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -61,48 +122,36 @@ def _bindable(value: object) -> object:
     return value
 
 
+TEXT_SCHEMA = {"type": ["string", "number"]}
 Seconds = Annotated[
     int,
-    _measure(units.seconds, "48h, 90m or 48:00:00"),
-    WithJsonSchema(
-        {"type": "string", "pattern": f"^(?:{units.DURATION}|{units.CLOCK})$", "examples": ["48h", "90m"]}
+    Read(
+        _measure(units.seconds, "48h, 90m or 48:00:00"),
+        {"type": "string", "pattern": f"^(?:{units.DURATION}|{units.CLOCK})$", "examples": ["48h", "90m"]},
     ),
 ]
 Bytes = Annotated[
     int,
-    _measure(units.size, "80GB or 512GiB"),
-    WithJsonSchema({"type": "string", "pattern": f"^{units.SIZE}$", "examples": ["80GB", "512GiB"]}),
+    Read(
+        _measure(units.size, "80GB or 512GiB"),
+        {"type": "string", "pattern": f"^{units.SIZE}$", "examples": ["80GB", "512GiB"]},
+    ),
 ]
-Text = Annotated[str, BeforeValidator(as_text), WithJsonSchema({"type": ["string", "number"]})]
-AbsolutePath = Annotated[
+Text = Annotated[str, Read(as_text, TEXT_SCHEMA)]
+AbsolutePath = Annotated[str, Read(_bindable, {"type": "string", "pattern": r"""^/[^:,\n"'\\]*$"""})]
+Count = Annotated[int, Range(1, 2**31 - 1)]
+Name = Annotated[
     str,
-    BeforeValidator(_bindable),
-    WithJsonSchema({"type": "string", "pattern": r"""^/[^:,\n"'\\]*$"""}),
+    Pattern(
+        NAME,
+        "use lower case letters, digits and '-', starting with a letter, ending with a letter or digit",
+        longest=40,
+    ),
 ]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
-Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$", max_length=40)]
-VariableName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
-
-
-class OrText:
-    """Lets a mapping be written as one value: `deepspeed: zero3` for `deepspeed: {preset: zero3}`."""
-
-    def __init__(self, field: str, *kinds: str) -> None:
-        self.field, self.kinds = field, list(kinds) or ["string"]
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(
-            lambda v: v if isinstance(v, (dict, BaseModel)) else {self.field: v}, handler(source)
-        )
-
-    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [{"type": self.kinds}, handler(core)]}
-
-
-def is_name(text: str) -> bool:
-    """Whether `text` may be a job's name or a run's suffix."""
-    return re.fullmatch(NAME, text) is not None
+VariableName = Annotated[
+    str,
+    Pattern(
+        r"[A-Za-z_][A-Za-z0-9_]*",
+        "a variable's name has letters, digits and _ and does not start with a digit",
+    ),
+]

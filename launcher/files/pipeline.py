@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
-
-from launcher.files.fields import Model, Name, Text
+from launcher.files.fields import Name, Text, Then, field
 
 _REFERENCE = re.compile(r"\$(?:(\$)|(\w[-\w]*)|\{(\w[-\w]*)\})", re.ASCII)
 
 
-class Entry(Model):
-    job: Text = Field(description="A job file; a path starts at this file's folder.")
-    set: dict[str, Any] = Field(
-        default_factory=dict,
-        description="Fields of the job, as --set names them; $STAGE is that stage's run folder.",
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    job: Text = field(description="A job file; a path starts at this file's folder.")
+    set: dict[str, Any] = field(
+        dict,
+        "Fields of the job, as --set names them; $STAGE is that stage's run folder.",
     )
 
 
@@ -38,12 +38,13 @@ def _some(stages: dict[str, Entry]) -> dict[str, Entry]:
     return stages
 
 
-class Pipeline(Model):
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
     """Jobs that start one after the other."""
 
-    name: Name = Field(description="Starts the pipeline's id: lower case, digits and dashes.")
-    cluster: Text | None = Field(None, description="Where all stages run, instead of their own cluster.")
-    pipeline: Annotated[dict[Name, Entry], AfterValidator(_some)] = Field(
+    name: Name = field(description="Starts the pipeline's id: lower case, digits and dashes.")
+    cluster: Text | None = field(None, "Where all stages run, instead of their own cluster.")
+    pipeline: Annotated[dict[Name, Entry], Then(_some)] = field(
         description="The stages, each with its job, in an order in which each comes after those it needs."
     )
 

@@ -21,12 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from launcher.files.document import Document, Keys
-    from launcher.files.fields import Model
 
 
 _CLUSTER: dict[Keys, Callable[[], Sequence[str]]] = {
     ("fabric",): lambda: sorted(FABRICS),
-    ("gpu",): lambda: sorted(gpus.GPUS),
+    ("gpu",): lambda: sorted(gpus.names()),
 }
 _JOB: dict[Keys, Callable[[], Sequence[str]]] = {
     ("workload",): workloads.names,
@@ -35,7 +34,7 @@ _JOB: dict[Keys, Callable[[], Sequence[str]]] = {
 }
 
 
-def problems(document: Document, model: type[Model]) -> Iterator[Problem]:
+def problems(document: Document, model: type) -> Iterator[Problem]:
     """Names that do not exist, and options and keys that a workload or DeepSpeed does not take."""
     data = document.data
     tables = {Job: _JOB, Cluster: _CLUSTER}
@@ -73,7 +72,7 @@ def _model_problems(document: Document) -> Iterator[Problem]:
     named = document.data.get("model")
     if isinstance(named, (int, float)) and not isinstance(named, bool):
         named = str(named)
-    if isinstance(named, str) and document.data.get("workload", "pretrain") in workloads.TRAINING:
+    if isinstance(named, str) and workloads.traits(str(document.data.get("workload", "pretrain"))).estimated:
         try:
             models.load_if_here(named)
         except SpecError as error:

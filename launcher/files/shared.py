@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, model_validator
+from launcher.files.fields import Pattern, Shorthand, Text, VariableName, field
 
-from launcher.files.fields import Model, OrText, Text, VariableName
+SECRET_HINT = "use letters, digits, '-', '_' and '.'"
 
 
-class Variable(Model):
-    value: Text | None = Field(None, description="The value itself.")
-    secret: (
-        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")] | None
-    ) = Field(None, description="Name of a secret that holds it; the value never lands in a file of ours.")
-    key: Annotated[str, StringConstraints(pattern=r"^[-._A-Za-z0-9]+$")] | None = Field(
-        None, description="The secret's key, if it is not the variable's name (Kubernetes)."
+@dataclass(frozen=True, kw_only=True)
+class Variable:
+    value: Text | None = field(None, "The value itself.")
+    secret: Annotated[str, Pattern(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", SECRET_HINT)] | None = field(
+        None, "Name of a secret that holds it; the value never lands in a file of ours."
+    )
+    key: Annotated[str, Pattern(r"[-._A-Za-z0-9]+", SECRET_HINT)] | None = field(
+        None, "The secret's key, if it is not the variable's name (Kubernetes)."
     )
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Variable:
+    def __post_init__(self) -> None:
         if self.value is not None and self.secret is not None:
             raise ValueError("has a value and a secret; keep one of them")
         if self.key is not None and self.secret is None:
             raise ValueError("has a key but no secret to look it up in; add `secret:`")
-        return self
 
 
 # A null leaves a variable out that the fabric or the cluster file sets.
-Environment = dict[VariableName, Annotated[Variable, OrText("value", "string", "number", "null")]]
+Environment = dict[VariableName, Annotated[Variable, Shorthand("value", ("string", "number", "null"))]]

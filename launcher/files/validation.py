@@ -1,155 +1,287 @@
 """A document as a Job, a Cluster or a pipeline's file, or everything that is wrong with it.
 
-Owns the words for what pydantic finds; fields and ranges are in job.py, cluster.py and pipeline.py.
+Owns the walk along the annotations of job.py, cluster.py and pipeline.py, and the words of each message.
+
+Why not pydantic: its import and the building of its models took half of a command's time (`make bench`), and each of
+its messages was worded anew here.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from pydantic import ValidationError
+import dataclasses
+import functools
+import math
+import re
+import types
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from launcher import workloads
-from launcher.errors import Problem, did_you_mean, shown
+from launcher.errors import Problem, SpecError, did_you_mean, shown
 from launcher.files import references
 from launcher.files.cluster import Cluster
-from launcher.files.fields import Model
+from launcher.files.fields import Longest, Pattern, Range, Read, Shorthand, Then
 from launcher.files.job import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from launcher.files.document import Document, Keys
 
-Valid = TypeVar("Valid", bound=Model)
+Valid = TypeVar("Valid")
+_INVALID: Any = object()
+_EXPECTED = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+class Violation(NamedTuple):
+    """What is wrong with the value at `keys`; `unknown` where it is the key itself that no field has."""
+
+    keys: Keys
+    message: str
+    hint: str = ""
+    unknown: bool = False
 
 
 def validate(document: Document, model: type[Valid], problems: list[Problem]) -> Valid | None:
-    """The model, or None with what is wrong added to `problems`."""
+    """`document` as a `model`, or None with what is wrong added to `problems`."""
     wrong = [*document.problems, *references.problems(document, model)]
-    valid = None
-    try:
-        valid = model.model_validate(document.data)
-    except ValidationError as error:
-        errors = error.errors(include_url=False)
-        wrong += [_problem(e, document, model) for e in errors if not _is_unreadable(document, e["loc"])]
+    value, violations = read(model, document.data)
+    for keys, message, hint, unknown in violations:
+        if not any(keys[: len(path)] == path for path in document.unreadable):
+            hint = (_elsewhere(model, keys) if unknown else "") or hint
+            wrong.append(Problem(message, hint, document.place(keys)))
     problems += wrong
-    return None if wrong else valid
+    return None if wrong else value
 
 
-def _is_unreadable(document: Document, path: Keys) -> bool:
-    """Whether the value at `path` could not be read, which has been said."""
-    return any(path[: len(keys)] == keys for keys in document.unreadable)
+def build(model: type[Valid], data: object) -> Valid:
+    """Plain data as a `model`. Raises SpecError with all that is wrong with it, without places."""
+    value, violations = read(model, data)
+    if value is None:
+        raise SpecError(*(Problem(message, hint) for _, message, hint, _ in violations))
+    return value
 
 
-def _problem(error: Any, document: Document, model: type[Model]) -> Problem:
-    is_key = "[key]" in error["loc"]
-    keys: Keys = tuple(k for k in error["loc"] if k != "[key]")
-    given, context, kind = error["input"], error.get("ctx", {}), error["type"]
-    place = document.place(keys)
-    if kind == "missing":
-        return Problem(f"{_dotted(keys)} is missing", _description(model, keys), place)
-    if kind == "extra_forbidden":
-        return Problem(f"unknown key {_dotted(keys)!r}", _key_hint(model, keys), place)
-    name = _dotted(keys[:-1] if is_key or not _is_written(document.data, keys) else keys)
-    match kind:
-        case "value_error":
-            return Problem(f"{name}: {context['error']}", "", place)
-        case "literal_error":
-            choices = context["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            return Problem(f"{name}: {shown(given)} is not known", did_you_mean(str(given), choices), place)
-        case "string_pattern_mismatch":
-            what = f"{name}: {shown(given)} is not a valid name"
-            return Problem(what, _pattern_hint(error["loc"]), place)
-        case "string_too_long":
-            what = f"{name}: {shown(given)} is longer than {context['max_length']} characters"
-            return Problem(what, "shorten it", place)
-        case kind if kind in _EXPECTED:
-            what = f"{name}: {_EXPECTED[kind].format(**context)}, not {shown(given)}"
-            return Problem(what, _value_hint(_info(model, keys), kind, given), place)
-    return Problem(f"{name}: {error['msg']}", "", place)
+def read(model: type[Valid], data: object) -> tuple[Valid | None, list[Violation]]:
+    """Plain data as a `model`, or None and all that is wrong with it."""
+    reader = _Reader([])
+    value = reader.value(model, data, ())
+    return (None if reader.violations else value), reader.violations
+
+
+def written(value: Any) -> Any:
+    """A model as the plain data of a file; what has its default is left out."""
+    if dataclasses.is_dataclass(value):
+        more = getattr(value, "MORE", "")
+        parts = {
+            key: written(entry)
+            for key, field in fields(type(value)).items()
+            if (entry := getattr(value, field.name)) != _default(field)
+        }
+        return parts | (getattr(value, more) if more else {})
+    if isinstance(value, dict):
+        return {key: written(entry) for key, entry in value.items()}
+    return [written(entry) for entry in value] if isinstance(value, list) else value
+
+
+def fields(model: Any, keys: Keys = ()) -> dict[str, dataclasses.Field[Any]]:
+    """The fields of the dataclass at `keys` below `model`, by their names in a file."""
+    for key in keys:
+        field = fields(model).get(str(key))
+        if field is not None:  # else the key of a mapping, such as a variable's name: same dataclass below
+            model = next(filter(dataclasses.is_dataclass, _inside(hints(model)[field.name])), model)
+    more = getattr(model, "MORE", None)
+    return {f.metadata.get("key", f.name): f for f in dataclasses.fields(model) if f.name != more}
+
+
+@functools.cache
+def hints(model: type) -> dict[str, Any]:
+    """The annotations of a dataclass."""
+    return get_type_hints(model, include_extras=True)
+
+
+def is_optional(hint: Any) -> bool:
+    """Whether `hint` is `X | None`."""
+    return get_origin(hint) in (Union, types.UnionType)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _inside(hint: Any) -> list[Any]:
+    return [hint, *(deeper for inner in get_args(hint) for deeper in _inside(inner))]
+
+
+def _elsewhere(model: Any, keys: Keys) -> str:
+    """Where an unknown key belongs, if it is one of another file or of a workload; else ''."""
+    key = str(keys[-1])
+    for name, other in (("job", Job), ("cluster", Cluster)):
+        if len(keys) == 1 and other is not model and key in fields(other):
+            return f"it belongs in the {name} file"
+    option = key.replace("_", "-")
+    if keys == (key,) and model is Job and option in workloads.known():
+        return f"options of the workload go below `args:`: args: {{{option}: …}}"
+    return ""
 
 
 def _dotted(keys: Keys) -> str:
     return ".".join(map(str, keys))
 
 
-def _is_written(data: Any, keys: Keys) -> bool:
-    """Whether the file has `keys`: `deepspeed: zero3` stands for a `deepspeed.preset` that nobody wrote."""
-    for key in keys[:-1]:
-        if not isinstance(data, (dict, list)):
-            return False
-        data = data[key]  # type: ignore[index]
-    return isinstance(data, (dict, list))
+class _Reader(NamedTuple):
+    violations: list[Violation]
+
+    def value(self, hint: Any, value: Any, keys: Keys) -> Any:
+        """`value` as `hint`, or _INVALID with a violation added."""
+        origin, inner = get_origin(hint), get_args(hint)
+        if origin is Annotated:
+            return self._annotated(inner[0], inner[1:], value, keys)
+        if is_optional(hint):
+            return None if value is None else self.value(inner[0], value, keys)
+        if origin is Literal:
+            return self._choice(inner, value, keys)
+        if origin is dict:
+            return self._mapping(inner, value, keys)
+        if origin is list:
+            return self._list(inner[0], value, keys)
+        if dataclasses.is_dataclass(hint):
+            return self._model(hint, value, keys)
+        expected = "" if hint is Any else _mismatch(hint, value)
+        if expected:
+            return self._wrong(keys, f"{expected} is expected", value)
+        return float(value) if hint is float else value
+
+    def _annotated(self, base: Any, rules: tuple[Any, ...], value: Any, keys: Keys) -> Any:
+        for rule in rules:
+            if isinstance(rule, Read):
+                value = self._called(rule.function, value, keys)
+            if isinstance(rule, Shorthand) and not isinstance(value, (dict, base)):
+                part = self.value(hints(base)[rule.field], value, keys)
+                build = functools.partial(_build, base, rule.field)
+                return part if part is _INVALID else self._called(build, part, keys)
+        value = value if value is _INVALID else self.value(base, value, keys)
+        for rule in rules if value is not _INVALID else ():
+            message, hint = _broken(rule, value)
+            if message:
+                self.violations.append(Violation(keys, f"{_dotted(keys)}: {message}", hint))
+                return _INVALID
+            if isinstance(rule, Then):
+                value = self._called(rule.function, value, keys)
+        return value
+
+    def _called(self, function: Callable[[Any], Any], value: Any, keys: Keys) -> Any:
+        try:
+            return function(value)
+        except ValueError as error:
+            self.violations.append(Violation(keys, f"{_dotted(keys)}: {error}"))
+            return _INVALID
+
+    def _wrong(self, keys: Keys, message: str, value: object) -> Any:
+        hint = ""
+        if message.startswith("a whole") and isinstance(value, str) and value.isascii() and value.isdecimal():
+            hint = "take the quotes away"
+        self.violations.append(Violation(keys, f"{_dotted(keys)}: {message}, not {shown(value)}", hint))
+        return _INVALID
+
+    def _choice(self, choices: tuple[Any, ...], value: Any, keys: Keys) -> Any:
+        if isinstance(value, str) and value in choices:
+            return value
+        hint = did_you_mean(str(value), choices)
+        self.violations.append(Violation(keys, f"{_dotted(keys)}: {shown(value)} is not known", hint))
+        return _INVALID
+
+    def _mapping(self, inner: tuple[Any, ...], value: Any, keys: Keys) -> Any:
+        if not isinstance(value, dict):
+            return self._wrong(keys, "`key: value` lines are expected", value)
+        before, mapping = len(self.violations), {}
+        for key, entry in value.items():
+            start = len(self.violations)
+            name = self.value(inner[0], key, keys)
+            # what is wrong with a key stands at the key, in the words of the mapping
+            self.violations[start:] = [v._replace(keys=(*keys, key)) for v in self.violations[start:]]
+            mapping[name] = self.value(inner[1], entry, (*keys, key))
+        return mapping if len(self.violations) == before else _INVALID
+
+    def _list(self, inner: Any, value: Any, keys: Keys) -> Any:
+        if not isinstance(value, list):
+            return self._wrong(keys, "a list is expected", value)
+        entries = [self.value(inner, entry, (*keys, index)) for index, entry in enumerate(value)]
+        return _INVALID if any(entry is _INVALID for entry in entries) else entries
+
+    def _model(self, model: Any, value: Any, keys: Keys) -> Any:
+        if isinstance(value, model):
+            return value
+        if not isinstance(value, dict):
+            return self._wrong(keys, "`key: value` lines are expected", value)
+        known, before, parts = fields(model), len(self.violations), dict[str, Any]()
+        more = getattr(model, "MORE", None)  # the field for keys that no other field has
+        unknown = [key for key in value if key not in known]
+        for key in unknown if more is None else ():
+            hint, path = did_you_mean(str(key), known), (*keys, key)
+            self.violations.append(Violation(path, f"unknown key {_dotted(path)!r}", hint, unknown=True))
+        for key, field in known.items():
+            required = _default(field) is dataclasses.MISSING
+            if key in value:
+                start = len(self.violations)
+                parts[field.name] = self.value(hints(model)[field.name], value[key], (*keys, key))
+                if value[key] is None and not required:
+                    self._hint(start, "remove the key to get its default")
+            elif required:
+                self.violations.append(_missing(field, (*keys, key)))
+        if more:
+            parts[more] = {key: value[key] for key in unknown}
+        if len(self.violations) > before:
+            return _INVALID
+        return self._called(lambda parts: model(**parts), parts, keys)
+
+    def _hint(self, start: int, hint: str) -> None:
+        self.violations[start:] = [v._replace(hint=hint) for v in self.violations[start:]]
 
 
-_EXPECTED = {
-    "int_type": "a whole number is expected",
-    "bool_type": "true or false is expected",
-    "string_type": "text is expected",
-    "dict_type": "`key: value` lines are expected",
-    "model_type": "`key: value` lines are expected",
-    "list_type": "a list is expected",
-    "float_type": "a number is expected",
-    "float_parsing": "a number is expected",
-    "finite_number": "a finite number is expected",
-    "string_unicode": "text in UTF-8 is expected",
-    "greater_than_equal": "must be at least {ge}",
-    "less_than_equal": "must be at most {le}",
-}
+def _build(model: Any, field: str, value: Any) -> Any:
+    return model(**{field: value})
 
 
-def _value_hint(info: Any, kind: str, given: object) -> str:
-    if given is None:
-        return "" if info is None or info.is_required() else "remove the key to get its default"
-    quoted = kind == "int_type" and isinstance(given, str) and given.isascii() and given.isdecimal()
-    return "take the quotes away" if quoted else ""
+def _mismatch(kind: type, value: object) -> str:
+    """What is expected in place of `value`, or '' where it is of `kind`."""
+    numbers = (int, float) if kind is float else kind
+    if not isinstance(value, numbers) or (kind is not bool and isinstance(value, bool)):
+        return _EXPECTED[kind]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a finite number"
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        return "text in UTF-8"
+    return ""
 
 
-def _pattern_hint(loc: tuple[Any, ...]) -> str:
-    if "env" in loc and "[key]" in loc:
-        return "a variable's name has letters, digits and _ and does not start with a digit"
-    if loc[-1] in {"secret", "key"}:
-        return "use letters, digits, '-', '_' and '.'"
-    return "use lower case letters, digits and '-', starting with a letter, ending with a letter or digit"
+def _broken(rule: object, value: Any) -> tuple[str, str]:
+    """(what is wrong, hint) with a value that does not keep to `rule`, else two empty texts."""
+    match rule:
+        case Range(least=least) if value < least:
+            return f"must be at least {least}, not {shown(value)}", ""
+        case Range(most=most) if most is not None and value > most:
+            return f"must be at most {most}, not {shown(value)}", ""
+        case Pattern(longest=longest) if longest and len(value) > longest:
+            return f"{shown(value)} is longer than {longest} characters", "shorten it"
+        case Pattern(expression=expression, hint=hint) if not re.fullmatch(expression, value):
+            return f"{shown(value)} is not a valid name", hint
+        case Longest(entries=entries) if len(value) > entries:
+            return f"has {len(value)} entries, more than {entries}", "shorten it"
+    return "", ""
 
 
-def _key_hint(model: type[Model], keys: Keys) -> str:
-    """Where an unknown key belongs, or which known one is meant."""
-    key = str(keys[-1])
-    others = {"job": Job, "cluster": Cluster}
-    for name, other in others.items():
-        if len(keys) == 1 and other is not model and key in _by_name(other):
-            return f"it belongs in the {name} file"
-    if keys == (key,) and model is Job and key.replace("_", "-") in workloads.known():
-        return f"options of the workload go below `args:`: args: {{{key.replace('_', '-')}: …}}"
-    return did_you_mean(key, _by_name(_below(model, keys[:-1])))
-
-
-def _below(model: Any, keys: Keys) -> Any:
-    for key in keys:
-        info = _by_name(model).get(str(key))
-        if info is not None:  # else the key of a mapping, such as a variable's name: same model below
-            model = next((t for t in _types(info.annotation) if hasattr(t, "model_fields")), model)
-    return model
-
-
-def _by_name(model: Any) -> dict[str, Any]:
-    return {f.alias or n: f for n, f in model.model_fields.items()}
-
-
-def _types(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for inner in getattr(annotation, "__args__", ()):
-        yield from _types(inner)
-
-
-def _info(model: Any, keys: Keys) -> Any:
-    """The field at `keys`; None where there is none, such as for the key of a mapping."""
-    return _by_name(_below(model, keys[:-1])).get(str(keys[-1]))
-
-
-def _description(model: type[Model], keys: Keys) -> str:
-    info = _info(model, keys)
-    text = (info.description or "") if info else ""
-    return f"add `{keys[-1]}:`" + (f" ({text[:1].lower()}{text[1:].rstrip('.')})" if text else "")
+def _missing(field: dataclasses.Field[Any], keys: Keys) -> Violation:
+    text = field.metadata["description"]
+    about = f" ({text[:1].lower()}{text[1:].rstrip('.')})" if text else ""
+    return Violation(keys, f"{_dotted(keys)} is missing", f"add `{keys[-1]}:`{about}")

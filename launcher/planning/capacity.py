@@ -47,7 +47,7 @@ class Fewest(NamedTuple):
     """The fewest hosts on which the job fits. `fewer`: the next smaller number, and why it does not."""
 
     estimate: Estimate
-    batch: config.Batch
+    batch: config.BatchSizes
     fewer: tuple[int, str] | None
 
 
@@ -127,7 +127,7 @@ def _estimate_on(job: Job, cluster: Cluster, hosts: int) -> Estimate:
 
 
 def _with_nodes(job: Job, hosts: int) -> Job:
-    return job.model_copy(update={"nodes": hosts})
+    return replace(job, nodes=hosts)
 
 
 def _layers(job: Job, cluster: Cluster, estimate: Estimate) -> int:
@@ -140,9 +140,10 @@ def _layers(job: Job, cluster: Cluster, estimate: Estimate) -> int:
 
 def _require_figures(job: Job, cluster: Cluster) -> None:
     """Raise PlanError where the memory that is needed or that is available is not known."""
-    if job.workload not in workloads.TRAINING:
+    if not workloads.traits(job.workload).estimated:
         what = f"the memory of workload {job.workload!r} is not estimated"
-        raise PlanError(Problem(what, f"it is of {', '.join(workloads.TRAINING)}", about=("job", "workload")))
+        hint = f"it is of {', '.join(workloads.estimated())}"
+        raise PlanError(Problem(what, hint, about=("job", "workload")))
     if cluster.gpu is None and cluster.memory is None:
         what = "the cluster file does not say how much memory its hosts have"
         raise PlanError(Problem(what, "add memory: 512GB to it", about=("cluster", "memory")))

@@ -101,9 +101,9 @@ class Estimate(NamedTuple):
     def refusal(self) -> PlanError:
         """What to say of a job that does not fit: why, and the smallest change that would make it fit."""
         only = None if self.search else self.candidate
-        found = changes.smallest(self.model, self.machine, self.request, only)
-        settings = ", or ".join(self._setting(change) for change in found)
-        hint = f"use {settings}" if found else "no single change makes it fit: use more and larger hosts"
+        smallest = changes.smallest(self.model, self.machine, self.request, only)
+        settings = ", or ".join(self._setting(change) for change in smallest)
+        hint = f"use {settings}" if smallest else "no single change makes it fit: use more and larger hosts"
         if not self.search:
             reasons = "; ".join(self.evaluation.shortfalls)
             what, about = f"{self.candidate.name} does not fit: {reasons}", ("job", "deepspeed")
@@ -148,10 +148,10 @@ def precision(job: Job, cluster: Cluster) -> str:
         return job.precision
     if cluster.gpu is None:
         return "fp32"
-    return "bf16" if gpus.GPUS[cluster.gpu].capability >= (8, 0) else "fp16"
+    return "bf16" if gpus.load(cluster.gpu).capability >= (8, 0) else "fp16"
 
 
-def batch(job: Job, cluster: Cluster) -> config.Batch:
+def batch(job: Job, cluster: Cluster) -> config.BatchSizes:
     """The numbers of the job's step. Raises PlanError when they do not divide."""
     asked = job.batch
     return config.batch(asked.micro, asked.accumulation, asked.global_, data_parallel_size(job, cluster))
@@ -173,7 +173,7 @@ def estimate_or_reason(job: Job, cluster: Cluster) -> tuple[Estimate | None, str
 
     Raises SpecError for a model that is none, and PlanError for a batch that does not divide.
     """
-    if job.workload not in workloads.TRAINING or job.model is None:
+    if not workloads.traits(job.workload).estimated or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
     model = models.load_if_here(job.model)
     if isinstance(model, models.Unknown):
@@ -205,7 +205,7 @@ def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
 def sequence_problem(job: Job, estimate: Estimate) -> Problem | None:
     """A sequence with more tokens than the model has positions: the workload would stop at its first step."""
     model = estimate.model
-    strict = job.workload == "pretrain" or model.learned_positions
+    strict = workloads.traits(job.workload).bounded_length or model.learned_positions
     length = estimate.request.sequence * sequence_parallel_degree(job)
     if length <= model.positions or not strict:
         return None
@@ -251,7 +251,7 @@ def sequence_parallel_problems(job: Job, cluster: Cluster, estimate: Estimate | 
 
 
 def _machine(job: Job, cluster: Cluster) -> Machine:
-    gpu = gpus.GPUS[cluster.gpu] if cluster.gpu else None
+    gpu = gpus.load(cluster.gpu) if cluster.gpu else None
     memory = cluster.memory
     # without a GPU all ranks share the host's memory
     slot = gpu.memory if gpu else memory // cluster.slots if memory else None

@@ -43,20 +43,20 @@ def needed(config: Mapping[str, Any]) -> list[Need]:
     """
     zero = config.get("zero_optimization") or {}
     places = [(zero.get(part) or {}).get("device") for part in ("offload_optimizer", "offload_param")]
-    found = list(_optimizer(config, places[0] in {"cpu", "nvme"}))
+    needs = list(_optimizer(config, places[0] in {"cpu", "nvme"}))
     if "nvme" in places:
-        found += [Need(op, "offload to NVMe") for op in ("PIN_MEMORY", "AIO")]
+        needs += [Need(op, "offload to NVMe") for op in ("PIN_MEMORY", "AIO")]
         if (config.get("aio") or {}).get("use_gds"):
-            found.append(Need("GDS", "aio.use_gds"))
+            needs.append(Need("GDS", "aio.use_gds"))
     quantized = [key for key in zero if key.startswith("zero_quantized_") and zero[key]]
     if quantized:
-        found.append(Need("QUANTIZER", f"ZeRO++ ({', '.join(quantized)})"))
+        needs.append(Need("QUANTIZER", f"ZeRO++ ({', '.join(quantized)})"))
     if (config.get("compile") or {}).get("deepcompile"):
-        found.append(Need("DEEP_COMPILE", "compile.deepcompile"))
+        needs.append(Need("DEEP_COMPILE", "compile.deepcompile"))
     routing = (config.get("data_efficiency") or {}).get("data_routing") or {}
     if (routing.get("random_ltd") or {}).get("enabled"):
-        found.append(Need("RANDOM_LTD", "random layerwise token dropping"))
-    return found
+        needs.append(Need("RANDOM_LTD", "random layerwise token dropping"))
+    return needs
 
 
 def _optimizer(config: Mapping[str, Any], offloaded: bool) -> Iterator[Need]:
@@ -82,8 +82,8 @@ def used(plan: Plan, scheduler: str) -> bool:
 
 def refusal(plan: Plan, facts: Facts) -> PlanError | None:
     """Why `facts`' image cannot run the plan, None when nothing speaks against it."""
-    found = list(_problems(plan, facts))
-    return PlanError(*found).at(plan.places) if found else None
+    problems = list(_problems(plan, facts))
+    return PlanError(*problems).at(plan.places) if problems else None
 
 
 def stale(plan: Plan, facts: Facts) -> str:
@@ -130,7 +130,7 @@ def _level(plan: Plan, facts: Facts) -> Iterator[Problem]:
 
 def _gpu_problems(plan: Plan, facts: Facts, needs: list[Need]) -> Iterator[Problem]:
     """Code that the GPU cannot run; first of all that of torch, which follows CUDA's own support."""
-    gpu, major = gpus.GPUS[str(plan.cluster.gpu)].capability, facts.cuda.partition(".")[0]
+    gpu, major = gpus.load(str(plan.cluster.gpu)).capability, facts.cuda.partition(".")[0]
     here = f"{plan.cluster.gpu} (compute capability {_dotted(gpu)})"
     oldest = _OLDEST.get(int(major)) if re.fullmatch("[0-9]{1,4}", major) else None
     lost = [n.op for n in needs if n.op in facts.ops and not facts.ops[n.op].runs_on(gpu)]

@@ -15,6 +15,7 @@ from launcher.deepspeed import rules
 from launcher.errors import LauncherError, PlanError, Problem
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
+from launcher.files import validation
 from launcher.planning import fit, ranks_environment
 from launcher.sizing import gpus
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 _STEM = 45
 
 
-class Site(NamedTuple):
+class Workspace(NamedTuple):
     """The only facts of this machine that a plan knows."""
 
     root: str  # where docker/ and templates/ lie
@@ -50,7 +51,7 @@ class Secret(NamedTuple):
     key: str
 
 
-class Mount(NamedTuple):
+class MountPoint(NamedTuple):
     inside: str
     host: str | None
     claim: str | None
@@ -64,9 +65,9 @@ class Plan(NamedTuple):
     id: str
     job: Job
     cluster: Cluster
-    site: Site
+    workspace: Workspace
     fabric: Fabric
-    batch: deepspeed_config.Batch
+    batch: deepspeed_config.BatchSizes
     preset: str
     config: dict[str, Any]
     precision: str
@@ -74,7 +75,7 @@ class Plan(NamedTuple):
     estimate: fit.Estimate | None  # None where memory is not estimated
     variables: tuple[model.Variable, ...]
     secrets: tuple[Secret, ...]
-    mounts: tuple[Mount, ...]
+    mounts: tuple[MountPoint, ...]
     image: str
     places: Places  # where the fields of both files are written, for what is found wrong later
     image_facts: Facts | None = None
@@ -105,7 +106,7 @@ class Plan(NamedTuple):
 
     @property
     def folder(self) -> str:
-        return f"{self.site.runs}/{self.id}"
+        return f"{self.workspace.runs}/{self.id}"
 
     @property
     def environment(self) -> tuple[model.Variable, ...]:
@@ -113,7 +114,7 @@ class Plan(NamedTuple):
         return self.variables
 
 
-def make(loaded: Loaded, site: Site, suffix: str = "") -> Plan:
+def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     """The plan of a job on its cluster. `suffix` tells runs of one job apart.
 
     Raises PlanError with everything that cannot work.
@@ -139,10 +140,10 @@ def make(loaded: Loaded, site: Site, suffix: str = "") -> Plan:
     if unknown and fit.requested_preset(job) is None and workloads.steps(job.workload):
         notes.append(f"{unknown}; `deepspeed: auto` is {preset}")
     return Plan(
-        id=_id(job, cluster, site, suffix),
+        id=_id(job, cluster, workspace, suffix),
         job=job,
         cluster=cluster,
-        site=site,
+        workspace=workspace,
         fabric=fabric,
         batch=batch,
         preset=preset,
@@ -155,7 +156,7 @@ def make(loaded: Loaded, site: Site, suffix: str = "") -> Plan:
         mounts=_mounts(cluster, config),
         warnings=tuple(problem.at(places) for problem in _written(findings, "warning", job)),
         notes=tuple(notes),
-        image=_image(cluster, site),
+        image=_image(cluster, workspace),
         places=places,
         image_facts=image_facts,
     )
@@ -179,7 +180,7 @@ def _clashes(
     yield from fit.sequence_parallel_problems(job, cluster, estimate)
     hosts = rules.Hosts(
         gpu=cluster.gpu,
-        capability=gpus.GPUS[cluster.gpu].capability if cluster.gpu else (0, 0),
+        capability=gpus.load(cluster.gpu).capability if cluster.gpu else (0, 0),
         slots=cluster.slots,
         local=_local(cluster),
         part=estimate.part if estimate else None,
@@ -193,9 +194,12 @@ def _local(cluster: Cluster) -> tuple[str, ...]:
     return (*([cluster.nvme.path] if cluster.nvme else []), *mounted, cluster.scratch)
 
 
-def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[Mount, ...]:
+def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[MountPoint, ...]:
     """The cluster's mounts, and its NVMe disks where something is offloaded to them."""
-    written = [Mount(inside, m.host, m.claim, m.readonly, m.local) for inside, m in cluster.mounts.items()]
+    written = [
+        MountPoint(inside, host=m.host, claim=m.claim, readonly=m.readonly, local=m.local)
+        for inside, m in cluster.mounts.items()
+    ]
     zero = config["zero_optimization"]
     paths = [(zero.get(part) or {}).get("nvme_path") for part in ("offload_optimizer", "offload_param")]
     disk = cluster.nvme.path if cluster.nvme else ""
@@ -204,7 +208,7 @@ def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[Mount, ...]:
         and disk not in cluster.mounts
         and any(path and deepspeed_config.below(path, disk) for path in paths)
     ):
-        written.append(Mount(disk, disk, None, False, True))
+        written.append(MountPoint(disk, host=disk, claim=None, readonly=False, local=True))
     return tuple(written)
 
 
@@ -218,26 +222,26 @@ def _args(job: Job, estimate: fit.Estimate | None) -> dict[str, Any]:
 def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
     if cluster.hosts and job.nodes > cluster.hosts:
         yield Problem(
-            f"the job wants {job.nodes} hosts and the cluster has {cluster.hosts}",
+            f"the job needs {job.nodes} hosts, the cluster has {cluster.hosts}",
             f"use nodes: {cluster.hosts}",
             about=("job", "nodes"),
         )
     if cluster.cpus and cluster.gpu is None and cluster.slots > cluster.cpus:
         yield Problem(
-            f"slots {cluster.slots} is more than the host's {cluster.cpus} cores",
+            f"slots {cluster.slots} exceeds the host's {cluster.cpus} cores",
             "use fewer slots",
             about=("cluster", "slots"),
         )
     if job.precision == "fp16" and cluster.gpu is None:
         yield Problem("precision fp16 needs a GPU", "use bf16 or fp32 on a CPU", about=("job", "precision"))
-    if cluster.gpu and job.precision == "bf16" and gpus.GPUS[cluster.gpu].capability < (8, 0):
+    if cluster.gpu and job.precision == "bf16" and gpus.load(cluster.gpu).capability < (8, 0):
         yield Problem(
             f"{cluster.gpu} has no bf16 (compute capability 8.0 and up)",
             "use precision: fp16",
             about=("job", "precision"),
         )
     if not workloads.is_script(job.workload):
-        reason = workloads.refusal(job.workload, job.args, job.model, job.nodes, cluster.slots)
+        reason = workloads.refusal(job.workload, job.args, job.model, hosts=job.nodes, slots=cluster.slots)
         if reason:
             yield Problem(f"workload {job.workload!r}: {reason}", about=("job", "args"))
     if (
@@ -250,12 +254,12 @@ def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
         )
 
 
-def _lint(job: Job, cluster: Cluster, fabric: Fabric) -> list[lint.Finding]:
+def _lint(job: Job, cluster: Cluster, fabric: Fabric) -> list[lint.Diagnostic]:
     written = {**cluster.env, **job.env}
     return lint.lint({name: v.value or "" for name, v in written.items()}, fabric)
 
 
-def _written(findings: Iterable[lint.Finding], severity: lint.Severity, job: Job) -> list[Problem]:
+def _written(findings: Iterable[lint.Diagnostic], severity: lint.Severity, job: Job) -> list[Problem]:
     """The findings of one severity as problems of the file that wrote the variable."""
     return [
         Problem(f.message, about=("job" if f.name in job.env else "cluster", "env", f.name))
@@ -266,7 +270,7 @@ def _written(findings: Iterable[lint.Finding], severity: lint.Severity, job: Job
 
 def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[model.Variable, ...]:
     """The fabric's variables, then the cluster's, then the job's; a later one of the same name wins."""
-    found = {
+    exported = {
         v.name: v
         for v in fabrics_environment.environment(
             fabric, gpu=cluster.gpu is not None, interface=cluster.interface
@@ -275,11 +279,11 @@ def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[model.Variab
     for source, env in (("the cluster file", cluster.env), ("the job file", job.env)):
         for name, variable in env.items():
             if variable.value is None:
-                found.pop(name, None)
+                exported.pop(name, None)
                 continue
-            over = f", instead of {found[name].value!r}" if name in found else ""
-            found[name] = model.Variable(name, variable.value, f"from {source}{over}", "")
-    return tuple(found.values())
+            over = f", instead of {exported[name].value!r}" if name in exported else ""
+            exported[name] = model.Variable(name, variable.value, f"from {source}{over}", "")
+    return tuple(exported.values())
 
 
 def _secrets(job: Job, cluster: Cluster) -> tuple[Secret, ...]:
@@ -287,11 +291,11 @@ def _secrets(job: Job, cluster: Cluster) -> tuple[Secret, ...]:
     return tuple(Secret(name, v.secret, v.key or name) for name, v in wanted.items() if v.secret)
 
 
-def _image(cluster: Cluster, site: Site) -> str:
+def _image(cluster: Cluster, workspace: Workspace) -> str:
     """The cluster's image; without a tag, the one that `make image` gives the flavour that these ranks need."""
     if _has_tag(cluster.image):
         return cluster.image
-    return f"{cluster.image}:{site.image_tag}-{'cuda' if cluster.gpu else 'cpu'}"
+    return f"{cluster.image}:{workspace.image_tag}-{'cuda' if cluster.gpu else 'cpu'}"
 
 
 def _has_tag(image: str) -> bool:
@@ -304,9 +308,9 @@ def _has_tag(image: str) -> bool:
     )
 
 
-def _id(job: Job, cluster: Cluster, site: Site, suffix: str) -> str:
+def _id(job: Job, cluster: Cluster, workspace: Workspace, suffix: str) -> str:
     """The job's name and six digits of the hash of all that decides the plan: equal jobs, equal ids."""
-    content = [job.model_dump(mode="json"), cluster.model_dump(mode="json"), site.image_tag, suffix]
+    content = [validation.written(job), validation.written(cluster), workspace.image_tag, suffix]
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     stem = "-".join(filter(None, (job.name, suffix)))[:_STEM].rstrip("-")
     return f"{stem}-{digest[:6]}"

@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 from launcher import ROOT, __version__
-from launcher.planning.plan import Site
+from launcher.planning.plan import Workspace
 
 
-def here() -> Site:
-    """The Site of this machine. Runs go to $LAUNCHER_RUNS, or to ./runs."""
-    return Site(str(ROOT), str(runs()), sys.executable, *revisions())
+def here() -> Workspace:
+    """The Workspace of this machine. Runs go to $LAUNCHER_RUNS, or to ./runs."""
+    return Workspace(str(ROOT), str(runs()), sys.executable, *revisions())
 
 
 def runs() -> Path:

@@ -33,10 +33,10 @@ def problems(runtime: str, plan: Plan) -> Iterator[Problem]:
         yield Problem(what, hint, about=("job", "workload"))
     yield from _image(runtime, plan.image, plan.cluster.image)
     yield from _mounts(plan)
-    if runtime != "oci" and (split := set(plan.site.runs) & set(":,\n\"'\\")):
+    if runtime != "oci" and (split := set(plan.workspace.runs) & set(":,\n\"'\\")):
         hint = "set LAUNCHER_RUNS to a folder without it"
         characters = " and ".join(sorted(map(repr, split)))
-        yield Problem(f"the folder of runs, {plan.site.runs}: {runtime} splits a mount at {characters}", hint)
+        yield Problem(f"the folder of runs, {plan.workspace.runs}: {runtime} splits a mount at {characters}", hint)
 
 
 def _image(runtime: str, image: str, written: str) -> Iterator[Problem]:
@@ -68,7 +68,7 @@ def _plain(runtime: str, image: str) -> str:
 
 def _mounts(plan: Plan) -> Iterator[Problem]:
     used = {
-        _normal(plan.site.runs): "the run folders",
+        _normal(plan.workspace.runs): "the run folders",
         _normal(plan.cluster.scratch): "`scratch`",
         **{_normal(mount.inside): "a path of the fabric" for mount in plan.fabric.mounts},
     }

@@ -40,7 +40,9 @@ def node_entry(runtime: str, plan: Plan, gate: bool = False) -> list[str]:
         raise PlanError(*wrong)
     entry = RUNTIMES[runtime](plan)
     python, code = (
-        (PYTHON_INSIDE, CODE_INSIDE) if inside(runtime) else (plan.site.python, f"{plan.site.root}/docker")
+        (PYTHON_INSIDE, CODE_INSIDE)
+        if inside(runtime)
+        else (plan.workspace.python, f"{plan.workspace.root}/docker")
     )
     program = [f"{code}/preflight.py", *_preflight(plan), "--"] if gate else [f"{code}/node.py"]
     return [*entry.step, *entry.command, *_profile(plan), python, *program]
@@ -94,7 +96,10 @@ def _none(plan: Plan) -> Entry:
 
 def _binds(plan: Plan) -> list[tuple[str, str, bool]]:
     """(host path, path inside, read only) of every mount, the run folders and the scratch disk."""
-    own = [(plan.site.runs, plan.site.runs, False), (plan.cluster.scratch, plan.cluster.scratch, False)]
+    own = [
+        (plan.workspace.runs, plan.workspace.runs, False),
+        (plan.cluster.scratch, plan.cluster.scratch, False),
+    ]
     fabric = [(m.host, m.inside, m.readonly) for m in plan.fabric.mounts]
     return own + fabric + [(m.host, m.inside, m.readonly) for m in plan.mounts if m.host]
 
@@ -125,7 +130,7 @@ def pull(plan: Plan) -> Pull | None:
     if plan.cluster.slurm.container != "apptainer" or plan.image.startswith("/"):
         return None
     name = re.sub(r"[^A-Za-z0-9.-]+", "_", plan.image)
-    return Pull(f"docker://{plan.image}", f"{plan.site.runs}/images/{name}.sif")
+    return Pull(f"docker://{plan.image}", f"{plan.workspace.runs}/images/{name}.sif")
 
 
 def _apptainer(plan: Plan) -> Entry:

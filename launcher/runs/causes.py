@@ -16,13 +16,17 @@ if TYPE_CHECKING:
 
 
 class Signature(NamedTuple):
-    """`pattern` finds the line that is the evidence. `fast`: it is a fault on a fast fabric only."""
+    """`pattern` finds the line that is the evidence. `fast`: it is a fault on a fast fabric only.
+
+    `kubernetes`: the fix there, where that is something else than `fix`.
+    """
 
     name: str
     pattern: str
     cause: str
     fix: str
     fast: bool = False
+    kubernetes: str = ""
 
 
 class Cause(NamedTuple):
@@ -40,6 +44,7 @@ SIGNATURES = (
         r"secret \S+ is missing: put it in ",
         "a secret that the job names is not on this host",
         "write it to the file that the message names, then submit again",
+        kubernetes="create the Secret that the message names, then submit again",
     ),
     Signature(
         "GPU memory",
@@ -49,11 +54,19 @@ SIGNATURES = (
         "use the next preset: zero2, zero3, zero3-offload; `launcher plan JOB` estimates each",
     ),
     Signature(
+        "pod memory",
+        r"OOMKilled: it used more than its memory limit",
+        "a pod used more memory than its limit",
+        "raise kubernetes.memory, or use a preset with less offload, fewer data workers or ranks per host",
+    ),
+    Signature(
         "host memory",
         r"oom[-_]kill|: Out Of Memory|Out of memory: Killed process|DataLoader worker .* killed by signal: Killed",
         "the host ran out of memory and the kernel killed a process",
         "use a preset with less offload, fewer data workers or ranks per host, or request more memory with "
         "slurm.sbatch.mem; `launcher plan JOB` estimates what a host needs",
+        kubernetes="use a preset with less offload, fewer data workers or ranks per host, or raise kubernetes.memory; "
+        "`launcher plan JOB` estimates what a host needs",
     ),
     Signature(
         "shared memory",
@@ -62,6 +75,7 @@ SIGNATURES = (
         "/dev/shm is full or too small for the data loaders or NCCL",
         "give it more: kubernetes.shm, `--shm-size` of the container engine, or fewer data workers; on a Slurm host "
         "look for files that a dead job left in /dev/shm",
+        kubernetes="raise kubernetes.shm, or use fewer data workers",
     ),
     Signature(
         "disk full",
@@ -70,6 +84,7 @@ SIGNATURES = (
         "a disk is full or a quota is exceeded; complete checkpoints are unaffected",
         "free space on the file system of the message (fewer checkpoint.keep, or another LAUNCHER_RUNS), then "
         "`launcher resume RUN`",
+        kubernetes="free space on the claim kubernetes.runs (fewer checkpoint.keep), then `launcher resume RUN`",
     ),
     Signature(
         "port in use",
@@ -100,6 +115,8 @@ SIGNATURES = (
         r"(ibv_reg_mr\w*|ibv_create_\w+|fi_mr_reg).*Cannot allocate memory|memlock: .* must be unlimited",
         "RDMA cannot register memory: the limit on locked memory (memlock) is too low",
         "have the administrators set memlock unlimited for slurmd (LimitMEMLOCK=infinity), not only in limits.conf",
+        kubernetes="use kubernetes.memlock: capability, or have the administrators set LimitMEMLOCK=infinity for the "
+        "nodes' container runtime",
     ),
     Signature(
         "fabric unavailable",
@@ -121,6 +138,7 @@ SIGNATURES = (
         r"uncorrectable ECC error|fallen off the bus|NVLink error|CUDA error: unspecified launch failure|\bXid\b",
         "a GPU or its NVLink failed",
         "submit again with --exclude-bad, or slurm.sbatch.exclude, and report the host",
+        kubernetes="`kubectl cordon NODE` keeps new pods off that node; submit again, and report the node",
     ),
     Signature(
         "watchdog",
@@ -148,6 +166,8 @@ SIGNATURES = (
         "hosts could not connect to the first one: a host did not start, or a name or address is not reachable",
         "look at node-N.log of the host that is named; set `interface:` of the cluster file to the network that all "
         "hosts share",
+        kubernetes="`launcher logs RUN --host HOST` of the host that is named; `launcher status RUN` says why a pod "
+        "waits",
     ),
     Signature(
         "not finite",
@@ -158,19 +178,30 @@ SIGNATURES = (
 )
 
 
-def search(lines: Iterable[str], fast: bool) -> list[Cause]:
-    """The causes that `lines` show, in the table's order, each with its first line. `fast`: the fabric is not TCP."""
+def search(lines: Iterable[str], fast: bool, scheduler: str = "") -> list[Cause]:
+    """The causes that `lines` show, in the table's order, each with its first line and what to do on `scheduler`.
+
+    `fast`: the fabric is not TCP.
+    """
     signatures = [s for s in SIGNATURES if fast or not s.fast]
     causes: dict[str, Cause] = {}
     for line in lines:
         for signature in signatures:
             if signature.name not in causes and re.search(signature.pattern, line):
                 evidence = units.printable(line.strip()[:300])
-                causes[signature.name] = Cause(signature.name, evidence, signature.cause, signature.fix)
+                fix = _advice(signature.fix, signature.kubernetes, scheduler)
+                causes[signature.name] = Cause(signature.name, evidence, signature.cause, fix)
     return [causes[s.name] for s in signatures if s.name in causes]
 
 
-def by_exit_code(code: int | None) -> Cause | None:
-    """What the exit code alone says."""
+def by_exit_code(code: int | None, scheduler: str = "") -> Cause | None:
+    """What the exit code alone says, and what to do on `scheduler`."""
     known = exit_codes.BY_CODE.get(code) if code else None
-    return Cause(f"exit code {code}", f"exit code {code}", known.meaning, known.advice) if known else None
+    if known is None:
+        return None
+    fix = _advice(known.advice, known.kubernetes, scheduler)
+    return Cause(f"exit code {code}", f"exit code {code}", known.meaning, fix)
+
+
+def _advice(anywhere: str, on_kubernetes: str, scheduler: str) -> str:
+    return on_kubernetes if on_kubernetes and scheduler == "kubernetes" else anywhere

@@ -51,9 +51,11 @@ def explain(run: Run, now: Status) -> list[Cause]:
     failure = runs_logs.failure(run.folder)
     for paths in _sources(run.folder, failure.rank if failure else -1):
         lines = (line for path in paths for line in _newest(path))
-        if shown := [c for c in causes.search(lines, is_fast(run.folder)) if c.name != _SOCKETS]:
+        if shown := [
+            c for c in causes.search(lines, is_fast(run.folder), run.scheduler) if c.name != _SOCKETS
+        ]:
             return shown[:2]
-    cause = causes.by_exit_code(failure.code if failure else now.exit_code)
+    cause = causes.by_exit_code(failure.code if failure else now.exit_code, run.scheduler)
     return [cause] if cause else []
 
 
@@ -62,7 +64,7 @@ def warnings(run: Run) -> list[Cause]:
     if not is_fast(run.folder):
         return []
     lines = (line for name in ("rank-0.log", "job.log") for line in _head(run.folder / "logs" / name))
-    return [cause for cause in causes.search(lines, True) if cause.name == _SOCKETS]
+    return [cause for cause in causes.search(lines, True, run.scheduler) if cause.name == _SOCKETS]
 
 
 def is_fast(folder: Path) -> bool:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.errors import LauncherError, RunNotFoundError
+from launcher.files import validation
 from launcher.runs import folders, index
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def reserve(plan: Plan) -> Plan:
 
     Raises SpecError when the runs folder cannot be written.
     """
-    folder = folders.make_next(Path(plan.site.runs), plan.id, first=plan.id)
+    folder = folders.make_next(Path(plan.workspace.runs), plan.id, first=plan.id)
     return plan._replace(id=folder.name)
 
 
@@ -85,8 +86,8 @@ def plan_text(plan: Plan) -> str:
         "args": plan.args,
         "environment": {v.name: v.value for v in plan.environment},
         "secrets": [s._asdict() for s in plan.secrets],
-        "job": plan.job.model_dump(mode="json", by_alias=True, exclude_unset=True),
-        "cluster": plan.cluster.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        "job": validation.written(plan.job),
+        "cluster": validation.written(plan.cluster),
     }
     lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -14,6 +14,7 @@ from launcher.runs.status import Status
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from launcher.errors import Problem
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
     from launcher.runs.status import Selection
@@ -52,6 +53,12 @@ def load(name: str) -> Scheduler:
     if name not in SCHEDULERS:  # the run of a newer version
         raise SpecError(f"unknown scheduler {name!r}", hint=did_you_mean(name, SCHEDULERS))
     return cast("Scheduler", importlib.import_module(f"launcher.schedulers.{SCHEDULERS[name]}"))
+
+
+def warnings(name: str, plan: Plan) -> list[Problem]:
+    """What the scheduler called `name` has to say before it gets `plan`; most have nothing."""
+    ask = getattr(load(name), "warnings", None)
+    return list(ask(plan)) if ask else []
 
 
 def statuses(runs: Sequence[Run]) -> list[Status]:

@@ -8,8 +8,7 @@ Owns the accounting of transformers' own modelling code, run eagerly; leaves mod
 Each term is a tensor that autograd saves; tests/launcher/sizing/test_activations.py counts the same tensors in a
 real forward pass. Attention is fused (torch's scaled_dot_product_attention): it saves queries, keys,
 values, its output and one float per head, not the scores. Korthikanti et al., arXiv 2205.05198, section 4, give the
-model for a fused Megatron layer (34 x hidden, and 5 x heads x sequence for the scores): `megatron` reproduces it for
-comparison.
+model for a fused Megatron layer (34 x hidden, and 5 x heads x sequence for the scores).
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from launcher.sizing.architecture import Architecture
+    from launcher.sizing.setup import Setup
 
 FLOAT = 4
 LAYER_NORM = ("gpt2", "gpt_neox")  # families whose norms subtract the mean; the others scale in fp32
@@ -105,24 +105,18 @@ def working(model: Architecture, width: int) -> int:
     return width * (model.hidden + wide * max(model.active_experts, 1) * model.ffn)
 
 
-def moments(
-    model: Architecture,
-    width: int,
-    tokens: int,
-    sequence: int,
-    checkpointing: bool,
-    attention: str = "sdpa",
-    mixed: bool = False,
-) -> Activations:
-    """The bytes of a micro batch of `tokens` tokens in sequences of `sequence`.
+def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) -> Activations:
+    """The bytes of a micro batch.
 
     With checkpointing each layer keeps its input alone, and one layer at a time is computed again. `mixed` is
     torch's autocast: the stream between the layers and both norms of each stay in fp32.
     """
-    layer = per_layer(model, width, attention, sequence) + (2 * FLOAT * model.hidden if mixed else 0)
+    tokens = setup.tokens
+    layer = per_layer(model, width, setup.attention, setup.sequence)
+    layer += 2 * FLOAT * model.hidden if mixed else 0
     stream = FLOAT if mixed else width
-    kept = stream * model.hidden if checkpointing else layer
-    again = layer if checkpointing else 0
+    kept = stream * model.hidden if setup.checkpointing else layer
+    again = layer if setup.checkpointing else 0
     top = tail(model, width)
     # The last norm goes backward while its own tensors are still there; a root mean square norm does so in fp32.
     norm = top + (4 * FLOAT * model.hidden if model.family not in LAYER_NORM else width * model.hidden)
@@ -133,8 +127,3 @@ def moments(
         first=tokens * (model.layers * kept + first),
         last=tokens * (kept + again + working(model, width)),
     )
-
-
-def megatron(hidden: int, heads: int, sequence: int, micro: int, tensor: int = 1) -> float:
-    """Bytes of one layer by Korthikanti et al., arXiv 2205.05198, equation 2 (tensor parallel degree `tensor`)."""
-    return sequence * micro * hidden * (10 + 24 / tensor + 5 * heads * sequence / (hidden * tensor))

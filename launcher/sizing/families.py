@@ -2,7 +2,7 @@
 
 Owns the families that can be counted; leaves names, files and what is a causal model to models.py.
 
-    families.FAMILIES["llama"](families.Keys(config, place), "llama-7b") -> architecture.Architecture
+    families.FAMILIES["llama"](families.ConfigReader(config, place), "llama-7b") -> architecture.Architecture
 
 Tensor names and shapes are those of transformers 5 (tests/launcher/sizing/test_models.py builds them on its meta device
 and compares). Missing keys take the defaults of transformers' configuration classes.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _LARGEST = 2**31 - 1  # of any size of a model: products of several are still floats
 
 
-class Keys(NamedTuple):
+class ConfigReader(NamedTuple):
     """A configuration read with checks: each method takes a key with its aliases and a default."""
 
     config: Mapping[str, object]
@@ -90,7 +90,7 @@ def _layer_norm(name: str, hidden: int) -> list[architecture.Weight]:
     return [architecture.Weight(f"{name}.weight", (hidden,)), architecture.Weight(f"{name}.bias", (hidden,))]
 
 
-def _gpt2(keys: Keys, name: str) -> architecture.Architecture:
+def _gpt2(keys: ConfigReader, name: str) -> architecture.Architecture:
     hidden = keys.number("n_embd", "hidden_size", default=768)
     heads = keys.number("n_head", "num_attention_heads", default=12)
     positions = keys.number("n_positions", "max_position_embeddings", default=1024)
@@ -148,7 +148,7 @@ class _Llama(NamedTuple):
     mixture: bool = False
 
 
-def _llama(line: _Llama, keys: Keys, name: str) -> architecture.Architecture:
+def _llama(line: _Llama, keys: ConfigReader, name: str) -> architecture.Architecture:
     hidden = keys.number("hidden_size", default=4096)
     heads = keys.number("num_attention_heads", default=32)
     # "num_key_value_heads": null means one per head; a missing key takes the family's own default.
@@ -205,7 +205,7 @@ def _llama(line: _Llama, keys: Keys, name: str) -> architecture.Architecture:
     )
 
 
-def _gated_mlp(keys: Keys, line: _Llama, hidden: int, ffn: int) -> list[architecture.Weight]:
+def _gated_mlp(keys: ConfigReader, line: _Llama, hidden: int, ffn: int) -> list[architecture.Weight]:
     bias = keys.flag("mlp_bias", False) if line.mlp_bias_key else False
     return [
         *_linear("mlp.gate_proj", ffn, hidden, bias),
@@ -222,7 +222,7 @@ def _mixture(experts: int, hidden: int, ffn: int) -> list[architecture.Weight]:
     ]
 
 
-def _gpt_neox(keys: Keys, name: str) -> architecture.Architecture:
+def _gpt_neox(keys: ConfigReader, name: str) -> architecture.Architecture:
     hidden = keys.number("hidden_size", default=6144)
     heads = keys.number("num_attention_heads", default=64)
     ffn = keys.number("intermediate_size", default=24576)
@@ -258,13 +258,13 @@ def _gpt_neox(keys: Keys, name: str) -> architecture.Architecture:
     )
 
 
-def _activation(keys: Keys, key: str, default: str) -> int:
+def _activation(keys: ConfigReader, key: str, default: str) -> int:
     """Tensors that the activation and the projection after it save; a written-out tanh saves each step."""
     fused = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_pytorch_tanh": 2}
     return fused.get(keys.word(key, default), 5)
 
 
-FAMILIES: dict[str, Callable[[Keys, str], architecture.Architecture]] = {
+FAMILIES: dict[str, Callable[[ConfigReader, str], architecture.Architecture]] = {
     "gpt2": _gpt2,
     "gpt_neox": _gpt_neox,
     "llama": functools.partial(

@@ -113,7 +113,7 @@ class Request(NamedTuple):
     def config(self, preset: str, machine: Machine) -> dict[str, Any]:
         """The ds_config.json of `preset` on `machine`."""
         readers = max(1, machine.world // self.sequence_parallel)
-        batch = config.Batch(self.micro, self.accumulation, self.micro * self.accumulation * readers)
+        batch = config.BatchSizes(self.micro, self.accumulation, self.micro * self.accumulation * readers)
         return config.make(self.inputs, preset, machine.hosts, batch)
 
 
@@ -204,10 +204,11 @@ def evaluate(model: Architecture, machine: Machine, request: Request, candidate:
         device="cpu" if machine.gpu is None else "cuda",
         pinned_round=request.pinned_round,
     )
-    needed = memory.of(model, settings, setup)
+    needed = memory.estimate(model, settings, setup)
     bound = None
     if machine.gpu is not None:
-        bound = traffic.bound(model, settings, setup, gpu=machine.gpu, fabric=machine.fabric)
+        rates = traffic.Rates(machine.fabric)
+        bound = traffic.bound(model, settings, setup, gpu=machine.gpu, rates=rates)
     return Evaluation(
         candidate=candidate,
         config=ds_config,

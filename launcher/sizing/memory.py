@@ -1,10 +1,10 @@
 """How many bytes a training job needs: on one slot, on one host, on NVMe, and on disk for a checkpoint.
 
-Owns the formulas; leaves saved tensors to activations.py, DeepSpeed's defaults to zero.py, the papers' own
-formulas to zero_paper.py, and whether it fits to ladder.py.
+Owns the formulas; leaves saved tensors to activations.py, DeepSpeed's defaults to zero.py, and whether it fits to
+ladder.py.
 
-    setup = memory.Setup(world=32, slots=8, micro=1, sequence=4096)
-    memory.estimate(architecture, ds_config, setup) -> Memory
+    setup = Setup(world=32, slots=8, micro=1, sequence=4096)
+    memory.estimate(architecture, zero.read(ds_config), setup) -> Memory
       .slot    Slot: parameters, gradients, optimizer, activations, logits, buffers, margin, total; moment
       .host    Host: optimizer, parameters, gradients, pinned, processes, loader, shm, total
       .nvme    bytes on each host's NVMe
@@ -22,14 +22,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from launcher.sizing import activations, states, zero
+from launcher.sizing import activations, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from launcher.sizing.architecture import Architecture
     from launcher.sizing.setup import Setup
-    from launcher.sizing.zero import Config, Zero
+    from launcher.sizing.zero import Zero
 
 GIB = 2**30
 MIB = 2**20
@@ -103,13 +103,8 @@ class Memory(NamedTuple):
     moments: dict[str, Slot]
 
 
-def estimate(model: Architecture, config: Config, setup: Setup) -> Memory:
-    """The bytes that `model` needs under the DeepSpeed configuration `config` in `setup`."""
-    return of(model, zero.read(config), setup)
-
-
-def of(model: Architecture, settings: Zero, setup: Setup) -> Memory:
-    """The same from settings that are already read."""
+def estimate(model: Architecture, settings: Zero, setup: Setup) -> Memory:
+    """The bytes that `model` needs under the DeepSpeed configuration that zero.read made `settings` of."""
     slots = _moments(model, settings, setup)
     if setup.device == "cpu":
         slots = _held(slots, model, settings, setup)
@@ -124,15 +119,7 @@ def of(model: Architecture, settings: Zero, setup: Setup) -> Memory:
 
 
 def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
-    use = activations.moments(
-        model,
-        settings.activation_bytes,
-        setup.tokens,
-        setup.sequence,
-        setup.checkpointing,
-        setup.attention,
-        settings.autocast,
-    )
+    use = activations.moments(model, setup, settings.activation_bytes, mixed=settings.autocast)
     kept = states.retained(settings)
     gathered = model.parameters - states.persistent(model, settings)
     whole = states.parameters(model, settings, setup)
@@ -146,18 +133,26 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     first, last = states.copied(model, settings, setup)
     new = reducing + first + settings.weight_bytes * model.largest_parameter
     flat = reducing + last + states.unreduced(model, settings)
+
+    def slot(moment: str, parameters: int, gradients: int, buffers: int, saved: int, logits: int = 0) -> Slot:
+        context = CONTEXT if setup.device == "cuda" else 0
+        return Slot(
+            moment=moment,
+            parameters=parameters,
+            gradients=gradients,
+            optimizer=optim,
+            activations=saved,
+            logits=logits,
+            buffers=buffers,
+            margin=context + int(FRAGMENTATION * (saved + logits + buffers)),
+        )
+
+    end, left = states.gradients(model, settings, setup), states.reduced(model, settings, setup)
     return [
-        _slot(setup, "loss", early, before, optim, full, use.saved, use.loss),
-        _slot(setup, "backward", early, before, optim, full + new, use.first),
-        _slot(setup, "end", late, states.gradients(model, settings, setup), optim, least + flat, use.last),
-        _slot(
-            setup,
-            "step",
-            late,
-            states.reduced(model, settings, setup),
-            optim,
-            states.step(model, settings, setup),
-        ),
+        slot("loss", early, before, buffers=full, saved=use.saved, logits=use.loss),
+        slot("backward", early, before, buffers=full + new, saved=use.first),
+        slot("end", late, end, buffers=least + flat, saved=use.last),
+        slot("step", late, left, buffers=states.step(model, settings, setup), saved=0),
     ]
 
 
@@ -171,27 +166,12 @@ def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) 
         return slot.activations + logits + weights
 
     most = max(map(reusable, slots))
-    found = []
+    resident = []
     for slot in slots:
         held = most - reusable(slot)
         passing = slot.total - slot.margin - slot.parameters - slot.optimizer + held
-        found.append(slot._replace(margin=held + int(CPU_FRAGMENTATION * passing)))
-    return found
-
-
-def _slot(
-    setup: Setup,
-    moment: str,
-    parameters: int,
-    gradients: int,
-    optimizer: int,
-    buffers: int,
-    saved: int = 0,
-    logits: int = 0,
-) -> Slot:
-    context = CONTEXT if setup.device == "cuda" else 0
-    margin = context + int(FRAGMENTATION * (saved + logits + buffers))
-    return Slot(moment, parameters, gradients, optimizer, saved, logits, buffers, margin)
+        resident.append(slot._replace(margin=held + int(CPU_FRAGMENTATION * passing)))
+    return resident
 
 
 def host(model: Architecture, settings: Zero, setup: Setup) -> Host:

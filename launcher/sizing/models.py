@@ -14,7 +14,8 @@ Sources of the named shapes:
   given: GPT-2's 50257 tokens and 1024 positions stand in. Its 7.5B, 128B and 1T have no published shape.
 - gpt-18b: https://www.deepspeed.ai/tutorials/zeropp/ (40 layers, hidden 6144, 32 heads, length 512).
 - llama-7b ... llama-65b: LLaMA, arXiv 2302.13971, table 2. llama-2-*: arXiv 2307.09288, table 1 and appendix.
-- llama-3-8b, -70b, -405b (Llama 3.1): arXiv 2407.21783, table 3; context 128K by scaled rotary embedding.
+- llama-3-8b, -70b: arXiv 2407.21783, table 3; 8,192 positions, as Llama 3 was released.
+- llama-3.1-8b, -70b, -405b: the same, and context 128K by scaled rotary embedding.
 - llama-1b, llama-3b (Llama 3.2): the released config.json of Llama-3.2-1B and -3B (tied embeddings).
 - mistral-7b: arXiv 2310.06825, table 1. mixtral-8x7b: arXiv 2401.04088, table 1.
 - qwen2-7b, qwen3-8b: arXiv 2407.10671, table 1; arXiv 2505.09388, table 1; the released config.json files.
@@ -143,7 +144,7 @@ def from_config(config: Config, name: str = "", source: str = "") -> architectur
         return Unknown(
             name or family, f"parameters of the family {family!r} are not counted here ({known} are)"
         )
-    return build(families.Keys(config, where), name or family)
+    return build(families.ConfigReader(config, where), name or family)
 
 
 def _require_causal(config: Config, family: str, where: errors.Place) -> None:

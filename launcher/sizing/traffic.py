@@ -1,11 +1,11 @@
 """What the ranks send each other in one optimizer step, and the shortest time such a step can take.
 
-Owns volumes as DeepSpeed 0.19.8 moves them, and the bounds that follow from data sheets; leaves the papers' own
-volumes to zero_paper.py and GPU figures to gpus.py.
+Owns volumes as DeepSpeed 0.19.8 moves them, and the bounds that follow from data sheets; leaves GPU figures
+to gpus.py.
 
     traffic.collectives(architecture, zero.read(ds_config), setup) -> the collectives of one step
     traffic.volume(collectives, "fabric") -> bytes that one host sends over the fabric in a step
-    traffic.bound(architecture, settings, setup, gpu, fabric) -> Bound: seconds, MFU, tokens a second
+    traffic.bound(architecture, settings, setup, gpu=gpu, rates=rates) -> Bound: seconds, MFU, tokens a second
 
 Measured with deepspeed.comm's logger: stages 1 and 2 all-reduce the gradients and then all-gather the weights,
 3 x parameters where the paper has 2, unless use_multi_rank_bucket_allreduce is off; stage 3 gathers the weights
@@ -60,9 +60,11 @@ class Bound(NamedTuple):
     intra: float  # collectives within hosts, and the hosts' share of those among all
     fabric: float | None  # collectives between hosts; None: the fabric's rate is not known
     optimizer: float  # the update, with its traffic to host memory or NVMe
-    step: float | None
-    mfu: float | None  # model FLOPS over what all GPUs could do in that time; recomputation does not count
-    tokens_per_second: float | None
+    step: float | None = None
+    mfu: float | None = (
+        None  # model FLOPS over what all GPUs could do in that time; recomputation does not count
+    )
+    tokens_per_second: float | None = None
 
 
 def collectives(model: Architecture, settings: Zero, setup: Setup) -> tuple[Collective, ...]:
@@ -72,7 +74,7 @@ def collectives(model: Architecture, settings: Zero, setup: Setup) -> tuple[Coll
     whole = float(settings.weight_bytes * model.parameters)
     scope = "world" if setup.world > setup.slots else "host"
     if settings.stage == 0:
-        return (Collective("gradients", "all_reduce", whole, 1, setup.world, scope),)
+        return (Collective("gradients", "all_reduce", whole, 1, group=setup.world, scope=scope),)
     if settings.stage < 3:
         kind = "all_reduce" if settings.multi_rank else "reduce"
         times = settings.accumulation if settings.stage == 2 else 1
@@ -81,8 +83,8 @@ def collectives(model: Architecture, settings: Zero, setup: Setup) -> tuple[Coll
         else:
             reduced = whole
         return (
-            Collective("gradients", kind, reduced, times, setup.world, scope),
-            Collective("updated weights", "all_gather", whole, 1, setup.world, scope),
+            Collective("gradients", kind, reduced, times, group=setup.world, scope=scope),
+            Collective("updated weights", "all_gather", whole, 1, group=setup.world, scope=scope),
         )
     return tuple(_stage3(model, settings, setup, scope))
 
@@ -91,22 +93,29 @@ def _stage3(model: Architecture, settings: Zero, setup: Setup, scope: str) -> It
     times, world = settings.accumulation, setup.world
     gathered = settings.weight_bytes * float(model.parameters - states.persistent(model, settings))
     weights = gathered / 2 if settings.quantized_weights else gathered
-    yield Collective("weights, forward", "all_gather", weights, times, world, scope)
+    yield Collective("weights, forward", "all_gather", weights, times, group=world, scope=scope)
     again = 1 - kept(model, settings)
     if again > 0:
         near = settings.hpz > 1
         group, where = (settings.hpz, "host") if near else (world, scope)
-        yield Collective("weights, backward", "all_gather", again * weights, times, group, where)
+        yield Collective("weights, backward", "all_gather", again * weights, times, group=group, scope=where)
     whole = float(settings.weight_bytes * model.parameters)
     if settings.quantized_gradients and setup.world > setup.slots:
         # Two hops in 4 bits: within the host, then each slot its part among the hosts.
         hosts = world // setup.slots
-        yield Collective("gradients, within hosts", "all_to_all", whole / 4, times, setup.slots, "host")
         yield Collective(
-            "gradients, among hosts", "all_to_all", whole / 4 / setup.slots, times, hosts, "fabric"
+            "gradients, within hosts", "all_to_all", whole / 4, times, group=setup.slots, scope="host"
+        )
+        yield Collective(
+            "gradients, among hosts",
+            "all_to_all",
+            whole / 4 / setup.slots,
+            times,
+            group=hosts,
+            scope="fabric",
         )
     else:
-        yield Collective("gradients", "reduce_scatter", whole, times, world, scope)
+        yield Collective("gradients", "reduce_scatter", whole, times, group=world, scope=scope)
 
 
 def kept(model: Architecture, settings: Zero) -> float:
@@ -148,16 +157,16 @@ def flops_per_token(model: Architecture, sequence: int) -> float:
     return 6.0 * weights + 12.0 * model.layers * model.heads * model.head_dim * sequence
 
 
-def bound(
-    model: Architecture,
-    settings: Zero,
-    setup: Setup,
-    gpu: Gpu,
-    fabric: float | None,
-    host_bandwidth: float = HOST_BANDWIDTH,
-    nvme_bandwidth: float = NVME_BANDWIDTH,
-) -> Bound:
-    """The shortest step on `gpu` with a fabric of `fabric` bytes a second and host (one direction).
+class Rates(NamedTuple):
+    """Bytes a second that a data sheet does not say."""
+
+    fabric: float | None  # that one host sends to others, one direction; None: not known
+    host: float = HOST_BANDWIDTH  # of a host's memory
+    nvme: float = NVME_BANDWIDTH  # of a host's disks together
+
+
+def bound(model: Architecture, settings: Zero, setup: Setup, gpu: Gpu, rates: Rates) -> Bound:
+    """The shortest step on `gpu`.
 
     A bound, not a forecast: every product at the data sheet's rate, every collective at its link's, gradients and
     gathered weights hidden behind computation where DeepSpeed overlaps them. Real steps take longer; their order
@@ -170,23 +179,27 @@ def bound(
     moved = collectives(model, settings, setup)
     intra = volume(moved, "slot") / gpu.link
     between = volume(moved, "fabric", setup.slots)
-    outside = None if fabric is None else between / fabric
-    outside = 0.0 if between == 0 else outside
-    update = _update(model, settings, setup, gpu, host_bandwidth, nvme_bandwidth)
-    if outside is None:
-        return Bound(compute, intra, None, update, None, None, None)
+    update = _update(model, settings, setup, gpu=gpu, rates=rates)
+    if between and rates.fabric is None:
+        return Bound(compute=compute, intra=intra, fabric=None, optimizer=update)
+    outside = between / rates.fabric if rates.fabric else 0.0
     late = [c for c in moved if c.what == "updated weights"]
-    after = max(volume(late, "slot") / gpu.link, volume(late, "fabric", setup.slots) / (fabric or 1.0))
+    after = max(volume(late, "slot") / gpu.link, volume(late, "fabric", setup.slots) / (rates.fabric or 1.0))
     during = max(intra, outside) - after
     step = (max(compute, during) if settings.overlap else compute + during) + after + update
     total = tokens * setup.world
-    mfu = total * per_token / (step * gpu.flops * setup.world)
-    return Bound(compute, intra, outside, update, step, mfu, total / step)
+    return Bound(
+        compute=compute,
+        intra=intra,
+        fabric=outside,
+        optimizer=update,
+        step=step,
+        mfu=total * per_token / (step * gpu.flops * setup.world),
+        tokens_per_second=total / step,
+    )
 
 
-def _update(
-    model: Architecture, settings: Zero, setup: Setup, gpu: Gpu, host_bandwidth: float, nvme_bandwidth: float
-) -> float:
+def _update(model: Architecture, settings: Zero, setup: Setup, gpu: Gpu, rates: Rates) -> float:
     """Seconds for what the optimizer and the offload of one step move."""
     ranks = min(setup.slots, setup.world)
     own = states.shard(model.parameters, setup.world if settings.stage else 1)
@@ -194,11 +207,11 @@ def _update(
         seconds = own * ADAM_BYTES / gpu.bandwidth
     else:
         # Gradients come down and weights go up, then the processors of the host update all its ranks' parts.
-        seconds = 2 * own * settings.weight_bytes / gpu.host + ranks * own * ADAM_BYTES / host_bandwidth
+        seconds = 2 * own * settings.weight_bytes / gpu.host + ranks * own * ADAM_BYTES / rates.host
     if settings.offload_optimizer == "nvme":
-        seconds += ranks * own * (16 + 12) / nvme_bandwidth
+        seconds += ranks * own * (16 + 12) / rates.nvme
     if settings.offload_param != "none":
         passes = 2 * settings.accumulation * own * settings.weight_bytes
-        slow = ranks * passes / nvme_bandwidth if settings.offload_param == "nvme" else 0.0
+        slow = ranks * passes / rates.nvme if settings.offload_param == "nvme" else 0.0
         seconds += max(passes / gpu.host, slow)
     return seconds

@@ -85,7 +85,7 @@ def prepare(
         needs = {stage.name: stage.needs for stage in stages.stages}
         if not stages.name:
             return PipelineRun(runs[""].id, runs, needs), plans
-        home = folders.make_next(Path(plans[stages.stages[0].name].site.runs), f"{stages.name}-pipeline")
+        home = folders.make_next(Path(plans[stages.stages[0].name].workspace.runs), f"{stages.name}-pipeline")
         pipelines.write(home, scheduler, runs, needs)
     except BaseException:
         _abandon(plans, home)
@@ -113,7 +113,7 @@ def submit_all(pipeline: PipelineRun, plans: Mapping[str, Plan], scheduler: str)
     except BaseException as error:
         for run in reversed(submitted.values()):
             on.cancel(run)
-        home = None if pipeline.is_plain else Path(next(iter(plans.values())).site.runs) / pipeline.id
+        home = None if pipeline.is_plain else Path(next(iter(plans.values())).workspace.runs) / pipeline.id
         kept = {*submitted, name} if isinstance(error, UnnamedJobError) else {*submitted}
         _abandon({name: plan for name, plan in plans.items() if name not in kept}, home)
         raise

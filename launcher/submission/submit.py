@@ -87,7 +87,7 @@ def sweep(plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> sweeps.Sweep
         for plan in plans:
             prepared.append(prepare(slurm, "slurm", plan))
         ids = [plan.id for plan in prepared]
-        recorded = sweeps.reserve(Path(plans[0].site.runs), plans[0].job.name, ids, points)
+        recorded = sweeps.reserve(Path(plans[0].workspace.runs), plans[0].job.name, ids, points)
         native_id = slurm.submit_array(recorded, prepared)
     except UnnamedJobError:  # its array may be in the queue, and needs its folders
         raise
@@ -106,7 +106,7 @@ def _check_resume(plan: Plan) -> None:
     named = plan.job.checkpoint.resume
     if named is None:
         return
-    folder = Path(named) if "/" in named else Path(plan.site.runs) / named / "checkpoints"
+    folder = Path(named) if "/" in named else Path(plan.workspace.runs) / named / "checkpoints"
     if not folder.is_dir():
         raise RunNotFoundError(
             f"checkpoint.resume: {folder} does not exist",

@@ -71,23 +71,23 @@ def rewards(
         yield sum(scores) / len(scores)
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator]
 def _answer(policy: Any, tokenizer: Any, prompt: str, tokens: int) -> tuple[torch.Tensor, int]:
     ids = torch.tensor(tokenizer(prompt)["input_ids"])
     begin = len(ids)
     for _ in range(tokens):
-        probabilities = policy(ids[None]).logits[0, -1].softmax(-1)
+        with torch.no_grad():
+            probabilities = policy(ids[None]).logits[0, -1].softmax(-1)
         ids = torch.cat([ids, torch.multinomial(probabilities, 1)])
         if ids[-1] == tokenizer.eos_token_id:
             break
     return ids, begin
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator]
 def _episode(
     policy: Any, reference: Any, critic: Any, ids: torch.Tensor, begin: int
 ) -> tuple[torch.Tensor, ...]:
-    return _logs(policy, ids, begin), _logs(reference, ids, begin), _values(critic, ids, begin)
+    with torch.no_grad():
+        return _logs(policy, ids, begin), _logs(reference, ids, begin), _values(critic, ids, begin)
 
 
 def _logs(model: Any, ids: torch.Tensor, begin: int) -> torch.Tensor:

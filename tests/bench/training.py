@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +58,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES))
     args = parser.parse_args()
     sys.path.insert(0, str(ranks.DOCKER))
+    os.environ.update(
+        dict.fromkeys(("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"), "1")
+    )
+    os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+    warnings.filterwarnings("ignore", category=FutureWarning)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         prepare(folder)
@@ -73,7 +80,7 @@ def prepare(folder: Path) -> None:
     """Write the model and the examples that all programs read."""
     from workloads import examples
 
-    tiny.save(folder / "model", MODEL)
+    tiny.save(folder / "tiny", MODEL)
     rows = [*examples.builtin(("prompt", "completion", "chosen", "rejected"))][:ROWS]
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -83,16 +90,12 @@ def our_curves(folder: Path, stages: list[str], seeds: int) -> dict[str, list[li
     cases = []
     for stage in stages:
         workload, words, _, steps, rate = STAGES[stage]
-        shared: tuple[str, ...] = (
-            f"--model={folder / 'model'}",
-            f"--data={folder / 'data.jsonl'}",
-            f"--max-steps={steps}",
-        )
-        shared += (f"--lr={rate}", f"--seq-length={LENGTH}", "--log-every=1", "--weight-decay=0")
+        shared = (f"--model={folder / 'tiny'}", f"--data={folder / 'data.jsonl'}", f"--max-steps={steps}")
+        numbers = (f"--lr={rate}", f"--seq-length={LENGTH}", "--log-every=1", "--weight-decay=0")
         config = ranks.deepspeed(1, 1, micro=8, accumulation=2, gradient_clipping=1.0)
         for seed in range(seeds):
             run = {"run_dir": str(folder / f"{stage} {seed}"), "workload": workload, "config": config}
-            cases.append({**run, "words": [*shared, *words, f"--seed={seed}"]})
+            cases.append({**run, "words": [*shared, *numbers, *words, f"--seed={seed}"]})
     (folder / "cases.json").write_text(json.dumps(cases))
     started = ranks.start(
         folder, 1, {}, str(folder / "cases.json"), module="tests.docker.workloads.cuts", given=()
@@ -110,12 +113,12 @@ def _curve(run: Path, stage: str) -> list[float]:
 def rival(folder: Path, stage: str, seed: int) -> list[float]:
     """The figure of each step by the other program."""
     from datasets import Dataset
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PrinterCallback
 
     rows = [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
     if stage == "ppo":
         return _plain_ppo(folder, [row["prompt"] for row in rows], seed)
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "tiny")
     tokenizer.add_special_tokens({"pad_token": "<|padding|>"})
     make: dict[str, Callable[..., Any]] = {
         "finetune": _trainer,
@@ -125,8 +128,9 @@ def rival(folder: Path, stage: str, seed: int) -> list[float]:
         "rloo": _rloo,
     }
     trainer = make[stage](
-        str(folder / "model"), tokenizer, Dataset.from_list(rows), _settings(folder, stage, seed)
+        str(folder / "tiny"), tokenizer, Dataset.from_list(rows), _settings(folder, stage, seed)
     )
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
     return [line[STAGES[stage][2]] for line in trainer.state.log_history if STAGES[stage][2] in line]
 
@@ -213,7 +217,7 @@ def _plain_ppo(folder: Path, prompts: list[str], seed: int) -> list[float]:
         "lr": STAGES["ppo"][4],
         "beta": BETA,
     }
-    return list(plain_ppo.rewards(folder / "model", prompts, _lower_case, seed=seed, settings=settings))
+    return list(plain_ppo.rewards(folder / "tiny", prompts, _lower_case, seed=seed, settings=settings))
 
 
 def _lower_case(answer: str) -> float:

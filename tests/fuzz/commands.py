@@ -42,7 +42,7 @@ ENVIRONMENT: dict[str, Callable[[Random], str]] = {
     "SLURM_JOB_ID": lambda r: values.word(r),
     "COLUMNS": lambda r: r.choice(("1", "0", "-5", "x", "100000", "9" * 5000)),
     "LANG": lambda r: r.choice(("C", "tr_TR.UTF-8", "x")),
-    "KUBECONFIG": lambda r: r.choice(("config", "absent", "", "job.yaml", ":", "runs")),
+    "KUBECONFIG": lambda r: r.choice(("config", "config", "config", "absent", "", "job.yaml", ":", "runs")),
     "HOME": lambda r: r.choice(("", "/nope", "x" * 300)),
     "PYTORCH_CUDA_ALLOC_CONF": lambda r: values.word(r),
     "PYTORCH_ALLOC_CONF": lambda r: values.word(r),
@@ -99,13 +99,17 @@ def make(seed: int, number: int) -> Input:
     random = Random(f"{seed}:{number}")
     build = random.choices((_of_jobs, _of_runs, _small), (70, 24, 6))[0]
     words, made = build(random)
+    environment = _environment(random)
+    if environment.get("KUBECONFIG") == "config":
+        config = values.mutated(random, files.KUBECONFIG) if random.random() < 0.5 else files.KUBECONFIG
+        made |= {"config": values.text(config).encode("utf-8", "surrogatepass")}
     if random.random() < 0.02:
         words = (*words, values.word(random))
     return Input(
         tuple(word.replace("\0", "") for word in words),
         made,
         {"link": "/nope", "loop": "loop", "nowhere": "/nope/nope"} if random.random() < 0.3 else {},
-        _environment(random),
+        environment,
         {
             name: (random.choice((0, 0, 0, 1)), random.choice(ANSWERS[name]))
             for name in ANSWERS
@@ -120,7 +124,7 @@ def make(seed: int, number: int) -> Input:
 
 
 def _environment(random: Random) -> dict[str, str]:
-    names = [name for name in ENVIRONMENT if random.random() < 0.015]
+    names = [name for name in ENVIRONMENT if random.random() < (0.15 if name == "KUBECONFIG" else 0.015)]
     return {name: ENVIRONMENT[name](random).replace("\0", "") for name in names}
 
 

@@ -33,6 +33,12 @@ MODEL = {
         "head_dim": 16,
     },
 }
+KUBECONFIG = {
+    **{"apiVersion": "v1", "kind": "Config", "current-context": "site"},
+    "clusters": [{"name": "site", "cluster": {"server": "https://127.0.0.1:1"}}],
+    "users": [{"name": "me", "user": {"token": "x"}}],
+    "contexts": [{"name": "site", "context": {"cluster": "site", "user": "me", "namespace": "training"}}],
+}
 FACTS = {
     **{
         "flavour": "train",
@@ -166,7 +172,7 @@ def setting(random: Random, hurt: bool) -> tuple[str, Any]:
 
 def _with(random: Random, base: dict[str, Any], kind: str, hurt: bool) -> dict[str, Any]:
     """`base` with up to two fields set to what fits; `hurt`, one more place holds what does not, or two."""
-    made = values.copied(base)
+    made: dict[str, Any] = values.copied(base)
     for _ in range(random.choice((0, 0, 1, 2))):
         path = random.choice(sorted(fields(kind)))
         _put(made, path.replace("NAME", "a").split("."), typed(random, fields(kind)[path], kind))
@@ -225,7 +231,7 @@ def cluster(random: Random, hurt: bool) -> dict[str, Any]:
 
 
 def pipeline(random: Random, hurt: bool) -> dict[str, Any]:
-    stages: dict[str, Any] = {
+    stages: dict[str, dict[str, Any]] = {
         "one": {"job": "job.yaml"},
         "two": {"job": "job.yaml", "set": {"model": "$one/export"}},
     }

@@ -1,6 +1,6 @@
-"""The property tests of the whole suite, in rounds, each with a fresh seed and ten times the examples of `make test`.
+"""The property tests of the suite, file by file, each with a fresh seed and ten times the examples of `make test`.
 
-Owns the rounds; which examples the gate tries is tests/conftest.py's.
+Owns the order and the budget; which examples the gate tries is tests/conftest.py's.
 """
 
 from __future__ import annotations
@@ -8,29 +8,57 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from random import Random
+from typing import TYPE_CHECKING
 
 from launcher import ROOT
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 
 def search(seed: int, seconds: float, jobs: int) -> list[str]:
-    """Rounds until `seconds` are over. Returns a line for each round in which a test failed."""
+    """Try files until `seconds` are over. Returns the commands that failed, each a line."""
     end, found = time.monotonic() + seconds, list[str]()
-    for number in range(1, 10_000):
-        chosen = Random(f"{seed}:{number}").randrange(2**32)
-        words = ["-m", "pytest", "-q", "-m", "hypothesis and not deepspeed", "--hypothesis-profile=fuzz"]
-        words += [f"--hypothesis-seed={chosen}", "-n", str(jobs), "--no-header", "-p", "no:cacheprovider"]
+
+    def attempt(task: tuple[str, int]) -> tuple[list[str], subprocess.CompletedProcess[str] | None]:
+        file, chosen = task
+        words = [file, "-q", "-m", "hypothesis and not deepspeed", "--hypothesis-profile=fuzz", "-n0"]
+        words += [f"--hypothesis-seed={chosen}", "--no-header", "-p", "no:cacheprovider"]
+        left = end - time.monotonic()
+        if left <= 0:
+            return words, None
         try:
-            left = end - time.monotonic()
-            done = subprocess.run(
-                [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=left
-            )
-        except (subprocess.TimeoutExpired, ValueError):
-            print(f"properties: round {number}, seed {chosen}: ended by the budget", flush=True)
-            return found
-        last = done.stdout.strip().splitlines()[-1:]
-        print(f"properties: round {number}, seed {chosen}: {' '.join(last)}", flush=True)
-        if done.returncode:
-            print(done.stdout[-8000:], done.stderr[-2000:], flush=True)
-            found.append(f"round {number}: pytest {' '.join(words[2:6])} --hypothesis-seed={chosen}")
+            command = [sys.executable, "-m", "pytest", *words]
+            return words, subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=left)
+        except subprocess.TimeoutExpired:
+            return words, None
+
+    with ThreadPoolExecutor(jobs) as pool:
+        for round_ in _rounds(seed):
+            for words, done in pool.map(attempt, round_):
+                if done is None:
+                    print(f"properties: {words[0]}: not tried to its end, the budget is spent", flush=True)
+                elif done.returncode in {0, 5}:  # 5: all of its tests are of another kind
+                    print(f"properties: {words[0]}: {done.stdout.strip().rpartition(chr(10))[2]}", flush=True)
+                else:
+                    print(done.stdout[-8000:], done.stderr[-2000:], flush=True)
+                    found.append(f"python -m pytest {' '.join(words)}")
+            if time.monotonic() > end:
+                return found
     return found
+
+
+def _rounds(seed: int) -> Iterator[list[tuple[str, int]]]:
+    """All files that hold property tests, in another order and with other seeds each time."""
+    paths = sorted(
+        path for path in (ROOT / "tests").rglob("test_*.py") if "@given(" in path.read_text("utf-8")
+    )
+    number = 0
+    while True:
+        random = Random(f"{seed}:{number}")
+        files = [str(path.relative_to(ROOT)) for path in paths]
+        random.shuffle(files)
+        yield [(file, random.randrange(2**32)) for file in files]
+        number += 1

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from random import Random
 
 RUNS = ("demo-16fb92", "demo-16fb92-2", "demo-77aa00")
-NATIVE = {"local": "99999:1", "slurm": "36", "kubernetes": "job/demo"}
+NATIVE = {"local": "99999:1", "slurm": "36", "kubernetes": "training/job/demo:0-1 site"}
 STEP = {"step": 1, "loss": 2.5, "lr": 1e-4, "tokens_per_second": 900.0, "time": 1700000000.0, "max_steps": 4}
 EVENTS = (
     {"event": "start", "time": 1700000000.0},

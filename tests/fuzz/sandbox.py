@@ -217,16 +217,19 @@ class _Walls:
         self.folder, self.told, self.answers, self.slept = str(folder), told, given.answers, 0.0
         self.clock = time.monotonic
 
-    def stand(self: Any) -> None:
+    def stand(self) -> None:
         """From now on; there is no way back."""
-        real = shutil.which
-        shutil.which = lambda name, *a, **k: f"/bin/{name}" if name in self.answers else real(name, *a, **k)  # type: ignore[assignment]
+        self.real_which = shutil.which
+        shutil.which = self._which  # type: ignore[assignment]
         os.kill = os.killpg = self._kill
-        traceback.print_exc = self._print_exc
-        time.sleep = self._sleep
+        traceback.print_exc = self._print_exc  # type: ignore[assignment]
+        time.sleep = self._sleep  # type: ignore[assignment]
         time.monotonic = lambda: self.clock() + self.slept
         subprocess.Popen = _program(self)  # type: ignore[misc, assignment]
         sys.addaudithook(self._audit)
+
+    def _which(self, name: str, *more: Any, **named: Any) -> str | None:
+        return f"/bin/{name}" if name in self.answers else self.real_which(name, *more, **named)
 
     def tell(self, what: str) -> None:
         os.write(self.told, (ascii(what)[1:-1] + "\n").encode())

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import subprocess
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher import ROOT, workloads
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # What the launcher sets, so that the real parsers have what they require.
 OURS = {"deepspeed-config": "ds.json", "run-dir": "/runs/a", "model": "byte-gpt"}
@@ -199,3 +203,40 @@ def test_fits(args: dict[str, Any]) -> None:
 def test_does_not_fit(key: str, value: Any, message: str) -> None:
     (problem,) = problems("kinds", {key: value})
     assert message in problem
+
+
+# What a workload says that it is
+
+
+@pytest.mark.parametrize("name", workloads.names())
+def test_a_workload_says_what_it_is_without_torch(name: str) -> None:
+    code = (
+        f"import sys; from launcher import workloads; workloads.traits({name!r});"
+        " print({'torch', 'deepspeed', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_what_is_estimated_trains_in_steps_and_has_a_model() -> None:
+    assert workloads.estimated() == ["finetune", "pretrain"]
+    for name in workloads.estimated():
+        assert workloads.steps(name)
+        assert "model" in workloads.required(name)
+        assert not workloads.traits(name).serves
+
+
+def test_a_program_of_the_users_own_may_resolve_auto() -> None:
+    assert workloads.traits("./train.py").resolves_auto
+    assert not workloads.traits("./train.py").estimated
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launcher").rglob("*.py")), ids=lambda p: p.name)
+def test_the_launcher_knows_no_workload_by_name(path: Path) -> None:
+    """What a workload is stands in its own module; `pretrain` alone is named, as the default of a job file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    words = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert not {word for word in words if isinstance(word, str)} & UNMISTAKABLE
+
+
+UNMISTAKABLE = set(workloads.names()) - {"pretrain", "serve", "zero", "startup", "generate"}

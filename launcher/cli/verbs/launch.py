@@ -52,8 +52,13 @@ def launch(given: options.Launch) -> int:
 
 
 def _require_all(given: options.Launch, plans: Mapping[str, Plan]) -> None:
+    from launcher import schedulers
+
     for plan in plans.values():
         shared.warn(plan, given.strict)
+        if given.submits:
+            for warning in schedulers.warnings(given.scheduler, plan):
+                say(f"warning: {warning}")
         shared.require_fit(plan, given.force)
         shared.require_image(plan, given.scheduler, given.force, ask=given.submits)
 

@@ -96,10 +96,9 @@ def fabric_env(given: options.Look) -> int:
 def schema(given: options.Look) -> int:
     import json
 
-    with shared.without_plugins():
-        from launcher.files import schema as files_schema
+    from launcher.files import schema as files_schema
 
-        print(json.dumps(files_schema.schema(given.kind), indent=2))
+    print(json.dumps(files_schema.schema(given.kind), indent=2))
     return OK
 
 

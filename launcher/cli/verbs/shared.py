@@ -5,14 +5,12 @@ Every verb imports what it needs inside its function, so that none pays for anot
 
 from __future__ import annotations
 
-import contextlib
-import os
 from typing import TYPE_CHECKING
 
 from launcher.cli.streams import say
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from launcher.cli import options
     from launcher.errors import LauncherError
@@ -24,37 +22,19 @@ if TYPE_CHECKING:
     from launcher.submission.pipelines import PlanOf
 
 OK, JOB_FAILED = 0, 1
-_PLUGINS = "PYDANTIC_DISABLE_PLUGINS"
-
-
-@contextlib.contextmanager
-def without_plugins() -> Iterator[None]:
-    """pydantic builds its models without plugins: it looks for them in every installed package, a tenth of a command.
-
-    The variable is gone afterwards, so that ranks and sbatch do not inherit it.
-    """
-    chosen = _PLUGINS in os.environ
-    os.environ.setdefault(_PLUGINS, "__all__")
-    try:
-        yield
-    finally:
-        if not chosen:
-            del os.environ[_PLUGINS]
 
 
 def load_stages(job: str, files: options.Files, point: Sequence[str] = ()) -> Stages:
     """The stages of a job or pipeline file. Raises as `load.load` does."""
-    with without_plugins():
-        from launcher.files import load
+    from launcher.files import load
 
-        return load.load(job, files.cluster, [*files.settings, *point])
+    return load.load(job, files.cluster, [*files.settings, *point])
 
 
 def load_stage(stage: Stage, folders: Mapping[str, str]) -> Loaded:
-    with without_plugins():
-        from launcher.files import load
+    from launcher.files import load
 
-        return load.load_stage(stage, folders)
+    return load.load_stage(stage, folders)
 
 
 def planner(suffix: str = "", exclude: Sequence[str] = ()) -> PlanOf:

@@ -14,11 +14,12 @@ from launcher.errors import SubmitError, located
 from launcher.fabrics import environment
 from launcher.rendering import templates
 from launcher.runs import record
-from launcher.schedulers.kubernetes import checks, kinds, pods, queues, trainer
+from launcher.schedulers.kubernetes import checks, kinds, pods, queues, storage, trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from launcher.errors import Problem
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
     from launcher.runs.status import Selection, Status
@@ -129,7 +130,7 @@ def _annotations(plan: Plan, facts: str) -> dict[str, str]:
         "launcher/image": plan.image,
         "launcher/config-hash": hashlib.sha256(facts.encode()).hexdigest()[:16],
     }
-    return made | ({"launcher/git-commit": plan.site.commit} if plan.site.commit else {})
+    return made | ({"launcher/git-commit": plan.workspace.commit} if plan.workspace.commit else {})
 
 
 def _block(text: str) -> templates.Code:
@@ -153,10 +154,10 @@ def _parts(plan: Plan, pod: Pod) -> tuple[Part, ...]:
     if cluster.kind in {"jobset", "trainjob"}:
         return (Part("node", plan.nodes, pod.but(*attempt)),)
     if cluster.kind == "mpijob":
-        return _first_and_rest("Launcher", "Worker", pod.but("--node", "0"), pod, rest)
+        return _first_and_rest("Launcher", "Worker", pod.but("--node", "0"), pod, count=rest)
     if cluster.kind == "pytorchjob":
         ranked = pod.but("--node", "$(RANK)")  # the operator's RANK counts pods
-        return _first_and_rest("Master", "Worker", ranked, ranked, rest)
+        return _first_and_rest("Master", "Worker", ranked, ranked, count=rest)
     if cluster.kind == "leaderworkerset":
         serve = cluster.serve
         probe = {
@@ -165,7 +166,7 @@ def _parts(plan: Plan, pod: Pod) -> tuple[Part, ...]:
             "failureThreshold": 3,
         }
         leader = pod._replace(probe=probe)
-        return _first_and_rest("leaderTemplate", "workerTemplate", leader, pod, max(rest, 1))
+        return _first_and_rest("leaderTemplate", "workerTemplate", leader, pod, count=max(rest, 1))
     return (Part("node", plan.nodes, pod),)
 
 
@@ -188,6 +189,11 @@ def separate(files: Files) -> Files:
     return {**made, "kustomization.yaml": head + "".join(f"  - {name}\n" for name in made)}
 
 
+def warnings(plan: Plan) -> list[Problem]:
+    """What a person should know before the run is submitted."""
+    return [problem.at(plan.places) for problem in storage.warnings(plan)]
+
+
 def submit(plan: Plan, files: Files) -> str:
     """Apply the manifest server-side. Returns where the run is: namespace/kind/name, and its uid."""
     from launcher.schedulers.kubernetes import applying
@@ -201,7 +207,7 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
 
     Raises SubmitError for a run whose folder ended with its pods.
     """
-    from launcher.schedulers.kubernetes import applying
+    from launcher.schedulers.kubernetes import applying, mirror
 
     del exclude, after  # Kubernetes chooses the hosts, and has no dependencies
     manifest = (run.folder / MANIFEST).read_text(encoding="utf-8")
@@ -212,6 +218,7 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
             f"{run.id} has no folder to resume from: it ended with its pods",
             hint="submit the job again; kubernetes.runs in the cluster file names a claim that keeps run folders",
         )
+    mirror.before_deletion(run)
     return applying.replace(run, manifest)
 
 
@@ -247,7 +254,8 @@ def logs(run: Run, selection: Selection) -> Iterator[str]:
 
 
 def cancel(run: Run) -> None:
-    """Delete the run's objects; ranks get the grace period to save."""
-    from launcher.schedulers.kubernetes import applying
+    """Delete the run's objects; ranks get the grace period to save. What their logs say by now is kept."""
+    from launcher.schedulers.kubernetes import applying, mirror
 
+    mirror.before_deletion(run)
     applying.cancel(run)

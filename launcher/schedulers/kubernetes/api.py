@@ -18,6 +18,7 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
+from urllib3.util import Retry
 
 from launcher.errors import Problem, SubmitError, ToolMissingError
 from launcher.schedulers.kubernetes import kinds
@@ -52,7 +53,7 @@ class Server:
         self, method: str, path: str, body: Any = None, content: str = "application/json", **query: Any
     ) -> tuple[dict[str, Any], list[str]]:
         """(the answer, the server's warnings). Raises Refusal."""
-        answer = self._send(method, path, body, content, query)
+        answer = self._send(method, path, body, content, query=query)
         warnings = answer.headers.getlist("Warning") if hasattr(answer.headers, "getlist") else []
         try:
             return json.loads(answer.data), [_warning(text) for text in warnings]
@@ -67,7 +68,9 @@ class Server:
 
     def text(self, path: str, **query: Any) -> Iterator[bytes]:
         """What stands at `path`, piece by piece, as it comes. Raises Refusal, also in the middle."""
-        answer = self._send("GET", path, None, "application/json", query, quiet=query.get("follow") == "true")
+        answer = self._send(
+            "GET", path, None, "application/json", query=query, quiet=query.get("follow") == "true"
+        )
         try:
             yield from answer.stream(amt=2**16, decode_content=False)
         except (HTTPError, OSError) as error:
@@ -117,7 +120,11 @@ class Server:
         status = status if isinstance(status, dict) else {}
         message = str(status.get("message") or error.reason)
         reason = str(status.get("reason") or "")
-        return Refusal(error.status, reason, _words(self, error.status, reason, message, path, bool(status)))
+        return Refusal(
+            error.status,
+            reason,
+            _words(self, error.status, reason, message=message, path=path, is_status=bool(status)),
+        )
 
 
 def connect(context: str | None) -> Server:
@@ -131,7 +138,8 @@ def connect(context: str | None) -> Server:
         config.load_kube_config(file, context or None, made)
         contexts, current = config.list_kube_config_contexts(file)
         chosen = next((c for c in contexts if c["name"] == context), current) if context else current
-        made.retries = 1
+        # a second try of what was not answered; how long a busy server wants to be left alone is the caller's to decide
+        made.retries = Retry(1, respect_retry_after_header=False)
         return Server(ApiClient(made), chosen["name"], chosen["context"].get("namespace") or "default")
     except ConfigException as error:
         if context is None:
@@ -167,7 +175,7 @@ def _words(server: Server, status: int, reason: str, message: str, path: str, is
     if status == 404:
         return _absent(server, message, path, is_status)
     hints = {
-        403: "RBAC: ask for a Role that allows it; `kubectl auth can-i --list` shows what you may do",
+        403: "RBAC: templates/kubernetes/rbac.yaml has the Role to ask for; `kubectl auth can-i --list` shows yours",
         409: "",
         413: "the manifest is too large for this server: use fewer hosts",
         429: "the server is busy: try again",

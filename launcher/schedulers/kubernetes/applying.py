@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,7 +47,7 @@ def place(run: Run) -> Place:
     shown, _, rest = run.native_id.partition(":")
     uid, _, context = rest.partition(" ")
     namespace, kind, name = shown.split("/")
-    return Place(namespace, kind, name, uid, context)
+    return Place(namespace, kind, name, uid=uid, context=context)
 
 
 def objects(manifest: str) -> list[Object]:
@@ -66,13 +67,14 @@ def apply(manifest: str, context: str | None, namespace: str | None) -> str:
     done: list[Object] = []
     try:
         # The first is created, not applied: of two runs of one name, only one can have it.
-        _create(server, namespace, documents[0])
+        _say(documents[0], _create(server, namespace, documents[0]))
         done.append(documents[0])
         for document in documents[1:]:
             if _find(server, namespace, document) is not None:
                 raise _taken(document, namespace)
-            main = _patiently(server, namespace, document)
+            main, warnings = _patiently(server, namespace, document)
             done.append(document)
+            _say(document, warnings)
     except BaseException as error:
         left = [_title(d) for d in reversed(done) if not _delete(server, namespace, d)]
         if left and isinstance(error, SubmitError):
@@ -89,7 +91,7 @@ def apply(manifest: str, context: str | None, namespace: str | None) -> str:
             patch = {"metadata": {"ownerReferences": [owner]}}
             server.call("PATCH", _path(namespace, document), patch, api.MERGE, fieldManager=api.MANAGER)
     kind = documents[-1]["kind"].lower()
-    return str(Place(namespace, kind, owner["name"], owner["uid"], server.context))
+    return str(Place(namespace, kind, owner["name"], uid=owner["uid"], context=server.context))
 
 
 def replace(run: Run, manifest: str) -> str:
@@ -106,16 +108,22 @@ def replace(run: Run, manifest: str) -> str:
     return apply(manifest, at.context or None, at.namespace)
 
 
-def _patiently(server: api.Server, namespace: str, document: Object) -> Object:
+def _say(document: Object, warnings: list[str]) -> None:
+    """Show what the server accepted with a warning: pods that Pod Security forbids are only refused later."""
+    for text in warnings:
+        print(f"warning: {_title(document)}: {text}", file=sys.stderr, flush=True)
+
+
+def _patiently(server: api.Server, namespace: str, document: Object) -> tuple[Object, list[str]]:
     """Apply. A TrainJob is refused until Trainer's webhook has seen the runtime that was made a moment before."""
     for _ in range(_TRIES):
         try:
-            return _apply(server, namespace, document)[0]
+            return _apply(server, namespace, document)
         except api.Refusal as refusal:
             if document["kind"] != "TrainJob" or "TrainingRuntime" not in str(refusal):
                 raise
         time.sleep(0.5)
-    return _apply(server, namespace, document)[0]
+    return _apply(server, namespace, document)
 
 
 def _taken(document: Object, namespace: str) -> SubmitError:
@@ -234,12 +242,13 @@ def _path(namespace: str, document: Object) -> str:
     return api.path(kind, namespace, document["metadata"]["name"])
 
 
-def _create(server: api.Server, namespace: str, document: Object) -> None:
+def _create(server: api.Server, namespace: str, document: Object) -> list[str]:
+    """The server's warnings."""
     kind = kinds.of(document["apiVersion"], document["kind"])
     try:
-        server.call(
+        return server.call(
             "POST", api.path(kind, namespace), document, fieldManager=api.MANAGER, fieldValidation="Strict"
-        )
+        )[1]
     except api.Refusal as refusal:
         raise (_taken(document, namespace) if refusal.reason == "AlreadyExists" else refusal) from None
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from launcher import exit_codes, units, workloads
 from launcher.errors import PlanError, Problem, shown
 from launcher.files import kubernetes_syntax
+from launcher.files.cluster import Serve
 from launcher.images import names
-from launcher.schedulers.kubernetes import pods, trainer
+from launcher.schedulers.kubernetes import pods, storage, trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,6 +33,7 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
         *_paths(plan, pod),
         *_resources(plan),
         *_kind(plan),
+        *storage.problems(plan),
         *_serving(plan),
         *_queue(plan),
         *_sizes(files),
@@ -175,7 +177,7 @@ def _kind(plan: Plan) -> Iterator[Problem]:
     alone = {
         "leader_first": ("jobset", cluster.leader_first),
         "runtime": ("trainjob", cluster.runtime is not None),
-        "serve": ("leaderworkerset", "serve" in cluster.model_fields_set),
+        "serve": ("leaderworkerset", cluster.serve != Serve()),
     }
     for field, (kind, used) in alone.items():
         if used and cluster.kind != kind:
@@ -206,9 +208,9 @@ def _kind(plan: Plan) -> Iterator[Problem]:
 
 def _serving(plan: Plan) -> Iterator[Problem]:
     """A server that listens where the Service and the probe of its kind do not look."""
-    if plan.job.workload == "serve" and plan.cluster.kubernetes.kind == "leaderworkerset":
+    if workloads.traits(plan.job.workload).serves and plan.cluster.kubernetes.kind == "leaderworkerset":
         port, served = (
-            plan.args.get("port", workloads.default("serve", "port")),
+            plan.args.get("port", workloads.default(plan.job.workload, "port")),
             plan.cluster.kubernetes.serve.port,
         )
         if port != served:

@@ -57,6 +57,18 @@ def name(pod: Pod) -> str:
     return f"{shown} on {pod['spec']['nodeName']}" if pod["spec"].get("nodeName") else shown
 
 
+def names(pod: Pod) -> list[str]:
+    """What a person may call the host of `pod`: its host name, the pod's name, the node's."""
+    spec = pod["spec"]
+    return [str(n) for n in (spec.get("hostname"), pod["metadata"]["name"], spec.get("nodeName")) if n]
+
+
+def attempts(at: Place, found: list[Pod], wanted: int) -> list[Pod]:
+    """The pods that the host `wanted` has had, the newest last; of several groups that share indices the last one's."""
+    mine = [pod for pod in found if index(at, pod) == wanted]
+    return mine[-1:] if at.kind == "leaderworkerset" else mine
+
+
 def containers(pod: Pod, named: str = "") -> list[dict[str, Any]]:
     """The statuses of the pod's containers, or of the one `named`."""
     found: list[dict[str, Any]] = pod.get("status", {}).get("containerStatuses") or []

@@ -54,7 +54,7 @@ KINDS: dict[str, Kind] = {
             "jobset.x-k8s.io/v1alpha2",
             "JobSet",
             "jobsets",
-            "kubectl apply --server-side -f"
+            install="kubectl apply --server-side -f"
             f" {_GITHUB}/kubernetes-sigs/jobset/releases/download/v0.12.0/manifests.yaml",
             label=f"{_JOBSET}/jobset-name",
         ),
@@ -63,7 +63,7 @@ KINDS: dict[str, Kind] = {
             "trainer.kubeflow.org/v1alpha1",
             "TrainJob",
             "trainjobs",
-            "kubectl apply --server-side -k"
+            install="kubectl apply --server-side -k"
             f" '{_GITHUB}/kubeflow/trainer.git/manifests/overlays/manager?ref=v2.3.0'",
             label=f"{_JOBSET}/jobset-name",
         ),
@@ -72,7 +72,7 @@ KINDS: dict[str, Kind] = {
             "kubeflow.org/v2beta1",
             "MPIJob",
             "mpijobs",
-            "kubectl apply --server-side -f"
+            install="kubectl apply --server-side -f"
             " https://raw.githubusercontent.com/kubeflow/mpi-operator/v0.8.0/deploy/v2beta1/mpi-operator.yaml",
         ),
         Kind(
@@ -80,7 +80,7 @@ KINDS: dict[str, Kind] = {
             "kubeflow.org/v1",
             "PyTorchJob",
             "pytorchjobs",
-            "kubectl apply --server-side -k"
+            install="kubectl apply --server-side -k"
             f" '{_GITHUB}/kubeflow/trainer.git/manifests/overlays/standalone?ref=v1.9.4'",
             container="pytorch",  # the operator looks for this name
         ),
@@ -89,7 +89,7 @@ KINDS: dict[str, Kind] = {
             "leaderworkerset.x-k8s.io/v1",
             "LeaderWorkerSet",
             "leaderworkersets",
-            "kubectl apply --server-side -f"
+            install="kubectl apply --server-side -f"
             f" {_GITHUB}/kubernetes-sigs/lws/releases/download/v0.10.0/manifests.yaml",
         ),
     )
@@ -107,14 +107,14 @@ OTHERS: dict[str, Kind] = {
             "trainer.kubeflow.org/v1alpha1",
             "TrainingRuntime",
             "trainingruntimes",
-            KINDS["trainjob"].install,
+            install=KINDS["trainjob"].install,
         ),
         Kind(
             "podgroup",
             "scheduling.volcano.sh/v1beta1",
             "PodGroup",
             "podgroups",
-            "kubectl apply --server-side -f"
+            install="kubectl apply --server-side -f"
             " https://raw.githubusercontent.com/volcano-sh/volcano/v1.15.1/installer/volcano-development.yaml",
         ),
         Kind(
@@ -122,7 +122,7 @@ OTHERS: dict[str, Kind] = {
             "scheduling.x-k8s.io/v1alpha1",
             "PodGroup",
             "podgroups",
-            "helm install --repo https://scheduler-plugins.sigs.k8s.io scheduler-plugins scheduler-plugins",
+            install="helm install --repo https://scheduler-plugins.sigs.k8s.io scheduler-plugins scheduler-plugins",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""What the local run folder gets of a run whose own folder is in the cluster: its steps, and the log of a failure.
+"""What the local run folder gets of a run whose own folder is in the cluster: its steps, and logs of its pods.
 
 Owns the way from log lines to metrics.jsonl, for `status` and --wait. The file's format, and that each step is printed
 too, are docker/workloads/metrics.py's; what the ranks themselves write is on a volume of the cluster.
@@ -6,20 +6,25 @@ too, are docker/workloads/metrics.py's; what the ranks themselves write is on a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import RunNotFoundError
 from launcher.runs import metrics as runs_metrics
-from launcher.schedulers.kubernetes import hosts, podlogs
+from launcher.schedulers.kubernetes import api, applying, ends, hosts, kept, podlogs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from launcher.runs.record import Run
     from launcher.schedulers.kubernetes.api import Server
     from launcher.schedulers.kubernetes.applying import Place
+    from launcher.schedulers.kubernetes.ends import End
     from launcher.schedulers.kubernetes.hosts import Pod
 
+_MOST = 16  # hosts whose logs are kept: each is a request
 _STEP = re.compile(
     r"step +(?P<step>\d+)/(?P<max_steps>\d+)  loss (?P<loss>[-\w.]+)  lr (?P<lr>\S+)(?:  norm (?P<grad_norm>\S+))?"
     r"  (?P<tokens_per_second>[\d,]+) tokens/s  (?P<step_seconds>\S+) s/step"
@@ -32,7 +37,7 @@ def metrics(server: Server, at: Place, run: Run, pod: Pod | None) -> None:
 
     A folder that ranks write into themselves, as its `logs/` shows, is left alone.
     """
-    if pod is None or not run.folder.is_dir() or (run.folder / "logs").exists():
+    if pod is None or not run.folder.is_dir() or _own_logs(run):
         return
     kept = run.folder / "metrics.jsonl"
     known, _ = runs_metrics.read(run.folder)
@@ -43,7 +48,7 @@ def metrics(server: Server, at: Place, run: Run, pod: Pod | None) -> None:
             found = record(podlogs.of_rank(text, 0) or "")
             if found and stamp:
                 made.append({**found, "time": hosts.seconds(stamp), "stamp": stamp})
-    except RunNotFoundError:  # it has not started
+    except (RunNotFoundError, api.Refusal):  # it has not started, or its log cannot be read now
         return
     if made and not known:
         made.insert(0, {"event": "start", "step": 0, "time": made[0]["time"], "stamp": made[0]["stamp"]})
@@ -52,13 +57,37 @@ def metrics(server: Server, at: Place, run: Run, pod: Pod | None) -> None:
             file.writelines(json.dumps(line) + "\n" for line in made)
 
 
-def failure(server: Server, at: Place, run: Run, pod: Pod) -> None:
-    """Keep the end of the log of `pod`, which failed first, as `logs/node-N.log`, where causes are looked for."""
-    path = run.folder / "logs" / f"node-{hosts.index(at, pod)}.log"
-    if run.folder.is_dir() and not path.parent.exists():
-        lines = podlogs.tail(server, at, pod, 2000)
-        path.parent.mkdir()
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def failure(server: Server, at: Place, run: Run, end: End) -> None:
+    """Keep the end of the log of the pod that failed first, where causes are looked for, and what the kubelet says."""
+    said = [f"node: {ends.memory(at, end.pod)}"] if end.out_of_memory else []
+    _keep(server, at, run, end.pod, said)
+
+
+def before_deletion(run: Run) -> None:
+    """Bring the run's steps and logs up to date while it still has pods, as far as the server answers."""
+    at = applying.place(run)
+    server = api.connect(at.context or None)
+    with contextlib.suppress(api.Refusal):
+        pods = hosts.newest(at, hosts.pods(server, at, run))
+        everything(server, at, run, pods)
+
+
+def everything(server: Server, at: Place, run: Run, pods: Mapping[int, Pod]) -> None:
+    """The run's steps, and the end of the log of each of `pods`, which are on their way out."""
+    metrics(server, at, run, pods.get(0))
+    for pod in list(pods.values())[:_MOST]:
+        with contextlib.suppress(api.Refusal):
+            _keep(server, at, run, pod, [])
+
+
+def _keep(server: Server, at: Place, run: Run, pod: Pod, said: list[str]) -> None:
+    if run.folder.is_dir() and not _own_logs(run):
+        kept.write(run, hosts.index(at, pod) or 0, pod, [*podlogs.tail(server, at, pod, 2000), *said])
+
+
+def _own_logs(run: Run) -> bool:
+    """Whether the ranks write into this very folder: it is on the claim that the pods mount."""
+    return any((run.folder / "logs").glob("rank-*.log"))
 
 
 def record(line: str) -> dict[str, Any] | None:

@@ -5,13 +5,14 @@ Owns the reading of pod logs; the run folder itself is on a volume of the cluste
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from typing import TYPE_CHECKING
 
 from launcher.errors import RunNotFoundError
 from launcher.runs.status import ENDED
-from launcher.schedulers.kubernetes import api, applying, hosts, kinds, waits
+from launcher.schedulers.kubernetes import api, applying, hosts, kept, kinds, waits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,29 +30,57 @@ _PAUSE = 2.0  # seconds between looks for the next pod of a host
 def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterator[str]:
     """Log lines of one host, or of one rank of it (default: rank 0 and the node entry of the first host).
 
-    With `follow` until the run ends, over every pod that the host gets. Raises RunNotFoundError when the run has no
-    such rank or host, or the host has no pod.
+    Of every pod that the host has had, as far as the server still has them, else what was kept of them here. With
+    `follow` until the run ends. Raises RunNotFoundError when the run has no such rank or host, or nothing is left.
     """
     at = applying.place(run)
     server = api.connect(at.context or None)
     index, rank = _wanted(server, at, run, selection)
-    last, read = "", ""  # the stamp of the last line, and the uid of its pod
+    stamps: dict[str, str] = {}  # pod's uid → the stamp of its last line that was read
+    done: set[str] = set()  # uids of pods that get no more lines
     while True:
         ended = selection.follow and state() in ENDED
-        pod = hosts.newest(at, hosts.pods(server, at, run)).get(index)
-        if pod is None and not selection.follow:
-            raise RunNotFoundError(f"host {index} of {run.id} has no pod", hint="`status` shows why")
-        if pod is not None:
-            last = last if read == pod["metadata"]["uid"] else ""
-            read = pod["metadata"]["uid"]
-            for stamp, text in stamped(server, at, pod, last, selection.follow):
-                last = stamp or last
+        pods = hosts.attempts(at, hosts.pods(server, at, run), index)
+        if not pods and (ended or not selection.follow):
+            yield from [] if stamps else _kept(run, index, rank)
+        for pod in pods:
+            uid = pod["metadata"]["uid"]
+            if uid in done:
+                continue
+            if uid not in stamps and len(pods) > 1:
+                yield f"--- pod {pod['metadata']['name']}"
+            for stamp, text in _read(server, at, pod, stamps.setdefault(uid, ""), (pods, selection)):
+                stamps[uid] = stamp or stamps[uid]
                 line = of_rank(text, rank)
                 if line is not None:
                     yield line
+            if pod is not pods[-1]:
+                done.add(uid)
         if ended or not selection.follow:
             return
         time.sleep(_PAUSE)
+
+
+def _read(
+    server: Server, at: Place, pod: Pod, last: str, among: tuple[list[Pod], Selection]
+) -> Iterator[tuple[str, str]]:
+    """`stamped` of one of a host's pods: the newest as it was selected, earlier ones as far as they can be read."""
+    pods, selection = among
+    if pod is pods[-1]:
+        yield from stamped(server, at, pod, last, selection.follow)
+        return
+    with contextlib.suppress(api.Refusal, RunNotFoundError):
+        yield from stamped(server, at, pod, last, follow=False)
+
+
+def _kept(run: Run, index: int, rank: int | None) -> Iterator[str]:
+    lines = kept.lines(run, index)
+    if not lines:
+        raise RunNotFoundError(f"host {index} of {run.id} has no pod", hint="`status` shows why")
+    for text in lines:
+        line = of_rank(text, rank)
+        if line is not None:
+            yield line
 
 
 def _wanted(server: Server, at: Place, run: Run, selection: Selection) -> tuple[int, int | None]:
@@ -65,18 +94,13 @@ def _wanted(server: Server, at: Place, run: Run, selection: Selection) -> tuple[
         return selection.rank // run.slots, selection.rank
     if selection.host is None:
         return 0, 0
-    names = {i: _names(pod) for i, pod in hosts.newest(at, hosts.pods(server, at, run)).items()}
+    live = {i: hosts.names(pod) for i, pod in hosts.newest(at, hosts.pods(server, at, run)).items()}
+    names = live or kept.names(run)
     for index, known in names.items():
         if selection.host in known or selection.host.partition(".")[0] in known:
             return index, None
     every = ", ".join(known[0] for known in list(names.values())[:12])
     raise RunNotFoundError(f"{run.id} has no host {selection.host!r}", hint=every or "no pods yet")
-
-
-def _names(pod: Pod) -> list[str]:
-    """What a person may call the host of `pod`: its host name, the pod's name, the node's."""
-    spec = pod["spec"]
-    return [str(n) for n in (spec.get("hostname"), pod["metadata"]["name"], spec.get("nodeName")) if n]
 
 
 def stamped(server: Server, at: Place, pod: Pod, last: str, follow: bool) -> Iterator[tuple[str, str]]:

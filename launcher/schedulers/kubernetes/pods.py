@@ -7,6 +7,7 @@ makes one `$` of two, so that every `$` of a value is written twice.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -271,7 +272,10 @@ def _sidecars(plan: Plan) -> list[dict[str, Any]]:
 
 def _tolerations(plan: Plan) -> list[dict[str, Any]]:
     """The cluster's, and Kubernetes' own taints as far as the cluster says nothing of them."""
-    given = [t.model_dump(exclude_none=True) for t in plan.cluster.kubernetes.tolerations]
+    given = [
+        {key: value for key, value in dataclasses.asdict(toleration).items() if value is not None}
+        for toleration in plan.cluster.kubernetes.tolerations
+    ]
     # sites keep other pods off GPU nodes with a taint of the resource's name
     gpu: list[dict[str, Any]] = (
         [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}] if plan.gpu else []

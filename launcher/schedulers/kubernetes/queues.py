@@ -59,13 +59,13 @@ def make(plan: Plan, requests: dict[str, str]) -> Queueing:
         affinity = _near(plan, topology.label, topology.required)
     exclusive = topology.label if topology and topology.exclusive else None
     return Queueing(
-        labels,
-        {"alpha.jobset.sigs.k8s.io/exclusive-topology": exclusive} if exclusive else {},
-        pod_labels,
-        pod_annotations,
-        affinity,
-        _SCHEDULERS.get(cluster.queueing),
-        _group(plan, requests),
+        labels=labels,
+        annotations={"alpha.jobset.sigs.k8s.io/exclusive-topology": exclusive} if exclusive else {},
+        pod_labels=pod_labels,
+        pod_annotations=pod_annotations,
+        affinity=affinity,
+        scheduler=_SCHEDULERS.get(cluster.queueing),
+        group=_group(plan, requests),
     )
 
 

@@ -55,7 +55,14 @@ def rights(plan: Plan) -> Rights:
         container["capabilities"] = {"drop": ["ALL"], **({"add": list(added)} if added else {})}
     level: Level = "privileged" if wide else "baseline" if user == 0 else "restricted"
     unlimited = fabric.memlock and not added and not fabric.privileged
-    return Rights(pod, container, fabric.host_network, level, tuple(reasons), unlimited)
+    return Rights(
+        pod=pod,
+        container=container,
+        host_network=fabric.host_network,
+        level=level,
+        reasons=tuple(reasons),
+        unlimited=unlimited,
+    )
 
 
 def _reasons(plan: Plan, added: tuple[str, ...]) -> list[str]:

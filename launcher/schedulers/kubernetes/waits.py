@@ -9,13 +9,16 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from launcher import exit_codes
-from launcher.schedulers.kubernetes import api, hosts
+from launcher import exit_codes, units
+from launcher.schedulers.kubernetes import api, hosts, kinds
 
 if TYPE_CHECKING:
     from launcher.schedulers.kubernetes.api import Server
     from launcher.schedulers.kubernetes.applying import Place
     from launcher.schedulers.kubernetes.hosts import Pod
+
+_LATE = 30.0  # seconds after a pod's grace period in which a kubelet that lives has removed it
+_UNATTENDED = 60.0  # seconds in which a controller that runs has written a status
 
 
 def meaning(code: object) -> str:
@@ -43,7 +46,11 @@ def why(server: Server, at: Place, pod: Pod) -> str:
         if waiting and waiting.get("reason") not in {"ContainerCreating", "PodInitializing", None}:
             return _held(container, waiting)
     if state.get("phase") == "Pending" or any("waiting" in c.get("state", {}) for c in containers):
-        return _event(server, at, name) or f"{name} is starting"
+        return _event(server, at, name, f"{name} is starting")
+    ended = [e for c in containers if (e := c.get("state", {}).get("terminated")) and e.get("exitCode")]
+    if ended:
+        code = ended[0]["exitCode"]
+        return f"{name} ended with {code}{meaning(code)} and is restarted"
     return ""
 
 
@@ -69,20 +76,60 @@ def _held(container: Pod, waiting: Pod) -> str:
     return f"{reason}: {message}" if message else str(reason)
 
 
-def _leaving(server: Server, pod: Pod, deleted: str) -> str:
-    """A pod that is being deleted. Its time is over at `deleted`; then only a node that is gone still holds it."""
+def lost(server: Server, pod: Pod) -> str:
+    """That the node of a pod which is said to run does not answer; '' when it does.
+
+    Kubernetes then makes the pod's Ready condition false, and its containers keep the last state that was heard of.
+    """
+    conditions = {c["type"]: c["status"] for c in pod.get("status", {}).get("conditions", [])}
     node, name = pod["spec"].get("nodeName", ""), pod["metadata"]["name"]
-    if time.time() < hosts.seconds(deleted) + 30 or not node:
-        return f"{name} ends"
-    with contextlib.suppress(api.Refusal):
-        found = server.get(f"/api/v1/nodes/{node}")
-        ready = [c for c in found.get("status", {}).get("conditions", []) if c["type"] == "Ready"]
-        if ready and ready[0]["status"] == "True":
-            return f"{name} should have terminated by now"
+    running = any("running" in c.get("state", {}) for c in hosts.containers(pod))
+    if (
+        pod["metadata"].get("deletionTimestamp")
+        or not running
+        or conditions.get("Ready") != "False"
+        or not node
+    ):
+        return ""
+    if _ready(server, node) is not False:
+        return ""
     return (
-        f"node {node} is lost and still has {name}: `kubectl delete node {node}`, or taint it"
-        " node.kubernetes.io/out-of-service=lost:NoExecute, so that a new pod is created"
+        f"node {node} does not answer, with {name} on it: if it stays away, `kubectl delete node {node}` makes room for"
+        " a new pod"
     )
+
+
+def _leaving(server: Server, pod: Pod, deleted: str) -> str:
+    """A pod that is being deleted: it ends, or only a node that is gone still holds it."""
+    node, name = pod["spec"].get("nodeName", ""), pod["metadata"]["name"]
+    ready = _ready(server, node) if node else None
+    if ready is False or (ready is None and node and time.time() > hosts.seconds(deleted) + _LATE):
+        return (
+            f"node {node} is lost and still has {name}: `kubectl delete node {node}`, or taint it"
+            " node.kubernetes.io/out-of-service=lost:NoExecute, so that a new pod is created"
+        )
+    if time.time() > hosts.seconds(deleted) + _LATE:
+        return f"{name} should have terminated by now"
+    return f"{name} ends"
+
+
+def _ready(server: Server, node: str) -> bool | None:
+    """Whether the node is ready; None when that cannot be read: it is gone, or RBAC forbids it."""
+    with contextlib.suppress(api.Refusal):
+        conditions = server.get(f"/api/v1/nodes/{node}").get("status", {}).get("conditions", [])
+        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+    return None
+
+
+def restarted(at: Place, pods: list[Pod]) -> str:
+    """Which container the kubelet started again, and why; '' when none."""
+    for pod in pods:
+        for container in hosts.containers(pod, kinds.KINDS[at.kind].container):
+            ended = container.get("lastState", {}).get("terminated")
+            if ended and ended.get("exitCode") and container.get("restartCount"):
+                code, times = ended["exitCode"], container["restartCount"]
+                return f"{hosts.name(pod)} was started again {times} times, after it ended with {code}{meaning(code)}"
+    return ""
 
 
 def suspended(server: Server, at: Place, main: Pod) -> str:
@@ -104,25 +151,31 @@ def suspended(server: Server, at: Place, main: Pod) -> str:
     return "suspended (.spec.suspend): another controller has to resume it"
 
 
-def not_made(server: Server, at: Place) -> str:
-    """Why pods are not made: the warnings of the run's objects, such as an exceeded quota."""
-    return _event(server, at, at.name, about="FailedCreate")
+def not_made(server: Server, at: Place, main: Pod) -> str:
+    """Why pods are not made: no controller, or a warning of the run's objects, such as an exceeded quota."""
+    kind, age = kinds.KINDS[at.kind], time.time() - hosts.seconds(main["metadata"].get("creationTimestamp"))
+    if not main.get("status") and age > _UNATTENDED:
+        install = f"; install it: {kind.install}" if kind.install else ""
+        return f"no controller has taken up the {kind.kind} for {units.brief(age)}{install}"
+    return _event(server, at, at.name, "pods are being created", about="FailedCreate")
 
 
-def _event(server: Server, at: Place, name: str, about: str = "") -> str:
-    """The newest warning about an object whose name starts with `name`; '' when there is none, or it is forbidden."""
-    with contextlib.suppress(api.Refusal):
-        events = f"/api/v1/namespaces/{at.namespace}/events"
+def _event(server: Server, at: Place, name: str, otherwise: str, about: str = "") -> str:
+    """The newest warning about an object whose name starts with `name`; `otherwise` when there is none."""
+    events = f"/api/v1/namespaces/{at.namespace}/events"
+    try:
         answer = server.get(events, fieldSelector="type=Warning", limit=500)
-        found = [
-            event
-            for event in answer.get("items", [])
-            if str(event.get("involvedObject", {}).get("name", "")).startswith(name)
-            and about in event.get("reason", "")
-        ]
-        newest: Any = max(
-            found, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime")), default=None
+    except api.Refusal as refusal:
+        return (
+            f"{otherwise} (RBAC forbids to list events, which say more)"
+            if refusal.status == 403
+            else otherwise
         )
-        if newest:
-            return f"{newest.get('reason')}: {newest.get('message', '').strip()}"
-    return ""
+    found = [
+        event
+        for event in answer.get("items", [])
+        if str(event.get("involvedObject", {}).get("name", "")).startswith(name)
+        and about in event.get("reason", "")
+    ]
+    newest: Any = max(found, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime")), default=None)
+    return f"{newest.get('reason')}: {newest.get('message', '').strip()}" if newest else otherwise

@@ -48,7 +48,7 @@ def render(plan: Plan) -> Files:
         bundle=containers.bundle(plan),
         secrets=templates.home(plan.cluster.slurm.secrets),
         secrets_named=plan.cluster.slurm.secrets,
-        bad_hosts=badhosts.path(plan.site.runs),
+        bad_hosts=badhosts.path(plan.workspace.runs),
     )
     return {"job.sh": text}
 
@@ -97,7 +97,7 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
 
     text = (run.folder / "job.sh").read_text(encoding="utf-8", errors="surrogateescape")
     text = re.sub(r"^#SBATCH --dependency=.*\n", "", text, flags=re.MULTILINE)
-    return submission.submit(str(run.folder), text, run.nodes, exclude, after)
+    return submission.submit(str(run.folder), text, run.nodes, exclude=exclude, after=after)
 
 
 def status(run: Run) -> Status:

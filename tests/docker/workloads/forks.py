@@ -8,6 +8,7 @@ not show is an interpreter's start.
 from __future__ import annotations
 
 import contextlib
+import io
 import multiprocessing
 import multiprocessing.forkserver
 import os
@@ -15,11 +16,10 @@ import runpy
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 from unittest import mock
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
@@ -80,7 +80,8 @@ def _rank(module: str, words: list[str], environment: dict[str, str], output: st
         os.dup2(file, number)
     os.close(file)
     for stream in (sys.stdout, sys.stderr):
-        cast("io.TextIOWrapper", stream).reconfigure(write_through=True)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(write_through=True)
     os.environ.clear()
     os.environ.update(environment)
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)

@@ -157,7 +157,7 @@ def predicted(
     setup = sizing_setup.Setup(
         RANKS, RANKS, one["micro"], one["sequence"], checkpointing=one["checkpointing"], device="cpu"
     )
-    return model, settings, setup, memory.of(model, settings, setup)
+    return model, settings, setup, memory.estimate(model, settings, setup)
 
 
 def states(one: dict[str, Any]) -> int:

@@ -47,7 +47,7 @@ class Case:
         model = models.load(self.model)
         assert isinstance(model, architecture.Architecture)
         setup = sizing_setup.Setup(1, 1, self.micro, self.sequence, checkpointing=self.checkpointing)
-        return memory.of(model, zero.read(self.deepspeed), setup)
+        return memory.estimate(model, zero.read(self.deepspeed), setup)
 
     @property
     def peak(self) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from launcher import ROOT
-from launcher.sizing import architecture, memory, models
+from launcher.sizing import architecture, memory, models, zero
 from launcher.sizing import setup as sizing_setup
 from tests.docker.workloads import memory_cases, ranks
 
@@ -95,7 +95,7 @@ def planned(case: Case, margin: bool) -> int:
     setup = sizing_setup.Setup(
         RANKS, RANKS, case.micro, case.sequence, checkpointing=case.checkpointing, device="cpu"
     )
-    found = memory.estimate(model, case.deepspeed, setup).moments.values()
+    found = memory.estimate(model, zero.read(case.deepspeed), setup).moments.values()
     return max(slot.total - (0 if margin else slot.margin) for slot in found)
 
 

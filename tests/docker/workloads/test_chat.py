@@ -170,7 +170,7 @@ def test_mistakes_are_told_in_one_line(answering: ranks.Ranks, tmp_path: Path) -
         ),
         (
             "chat_ppo",
-            (f"--reward={model}",),
+            (f"--reward={model}", "--max-new-tokens=16"),
             f"{model} is no reward model: name a folder that chat_reward --export",
         ),
     ]

@@ -53,7 +53,7 @@ def start(
 
 def rows(run: ranks.Ranks) -> list[dict[str, Any]]:
     parts = sorted((run.run_dir / "generated").glob("part-*.jsonl"))
-    return [json.loads(line) for part in parts for line in part.read_text().splitlines()]
+    return [json.loads(line) for part in parts for line in part.read_text().split("\n") if line]
 
 
 @pytest.mark.parametrize(("engine", "config"), [("tensor-parallel", NO_ZERO), ("zero", ZERO)])
@@ -149,6 +149,28 @@ def test_prompts_that_do_not_fit_are_named_before_a_model_is_loaded(exported: Pa
     assert not rows(run)
 
 
+def test_a_part_that_cannot_be_written_ends_every_rank(exported: Path, tmp_path: Path) -> None:
+    """Also the rank that has more parts to write, and could."""
+    import resource
+
+    path = tmp_path / "prompts.jsonl"
+    texts = [{"prompt": "x", "id": "y" * 100_000}, *({"prompt": "z"} for _ in range(3))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in texts))
+    run = ranks.start(
+        *(tmp_path, 2, NO_ZERO, f"--prompts={path}", "--max-new-tokens=2", "--part-size=1"),
+        model=str(exported),
+        workload="generate",
+        before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )
+    assert run.wait() == [74, 74], run.output()
+    (message,) = [line for line in run.output().splitlines() if line.startswith("generate: error: ")]
+    assert message.endswith("part-00000.jsonl could not be written: [Errno 27] File too large")
+    assert sorted(file.name for file in (run.run_dir / "generated").glob("*part*")) == [
+        "part-00001.jsonl",
+        "part-00003.jsonl",
+    ]
+
+
 def test_text_begins_as_the_tokenizer_begins_it(talkative: Path, prompts: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -219,12 +241,13 @@ def test_the_model_folders_generation_settings_do_not_shape_text(
 def test_text_of_another_recipe_is_not_continued(exported: Path, prompts: Path, tmp_path: Path) -> None:
     from workloads import generate, session, tokenizer
     from workloads import prompts as prompt_files
+    from workloads.parts import begin, split
 
     model = tmp_path / "model"
     shutil.copytree(exported, model)
     given = ("--deepspeed-config=x", "--run-dir=x", f"--model={model}", f"--prompts={prompts}", *ARGS)
     own, other = (tokenizer.existing(str(folder)) for folder in (model, begins(model, tmp_path / "other")))
-    parts = prompt_files.split(prompt_files.read(prompts), 3)
+    parts = split(prompt_files.read(prompts), 3)
 
     def recipe(*words: str, config: dict[str, Any] = NO_ZERO, tokens: Any = own) -> dict[str, Any]:
         return generate.recipe(generate.parser().parse_args([*given, *words]), config, parts, tokens)
@@ -240,8 +263,8 @@ def test_text_of_another_recipe_is_not_continued(exported: Path, prompts: Path, 
     trained_on[-1] ^= 1
     (model / "model.safetensors").write_bytes(trained_on)
     changed["weights"] = recipe()
-    assert generate.begin(tmp_path / "generated", first, parts) == [0, 1, 2]
+    assert begin(tmp_path / "generated", first, parts) == [0, 1, 2]
     for what, wanted in changed.items():
         with pytest.raises(session.Stop, match=f"holds text of another {what}: give this run another folder"):
-            generate.begin(tmp_path / "generated", wanted, parts)
-    assert generate.begin(tmp_path / "generated", first, parts) == [0, 1, 2]
+            begin(tmp_path / "generated", wanted, parts)
+    assert begin(tmp_path / "generated", first, parts) == [0, 1, 2]

@@ -370,7 +370,7 @@ def test_what_is_no_request_is_refused_on_a_connection_that_lives(
         assert connection.sock is socket
 
 
-def test_a_key_is_asked_for_and_is_on_no_command_line(endpoint: dict[str, Any], name: str) -> None:
+def test_a_key_is_asked_for(endpoint: dict[str, Any], name: str) -> None:
     import openai
 
     for wrong in ("wrong", KEY + "x", KEY[:-1]):

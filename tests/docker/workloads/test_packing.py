@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 np = pytest.importorskip("numpy", reason="the train extra is not installed")
@@ -53,14 +55,15 @@ def test_samples_bring_their_positions() -> None:
         def __len__(self) -> int:
             return 101
 
-        def __getitem__(self, places: np.ndarray) -> np.ndarray:
+        def __getitem__(self, places: Any) -> Any:
             return places
 
-        def document(self, places: np.ndarray) -> np.ndarray:
+        def document(self, places: Any) -> Any:
             return places // 7
 
     batch = samples.Samples(Tokens(), 10, seed=0, masked=True).batch(np.arange(10))
     inputs = batch.inputs.numpy()
     expected = np.minimum(inputs % 7, inputs - inputs[:, :1])
+    assert batch.positions is not None
     assert batch.positions.tolist() == expected.tolist()
     assert samples.Samples(Tokens(), 10, seed=0).batch(np.arange(10)).positions is None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from workloads import prompts, session, tokenizer
+from workloads.parts import split
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +22,7 @@ def test_lines_of_text_are_prompts_and_parts_keep_their_order(tmp_path: Path) ->
         (1, 3, "  two "),
         (2, 4, "three"),
     ]
-    first, second = prompts.split(read, 2)
+    first, second = split(read, 2)
     assert (first.name, first.prompts, second.name, second.prompts) == (
         "part-00000.jsonl",
         read[:2],

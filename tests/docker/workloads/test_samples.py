@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import threading
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +15,9 @@ torch = pytest.importorskip("torch", reason="the train extra is not installed")
 from workloads import engines, samples, session  # noqa: E402
 
 from tests.docker.workloads.conftest import place  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TOKENS = np.arange(1003, dtype=np.uint16)
 
@@ -45,7 +51,7 @@ def test_a_rank_holds_no_list_of_all_samples() -> None:
         def __len__(self) -> int:
             return 10**15
 
-        def __getitem__(self, places: np.ndarray) -> np.ndarray:
+        def __getitem__(self, places: Any) -> Any:
             return places % 1000
 
     batch = samples.Samples(Endless(), 1000, seed=0).batch(np.arange(10**12 - 3, 10**12 + 3))
@@ -86,3 +92,38 @@ def test_as_many_windows_are_evaluated_as_there_are() -> None:
     assert [count(tokens) for tokens in (11, 31, 40, 41, 900)] == [1, 3, 3, 4, 4]
     with pytest.raises(session.Stop, match="has 10 tokens, too few to evaluate 10 at once"):
         count(10)
+
+
+def test_batches_follow_each_other_step_by_step() -> None:
+    reader, size = samples.Samples(TOKENS, 10, seed=0), engines.BatchSize(3, 2, 12)
+    session = place(1, 2)
+    expected = [b for step in range(3) for b in reader.share(24 + step * 12, size, session)]
+    onward = islice(reader.onward(24, size, session), 6)
+    for ours, theirs in zip(samples.ahead(onward, torch.device("cpu")), expected, strict=True):
+        assert (ours.inputs == theirs.inputs).all()
+        assert (ours.labels == theirs.labels).all()
+
+
+def test_the_next_batch_is_prepared_while_one_is_in_use() -> None:
+    second = threading.Event()
+
+    def read() -> Iterator[samples.Batch]:
+        yield samples.Batch(torch.zeros(1), torch.zeros(1))
+        second.set()
+        yield samples.Batch(torch.ones(1), torch.ones(1))
+
+    batches = samples.ahead(read(), torch.device("cpu"))
+    next(batches)
+    assert second.wait(60)  # nobody has asked for it
+    assert next(batches).inputs.item() == 1
+
+
+def test_what_goes_wrong_while_reading_is_raised() -> None:
+    def read() -> Iterator[samples.Batch]:
+        yield samples.Batch(torch.zeros(1), torch.zeros(1))
+        raise OSError("the disk is gone")
+
+    batches = samples.ahead(read(), torch.device("cpu"))
+    next(batches)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.docker.workloads.ranks import DOCKER
+
+pytestmark = pytest.mark.heavy  # each reads torch in an interpreter of its own
 
 STEPS = """
 import resource, sys

@@ -47,6 +47,7 @@ def cases(folder: Path) -> dict[str, dict[str, Any]]:
             "words": [f"--model={model}", *WORDS, f"--data={data}", *words],
         }
 
+    judged = (*PPO[1:], f"--reward={folder / 'padding' / 'export'}")
     first = ("--max-steps=1", "--warmup-steps=4", "--lr=4e-3", "--weight-decay=10", "--export")
     made = [
         case("first step", "chat_sft", plain, *first),
@@ -55,20 +56,10 @@ def cases(folder: Path) -> dict[str, dict[str, Any]]:
         case("ppo with a penalty", "chat_ppo", penalty, *PPO),
         case("rloo", "chat_rl", plain, *PPO),
         case("rloo with a penalty", "chat_rl", penalty, *PPO),
-        case(
-            "ppo on the reward model",
-            "chat_ppo",
-            plain,
-            *PPO[1:],
-            f"--reward={folder / 'padding' / 'export'}",
-        ),
-        case(
-            "rloo on the reward model",
-            "chat_rl",
-            plain,
-            *PPO[1:],
-            f"--reward={folder / 'padding' / 'export'}",
-        ),
+        case("ppo, layers gathered", "chat_ppo", plain, *PPO, "--no-gather-for-generation", stage=3),
+        *(case(f"{w} judged", w, plain, *judged) for w in ("chat_ppo", "chat_rl")),
+        *(case(f"{w} judged under ZeRO-3", w, plain, *judged, stage=3) for w in ("chat_ppo", "chat_rl")),
+        case("chat_ppo judged from the host", "chat_ppo", plain, *judged, "--offload-frozen"),
         case("other tokens", "chat_ppo", other, *PPO[1:], f"--reward={folder / 'padding' / 'export'}"),
         case("no room", "chat_ppo", plain, "--reward=brief", "--max-new-tokens=64"),
         *(case(f"long {w}", w, plain) for w in ("finetune", "chat_sft", "chat_reward", "chat_dpo")),
@@ -146,12 +137,20 @@ def test_prompts_begin_as_the_tokenizer_says(runs: tuple[Path, dict[str, str]]) 
     assert first["tokens"] - 4 * first["answer_tokens"] == pytest.approx(4 * (1 + 7))
 
 
-@pytest.mark.parametrize("stage", ["ppo", "rloo"])
-def test_the_reward_model_judges_with_another_padding_than_the_policys(
-    stage: str, runs: tuple[Path, dict[str, str]]
-) -> None:
-    rewards = [step["reward"] for step in lines(runs, f"{stage} on the reward model")]
-    assert len(set(rewards)) == 2
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("ppo, layers gathered", "ppo"),
+        ("chat_ppo judged under ZeRO-3", "chat_ppo judged"),
+        ("chat_ppo judged from the host", "chat_ppo judged"),
+        ("chat_rl judged under ZeRO-3", "chat_rl judged"),
+    ],
+)
+def test_where_weights_are_changes_nothing(name: str, same: str, runs: tuple[Path, dict[str, str]]) -> None:
+    for figure in ("reward", "kl"):
+        rewards = [step[figure] for step in lines(runs, same)]
+        assert [step[figure] for step in lines(runs, name)] == pytest.approx(rewards, rel=1e-4, abs=1e-6)
+        assert len(set(rewards)) == 2
 
 
 @pytest.mark.parametrize(
@@ -173,8 +172,10 @@ def test_what_cannot_work_is_said_before_the_first_step(
     assert message in runs[1][name]
 
 
-@pytest.mark.parametrize("workload", ["finetune", "chat_sft", "chat_reward", "chat_dpo"])
-def test_examples_that_are_left_out_are_counted(workload: str, runs: tuple[Path, dict[str, str]]) -> None:
-    (event,) = lines(runs, f"long {workload}", "left_out")
+@pytest.mark.parametrize(
+    "name", ["long finetune", "long chat_sft", "long chat_reward", "long chat_dpo", "ppo", "rloo"]
+)
+def test_examples_that_are_left_out_are_counted(name: str, runs: tuple[Path, dict[str, str]]) -> None:
+    (event,) = lines(runs, name, "left_out")
     assert event["training"] + event["held_out"] == 40
-    assert len(lines(runs, f"long {workload}")) == 2
+    assert len(lines(runs, name)) == 2

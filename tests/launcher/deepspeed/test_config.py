@@ -94,7 +94,7 @@ def test_merge(below: dict[str, Any], above: dict[str, Any]) -> None:
     assert deepspeed_config.merge({}, above) == above
 
 
-NUMBERS = deepspeed_config.Batch(micro=2, accumulation=3, train=48)
+NUMBERS = deepspeed_config.BatchSizes(micro=2, accumulation=3, train=48)
 
 
 def config(

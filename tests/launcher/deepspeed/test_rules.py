@@ -201,7 +201,7 @@ def test_offload_to_the_clusters_nvme_is_mounted() -> None:
         "mounts": {"/data": {"host": "/data"}},
     }
     made = samples.decided({"deepspeed": {"preset": "zero3-nvme"}}, **fields)
-    assert made.mounts[-1] == plan.Mount("/nvme", "/nvme", None, False, True)
+    assert made.mounts[-1] == plan.MountPoint("/nvme", host="/nvme", claim=None, readonly=False, local=True)
     assert [m.inside for m in samples.decided({}, **fields).mounts] == ["/data"]
     fields["mounts"] = {"/nvme": {"host": "/local/nvme", "local": True}}
     made = samples.decided({"deepspeed": {"preset": "zero3-nvme"}}, **fields)

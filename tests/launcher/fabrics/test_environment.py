@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher import errors
+from launcher import ROOT, errors
 from launcher.fabrics import FABRICS, environment, lint, model
 from launcher.fabrics import variables as fabrics_variables
 
@@ -246,8 +246,8 @@ def test_what_no_environment_can_hold_is_refused() -> None:
     [
         ("infiniband", "MASTER_ADDR", "n1", "error", "the node entry gives each rank its own"),
         ("infiniband", "RANK", "0", "error", "the node entry gives each rank its own"),
-        ("infiniband", "NCCL_IB_DISABLE", "1", "error", "turns the network of fabric 'infiniband' off"),
-        ("gcp-gib", "NCCL_IB_DISABLE", "1", "error", "turns the network of fabric 'gcp-gib' off"),
+        ("infiniband", "NCCL_IB_DISABLE", "1", "error", "disables the network of fabric 'infiniband'"),
+        ("gcp-gib", "NCCL_IB_DISABLE", "1", "error", "disables the network of fabric 'gcp-gib'"),
         ("tcp", "NCCL_SOCKET_IFNAME", "lo", "error", "cannot be reached over lo"),
         ("roce", "GLOO_SOCKET_IFNAME", "lo", "error", "cannot be reached over lo"),
         ("infiniband", "NCCL_IB_GID_INDEX", "3", "warning", "since NCCL 2.21 the right one is found"),
@@ -278,7 +278,7 @@ def test_what_no_environment_can_hold_is_refused() -> None:
             "warning",
             "did you mean TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC?",
         ),
-        ("infiniband", "NCCL_ALGO", "Ring", "note", "keeps it for experiments"),
+        ("infiniband", "NCCL_ALGO", "Ring", "note", "lists it for debugging"),
     ],
 )
 def test_what_is_wrong_is_found(fabric: str, name: str, value: str, severity: str, says: str) -> None:
@@ -326,9 +326,11 @@ def test_a_copied_value_of_the_fabric_itself_is_right_and_another_is_not() -> No
 
 
 def test_lists_of_names_do_not_overlap() -> None:
-    assert not fabrics_variables.SYSTEM & fabrics_variables.EXPERIMENTS
-    assert not set(fabrics_variables.OLD) & (fabrics_variables.SYSTEM | fabrics_variables.EXPERIMENTS)
-    assert all(fabrics_variables.is_known(name) for name in fabrics_variables.HARMFUL)
+    table = json.loads((ROOT / "launcher" / "fabrics" / "variables.json").read_text(encoding="utf-8"))
+    system = {f"NCCL_{word}" for word in table["names"]["NCCL_"]["system"]}
+    assert not system & fabrics_variables.experiments()
+    assert not set(table["renamed"]) & (system | fabrics_variables.experiments())
+    assert all(fabrics_variables.is_known(name) for name in table["harmful"])
 
 
 def test_forbidden_names_end_where_they_end() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import typing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pydantic import BaseModel
 
 from launcher.errors import SpecError
 from launcher.files import cluster as files_cluster
 from launcher.files import job as files_job
+from launcher.files import validation
 from tests import samples
 
 if TYPE_CHECKING:
@@ -79,20 +80,20 @@ def problems(folder: Path, job: str, cluster: str = samples.CLUSTER, *settings: 
     return [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
 
 
-def fields(model: type[BaseModel], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def fields(model: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path of every field, as it is written; the key of a mapping is `*`."""
-    for name, info in model.model_fields.items():
-        path = (*above, info.alias or name)
-        holders: set[Any] = set(map(typing.get_origin, parts(info.annotation))) & {list, dict}
-        inside = models(info.annotation)
+    for key, field in validation.fields(model).items():
+        path, hint = (*above, key), validation.hints(model)[field.name]
+        holders: set[Any] = set(map(typing.get_origin, parts(hint))) & {list, dict}
+        inside = models(hint)
         if holders or not inside:
             yield path
         for inner in inside if list not in holders else ():
             yield from fields(inner, (*path, "*") if dict in holders else path)
 
 
-def models(annotation: Any) -> list[type[BaseModel]]:
-    return [t for t in parts(annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
+def models(annotation: Any) -> list[Any]:
+    return [t for t in parts(annotation) if isinstance(t, type) and dataclasses.is_dataclass(t)]
 
 
 def parts(annotation: Any) -> Iterator[Any]:
@@ -117,14 +118,13 @@ def keys(loaded: Any, path: tuple[str, ...]) -> list[tuple[str, ...]]:
     return [(*above, key, *path[len(above) + 1 :]) for key in value(loaded, above)]
 
 
-def choices(model: type[BaseModel], path: tuple[str, ...]) -> list[str]:
+def choices(model: Any, path: tuple[str, ...]) -> list[str]:
     """The words of a Literal."""
     annotation: Any = model
     for key in path:
         inside = models(annotation)
         if inside and key != "*":
-            known = {info.alias or name: info for name, info in inside[0].model_fields.items()}
-            annotation = known[key].annotation
+            annotation = validation.hints(inside[0])[validation.fields(inside[0])[key].name]
     literals = [t for t in parts(annotation) if typing.get_origin(t) is typing.Literal]
     return [str(word) for literal in literals for word in typing.get_args(literal)]
 
@@ -138,7 +138,7 @@ FIELDS = [
 @pytest.mark.parametrize(
     ("model", "path"), FIELDS, ids=[f"{model.__name__.lower()}.{'.'.join(path)}" for model, path in FIELDS]
 )
-def test_set_reaches_every_field(model: type[BaseModel], path: tuple[str, ...], tmp_path: Path) -> None:
+def test_set_reaches_every_field(model: Any, path: tuple[str, ...], tmp_path: Path) -> None:
     which, prefix = (0, "") if model is files_job.Job else (1, "cluster.")
     before = load_text(tmp_path, JOB, CLUSTER)
     for written in keys(before[which], path):
@@ -296,14 +296,16 @@ def test_message(line: str, message: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", [files_job.Job, files_cluster.Cluster])
-def test_every_required_key_is_described_when_it_is_missing(model: type[BaseModel], tmp_path: Path) -> None:
+def test_every_required_key_is_described_when_it_is_missing(model: Any, tmp_path: Path) -> None:
     empty = "{}\n"
     found = problems(
         tmp_path,
         empty if model is files_job.Job else samples.JOB,
         empty if model is files_cluster.Cluster else "slots: 1\n",
     )
-    required = [info.alias or name for name, info in model.model_fields.items() if info.is_required()]
+    required = [
+        key for key, field in validation.fields(model).items() if field.default is field.default_factory
+    ]
     required += ["batch"] if model is files_job.Job else []  # of all workloads but those without steps
     assert sorted(line.split(": ", 1)[1].split(" is missing; ")[0] for line in found) == sorted(required)
     assert all("is missing; add `" in line for line in found)

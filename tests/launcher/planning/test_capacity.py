@@ -147,7 +147,9 @@ def test_a_plan_refuses_a_sequence_that_is_longer_than_the_model() -> None:
 def test_output(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plan", "jobs/llama-70b.yaml"]
     assert main.main([*words, "--max-model", "llama"]) == 0
-    assert capsys.readouterr().out.startswith("the largest llama that fits: llama-3-70b\n  not llama-3-405b")
+    assert capsys.readouterr().out.startswith(
+        "the largest llama that fits: llama-3-70b\n  not llama-3.1-405b"
+    )
     assert main.main([*words, "--min-nodes"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "the fewest hosts on which it fits: 2"
@@ -160,7 +162,7 @@ def test_output_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main([*words, "--max-model", "llama"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["model"], found["fits"], found["layers"]["given"]) == ("llama-3-70b", True, 80)
-    assert [one["model"] for one in found["too_large"]] == ["llama-3-405b"]
+    assert [one["model"] for one in found["too_large"]] == ["llama-3.1-405b"]
     assert main.main([*words, "--min-nodes"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["nodes"], found["world_size"], found["fewer"]["nodes"]) == (2, 16, 1)
@@ -170,7 +172,7 @@ def test_output_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_failure_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["plan", "jobs/llama-70b.yaml", "--min-nodes", "--set", "cluster.hosts=1"]) == 3
-    assert capsys.readouterr().err.startswith("jobs/llama-70b.yaml:8:1: it does not even fit on 1 host")
+    assert capsys.readouterr().err.startswith("jobs/llama-70b.yaml:9:1: it does not even fit on 1 host")
 
 
 @pytest.mark.parametrize("workload", ["pretrain", "startup"])

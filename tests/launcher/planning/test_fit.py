@@ -101,7 +101,7 @@ def test_the_configuration_estimated_is_the_configuration_written(preset: str, n
         settings, there = settings_of(plan)
         evaluation = plan.estimate.evaluation
         assert evaluation.settings == settings, plan.job.deepspeed
-        assert evaluation.memory == memory.of(MODEL, settings, there), plan.job.deepspeed
+        assert evaluation.memory == memory.estimate(MODEL, settings, there), plan.job.deepspeed
         moved = traffic.collectives(MODEL, settings, there)
         assert moved == traffic.collectives(MODEL, evaluation.settings, evaluation.setup)
 

@@ -115,7 +115,7 @@ def test_every_difference_makes_another_id() -> None:
 
 
 def test_where_it_is_submitted_from_is_not_part_of_the_id() -> None:
-    site = plan.Site("/elsewhere", "/other/runs", "/usr/bin/python3", samples.SITE.image_tag)
+    site = plan.Workspace("/elsewhere", "/other/runs", "/usr/bin/python3", samples.SITE.image_tag)
     assert plan.make(load.Loaded(samples.job(), samples.cluster()), site).id == samples.decided().id
 
 
@@ -249,8 +249,8 @@ def test_everything_that_cannot_work_is_said_at_once() -> None:
         cpus=4,
         hosts=2,
     ) == [
-        "the job wants 4 hosts and the cluster has 2; use nodes: 2",
-        "slots 8 is more than the host's 4 cores; use fewer slots",
+        "the job needs 4 hosts, the cluster has 2; use nodes: 2",
+        "slots 8 exceeds the host's 4 cores; use fewer slots",
         "precision fp16 needs a GPU; use bf16 or fp32 on a CPU",
         "workload 'pretrain' needs a model; add `model:` to the job",
         "batch.global 16 does not divide by micro 3 × world size 32 = 96; use batch.global 96",

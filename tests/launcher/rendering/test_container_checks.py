@@ -17,7 +17,7 @@ JOB = {"workload": "/work/train.py"}
 
 def messages(runtime: str, job: dict[str, Any] = JOB, runs: str = "/runs", **cluster: Any) -> list[str]:
     decided = samples.decided(job, **{"image": "/images/x", **cluster})
-    decided = decided._replace(site=decided.site._replace(runs=runs))
+    decided = decided._replace(workspace=decided.workspace._replace(runs=runs))
     wrong = [problem.message for problem in container_checks.problems(runtime, decided)]
     is_engine = runtime in ENGINES and "image" not in cluster  # these take no path
     return [message for message in wrong if not (is_engine and message.startswith("image "))]

@@ -44,7 +44,7 @@ class Recorded:
         for name in ("srun", "apptainer", "scontrol", "sinfo"):
             (tools / name).write_text(RECORDER.format(python=sys.executable))
             (tools / name).chmod(0o755)
-        site = plan.Site(str(ROOT), str(folder / "runs"), sys.executable, "0123456789ab")
+        site = plan.Workspace(str(ROOT), str(folder / "runs"), sys.executable, "0123456789ab")
         words = [
             f"cluster.slurm.container={runtime}",
             f"env={json.dumps({'WEIRD': WEIRD, 'NCCL_IB_TC': '106'})}",

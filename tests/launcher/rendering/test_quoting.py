@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from launcher.planning.plan import Plan
 
+pytestmark = pytest.mark.heavy  # scripts run for real, for many values
+
 CODE = [
     "$(touch pwned)",
     "`touch pwned`",
@@ -96,7 +98,7 @@ MANY = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 SOME = settings(MANY, max_examples=40)
 
 
-def decided(site: plan.Site, job: dict[str, Any], cluster: dict[str, Any]) -> Plan:
+def decided(site: plan.Workspace, job: dict[str, Any], cluster: dict[str, Any]) -> Plan:
     return plan.make(load.Loaded(samples.job(**job), samples.cluster(**cluster)), site)
 
 
@@ -143,7 +145,7 @@ def test_a_script_starts_what_the_job_says(scheduler: str, tmp_path_factory: pyt
         made = decided(stage.site(place), job, {scheduler: {"secrets": str(secrets)}, "scratch": "/tmp"})
         assert stage.run(schedulers.load(scheduler).render(made)["job.sh"]) == 0
         words = stage.dumped("words")
-        assert words[0] == f"{made.site.root}/docker/node.py"
+        assert words[0] == f"{made.workspace.root}/docker/node.py"
         assert arguments_after_dashes(words) == [f"{script}.py", *workloads.command_line(args)]
         # a shell takes the line ends off a command's output: a secret never ends with one
         check_ranks(stage, made, words, {**env, "TOKEN": secret.rstrip("\n")})

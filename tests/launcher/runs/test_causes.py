@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from launcher import exit_codes
 from launcher.errors import RunNotFoundError
 from launcher.runs import causes, diagnosis, record
 from launcher.runs import logs as runs_logs
@@ -108,6 +109,11 @@ LINES = [
         "Timeout(ms)=600000) ran for 600060 milliseconds before timing out.",
         "https://github.com/hiyouga/LlamaFactory/issues/7396",
     ),
+    (
+        "pod memory",
+        "node: OOMKilled: it used more than its memory limit of 600Mi, kubernetes.memory of the cluster file",
+        "made here: launcher/schedulers/kubernetes/ends.py",
+    ),
     ("Pyxis missing", "srun: unrecognized option '--container-image=ubuntu'", "made here: srun 24.11"),
     (
         "GPU fault",
@@ -150,6 +156,24 @@ def test_a_real_line_shows_its_cause(name: str, line: str, source: str) -> None:
     assert [f.name for f in found] == [name], source
     assert found[0].evidence == f"[3] {line}"[:300]
     assert found[0].fix
+
+
+ELSEWHERE = ("--exclude-bad", "LAUNCHER_RUNS", "job.log", "node-N.log", "slurm", "--shm-size")
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "source"), [entry for entry in LINES if entry[0] != "Pyxis missing"]
+)
+def test_advice_on_kubernetes_is_what_kubernetes_has(name: str, line: str, source: str) -> None:
+    (cause,) = causes.search([line], fast=True, scheduler="kubernetes")
+    assert not [word for word in ELSEWHERE if word in cause.fix]
+
+
+@pytest.mark.parametrize("code", exit_codes.BY_CODE)
+def test_advice_for_an_exit_code_on_kubernetes_is_what_kubernetes_has(code: int) -> None:
+    cause = causes.by_exit_code(code, "kubernetes")
+    assert cause
+    assert not [word for word in ELSEWHERE if word in cause.fix]
 
 
 def test_every_cause_of_the_table_is_tested() -> None:

@@ -26,7 +26,7 @@ import dataclasses, sys
 from launcher.planning import plan
 from launcher.runs import record
 fields = dict.fromkeys(plan.Plan._fields)
-made = plan.Plan(**{**fields, "id": "demo", "site": plan.Site("", sys.argv[1], "", "")})
+made = plan.Plan(**{**fields, "id": "demo", "workspace": plan.Workspace("", sys.argv[1], "", "")})
 sys.stdin.readline()
 print(*(record.reserve(made).id for _ in range(20)))
 """
@@ -68,7 +68,7 @@ BROKEN = {
 
 def decided(folder: Path, name: str = "demo") -> Plan:
     made = samples.decided({"name": name})
-    return made._replace(site=made.site._replace(runs=str(folder)))
+    return made._replace(workspace=made.workspace._replace(runs=str(folder)))
 
 
 def submitted(folder: Path, name: str, at: float = 1.0, scheduler: str = "local") -> record.Run:
@@ -138,7 +138,7 @@ def test_a_moved_run_is_where_it_was_found(tmp_path: Path) -> None:
 
 def test_where_a_kubernetes_run_is(tmp_path: Path) -> None:
     made = samples.decided(kubernetes={"namespace": "team", "context": "east"})
-    made = made._replace(site=made.site._replace(runs=str(tmp_path)))
+    made = made._replace(workspace=made.workspace._replace(runs=str(tmp_path)))
     plan = record.reserve(made)
     record.prepare(plan, {})
     run = record.prepared(Path(plan.folder), "kubernetes")

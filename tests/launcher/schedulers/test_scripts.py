@@ -133,7 +133,7 @@ def test_any_name_and_value_arrives_and_changes_nothing(number: int, tmp_path: P
     secrets = {"entry_secret": {"secret": "token"}, "GROUPS_": {"secret": "token"}}
     job = samples.job(workload=f"{tmp_path}/own.py", env={**env, **secrets}, nodes=2)
     cluster = samples.cluster(slots=1, scratch=str(tmp_path), local={"secrets": f"{tmp_path}/secrets"})
-    site = plan.Site(str(ROOT), f"{tmp_path}/runs", sys.executable, "tag")
+    site = plan.Workspace(str(ROOT), f"{tmp_path}/runs", sys.executable, "tag")
     made = plan.make(load.Loaded(job, cluster), site)
     (tmp_path / "job.sh").write_text(schedulers.load("local").render(made)["job.sh"])
     done = subprocess.run(["bash", str(tmp_path / "job.sh")], cwd=tmp_path, timeout=120)

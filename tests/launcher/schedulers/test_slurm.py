@@ -21,7 +21,7 @@ from tests import samples
 if TYPE_CHECKING:
     from pathlib import Path
 
-SITE = plan.Site(str(ROOT), "/shared/runs", "/opt/venv/bin/python", "0123456789ab")
+SITE = plan.Workspace(str(ROOT), "/shared/runs", "/opt/venv/bin/python", "0123456789ab")
 
 
 def decided(*settings: str) -> plan.Plan:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from launcher.sizing import activations, architecture, models
+from launcher.sizing import activations, architecture, models, setup
 
 SMALL: dict[str, Any] = {
     "vocab_size": 512,
@@ -73,6 +73,7 @@ def saved_bytes(config: dict[str, Any], low: bool, checkpointing: bool) -> int:
     return sum(s.nbytes() for s in storages.values())
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["whole", "checkpointing"])
 @pytest.mark.parametrize("low", [True, False], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("name", CONFIGS)
@@ -81,7 +82,8 @@ def test_saved_tensors(name: str, low: bool, checkpointing: bool) -> None:
     model = models.from_config(config)
     assert isinstance(model, architecture.Architecture)
     width = 2 if low else 4
-    expected = activations.moments(model, width, MICRO * SEQUENCE, SEQUENCE, checkpointing).saved
+    there = setup.Setup(world=1, slots=1, micro=MICRO, sequence=SEQUENCE, checkpointing=checkpointing)
+    expected = activations.moments(model, there, width).saved
     log_softmax = MICRO * SEQUENCE * model.vocab * activations.FLOAT
     # Rotary tables, expert offsets and the statistics of a bf16 norm on a CPU are the rest.
     assert saved_bytes(config, low, checkpointing) == pytest.approx(expected + log_softmax, rel=0.02)
@@ -95,8 +97,13 @@ def test_dropout_keeps_one_mask_after_attention_and_one_after_the_mlp() -> None:
     assert activations.per_layer(with_dropout, 2) - activations.per_layer(without, 2) == 2 * 256
 
 
+def megatron(hidden: int, heads: int, sequence: int, micro: int, tensor: int = 1) -> float:
+    """Bytes of one layer by Korthikanti et al., arXiv 2205.05198, equation 2 (tensor parallel degree `tensor`)."""
+    return sequence * micro * hidden * (10 + 24 / tensor + 5 * heads * sequence / (hidden * tensor))
+
+
 def test_megatron_formula_for_gpt3() -> None:
     # arXiv 2205.05198, figure 1 and table 3: GPT-3 175B, 96 layers, hidden 12288, 96 heads, length 2048.
-    layer = activations.megatron(12288, 96, 2048, 1)
+    layer = megatron(12288, 96, 2048, 1)
     assert layer == 2048 * 12288 * (34 + 5 * 96 * 2048 / 12288)
-    assert activations.megatron(12288, 96, 2048, 1, tensor=8) < layer / 3
+    assert megatron(12288, 96, 2048, 1, tensor=8) < layer / 3

@@ -13,7 +13,7 @@ from launcher.deepspeed import config
 from launcher.sizing import changes, gpus, ladder, models
 from launcher.sizing.architecture import Architecture
 
-H100, V100 = gpus.GPUS["h100-80gb"], gpus.GPUS["v100-32gb"]
+H100, V100 = gpus.load("h100-80gb"), gpus.load("v100-32gb")
 TB = 10**12
 
 
@@ -65,7 +65,7 @@ def test_known_choices(model: str, there: ladder.Machine, asked: ladder.Request,
 
 def test_without_figures_the_order_is_fixed() -> None:
     there = machine(hosts=2, gpu=V100, fabric=None)
-    tried = search("llama-3-405b", there, request(1, 8192)).tried
+    tried = search("llama-3.1-405b", there, request(1, 8192)).tried
     assert [t.candidate for t in tried] == [r for r in ladder.CANDIDATES if r.preset != "zero3-nvme"]
     assert {t.seconds for t in tried} == {None}
 
@@ -97,7 +97,7 @@ def test_checkpointing_is_the_jobs_to_forbid_and_to_ask_for() -> None:
 
 def test_what_is_not_known_of_a_machine_is_not_compared() -> None:
     there = ladder.Machine(1, 8, None)
-    found = search("llama-3-405b", there, request())
+    found = search("llama-3.1-405b", there, request())
     assert found.chosen is not None
     assert found.chosen.candidate.name == "zero1"
     assert found.largest_micro == 0
@@ -109,7 +109,7 @@ MODELS = st.sampled_from(
 MACHINES = st.builds(
     machine,
     hosts=st.integers(1, 16),
-    gpu=st.sampled_from(list(gpus.GPUS.values())),
+    gpu=st.sampled_from(list(map(gpus.load, gpus.names()))),
     fabric=st.none() | st.floats(1e9, 1e12),
     slots=st.integers(1, 8),
     host_memory=st.sampled_from([TB // 8, TB, 4 * TB]),
@@ -184,7 +184,7 @@ def test_changes_divide_the_step(model: str, there: ladder.Machine, micro: int, 
 
 
 def test_a_climb_takes_less_than_20_milliseconds() -> None:
-    model, there = named("llama-3-405b"), machine(8, nvme=16 * TB)
+    model, there = named("llama-3.1-405b"), machine(8, nvme=16 * TB)
     spent = []
     for _ in range(5):
         began = time.process_time()

@@ -29,7 +29,9 @@ def settings(stage: int, **keys: Any) -> zero.Zero:
 def test_llama_7b_with_zero2_worked_by_hand() -> None:
     psi, world, bucket = 6_738_415_616, 64, 200_000_000
     setup = sizing_setup.Setup(world, 8, micro=1, sequence=2048)
-    found = memory.of(named("llama-7b"), settings(2, reduce_bucket_size=bucket, overlap_comm=True), setup)
+    found = memory.estimate(
+        named("llama-7b"), settings(2, reduce_bucket_size=bucket, overlap_comm=True), setup
+    )
     own = -(-psi // world)
     loss = found.moments["loss"]
     assert loss.parameters == 2 * psi
@@ -52,10 +54,12 @@ def test_llama_7b_with_zero2_worked_by_hand() -> None:
 
 def test_a_rank_without_gpu_pays_for_the_pages_it_writes_and_for_what_was_freed() -> None:
     model, setup = named("gpt2"), sizing_setup.Setup(2, 2, 1, 128, device="cpu")
-    huge = memory.of(model, settings(2, reduce_bucket_size=10**9, overlap_comm=True), setup)
-    enough = memory.of(model, settings(2, reduce_bucket_size=model.parameters, overlap_comm=True), setup)
+    huge = memory.estimate(model, settings(2, reduce_bucket_size=10**9, overlap_comm=True), setup)
+    enough = memory.estimate(
+        model, settings(2, reduce_bucket_size=model.parameters, overlap_comm=True), setup
+    )
     assert huge == enough
-    cuda = memory.of(
+    cuda = memory.estimate(
         model, settings(2, reduce_bucket_size=10**9, overlap_comm=True), setup._replace(device="cuda")
     )
     assert cuda.slot.buffers > huge.slot.buffers + 3 * 10**9
@@ -67,7 +71,7 @@ def test_a_rank_without_gpu_pays_for_the_pages_it_writes_and_for_what_was_freed(
 def test_llama_7b_with_zero3_keeps_its_shard_and_what_is_gathered() -> None:
     model = named("llama-7b")
     psi, world = model.parameters, 64
-    found = memory.of(model, settings(3), sizing_setup.Setup(world, 8, 1, 2048))
+    found = memory.estimate(model, settings(3), sizing_setup.Setup(world, 8, 1, 2048))
     norms = 65 * 4096  # below the persistence threshold
     assert found.slot.parameters == 2 * (-(-psi // world) + norms)
     # DeepSpeed's defaults: 1e9 weights may stay, and the 32000 x 4096 embedding is fetched through a copy.
@@ -79,7 +83,7 @@ def test_offload_leaves_weights_on_the_slot_and_states_on_the_host() -> None:
     model, world = named("llama-7b"), 8
     own = -(-model.parameters // world)
     setup = sizing_setup.Setup(world, world, 1, 2048)
-    found = memory.of(model, settings(2, offload_optimizer={"device": "cpu"}), setup)
+    found = memory.estimate(model, settings(2, offload_optimizer={"device": "cpu"}), setup)
     assert found.slot.optimizer == found.slot.gradients == 0
     assert found.host.optimizer == world * 12 * own
     assert found.host.gradients == world * 4 * own
@@ -89,8 +93,8 @@ def test_offload_leaves_weights_on_the_slot_and_states_on_the_host() -> None:
 def test_page_locked_memory_is_rounded_up_to_powers_of_two() -> None:
     model = named("llama-7b")
     setup = sizing_setup.Setup(1, 1, 1, 2048)
-    pinned = memory.of(model, settings(2, offload_optimizer={"device": "cpu"}), setup).host
-    paged = memory.of(
+    pinned = memory.estimate(model, settings(2, offload_optimizer={"device": "cpu"}), setup).host
+    paged = memory.estimate(
         model, settings(2, offload_optimizer={"device": "cpu", "pin_memory": False}), setup
     ).host
     psi = model.parameters
@@ -98,7 +102,7 @@ def test_page_locked_memory_is_rounded_up_to_powers_of_two() -> None:
     rounded = (32 * GIB - 4 * psi) * 2 + 16 * GIB - 2 * psi
     assert pinned.total - paged.total == pinned.rounding == rounded
     exact = setup._replace(pinned_round=2 * psi)  # the smallest of the three may still be rounded up
-    found = memory.of(model, settings(2, offload_optimizer={"device": "cpu"}), exact).host
+    found = memory.estimate(model, settings(2, offload_optimizer={"device": "cpu"}), exact).host
     assert found.rounding == 16 * GIB - 2 * psi
 
 
@@ -107,7 +111,7 @@ def test_nvme() -> None:
     own = -(-model.parameters // world)
     device = {"device": "nvme", "nvme_path": "/scratch"}
     keys = {"offload_optimizer": device, "offload_param": device, "sub_group_size": 10**8}
-    found = memory.of(
+    found = memory.estimate(
         model, settings(3, **keys), sizing_setup.Setup(world, world, 1, 2048, checkpointing=True)
     )
     assert found.nvme == world * own * (12 + 4 + 2)
@@ -168,7 +172,7 @@ def setups(draw: st.DrawFn) -> sizing_setup.Setup:
 def test_parts_are_whole_bytes_and_none_is_negative(
     name: str, config: dict[str, Any], setup: sizing_setup.Setup
 ) -> None:
-    found = memory.estimate(named(name), config, setup)
+    found = memory.estimate(named(name), zero.read(config), setup)
     parts = [found.host._asdict(), *(moment._asdict() for moment in found.moments.values())]
     for value in (v for part in parts for v in part.values()):
         assert isinstance(value, str) or (isinstance(value, int) and value >= 0)
@@ -183,15 +187,15 @@ def test_more_of_anything_needs_no_less(name: str, config: dict[str, Any], setup
         device="cuda"
     )  # without a GPU tensors above memory.HELD bytes go back to the kernel
     model = named(name)
-    base = memory.estimate(model, config, setup).slot.total
+    base = memory.estimate(model, zero.read(config), setup).slot.total
     larger = setup._replace(micro=setup.micro + 1)
     longer = setup._replace(sequence=setup.sequence + 1)
     for more in (larger, longer):
-        assert memory.estimate(model, config, more).slot.total >= base
+        assert memory.estimate(model, zero.read(config), more).slot.total >= base
     eager = setup._replace(attention="eager")
     fused = setup._replace(attention="sdpa")
     if setup.sequence > 1:
-        scores, none = (memory.estimate(model, config, s).slot.total for s in (eager, fused))
+        scores, none = (memory.estimate(model, zero.read(config), s).slot.total for s in (eager, fused))
         assert scores >= none
 
 
@@ -201,7 +205,10 @@ def test_more_hosts_need_no_more_on_each(
 ) -> None:
     model = named(name)
     wider = setup._replace(world=2 * setup.world)
-    before, after = memory.estimate(model, config, setup), memory.estimate(model, config, wider)
+    before, after = (
+        memory.estimate(model, zero.read(config), setup),
+        memory.estimate(model, zero.read(config), wider),
+    )
     assert after.slot.total <= before.slot.total
     assert after.nvme <= before.nvme
 
@@ -209,7 +216,7 @@ def test_more_hosts_need_no_more_on_each(
 @given(NAMES, setups())
 def test_each_stage_holds_fewer_states(name: str, setup: sizing_setup.Setup) -> None:
     model = named(name)
-    held = [memory.of(model, settings(s), setup).moments["step"].states for s in range(4)]
+    held = [memory.estimate(model, settings(s), setup).moments["step"].states for s in range(4)]
     norms = 2 * states.persistent(model, settings(3))
     assert held[0] >= held[1] >= held[2] >= held[3] - norms
 

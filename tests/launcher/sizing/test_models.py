@@ -50,6 +50,7 @@ def compare(config: dict[str, Any]) -> None:
     assert mine.tensors == len(theirs)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", models.named())
 def test_every_named_model_has_the_parameters_transformers_builds(name: str) -> None:
     config = models.named()[name]
@@ -70,7 +71,7 @@ def test_every_named_model_has_the_parameters_transformers_builds(name: str) -> 
         ("llama-2-70b", 68_976_648_192),
         ("llama-3-8b", 8_030_261_248),
         ("llama-3-70b", 70_553_706_496),
-        ("llama-3-405b", 405_853_388_800),
+        ("llama-3.1-405b", 405_853_388_800),
         ("llama-1b", 1_235_814_400),
         ("llama-3b", 3_212_749_824),
         ("mistral-7b", 7_241_732_096),
@@ -160,6 +161,7 @@ def small_configs(draw: st.DrawFn) -> dict[str, Any]:
     return config
 
 
+@pytest.mark.heavy
 @settings(max_examples=60, deadline=None)
 @given(small_configs())
 def test_any_small_configuration(config: dict[str, Any]) -> None:

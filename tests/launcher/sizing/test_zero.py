@@ -107,4 +107,4 @@ SECTIONS = [
 def test_no_configuration_is_too_strange_to_weigh(config: dict[str, Any]) -> None:
     model = models.load("gpt2")
     assert isinstance(model, Architecture)
-    assert memory.estimate(model, config, setup.Setup(8, 8, 1, 128)).slot.total > 0
+    assert memory.estimate(model, zero.read(config), setup.Setup(8, 8, 1, 128)).slot.total > 0

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.sizing import memory, models, states, traffic, zero, zero_paper
+from launcher.sizing import memory, models, states, traffic, zero
 from launcher.sizing import setup as sizing_setup
 from launcher.sizing.architecture import Architecture
+from tests.launcher.sizing import zero_paper
 
 GB = 10**9
 BILLION = 10**9
@@ -195,7 +196,7 @@ def test_states_of_a_plan_are_the_papers(stage: int, world: int) -> None:
     """What a slot holds when the gradients are all there; stage 1 adds the copy of its own part."""
     model = llama()
     setup = sizing_setup.Setup(world, min(world, 8), 1, 2048)
-    end = memory.of(model, bf16(stage, stage3_param_persistence_threshold=0), setup).moments["end"]
+    end = memory.estimate(model, bf16(stage, stage3_param_persistence_threshold=0), setup).moments["end"]
     copied = 2 * model.parameters / world if stage == 1 else 0
     assert end.states == pytest.approx(zero_paper.states(model.parameters, stage, world) + copied, rel=1e-6)
 
@@ -204,7 +205,7 @@ def test_offload_keeps_the_papers_bytes() -> None:
     # ZeRO-Offload, section 4; DeepSpeed holds fp32 gradients on the host and a 16-bit buffer of its part besides.
     model, world = llama(), 8
     settings = bf16(2, offload_optimizer={"device": "cpu"})
-    found = memory.of(model, settings, sizing_setup.Setup(world, world, 1, 2048))
+    found = memory.estimate(model, settings, sizing_setup.Setup(world, world, 1, 2048))
     on_slot, on_host = zero_paper.offload_states(model.parameters, world)
     assert found.slot.states == on_slot
     assert found.host.optimizer + found.host.gradients == pytest.approx(
@@ -247,7 +248,7 @@ def test_where_the_estimators_differ_from_the_paper() -> None:
     # The host's part of an offloaded optimizer grows with every GPU of the job, and is not divided by hosts.
     host, _ = zero_paper.estimate_zero2(parameters, 8, 8, True)
     assert host == 2880 * GB
-    needed = memory.of(
+    needed = memory.estimate(
         llama(), bf16(2, offload_optimizer={"device": "cpu"}), sizing_setup.Setup(64, 8, 1, 2048)
     ).host
     assert needed.total * 7.5 / 6.74 < host / 10

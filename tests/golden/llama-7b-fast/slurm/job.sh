@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run llama-7b-fast-7f3b8d: hosts 4, slots 8 each, workload pretrain, DeepSpeed zero2.
+# Run llama-7b-fast-16d1d5: hosts 4, slots 8 each, workload pretrain, DeepSpeed zero2.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=llama-7b-fast-7f3b8d
+#SBATCH --job-name=llama-7b-fast-16d1d5
 #SBATCH --partition=gpu
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -14,7 +14,7 @@
 #SBATCH --exclusive
 #SBATCH --mem=0
 set -uo pipefail
-run=/shared/runs/llama-7b-fast-7f3b8d
+run=/shared/runs/llama-7b-fast-16d1d5
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -28,7 +28,7 @@ printf 'job %s, attempt %s, on %s, %(%FT%T%z)T\n' "$SLURM_JOB_ID" "$restarts" "$
 bad() {
   local until
   until=$(export TZ=UTC0; printf '%(%FT%T+00:00)T' $((now + 86400)))
-  echo "$1 $until $2, run llama-7b-fast-7f3b8d, attempt $attempt" >>/shared/runs/bad-hosts.txt
+  echo "$1 $until $2, run llama-7b-fast-16d1d5, attempt $attempt" >>/shared/runs/bad-hosts.txt
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
 if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
@@ -40,7 +40,7 @@ if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
-  echo "started again 10 times, as the job allows; \`launcher resume llama-7b-fast-7f3b8d\` goes on from the last checkpoint"
+  echo "started again 10 times, as the job allows; \`launcher resume llama-7b-fast-16d1d5\` goes on from the last checkpoint"
   finish 75
 fi
 
@@ -69,8 +69,8 @@ printf '%s\n' '{
 (umask 077 && printf '%s\n' '{
  "NCCL_DEBUG": {"value": "WARN", "why": "errors of NCCL come with their reason; otherwise only their number is shown"},
  "NCCL_NET": {"value": "IB", "why": "stop when this network cannot be used, instead of going on over TCP"},
- "RUN_DIR": {"value": "/shared/runs/llama-7b-fast-7f3b8d", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/llama-7b-fast-7f3b8d/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/llama-7b-fast-16d1d5", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/llama-7b-fast-16d1d5/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
@@ -87,14 +87,14 @@ srun --nodes=4 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
     --disk=5 \
     --memlock \
     -- \
-  --hostfile "$run/hostfile-$attempt" --run llama-7b-fast-7f3b8d --folder "$run" --attempt "$attempt" --echo 0 \
+  --hostfile "$run/hostfile-$attempt" --run llama-7b-fast-16d1d5 --folder "$run" --attempt "$attempt" --echo 0 \
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
   '--caches-for=registry.example.com/deepspeed-train:0123456789ab-cuda, h100-80gb' -- \
   -m workloads.pretrain \
-    --deepspeed-config=/shared/runs/llama-7b-fast-7f3b8d/ds_config.json \
-    --run-dir=/shared/runs/llama-7b-fast-7f3b8d \
+    --deepspeed-config=/shared/runs/llama-7b-fast-16d1d5/ds_config.json \
+    --run-dir=/shared/runs/llama-7b-fast-16d1d5 \
     --model=llama-2-7b \
     --checkpoint-every=500 \
     --checkpoint-keep=3 \
@@ -102,6 +102,7 @@ srun --nodes=4 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
     --tokenizer=/data/tokenizers/llama \
     --seq-length=4096 \
     --lr=3.0e-4 \
+    --min-lr=3.0e-5 \
     --warmup-steps=2000 \
     --max-steps=20000 \
     --attention=sdpa \
@@ -130,17 +131,17 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
-    echo "cancelled; \`launcher resume llama-7b-fast-7f3b8d\` goes on from the last checkpoint"
+    echo "cancelled; \`launcher resume llama-7b-fast-16d1d5\` goes on from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
-    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume llama-7b-fast-7f3b8d\` goes on"
+    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume llama-7b-fast-16d1d5\` goes on"
     finish "$code"
   fi
   echo "put back into the queue, to go on from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
-  echo "Slurm did not put it back; \`launcher resume llama-7b-fast-7f3b8d\` goes on from the last checkpoint"
+  echo "Slurm did not put it back; \`launcher resume llama-7b-fast-16d1d5\` goes on from the last checkpoint"
 fi
 finish "$code"

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run startup-dba9be: hosts 1, slots 8 each, workload startup, DeepSpeed zero0.
+# Run startup-30506c: hosts 1, slots 8 each, workload startup, DeepSpeed zero0.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=startup-dba9be
+#SBATCH --job-name=startup-30506c
 #SBATCH --partition=gpu
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -14,7 +14,7 @@
 #SBATCH --exclusive
 #SBATCH --mem=0
 set -uo pipefail
-run=/shared/runs/startup-dba9be
+run=/shared/runs/startup-30506c
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -28,7 +28,7 @@ printf 'job %s, attempt %s, on %s, %(%FT%T%z)T\n' "$SLURM_JOB_ID" "$restarts" "$
 bad() {
   local until
   until=$(export TZ=UTC0; printf '%(%FT%T+00:00)T' $((now + 86400)))
-  echo "$1 $until $2, run startup-dba9be, attempt $attempt" >>/shared/runs/bad-hosts.txt
+  echo "$1 $until $2, run startup-30506c, attempt $attempt" >>/shared/runs/bad-hosts.txt
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
 if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
@@ -40,7 +40,7 @@ if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
-  echo "started again 10 times, as the job allows; \`launcher resume startup-dba9be\` goes on from the last checkpoint"
+  echo "started again 10 times, as the job allows; \`launcher resume startup-30506c\` goes on from the last checkpoint"
   finish 75
 fi
 
@@ -65,8 +65,8 @@ printf '%s\n' '{
 (umask 077 && printf '%s\n' '{
  "NCCL_DEBUG": {"value": "WARN", "why": "errors of NCCL come with their reason; otherwise only their number is shown"},
  "NCCL_NET": {"value": "IB", "why": "stop when this network cannot be used, instead of going on over TCP"},
- "RUN_DIR": {"value": "/shared/runs/startup-dba9be", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/startup-dba9be/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/startup-30506c", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/startup-30506c/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
@@ -77,14 +77,14 @@ srun --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
   '--container-image=registry.example.com#deepspeed-train:0123456789ab-cuda' \
     --container-mounts=/shared/runs:/shared/runs,/tmp:/tmp,/lustre/data:/data:ro \
     --no-container-mount-home /opt/venv/bin/python /opt/job/node.py \
-  --hostfile "$run/hostfile-$attempt" --run startup-dba9be --folder "$run" --attempt "$attempt" --echo 0 \
+  --hostfile "$run/hostfile-$attempt" --run startup-30506c --folder "$run" --attempt "$attempt" --echo 0 \
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
   '--caches-for=registry.example.com/deepspeed-train:0123456789ab-cuda, h100-80gb' -- \
   -m workloads.startup \
-    --deepspeed-config=/shared/runs/startup-dba9be/ds_config.json \
-    --run-dir=/shared/runs/startup-dba9be \
+    --deepspeed-config=/shared/runs/startup-30506c/ds_config.json \
+    --run-dir=/shared/runs/startup-30506c \
     --model=gpt2-medium \
     --seq-length=1024 \
     --max-steps=20
@@ -110,17 +110,17 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
-    echo "cancelled; \`launcher resume startup-dba9be\` goes on from the last checkpoint"
+    echo "cancelled; \`launcher resume startup-30506c\` goes on from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
-    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume startup-dba9be\` goes on"
+    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume startup-30506c\` goes on"
     finish "$code"
   fi
   echo "put back into the queue, to go on from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
-  echo "Slurm did not put it back; \`launcher resume startup-dba9be\` goes on from the last checkpoint"
+  echo "Slurm did not put it back; \`launcher resume startup-30506c\` goes on from the last checkpoint"
 fi
 finish "$code"

@@ -15,10 +15,24 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from launcher.cli import main
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 HERE = Path(__file__).parent
+JOB = """name: demo
+cluster: site.yaml
+nodes: 2
+model: byte-gpt
+batch: {micro: 1}
+walltime: 1h
+"""
+SITE = """slots: 2
+fabric: tcp
+image: registry.example.com/train:1
+kubernetes: {runs: runs}
+"""
 
 
 class Cluster:
@@ -30,7 +44,7 @@ class Cluster:
     def kubeconfig(self, current: str = "admin", server: str = "", authority: Path | None = None) -> Path:
         """A kubeconfig with a context for each user, all of namespace `training`."""
         trust = {"certificate-authority": str(authority)} if authority else {}
-        users = ("admin", "viewer", "expired")
+        users = ("admin", "viewer", "member", "expired")
         made = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -130,3 +144,24 @@ def cluster(fake_server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return made
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> str:
+    (tmp_path / "site.yaml").write_text(SITE)
+    (tmp_path / "job.yaml").write_text(JOB)
+    return str(tmp_path / "job.yaml")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """A launcher command: (exit code, stdout, stderr)."""
+
+    def command(*words: str) -> tuple[int, str, str]:
+        try:
+            code = main.main(words)
+        except SystemExit as error:
+            code = int(error.code or 0)
+        return (code, *capsys.readouterr())
+
+    return command

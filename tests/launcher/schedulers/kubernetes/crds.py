@@ -70,10 +70,10 @@ def _judges() -> dict[tuple[str, str], jsonschema.Draft202012Validator]:
     for spec in (crd["spec"] for crd in definitions()):
         for version in spec["versions"]:
             schema = _strict(version["schema"]["openAPIV3Schema"])
-            for key, kind in (("metadata", "object"), ("apiVersion", "string"), ("kind", "string")):
-                schema["properties"][key] = {"type": kind}
-            group = f"{spec['group']}/{version['name']}"
-            made[group, spec["names"]["kind"]] = jsonschema.Draft202012Validator(schema)
+            for name, kind in (("metadata", "object"), ("apiVersion", "string"), ("kind", "string")):
+                schema["properties"][name] = {"type": kind}
+            key = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
+            made[key] = jsonschema.Draft202012Validator(schema)
     return made
 
 

@@ -23,12 +23,15 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 
 from tests.launcher.schedulers.kubernetes import audit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Object = dict[str, Any]
 
@@ -51,8 +54,12 @@ RESOURCES = {
     "workloads": ("kueue.x-k8s.io/v1beta1", "Workload"),
 }
 IMMUTABLE = {"Job": ("template", "completions", "completionMode"), "JobSet": ("replicatedJobs",)}
-# token → (user, verbs it may use; None is all)
-USERS = {"admin": ("admin", None), "viewer": ("viewer", {"get", "list"})}
+# token → (user, verbs it may use; None is all). `member` has the rights that a test gives: "group/resource" → verbs.
+USERS: dict[str, tuple[str, set[str] | None]] = {
+    "admin": ("admin", None),
+    "viewer": ("viewer", {"get", "list"}),
+    "member": ("member", None),
+}
 
 
 class Refuse(Exception):
@@ -78,9 +85,12 @@ class Store:
             self.resources = dict(RESOURCES)
             self.namespaces = {"default", "training"}
             self.forbidden: set[tuple[str, str]] = set()  # (verb, plural)
+            self.role: set[tuple[str, ...]] = set()  # (group, resource, verb) that `member` has
+            self.used: set[tuple[str, ...]] = set()  # those of them that it has used
             self.denied: dict[str, str] = {}  # plural → what an admission webhook says
             self.patience: dict[str, int] = {}  # plural → how often it says so, if not always
-            self.warnings: dict[str, str] = {}
+            self.warnings: dict[str, list[str]] = {}
+            self.failures: list[list[Any]] = []  # [status, Retry-After or ""] of the next answers
             self.numbers = itertools.count(1)
 
     def put(self, plural: str, namespace: str, document: Object) -> Object:
@@ -90,6 +100,7 @@ class Store:
         metadata.setdefault("creationTimestamp", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
         metadata["namespace"] = namespace
         metadata["resourceVersion"] = str(next(self.numbers))
+        _omit_empty(document)
         self.objects[plural, namespace, metadata["name"]] = document
         return document
 
@@ -201,6 +212,20 @@ def _drop(document: Object, path: tuple[str, ...]) -> None:
     document.pop(path[-1], None)
 
 
+# Fields that the real types mark `omitempty`: their zero value is neither stored nor answered.
+# https://github.com/kubernetes/kubernetes/blob/v1.34.0/staging/src/k8s.io/api/core/v1/types.go
+OMITTED = {
+    "Service": ("publishNotReadyAddresses", "externalName"),
+    "Pod": ("hostNetwork", "hostPID", "hostIPC"),
+}
+
+
+def _omit_empty(document: Object) -> None:
+    for field in OMITTED.get(document["kind"], ()):
+        if not document.get("spec", {}).get(field, True):
+            del document["spec"][field]
+
+
 def _defaulted(document: Object) -> Object:
     """A few of the fields that a server fills in, so that a live object is never what was sent."""
     made = copy.deepcopy(document)
@@ -231,6 +256,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if url.path == "/_test":
                 return self.send(200, self.told(body))
+            if self.store.failures:  # of the server, whatever is asked
+                return self.fail(*self.store.failures.pop(0))
             token = self.headers.get("Authorization", "").rpartition(" ")[2]
             if token not in USERS:
                 raise Refuse(401, "Unauthorized", "Unauthorized")
@@ -256,19 +283,28 @@ class Handler(BaseHTTPRequestHandler):
         verb = {"GET": "get" if name else "list", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[
             self.command
         ]
-        self.authorize(token, verb, plural, space)
+        self.authorize(token, verb, f"{plural}{match['log'] or ''}", space)
+        applied = verb == "patch" and "apply-patch" in self.headers["Content-Type"]
+        if (
+            applied and (plural, space, name) not in self.store.objects
+        ):  # an apply that creates needs both rights
+            self.authorize(token, "create", plural, space)
         if match["log"]:
             return self.log(space, name, query)
         with self.store.lock:
             answer, code = self.act(verb, plural, space, name, query, body)
         return self.send(
-            code, answer, self.store.warnings.get(plural) if verb in {"create", "patch"} else None
+            code, answer, self.store.warnings.get(plural, ()) if verb in {"create", "patch"} else ()
         )
 
     def authorize(self, token: str, verb: str, plural: str, space: str) -> None:
         user, verbs = USERS[token]
-        group = RESOURCES[plural][0].rpartition("/")[0]
-        if (verbs is not None and verb not in verbs) or (verb, plural) in self.store.forbidden:
+        group = self.store.resources[plural.partition("/")[0]][0].rpartition("/")[0]
+        right = (group, plural, verb)
+        if token == "member":
+            self.store.used.add(right)
+        missing = token == "member" and right not in self.store.role
+        if missing or (verbs is not None and verb not in verbs) or (verb, plural) in self.store.forbidden:
             raise Refuse(
                 403,
                 "Forbidden",
@@ -332,6 +368,17 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.02)
         self.chunk(b"")
 
+    def fail(self, code: int, retry_after: str) -> None:
+        """An answer that is none: 0 cuts the connection, others are what an overloaded server or a proxy says."""
+        if code == 0:
+            self.close_connection = True
+            return
+        self.send_response(code)
+        self.send_header("Content-Length", "0")
+        if retry_after:
+            self.send_header("Retry-After", retry_after)
+        self.end_headers()
+
     def chunk(self, data: bytes) -> None:
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
         self.wfile.flush()
@@ -360,20 +407,29 @@ class Handler(BaseHTTPRequestHandler):
                     store.denied |= body.get("denied", {})
                     store.patience |= body.get("patience", {})
                     store.warnings |= body.get("warnings", {})
+                    store.failures += body.get("failures", [])
+                    store.role |= {tuple(right) for right in body.get("role", [])}
                     for plural, api in body.get("apis", {}).items():
                         store.resources[plural] = (api, RESOURCES[plural][1])
                     store.without = set(body.get("without", store.without))
+                case "used":
+                    return sorted(store.used)
+                case "failures":
+                    if body.get("clear"):
+                        store.failures.clear()
+                    return store.failures
                 case "objects":
                     return [[*key, value] for key, value in store.objects.items()]
         return {}
 
-    def send(self, code: int, document: Any, warning: str | None = None) -> None:
+    def send(self, code: int, document: Any, warnings: Iterable[str] = ()) -> None:
         data = json.dumps(document).encode()
         self.send_response(code)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
-        if warning:
-            self.send_header("Warning", f'299 - "{warning}"')
+        for warning in warnings:  # one header each, quoted as RFC 9110 has it
+            quoted = warning.replace("\\", "\\\\").replace('"', '\\"')
+            self.send_header("Warning", f'299 - "{quoted}"')
         self.end_headers()
         self.wfile.write(data)
 

@@ -12,7 +12,7 @@ import pytest
 
 from launcher.errors import LauncherError, PlanError, SpecError
 from launcher.files import cluster as files_cluster
-from launcher.files import load
+from launcher.files import load, validation
 from launcher.schedulers import kubernetes
 from launcher.schedulers.kubernetes import kinds
 from tests.launcher.schedulers.kubernetes import variants
@@ -52,8 +52,9 @@ FIELDS = {
 
 @pytest.mark.parametrize("setting", FIELDS)
 def test_field_is_refused_where_it_stands(setting: str) -> None:
+    (stage,) = load.load("jobs/llama-7b.yaml", None, [f"cluster.kubernetes.{setting}"]).stages
     with pytest.raises(SpecError) as error:
-        load.load("jobs/llama-7b.yaml", None, [f"cluster.kubernetes.{setting}"])
+        load.load_stage(stage, {})
     assert FIELDS[setting] in str(error.value)
     assert f"kubernetes.{setting.partition('=')[0]}" in str(error.value)
 
@@ -103,7 +104,7 @@ WHOLES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
         "huge pages require a request of memory or CPUs",
     ),
     ({}, {"fabric": "gcp-gib-slurm"}, {}, "fabric 'gcp-gib-slurm' is for slurm, not for kubernetes"),
-    ({}, {"fabric": "loopback"}, {}, "fabric 'loopback' is one machine"),
+    ({}, {"fabric": "loopback"}, {}, "fabric 'loopback' connects ranks of one machine"),
     ({"labels": {"launcher/run": "mine"}}, {}, {}, "launcher/run is set by the launcher"),
     ({"fail_on": [64, 75]}, {}, {}, "75 is the exit code of a run that was interrupted"),
     ({"leader_first": True}, {}, {}, "leader_first does not apply to kind 'job'; use kind: jobset"),
@@ -115,17 +116,17 @@ WHOLES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
         {},
         "kind 'job' does not support exclusive topology",
     ),
-    ({"kind": "mpijob"}, {"fabric": "oci-h100"}, {}, "where workers of an MPIJob lose their names"),
-    ({"queue_priority": "high"}, {}, {}, "queue_priority is Kueue's; name a `queue`"),
+    ({"kind": "mpijob"}, {"fabric": "oci-h100"}, {}, "where MPIJob workers have no own host names"),
+    ({"queue_priority": "high"}, {}, {}, "queue_priority needs Kueue; name a `queue`"),
     ({"queue": "q", "queueing": "coscheduling"}, {}, {}, "coscheduling has no queues"),
-    ({"topology": {"label": "rack", "tier": 2}}, {}, {}, "tier is Volcano's"),
+    ({"topology": {"label": "rack", "tier": 2}}, {}, {}, "tier needs Volcano"),
     (
         {"topology": "rack", "queueing": "coscheduling", "affinity": {"podAffinity": {}}},
         *({}, {}, "kubernetes.topology is written as pod affinity, which kubernetes.affinity replaces"),
     ),
     (
         {"kind": "leaderworkerset", "queueing": "volcano", "serve": {"replicas": 2}},
-        *({}, {}, "volcano would place 2 groups as one"),
+        *({}, {}, "volcano would schedule 2 groups as one gang"),
     ),
     (
         {"kind": "trainjob", "runtime": "r", "priority_class": "x"},
@@ -220,8 +221,8 @@ def test_index_of_a_pod_is_its_place_in_the_hostfile() -> None:
 
 
 def test_every_kind_of_the_cluster_file_has_a_template_and_a_path() -> None:
-    named = files_cluster.Kubernetes.model_fields["kind"].annotation
-    assert set(named.__args__) == set(kinds.KINDS) == set(variants.KINDS)  # type: ignore[union-attr]
+    named = validation.hints(files_cluster.Kubernetes)["kind"]
+    assert set(named.__args__) == set(kinds.KINDS) == set(variants.KINDS)
     assert all(entry.install or name == "job" for name, entry in kinds.KINDS.items())
 
 

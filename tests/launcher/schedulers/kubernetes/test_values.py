@@ -10,8 +10,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from launcher.errors import PlanError
-from launcher.files import cluster, fields, kubernetes_syntax
+from launcher.errors import PlanError, SpecError
+from launcher.files import cluster, fields, kubernetes_syntax, validation
 from launcher.schedulers import kubernetes
 from tests.launcher.schedulers.kubernetes import audit, variants
 
@@ -138,9 +138,9 @@ def test_labels_and_quantities_are_right_or_refused(
     kept: dict[str, Any] = {}
     for name, values in fields.items():
         try:
-            cluster.Kubernetes.model_validate({name: values})
+            validation.build(cluster.Kubernetes, {name: values})
             kept[name] = values
-        except ValueError:
+        except SpecError:
             continue
     try:
         text = kubernetes.render(variants.decide(kept))["manifest.yaml"]

@@ -15,49 +15,11 @@ import pytest
 import yaml
 from kubernetes.config import incluster_config
 
-from launcher.cli import main
 from launcher.schedulers.kubernetes import api
 from tests.launcher.schedulers.kubernetes import variants
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from tests.launcher.schedulers.kubernetes.conftest import Cluster
-
-JOB = """name: demo
-cluster: site.yaml
-nodes: 2
-model: byte-gpt
-batch: {micro: 1}
-walltime: 1h
-"""
-SITE = """slots: 2
-fabric: tcp
-image: registry.example.com/train:1
-kubernetes: {runs: runs}
-"""
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> str:
-    (tmp_path / "site.yaml").write_text(SITE)
-    (tmp_path / "job.yaml").write_text(JOB)
-    return str(tmp_path / "job.yaml")
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """A launcher command: (exit code, stdout, stderr)."""
-
-    def command(*words: str) -> tuple[int, str, str]:
-        try:
-            code = main.main(words)
-        except SystemExit as error:
-            code = int(error.code or 0)
-        return (code, *capsys.readouterr())
-
-    return command
-
 
 Run = Any
 
@@ -127,7 +89,7 @@ def test_a_refusal_in_the_middle_takes_back_what_was_made(cluster: Cluster, run:
     code, _, err = run("kubernetes", job)
     assert code == 4
     assert 'User "admin" cannot patch resource "jobs" in API group "batch" in the namespace "training"' in err
-    assert "ask for a Role that allows it" in err
+    assert "rbac.yaml has the Role to ask for" in err
     assert cluster.objects() == {}
 
 
@@ -176,7 +138,7 @@ def test_the_other_mpijob_is_told_apart(cluster: Cluster, run: Run, job: str) ->
     cluster.tell("rules", apis={"mpijobs": "kubeflow.org/v1"})
     code, _, err = run("kubernetes", job, "--set", "cluster.kubernetes.kind=mpijob")
     assert code == 4
-    assert "the cluster does not know kind MPIJob (kubeflow.org/v2beta1); it has version v1 of it" in err
+    assert "the cluster does not know kind MPIJob (kubeflow.org/v2beta1); it serves version v1; " in err
 
 
 # Refusals.
@@ -196,7 +158,7 @@ def test_forbidden(cluster: Cluster, run: Run, job: str) -> None:
     code, _, err = run("kubernetes", job, "--set", "cluster.kubernetes.context=viewer")
     assert code == 4
     assert 'User "viewer" cannot create resource "configmaps"' in err
-    assert "`kubectl auth can-i --list` shows what you may do" in err
+    assert "`kubectl auth can-i --list` shows yours" in err
 
 
 def test_namespace_that_does_not_exist(cluster: Cluster, run: Run, job: str) -> None:
@@ -269,7 +231,7 @@ def test_no_cluster_at_all(run: Run, job: str, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "runs"))
     code, _, err = run("kubernetes", job)
     assert code == 6
-    assert "no Kubernetes cluster to talk to" in err
+    assert "no Kubernetes cluster is configured" in err
     assert "--dry-run works without one" in err
     code, out, _ = run("kubernetes", job, "--dry-run")
     assert code == 0
@@ -358,7 +320,7 @@ def test_a_trainjob_waits_until_its_runtime_is_seen(cluster: Cluster, run: Run, 
 
 def test_rehearsal_keeps_nothing_and_tells_warnings(cluster: Cluster, run: Run, job: str) -> None:
     would = "would violate PodSecurity restricted:latest"
-    cluster.tell("rules", warnings={"jobs": would})
+    cluster.tell("rules", warnings={"jobs": [would]})
     code, out, err = run("kubernetes", job, "--server-dry-run")
     assert code == 0, err
     assert [line.split("/")[0] for line in out.splitlines()] == [
@@ -394,11 +356,12 @@ def test_diff_shows_what_someone_changed_on_the_live_object(cluster: Cluster, ru
     live = cluster.objects()["services", name]
     live["spec"]["publishNotReadyAddresses"] = False
     cluster.tell("put", plural="services", object=live)
+    assert "publishNotReadyAddresses" not in cluster.objects()["services", name]["spec"]
     code, out, _ = run("diff", job)
     assert code == 1
     assert f"--- live service/{name}" in out
-    assert "-  publishNotReadyAddresses: false\n+  publishNotReadyAddresses: true\n" in out
-    assert out.count("@@") == 2
+    changed = [line for line in out.splitlines() if line[:1] in "+-" and line[:3] not in {"+++", "---"}]
+    assert changed == ["+  publishNotReadyAddresses: true"]
 
 
 def test_diff_of_a_changed_job_is_with_its_newest_run(cluster: Cluster, run: Run, job: str) -> None:
@@ -478,7 +441,7 @@ def test_why_a_pod_waits(pod: dict[str, Any], words: str, cluster: Cluster, run:
     cluster.pod(name, 0, **pod)
     now = state(run, name)
     assert now["state"] == "PENDING"
-    assert now["reason"].startswith("1 of 2 hosts run; ")
+    assert now["reason"].startswith("1 of 2 pods run; ")
     assert now["reason"].endswith(words)
 
 
@@ -539,7 +502,7 @@ def test_a_lost_node_is_named_with_what_to_do(cluster: Cluster, run: Run, job: s
     node = {"kind": "Node", "metadata": {"name": "gpu-7"}, "status": {"conditions": [down]}}
     cluster.tell("put", plural="nodes", namespace="", object=node)
     reason = state(run, name)["reason"]
-    assert f"node gpu-7 is lost and still holds {name}-0-abcde: `kubectl delete node gpu-7`" in reason
+    assert f"node gpu-7 is lost and still has {name}-0-abcde: `kubectl delete node gpu-7`" in reason
 
 
 def _labels(name: str, index: int) -> dict[str, Any]:
@@ -588,7 +551,7 @@ def test_walltime_says_how_to_go_on(cluster: Cluster, run: Run, job: str) -> Non
     name = submitted(run, job)
     finish(cluster, name, "Failed", "DeadlineExceeded")
     assert "its walltime is over" in state(run, name)["reason"]
-    assert "checkpoint.resume goes on" in state(run, name)["reason"]
+    assert "a new run with checkpoint.resume continues" in state(run, name)["reason"]
 
 
 def test_cancelled_and_gone(cluster: Cluster, run: Run, job: str) -> None:
@@ -600,7 +563,7 @@ def test_cancelled_and_gone(cluster: Cluster, run: Run, job: str) -> None:
     assert state(run, name)["reason"] == "being deleted: ranks save during the grace period"
     assert {p for p, _ in cluster.objects()} == {"jobs", "pods"}  # the pods save; then the Job goes
     cluster.tell("remove", plural="jobs", name=name)
-    assert state(run, name)["reason"] == "the Job is gone"
+    assert state(run, name)["reason"] == "the Job was deleted"
     assert run("cancel", name)[0] == 0
 
 
@@ -609,7 +572,7 @@ def test_another_run_under_the_same_name_is_not_taken_for_ours(cluster: Cluster,
     cluster.tell(
         "put", plural="jobs", object={"kind": "Job", "metadata": {"name": name, "uid": "new"}, "spec": {}}
     )
-    assert state(run, name)["reason"] == "the Job is gone; another one has its name"
+    assert state(run, name)["reason"] == "the Job was deleted; another one has its name"
 
 
 CONDITIONS = {
@@ -697,7 +660,8 @@ def test_followed_logs_go_on_in_the_next_pod(cluster: Cluster, run: Run, job: st
     code, out, err = run("logs", name, "-f", "--rank", "0")
     thread.join()
     assert code == 0, err
-    assert out.splitlines() == ["step 1", "step 1 again", "saved", "step 2"]
+    lines = ["step 1", "step 1 again", "saved", f"--- pod {name}-0-other", "step 2"]
+    assert out.splitlines() == lines
 
 
 def step(number: int, loss: float) -> str:

@@ -73,9 +73,14 @@ def decide(kubernetes_: dict[str, Any], job: dict[str, Any] | None = None, **clu
         **cluster,
     }
     wanted = {"nodes": 2, "env": {"HF_TOKEN": {"secret": "hf-token"}}, **(job or {})}
-    site = plan.Site("/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab", "fedcba987654")
+    site = plan.Workspace(
+        "/opt/launcher", "/shared/runs", "/opt/venv/bin/python", "0123456789ab", "fedcba987654"
+    )
     return plan.make(
-        load.Loaded(samples.job(**wanted), samples.cluster(**fields, kubernetes=kubernetes_)), site
+        load.Loaded(
+            samples.job(**wanted), samples.cluster(**fields, kubernetes={"runs": "runs", **kubernetes_})
+        ),
+        site,
     )
 
 

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run smoke-llama-fast-aa5f91: hosts 1, slots 2 each, on this machine, workload pretrain, DeepSpeed zero2.
+# Run smoke-llama-fast-877eaf: hosts 1, slots 2 each, on this machine, workload pretrain, DeepSpeed zero2.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/smoke-llama-fast-aa5f91
+run=/shared/runs/smoke-llama-fast-877eaf
 attempt=0
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
@@ -29,22 +29,22 @@ printf '%s\n' '{
 # it is exported here, so no name and no value changes what this script does.
 (umask 077 && printf '%s\n' '{
  "GLOO_SOCKET_IFNAME": {"value": "lo", "why": "the interface that the cluster file names"},
- "RUN_DIR": {"value": "/shared/runs/smoke-llama-fast-aa5f91", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-llama-fast-aa5f91/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/smoke-llama-fast-877eaf", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-llama-fast-877eaf/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
 entries=()
 for ((node = 0; node < 1; node++)); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run smoke-llama-fast-aa5f91 --folder "$run" --echo 0 \
+    --hostfile "$run/hostfile" --node "$node" --run smoke-llama-fast-877eaf --folder "$run" --echo 0 \
     --environment "$run/environment.json" \
     --scratch=/tmp \
     --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
     '--caches-for=no image, cpu' -- \
     -m workloads.pretrain \
-      --deepspeed-config=/shared/runs/smoke-llama-fast-aa5f91/ds_config.json \
-      --run-dir=/shared/runs/smoke-llama-fast-aa5f91 \
+      --deepspeed-config=/shared/runs/smoke-llama-fast-877eaf/ds_config.json \
+      --run-dir=/shared/runs/smoke-llama-fast-877eaf \
       --model=tiny-llama \
       --checkpoint-every=500 \
       --checkpoint-keep=3 \

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run smoke-llama-long-02b353: hosts 1, slots 2 each, workload pretrain, DeepSpeed zero2.
+# Run smoke-llama-long-9bd6e3: hosts 1, slots 2 each, workload pretrain, DeepSpeed zero2.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=smoke-llama-long-02b353
+#SBATCH --job-name=smoke-llama-long-9bd6e3
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --time=00:30:00
@@ -9,7 +9,7 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 set -uo pipefail
-run=/shared/runs/smoke-llama-long-02b353
+run=/shared/runs/smoke-llama-long-9bd6e3
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -23,7 +23,7 @@ printf 'job %s, attempt %s, on %s, %(%FT%T%z)T\n' "$SLURM_JOB_ID" "$restarts" "$
 bad() {
   local until
   until=$(export TZ=UTC0; printf '%(%FT%T+00:00)T' $((now + 86400)))
-  echo "$1 $until $2, run smoke-llama-long-02b353, attempt $attempt" >>/shared/runs/bad-hosts.txt
+  echo "$1 $until $2, run smoke-llama-long-9bd6e3, attempt $attempt" >>/shared/runs/bad-hosts.txt
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
 if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
@@ -35,7 +35,7 @@ if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
-  echo "started again 10 times, as the job allows; \`launcher resume smoke-llama-long-02b353\` goes on from the last checkpoint"
+  echo "started again 10 times, as the job allows; \`launcher resume smoke-llama-long-9bd6e3\` goes on from the last checkpoint"
   finish 75
 fi
 
@@ -60,8 +60,8 @@ printf '%s\n' '{
 # it is exported here, so no name and no value changes what this script does.
 (umask 077 && printf '%s\n' '{
  "GLOO_SOCKET_IFNAME": {"value": "lo", "why": "the interface that the cluster file names"},
- "RUN_DIR": {"value": "/shared/runs/smoke-llama-long-02b353", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-llama-long-02b353/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/smoke-llama-long-9bd6e3", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-llama-long-9bd6e3/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
@@ -70,14 +70,14 @@ trap : TERM USR2  # the ranks act on signals; this script only waits for them
 srun --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered \
   --output="$run/logs/node-%n.log" --open-mode=append \
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-  --hostfile "$run/hostfile-$attempt" --run smoke-llama-long-02b353 --folder "$run" --attempt "$attempt" --echo 0 \
+  --hostfile "$run/hostfile-$attempt" --run smoke-llama-long-9bd6e3 --folder "$run" --attempt "$attempt" --echo 0 \
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
   '--caches-for=no image, cpu' -- \
   -m workloads.pretrain \
-    --deepspeed-config=/shared/runs/smoke-llama-long-02b353/ds_config.json \
-    --run-dir=/shared/runs/smoke-llama-long-02b353 \
+    --deepspeed-config=/shared/runs/smoke-llama-long-9bd6e3/ds_config.json \
+    --run-dir=/shared/runs/smoke-llama-long-9bd6e3 \
     --model=tiny-llama \
     --checkpoint-every=500 \
     --checkpoint-keep=3 \
@@ -107,17 +107,17 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
-    echo "cancelled; \`launcher resume smoke-llama-long-02b353\` goes on from the last checkpoint"
+    echo "cancelled; \`launcher resume smoke-llama-long-9bd6e3\` goes on from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
-    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume smoke-llama-long-02b353\` goes on"
+    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume smoke-llama-long-9bd6e3\` goes on"
     finish "$code"
   fi
   echo "put back into the queue, to go on from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
-  echo "Slurm did not put it back; \`launcher resume smoke-llama-long-02b353\` goes on from the last checkpoint"
+  echo "Slurm did not put it back; \`launcher resume smoke-llama-long-9bd6e3\` goes on from the last checkpoint"
 fi
 finish "$code"

@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run smoke-startup-ce6125: hosts 1, slots 2 each, on this machine, workload startup, DeepSpeed zero0.
+# Run smoke-startup-1ac632: hosts 1, slots 2 each, on this machine, workload startup, DeepSpeed zero0.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/smoke-startup-ce6125
+run=/shared/runs/smoke-startup-1ac632
 attempt=0
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
@@ -25,22 +25,22 @@ printf '%s\n' '{
 # it is exported here, so no name and no value changes what this script does.
 (umask 077 && printf '%s\n' '{
  "GLOO_SOCKET_IFNAME": {"value": "lo", "why": "the interface that the cluster file names"},
- "RUN_DIR": {"value": "/shared/runs/smoke-startup-ce6125", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-startup-ce6125/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/smoke-startup-1ac632", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-startup-1ac632/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
 entries=()
 for ((node = 0; node < 1; node++)); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run smoke-startup-ce6125 --folder "$run" --echo 0 \
+    --hostfile "$run/hostfile" --node "$node" --run smoke-startup-1ac632 --folder "$run" --echo 0 \
     --environment "$run/environment.json" \
     --scratch=/tmp \
     --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
     '--caches-for=no image, cpu' -- \
     -m workloads.startup \
-      --deepspeed-config=/shared/runs/smoke-startup-ce6125/ds_config.json \
-      --run-dir=/shared/runs/smoke-startup-ce6125 \
+      --deepspeed-config=/shared/runs/smoke-startup-1ac632/ds_config.json \
+      --run-dir=/shared/runs/smoke-startup-1ac632 \
       --model=byte-gpt \
       --seq-length=64 \
       --max-steps=4 &

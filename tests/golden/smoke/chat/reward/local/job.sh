@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run smoke-chat-reward-80976c: hosts 1, slots 2 each, on this machine, workload chat_reward, DeepSpeed zero2.
+# Run smoke-chat-reward-12c49b: hosts 1, slots 2 each, on this machine, workload chat_reward, DeepSpeed zero2.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/smoke-chat-reward-80976c
+run=/shared/runs/smoke-chat-reward-12c49b
 attempt=0
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
@@ -29,22 +29,22 @@ printf '%s\n' '{
 # it is exported here, so no name and no value changes what this script does.
 (umask 077 && printf '%s\n' '{
  "GLOO_SOCKET_IFNAME": {"value": "lo", "why": "the interface that the cluster file names"},
- "RUN_DIR": {"value": "/shared/runs/smoke-chat-reward-80976c", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-chat-reward-80976c/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/smoke-chat-reward-12c49b", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-chat-reward-12c49b/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
 entries=()
 for ((node = 0; node < 1; node++)); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run smoke-chat-reward-80976c --folder "$run" --echo 0 \
+    --hostfile "$run/hostfile" --node "$node" --run smoke-chat-reward-12c49b --folder "$run" --echo 0 \
     --environment "$run/environment.json" \
     --scratch=/tmp \
     --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
     '--caches-for=no image, cpu' -- \
     -m workloads.chat_reward \
-      --deepspeed-config=/shared/runs/smoke-chat-reward-80976c/ds_config.json \
-      --run-dir=/shared/runs/smoke-chat-reward-80976c \
+      --deepspeed-config=/shared/runs/smoke-chat-reward-12c49b/ds_config.json \
+      --run-dir=/shared/runs/smoke-chat-reward-12c49b \
       --model=tiny-llama \
       --checkpoint-every=500 \
       --checkpoint-keep=3 \

@@ -1,0 +1,179 @@
+"""Score a model on public tasks by lm-evaluation-harness: `python -m workloads.evaluate`, once per rank.
+
+Owns the options, the model's folder and results.json; tasks, prompts and metrics are the harness's
+(https://github.com/EleutherAI/lm-evaluation-harness). Each rank evaluates a part of every task's documents with the
+whole model. The harness's tasks are loaded from the Hugging Face hub, tasks/ beside this file holds one that
+needs no download, and a task of yours is a YAML file in --task-folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workloads import architectures, inference, metrics, options, session, tokenizer
+from workloads.session import Session, Stop
+from workloads.traits import Traits
+
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+TRAITS = Traits()
+
+RESULTS = "results.json"
+TASKS = Path(__file__).with_name("tasks")  # that need no download
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; importing this module and calling this needs the standard library only."""
+    made = argparse.ArgumentParser(
+        prog="python -m workloads.evaluate",
+        description="Score a model on tasks of lm-evaluation-harness.",
+        allow_abbrev=False,
+    )
+    options.launcher(made, only=("run-dir", "model"))
+    group = made.add_argument_group("evaluation")
+    group.add_argument(
+        "--tasks",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help="tasks or groups of them, as the harness names them",
+    )
+    group.add_argument("--task-folder", metavar="DIR", help="where YAML files of further tasks are")
+    group.add_argument(
+        "--shots",
+        type=options.count,
+        metavar="N",
+        help="solved examples before each question (default: the task's)",
+    )
+    group.add_argument(
+        "--limit",
+        type=options.positive,
+        metavar="N",
+        help="documents of each task, for a rehearsal (default: all)",
+    )
+    group.add_argument(
+        "--batch-size", type=options.positive, default=8, metavar="N", help="requests a rank computes at once"
+    )
+    group.add_argument("--seed", type=options.count, default=0, metavar="N", help="for choosing the shots")
+    group.add_argument(
+        "--random-weights",
+        action=options.SWITCH,
+        default=False,
+        help="rehearsal: does this model fit, and how fast is it? Its scores mean nothing",
+    )
+    return made
+
+
+def evaluate(args: argparse.Namespace, this: Session) -> int:
+    """Evaluate all tasks and write results.json; returns the exit code."""
+    metrics.require("lm_eval", "evaluate")
+    from lm_eval import simple_evaluate
+
+    began = time.monotonic()
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    log = metrics.Log(this.run_dir, this.rank == 0)
+    tasks = this.together(lambda: find(args))
+    model = load(args, this)
+    log.event("start", 0, world_size=this.world_size, tasks=args.tasks)
+    log.say(f"{args.model}: {', '.join(args.tasks)} on {this.world_size} ranks")
+    found = simple_evaluate(
+        model=model,
+        tasks=args.tasks,
+        task_manager=tasks,
+        num_fewshot=args.shots,
+        limit=args.limit,
+        random_seed=args.seed,
+        fewshot_random_seed=args.seed,
+        bootstrap_iters=0,
+        log_samples=False,
+    )
+    if this.rank == 0:
+        report(found, args, this, log, time.monotonic() - began)
+    log.close()
+    return os.EX_OK
+
+
+def find(args: argparse.Namespace) -> TaskManager:
+    """The harness's tasks, ours and those of --task-folder. Raises Stop when --tasks names another."""
+    from lm_eval.tasks import TaskManager
+
+    if args.task_folder and not Path(args.task_folder).is_dir():
+        raise Stop(f"--task-folder {args.task_folder}: no such folder")
+    folders = [TASKS, *filter(None, [args.task_folder])]
+    manager = TaskManager(include_path=[str(folder) for folder in folders])
+    missing = [name for name in args.tasks if not manager.match_tasks([name])]
+    if missing:
+        raise Stop(
+            f"--tasks {' '.join(missing)}: lm-evaluation-harness has no such task, nor has --task-folder"
+        )
+    return manager
+
+
+def load(args: argparse.Namespace, this: Session) -> HFLM:
+    """The model on this rank, for the harness. Raises Stop when there is no such model, or it has no weights."""
+    from lm_eval.models.huggingface import HFLM
+
+    own = this.together(lambda: tokenizer.of_model(args.model))
+    if own.pad_token is None:  # what is padded is not looked at
+        own.pad_token = own.eos_token or own.convert_ids_to_tokens(0)
+    folder = args.model
+    if args.random_weights:
+        folder = this.first(lambda: randomize(args, this))
+    else:
+        this.together(lambda: inference.need_weights(args.model))
+    return HFLM(
+        pretrained=folder,
+        tokenizer=own,
+        device=str(this.device),
+        dtype="auto",
+        batch_size=args.batch_size,
+        prefix_token_id=None if own.bos_token_id or own.eos_token_id else 0,
+    )
+
+
+def randomize(args: argparse.Namespace, this: Session) -> str:
+    """Write a folder with random weights of the model's shape; returns its path."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(args.seed)
+    folder = this.run_dir / "random-weights"
+    AutoModelForCausalLM.from_config(architectures.config(args.model)).save_pretrained(folder)
+    return str(folder)
+
+
+def report(
+    found: dict[str, Any], args: argparse.Namespace, this: Session, log: metrics.Log, seconds: float
+) -> None:
+    """Write results.json and a line for each task and metric."""
+    kept: dict[str, dict[str, float]] = {}
+    for task, values in found["results"].items():
+        numbers = {
+            key.split(",")[0]: value for key, value in values.items() if "," in key and "stderr" not in key
+        }
+        kept[task] = {key: float(value) for key, value in numbers.items() if isinstance(value, int | float)}
+        log.event("score", 0, task=task, **kept[task])
+    rows = [(task, key, f"{value:.4f}") for task, scores in kept.items() for key, value in scores.items()]
+    log.say(metrics.table([("task", "metric", "value"), *rows]))
+    facts = {"model": args.model, "shots": args.shots, "limit": args.limit, "versions": found["versions"]}
+    counts = {task: count["effective"] for task, count in found["n-samples"].items()}
+    metrics.write_atomically(
+        this.run_dir / RESULTS, {"results": kept, "documents": counts, **facts, "seconds": seconds}
+    )
+    log.event("end", 0, status="done")
+
+
+def main() -> None:
+    """Run this rank; exits with a code of session.py."""
+    session.run(parser(), evaluate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""The steps of pretraining: forward, backward, update, evaluation, checkpoints and what is logged of them.
+
+Owns one attempt of a run on this rank. What it works with is put together by pretrain.py.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from ending import NOT_FINITE
+
+from workloads import checkpoints, engines, packing, routing
+from workloads.checkpoints import Progress
+from workloads.session import Stop
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    import torch
+    from deepspeed import DeepSpeedEngine
+
+    from workloads import metrics, samples, ulysses
+    from workloads.samples import Batch
+    from workloads.session import Session
+
+
+@dataclass
+class Training:
+    """One attempt of a run on this rank: what it works with, and how far it has come."""
+
+    args: argparse.Namespace
+    this: Session
+    group: ulysses.Group
+    scale: int  # of the group's losses
+    log: metrics.Log
+    engine: DeepSpeedEngine
+    data: samples.Data
+    batches: Iterator[Batch]  # of training, from the next step on
+    size: engines.BatchSize
+    identity: checkpoints.Identity
+    parameters: int  # of the whole model
+    attempt: int
+    steps_before: int  # this attempt
+    progress: Progress
+    saved: str | None  # the tag of the newest complete checkpoint
+    unlogged_steps: int = 0
+    unlogged_seconds: float = 0.0
+    unlogged_routing: list[Any] = field(default_factory=list)  # choices and entropy of a Routing
+
+    def run(self) -> bool:
+        """Train to the last step; returns whether a signal ended it before, with everything saved."""
+        args = self.args
+        stop = self.this.agree()[1]  # a signal that came during start-up
+        while self.progress.step < args.max_steps and not stop:
+            stop = self.step()
+            step = self.progress.step
+            if self.data.evaluation and due(step, args.eval_every, args.max_steps):
+                self.evaluate()
+            if stop or due(step, args.checkpoint_every, args.max_steps):
+                self.save()
+        return stop
+
+    def step(self) -> bool:
+        """One optimizer step over the global batch; returns whether any rank was told to stop."""
+        import torch
+
+        args, engine, step = self.args, self.engine, self.progress.step + 1
+        self.this.rehearse(args, step, self.attempt)
+        began = time.perf_counter()
+        # like the data, dropout depends on the position alone, so that a resumed run continues exactly
+        torch.manual_seed(hash((args.seed, step, self.this.rank)))
+        rate, tokens = engine.get_lr()[0], self.size.micro * args.seq_length // self.group.size
+        total, norm = torch.zeros((), device=self.this.device), None
+        for batch in islice(self.batches, self.size.accumulation):
+            loss, nats, *routed = next_token_loss(engine, batch, self.group, self.this.device)
+            total += nats / tokens
+            self.unlogged_routing = [
+                a + b for a, b in zip(self.unlogged_routing or [0, 0], routed, strict=False)
+            ]
+            if engine.is_gradient_accumulation_boundary():
+                answer = self.this.agreeing(total / self.size.accumulation)
+            engine.backward(loss / (tokens * self.scale))
+            norm = engines.unreported_norm(engine)
+            engine.step()
+        mean, stop = answer()
+        norm = engine.get_global_grad_norm() if norm is None else norm
+        norm = None if norm is None else float(norm)
+        self.unlogged_seconds += time.perf_counter() - began
+        self.unlogged_steps += 1
+
+        self.check_finite(step, mean, norm)
+        samples = self.progress.samples + self.size.total
+        self.progress = Progress(step, samples, self.progress.tokens + self.size.total * args.seq_length)
+        if stop or step == self.steps_before + 1 or due(step, args.log_every, args.max_steps):
+            self.report(mean, rate, norm)
+        return stop
+
+    def check_finite(self, step: int, loss: float, norm: float | None) -> None:
+        """Raise Stop on every rank before a bad state can be saved. An update DeepSpeed left out did no harm."""
+        bad_update = norm is not None and not 0 <= norm < math.inf and self.engine.was_step_applied()
+        if not math.isfinite(loss) or bad_update:
+            what = "gradient" if math.isfinite(loss) else "loss"
+            raise Stop(
+                f"the {what} of step {step} is not finite. Nothing of it was saved; the last complete checkpoint is "
+                f"{self.saved or 'none'}. A lower --lr, more --warmup-steps or gradient_clipping may help",
+                NOT_FINITE,
+            )
+
+    def report(self, loss: float, rate: float, norm: float | None) -> None:
+        """Log the step just done, and the speed since the last log line."""
+        seconds = self.unlogged_seconds / self.unlogged_steps
+        self.log.step(
+            {
+                "step": self.progress.step,
+                "loss": loss,
+                "lr": rate,
+                "grad_norm": norm,
+                "tokens_per_second": self.size.total * self.args.seq_length / seconds,
+                "step_seconds": seconds,
+                "memory_bytes": self.this.peak_memory(),
+                "tokens": self.progress.tokens,
+                "max_steps": self.args.max_steps,
+                "skipped_steps": self.engine.skipped_steps,
+                **self.routing(),
+            }
+        )
+        self.unlogged_steps, self.unlogged_seconds, self.unlogged_routing = 0, 0.0, []
+
+    def routing(self) -> dict[str, Any]:
+        """The figures of a mixture of experts since the last log line, over all ranks."""
+        import torch
+
+        for sums in self.unlogged_routing:
+            torch.distributed.all_reduce(sums)
+        if not self.unlogged_routing:
+            return {}
+        choices, entropy = self.unlogged_routing
+        return routing.figures(choices, entropy, self.engine.module.config)
+
+    def evaluate(self) -> None:
+        """Log the loss on the held-out text."""
+        import torch
+
+        held_out = self.data.evaluation
+        assert held_out is not None
+        self.engine.eval()
+        total = torch.zeros((), device=self.this.device, dtype=torch.float64)
+        with torch.no_grad():
+            for batch in held_out.batches:
+                _, nats, *_ = next_token_loss(self.engine, batch, self.group, self.this.device)
+                total += nats
+        self.engine.train()
+        mean, _ = self.this.agree(total / held_out.tokens)
+        loss = mean * self.this.world_size
+        bits = loss / math.log(2) * held_out.tokens / held_out.bytes
+        self.log.event("eval", self.progress.step, loss=loss, bits_per_byte=bits)
+        self.log.say(f"held-out text: loss {loss:.4f}, {bits:.3f} bits per byte")
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        began = time.perf_counter()
+        keep = self.args.checkpoint_keep
+        self.saved = checkpoints.save(self.engine, self.this, self.progress, self.identity, keep)
+        seconds = time.perf_counter() - began
+        self.log.event("checkpoint", self.progress.step, tag=self.saved, seconds=seconds)
+        self.log.say(f"checkpoint {self.saved} saved in {seconds:.1f} s")
+
+
+def next_token_loss(
+    engine: DeepSpeedEngine, batch: Batch, group: ulysses.Group, device: torch.device
+) -> tuple[torch.Tensor, ...]:
+    """What is minimized and the cross-entropy alone: sums over this rank's part of the batch, nats, scalars.
+
+    Of a mixture of experts the choices and the entropy of a Routing too.
+    """
+    inputs, labels, more = group.part(batch)
+    inputs, labels = (tensor.to(device, non_blocking=True) for tensor in (inputs, labels))
+    if batch.positions is not None:
+        more = packing.inputs(batch.positions, engine.module.config._attn_implementation)
+    more = {key: value.to(device) if hasattr(value, "to") else value for key, value in more.items()}
+    sums: tuple[torch.Tensor, ...] = engine(input_ids=inputs, labels=labels, **more)
+    return sums
+
+
+def due(step: int, every: int, last: int) -> bool:
+    """Whether something done every N steps (0: never) and at the last one is done after this step."""
+    return step == last or (every > 0 and step % every == 0)

@@ -1,0 +1,49 @@
+"""Logs of pods in the local run folder, for when the pods are gone: `logs/node-N.log`, whose first line names the pod.
+
+Owns that file's form; when one is written is mirror.py's, how it is shown podlogs.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from launcher.schedulers.kubernetes import hosts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from launcher.runs.record import Run
+    from launcher.schedulers.kubernetes.hosts import Pod
+
+_HEAD = "--- attempt of "  # the mark by which launcher/runs/diagnosis.py sees where an attempt begins
+
+
+def write(run: Run, index: int, pod: Pod, lines: list[str]) -> None:
+    """Keep `lines`, the end of the log of `pod`, which is the host `index`. An empty log replaces none."""
+    path = _path(run, index)
+    if lines:
+        path.parent.mkdir(exist_ok=True)
+        text = [f"{_HEAD}{' '.join(hosts.names(pod))}", *lines]
+        path.write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
+
+
+def lines(run: Run, index: int) -> list[str]:
+    """What was kept of a host's log, its head first; [] for nothing."""
+    with contextlib.suppress(OSError):
+        return _path(run, index).read_text(encoding="utf-8", errors="replace").splitlines()
+    return []
+
+
+def names(run: Run) -> dict[int, list[str]]:
+    """Index → the names by which a host whose log was kept is known."""
+    found = {}
+    for index in range(run.nodes):
+        head = lines(run, index)[:1]
+        if head and head[0].startswith(_HEAD):
+            found[index] = head[0].removeprefix(_HEAD).split()
+    return found
+
+
+def _path(run: Run, index: int) -> Path:
+    return run.folder / "logs" / f"node-{index}.log"

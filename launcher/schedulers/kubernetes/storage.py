@@ -1,0 +1,41 @@
+"""What becomes of a run's folder: on a claim it stays, on the pods' own disks it ends with them.
+
+Owns which runs cannot do without a claim, and what a person should know before one does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from launcher import workloads
+from launcher.errors import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.planning.plan import Plan
+
+_PLACE = ("cluster", "kubernetes")
+
+
+def problems(plan: Plan) -> Iterator[Problem]:
+    """A run whose hosts write one checkpoint together, each into a folder that the others do not see."""
+    if plan.nodes > 1 and not plan.cluster.kubernetes.runs and workloads.saves(plan.job.workload):
+        yield Problem(
+            f"{plan.nodes} hosts save checkpoints, and without kubernetes.runs each has a run folder of its own",
+            "name a PersistentVolumeClaim that all nodes can mount (ReadWriteMany): kubernetes: {runs: CLAIM}",
+            about=_PLACE,
+        )
+
+
+def warnings(plan: Plan) -> Iterator[Problem]:
+    """What is lost with the pods of a run that is allowed to go without a claim."""
+    if plan.cluster.kubernetes.runs:
+        return
+    hint = "kubernetes: {runs: CLAIM} names a PersistentVolumeClaim that keeps it"
+    if workloads.saves(plan.job.workload):
+        what = "the run folder and its checkpoints end with the pod: an evicted run starts again from step 0"
+        yield Problem(what, hint, about=_PLACE)
+    elif workloads.is_script(plan.job.workload):
+        whose = "its pod" if plan.nodes == 1 else "the pods, and each host has one of its own"
+        yield Problem(f"the folder RUN_DIR ends with {whose}", hint, about=_PLACE)

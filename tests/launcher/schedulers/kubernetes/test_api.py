@@ -1,0 +1,88 @@
+"""An API server that is away for a moment, busy, behind a broken proxy, or has forgotten who asks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from launcher.reports import progress
+from tests.launcher.schedulers.kubernetes.test_verbs import finish, state, submitted
+
+if TYPE_CHECKING:
+    from tests.launcher.schedulers.kubernetes.conftest import Cluster
+
+Run = Any
+# an answer that is none → what is said of it
+TROUBLE: dict[str, tuple[list[Any], str]] = {
+    "the connection is cut": ([0, ""], "does not answer"),
+    "too many requests": ([429, ""], "the API server refused (429)"),
+    "too many requests, come back much later": ([429, "40"], "the API server refused (429)"),
+    "a proxy without a server": ([502, ""], "the API server refused (502)"),
+    "a server that starts": ([503, "1"], "the API server refused (503)"),
+    "an internal error": ([500, ""], "the API server refused (500)"),
+    "credentials that expired": ([401, ""], "rejected the credentials"),
+}
+
+
+@pytest.mark.parametrize("name", TROUBLE)
+def test_wait_outlives_it(
+    name: str, cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, words = TROUBLE[name]
+    monkeypatch.setattr(progress, "_POLL_SHARED", 0.2)
+
+    def life() -> None:
+        while not (names := [n for p, n in cluster.objects() if p == "jobs"]):
+            time.sleep(0.05)
+        time.sleep(1)
+        cluster.tell("rules", failures=[answer] * 6)
+        while cluster.tell("failures"):
+            time.sleep(0.05)
+        finish(cluster, names[0], "Complete")
+
+    thread = threading.Thread(target=life)
+    thread.start()
+    began = time.monotonic()
+    code, _, err = run("kubernetes", job, "--wait")
+    thread.join()
+    assert code == 0, err
+    assert "no status, trying again: " in err
+    assert words in err
+    assert time.monotonic() - began < 35
+    assert "Traceback" not in err
+
+
+def test_wait_that_gives_up_says_that_the_run_continues(
+    cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_POLL_SHARED", 0.2)
+    monkeypatch.setattr(progress, "_PATIENCE", 1.0)
+
+    def life() -> None:
+        while not [n for p, n in cluster.objects() if p == "jobs"]:
+            time.sleep(0.05)
+        time.sleep(1)
+        cluster.tell("rules", failures=[[503, ""]] * 1000)
+
+    thread = threading.Thread(target=life)
+    thread.start()
+    code, _, err = run("kubernetes", job, "--wait")
+    thread.join()
+    assert code == 4
+    assert "is still running" in err
+    assert "python -m launcher logs " in err
+
+
+def test_a_busy_server_is_not_waited_for_as_long_as_it_says(cluster: Cluster, run: Run, job: str) -> None:
+    name = submitted(run, job)
+    cluster.tell("rules", failures=[[429, "40"]] * 2)
+    began = time.monotonic()
+    code, _, err = run("status", name)
+    assert code == 4
+    assert "the server is busy: try again" in err
+    assert time.monotonic() - began < 30
+    cluster.tell("failures", clear=True)
+    assert state(run, name)["state"] == "PENDING"
