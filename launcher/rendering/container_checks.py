@@ -36,7 +36,9 @@ def problems(runtime: str, plan: Plan) -> Iterator[Problem]:
     if runtime != "oci" and (split := set(plan.workspace.runs) & set(":,\n\"'\\")):
         hint = "set LAUNCHER_RUNS to a folder without it"
         characters = " and ".join(sorted(map(repr, split)))
-        yield Problem(f"the folder of runs, {plan.workspace.runs}: {runtime} splits a mount at {characters}", hint)
+        yield Problem(
+            f"the folder of runs, {plan.workspace.runs}: {runtime} splits a mount at {characters}", hint
+        )
 
 
 def _image(runtime: str, image: str, written: str) -> Iterator[Problem]:
@@ -68,21 +70,27 @@ def _plain(runtime: str, image: str) -> str:
 
 def _mounts(plan: Plan) -> Iterator[Problem]:
     used = {
-        _normal(plan.workspace.runs): "the run folders",
-        _normal(plan.cluster.scratch): "`scratch`",
-        **{_normal(mount.inside): "a path of the fabric" for mount in plan.fabric.mounts},
+        normal(plan.workspace.runs): "the run folders",
+        normal(plan.cluster.scratch): "`scratch`",
+        **{normal(mount.inside): "a path of the fabric" for mount in plan.fabric.mounts},
     }
     for mount in plan.mounts:
-        path, about = _normal(mount.inside), ("cluster", "mounts", mount.inside)
+        path, about = normal(mount.inside), ("cluster", "mounts", mount.inside)
         if path == "/":
             yield Problem("a mount on / would hide the image", "use another path inside", about=about)
-        elif hidden := next((what for own, what in _OWN.items() if f"{own}/".startswith(f"{path}/")), ""):
-            yield Problem(f"a mount on {path} would hide {hidden}", "use another path inside", about=about)
+        elif what := hidden(path):
+            yield Problem(f"a mount on {path} would hide {what}", "use another path inside", about=about)
         elif path in used:
             what = f"{path} is mounted twice, as {used[path]} and as {mount.inside}"
             yield Problem(what, "use another path inside, or leave it out", about=about)
         used[path] = "a mount of the cluster"
 
 
-def _normal(path: str) -> str:
+def hidden(path: str) -> str:
+    """What of an image would be hidden by a mount on `path`; empty when nothing is."""
+    return next((what for own, what in _OWN.items() if f"{own}/".startswith(f"{path}/")), "")
+
+
+def normal(path: str) -> str:
+    """An absolute path in the one form that equal paths share."""
     return "/" + posixpath.normpath(path).lstrip("/")

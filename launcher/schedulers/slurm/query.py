@@ -66,7 +66,7 @@ def job_of(script: str) -> str | None:
 
     Raises SubmitError when Slurm does not answer, ToolMissingError without squeue.
     """
-    listed = call("squeue", "-h", "--me", "-t", "all", "-o", "%F|%o")
+    listed = call(*("squeue", "-h", "--me", "-t", "all", "-o", "%F|%o"))
     jobs = (line.partition("|") for line in listed.splitlines())
     return next((job for job, _, command in jobs if command == script), None)
 

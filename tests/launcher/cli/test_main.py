@@ -637,4 +637,6 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_check_fails_where_the_job_is_impossible(words: list[str], code: int, here: Path) -> None:
     # impossible on this machine alone, and in the last case everywhere
-    assert main.main(["check", "job.yaml", "--set", "nodes=17", "--set", "cluster.fabric=tcp", *words]) == code
+    assert (
+        main.main(["check", "job.yaml", "--set", "nodes=17", "--set", "cluster.fabric=tcp", *words]) == code
+    )
