@@ -49,7 +49,9 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
                 continue
             if uid not in stamps and len(pods) > 1:
                 yield f"--- pod {pod['metadata']['name']}"
-            for stamp, text in _read(server, at, pod, stamps.setdefault(uid, ""), (pods, selection)):
+            for stamp, text in _read(
+                server, at, pod, last=stamps.setdefault(uid, ""), among=(pods, selection)
+            ):
                 stamps[uid] = stamp or stamps[uid]
                 line = of_rank(text, rank)
                 if line is not None:
@@ -67,10 +69,10 @@ def _read(
     """`stamped` of one of a host's pods: the newest as it was selected, earlier ones as far as they can be read."""
     pods, selection = among
     if pod is pods[-1]:
-        yield from stamped(server, at, pod, last, selection.follow)
+        yield from stamped(server, at, pod, last=last, follow=selection.follow)
         return
     with contextlib.suppress(api.Refusal, RunNotFoundError):
-        yield from stamped(server, at, pod, last, follow=False)
+        yield from stamped(server, at, pod, last=last, follow=False)
 
 
 def _kept(run: Run, index: int, rank: int | None) -> Iterator[str]:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from launcher import ROOT
+from launcher import ROOT, workloads
 from launcher.deepspeed import config as deepspeed_config
 from launcher.deepspeed import keys, rules
 from launcher.sizing import zero
