@@ -64,8 +64,9 @@ TESTED_BY = (
     (
         "launcher/schedulers/kubernetes",
         "launcher/schedulers/kubernetes/test_verbs.py",
-        "api applying following hosts mirror podlogs waits",
+        "following hosts",
     ),
+    ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_podlogs.py", "kept mirror"),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_slurm.py", "options query states submission"),
     ("launcher/sizing", "launcher/sizing/test_memory.py", "setup states"),
     ("launcher/sizing", "launcher/sizing/test_models.py", "architecture families"),
