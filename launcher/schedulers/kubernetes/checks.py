@@ -163,13 +163,6 @@ def _resources(plan: Plan) -> Iterator[Problem]:
             "raise kubernetes.memory, or use a preset with less offload; `launcher plan JOB` shows the parts",
             about=("cluster", "kubernetes", "memory"),
         )
-    limits, requests = pods.resources(plan)
-    if any(n.startswith("hugepages-") for n in limits) and not {"cpu", "memory"} & set(requests):
-        yield Problem(
-            "huge pages require a request of memory or CPUs",
-            "add `memory:` or `cpus:` to the cluster",
-            about=("cluster", "kubernetes", "resources"),
-        )
 
 
 def _host_memory(plan: Plan) -> int:

@@ -97,12 +97,6 @@ WHOLES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
     ({"resources": {"memory": "1Gi"}}, {}, {}, "memory is set by another field; use kubernetes.memory"),
     ({"resources": {"cpu": "1"}}, {}, {}, "cpu is set by another field; use kubernetes.cpus"),
     ({"shm": "64GiB", "memory": "64GiB"}, {}, {}, "is not less than the pod's memory"),
-    (
-        {},
-        {"fabric": "efa-p5", "memory": None, "cpus": None},
-        {},
-        "huge pages require a request of memory or CPUs",
-    ),
     ({}, {"fabric": "gcp-gib-slurm"}, {}, "fabric 'gcp-gib-slurm' is for slurm, not for kubernetes"),
     ({}, {"fabric": "loopback"}, {}, "fabric 'loopback' connects ranks of one machine"),
     ({"labels": {"launcher/run": "mine"}}, {}, {}, "launcher/run is set by the launcher"),
