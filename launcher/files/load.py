@@ -63,7 +63,7 @@ def load(path: str, cluster: str | None = None, settings: Sequence[str] = ()) ->
     elif document is None and named:
         _cluster_document(named, reader, problems)
     elif not problems:
-        return Stages("", (Stage("", path, None, tuple(given), (), named, reader),))
+        return _plain(path, given, named, reader)
     raise _refusal(problems)
 
 
@@ -96,6 +96,14 @@ def load_stage(stage: Stage, folders: Mapping[str, str] = MappingProxyType({})) 
     if document is None or site is None or job is None or cluster is None or problems:
         raise _refusal(problems)
     return Loaded(job, cluster, {"job": document.places, "cluster": site.places}, facts)
+
+
+def _plain(path: str, given: Sequence[Setting], named: Named | None, reader: Reader) -> Stages:
+    """A job as the only stage of a pipeline without a name."""
+    stage = Stage(
+        name="", source=path, place=None, settings=tuple(given), needs=(), cluster=named, reader=reader
+    )
+    return Stages("", (stage,))
 
 
 def cluster_names() -> list[str]:

@@ -166,8 +166,7 @@ SIGNATURES = (
         "hosts could not connect to the first one: a host did not start, or a name or address is not reachable",
         "look at node-N.log of the host that is named; set `interface:` of the cluster file to the network that all "
         "hosts share",
-        kubernetes="`launcher logs RUN --host HOST` of the host that is named; `launcher status RUN` says why a pod "
-        "waits",
+        kubernetes="`launcher status RUN` says why a pod waits; `launcher logs RUN --host HOST` of that host",
     ),
     Signature(
         "not finite",

@@ -31,6 +31,11 @@ def show_plan(given: options.Plan) -> int:
         refusal = shared.image_refusal(plan, plan.image_facts)
         if refusal:
             say(f"warning: {refusal}")
+    if given.plot:
+        from launcher.reports import pictures
+
+        for path in pictures.draw_plan(plans[""], given.plot):
+            say(f"wrote {path}")
     if stages.name and given.json:
         each = {name: json.loads(tables.plan_json(plan)) for name, plan in plans.items()}
         print(json.dumps({"name": stages.name, "stages": each}, indent=2, ensure_ascii=False))
@@ -40,11 +45,6 @@ def show_plan(given: options.Plan) -> int:
             print(f"stage {stage.name}" + (f", after {', '.join(stage.needs)}" if stage.needs else ""))
         plan = plans[stage.name]
         print((tables.plan_json(plan) if given.json else tables.plan(plan)) + ("\n" if stage.name else ""))
-    if given.plot:
-        from launcher.reports import pictures
-
-        for path in pictures.draw_plan(plans[""], given.plot):
-            say(f"wrote {path}")
     return OK
 
 

@@ -16,7 +16,7 @@ from launcher.runs import metrics as runs_metrics
 from launcher.schedulers.kubernetes import api, applying, ends, hosts, kept, podlogs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from launcher.runs.record import Run
     from launcher.schedulers.kubernetes.api import Server
@@ -44,7 +44,7 @@ def metrics(server: Server, at: Place, run: Run, pod: Pod | None) -> None:
     last = next((record.texts["stamp"] for record in reversed(known) if "stamp" in record.texts), "")
     made: list[dict[str, Any]] = []
     try:
-        for stamp, text in podlogs.stamped(server, at, pod, last, follow=False):
+        for stamp, text in podlogs.stamped(server, at, pod, since=last):
             found = record(podlogs.of_rank(text, 0) or "")
             if found and stamp:
                 made.append({**found, "time": hosts.seconds(stamp), "stamp": stamp})
@@ -60,7 +60,7 @@ def metrics(server: Server, at: Place, run: Run, pod: Pod | None) -> None:
 def failure(server: Server, at: Place, run: Run, end: End) -> None:
     """Keep the end of the log of the pod that failed first, where causes are looked for, and what the kubelet says."""
     said = [f"node: {ends.memory(at, end.pod)}"] if end.out_of_memory else []
-    _keep(server, at, run, end.pod, said)
+    _keep(server, at, run, end.pod, said=said)
 
 
 def before_deletion(run: Run) -> None:
@@ -77,10 +77,10 @@ def everything(server: Server, at: Place, run: Run, pods: Mapping[int, Pod]) -> 
     metrics(server, at, run, pods.get(0))
     for pod in list(pods.values())[:_MOST]:
         with contextlib.suppress(api.Refusal):
-            _keep(server, at, run, pod, [])
+            _keep(server, at, run, pod)
 
 
-def _keep(server: Server, at: Place, run: Run, pod: Pod, said: list[str]) -> None:
+def _keep(server: Server, at: Place, run: Run, pod: Pod, *, said: Sequence[str] = ()) -> None:
     if run.folder.is_dir() and not _own_logs(run):
         kept.write(run, hosts.index(at, pod) or 0, pod, [*podlogs.tail(server, at, pod, 2000), *said])
 

@@ -49,28 +49,25 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
                 continue
             if uid not in stamps and len(pods) > 1:
                 yield f"--- pod {pod['metadata']['name']}"
-            for stamp, text in _read(server, at, pod, stamps.setdefault(uid, ""), (pods, selection)):
+            earlier, since = pod is not pods[-1], stamps.setdefault(uid, "")
+            follow = selection.follow and not earlier
+            stream = stamped(server, at, pod, since=since, follow=follow)
+            for stamp, text in _what_is_left(stream) if earlier else stream:
                 stamps[uid] = stamp or stamps[uid]
                 line = of_rank(text, rank)
                 if line is not None:
                     yield line
-            if pod is not pods[-1]:
+            if earlier:
                 done.add(uid)
         if ended or not selection.follow:
             return
         time.sleep(_PAUSE)
 
 
-def _read(
-    server: Server, at: Place, pod: Pod, last: str, among: tuple[list[Pod], Selection]
-) -> Iterator[tuple[str, str]]:
-    """`stamped` of one of a host's pods: the newest as it was selected, earlier ones as far as they can be read."""
-    pods, selection = among
-    if pod is pods[-1]:
-        yield from stamped(server, at, pod, last, selection.follow)
-        return
+def _what_is_left(stream: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """The log of an earlier pod, as far as its node still has it."""
     with contextlib.suppress(api.Refusal, RunNotFoundError):
-        yield from stamped(server, at, pod, last, follow=False)
+        yield from stream
 
 
 def _kept(run: Run, index: int, rank: int | None) -> Iterator[str]:
@@ -103,21 +100,23 @@ def _wanted(server: Server, at: Place, run: Run, selection: Selection) -> tuple[
     raise RunNotFoundError(f"{run.id} has no host {selection.host!r}", hint=every or "no pods yet")
 
 
-def stamped(server: Server, at: Place, pod: Pod, last: str, follow: bool) -> Iterator[tuple[str, str]]:
-    """(time stamp, line) of a pod's log after the stamp `last`. A stream that breaks just ends.
+def stamped(
+    server: Server, at: Place, pod: Pod, *, since: str = "", follow: bool = False
+) -> Iterator[tuple[str, str]]:
+    """(time stamp, line) of a pod's log after the stamp `since`. A stream that breaks just ends.
 
     Raises RunNotFoundError, without `follow`, for a pod that has not started.
     """
     path = f"/api/v1/namespaces/{at.namespace}/pods/{pod['metadata']['name']}/log"
     query = {"container": kinds.KINDS[at.kind].container, "timestamps": "true"}
     query |= {"follow": "true"} if follow else {}
-    query |= {"sinceTime": last} if last else {}
+    query |= {"sinceTime": since} if since else {}
     try:
         for line in _split(server.text(path, **query)):
             match = _STAMP.match(line)
             if match is None:
                 yield "", line
-            elif not last or _order(match[0]) > _order(last):  # sinceTime counts in whole seconds
+            elif not since or _order(match[0]) > _order(since):  # sinceTime counts in whole seconds
                 yield match[0], line[match.end() + 1 :]
     except api.Refusal as refusal:
         if refusal.status == 400 and not follow:

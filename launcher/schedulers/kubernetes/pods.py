@@ -28,6 +28,7 @@ GPU = "nvidia.com/gpu"
 # Of a host: kubelet, system daemons and DaemonSets keep the rest, and a pod that asks for all is never placed.
 # https://kubernetes.io/docs/tasks/administer-cluster/reserve-compute-resources/
 _SHARE = 0.9
+_LEAST_CPU = 500  # thousandths of a core that a rank asks for where the file does not say how many a host has
 _MIB = 2**20
 # A node that is lost for half a minute is not waited for: Kubernetes' own default is five minutes.
 _LOST: list[dict[str, Any]] = [
@@ -60,6 +61,7 @@ class Pod(NamedTuple):
     node_selector: dict[str, str]
     scheduler: str | None
     rights: security.Rights
+    spread: tuple[dict[str, Any], ...] = ()
     probe: dict[str, Any] | None = None
 
     @property
@@ -106,6 +108,7 @@ def make(plan: Plan, labels: dict[str, str], queue: queues.Queueing) -> Pod:
         node_selector=cluster.node_selector,
         scheduler=cluster.scheduler or queue.scheduler,
         rights=security.rights(plan),
+        spread=_spread(plan),
     )
 
 
@@ -187,11 +190,33 @@ def resources(plan: Plan) -> tuple[dict[str, str], dict[str, str]]:
     total = memory_limit(plan)
     if total:
         limits["memory"] = f"{total // _MIB}Mi"
-    requests = dict(limits)
     cpus = cluster.cpus or (str(max(1, int(plan.cluster.cpus * _SHARE))) if plan.cluster.cpus else None)
-    if cpus:
-        requests["cpu"] = cpus
-    return limits, requests
+    # A pod without requests is evicted first, lands where there is no room, and is refused where there is a quota.
+    least = {"memory": f"{-(-_least_memory(plan) // _MIB)}Mi", "cpu": cpus or f"{_LEAST_CPU * plan.slots}m"}
+    return limits, limits | {name: amount for name, amount in least.items() if name not in limits}
+
+
+def _least_memory(plan: Plan) -> int:
+    """Bytes that the ranks take at least: what is estimated, or where nothing is, torch itself in each process."""
+    processes = plan.slots * (memory.PROCESS if plan.gpu else memory.CPU_PROCESS)
+    if plan.estimate is None:
+        return processes
+    estimated = plan.estimate.evaluation.memory
+    return estimated.host.total if plan.gpu else processes + plan.slots * estimated.slot.total
+
+
+def _spread(plan: Plan) -> tuple[dict[str, Any], ...]:
+    """Hosts without GPUs on different nodes where that can be; GPUs count themselves, and are better close together."""
+    if plan.gpu or plan.nodes == 1:
+        return ()
+    return (
+        {
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": kinds.selector(plan)},
+        },
+    )
 
 
 def memory_limit(plan: Plan) -> int | None:

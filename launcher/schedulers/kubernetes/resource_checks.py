@@ -39,13 +39,6 @@ def problems(plan: Plan) -> Iterator[Problem]:
             "use `slots`",
             about=("cluster", "kubernetes", "resources", pods.GPU),
         )
-    limits, requests = pods.resources(plan)
-    if any(n.startswith("hugepages-") for n in limits) and not {"cpu", "memory"} & set(requests):
-        yield Problem(
-            "huge pages require a request of memory or CPUs",
-            "add `memory:` or `cpus:` to the cluster",
-            about=("cluster", "kubernetes", "resources"),
-        )
 
 
 def _above_the_host(plan: Plan) -> Iterator[Problem]:

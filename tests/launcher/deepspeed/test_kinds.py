@@ -61,5 +61,6 @@ def test_sizes_may_be_rounded_where_deepspeed_rounds() -> None:
 )
 def test_editors_are_told_the_same(kind: str) -> None:
     validator = jsonschema.Draft202012Validator(kinds.schema(kind))
-    for value in (True, "a", 0, 1, -1, 2, 0.5, -0.5, [0.5, 1], ["a"], {}, None):
+    values: tuple[Any, ...] = (True, "a", 0, 1, -1, 2, 0.5, -0.5, [0.5, 1], ["a"], {}, None)
+    for value in values:
         assert validator.is_valid(value) == (not kinds.mismatch(kind, value)), value

@@ -384,43 +384,60 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def told(self, body: Any) -> Any:
-        """What a test says has happened in the cluster."""
-        store = self.store
-        with store.lock:
-            match body["do"]:
-                case "reset":
-                    store.reset()
-                case "put":
-                    return store.put(body["plural"], body.get("namespace", "training"), body["object"])
-                case "status":
-                    key = (body["plural"], body.get("namespace", "training"), body["name"])
-                    store.objects[key]["status"] = body["status"]
-                    store.objects[key].setdefault("spec", {}).update(body.get("spec", {}))
-                case "log":
-                    key_ = ("training", body["pod"])
-                    store.logs.setdefault(key_, []).extend(body["lines"])
-                    (store.open_logs.add if body.get("open") else store.open_logs.discard)(key_)
-                case "remove":
-                    store.objects.pop((body["plural"], body.get("namespace", "training"), body["name"]), None)
-                case "rules":
-                    store.forbidden |= {tuple(f) for f in body.get("forbidden", [])}
-                    store.denied |= body.get("denied", {})
-                    store.patience |= body.get("patience", {})
-                    store.warnings |= body.get("warnings", {})
-                    store.failures += body.get("failures", [])
-                    store.role |= {tuple(right) for right in body.get("role", [])}
-                    for plural, api in body.get("apis", {}).items():
-                        store.resources[plural] = (api, RESOURCES[plural][1])
-                    store.without = set(body.get("without", store.without))
-                case "used":
-                    return sorted(store.used)
-                case "failures":
-                    if body.get("clear"):
-                        store.failures.clear()
-                    return store.failures
-                case "objects":
-                    return [[*key, value] for key, value in store.objects.items()]
-        return {}
+        """What a test says has happened in the cluster, by `do`: the name of one of the methods below."""
+        with self.store.lock:
+            answer = getattr(self, f"do_{body.pop('do')}")(self.store, body)
+            return {} if answer is None else answer
+
+    @staticmethod
+    def do_reset(store: Store, _: Object) -> None:
+        store.reset()
+
+    @staticmethod
+    def do_put(store: Store, body: Object) -> Object:
+        return store.put(body["plural"], body.get("namespace", "training"), body["object"])
+
+    @staticmethod
+    def do_status(store: Store, body: Object) -> None:
+        key = (body["plural"], body.get("namespace", "training"), body["name"])
+        store.objects[key]["status"] = body["status"]
+        store.objects[key].setdefault("spec", {}).update(body.get("spec", {}))
+
+    @staticmethod
+    def do_log(store: Store, body: Object) -> None:
+        key = ("training", body["pod"])
+        store.logs.setdefault(key, []).extend(body["lines"])
+        (store.open_logs.add if body.get("open") else store.open_logs.discard)(key)
+
+    @staticmethod
+    def do_remove(store: Store, body: Object) -> None:
+        store.objects.pop((body["plural"], body.get("namespace", "training"), body["name"]), None)
+
+    @staticmethod
+    def do_rules(store: Store, body: Object) -> None:
+        store.forbidden |= {tuple(f) for f in body.get("forbidden", [])}
+        store.denied |= body.get("denied", {})
+        store.patience |= body.get("patience", {})
+        store.warnings |= body.get("warnings", {})
+        store.failures += body.get("failures", [])
+        store.role |= {tuple(right) for right in body.get("role", [])}
+        for plural, api in body.get("apis", {}).items():
+            store.resources[plural] = (api, RESOURCES[plural][1])
+        store.without = set(body.get("without", store.without))
+
+    @staticmethod
+    def do_used(store: Store, _: Object) -> list[Any]:
+        return sorted(store.used)
+
+    @staticmethod
+    def do_failures(store: Store, body: Object) -> list[Any]:
+        if body.get("clear"):
+            store.failures.clear()
+        return store.failures
+
+    @staticmethod
+    def do_objects(store: Store, _: Object) -> list[Any]:
+        return [[*key, value] for key, value in store.objects.items()]
 
     def send(self, code: int, document: Any, warnings: Iterable[str] = ()) -> None:
         data = json.dumps(document).encode()

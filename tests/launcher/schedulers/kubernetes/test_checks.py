@@ -119,12 +119,6 @@ WHOLES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
     ({}, {}, {"env": {"A": {"secret": "s", "key": ".."}}}, "env A: secret key '..' is not one of a Secret"),
     ({}, {}, {"env": {"A": {"secret": "s", "key": "k" * 254}}}, "is not one of a Secret; use up to 253"),
     ({"shm": "64GiB", "memory": "64GiB"}, {}, {}, "is not less than the pod's memory"),
-    (
-        {},
-        {"fabric": "efa-p5", "memory": None, "cpus": None},
-        {},
-        "huge pages require a request of memory or CPUs",
-    ),
     ({}, {"fabric": "gcp-gib-slurm"}, {}, "fabric 'gcp-gib-slurm' is for slurm, not for kubernetes"),
     ({}, {"fabric": "loopback"}, {}, "fabric 'loopback' connects ranks of one machine"),
     ({"labels": {"launcher/run": "mine"}}, {}, {}, "launcher/run is set by the launcher"),

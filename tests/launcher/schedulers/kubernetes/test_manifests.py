@@ -191,6 +191,33 @@ def test_shared_memory_is_a_part_of_the_limit() -> None:
     assert small == 2 * 2**30  # half of it
 
 
+UNKNOWN: dict[str, Any] = {"cpus": None, "memory": None}
+
+
+@pytest.mark.parametrize("kind", variants.KINDS)
+@pytest.mark.parametrize("fabric", ["tcp", "efa-p5"])  # efa: huge pages need a request of CPUs or memory
+@pytest.mark.parametrize("gpu", [None, "h100-80gb"])
+def test_every_pod_asks_for_cpus_and_memory(kind: str, fabric: str, gpu: str | None) -> None:
+    """Whatever the cluster file leaves out: no pod is BestEffort, which is the first to be evicted."""
+    plan = variants.decide({"kind": kind}, gpu=gpu, fabric=fabric, **UNKNOWN)
+    for document in yaml.load_all(kubernetes.render(plan)["manifest.yaml"], yaml.CSafeLoader):
+        for template in schemas.pod_templates(document):
+            requests = template["spec"]["containers"][0]["resources"]["requests"]
+            assert requests["cpu"] == "4000m"
+            assert int(requests["memory"].removesuffix("Mi")) >= 8 * 512
+
+
+def test_hosts_without_gpus_are_spread_over_nodes() -> None:
+    plan = variants.decide({}, gpu=None, fabric="tcp", **UNKNOWN)
+    job = list(yaml.load_all(kubernetes.render(plan)["manifest.yaml"], yaml.CSafeLoader))[-1]
+    (constraint,) = job["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert constraint["topologyKey"] == "kubernetes.io/hostname"
+    assert constraint["whenUnsatisfiable"] == "ScheduleAnyway"
+    labels = job["spec"]["template"]["metadata"]["labels"]
+    assert constraint["labelSelector"]["matchLabels"].items() <= labels.items()
+    assert "topologySpread" not in kubernetes.render(variants.decide({}))["manifest.yaml"]
+
+
 def test_kueue_is_one_label_and_topology_is_on_the_pods() -> None:
     for kind in variants.KINDS:
         main = documents(f"{kind}-kueue")[-1]
@@ -225,8 +252,8 @@ def test_every_object_tells_what_it_was_made_of() -> None:
             assert labels["app.kubernetes.io/managed-by"] == "launcher"
             assert labels["launcher/run"] == labels["app.kubernetes.io/instance"] == PLANS[name].id
             flavour = "cuda" if PLANS[name].gpu else "cpu"
-            assert notes["launcher/image"] == f"registry.example.com/deepspeed-train:0123456789ab-{flavour}"
-            assert notes["launcher/git-commit"] == "fedcba987654"
+            assert notes["launcher/image"] == f"{PLANS[name].cluster.image}:0123456789ab-{flavour}"
+            assert notes.get("launcher/git-commit", "") == PLANS[name].site.commit
             assert re.fullmatch(r"[0-9a-f]{16}", notes["launcher/config-hash"])
 
 

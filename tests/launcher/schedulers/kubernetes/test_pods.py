@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from typing import TYPE_CHECKING, Any
@@ -214,6 +215,25 @@ def test_training_on_two_hosts_goes_on_after_an_eviction(nodes: Kubelet, tmp_pat
     assert "[0] " in second[0].log
     assert "[1] " in second[1].log or "host 2 of 2" in second[1].log
     assert list((folder / "checkpoints").glob("*/complete.json"))
+
+
+@pytest.mark.deepspeed
+@pytest.mark.parametrize("nodes_", [1, 2])
+def test_the_quickstart_on_the_shipped_cluster_learns(nodes_: int, nodes: Kubelet) -> None:
+    """As it stands, but for fewer steps; on two hosts with the claim that they need then."""
+    settings = ["args.max-steps=12", "args.eval-every=6", "args.log-every=1", "checkpoint.every=6"]
+    if nodes_ > 1:
+        settings += [f"nodes={nodes_}", "batch.micro=4", "cluster.kubernetes.runs=runs"]
+    config_map, templates, _ = pods(variants.shipped(*settings))
+    assert len(templates) == nodes_
+    running = nodes.start(config_map, templates)
+    codes = [pod.wait(240) for pod in running]
+    log = running[0].log
+    assert codes == [0] * nodes_, log
+    losses = [float(loss) for loss in re.findall(r"^\[0\] step +\d+/12  loss (\S+)", log, re.MULTILINE)]
+    assert len(losses) == 12, log
+    assert losses[-1] < losses[0]
+    assert "checkpoint step-00000012 saved in" in log
 
 
 def _metrics(folder: Path) -> list[Object]:

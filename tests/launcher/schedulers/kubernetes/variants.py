@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from launcher import ROOT
 from launcher.fabrics import FABRICS
 from launcher.files import load
 from launcher.planning import plan
@@ -108,10 +109,17 @@ def plans() -> dict[str, Plan]:
     made["jobset-leader-first"] = decide({"kind": "jobset", "leader_first": True, "topology": exclusive})
     made["job-everything"] = decide(EVERYTHING)
     made["job-cpu"] = decide({}, gpu=None, memory=None, cpus=None, fabric="tcp", mounts={})
+    made["quickstart-on-kubernetes-cpu"] = shipped()
     made["leaderworkerset-groups"] = decide(
         {"kind": "leaderworkerset", "serve": {"port": 9000, "replicas": 3}}
     )
     return made
+
+
+def shipped(*settings: str) -> Plan:
+    """The quickstart on the cluster file that ships for a Kubernetes without GPUs."""
+    (stage,) = load.load(str(ROOT / "jobs" / "quickstart.yaml"), "kubernetes-cpu", settings).stages
+    return plan.make(load.load_stage(stage), samples.SITE)
 
 
 def _nodes(fabric: str) -> int:
