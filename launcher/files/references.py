@@ -42,7 +42,7 @@ def problems(document: Document, model: type) -> Iterator[Problem]:
         value: Any = data
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        if keys == ("workload",) and isinstance(value, (int, float)):
+        if keys == ("workload",) and isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or (keys == ("workload",) and workloads.is_script(value)):
             continue
@@ -52,10 +52,20 @@ def problems(document: Document, model: type) -> Iterator[Problem]:
                 f"unknown {what} {shown(value)}", did_you_mean(value, known()), document.place(keys)
             )
     if model is Job:
+        yield from _program_problems(document)
         yield from _batch_problems(document)
         yield from _model_problems(document)
         yield from _args_problems(document)
         yield from _deepspeed_problems(document)
+
+
+def _program_problems(document: Document) -> Iterator[Problem]:
+    """A workload that Python cannot run, such as a command line."""
+    workload = document.data.get("workload")
+    if isinstance(workload, str) and workloads.is_script(workload):
+        what, hint = workloads.script_problem(workload)
+        if what:
+            yield Problem(f"workload {shown(workload)} {what}", hint, document.place(("workload",)))
 
 
 def _batch_problems(document: Document) -> Iterator[Problem]:

@@ -45,6 +45,7 @@ def _check_on(scheduler: str, path: str, stages: Stages, plan_of: PlanOf) -> int
     try:
         # planned anew: what stages can read of each other differs
         for plan in pipelines.plan_all(stages, plan_of, scheduler).values():
+            shared.require_program(plan, scheduler)
             shared.require_image(plan, scheduler, force=False, ask=False)
             schedulers.load(scheduler).render(plan)
     except LauncherError as error:
