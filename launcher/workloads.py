@@ -52,7 +52,7 @@ def script_problem(workload: str) -> tuple[str, str]:
     if workload.startswith("-"):
         return (
             "would be an option of Python's",
-            f"write ./{workload.lstrip('-')}, or the file's absolute path",
+            f"write ./{workload}, or the file's absolute path",
         )
     if blank and first.endswith(".py"):
         return "is a command line", f"write workload: {first}, and its options below `args:`"

@@ -42,8 +42,14 @@ def missing_program(plan: Plan, scheduler: str) -> Problem | None:
     # jobs of Slurm start in this folder, which their hosts share; what else they have is not known here
     if (scheduler == "slurm" and workload.startswith("/")) or _is_program(Path(workload)):
         return None
-    hint = "check the path, which starts at this folder" if not workload.startswith("/") else "check the path"
-    return Problem(f"workload {shown(workload)} is not here", hint, about=("job", "workload"))
+    hint = "check the path" if workload.startswith("/") else "check the path, which starts at this folder"
+    what, about = f"workload {shown(workload)} is not here", ("job", "workload")
+    if os.path.isdir(workload):  # noqa: PTH112 - a path that is too long is none
+        what, hint = (
+            f"workload {shown(workload)} is a folder without a __main__.py",
+            "name a Python file in it",
+        )
+    return Problem(what, hint, about=about)
 
 
 def _is_program(path: Path) -> bool:
