@@ -7,6 +7,7 @@ files were read names its field (`about`), and `at` looks up its place.
     ├── SpecError          2  the job or cluster file, or the command line, is wrong
     ├── PlanError          3  valid, but it cannot work
     ├── SubmitError        4  the scheduler said no
+    │   └── UnnamedJobError   it may have said yes, and what it answered cannot be read
     ├── RunNotFoundError   5  no such run
     └── ToolMissingError   6  a program or a package is not here
 """
@@ -105,6 +106,10 @@ class PlanError(LauncherError):
 
 class SubmitError(LauncherError):
     exit_code = 4
+
+
+class UnnamedJobError(SubmitError):
+    """The scheduler may have taken a job without saying as what: its folder must stay."""
 
 
 class RunNotFoundError(LauncherError):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 
 # Patterns for editors too, so in the syntax that ECMAScript and Python share.
-DURATION = r"(?:(\d{1,7})d)?(?:(\d{1,7})h)?(?:(\d{1,7})m)?(?:(\d{1,7})s)?"
+DURATION = r"(?:([0-9]{1,7})d)?(?:([0-9]{1,7})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,7})s)?"
 # Slurm's own forms: https://slurm.schedmd.com/sbatch.html#OPT_time
-CLOCK = r"(?:(\d{1,7})-)?(\d{1,7}):([0-5]\d):([0-5]\d)"
-SIZE = r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGTP]i?)B?"
+CLOCK = r"(?:([0-9]{1,7})-)?([0-9]{1,7}):([0-5][0-9]):([0-5][0-9])"
+SIZE = r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGTP]i?)B?"
 _POWER = {"K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 

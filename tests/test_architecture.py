@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -23,19 +24,13 @@ TESTED_BY = (
     ("docker/imagebuild", "docker/imagebuild/test_wheel.py", "ops"),
     ("docker/workloads", "docker/workloads/test_learner.py", "averages ppo_training"),
     ("docker/workloads", "docker/workloads/test_finetune.py", "callbacks trainers"),
-    (
-        "docker/workloads",
-        "docker/workloads/test_chat.py",
-        "chat_dpo chat_reward chat_rl chat_sft examples judges reinforcement rewards",
-    ),
+    ("docker/workloads", "docker/workloads/test_chat.py", "chat_dpo chat_reward chat_rl chat_sft"),
+    ("docker/workloads", "docker/workloads/test_chat.py", "examples judges reinforcement rewards"),
     ("docker/workloads", "docker/workloads/test_ppo.py", "chat_ppo ppo_models rollouts"),
     ("docker/workloads", "docker/workloads/test_serve.py", "endpoint placement"),
     ("docker/workloads", "docker/workloads/test_generate.py", "inference parts"),
-    (
-        "docker/workloads/openai_server",
-        "docker/workloads/test_openai_server.py",
-        "answers app choices decoding requests work",
-    ),
+    ("docker/workloads/openai_server", "docker/workloads/test_openai_server.py", "answers app choices"),
+    ("docker/workloads/openai_server", "docker/workloads/test_openai_server.py", "decoding requests work"),
     ("docker/workloads", "docker/workloads/test_trials.py", "startup zero"),
     ("docker/workloads/tasks", "docker/workloads/test_evaluate.py", "python_lines"),
     ("docker/workloads", "docker/workloads/test_corpus.py", "text"),
@@ -46,11 +41,8 @@ TESTED_BY = (
     ("launcher/cli/verbs", "launcher/cli/test_main.py", "check launch look plan report runs shared"),
     ("launcher/doctor", "launcher/doctor/test_doctor.py", "looking machine ops"),
     ("launcher", "test_errors.py", "errors"),
-    (
-        "launcher/fabrics",
-        "launcher/fabrics/test_environment.py",
-        "aws azure gcp generic lint model oracle variables",
-    ),
+    ("launcher/fabrics", "launcher/fabrics/test_environment.py", "aws azure gcp generic"),
+    ("launcher/fabrics", "launcher/fabrics/test_environment.py", "lint model oracle variables"),
     ("launcher/files", "launcher/files/test_load.py", "cluster fields job references shared validation"),
     ("launcher/files", "launcher/schedulers/kubernetes/test_values.py", "kubernetes_syntax"),
     ("launcher/files", "launcher/files/test_pipeline.py", "stages"),
@@ -63,18 +55,15 @@ TESTED_BY = (
     ("launcher/runs", "launcher/runs/test_causes.py", "diagnosis logs status"),
     ("launcher/runs", "launcher/runs/test_record.py", "folders index"),
     ("launcher/runs", "launcher/submission/test_pipelines.py", "pipelines"),
-    (
-        "launcher/schedulers/kubernetes",
-        "launcher/schedulers/kubernetes/test_verbs.py",
-        "following hosts mirror",
-    ),
+    ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_verbs.py", "following"),
+    ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_verbs.py", "hosts mirror"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_podlogs.py", "kept"),
-    (
-        "launcher/schedulers/kubernetes",
-        "launcher/schedulers/kubernetes/test_manifests.py",
-        "kinds queues security trainer",
-    ),
+    ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_manifests.py", "kinds queues"),
+    ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_manifests.py", "security"),
+    ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_manifests.py", "trainer"),
+    ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_checks.py", "resource_checks"),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_slurm.py", "options query states submission"),
+    ("launcher/schedulers/slurm", "launcher/schedulers/test_sbatch.py", "sbatch"),
     ("launcher/sizing", "launcher/sizing/test_models.py", "architecture families"),
     ("launcher/sizing", "launcher/sizing/test_ladder.py", "changes"),
     ("launcher/sizing", "launcher/sizing/test_memory.py", "setup states"),
@@ -177,3 +166,21 @@ def test_a_scheduler_has_the_functions_of_the_protocol(name: str) -> None:
         wanted = list(inspect.signature(getattr(schedulers.Scheduler, verb)).parameters)[1:]
         assert list(inspect.signature(getattr(module, verb)).parameters) == wanted
     assert set(schedulers.ALIASES.values()) <= set(schedulers.SCHEDULERS)
+
+
+def test_digits_and_letters_of_files_are_ascii() -> None:
+    """`\\d`, `\\w` and str.isdigit() take ٢ and ä too, which Slurm, Kubernetes and the ranks do not."""
+    wide = re.compile(r"\\[dw]|\.is(?:digit|decimal|numeric|alnum|alpha)\(")
+    checking = ("units.py", "files", "deepspeed", "planning", "rendering", "sizing", "schedulers/slurm")
+    read = [
+        path
+        for path in EVERYWHERE
+        if path.relative_to(ROOT)
+        .as_posix()
+        .startswith(tuple(f"launcher/{name}" for name in (*checking, "schedulers/kubernetes/checks.py")))
+    ]
+    assert len(read) > 40
+    lines = [
+        (path, line) for path in read for line in path.read_text("utf-8").splitlines() if wide.search(line)
+    ]
+    assert [(path.name, line) for path, line in lines if "ASCII" not in line and "isascii" not in line] == []

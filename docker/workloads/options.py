@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LAUNCHER_GROUP = "set by the launcher"
 LAUNCHER_OPTIONS = ("deepspeed-config", "run-dir", "model", "checkpoint-every", "checkpoint-keep", "resume")
+_LARGEST = 2**63 - 1  # what torch counts with
 SWITCH = argparse.BooleanOptionalAction
 
 
@@ -26,10 +27,9 @@ def _bounded(kind: type[int] | type[float], low: float, high: float, meaning: st
     def convert(text: str) -> float:
         try:
             value = kind(text)
-            infinite = math.isinf(value)
-        except (ValueError, OverflowError):  # OverflowError: a whole number that no float can be
-            value, infinite = math.nan, True
-        if infinite or not low <= value <= high:
+        except ValueError:
+            value = math.nan
+        if value > _LARGEST or not low <= value <= high:
             shown = text if len(text) <= 60 else f"{text[:57]}..."
             raise argparse.ArgumentTypeError(f"{meaning} is expected, not {shown!r}")
         return value

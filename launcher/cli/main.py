@@ -22,6 +22,7 @@ from launcher.errors import LauncherError, ToolMissingError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_SCHEDULERS = ("local", "slurm", "kubernetes", "k8s")
 _STATES = ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "UNKNOWN")
 USAGE, BUG, INTERRUPTED = 2, 70, 130
 
@@ -85,6 +86,8 @@ def _add_look(verbs: arguments.Verbs) -> None:
     what = "validate jobs and render them for every scheduler; submit nothing"
     verb = verbs.add("check", what, check.check, options.Check)
     verb.add_argument("jobs", nargs="+", type=filled, metavar="JOB", help="job and pipeline files")
+    what = "only for this scheduler, on which it then must be possible: local, slurm or kubernetes"
+    _repeated(verb, "--on", dest="on", metavar="SCHEDULER", what=what, choices=_SCHEDULERS)
     _file_options(verb)
 
     what = "what applying a job would change in its live Kubernetes objects"
@@ -197,8 +200,18 @@ def _flag(verb: argparse.ArgumentParser, name: str, what: str) -> None:
     verb.add_argument(name, action="store_true", help=what)
 
 
-def _repeated(verb: argparse.ArgumentParser, name: str, *, dest: str, metavar: str, what: str) -> None:
-    option = verb.add_argument(name, action="append", default=[], dest=dest, metavar=metavar, help=what)
+def _repeated(
+    verb: argparse.ArgumentParser,
+    name: str,
+    *,
+    dest: str,
+    metavar: str,
+    what: str,
+    choices: Sequence[str] | None = None,
+) -> None:
+    option = verb.add_argument(
+        name, action="append", default=[], dest=dest, metavar=metavar, help=what, choices=choices
+    )
     if metavar == "RUN":
         option.completer = completion.runs  # type: ignore[attr-defined]
 

@@ -62,6 +62,7 @@ class Check(Files):
     """check."""
 
     jobs: Sequence[str]
+    on: Sequence[str]
 
 
 class Run(Options):

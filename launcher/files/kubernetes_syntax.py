@@ -14,7 +14,9 @@ import re
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
-_QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([KMGTPE]i|[munkMGTPE]|[eE][-+]?\d+)?")
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[munkMGTPE]|[eE][-+]?[0-9]+)?")
+_STANDARD = ("cpu", "memory", "ephemeral-storage")
+_LARGEST = 2**63 - 1  # of a quantity
 _SUFFIXES = {
     "": 1,
     "m": 1e-3,
@@ -87,9 +89,27 @@ def quantity(text: str) -> str:
 def resource(name: str, amount: str) -> str:
     """The amount of resource `name`. Devices and huge pages are whole: `nvidia.com/gpu: 8`."""
     quantity(amount)
-    if "/" in name and not amount.isdecimal():
+    # https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/#resource-types
+    if "/" not in name and name not in _STANDARD and not name.startswith("hugepages-"):
+        raise ValueError(
+            f"{_shown(name)} is no resource of Kubernetes; write domain.example/name for a device"
+        )
+    if name.startswith("requests."):
+        raise ValueError(f"{_shown(name)} is a quota's word; leave `requests.` out")
+    if number(amount) > _LARGEST:
+        raise ValueError(f"{_shown(amount)} of {name} is more than there can be")
+    if "/" in name and not re.fullmatch("[0-9]+", amount):
         raise ValueError(f"{name} is counted in whole devices, not {_shown(amount)}")
     return amount
+
+
+def data_key(text: str) -> str:
+    """A key of a Secret's or ConfigMap's data: a file's name."""
+    if len(text) > 253 or not re.fullmatch(r"[-._A-Za-z0-9]+", text) or text == "." or text.startswith(".."):
+        raise ValueError(
+            f"key {_shown(text)} is not one of a Secret; use up to 253 letters, digits, '-', '_' and '.'"
+        )
+    return text
 
 
 def http_path(text: str) -> str:

@@ -70,6 +70,8 @@ def _batch_problems(document: Document) -> Iterator[Problem]:
 def _model_problems(document: Document) -> Iterator[Problem]:
     """A model that is neither a name nor a local model nor a hub name, or that is not a language model."""
     named = document.data.get("model")
+    if isinstance(named, (int, float)) and not isinstance(named, bool):
+        named = str(named)
     if isinstance(named, str) and workloads.traits(str(document.data.get("workload", "pretrain"))).estimated:
         try:
             models.load_if_here(named)

@@ -105,7 +105,11 @@ def fewest(job: Job, cluster: Cluster) -> Fewest:
 
 def _candidates(job: Job, cluster: Cluster) -> list[int]:
     """Numbers of hosts that the cluster has and among whose ranks the step divides."""
-    most, one_pass = cluster.hosts or changes.MOST_HOSTS, job.batch.micro * cluster.slots
+    # `nodes:` of a job goes no further
+    most, one_pass = (
+        min(cluster.hosts or changes.MOST_HOSTS, changes.MOST_HOSTS),
+        job.batch.micro * cluster.slots,
+    )
     if job.batch.global_ is None:
         return list(range(1, most + 1))
     train = job.batch.global_ * fit.sequence_parallel_degree(job)

@@ -6,6 +6,7 @@ Owns the way from job and cluster to the words of sizing and back to hints in th
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from launcher import workloads
@@ -275,7 +276,7 @@ def _pinned_round(job: Job, cluster: Cluster) -> int | None:
     for name in _ALLOCATOR:
         variable = job.env.get(name) or cluster.env.get(name)
         options = dict(o.partition(":")[::2] for o in ((variable and variable.value) or "").split(","))
-        if options.get(_ROUND, "").strip().isdecimal():
+        if re.fullmatch("[0-9]{1,9}", options.get(_ROUND, "").strip()):
             return int(options[_ROUND]) * 2**20
     return None
 

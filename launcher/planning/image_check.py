@@ -5,6 +5,7 @@ Owns which ops a configuration loads, and the words of each refusal; what an ima
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import workloads
@@ -131,7 +132,7 @@ def _gpu_problems(plan: Plan, facts: Facts, needs: list[Need]) -> Iterator[Probl
     """Code that the GPU cannot run; first of all that of torch, which follows CUDA's own support."""
     gpu, major = gpus.load(str(plan.cluster.gpu)).capability, facts.cuda.partition(".")[0]
     here = f"{plan.cluster.gpu} (compute capability {_dotted(gpu)})"
-    oldest = _OLDEST.get(int(major)) if major.isdecimal() else None
+    oldest = _OLDEST.get(int(major)) if re.fullmatch("[0-9]{1,4}", major) else None
     lost = [n.op for n in needs if n.op in facts.ops and not facts.ops[n.op].runs_on(gpu)]
     about = ("cluster", "gpu")
     if oldest and gpu < oldest:

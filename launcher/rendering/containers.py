@@ -10,9 +10,9 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher import workloads
 from launcher.errors import PlanError, Problem
 from launcher.planning import ranks_environment
+from launcher.rendering import container_checks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,13 +34,10 @@ class Entry(NamedTuple):
 def node_entry(runtime: str, plan: Plan, gate: bool = False) -> list[str]:
     """The words that start the node entry in `plan.image` with `runtime`, without its options.
 
-    With `gate` preflight comes first; it takes the same options. Raises PlanError when a mount cannot be had.
+    With `gate` preflight comes first; it takes the same options. Raises PlanError for what the runtime cannot do.
     """
-    script = plan.job.workload
-    if inside(runtime) and workloads.is_script(script) and not script.startswith("/"):
-        hint = "write its absolute path, and mount its folder (`mounts:` of the cluster file)"
-        what = f"workload {script!r}: a container does not start in this folder"
-        raise PlanError(Problem(what, hint, about=("job", "workload")))
+    if inside(runtime) and (wrong := list(container_checks.problems(runtime, plan))):
+        raise PlanError(*wrong)
     entry = RUNTIMES[runtime](plan)
     python, code = (
         (PYTHON_INSIDE, CODE_INSIDE)

@@ -75,7 +75,12 @@ def shell(value: Any) -> str:
         return value
     if value is None or isinstance(value, bool):
         raise TypeError(f"{value!r} has no meaning in a shell script")
-    return shlex.quote(str(value))
+    return _quoted(str(value))
+
+
+def _quoted(text: str) -> str:
+    """One word of bash. sbatch takes no script in which a carriage return stands before a line break."""
+    return shlex.quote(text).replace("\r", "'$'\\r''")
 
 
 def words(values: Iterable[str], indent: int = 2) -> Code:
@@ -83,7 +88,7 @@ def words(values: Iterable[str], indent: int = 2) -> Code:
     made = ""
     for value in map(str, values):
         gap = f" \\\n{' ' * indent}" if value.startswith("-") else " "
-        made += (gap if made else "") + shlex.quote(value)
+        made += (gap if made else "") + _quoted(value)
     return Code(made)
 
 
@@ -117,7 +122,9 @@ def sbatch(value: Any) -> Code:
     """
     text = str(value)
     return Code(
-        text if re.fullmatch(r"[\w@%+=:,./-]+", text) else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+        text
+        if re.fullmatch(r"[A-Za-z0-9_@%+=:,./-]+", text)
+        else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
     )
 
 
@@ -126,4 +133,4 @@ _ESCAPES: dict[str, Callable[[Any], str]] = {"sh": shell, "yaml": yaml}
 
 def home(path: str) -> Code:
     """A folder as shell text in which a leading `~` is the home of whoever runs the job."""
-    return Code('"$HOME"' + shlex.quote(path[1:])) if path.startswith("~/") else Code(shlex.quote(path))
+    return Code('"$HOME"' + _quoted(path[1:])) if path.startswith("~/") else Code(_quoted(path))

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
+_LARGEST = 2**31 - 1  # of any size of a model: products of several are still floats
+
+
 class ConfigReader(NamedTuple):
     """A configuration read with checks: each method takes a key with its aliases and a default."""
 
@@ -34,8 +37,11 @@ class ConfigReader(NamedTuple):
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                self.fail(f"{key} must be a positive integer, not {json.dumps(value)}")
-            return int(str(value))
+                self.fail(f"{key} must be a positive integer, not {_shown(value)}")
+            assert isinstance(value, int)
+            if value > _LARGEST:
+                self.fail(f"{key} must be below 2^31, not {_shown(value)}")
+            return value
         return default
 
     def flag(self, key: str, default: bool) -> bool:
@@ -44,8 +50,15 @@ class ConfigReader(NamedTuple):
         if value is None:
             return default
         if not isinstance(value, bool):
-            self.fail(f"{key} must be true or false, not {json.dumps(value)}")
+            self.fail(f"{key} must be true or false, not {_shown(value)}")
         return value is True
+
+    def word(self, key: str, default: str) -> str:
+        """Text. Raises SpecError for anything else."""
+        value = self.config.get(key)
+        if value is not None and not isinstance(value, str):
+            self.fail(f"{key} must be text, not {_shown(value)}")
+        return default if value is None else str(value)
 
     def head_dim(self, hidden: int, heads: int, default: int | None = None) -> int:
         """The width of one head: head_dim, `default`, or hidden / heads, which must divide."""
@@ -56,6 +69,11 @@ class ConfigReader(NamedTuple):
 
     def fail(self, message: str) -> None:
         raise errors.SpecError(errors.Problem(message, "correct the model's configuration", self.where))
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _linear(name: str, out: int, inp: int, bias: bool) -> list[architecture.Weight]:
@@ -140,11 +158,15 @@ def _llama(line: _Llama, keys: ConfigReader, name: str) -> architecture.Architec
     if heads % kv_heads:
         keys.fail(f"{heads} attention heads do not divide among {kv_heads} key-value heads")
     head_dim = keys.head_dim(hidden, heads, line.head_dim)
+    keys.word("hidden_act", "silu")
     ffn = keys.number("intermediate_size", default=line.ffn)
     vocab = keys.number("vocab_size", default=line.vocab)
     tied = keys.flag("tie_word_embeddings", False)
     bias = keys.flag("attention_bias", False) if line.bias_keys else False
     experts = keys.number("num_local_experts", "num_experts", default=8) if line.mixture else 0
+    active = keys.number("num_experts_per_tok", default=2) if line.mixture else 0
+    if active > experts:
+        keys.fail(f"{active} experts a token are more than the {experts} that there are")
     layer = [
         *_linear("self_attn.q_proj", heads * head_dim, hidden, bias or line.qkv_bias),
         *_linear("self_attn.k_proj", kv_heads * head_dim, hidden, bias or line.qkv_bias),
@@ -180,7 +202,7 @@ def _llama(line: _Llama, keys: ConfigReader, name: str) -> architecture.Architec
         head=() if tied else (architecture.Weight("lm_head.weight", (vocab, hidden)),),
         mlp_tensors=4,  # gate, its SiLU, up, and their product
         experts=experts,
-        active_experts=keys.number("num_experts_per_tok", default=2) if line.mixture else 0,
+        active_experts=active,
     )
 
 
@@ -240,7 +262,7 @@ def _gpt_neox(keys: ConfigReader, name: str) -> architecture.Architecture:
 def _activation(keys: ConfigReader, key: str, default: str) -> int:
     """Tensors that the activation and the projection after it save; a written-out tanh saves each step."""
     fused = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_pytorch_tanh": 2}
-    return fused.get(str(keys.config.get(key, default)), 5)
+    return fused.get(keys.word(key, default), 5)
 
 
 FAMILIES: dict[str, Callable[[ConfigReader, str], architecture.Architecture]] = {

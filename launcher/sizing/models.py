@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
 
     Config = Mapping[str, object]
 
+# owner/name, as huggingface_hub takes it: https://huggingface.co/docs/huggingface_hub/package_reference/utilities
+# (validate_repo_id): no dots or dashes at the ends or in a row, at most 96 characters each
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
+_HUB = re.compile(rf"(?!.*(?:--|\.\.)){_PART}/{_PART}")
 NAMED = launcher.ROOT / "docker" / "workloads" / "models.json"
 
 
@@ -69,26 +74,35 @@ def load(model: str) -> architecture.Architecture | Unknown:
     entry = _named().get(model)
     if entry is not None:
         return from_config(entry, model)
-    path = Path(model).expanduser()
-    file = path / "config.json" if path.is_dir() else path
-    if file.is_file():
+    file = _local(model)
+    if file:
         return from_config(_read(file), model, str(file))
-    if path.is_dir():
-        raise errors.SpecError(f"{path} has no config.json", hint="name the folder that holds the model")
-    owner, slash, rest = model.partition("/")
-    if (
-        slash
-        and owner not in ("", ".", "..", "~")
-        and rest
-        and "/" not in rest
-        and not rest.endswith(".json")
-    ):
+    if _HUB.fullmatch(model) and not model.endswith((".json", ".git")):
         return Unknown(model, "a hub model's size is not known before it is downloaded; name a local folder")
     hint = (
         errors.did_you_mean(model, _named(), most=0)
         or "use a name of models.json, a local folder or a hub name"
     )
-    raise errors.SpecError(f"no model {model!r}", hint=hint)
+    raise errors.SpecError(f"no model {errors.shown(model)}", hint=hint)
+
+
+def _local(model: str) -> Path | None:
+    """The config.json that `model` names here. Raises SpecError for a folder without one, or a path that is none."""
+    if not model:
+        return None
+    try:
+        path = Path(model).expanduser()
+        file = path / "config.json" if path.is_dir() else path
+        if file.is_file():
+            return file
+    except OSError as error:
+        raise errors.SpecError(f"model {errors.shown(model)} cannot be read: {error.strerror}") from None
+    except RuntimeError:  # of `~name`
+        user = model.partition("/")[0].removeprefix("~")
+        raise errors.SpecError(f"model {errors.shown(model)}: there is no user {user!r} here") from None
+    if path.is_dir():
+        raise errors.SpecError(f"{path} has no config.json", hint="name the folder that holds the model")
+    return None
 
 
 def _read(file: Path) -> Config:
@@ -97,9 +111,14 @@ def _read(file: Path) -> Config:
     except json.JSONDecodeError as error:
         place = errors.Place(str(file), error.lineno, error.colno)
         raise errors.SpecError(errors.Problem(f"not JSON: {error.msg}", "correct the file", place)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise errors.SpecError(f"{file}: cannot be read: {reason}") from None
+    except (ValueError, RecursionError) as error:
+        what = (
+            "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "no model has such a number"
+        )
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else what
+        raise errors.SpecError(f"{file}: cannot be read: {reason}", hint="correct the file") from None
+    except OSError as error:
+        raise errors.SpecError(f"{file}: cannot be read: {error.strerror}") from None
     if not isinstance(config, dict):
         raise errors.SpecError(
             f"{file}: a model configuration is a JSON object, this is a {type(config).__name__}"
@@ -144,6 +163,15 @@ def load_if_here(name: str) -> architecture.Architecture | Unknown:
     try:
         return load(name)
     except errors.SpecError:
-        if name.startswith("/"):
+        if name.startswith("/") and not _is_here(Path(name)):
             return Unknown(name, f"{name} is not on this machine, so its size is not known")
         raise
+
+
+def _is_here(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError:  # in a folder that others may enter
+        return False
+    except OSError:  # no path anywhere, such as a name that is too long
+        return True

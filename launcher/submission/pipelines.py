@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher import schedulers
-from launcher.errors import LauncherError, PlanError, Problem, SpecError, SubmitError
+from launcher.errors import LauncherError, PlanError, Problem, SpecError, SubmitError, UnnamedJobError
 from launcher.runs import folders, pipelines, record, status
 from launcher.runs.pipelines import PipelineRun
 from launcher.runs.status import Status
@@ -110,11 +110,12 @@ def submit_all(pipeline: PipelineRun, plans: Mapping[str, Plan], scheduler: str)
         for name, plan in plans.items():
             waits = tuple(placement.dependency(submitted[need]) for need in pipeline.needs[name])
             submitted[name] = submit.submit(on, scheduler, plan._replace(after=waits or plan.after))
-    except BaseException:
+    except BaseException as error:
         for run in reversed(submitted.values()):
             on.cancel(run)
         home = None if pipeline.is_plain else Path(next(iter(plans.values())).workspace.runs) / pipeline.id
-        _abandon({name: plan for name, plan in plans.items() if name not in submitted}, home)
+        kept = {*submitted, name} if isinstance(error, UnnamedJobError) else {*submitted}
+        _abandon({name: plan for name, plan in plans.items() if name not in kept}, home)
         raise
     return pipeline._replace(runs=submitted)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import schedulers
-from launcher.errors import RunNotFoundError, SubmitError
+from launcher.errors import RunNotFoundError, SubmitError, UnnamedJobError
 from launcher.runs import folders, record, sweeps
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ def sweep(plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> sweeps.Sweep
         ids = [plan.id for plan in prepared]
         recorded = sweeps.reserve(Path(plans[0].workspace.runs), plans[0].job.name, ids, points)
         native_id = slurm.submit_array(recorded, prepared)
+    except UnnamedJobError:  # its array may be in the queue, and needs its folders
+        raise
     except BaseException:
         for plan in prepared:
             record.abandon(plan)

@@ -10,10 +10,9 @@ from launcher.cli.verbs.shared import OK
 from launcher.errors import LauncherError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from launcher.cli import options
-    from launcher.planning.plan import Plan
+    from launcher.files.stages import Stages
+    from launcher.submission.pipelines import PlanOf
 
 
 def check(given: options.Check) -> int:
@@ -21,10 +20,11 @@ def check(given: options.Check) -> int:
 
 
 def _check(path: str, given: options.Check) -> int:
+    """0 when the job is possible on every scheduler that is named by --on, or on any where none is named."""
     from launcher import schedulers
     from launcher.submission import pipelines
 
-    worst, plan_of = OK, shared.planner()
+    plan_of = shared.planner()
     try:
         stages = shared.load_stages(path, given)
         plans = pipelines.plan_all(stages, plan_of, "")
@@ -33,27 +33,24 @@ def _check(path: str, given: options.Check) -> int:
             shared.require_fit(plan, force=False)
     except LauncherError as error:
         return _say_problems(path, error)
-    for name in schedulers.SCHEDULERS:
-        try:
-            if stages.name:  # what stages can read of each other differs
-                plans = pipelines.plan_all(stages, plan_of, name)
-            _require_images(plans, name)
-        except LauncherError as error:
-            worst = max(worst, _say_problems(f"{path}: not on {name}", error))
-            continue
-        try:
-            for plan in plans.values():
-                schedulers.load(name).render(plan)
-        except LauncherError as error:
-            _say_problems(f"{path}: not on {name}", error)
-        else:
-            print(f"{path}: ok on {name}")
-    return worst
+    named = [schedulers.ALIASES.get(name, name) for name in given.on]
+    codes = [_check_on(name, path, stages, plan_of) for name in dict.fromkeys(named or schedulers.SCHEDULERS)]
+    return max(codes) if named or all(codes) else OK
 
 
-def _require_images(plans: Mapping[str, Plan], scheduler: str) -> None:
-    for plan in plans.values():
-        shared.require_image(plan, scheduler, force=False, ask=False)
+def _check_on(scheduler: str, path: str, stages: Stages, plan_of: PlanOf) -> int:
+    from launcher import schedulers
+    from launcher.submission import pipelines
+
+    try:
+        # planned anew: what stages can read of each other differs
+        for plan in pipelines.plan_all(stages, plan_of, scheduler).values():
+            shared.require_image(plan, scheduler, force=False, ask=False)
+            schedulers.load(scheduler).render(plan)
+    except LauncherError as error:
+        return _say_problems(f"{path}: not on {scheduler}", error)
+    print(f"{path}: ok on {scheduler}")
+    return OK
 
 
 def _say_problems(job: str, error: LauncherError) -> int:

@@ -5,15 +5,16 @@ Owns the checks that need the whole pod; what one field alone can get wrong is s
 
 from __future__ import annotations
 
-import posixpath
-import re
 from typing import TYPE_CHECKING
 
-from launcher import exit_codes, units, workloads
-from launcher.errors import PlanError, Problem
+from launcher import exit_codes, workloads
+from launcher.deepspeed import kinds
+from launcher.errors import PlanError, Problem, shown
 from launcher.files import kubernetes_syntax
 from launcher.files.cluster import Serve
-from launcher.schedulers.kubernetes import pods, storage, trainer
+from launcher.images import names
+from launcher.rendering import container_checks
+from launcher.schedulers.kubernetes import pods, resource_checks, storage, trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,12 +23,19 @@ if TYPE_CHECKING:
 
 # Bytes. https://kubernetes.io/docs/concepts/configuration/configmap/#motivation
 _CONFIGMAP = 2**20
-# https://github.com/distribution/reference/blob/v0.6.0/reference.go, with the host's port, tag and digest
-_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_IMAGE = re.compile(
-    rf"(?:[A-Za-z0-9.-]+(?::\d+)?/)?{_PART}(?:/{_PART})*(?::[\w][\w.-]{{0,127}})?(?:@[a-z0-9]+:[0-9a-fA-F]{{32,}})?"
+# Bytes of keys and values. https://kubernetes.io/docs/concepts/overview/working-with-objects/annotations/
+_ANNOTATIONS = 256 * 2**10
+_OWN_LABELS = (
+    *("launcher/", "app.kubernetes.io/", "kueue.x-k8s.io/queue-name", "batch.kubernetes.io/"),
+    *(
+        "jobset.sigs.k8s.io/",
+        "leaderworkerset.sigs.k8s.io/",
+        "training.kubeflow.org/",
+        "trainer.kubeflow.org/",
+    ),
 )
-_OWN_LABELS = ("launcher/", "app.kubernetes.io/", "kueue.x-k8s.io/queue-name", "batch.kubernetes.io/")
+# what the Job's own controller calls its pods by: https://kubernetes.io/docs/reference/labels-annotations-taints/
+_OWN_OF_JOB = ("controller-uid", "job-name")
 
 
 def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
@@ -36,7 +44,7 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
         *_names(plan),
         *_environment(plan, pod),
         *_paths(plan, pod),
-        *_resources(plan),
+        *resource_checks.problems(plan),
         *_kind(plan),
         *storage.problems(plan),
         *_serving(plan),
@@ -56,24 +64,39 @@ def _names(plan: Plan) -> Iterator[Problem]:
             "Kubernetes pulls images from a registry",
             about=("cluster", "image"),
         )
-    elif not _IMAGE.fullmatch(plan.image):
+    elif not names.is_reference(plan.image):
         yield Problem(
-            f"image {plan.image!r} is not the name of a container image",
+            f"image {shown(plan.cluster.image)} is not the name of a container image",
             "write registry.example.com/name:tag, in lower case",
             about=("cluster", "image"),
         )
     for secret in plan.secrets:
         try:
             kubernetes_syntax.subdomain(secret.name)
+            kubernetes_syntax.data_key(secret.key)
         except ValueError as error:
             yield Problem(f"env {secret.variable}: secret {error}", about=_variable(plan, secret.variable))
     for key in plan.cluster.kubernetes.labels:
-        if key.startswith(_OWN_LABELS):
+        if key.startswith(_OWN_LABELS) or key in _OWN_OF_JOB:
             yield Problem(
                 f"kubernetes.labels: {key} is set by the launcher",
                 "choose another key",
                 about=("cluster", "kubernetes", "labels", key),
             )
+    annotations = plan.cluster.kubernetes.annotations
+    size = sum(len(key) + len(value.encode()) for key, value in annotations.items())
+    if size > _ANNOTATIONS:
+        yield Problem(
+            f"kubernetes.annotations are {size:,} bytes; an object holds {_ANNOTATIONS:,}",
+            "shorten them",
+            about=("cluster", "kubernetes", "annotations"),
+        )
+    if kinds.mismatch("any", plan.cluster.kubernetes.affinity):
+        yield Problem(
+            "kubernetes.affinity holds a number that is not finite",
+            "JSON has none",
+            about=("cluster", "kubernetes", "affinity"),
+        )
     for code in set(exit_codes.with_restart("free")) & set(plan.cluster.kubernetes.fail_on):
         yield Problem(
             f"kubernetes.fail_on: {code} is the exit code of a run that was interrupted",
@@ -88,8 +111,8 @@ def _variable(plan: Plan, name: str) -> tuple[str, ...]:
 
 
 def _environment(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
-    names = [name for name, *_ in pod.environment] + [name for name, _ in pod.references]
-    for name in sorted({n for n in names if names.count(n) > 1}):
+    every = [name for name, *_ in pod.environment] + [name for name, _ in pod.references]
+    for name in sorted({n for n in every if every.count(n) > 1}):
         yield Problem(
             f"env {name} is set by the launcher",
             "leave it out of the job and the cluster file",
@@ -100,7 +123,7 @@ def _environment(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
 def _paths(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     for mount in pod.mounts:
-        path = posixpath.normpath(mount["mountPath"])
+        path = container_checks.normal(mount["mountPath"])
         if path in seen:
             yield Problem(
                 f"{path} is mounted twice, as {_source(seen[path])} and as {_source(mount['name'])}",
@@ -113,6 +136,12 @@ def _paths(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
                 "a mount on / would hide the image",
                 "use another path inside",
                 about=("cluster", "mounts", "/"),
+            )
+        elif hidden := container_checks.hidden(path):
+            yield Problem(
+                f"a mount on {path} would hide {hidden}",
+                "use another path inside",
+                about=("cluster", "mounts", path),
             )
     for given in plan.mounts:
         if given.host and not given.claim and ".." in given.host.split("/"):
@@ -131,43 +160,6 @@ def _source(volume: str) -> str:
         "runs": "the run folders",
     }
     return own.get(volume, "a mount of the cluster" if volume.startswith("mount") else "a path of the fabric")
-
-
-def _resources(plan: Plan) -> Iterator[Problem]:
-    cluster = plan.cluster.kubernetes
-    for name, field in (("cpu", "cpus"), ("memory", "memory")):
-        if name in cluster.resources:
-            yield Problem(
-                f"kubernetes.resources: {name} is set by another field",
-                f"use kubernetes.{field}",
-                about=("cluster", "kubernetes", "resources", name),
-            )
-    gpus = cluster.resources.get(pods.GPU)
-    if gpus is not None and plan.gpu and gpus != str(plan.slots):
-        yield Problem(
-            f"kubernetes.resources: {gpus} {pods.GPU}, but a host has {plan.slots} slots",
-            "use `slots`",
-            about=("cluster", "kubernetes", "resources", pods.GPU),
-        )
-    total, shm = pods.memory_limit(plan), pods.shared_memory(plan)
-    if total and shm >= total:
-        yield Problem(
-            f"kubernetes.shm of {shm // 2**20} MiB is not less than the pod's memory, {total // 2**20} MiB",
-            "shm counts towards memory",
-            about=("cluster", "kubernetes", "shm"),
-        )
-    needed = _host_memory(plan)
-    if total and needed > total:
-        yield Problem(
-            f"a pod's memory limit is {units.gigabytes(total)}, and its ranks need about {units.gigabytes(needed)}",
-            "raise kubernetes.memory, or use a preset with less offload; `launcher plan JOB` shows the parts",
-            about=("cluster", "kubernetes", "memory"),
-        )
-
-
-def _host_memory(plan: Plan) -> int:
-    """Bytes of host memory that a pod's ranks are estimated to need beside GPUs; 0 where that is not known."""
-    return plan.estimate.evaluation.memory.host.total if plan.estimate and plan.gpu else 0
 
 
 def _kind(plan: Plan) -> Iterator[Problem]:

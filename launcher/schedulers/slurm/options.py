@@ -5,20 +5,25 @@ Owns which options the launcher decides and how a user's own are checked; quotin
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from launcher import units
-from launcher.errors import PlanError, Problem
+from launcher.errors import PlanError, Problem, shown
+from launcher.schedulers.slurm import sbatch
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
 # What the launcher decides; a job that needs another value changes the field that is named.
 _OWNED = {
+    "container": "`slurm.container`",
+    "container-id": "`slurm.container`",
     "nodes": "`nodes:` of the job",
     "ntasks": "",  # there is one task a host
     "ntasks-per-node": "",
+    "output": "",  # logs are in the run folder
+    "tasks": "",
+    "tasks-per-node": "",
     "time": "`walltime:` of the job",
     "signal": "`slurm.signal_seconds`",
     "job-name": "`name:` of the job",
@@ -48,6 +53,38 @@ def _too_short(plan: Plan) -> list[Problem]:
     return [Problem(what, hint, about=("job", "walltime"))]
 
 
+# sbatch counts a time limit in seconds, as an int of C (slurm/src/common/parse_time.c, time_str2secs)
+_LONGEST = 2**31 - 1
+
+
+def _too_long(plan: Plan) -> list[Problem]:
+    """A walltime that Slurm's count of minutes does not hold: sbatch would take another one."""
+    if plan.job.walltime <= _LONGEST:
+        return []
+    what = f"walltime {units.clock(plan.job.walltime)} is more than Slurm can count"
+    return [Problem(what, f"use at most {_LONGEST // 86400}d", about=("job", "walltime"))]
+
+
+def _problem(name: str, value: Any) -> Problem | None:
+    about = ("cluster", "slurm", "sbatch", name)
+    if name in _OWNED:
+        hint = f"use {_OWNED[name]}" if _OWNED[name] else "leave it out"
+        return Problem(f"slurm.sbatch.{name} is set by the launcher", hint, about=about)
+    for what, hint in (sbatch.name_problem(name), sbatch.value_problem(name, value)):
+        if what:
+            return Problem(f"slurm.sbatch.{units.printable(name)[:60]} {what}", hint, about=about)
+    return None
+
+
+def _setup(plan: Plan) -> list[Problem]:
+    """Lines of the cluster's own that sbatch would read as options: they stand before the first command."""
+    lines = [line for text in plan.cluster.slurm.setup for line in text.splitlines()]
+    if any(line.startswith("#SBATCH") for line in lines):
+        what, hint = "slurm.setup holds an #SBATCH line", "use slurm.sbatch for options"
+        return [Problem(what, hint, about=("cluster", "slurm", "setup"))]
+    return []
+
+
 def of(plan: Plan) -> list[tuple[str, Any]]:
     """sbatch's long options with their values; True for an option without one."""
     slurm = plan.cluster.slurm
@@ -67,29 +104,27 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
     if plan.gpu:
         # all of a host: NCCL, host memory and /dev/shm belong to one job
         made |= {"gpus-per-node": plan.slots, "exclusive": True, "mem": 0}
-    problems = _too_short(plan)
+    problems = [*_too_short(plan), *_too_long(plan)]
     for name, value in slurm.sbatch.items():
-        where, about = f"slurm.sbatch.{name}", ("cluster", "slurm", "sbatch", name)
-        if name in _OWNED:
-            hint = f"use {_OWNED[name]}" if _OWNED[name] else "leave it out"
-            problems.append(Problem(f"{where} is set by the launcher", hint, about=about))
-        elif not re.fullmatch(r"[a-z][a-z0-9-]+", name):
-            hint = "write the long name without leading dashes"
-            problems.append(Problem(f"{where} is not an sbatch option", hint, about=about))
-        elif isinstance(value, (dict, list)) or "\n" in str(value) or "\0" in str(value):
-            hint = "give it one value on one line"
-            problems.append(Problem(f"{where} cannot be written in an #SBATCH line", hint, about=about))
+        problem = _problem(name, value)
+        if problem:
+            problems.append(problem)
         else:
             made[name] = value
     if plan.exclude:
         made["exclude"] = ",".join(filter(None, (str(made.get("exclude", "")), *plan.exclude)))
+    if plan.after and made.get("dependency"):
+        what, about = "slurm.sbatch.dependency is set by what this job runs after", ("dependency",)
+        problems.append(Problem(what, "leave it out", about=("cluster", "slurm", "sbatch", *about)))
     if plan.after:
         # afterok alone would leave a job pending for ever when the one before it fails
         made |= {"dependency": f"afterok:{':'.join(plan.after)}", "kill-on-invalid-dep": "yes"}
-    written = (slurm.partition, slurm.account, slurm.qos)
-    if any("\n" in str(value) for value in written):
-        what, hint = "slurm.partition, account and qos are one line each", "remove the line breaks"
-        problems.append(Problem(what, hint, about=("cluster", "slurm")))
+    for field in ("partition", "account", "qos"):
+        written = getattr(slurm, field)
+        if written is not None and (not written or set(written) & set("\n\r")):
+            what = f"slurm.{field} {shown(written)} cannot be written in an #SBATCH line"
+            problems.append(Problem(what, "give it one value on one line", about=("cluster", "slurm", field)))
+    problems += _setup(plan)
     if problems:
         raise PlanError(*problems)
     return [(name, value) for name, value in made.items() if value is not None and value is not False]

@@ -57,8 +57,18 @@ def _sacct(jobs: Sequence[str]) -> dict[str, Seen]:
         return {}
     words = ["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(jobs)]
     done = subprocess.run(words, capture_output=True, text=True)
-    pairs = [line.split("|") for line in done.stdout.splitlines()] if done.returncode == 0 else []
-    return {job: Seen(words.split(" ")[0]) for job, words in pairs}  # "CANCELLED by 0"
+    pairs = [line.partition("|") for line in done.stdout.splitlines()] if done.returncode == 0 else []
+    return {job: Seen(words.split(" ")[0]) for job, _, words in pairs if words}  # "CANCELLED by 0"
+
+
+def job_of(script: str) -> str | None:
+    """The id of this user's job that was submitted as `script`, a path; None when Slurm has none.
+
+    Raises SubmitError when Slurm does not answer, ToolMissingError without squeue.
+    """
+    listed = call(*("squeue", "-h", "--me", "-t", "all", "-o", "%F|%o"))
+    jobs = (line.partition("|") for line in listed.splitlines())
+    return next((job for job, _, command in jobs if command == script), None)
 
 
 def call(*words: str) -> str:

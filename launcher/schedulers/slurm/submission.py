@@ -6,13 +6,15 @@ https://github.com/facebookincubator/submitit/blob/1.5.4/submitit/slurm/slurm.py
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
-from launcher.errors import SubmitError
+from launcher.errors import LauncherError, Problem, SubmitError, UnnamedJobError, shown
+from launcher.schedulers.slurm import query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +25,7 @@ class ScriptExecutor(SlurmExecutor):  # type: ignore[misc]
 
     def __init__(self, folder: Path, text: str, nodes: int, options: Sequence[str]) -> None:
         super().__init__(folder)
-        self.text, self.options = text, options
+        self.text, self.options, self.script = text, options, ""
         self.parameters = {"nodes": nodes, "ntasks_per_node": 1}
 
     @classmethod
@@ -36,7 +38,17 @@ class ScriptExecutor(SlurmExecutor):  # type: ignore[misc]
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         # the script writes its own log; this catches what goes wrong before it can
         log = str(self.folder / "slurm-%j.log")
+        self.script = str(submission_file_path)
         return ["sbatch", f"--output={log}", *self.options, str(submission_file_path)]
+
+    @staticmethod
+    def _get_job_id_from_submission_command(string: bytes | str) -> str:
+        text = string if isinstance(string, str) else string.decode(errors="replace")
+        # a wrapper of the site's may ask for --parsable: `7`, or `7;cluster`
+        match = re.search(r"job ([0-9]+)", text) or re.search(r"^([0-9]+)(?:;\S*)?$", text, re.MULTILINE)
+        if match is None:
+            raise FailedSubmissionError(text)
+        return match[1]
 
     def submit_text(self) -> Any:
         """The submitit job of `text`. Raises submitit's FailedJobError with sbatch's words."""
@@ -48,17 +60,52 @@ def submit(
 ) -> str:
     """Submit `text`, away from the hosts `exclude`, after the jobs `after`. Returns the job id.
 
-    Raises SubmitError with sbatch's own words.
+    Raises SubmitError with sbatch's own words, and UnnamedJobError where a job may be in the queue all the same.
     """
+    query.need("srun")  # of submitit
     folder = Path(run_folder) / "logs"
     folder.mkdir(exist_ok=True)
     options = [f"--exclude={','.join(exclude)}"] if exclude else []
     options += [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
+    executor = ScriptExecutor(folder, text, nodes, options)
     try:
-        job = ScriptExecutor(folder, text, nodes, options).submit_text()
-    except (FailedJobError, FailedSubmissionError) as error:
+        job_id = str(executor.submit_text().job_id)
+    except FailedSubmissionError as error:
+        job_id = _find(executor, f"sbatch's answer names no job: {shown(str(error).strip())}")
+    except FailedJobError as error:
         words = [line for line in str(error).splitlines() if line.startswith(("sbatch:", "slurm_"))]
-        raise SubmitError(*(words or [str(error).strip()])) from None
+        if not any("timed out" in word.lower() for word in words):
+            raise SubmitError(*(words or [str(error).strip()])) from None
+        job_id = _find(executor, *words)
+    except BaseException:  # Ctrl-C, while sbatch may be done already
+        _withdraw(executor)
+        raise
     for leftover in JobPaths.get_first_id_independent_folder(folder).glob(".submission_file_*.sh"):
-        leftover.unlink()  # submitit's symlink to the numbered script
-    return str(job.job_id)
+        leftover.unlink()  # submitit's symlink to the numbered script, or the script of a job that it did not hear of
+    return job_id
+
+
+def _find(executor: ScriptExecutor, *words: str) -> str:
+    """The job that sbatch took without a usable answer. Raises UnnamedJobError."""
+    try:
+        job_id = query.job_of(executor.script)
+    except LauncherError as error:
+        raise UnnamedJobError(*words, *error.problems, _advice(executor)) from None
+    if job_id is None:
+        raise UnnamedJobError(*words, _advice(executor))
+    return job_id
+
+
+def _withdraw(executor: ScriptExecutor) -> None:
+    try:
+        job_id = query.job_of(executor.script) if executor.script else None
+        if job_id is not None:
+            query.call("scancel", job_id)
+    except LauncherError as error:
+        raise UnnamedJobError("interrupted", *error.problems, _advice(executor)) from None
+
+
+def _advice(executor: ScriptExecutor) -> Problem:
+    run = Path(executor.folder).parent
+    what = f"its job may be in the queue, so its folder is kept: {run}"
+    return Problem(what, f"look for it with `squeue --me --name={run.name}`")

@@ -622,3 +622,21 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert out.startswith("usage: launcher")
     assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ([], 0),
+        (["--on", "local"], 3),
+        (["--on", "slurm"], 0),
+        (["--on", "slurm", "--on", "local"], 3),
+        (["--on", "k8s"], 0),
+        (["--set", "cluster.image=a b", "--set", "cluster.slurm.container=pyxis"], 3),
+    ],
+)
+def test_check_fails_where_the_job_is_impossible(words: list[str], code: int, here: Path) -> None:
+    # impossible on this machine alone, and in the last case everywhere
+    assert (
+        main.main(["check", "job.yaml", "--set", "nodes=17", "--set", "cluster.fabric=tcp", *words]) == code
+    )

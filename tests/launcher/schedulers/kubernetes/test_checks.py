@@ -6,6 +6,7 @@ template decides, such as `completionMode`, cannot be asked for; test_manifests.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -28,6 +29,11 @@ FIELDS = {
     "cpus=-1": "'-1' is not a quantity",
     "resources={rdma/ib: 0.5}": "rdma/ib is counted in whole devices, not '0.5'",
     "resources={rdma/ib: 1Ki}": "rdma/ib is counted in whole devices, not '1Ki'",
+    'cpus="٢"': "'٢' is not a quantity",
+    'resources={rdma/ib: "٨"}': "'٨' is not a quantity",
+    "resources={foo: 1}": "'foo' is no resource of Kubernetes; write domain.example/name",
+    "resources={requests.nvidia.com/gpu: 1}": "is a quota's word; leave `requests.` out",
+    "resources={rdma/ib: 99999999999999999999}": "is more than there can be",
     "resources={/ib: 1}": "'/ib' is not a key of Kubernetes",
     "queue=a b": "'a b' is not a label value",
     f"queue={'q' * 64}": "has 64 characters; 63 is the most",
@@ -66,7 +72,7 @@ WHOLES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
         {},
         {"image": "Registry.example.com/Train"},
         {},
-        "'Registry.example.com/Train:0123456789ab-cuda' is not the name",
+        "'Registry.example.com/Train' is not the name",
     ),
     ({}, {"image": " "}, {}, "is not the name of a container image"),
     ({}, {"image": "/images/train.sqsh"}, {}, "is a file; Kubernetes pulls images from a registry"),
@@ -96,6 +102,22 @@ WHOLES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
     ({"resources": {"nvidia.com/gpu": 4}}, {}, {}, "4 nvidia.com/gpu, but a host has 8 slots"),
     ({"resources": {"memory": "1Gi"}}, {}, {}, "memory is set by another field; use kubernetes.memory"),
     ({"resources": {"cpu": "1"}}, {}, {}, "cpu is set by another field; use kubernetes.cpus"),
+    ({"cpus": "1000"}, {"cpus": 64}, {}, "kubernetes.cpus 1000 is more than the host's 64; leave it out"),
+    ({"cpus": "64001m"}, {"cpus": 64}, {}, "kubernetes.cpus 64001m is more than the host's 64"),
+    ({"memory": "100TB"}, {"memory": "1TB"}, {}, "kubernetes.memory 100 TB is more than the host's 1.0 TB"),
+    ({"memory": "1KB"}, {}, {}, "kubernetes.memory of 1000 bytes is less than 1 MiB"),
+    ({"shm": "1KiB"}, {}, {}, "kubernetes.shm of 1024 bytes is less than 1 MiB"),
+    ({"labels": {"job-name": "mine"}}, {}, {}, "job-name is set by the launcher; choose another key"),
+    ({"labels": {"controller-uid": "mine"}}, {}, {}, "controller-uid is set by the launcher"),
+    ({"labels": {"jobset.sigs.k8s.io/x": "mine"}}, {}, {}, "jobset.sigs.k8s.io/x is set by the launcher"),
+    ({"annotations": {"a": "x" * 300_000}}, {}, {}, "annotations are 300,001 bytes; an object holds 262,144"),
+    ({"affinity": {"nodeAffinity": {"a": [math.inf]}}}, {}, {}, "holds a number that is not finite"),
+    ({}, {"image": "a..b/x:1"}, {}, "image 'a..b/x:1' is not the name of a container image"),
+    ({}, {"image": "r.io:99999/x:1"}, {}, "image 'r.io:99999/x:1' is not the name of a container image"),
+    ({}, {"image": "r.io/t:täg"}, {}, "image 'r.io/t:täg' is not the name of a container image"),
+    ({}, {"mounts": {"/opt/venv": "/a"}}, {}, "a mount on /opt/venv would hide the image's Python"),
+    ({}, {}, {"env": {"A": {"secret": "s", "key": ".."}}}, "env A: secret key '..' is not one of a Secret"),
+    ({}, {}, {"env": {"A": {"secret": "s", "key": "k" * 254}}}, "is not one of a Secret; use up to 253"),
     ({"shm": "64GiB", "memory": "64GiB"}, {}, {}, "is not less than the pod's memory"),
     ({}, {"fabric": "gcp-gib-slurm"}, {}, "fabric 'gcp-gib-slurm' is for slurm, not for kubernetes"),
     ({}, {"fabric": "loopback"}, {}, "fabric 'loopback' connects ranks of one machine"),

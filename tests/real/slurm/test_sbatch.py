@@ -1,0 +1,47 @@
+"""sbatch itself: which options it has, and that no answer of its own loses a job."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from launcher.schedulers.slurm import sbatch
+
+if TYPE_CHECKING:
+    from tests.real.slurm.cluster import Cluster
+    from tests.real.slurm.site import Site
+
+pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+
+
+def kind(name: str) -> str:
+    """How this sbatch takes the option, by what it says without a value and with one."""
+
+    def said(*words: str) -> str:
+        done = subprocess.run(["sbatch", *words], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+        return done.stderr + done.stdout
+
+    if "requires an argument" in said(f"--{name}"):
+        return "valued"
+    answer = said(f"--{name}=1", "--version")
+    if "unrecognized option" in answer or "ambiguous" in answer:
+        return "none"
+    return "switch" if "allow an argument" in answer else "optional"
+
+
+def test_the_options_are_those_of_sbatch(slurm_cluster: Cluster) -> None:
+    del slurm_cluster
+    assert {name: kind(name) for name in sbatch.options()} == sbatch.options()
+
+
+def test_a_job_whose_answer_says_nothing_is_followed_all_the_same(site: Site) -> None:
+    # what a wrapper of a site may do
+    site.env["PATH"] = f"{site.folder}/bin:/usr/bin:/bin"
+    (site.folder / "bin").mkdir()
+    wrapper = site.folder / "bin" / "sbatch"
+    wrapper.write_text('#!/bin/sh\n/usr/bin/sbatch --quiet "$@" && echo thank you\n')
+    wrapper.chmod(0o755)
+    run = site.submit("args.max-steps=2")
+    assert site.ended(run)["state"] == "SUCCEEDED"
