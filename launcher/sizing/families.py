@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from launcher import errors
 from launcher.sizing import architecture
@@ -38,7 +38,6 @@ class ConfigReader(NamedTuple):
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 self.fail(f"{key} must be a positive integer, not {_shown(value)}")
-            assert isinstance(value, int)
             if value > _LARGEST:
                 self.fail(f"{key} must be below 2^31, not {_shown(value)}")
             return value
@@ -67,7 +66,7 @@ class ConfigReader(NamedTuple):
             self.fail(f"a hidden size of {hidden} does not divide among {heads} heads")
         return given or hidden // heads
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str) -> NoReturn:
         raise errors.SpecError(errors.Problem(message, "correct the model's configuration", self.where))
 
 
