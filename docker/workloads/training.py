@@ -74,7 +74,8 @@ class Training:
         began = time.perf_counter()
         # like the data, dropout depends on the position alone, so that a resumed run continues exactly
         torch.manual_seed(hash((args.seed, step, self.this.rank)))
-        rate, tokens = engine.get_lr()[0], self.size.micro * args.seq_length // self.group.size
+        rate = engines.advance(engine, step - 1)
+        tokens = self.size.micro * args.seq_length // self.group.size
         total, norm = torch.zeros((), device=self.this.device), None
         for batch in islice(self.batches, self.size.accumulation):
             loss, nats, *routed = next_token_loss(engine, batch, self.group, self.this.device)

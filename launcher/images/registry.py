@@ -60,10 +60,9 @@ def _words(log: str) -> str:
 
 
 def in_registry(name: str) -> bool:
-    """Whether `name` names its registry: example.org/team/image:tag, localhost:5000/image; no file, no bare name."""
+    """Whether `name` names its registry: example.org/team/image:tag, localhost:5000/image; no file, no bare name.
+
+    `localhost/image`, without a port, is how podman and buildah call what they built: it is in no registry.
+    """
     host, slash, _ = name.partition("/")
-    return (
-        bool(slash)
-        and ("." in host or ":" in host or host == "localhost")
-        and not name.startswith((".", "/"))
-    )
+    return bool(slash) and ("." in host or ":" in host) and not name.startswith((".", "/"))

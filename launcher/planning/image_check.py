@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 # CUDA 13 dropped what came before: https://docs.nvidia.com/cuda/archive/13.0.0/cuda-toolkit-release-notes/
 _OLDEST = {13: (7, 5)}
+# Whose hosts have Grace, NVIDIA's arm64 processor: https://www.nvidia.com/en-us/data-center/gb200-nvl72/
+_ARM = ("gb200-186gb",)
 _ADAM = ("adam", "adamw", "muon")  # Muon gives biases and embeddings to Adam
 
 
@@ -80,10 +82,21 @@ def used(plan: Plan, scheduler: str) -> bool:
     return options.container != "none"
 
 
-def refusal(plan: Plan, facts: Facts) -> PlanError | None:
-    """Why `facts`' image cannot run the plan, None when nothing speaks against it."""
-    problems = list(_problems(plan, facts))
+def refusal(plan: Plan, facts: Facts | None) -> PlanError | None:
+    """Why the plan's image, with `facts` where they are known, cannot run it; None when nothing speaks against it."""
+    problems = [*_processor(plan), *(_problems(plan, facts) if facts else ())]
     return PlanError(*problems).at(plan.places) if problems else None
+
+
+def _processor(plan: Plan) -> Iterator[Problem]:
+    """An image of this project's, which is for x86-64, on hosts with another processor."""
+    if plan.cluster.gpu in _ARM and plan.image != plan.cluster.image:
+        yield Problem(
+            f"hosts with {plan.cluster.gpu} have arm64 processors, and image {plan.image} is for x86-64: "
+            "docker/Dockerfile was never built for arm64",
+            "name an arm64 image of yours, with its tag: `image: registry.example.com/NAME:TAG`",
+            about=_written(plan, ("cluster", "image"), ("cluster", "gpu")),
+        )
 
 
 def stale(plan: Plan, facts: Facts) -> str:

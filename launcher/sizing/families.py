@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from launcher import errors
 from launcher.sizing import architecture
@@ -40,7 +40,7 @@ class ConfigReader(NamedTuple):
                 self.fail(f"{key} must be a positive integer, not {_shown(value)}")
             if value > _LARGEST:
                 self.fail(f"{key} must be below 2^31, not {_shown(value)}")
-            return int(str(value))
+            return value
         return default
 
     def flag(self, key: str, default: bool) -> bool:
@@ -66,7 +66,7 @@ class ConfigReader(NamedTuple):
             self.fail(f"a hidden size of {hidden} does not divide among {heads} heads")
         return given or hidden // heads
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str) -> NoReturn:
         raise errors.SpecError(errors.Problem(message, "correct the model's configuration", self.where))
 
 

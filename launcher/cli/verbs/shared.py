@@ -95,14 +95,12 @@ def require_program(plan: Plan, scheduler: str) -> None:
 
 def require_image(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
     """Refuse a plan that its image cannot run; with `force` only warn. With `ask` a registry may be asked."""
-    facts = plan.image_facts
-    if facts is None and not ask:
-        return
     from launcher.planning import image_check
 
+    facts = plan.image_facts
     if not image_check.used(plan, scheduler):
         return
-    if facts is None:
+    if facts is None and ask:
         from launcher.images import registry
 
         facts, note = registry.facts(plan.image)
@@ -116,11 +114,9 @@ def require_image(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
 
 
 def image_refusal(plan: Plan, facts: Facts | None) -> LauncherError | None:
-    if facts is None:
-        return None
     from launcher.planning import image_check
 
-    stale = image_check.stale(plan, facts)
+    stale = image_check.stale(plan, facts) if facts else ""
     if stale:
         say(f"note: {stale}")
     return image_check.refusal(plan, facts)

@@ -71,7 +71,7 @@ def test_the_routers_learn_from_it(family: str, checkpointing: bool) -> None:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         losses.attach(model)
         total, nats, *routed = model(input_ids=block[:, :-1], labels=block[:, 1:])
         total.backward()

@@ -326,7 +326,7 @@ def test_a_registry_that_does_not_answer_stops_nothing(
     [
         ("registry.example.com/train:1", True),
         ("localhost:5000/train:1", True),
-        ("localhost/train", True),
+        ("localhost/train", False),
         ("deepspeed-train:1", False),
         ("team/train:1", False),
         ("/images/train.sqsh", False),
@@ -335,3 +335,28 @@ def test_a_registry_that_does_not_answer_stops_nothing(
 )
 def test_which_names_are_in_a_registry(name: str, there: bool) -> None:
     assert registry.in_registry(name) is there
+
+
+ARM = "gpu: gb200-186gb\nslots: 4\nmemory: 900GB\nfabric: tcp\nimage: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "code"),
+    [
+        ("registry.example.com/train", [], 3),
+        ("registry.example.com/train", ["--force"], 0),
+        ("registry.example.com/train:arm", [], 0),
+    ],
+)
+def test_hosts_with_arm64_processors_need_an_image_of_their_own(
+    image: str, options: list[str], code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here.yaml").write_text(ARM.format(image))
+    (tmp_path / "job.yaml").write_text(samples.JOB)
+    words = [str(tmp_path / "job.yaml"), "--set", "deepspeed=zero1"]
+    assert main.main(["kubernetes", *words, "--dry-run", *options]) == code
+    err = capsys.readouterr().err
+    said = f"{tmp_path}/here.yaml:5:1: hosts with gb200-186gb have arm64 processors"
+    assert (said in err) is (":arm" not in image)
+    assert main.main(["plan", *words]) == 0
+    assert ("warning: " + said in capsys.readouterr().err) is (":arm" not in image)

@@ -253,7 +253,7 @@ def test_every_object_tells_what_it_was_made_of() -> None:
             assert labels["launcher/run"] == labels["app.kubernetes.io/instance"] == PLANS[name].id
             flavour = "cuda" if PLANS[name].gpu else "cpu"
             assert notes["launcher/image"] == f"{PLANS[name].cluster.image}:0123456789ab-{flavour}"
-            assert notes.get("launcher/git-commit", "") == PLANS[name].site.commit
+            assert notes.get("launcher/git-commit", "") == PLANS[name].workspace.commit
             assert re.fullmatch(r"[0-9a-f]{16}", notes["launcher/config-hash"])
 
 
