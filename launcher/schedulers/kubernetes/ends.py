@@ -22,7 +22,7 @@ _JOBSET = "jobset.sigs.k8s.io/jobset-name"
 _REASONS = {
     "BackoffLimitExceeded": "it failed more often than `restarts` of the job allows",
     "ReachedMaxRestarts": "it failed more often than `restarts` of the job allows",
-    "DeadlineExceeded": "its walltime is over; ranks got SIGTERM to save: a new run with checkpoint.resume continues",
+    "DeadlineExceeded": "its walltime is over; ranks got SIGTERM to save: `launcher resume RUN` continues",
     "PodFailurePolicy": "its exit code is one that a restart cannot help",
 }
 # What the Job controller says of the pod that a FailJob rule matched:
