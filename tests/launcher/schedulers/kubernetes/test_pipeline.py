@@ -201,7 +201,7 @@ def test_kubectl_builds_each_stage_that_was_written(
 ) -> None:
     assert main.main(["kubernetes", chain, "-o", str(tmp_path / "out")]) == 0
     for stage in ("a", "b"):
-        words = [KUBECTL, "kustomize", tmp_path / "out" / stage]
+        words = [KUBECTL, "kustomize", str(tmp_path / "out" / stage)]
         done = subprocess.run(words, text=True, capture_output=True)
         assert (done.returncode, done.stderr) == (0, "")
         kinds = [d["kind"] for d in YAML(typ="safe", pure=True).load_all(done.stdout)]
