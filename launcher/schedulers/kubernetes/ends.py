@@ -56,7 +56,7 @@ def failure(
     word, message = str(condition.get("reason", "")), str(condition.get("message") or "")
     reason = _REASONS.get(word)
     if reason is None and at.kind in {"jobset", "trainjob"}:
-        # JobSet says only that a rule matched; what the rule saw stands in the Job that failed
+        # JobSet says only that a rule matched; what the rule saw is in the Job that failed
         word, message = _child(server, at) or (word, message)
         reason = _REASONS.get(word)
     reason = reason or message or word
