@@ -44,6 +44,27 @@ def is_script(workload: str) -> bool:
     return "/" in workload or workload.endswith(".py")
 
 
+def script_problem(workload: str) -> tuple[str, str]:
+    """Why a path cannot be a program that Python runs in every rank, and what to do; empty strings when it can."""
+    first, blank, _ = workload.strip().partition(" ")
+    if "://" in workload:
+        return "is an address", "download it, and give the file's path"
+    if workload.startswith("-"):
+        return (
+            "would be an option of Python's",
+            f"write ./{workload}, or the file's absolute path",
+        )
+    if blank and first.endswith(".py"):
+        return "is a command line", f"write workload: {first}, and its options below `args:`"
+    if blank and "/" not in first:
+        return "is a command line", "name a Python program alone: the launcher starts its ranks"
+    if workload.endswith("/") or workload.rpartition("/")[2] in (".", ".."):
+        return "is a folder", "name a Python file in it"
+    if workload.endswith((".sh", ".bash", ".ipynb")):
+        return "is no Python program", "ranks are started by Python: name a .py file"
+    return "", ""
+
+
 @functools.cache
 def parser(name: str) -> argparse.ArgumentParser:
     """The workload's own argument parser. `name` is one of `names()`."""

@@ -242,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:  # a full disk, a quota, a folder that may not be entered
         streams.drop_output()
-        say(f"error: {error.filename or 'output'}: {error.strerror or error}")
+        say(f"error: {_unusable(error)}")
         return USAGE
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and not (error.name or "launcher").startswith("launcher"):
@@ -250,6 +250,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         say("this is a bug in the launcher: please report it with the lines above")
         return BUG
+
+
+def _unusable(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and not error.filename:  # of os.getcwd()
+        return "the folder that this command runs in no longer exists; change to another one"
+    return f"{error.filename or 'output'}: {error.strerror or error}"
 
 
 def _not_installed(package: str) -> ToolMissingError:

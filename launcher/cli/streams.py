@@ -12,8 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher import units
+
 if TYPE_CHECKING:
     from launcher.errors import LauncherError
+
+
+_LONGEST = 2000  # characters of a line
 
 
 class _Heedless(io.RawIOBase):
@@ -66,8 +71,14 @@ def drop_output() -> None:
 
 
 def say(text: str) -> None:
-    """Talk goes to stderr: stdout is for data."""
-    print(text, file=sys.stderr, flush=True)
+    """Talk goes to stderr: stdout is for data. Whatever it repeats of files and words cannot drive the terminal."""
+    print("\n".join(map(_line, text.split("\n"))), file=sys.stderr, flush=True)
+
+
+def _line(text: str) -> str:
+    """One line of a message, of which a very long word or path is cut."""
+    short = text if len(text) <= _LONGEST else f"{text[: _LONGEST // 2]} … {text[-_LONGEST // 4 :]}"
+    return units.printable(short)
 
 
 def say_problems(error: LauncherError) -> int:

@@ -49,8 +49,10 @@ def mismatch(kind: str, value: Any, rounded: bool = False) -> str:
     expected = " ".join([_WORDS[name], *(" and ".join(map(str, bounds)).split())])
     if name == "numbers" and isinstance(value, list):
         return next((wrong for item in value if (wrong := mismatch("number", item))), "") and expected
-    fits = _fits(name, value, rounded) and all(bound.holds(value) for bound in bounds)
-    return "" if fits else expected
+    if _fits(name, value, rounded) and all(bound.holds(value) for bound in bounds):
+        return ""
+    is_large = isinstance(value, (int, float)) and _LARGEST < abs(value) < math.inf
+    return f"{expected}, of 64 bits," if is_large else expected
 
 
 def _fits(name: str, value: Any, rounded: bool) -> bool:

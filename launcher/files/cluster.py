@@ -15,8 +15,9 @@ from launcher.files.fields import (
     AbsolutePath,
     Bytes,
     Count,
+    Home,
     Longest,
-    Name,
+    Misplaced,
     Range,
     Read,
     Seconds,
@@ -29,13 +30,15 @@ from launcher.files.fields import (
 )
 from launcher.files.shared import Environment
 
+KubernetesName = Annotated[str, Read(follows(kubernetes_syntax.subdomain))]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
     host: AbsolutePath | None = field(
         None, "Path on the host (Slurm and this machine; hostPath on Kubernetes)."
     )
-    claim: Name | None = field(None, "PersistentVolumeClaim, on Kubernetes.")
+    claim: KubernetesName | None = field(None, "PersistentVolumeClaim, on Kubernetes.")
     readonly: bool = field(False, "Ranks may only read it.")
     local: bool = field(False, "On the host's own disk: fit for NVMe offload, not for checkpoints.")
 
@@ -64,17 +67,19 @@ class Slurm:
     signal_seconds: Annotated[int, Range(10, 65535)] = field(
         120, "Seconds before the walltime at which ranks get the signal to save."
     )
-    secrets: str = field("~/.secrets", "Folder of files (mode 0600), one a secret, read inside the job.")
+    secrets: Home = field("~/.secrets", "Folder of files (mode 0600), one a secret, read inside the job.")
     floor: Annotated[float, Range(0)] | None = field(
         None, "Bus bandwidth (GB/s) that preflight asks for, instead of the fabric's; 0: none."
     )
 
 
 def _whole(resources: dict[str, str]) -> dict[str, str]:
-    return {name: kubernetes_syntax.resource(name, amount) for name, amount in resources.items()}
-
-
-KubernetesName = Annotated[str, Read(follows(kubernetes_syntax.subdomain))]
+    for name, amount in resources.items():
+        try:
+            kubernetes_syntax.resource(name, amount)
+        except ValueError as error:
+            raise Misplaced(str(error), name) from None
+    return resources
 
 
 LabelKey = Annotated[str, Read(follows(kubernetes_syntax.key))]
@@ -124,7 +129,9 @@ class Serve:
 
 @dataclass(frozen=True, kw_only=True)
 class Kubernetes:
-    namespace: Name | None = field(None, "Default: that of the kubeconfig's context.")
+    namespace: Annotated[str, Read(follows(kubernetes_syntax.label))] | None = field(
+        None, "Default: that of the kubeconfig's context."
+    )
     context: str | None = field(None, "kubeconfig context; default: the current one.")
     kind: Literal["job", "jobset", "trainjob", "mpijob", "pytorchjob", "leaderworkerset"] = field(
         "job", "Which object runs the pods; all but job need their controller in the cluster."
@@ -185,7 +192,7 @@ class Kubernetes:
 @dataclass(frozen=True, kw_only=True)
 class Local:
     container: Literal["none", "docker", "podman"] = "none"
-    secrets: str = field("~/.secrets", "Folder of files (mode 0600), one a secret.")
+    secrets: Home = field("~/.secrets", "Folder of files (mode 0600), one a secret.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +200,7 @@ class Cluster:
     """Where it runs."""
 
     gpu: str | None = field(None, "GPU type, such as h100-80gb; absent: ranks run on the CPU.")
-    slots: Count = field(description="Ranks per host: its GPUs, or CPU processes.")
+    slots: Annotated[int, Range(1, 9999)] = field(description="Ranks per host: its GPUs, or CPU processes.")
     hosts: Count | None = field(None, "How many hosts there are.")
     cpus: Count | None = field(None, "CPU cores of a host.")
     memory: Bytes | None = field(None, "Memory of a host.")

@@ -44,6 +44,7 @@ class Float(float):
 _TAGS = "tag:yaml.org,2002:"
 _SCALARS = {"null", "bool", "int", "float", "str", "timestamp"}
 _MOST_NODES = 100_000  # aliases of aliases can make a small file fill the memory
+_MOST_BYTES = 2**22  # of a file, and of all text that its aliases stand for
 _MOST_DEEP = 100  # pydantic and json give up at a few hundred
 _MOST_BITS = 1023  # of a whole number: no larger one is also a float
 
@@ -120,13 +121,20 @@ def read(path: Path, source: str = "") -> Document:
     """
     source = source or str(path)
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(_MOST_BYTES + 1)
     except FileNotFoundError:
         raise SpecError(Problem("no such file", "check the path", Place(source))) from None
     except IsADirectoryError:
         raise SpecError(Problem("this is a directory", "name a YAML file", Place(source))) from None
     except OSError as error:
         raise SpecError(Problem(f"cannot be read: {error.strerror}", "", Place(source))) from None
+    if len(raw) > _MOST_BYTES:
+        what, hint = (
+            f"this is larger than {_MOST_BYTES:,} bytes",
+            "put data into files of their own, and name them",
+        )
+        raise SpecError(Problem(what, hint, Place(source)))
     try:
         text = raw.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError:
@@ -200,6 +208,7 @@ class _Builder:
     fixed: Place | None = None
     scalars: Any = field(default_factory=lambda: YAML(typ="safe", pure=True).constructor)
     built: int = 0
+    text: int = 0
 
     def build(self, node: Node, path: Keys = (), above: tuple[int, ...] = ()) -> Any:
         if self.fixed is None:
@@ -250,6 +259,11 @@ class _Builder:
         text = _joined(node.value)
         if text is None:
             return self.unread("half a character cannot be written", "use \\U and eight digits", node, path)
+        self.text += len(text)
+        if self.text > _MOST_BYTES:
+            raise SpecError(
+                Problem(f"more than {_MOST_BYTES:,} characters", "use fewer aliases", self.place(node))
+            )
         if "\0" in text:  # neither an argument nor a variable nor a path can
             return self.unread("no value can hold a NUL character", "take it out", node, path)
         if kind in {"str", "timestamp"}:  # a date is text here: no field holds one

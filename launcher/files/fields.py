@@ -95,6 +95,21 @@ def follows(rule: Callable[[str], str]) -> Callable[[object], object]:
     return read
 
 
+class Misplaced(ValueError):
+    """What is wrong with one entry of a mapping, which has the key `at`."""
+
+    def __init__(self, message: str, at: str) -> None:
+        super().__init__(message)
+        self.at = at
+
+
+def home_path(value: object) -> object:
+    """An absolute path, or one below `~`, which alone a script knows; raises ValueError for others."""
+    if isinstance(value, str) and not re.match(r"/|~/|~$", value):
+        raise ValueError(f"{shown(value)} is no folder that every host knows; write /path or ~/path")
+    return value
+
+
 def is_name(text: str) -> bool:
     """Whether `text` may be a job's name or a run's suffix."""
     return re.fullmatch(NAME, text) is not None
@@ -106,7 +121,7 @@ def _measure(convert: Callable[[str], int], examples: str) -> Callable[[object],
             raise ValueError(f"{shown(value)} has no unit; write it as {examples}")
         size = convert(value)
         if size < 1:
-            raise ValueError(f"{value!r} is not above zero; write it as {examples}")
+            raise ValueError(f"{shown(value)} is not above zero; write it as {examples}")
         return size
 
     return read
@@ -116,9 +131,11 @@ def _bindable(value: object) -> object:
     if not isinstance(value, str):
         return value
     if not value.startswith("/"):
-        raise ValueError(f"{value!r} is not an absolute path")
+        raise ValueError(f"{shown(value)} is not an absolute path")
     if set(value) & set(":,\n\0\"'\\"):
-        raise ValueError(f"{value!r} holds a character that container runtimes split on (: , quote, newline)")
+        raise ValueError(
+            f"{shown(value)} holds a character that container runtimes split on (: , quote, newline)"
+        )
     return value
 
 
@@ -137,6 +154,7 @@ Bytes = Annotated[
         {"type": "string", "pattern": f"^{units.SIZE}$", "examples": ["80GB", "512GiB"]},
     ),
 ]
+Home = Annotated[str, Read(home_path, {"type": "string", "pattern": "^(/|~/|~$)"})]
 Text = Annotated[str, Read(as_text, TEXT_SCHEMA)]
 AbsolutePath = Annotated[str, Read(_bindable, {"type": "string", "pattern": r"""^/[^:,\n"'\\]*$"""})]
 Count = Annotated[int, Range(1, 2**31 - 1)]

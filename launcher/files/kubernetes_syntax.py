@@ -107,7 +107,7 @@ def data_key(text: str) -> str:
     """A key of a Secret's or ConfigMap's data: a file's name."""
     if len(text) > 253 or not re.fullmatch(r"[-._A-Za-z0-9]+", text) or text == "." or text.startswith(".."):
         raise ValueError(
-            f"key {_shown(text)} is not one of a Secret; use up to 253 letters, digits, '-', '_' and '.'"
+            f"{_shown(text)} is not a key of a Secret; use up to 253 letters, digits, '-', '_' and '.'"
         )
     return text
 

@@ -42,7 +42,7 @@ def problems(document: Document, model: type) -> Iterator[Problem]:
         value: Any = data
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        if keys == ("workload",) and isinstance(value, (int, float)):
+        if keys == ("workload",) and isinstance(value, (int, float)) and not isinstance(value, bool):
             value = str(value)
         if not isinstance(value, str) or (keys == ("workload",) and workloads.is_script(value)):
             continue
@@ -51,11 +51,32 @@ def problems(document: Document, model: type) -> Iterator[Problem]:
             yield Problem(
                 f"unknown {what} {shown(value)}", did_you_mean(value, known()), document.place(keys)
             )
+    if model in tables:
+        yield from _environment_problems(document)
     if model is Job:
+        yield from _program_problems(document)
         yield from _batch_problems(document)
         yield from _model_problems(document)
         yield from _args_problems(document)
         yield from _deepspeed_problems(document)
+
+
+def _environment_problems(document: Document) -> Iterator[Problem]:
+    """Variables with neither a value nor a secret: a forgotten name would drop the token."""
+    environment = document.data.get("env")
+    for name, variable in environment.items() if isinstance(environment, dict) else ():
+        if isinstance(variable, dict) and all(part is None for part in variable.values()):
+            what = f"env.{name} has neither a value nor a secret's name"
+            yield Problem(what, "add one, or write null to leave it out", document.place(("env", name)))
+
+
+def _program_problems(document: Document) -> Iterator[Problem]:
+    """A workload that Python cannot run, such as a command line."""
+    workload = document.data.get("workload")
+    if isinstance(workload, str) and workloads.is_script(workload):
+        what, hint = workloads.script_problem(workload)
+        if what:
+            yield Problem(f"workload {shown(workload)} {what}", hint, document.place(("workload",)))
 
 
 def _batch_problems(document: Document) -> Iterator[Problem]:
@@ -87,6 +108,8 @@ def _deepspeed_problems(document: Document) -> Iterator[Problem]:
         overrides = {key: value for key, value in section.items() if key != "preset"}
         workload = str(document.data.get("workload", "pretrain"))
         for keys, problem in deepspeed_keys.problems(overrides, workload):
+            if ("deepspeed", *keys) in document.unreadable:  # which has been said
+                continue
             yield Problem(problem.message, problem.hint, document.place(("deepspeed", *keys)))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from launcher.files.fields import Pattern, Shorthand, Text, VariableName, field
+from launcher.files import kubernetes_syntax
+from launcher.files.fields import Pattern, Read, Shorthand, Text, VariableName, field, follows
 
 SECRET_HINT = "use letters, digits, '-', '_' and '.'"
 
@@ -13,10 +14,10 @@ SECRET_HINT = "use letters, digits, '-', '_' and '.'"
 @dataclass(frozen=True, kw_only=True)
 class Variable:
     value: Text | None = field(None, "The value itself.")
-    secret: Annotated[str, Pattern(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", SECRET_HINT)] | None = field(
-        None, "Name of a secret that holds it; the value never lands in a file of ours."
-    )
-    key: Annotated[str, Pattern(r"[-._A-Za-z0-9]+", SECRET_HINT)] | None = field(
+    secret: (
+        Annotated[str, Pattern(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", SECRET_HINT, longest=253)] | None
+    ) = field(None, "Name of a secret that holds it; the value never lands in a file of ours.")
+    key: Annotated[str, Read(follows(kubernetes_syntax.data_key))] | None = field(
         None, "The secret's key, if it is not the variable's name (Kubernetes)."
     )
 

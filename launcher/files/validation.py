@@ -30,7 +30,7 @@ from launcher import workloads
 from launcher.errors import Problem, SpecError, did_you_mean, shown
 from launcher.files import references
 from launcher.files.cluster import Cluster
-from launcher.files.fields import Longest, Pattern, Range, Read, Shorthand, Then
+from launcher.files.fields import Longest, Misplaced, Pattern, Range, Read, Shorthand, Then
 from launcher.files.job import Job
 
 if TYPE_CHECKING:
@@ -184,7 +184,8 @@ class _Reader(NamedTuple):
         try:
             return function(value)
         except ValueError as error:
-            self.violations.append(Violation(keys, f"{_dotted(keys)}: {error}"))
+            path = (*keys, error.at) if isinstance(error, Misplaced) else keys
+            self.violations.append(Violation(path, f"{_dotted(path)}: {error}"))
             return _INVALID
 
     def _wrong(self, keys: Keys, message: str, value: object) -> Any:

@@ -41,6 +41,9 @@ class Op(NamedTuple):
         )
 
 
+_MOST = 2**20  # characters of an image.json; what is cut is no JSON
+
+
 class Facts(NamedTuple):
     """What an image holds. `source`: where that was read."""
 
@@ -60,7 +63,8 @@ def beside(cluster: Path, source: str) -> Facts | None:
     """
     path, name = cluster.with_suffix(".image.json"), f"{source.rpartition('.')[0]}.image.json"
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from launcher import workloads
 from launcher.deepspeed import config as deepspeed_config
 from launcher.deepspeed import rules
-from launcher.errors import LauncherError, PlanError, Problem
+from launcher.errors import LauncherError, PlanError, Problem, shown
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
 from launcher.files import validation
-from launcher.planning import fit, ranks_environment
+from launcher.planning import fit, inline_secrets, ranks_environment
 from launcher.sizing import gpus
 
 if TYPE_CHECKING:
@@ -136,9 +136,13 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         raise PlanError(*problems, *error.problems).at(places) from None
     if problems:
         raise PlanError(*problems).at(places)
+    warnings = [*_written(findings, "warning", job), *inline_secrets.warnings(job, cluster)]
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and fit.requested_preset(job) is None and workloads.steps(job.workload):
         notes.append(f"{unknown}; `deepspeed: auto` is {preset}")
+    if ("checkpoint",) in places["job"] and not workloads.saves(job.workload):
+        place = places["job"]["checkpoint",]
+        notes.append(f"{place}: checkpoint: workload {shown(job.workload)} is not given it")
     return Plan(
         id=_id(job, cluster, workspace, suffix),
         job=job,
@@ -154,7 +158,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         variables=_variables(job, cluster, fabric),
         secrets=_secrets(job, cluster),
         mounts=_mounts(cluster, config),
-        warnings=tuple(problem.at(places) for problem in _written(findings, "warning", job)),
+        warnings=tuple(problem.at(places) for problem in warnings),
         notes=tuple(notes),
         image=_image(cluster, workspace),
         places=places,

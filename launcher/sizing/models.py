@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 # (validate_repo_id): no dots or dashes at the ends or in a row, at most 96 characters each
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _HUB = re.compile(rf"(?!.*(?:--|\.\.)){_PART}/{_PART}")
+_MOST = 2**22  # characters of a config.json
 NAMED = launcher.ROOT / "docker" / "workloads" / "models.json"
 
 
@@ -107,7 +108,11 @@ def _local(model: str) -> Path | None:
 
 def _read(file: Path) -> Config:
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        with file.open(encoding="utf-8") as opened:
+            text = opened.read(_MOST + 1)
+        if len(text) > _MOST:
+            raise errors.SpecError(f"{file}: larger than {_MOST:,} characters, so no model's configuration")
+        config = json.loads(text)
     except json.JSONDecodeError as error:
         place = errors.Place(str(file), error.lineno, error.colno)
         raise errors.SpecError(errors.Problem(f"not JSON: {error.msg}", "correct the file", place)) from None

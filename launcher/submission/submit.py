@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import schedulers
-from launcher.errors import RunNotFoundError, SubmitError, UnnamedJobError
+from launcher import schedulers, workloads
+from launcher.errors import Problem, RunNotFoundError, SubmitError, UnnamedJobError, shown
 from launcher.runs import folders, record, sweeps
 
 if TYPE_CHECKING:
@@ -103,12 +103,26 @@ def sweep(plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> sweeps.Sweep
 
 
 def _check_resume(plan: Plan) -> None:
-    named = plan.job.checkpoint.resume
+    named, about = plan.job.checkpoint.resume, ("job", "checkpoint", "resume")
     if named is None:
         return
     folder = Path(named) if "/" in named else Path(plan.workspace.runs) / named / "checkpoints"
-    if not folder.is_dir():
-        raise RunNotFoundError(
+    try:
+        there = folder.is_dir()
+        # the mark of a whole one, and what ds_to_universal leaves: docker/workloads/checkpoints.py
+        whole = there and ((folder / "latest_universal").exists() or any(folder.glob("*/complete.json")))
+    except OSError as error:
+        what = f"checkpoint.resume: {shown(named)} cannot be read: {error.strerror}"
+        raise RunNotFoundError(Problem(what, about=about)).at(plan.places) from None
+    if not there:
+        what, hint = (
             f"checkpoint.resume: {folder} does not exist",
-            hint="name a run of `python -m launcher list`, or a folder",
+            "name a run of `launcher list`, or a folder",
         )
+        raise RunNotFoundError(Problem(what, hint, about=about)).at(plan.places)
+    if not whole and not workloads.is_script(plan.job.workload):
+        what, hint = (
+            f"checkpoint.resume: {folder} has no complete checkpoint",
+            "name the folder of a run's checkpoints",
+        )
+        raise RunNotFoundError(Problem(what, hint, about=about)).at(plan.places)

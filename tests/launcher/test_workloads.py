@@ -240,3 +240,44 @@ def test_the_launcher_knows_no_workload_by_name(path: Path) -> None:
 
 
 UNMISTAKABLE = set(workloads.names()) - {"pretrain", "serve", "zero", "startup", "generate"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "a.py",
+        "./a.py",
+        "/data/a.py",
+        "/work/train",
+        "./pkg",
+        "/my data/a.py",
+        "./my train.py",
+        "../x/a.py",
+        "~/a.py",
+    ],
+)
+def test_paths_that_python_runs(path: str) -> None:
+    assert workloads.is_script(path)
+    assert workloads.script_problem(path) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("path", "what"),
+    [
+        ("torchrun a.py", "is a command line"),
+        ("python ./a.py", "is a command line"),
+        ("./a.py --lr 1", "is a command line"),
+        ("a.py x", "is a command line"),
+        ("./a.sh", "is no Python program"),
+        ("/x/a.ipynb", "is no Python program"),
+        ("/", "is a folder"),
+        ("./", "is a folder"),
+        ("../..", "is a folder"),
+        ("-c/x", "would be an option of Python's"),
+        ("-m.py", "would be an option of Python's"),
+        ("https://x/a.py", "is an address"),
+        ("hf://x/a.py", "is an address"),
+    ],
+)
+def test_paths_that_python_does_not_run(path: str, what: str) -> None:
+    assert workloads.script_problem(path)[0] == what

@@ -10,9 +10,10 @@ from launcher.cli.verbs.shared import OK
 from launcher.errors import LauncherError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from launcher.cli import options
-    from launcher.files.stages import Stages
-    from launcher.submission.pipelines import PlanOf
+    from launcher.planning.plan import Plan
 
 
 def check(given: options.Check) -> int:
@@ -34,18 +35,26 @@ def _check(path: str, given: options.Check) -> int:
     except LauncherError as error:
         return _say_problems(path, error)
     named = [schedulers.ALIASES.get(name, name) for name in given.on]
-    codes = [_check_on(name, path, stages, plan_of) for name in dict.fromkeys(named or schedulers.SCHEDULERS)]
-    return max(codes) if named or all(codes) else OK
+    codes, unusable = [], OK
+    for name in dict.fromkeys(named or schedulers.SCHEDULERS):
+        try:
+            if stages.name:  # what stages can read of each other differs
+                plans = pipelines.plan_all(stages, plan_of, name)
+            for plan in plans.values():
+                shared.require_image(plan, name, force=False, ask=False)
+        except LauncherError as error:
+            unusable = max(unusable, _say_problems(f"{path}: not on {name}", error))
+            continue
+        codes.append(_render(name, path, plans))
+    return max([unusable, *codes]) if named or all(codes) else unusable
 
 
-def _check_on(scheduler: str, path: str, stages: Stages, plan_of: PlanOf) -> int:
+def _render(scheduler: str, path: str, plans: Mapping[str, Plan]) -> int:
     from launcher import schedulers
-    from launcher.submission import pipelines
 
     try:
-        # planned anew: what stages can read of each other differs
-        for plan in pipelines.plan_all(stages, plan_of, scheduler).values():
-            shared.require_image(plan, scheduler, force=False, ask=False)
+        for plan in plans.values():
+            shared.require_program(plan, scheduler)
             schedulers.load(scheduler).render(plan)
     except LauncherError as error:
         return _say_problems(f"{path}: not on {scheduler}", error)

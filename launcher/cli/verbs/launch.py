@@ -60,6 +60,8 @@ def _require_all(given: options.Launch, plans: Mapping[str, Plan]) -> None:
             for warning in schedulers.warnings(given.scheduler, plan):
                 say(f"warning: {warning}")
         shared.require_fit(plan, given.force)
+        if given.submits:
+            shared.require_program(plan, given.scheduler)
         shared.require_image(plan, given.scheduler, given.force, ask=given.submits)
 
 

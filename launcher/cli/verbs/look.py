@@ -15,6 +15,8 @@ from launcher.errors import SpecError, did_you_mean
 if TYPE_CHECKING:
     from launcher.cli import options
 
+_MOST = 2**24  # characters: 65,536 hosts with the longest names
+
 
 def diff(given: options.Job) -> int:
     from launcher.schedulers import kubernetes
@@ -42,7 +44,10 @@ def hostfile(given: options.Look) -> int:
 def _stdin() -> str:
     if sys.stdin is None:  # it was closed
         raise SpecError("there is no standard input to read", hint="give the hosts as a word")
-    return sys.stdin.read()
+    text = sys.stdin.read(_MOST + 1)
+    if len(text) > _MOST:
+        raise SpecError(f"standard input is longer than {_MOST:,} characters", hint="give the hosts alone")
+    return text
 
 
 def _allocated_hosts() -> list[str]:

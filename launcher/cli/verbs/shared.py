@@ -83,6 +83,16 @@ def require_fit(plan: Plan, force: bool) -> None:
     say(f"warning: {refusal}")
 
 
+def require_program(plan: Plan, scheduler: str) -> None:
+    """Refuse a plan whose ranks would not find the user's own program."""
+    from launcher.errors import PlanError
+    from launcher.planning import workspace
+
+    problem = workspace.missing_program(plan, scheduler)
+    if problem:
+        raise PlanError(problem).at(plan.places)
+
+
 def require_image(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
     """Refuse a plan that its image cannot run; with `force` only warn. With `ask` a registry may be asked."""
     from launcher.planning import image_check

@@ -73,7 +73,6 @@ def _names(plan: Plan) -> Iterator[Problem]:
     for secret in plan.secrets:
         try:
             kubernetes_syntax.subdomain(secret.name)
-            kubernetes_syntax.data_key(secret.key)
         except ValueError as error:
             yield Problem(f"env {secret.variable}: secret {error}", about=_variable(plan, secret.variable))
     for key in plan.cluster.kubernetes.labels:

@@ -55,7 +55,7 @@ def _above_the_host(plan: Plan) -> Iterator[Problem]:
 
 
 def _memory(plan: Plan) -> Iterator[Problem]:
-    asked = {"memory": pods.memory_limit(plan), "shm": pods.shared_memory(plan)}
+    asked = {"memory": pods.memory_limit(plan), "shm": plan.cluster.kubernetes.shm}
     small = [name for name, size in asked.items() if size is not None and size < _LEAST]
     for name in small:
         what = f"kubernetes.{name} of {asked[name]} bytes is less than 1 MiB"

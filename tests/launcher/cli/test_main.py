@@ -26,7 +26,7 @@ CONTRACT = {
     "kubernetes": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait -o",
     "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait -o",
     "plan": "JOB --cluster --html --json --max-model --min-nodes --name --plot --png --set --strict",
-    "check": "JOB --cluster --set --strict",
+    "check": "JOB --cluster --on --set --strict",
     "diff": "JOB --cluster --name --set --strict",
     "hostfile": "HOSTLIST|- --slots",
     "env": "FABRIC --json",
@@ -631,7 +631,8 @@ def test_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["--on", "local"], 3),
         (["--on", "slurm"], 0),
         (["--on", "slurm", "--on", "local"], 3),
-        (["--on", "k8s"], 0),
+        (["--on", "k8s"], 3),
+        (["--on", "k8s", "--set", "cluster.kubernetes.runs=runs"], 0),
         (["--set", "cluster.image=a b", "--set", "cluster.slurm.container=pyxis"], 3),
     ],
 )

@@ -158,7 +158,9 @@ def test_presets_have_no_slips(name: str) -> None:
         ({"steps_per_print": 0}, "deepspeed.steps_per_print: a whole number above 0 is expected, not 0"),
         (
             {"steps_per_print": 10**400},
-            "deepspeed.steps_per_print: a whole number above 0 is expected, not 1" + "0" * 56 + "...",
+            "deepspeed.steps_per_print: a whole number above 0, of 64 bits, is expected, not 1"
+            + "0" * 56
+            + "...",
         ),
         (
             {"gradient_clipping": math.nan},

@@ -74,6 +74,13 @@ def test_what_is_taken() -> None:
     ]
 
 
+def test_a_dependency_of_ones_own_beside_another() -> None:
+    decided = samples.decided(slurm={"sbatch": {"dependency": "afterany:3"}})
+    assert ("dependency", "afterany:3") in options.of(decided)
+    with pytest.raises(PlanError, match="dependency is set by what this job runs after"):
+        options.of(decided._replace(after=("7",)))
+
+
 @pytest.mark.parametrize("line", ["#SBATCH --array=0-3", "module load x\n#SBATCH --wait", "#SBATCH hetjob"])
 def test_setup_holds_no_options(line: str) -> None:
     assert messages(setup=[line]) == ["slurm.setup holds an #SBATCH line; use slurm.sbatch for options"]

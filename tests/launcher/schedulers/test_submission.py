@@ -18,6 +18,7 @@ JOB = "name: a\ncluster: here.yaml\nworkload: ./a.py\nbatch: {micro: 1}\n"
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder, with programs of Slurm's names on PATH; sbatch writes down its script."""
     (tmp_path / "job.yaml").write_text(JOB)
+    (tmp_path / "a.py").write_text("")
     (tmp_path / "here.yaml").write_text("slots: 1\n")
     (tmp_path / "bin").mkdir()
     monkeypatch.chdir(tmp_path)
