@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from launcher import ROOT, errors
 from launcher.cli import main
 from launcher.cli.verbs import shared
+from launcher.planning import workspace
 from launcher.runs import folders
 from tests import samples
 
@@ -641,3 +642,60 @@ def test_check_fails_where_the_job_is_impossible(words: list[str], code: int, he
     assert (
         main.main(["check", "job.yaml", "--set", "nodes=17", "--set", "cluster.fabric=tcp", *words]) == code
     )
+
+
+@pytest.mark.parametrize("words", [["plan"], ["report"], ["local"], ["logs"], []])
+def test_a_message_is_not_as_long_as_its_input(
+    words: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main.main([*words, "x" * 140_000])
+    except SystemExit as error:  # of the parser
+        code = int(error.code or 0)
+    assert code in (2, 5)
+    assert len(capsys.readouterr().err) < 10_000
+
+
+def test_what_a_message_repeats_cannot_drive_the_terminal(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["plan", "\x1b[2Jjob.yaml"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_working_folder_that_is_gone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = here / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    assert main.main(["list"]) == 2
+    assert "the folder that this command runs in no longer exists" in capsys.readouterr().err
+
+
+def test_the_runs_folder_may_be_below_home(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(here))
+    monkeypatch.setenv("LAUNCHER_RUNS", "~/mine")
+    assert main.main(["plan", "job.yaml", "--json"]) == 0
+    assert workspace.runs() == here / "mine"
+    monkeypatch.setenv("LAUNCHER_RUNS", "~nosuchuser/x")
+    assert main.main(["list"]) == 2
+    assert "LAUNCHER_RUNS '~nosuchuser/x' names a user who is not here" in capsys.readouterr().err
+
+
+def test_an_early_interrupt_leaves_no_traceback(here: Path) -> None:
+    # the signal comes while the command's modules are read: the first of them sends it
+    (here / "argparse.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise RuntimeError\n"
+    )
+    env = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher", "list"],
+        cwd=here,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (130, "")

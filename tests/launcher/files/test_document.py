@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,9 +14,6 @@ from hypothesis import strategies as st
 
 from launcher.errors import Place, SpecError
 from launcher.files import document as files_document
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 SCALARS = st.one_of(
@@ -178,3 +176,14 @@ def test_byte_order_mark(tmp_path: Path) -> None:
     document = files_document.read(tmp_path / "job.yaml", "shown")
     assert document.data == {"name": "é"}
     assert document.places[("name",)] == Place("shown", 1, 1)
+
+
+def test_a_file_without_end_is_not_read_to_its_end() -> None:
+    with pytest.raises(SpecError, match="this is larger than 4,194,304 bytes"):
+        files_document.read(Path("/dev/zero"))
+
+
+def test_aliases_do_not_multiply_text() -> None:
+    text = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 100)}]\n"
+    with pytest.raises(SpecError, match="more than 4,194,304 characters; use fewer aliases"):
+        files_document.parse(text, "job.yaml")
