@@ -92,8 +92,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return True if whole and SLOW & set(re.findall(r"mark\.(\w+)", whole[0])) else None
 
 
-# A worker takes a file at a time, the longest first: what a file shares is made once, and no worker is left alone with an
-# image build. (--dist loadgroup has no effect: pytest 9 does not read the names that xdist 3.8 gives its groups.)
+# A worker takes a file at a time, the longest first: what a file shares is made once, and no worker is left alone with
+# an image build. (--dist loadgroup has no effect: pytest 9 does not read the names that xdist 3.8 gives its groups.)
 LONGEST_FIRST = ("tests/real/image", "tests/real", "tests/docker/workloads")
 
 
