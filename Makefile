@@ -25,7 +25,7 @@ quickstart: install ## train a small GPT with DeepSpeed here, on two CPU ranks, 
 	$(BIN)/python -m launcher local jobs/quickstart.yaml --wait
 
 test: install ## all tests, a real Slurm cluster included
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --budget 1080
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder --budget 1080
 
 quick: install ## the tests that start nothing heavy, in a minute: for every save
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m quick --budget 60 -q

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 
-TRAITS = Traits(estimated=True, bounded_length=True)
+TRAITS = Traits(estimated=True, chunked_loss=True, bounded_length=True)
 
 
 def parser() -> argparse.ArgumentParser:

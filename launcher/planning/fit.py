@@ -297,5 +297,6 @@ def _request(model: Architecture, job: Job, cluster: Cluster) -> Request:
         sequence_parallel=degree,
         checkpointing=job.args.get("activation-checkpointing"),
         attention=str(option["attention"] or "sdpa"),
+        chunked_loss=workloads.traits(job.workload).chunked_loss,
         pinned_round=_pinned_round(job, cluster),
     )

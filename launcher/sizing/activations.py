@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from launcher.sizing.setup import Setup
 
 FLOAT = 4
+# Of a loss in chunks: logits at once, and the tokens that a chunk has at least (docker/workloads/losses.py).
+CHUNK, ROWS = 1 << 26, 1024
 LAYER_NORM = ("gpt2", "gpt_neox")  # families whose norms subtract the mean; the others scale in fp32
 
 
@@ -86,14 +88,27 @@ def tail(model: Architecture, width: int) -> int:
     return norm + 16 + _mask(model)
 
 
-def loss(model: Architecture) -> int:
-    """Bytes for one token at the start of the backward pass, in fp32 whatever the precision.
+def loss(model: Architecture, setup: Setup, width: int) -> int:
+    """Bytes of a micro batch at the start of the backward pass, in fp32 whatever the precision.
 
     The log-softmax of the logits, and two gradients of the cross-entropy: of the log-softmax and of the logits.
-    Both transformers' ForCausalLMLoss and the pretraining workload cast the logits to fp32 first, and let go
-    of the logits themselves before the backward pass.
+    transformers' ForCausalLMLoss casts the logits to fp32 first, and lets go of the logits themselves before the
+    backward pass. A loss in chunks has the logits of some tokens at a time, and keeps the gradients of the head's
+    input and weight from the forward pass to the backward pass.
     """
-    return 3 * FLOAT * model.vocab
+    if not setup.chunked_loss:
+        return setup.tokens * 3 * FLOAT * model.vocab
+    rows = loss_rows(model, setup.tokens)
+    several = rows < setup.tokens
+    passing = rows * model.vocab * (FLOAT + (width if width < FLOAT else 0))
+    weight = model.vocab * model.hidden * (FLOAT if several else width)  # chunks add up in fp32
+    cast = model.vocab * model.hidden * width if several and width < FLOAT else 0
+    return passing + setup.tokens * model.hidden * width + weight + cast
+
+
+def loss_rows(model: Architecture, tokens: int) -> int:
+    """How many tokens have their logits in memory at once, as docker/workloads/losses.py decides it."""
+    return tokens if tokens <= model.hidden else min(tokens, max(ROWS, CHUNK // model.vocab))
 
 
 def working(model: Architecture, width: int) -> int:
@@ -123,7 +138,7 @@ def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) 
     first = max(again + working(model, width), norm)
     return Activations(
         saved=tokens * (model.layers * kept + top),
-        loss=tokens * loss(model),
+        loss=loss(model, setup, width),
         first=tokens * (model.layers * kept + first),
         last=tokens * (kept + again + working(model, width)),
     )

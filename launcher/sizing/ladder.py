@@ -97,7 +97,8 @@ class Request(NamedTuple):
     sequence_parallel: int = 1  # ranks that share a sample
     checkpointing: bool | None = None
     attention: str = "sdpa"
-    pinned_round: int | None = None  # as in Setup
+    chunked_loss: bool = False  # this and the next as in Setup
+    pinned_round: int | None = None
 
     def divides(self, world: int) -> bool:
         """Whether a step's samples divide among `world` ranks in whole micro batches."""
@@ -201,6 +202,7 @@ def evaluate(model: Architecture, machine: Machine, request: Request, candidate:
         sequence=request.sequence,
         checkpointing=candidate.checkpointing,
         attention=request.attention,
+        chunked_loss=request.chunked_loss,
         device="cpu" if machine.gpu is None else "cuda",
         pinned_round=request.pinned_round,
     )

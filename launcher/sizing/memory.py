@@ -161,7 +161,8 @@ def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) 
     gathered = states.live(model, settings, states.retained(settings)) if settings.stage == 3 else 0
 
     def reusable(slot: Slot) -> int:
-        logits = slot.logits if FP32 * setup.tokens * model.vocab <= HELD else 0
+        rows = activations.loss_rows(model, setup.tokens) if setup.chunked_loss else setup.tokens
+        logits = slot.logits if FP32 * rows * model.vocab <= HELD else 0
         weights = settings.weight_bytes * gathered if slot.moment in ("loss", "backward") else 0
         return slot.activations + logits + weights
 

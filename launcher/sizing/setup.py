@@ -14,6 +14,7 @@ class Setup(NamedTuple):
     sequence: int
     checkpointing: bool = False  # activation checkpointing of every layer
     attention: str = "sdpa"  # or "eager"
+    chunked_loss: bool = False  # the logits of some tokens at a time (docker/workloads/losses.py)
     workers: int = 2  # data loader processes of each rank
     device: str = "cuda"  # or "cpu": ranks without a GPU
     pinned_round: int | None = (

@@ -63,6 +63,9 @@ def main() -> None:
     )
     os.environ["TRANSFORMERS_VERBOSITY"] = "error"
     warnings.filterwarnings("ignore", category=FutureWarning)
+    import torch
+
+    torch.set_num_threads(1)  # models this small only lose by more
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         prepare(folder)

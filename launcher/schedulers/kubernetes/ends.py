@@ -22,7 +22,7 @@ _JOBSET = "jobset.sigs.k8s.io/jobset-name"
 _REASONS = {
     "BackoffLimitExceeded": "it failed more often than `restarts` of the job allows",
     "ReachedMaxRestarts": "it failed more often than `restarts` of the job allows",
-    "DeadlineExceeded": "its walltime is over; ranks got SIGTERM to save: a new run with checkpoint.resume continues",
+    "DeadlineExceeded": "its walltime is over; ranks got SIGTERM to save: `launcher resume RUN` continues",
     "PodFailurePolicy": "its exit code is one that a restart cannot help",
 }
 # What the Job controller says of the pod that a FailJob rule matched:
@@ -56,7 +56,7 @@ def failure(
     word, message = str(condition.get("reason", "")), str(condition.get("message") or "")
     reason = _REASONS.get(word)
     if reason is None and at.kind in {"jobset", "trainjob"}:
-        # JobSet says only that a rule matched; what the rule saw stands in the Job that failed
+        # JobSet says only that a rule matched; what the rule saw is in the Job that failed
         word, message = _child(server, at) or (word, message)
         reason = _REASONS.get(word)
     reason = reason or message or word

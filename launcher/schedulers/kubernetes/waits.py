@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from launcher import exit_codes, units
 from launcher.schedulers.kubernetes import api, hosts, kinds
@@ -81,17 +81,13 @@ def lost(server: Server, pod: Pod) -> str:
 
     Kubernetes then makes the pod's Ready condition false, and its containers keep the last state that was heard of.
     """
-    conditions = {c["type"]: c["status"] for c in pod.get("status", {}).get("conditions", [])}
-    node, name = pod["spec"].get("nodeName", ""), pod["metadata"]["name"]
+    unready = {"type": "Ready", "status": "False"}
+    conditions = [{k: c[k] for k in unready} for c in pod.get("status", {}).get("conditions", [])]
     running = any("running" in c.get("state", {}) for c in hosts.containers(pod))
-    if (
-        pod["metadata"].get("deletionTimestamp")
-        or not running
-        or conditions.get("Ready") != "False"
-        or not node
-    ):
+    if pod["metadata"].get("deletionTimestamp") or not running or unready not in conditions:
         return ""
-    if _ready(server, node) is not False:
+    node, name = pod["spec"].get("nodeName", ""), pod["metadata"]["name"]
+    if _node(server, node) != "not ready":
         return ""
     return (
         f"node {node} does not answer, with {name} on it: if it stays away, `kubectl delete node {node}` makes room for"
@@ -102,33 +98,36 @@ def lost(server: Server, pod: Pod) -> str:
 def _leaving(server: Server, pod: Pod, deleted: str) -> str:
     """A pod that is being deleted: it ends, or only a node that is gone still holds it."""
     node, name = pod["spec"].get("nodeName", ""), pod["metadata"]["name"]
-    ready = _ready(server, node) if node else None
-    if ready is False or (ready is None and node and time.time() > hosts.seconds(deleted) + _LATE):
+    state, late = _node(server, node), time.time() > hosts.seconds(deleted) + _LATE
+    if state == "not ready" or (state == "unknown" and node and late):
         return (
             f"node {node} is lost and still has {name}: `kubectl delete node {node}`, or taint it"
             " node.kubernetes.io/out-of-service=lost:NoExecute, so that a new pod is created"
         )
-    if time.time() > hosts.seconds(deleted) + _LATE:
-        return f"{name} should have terminated by now"
-    return f"{name} ends"
+    if state == "gone":
+        return f"node {node} was deleted: Kubernetes removes {name} within a minute, and a new pod is created"
+    return f"{name} should have terminated by now" if late else f"{name} ends"
 
 
-def _ready(server: Server, node: str) -> bool | None:
-    """Whether the node is ready; None when that cannot be read: it is gone, or RBAC forbids it."""
-    with contextlib.suppress(api.Refusal):
-        conditions = server.get(f"/api/v1/nodes/{node}").get("status", {}).get("conditions", [])
-        return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
-    return None
+def _node(server: Server, name: str) -> Literal["ready", "not ready", "gone", "unknown"]:
+    """How a node is; unknown without a name, and where RBAC forbids to read it."""
+    if not name:
+        return "unknown"
+    try:
+        conditions = server.get(f"/api/v1/nodes/{name}").get("status", {}).get("conditions", [])
+    except api.Refusal as refusal:
+        return "gone" if refusal.status == 404 else "unknown"
+    return "ready" if any(c["type"] == "Ready" and c["status"] == "True" for c in conditions) else "not ready"
 
 
 def restarted(at: Place, pods: list[Pod]) -> str:
-    """Which container the kubelet started again, and why; '' when none."""
+    """Which container the kubelet restarted, and why; '' when none."""
     for pod in pods:
         for container in hosts.containers(pod, kinds.KINDS[at.kind].container):
             ended = container.get("lastState", {}).get("terminated")
             if ended and ended.get("exitCode") and container.get("restartCount"):
                 code, times = ended["exitCode"], container["restartCount"]
-                return f"{hosts.name(pod)} was started again {times} times, after it ended with {code}{meaning(code)}"
+                return f"restarts of {hosts.name(pod)}: {times}; last it ended with {code}{meaning(code)}"
     return ""
 
 

@@ -93,7 +93,13 @@ def planned(case: Case, margin: bool) -> int:
     model = models.from_config(case.model)
     assert isinstance(model, architecture.Architecture)
     setup = sizing_setup.Setup(
-        RANKS, RANKS, case.micro, case.sequence, checkpointing=case.checkpointing, device="cpu"
+        RANKS,
+        RANKS,
+        case.micro,
+        case.sequence,
+        checkpointing=case.checkpointing,
+        chunked_loss=True,
+        device="cpu",
     )
     found = memory.estimate(model, zero.read(case.deepspeed), setup).moments.values()
     return max(slot.total - (0 if margin else slot.margin) for slot in found)

@@ -12,7 +12,7 @@ from tests.docker.workloads import ranks
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.deepspeed, pytest.mark.xdist_group("acceleration")]  # its runs build on each other
+pytestmark = pytest.mark.deepspeed
 
 CONFIG = ranks.deepspeed(2, stage=1)
 ARGS = ("--seq-length=32", "--log-every=1", "--max-steps=3", "--lr=5e-3")

@@ -21,7 +21,7 @@ from tests.docker.workloads import ranks
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.deepspeed, pytest.mark.xdist_group("chat")]  # its runs build on each other
+pytestmark = pytest.mark.deepspeed
 
 MODEL = {**ranks.LLAMA, "hidden_size": 64, "intermediate_size": 128}
 ARGS = ("--seq-length=48", "--log-every=1", "--weight-decay=0")

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.deepspeed,
-    pytest.mark.xdist_group("cuts"),
 ]  # all tests are of the same few processes
 
 LLAMA = {**ranks.LLAMA, "num_hidden_layers": 1, "hidden_size": 32}

@@ -16,7 +16,7 @@ from tests.docker.workloads import ranks
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.deepspeed, pytest.mark.xdist_group("finetune")]  # its runs build on each other
+pytestmark = pytest.mark.deepspeed
 
 T5 = {
     "model_type": "t5",

@@ -13,7 +13,7 @@ from tests.docker.workloads import ranks
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.deepspeed, pytest.mark.xdist_group("generate")]  # its runs build on each other
+pytestmark = pytest.mark.deepspeed
 
 PROMPTS = [
     f"{word} statement" for word in ("An assert", "The if", "A del", "x", "Return and yield", "For é", "No")

@@ -22,7 +22,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     return run(tmp_path_factory.mktemp("measured"))
 
 
-pytestmark = [pytest.mark.deepspeed, pytest.mark.xdist_group("measured")]
+pytestmark = pytest.mark.deepspeed
 
 
 @pytest.mark.parametrize("name", NAMES)

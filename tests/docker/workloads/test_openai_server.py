@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import openai
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-pytestmark = [pytest.mark.deepspeed, pytest.mark.xdist_group("openai-server")]
+pytestmark = pytest.mark.deepspeed
 
 KEY = "sk-test, with spaces"
 CONTEXT = 256

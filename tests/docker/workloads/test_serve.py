@@ -48,7 +48,6 @@ def words(rank: int, hosts: int, slots: int, *args: str) -> list[str]:
 
 
 @pytest.mark.deepspeed
-@pytest.mark.xdist_group("generate")
 def test_an_exported_model_answers_openai_clients_until_a_signal_comes(
     exported: Path, tmp_path: Path
 ) -> None:

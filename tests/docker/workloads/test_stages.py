@@ -17,7 +17,7 @@ from tests.docker.workloads import ranks, tiny
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.deepspeed, pytest.mark.xdist_group("stages")]
+pytestmark = pytest.mark.deepspeed
 
 SIZE = 300
 MODEL = {**ranks.LLAMA, "num_hidden_layers": 1, "vocab_size": SIZE}

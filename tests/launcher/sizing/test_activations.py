@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -107,3 +108,23 @@ def test_megatron_formula_for_gpt3() -> None:
     layer = megatron(12288, 96, 2048, 1)
     assert layer == 2048 * 12288 * (34 + 5 * 96 * 2048 / 12288)
     assert megatron(12288, 96, 2048, 1, tensor=8) < layer / 3
+
+
+@pytest.mark.parametrize(
+    ("tokens", "hidden", "vocab"), [(8, 64, 500), (4096, 64, 500), (8192, 4096, 128256), (300, 299, 50257)]
+)
+def test_a_loss_in_chunks_is_cut_as_the_workload_cuts_it(tokens: int, hidden: int, vocab: int) -> None:
+    losses = pytest.importorskip("workloads.losses", reason="the train extra is not installed")
+    gpt2 = models.load("gpt2")
+    assert not isinstance(gpt2, models.Unknown)
+    model = dataclasses.replace(gpt2, hidden=hidden, vocab=vocab)
+    assert activations.loss_rows(model, tokens) == losses.chunk_rows(tokens, hidden, vocab)
+
+
+def test_a_loss_in_chunks_keeps_the_gradient_of_the_head_and_not_the_logits() -> None:
+    model = models.load("llama-3.1-8b")
+    assert not isinstance(model, models.Unknown)
+    whole = setup.Setup(1, 1, 1, 8192)
+    assert activations.loss(model, whole, 2) == 8192 * 128256 * 12
+    few = activations.loss(model, whole._replace(chunked_loss=True), 2)
+    assert few == 1024 * 128256 * 6 + 8192 * 4096 * 2 + 128256 * 4096 * 6

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from launcher import ROOT
 from launcher.cli import main as cli_main
 from launcher.schedulers import kubernetes
 from tests.launcher.schedulers.kubernetes import broken, variants
@@ -109,6 +110,15 @@ def test_manifest_is_accepted_without_a_warning(
     # a name that the server's own rules for host names find long is only a warning, and ours are never long
     assert (done.returncode, done.stderr) == (0, "")
     assert len(done.stdout.splitlines()) == text.count("\nkind: ")
+
+
+def test_the_role_is_accepted(server: Server) -> None:
+    text = (ROOT / "templates" / "kubernetes" / "rbac.yaml").read_text(encoding="utf-8")
+    text = text.replace("namespace: training", f"namespace: {server.namespace}")
+    done = server.kubectl(
+        "create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("fault", broken.BROKEN)

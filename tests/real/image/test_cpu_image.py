@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.real.image.engines import Engine, Image
 
 # One worker for all of them: they share one build.
-pytestmark = [pytest.mark.image, pytest.mark.xdist_group("images")]
+pytestmark = pytest.mark.image
 
 LOCKED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "all", "--security-opt", "no-new-privileges")
 OPS = ("CPU_ADAM", "SHM_COMM", "FUSED_ADAM")

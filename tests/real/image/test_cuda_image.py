@@ -16,7 +16,7 @@ from imagebuild import check
 from tests.real.image.engines import FOLDER, Engine, Image, make_image
 
 # One worker for all of them: they share one build.
-pytestmark = [pytest.mark.image, pytest.mark.xdist_group("images")]
+pytestmark = pytest.mark.image
 
 OPS = "FUSED_ADAM CPU_ADAM"
 ARCHITECTURES = "8.0;9.0+PTX"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.real.image.engines import Image
 
 # One worker for all of them: they share one build.
-pytestmark = [pytest.mark.image, pytest.mark.xdist_group("images")]
+pytestmark = pytest.mark.image
 
 CODE = (
     "import deepspeed, os, workloads; print(os.environ['DS_ACCELERATOR'], deepspeed.__version__, os.getuid())"

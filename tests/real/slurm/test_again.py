@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.real.slurm.site import Site
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 SLEEP = "import time; print('ready', flush=True); time.sleep(120)\n"
 

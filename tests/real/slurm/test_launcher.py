@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.real.slurm.site import Site
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 
 def test_life_of_a_run_on_two_hosts(site: Site) -> None:

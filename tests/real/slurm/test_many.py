@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.real.slurm.site import Site
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 
 def test_after_waits_for_success(site: Site) -> None:

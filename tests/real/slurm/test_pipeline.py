@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.real.slurm.site import Site
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 PROGRAM = """
 import os, sys, time

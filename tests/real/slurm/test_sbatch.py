@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tests.real.slurm.cluster import Cluster
     from tests.real.slurm.site import Site
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 
 def kind(name: str) -> str:

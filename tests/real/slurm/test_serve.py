@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.real.slurm.site import Site
 
-pytestmark = [pytest.mark.slurm, pytest.mark.xdist_group("slurm")]
+pytestmark = pytest.mark.slurm
 
 ASK = """
 import json, sys, urllib.request

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
+from launcher import ROOT
 from launcher.schedulers import kubernetes
 from tests.launcher.schedulers.kubernetes import audit, crds, schemas, variants
 
@@ -192,6 +193,13 @@ def test_shared_memory_is_a_part_of_the_limit() -> None:
 
 
 UNKNOWN: dict[str, Any] = {"cpus": None, "memory": None}
+
+
+@pytest.mark.parametrize("version", [schemas.OLDEST, schemas.NEWEST])
+def test_the_role_fits_the_schemas(version: str) -> None:
+    text = (ROOT / "templates" / "kubernetes" / "rbac.yaml").read_text(encoding="utf-8")
+    for document in yaml.load_all(text, yaml.CSafeLoader):
+        assert schemas.problems(document, version) == []
 
 
 @pytest.mark.parametrize("kind", variants.KINDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from launcher.cli import main
+from tests.launcher.schedulers.kubernetes.test_verbs import KUBECTL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -172,6 +174,38 @@ def test_output_is_a_folder_a_stage_for_kustomize(
         for name in listed["resources"]:
             text = (tmp_path / "out" / stage / name).read_text()
             assert len([d for d in YAML(typ="safe", pure=True).load_all(text) if d]) == 1
+
+
+@pytest.mark.parametrize(
+    "options", [["--dry-run=client"], ["--server-side"], ["--server-side", "--dry-run=server"]]
+)
+def test_kubectl_takes_what_a_pipelines_dry_run_prints(
+    options: list[str],
+    chain: str,
+    cluster: Cluster,
+    tls_server: tuple[int, Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    port, certificate = tls_server  # kubectl sends no token without TLS
+    cluster.kubeconfig(server=f"https://127.0.0.1:{port}", authority=certificate)
+    assert main.main(["kubernetes", chain, "--dry-run", "--name", "piped"]) == 0
+    text = capsys.readouterr().out
+    words = [KUBECTL, "apply", "--validate=false", *options, "-f", "-"]  # this server has no OpenAPI
+    done = subprocess.run(words, input=text, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == text.count("\nkind: ") == 8
+
+
+def test_kubectl_builds_each_stage_that_was_written(
+    chain: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(["kubernetes", chain, "-o", str(tmp_path / "out")]) == 0
+    for stage in ("a", "b"):
+        words = [KUBECTL, "kustomize", str(tmp_path / "out" / stage)]
+        done = subprocess.run(words, text=True, capture_output=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        kinds = [d["kind"] for d in YAML(typ="safe", pure=True).load_all(done.stdout)]
+        assert sorted(kinds) == ["ConfigMap", "Job", "NetworkPolicy", "Service"]
 
 
 def test_what_cannot_be_is_said_before_anything_is_submitted(

@@ -551,7 +551,7 @@ def test_walltime_says_how_to_go_on(cluster: Cluster, run: Run, job: str) -> Non
     name = submitted(run, job)
     finish(cluster, name, "Failed", "DeadlineExceeded")
     assert "its walltime is over" in state(run, name)["reason"]
-    assert "a new run with checkpoint.resume continues" in state(run, name)["reason"]
+    assert "`launcher resume RUN` continues" in state(run, name)["reason"]
 
 
 def test_cancelled_and_gone(cluster: Cluster, run: Run, job: str) -> None:

@@ -65,6 +65,16 @@ def test_a_pod_that_saves_on_a_node_that_lives_ends(cluster: Cluster, run: Run, 
     assert state(run, name)["reason"] == f"1 of 2 pods run; {name}-0-abcde ends"
 
 
+def test_a_node_that_was_deleted_needs_no_second_command(cluster: Cluster, run: Run, job: str) -> None:
+    name = submitted(run, job)
+    cluster.pod(name, 1)
+    gone = {"deletionTimestamp": at(-60)}
+    cluster.pod(name, 0, spec={"nodeName": "gpu-7"}, metadata={**_labels(name, 0), **gone})
+    reason = state(run, name)["reason"]
+    assert f"node gpu-7 was deleted: Kubernetes removes {name}-0-abcde within a minute" in reason
+    assert "kubectl" not in reason
+
+
 def test_nodes_that_may_not_be_read_change_nothing_until_the_pod_is_late(
     cluster: Cluster, run: Run, job: str
 ) -> None:
