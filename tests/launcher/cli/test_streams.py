@@ -43,7 +43,10 @@ def test_a_stdout_that_is_full(words: str, tmp_path: Path) -> None:
     env = {"PATH": "/usr/bin:/bin", "LAUNCHER_RUNS": str(tmp_path)}
     done = subprocess.run(
         ["bash", "-c", f'"$0" -m launcher {words} >/dev/full', sys.executable],
-        **{"cwd": ROOT, "env": env, "capture_output": True, "text": True},
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (2, "error: output: No space left on device\n")
 
