@@ -12,6 +12,7 @@ DURATION = r"(?:([0-9]{1,7})d)?(?:([0-9]{1,7})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,7
 # Slurm's own forms: https://slurm.schedmd.com/sbatch.html#OPT_time
 CLOCK = r"(?:([0-9]{1,7})-)?([0-9]{1,7}):([0-5][0-9]):([0-5][0-9])"
 SIZE = r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGTP]i?)B?"
+_LARGEST = 2**60  # bytes
 _POWER = {"K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 
 
@@ -52,7 +53,10 @@ def size(text: str) -> int:
         raise ValueError(f"{text!r} is not a size; write it with its unit, such as 80GB or 512GiB")
     number, unit = float(match[1]), match[2]
     step = 1024 if unit.endswith("i") else 1000
-    return round(number * float(step ** _POWER[unit[0]]))
+    amount = number * float(step ** _POWER[unit[0]])
+    if amount > _LARGEST:
+        raise ValueError(f"{text!r} is more than 1 EiB")
+    return round(amount)
 
 
 def gigabytes(count: float) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from launcher.cli.streams import say
 from launcher.errors import SpecError, did_you_mean
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         self.refuse(message, f"see `{self.prog} --help`")
 
     def refuse(self, message: str, hint: str) -> NoReturn:
-        print(f"error: {message}; {hint}", file=sys.stderr, flush=True)
+        say(f"error: {message}; {hint}" if hint else f"error: {message}")
         raise SystemExit(SpecError.exit_code)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

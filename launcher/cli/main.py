@@ -223,15 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     streams.protect_stderr()
     streams.use_utf8()
     try:
-        if "_ARGCOMPLETE" in os.environ:
-            completion.answer(parser())
-        args, unknown = parser().parse_known_args(argv)
-        if unknown:
-            args.parser.unknown(unknown)
-        code = int(args.function(args.options(**vars(args))))
-        if sys.stdout:
-            sys.stdout.flush()  # what goes wrong with it goes wrong here, not at exit
-        return code
+        return _run(argv)
     except LauncherError as error:
         return say_problems(error)
     except KeyboardInterrupt:
@@ -250,6 +242,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         say("this is a bug in the launcher: please report it with the lines above")
         return BUG
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    if "_ARGCOMPLETE" in os.environ:
+        completion.answer(parser())
+    try:
+        args, unknown = parser().parse_known_args(argv)
+        if unknown:
+            args.parser.unknown(unknown)
+        code = int(args.function(args.options(**vars(args))))
+    except SystemExit:  # of --help and --version
+        _flush()
+        raise
+    _flush()
+    return code
+
+
+def _flush() -> None:
+    # what goes wrong with it goes wrong here, not at exit
+    if sys.stdout:
+        sys.stdout.flush()
 
 
 def _unusable(error: OSError) -> str:

@@ -46,7 +46,8 @@ def protect_stderr() -> None:
     """Let a stderr that cannot be written, or is closed, stop nothing."""
     if sys.stderr is None:  # `2>&-`: print() would take stdout instead
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    raw = getattr(getattr(sys.stderr, "buffer", None), "raw", None)
+    buffer = getattr(sys.stderr, "buffer", None)
+    raw = getattr(buffer, "raw", buffer)  # the buffer itself is raw where PYTHONUNBUFFERED is set
     if sys.stderr is sys.__stderr__ and isinstance(raw, io.FileIO):
         sys.stderr = io.TextIOWrapper(io.BufferedWriter(_Heedless(raw)), line_buffering=True)
 

@@ -48,6 +48,7 @@ _MOST_BYTES = 2**22  # of a file, and of all text that its aliases stand for
 _MOST_DEEP = 100  # pydantic and json give up at a few hundred
 _MOST_BITS = 1023  # of a whole number: no larger one is also a float
 
+_SPLIT = "put data into files of their own, and name them"
 # ruamel's words → the next step
 _HINTS = {
     "'\\t'": "indent with blanks: YAML takes no tabs there",
@@ -154,7 +155,9 @@ def parse(text: str, source: str) -> Document:
             Problem("the top level must be `key: value` lines", "see jobs/ for examples", Place(source, 1, 1))
         )
     document = Document(source, {})
-    document.data = _built(root, document)
+    document.data = (
+        _built(root, document) or {}
+    )  # None for a tag that has no meaning, which is one of its problems
     return document
 
 
@@ -176,6 +179,8 @@ def _too_deep(place: Place) -> Problem:
 
 
 def _compose(text: str, source: str) -> Node | None:
+    if sum(map(text.count, (",", "\n", "- "))) > _MOST_NODES:  # before ruamel takes minutes to find that out
+        raise SpecError(Problem(f"more than {_MOST_NODES:,} values", _SPLIT, Place(source)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # the later one counts from there on

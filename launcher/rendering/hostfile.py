@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _MOST = 65_536  # hosts of one list: a slip such as node[1-10000000000] must not fill the memory
+_MOST_SLOTS = 9999  # of a host, as the node entry reads them (docker/hostfile.py)
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
 _HOST = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
@@ -45,8 +46,9 @@ def text(hosts: Iterable[str], slots: int) -> str:
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
     if twice:
         raise SpecError(f"host {shown(twice[0])} is listed twice", hint="DeepSpeed refuses duplicate hosts")
-    if slots < 1:
-        raise SpecError(f"slots must be at least 1, not {slots}", hint="it is the number of ranks per host")
+    if not 1 <= slots <= _MOST_SLOTS:
+        what = f"slots must be at {'least 1' if slots < 1 else f'most {_MOST_SLOTS}'}, not {shown(slots)}"
+        raise SpecError(what, hint="it is the number of ranks per host")
     return "".join(f"{name} slots={slots}\n" for name in names)
 
 

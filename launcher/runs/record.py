@@ -139,7 +139,7 @@ def read(path: Path) -> Run:
             former=tuple(map(str, data.get("former", ()))),
         )
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise _broken(path, f"{type(error).__name__}: {error}") from None
+        raise _broken(path, _why(error)) from None
     pattern = _NATIVE.get(run.scheduler)
     if pattern and not pattern.fullmatch(run.native_id):
         raise _broken(path, f"{run.native_id[:40]!r} is no id of {run.scheduler}")
@@ -158,7 +158,7 @@ def prepared(folder: Path, scheduler: str) -> Run:
         place = {key: str(kubernetes.get(key) or "") for key in ("namespace", "context")}
         nodes, slots = int(data["nodes"]), int(data["slots"])
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise _broken(folder / _PLAN, f"{type(error).__name__}: {error}") from None
+        raise _broken(folder / _PLAN, _why(error)) from None
     return Run(
         id=folder.name,
         scheduler=scheduler,
@@ -179,6 +179,11 @@ def read_json(path: Path) -> Any:
         raise _broken(path, error.strerror or "OSError") from None
     except (ValueError, RecursionError):
         raise _broken(path, "it is not JSON") from None
+
+
+def _why(error: Exception) -> str:
+    missing = isinstance(error, KeyError)
+    return f"{error} is missing" if missing else "a value is of another kind than this launcher writes"
 
 
 def _broken(path: Path, why: str) -> RunNotFoundError:

@@ -195,6 +195,7 @@ def _streams(given: Input, ends: tuple[int, int, int]) -> None:
     for number, (name, mode) in enumerate(zip(names, "rww", strict=True)):
         stream = None if targets[number] is None else _opened(number, mode)
         setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)  # as at Python's own start
 
 
 def _opened(number: int, mode: str) -> Any:

@@ -89,3 +89,9 @@ def test_gigabytes_are_read_back_within_what_is_shown(count: int) -> None:
     assert match, text
     factor = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}[match[2]]
     assert abs(float(match[1]) * factor - count) <= (0.05 if "." in match[1] else 0.5) * factor + 1
+
+
+@pytest.mark.parametrize("text", ["1153PB", "999999999999999PB", "1025PiB", "999999999999999.9TiB"])
+def test_sizes_that_nothing_has(text: str) -> None:
+    with pytest.raises(ValueError, match="is more than 1 EiB"):
+        units.size(text)

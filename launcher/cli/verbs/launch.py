@@ -70,43 +70,65 @@ def _rehearse(given: options.Launch, stages: Stages, plans: Mapping[str, Plan]) 
     from launcher import schedulers
 
     scheduler = schedulers.load(given.scheduler)
+    rendered = {name: scheduler.render(plan) for name, plan in plans.items()}
+    folders = {name: f"{given.output}/{name}" if name else str(given.output) for name in rendered}
+    separate = getattr(scheduler, "separate", dict)
+    if given.output:  # nothing is written where a later stage is refused
+        for name, files in rendered.items():
+            require_own(folders[name], separate(files))
+    answers = {
+        name: _ask(plans[name], files) if given.server_dry_run else [] for name, files in rendered.items()
+    }
     for stage in stages.stages:
-        plan = plans[stage.name]
-        files = scheduler.render(plan)
+        files = rendered[stage.name]
         order = f"stage {stage.name}" + (f", after {' and '.join(stage.needs)}" if stage.needs else "")
         if given.output:
-            folder = f"{given.output}/{stage.name}" if stage.name else given.output
-            write_output(folder, getattr(scheduler, "separate", dict)(files))
+            write_output(folders[stage.name], separate(files))
         if given.dry_run:
             # one stream of documents for kubectl; a script starts with its own #!
             head = f"---\n# {order}\n" if stage.name and given.scheduler == "kubernetes" else ""
             print(head + "".join(files.values()), end="")
         if given.server_dry_run:
-            from launcher.schedulers import kubernetes
-
-            print(*kubernetes.rehearse(plan, files), sep="\n")
+            print(*answers[stage.name], sep="\n")
         if stage.needs:
             say(f"{order}: what is printed or written does not enforce this dependency")
     return OK
 
 
-def write_output(folder: str, files: dict[str, str]) -> None:
+def _ask(plan: Plan, files: dict[str, str]) -> list[str]:
+    from launcher.schedulers import kubernetes
+
+    return kubernetes.rehearse(plan, files)
+
+
+def require_own(folder: str, files: dict[str, str]) -> None:
+    """Raise SpecError when `folder` has a file of one of these names that the launcher did not write."""
     from pathlib import Path
 
     from launcher import atomic
     from launcher.errors import Problem, SpecError
     from launcher.rendering import templates
-    from launcher.runs import folders
 
     try:
         foreign = [
             n for n, text in files.items() if atomic.is_foreign(Path(folder) / n, templates.MARK, text)
         ]
-        if foreign:
-            hint = "move it away, or name another folder"
-            raise SpecError(
-                *(Problem(f"-o {folder}: {n} is there and is not the launcher's", hint) for n in foreign)
-            )
+    except OSError as error:
+        raise SpecError(f"-o {folder}: {error.strerror}", hint="name a folder that can be written") from None
+    if foreign:
+        hint = "move it away, or name another folder"
+        raise SpecError(
+            *(Problem(f"-o {folder}: {n} is there and is not the launcher's", hint) for n in foreign)
+        )
+
+
+def write_output(folder: str, files: dict[str, str]) -> None:
+    from pathlib import Path
+
+    from launcher.errors import SpecError
+    from launcher.runs import folders
+
+    try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         folders.write_files(Path(folder), files)
     except OSError as error:

@@ -19,6 +19,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
+from yaml import YAMLError
 
 from launcher.errors import Problem, SubmitError, ToolMissingError
 from launcher.schedulers.kubernetes import kinds
@@ -127,6 +128,10 @@ class Server:
         )
 
 
+# What the client raises for a kubeconfig whose values are of other kinds than it expects.
+_MALFORMED = (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError)
+
+
 def connect(context: str | None) -> Server:
     """The server of kubeconfig `context` (default: the current one), or of the cluster that this pod is in.
 
@@ -141,13 +146,15 @@ def connect(context: str | None) -> Server:
         # a second try of what was not answered; how long a busy server wants to be left alone is the caller's to decide
         made.retries = Retry(1, respect_retry_after_header=False)
         return Server(ApiClient(made), chosen["name"], chosen["context"].get("namespace") or "default")
-    except ConfigException as error:
+    except (ConfigException, YAMLError, *_MALFORMED) as error:
         if context is None:
             with contextlib.suppress(ConfigException, OSError):
                 config.load_incluster_config(client_configuration=made)
                 return Server(ApiClient(made), "", _NAMESPACE.read_text().strip())
+        known = isinstance(error, ConfigException)
+        reason = str(error).rstrip(".") if known else "the kubeconfig is not one that can be read"
         raise ToolMissingError(
-            f"no Kubernetes cluster is configured: {str(error).rstrip('.')}",
+            f"no Kubernetes cluster is configured: {reason}",
             hint="set KUBECONFIG, or kubernetes.context; --dry-run works without one",
         ) from None
 

@@ -699,3 +699,19 @@ def test_an_early_interrupt_leaves_no_traceback(here: Path) -> None:
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (130, "")
+
+
+def test_a_pipeline_whose_later_stage_is_refused_writes_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = "{one: {job: job.yaml}, two: {job: job.yaml, set: {cluster.slurm.sbatch: {arra: 0-3}}}}"
+    (here / "chain.yaml").write_text(f"name: chain\ncluster: here.yaml\npipeline: {stages}\n")
+    assert main.main(["slurm", "chain.yaml", "-o", "out"]) == 3
+    assert not (here / "out").exists()
+    (here / "out" / "two").mkdir(parents=True)
+    (here / "out" / "two" / "job.sh").write_text("mine\n")
+    (here / "chain.yaml").write_text(
+        "name: chain\ncluster: here.yaml\npipeline: {one: {job: job.yaml}, two: {job: job.yaml}}\n"
+    )
+    assert main.main(["slurm", "chain.yaml", "-o", "out"]) == 2
+    assert sorted(path.name for path in (here / "out").rglob("*")) == ["job.sh", "two"]

@@ -21,19 +21,47 @@ COMMANDS = [
     ("plan jobs/quickstart.yaml --set workload=./own.py --set args={}", 0),  # says a note
 ]
 
+ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+
 
 def code(words: str, redirection: str, folder: Path) -> tuple[int, str]:
     """The exit code and stdout of a command line under bash."""
     script = f'"$0" -m launcher {words} {redirection}'
-    env = {"PATH": "/usr/bin:/bin", "LAUNCHER_RUNS": str(folder)}
+    env = {**ENVIRONMENT, "LAUNCHER_RUNS": str(folder)}
     done = subprocess.run(
         ["bash", "-c", script, sys.executable], cwd=ROOT, env=env, capture_output=True, text=True
     )
     return done.returncode, done.stdout
 
 
+FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+
+
+@pytest.mark.parametrize("words", ["--help", "--version", "status --help", "schema job", "env"])
+@FULL
+def test_a_stdout_that_is_full(words: str, tmp_path: Path) -> None:
+    env = {"PATH": "/usr/bin:/bin", "LAUNCHER_RUNS": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" -m launcher {words} >/dev/full', sys.executable],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (2, "error: output: No space left on device\n")
+
+
+@pytest.mark.parametrize(("words", "wanted"), COMMANDS[:4])
+@FULL
+def test_a_stderr_that_is_full_and_has_no_buffer(
+    words: str, wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ENVIRONMENT, "PYTHONUNBUFFERED", "1")
+    assert code(words, "2>/dev/full", tmp_path)[0] == wanted
+
+
 @pytest.mark.parametrize(("words", "wanted"), COMMANDS)
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@FULL
 def test_a_stderr_that_is_full(words: str, wanted: int, tmp_path: Path) -> None:
     expected = code(words, "2>/dev/null", tmp_path)
     assert expected[0] == wanted

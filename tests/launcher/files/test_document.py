@@ -187,3 +187,17 @@ def test_aliases_do_not_multiply_text() -> None:
     text = f"a: &a {'x' * 100_000}\nb: [{', '.join(['*a'] * 100)}]\n"
     with pytest.raises(SpecError, match="more than 4,194,304 characters; use fewer aliases"):
         files_document.parse(text, "job.yaml")
+
+
+@pytest.mark.parametrize("text", ["x,", "\n", "\n- a", "[[],"])
+def test_a_file_of_very_many_values_is_not_read(text: str) -> None:
+    with pytest.raises(SpecError, match="more than 100,000 values; put data into files of their own"):
+        files_document.parse(text * 200_000, "job.yaml")
+
+
+def test_a_tag_at_the_top_leaves_nothing() -> None:
+    document = files_document.parse("--- !x\na: 1\n", "job.yaml")
+    assert document.data == {}
+    assert [str(problem) for problem in document.problems] == [
+        "job.yaml:1:5: the tag !x has no meaning here; remove it, or quote the value"
+    ]

@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from launcher.errors import ToolMissingError
 from launcher.reports import progress
+from launcher.schedulers.kubernetes import api
 from tests.launcher.schedulers.kubernetes.test_verbs import finish, state, submitted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.launcher.schedulers.kubernetes.conftest import Cluster
 
 Run = Any
@@ -86,3 +90,13 @@ def test_a_busy_server_is_not_waited_for_as_long_as_it_says(cluster: Cluster, ru
     assert time.monotonic() - began < 30
     cluster.tell("failures", clear=True)
     assert state(run, name)["state"] == "PENDING"
+
+
+@pytest.mark.parametrize(
+    "text", ["contexts: true", "- 1", "[" * 2000, "clusters: [1]\ncontexts: [1]\ncurrent-context: a", "\0"]
+)
+def test_a_kubeconfig_that_is_none(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config").write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    with pytest.raises(ToolMissingError, match="no Kubernetes cluster is configured"):
+        api.connect(None)
