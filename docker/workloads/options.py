@@ -29,7 +29,8 @@ def _bounded(kind: type[int] | type[float], low: float, high: float, meaning: st
             value = kind(text)
         except ValueError:
             value = math.nan
-        if value > _LARGEST or not low <= value <= high:
+        most = _LARGEST if kind is int else sys.float_info.max
+        if value > most or not low <= value <= high:
             shown = text if len(text) <= 60 else f"{text[:57]}..."
             raise argparse.ArgumentTypeError(f"{meaning} is expected, not {shown!r}")
         return value

@@ -72,7 +72,7 @@ class Done:
             self.tokens += sum(row["tokens"] for row in rows)
 
     def check(self) -> None:
-        """Raise Stop (74) where a part could not be written."""
+        """Raise Stop (NO_CHECKPOINT) where a part could not be written."""
         if self.failure:
             raise self.failure
 

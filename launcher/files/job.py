@@ -59,7 +59,7 @@ class Job:
     args: dict[str, Any] = field(dict, "Options of the workload.")
     checkpoint: Checkpoint = Checkpoint()
     restarts: Annotated[int, Range(0, 1000)] = field(
-        10, "How often the run is started again after preemption, walltime or a lost host."
+        10, "How often the run is restarted after preemption, walltime or a lost host."
     )
     env: Environment = field(dict, "Extra environment variables.")
     preflight: bool | None = field(

@@ -46,7 +46,7 @@ def _too_short(plan: Plan) -> list[Problem]:
     if plan.job.walltime > needed:
         return []
     what = (
-        f"walltime {units.clock(plan.job.walltime)} leaves no time to train: ranks are told to save "
+        f"walltime {units.clock(plan.job.walltime)} leaves no time to train: ranks get the signal to save "
         f"{plan.cluster.slurm.signal_seconds} s before its end, and Slurm may send that {_EARLY} s early"
     )
     hint = f"use a walltime above {needed} s, or a smaller slurm.signal_seconds"

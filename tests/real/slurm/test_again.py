@@ -55,8 +55,8 @@ def test_restarts_have_an_end(site: Site) -> None:
     done = site.ended(run)
     assert (done["state"], done["exit_code"]) == ("FAILED", 75)
     log = (site.path(run) / "logs" / "job.log").read_text()
-    assert "started again 1 times, as the job allows" in log
-    assert "Slurm did not put it back" not in log
+    assert "restarted 1 times, the limit of the job" in log
+    assert "Slurm did not requeue it" not in log
     assert "saved before it was done" in site.launcher("status", run).stdout
 
 

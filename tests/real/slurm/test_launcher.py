@@ -83,8 +83,8 @@ def test_walltime_saves_requeues_and_resumes(site: Site) -> None:
     assert second["resumed_from"] == f"step-{second['step']:08d}"
     assert list(site.losses(run)) == list(range(1, 101)), "no step lost, none repeated"
     log = (site.path(run) / "logs" / "job.log").read_text()
-    assert log.count("put back into the queue") == 1
-    assert "Slurm did not put it back" not in log
+    assert log.count("requeued, to resume") == 1
+    assert "Slurm did not requeue it" not in log
 
 
 def test_the_script_by_hand(site: Site) -> None:

@@ -40,7 +40,7 @@ if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
-  echo "started again 10 times, as the job allows; \`launcher resume llama-7b-long-327fe3\` goes on from the last checkpoint"
+  echo "restarted 10 times, the limit of the job; \`launcher resume llama-7b-long-327fe3\` resumes from the last checkpoint"
   finish 75
 fi
 
@@ -132,17 +132,17 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
-    echo "cancelled; \`launcher resume llama-7b-long-327fe3\` goes on from the last checkpoint"
+    echo "cancelled; \`launcher resume llama-7b-long-327fe3\` resumes from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
-    echo "preempted: it is Slurm that puts it back or cancels it; then \`launcher resume llama-7b-long-327fe3\` goes on"
+    echo "preempted: Slurm requeues or cancels it; \`launcher resume llama-7b-long-327fe3\` resumes it once it has ended"
     finish "$code"
   fi
-  echo "put back into the queue, to go on from the last checkpoint"
+  echo "requeued, to resume from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
-  echo "Slurm did not put it back; \`launcher resume llama-7b-long-327fe3\` goes on from the last checkpoint"
+  echo "Slurm did not requeue it; \`launcher resume llama-7b-long-327fe3\` resumes from the last checkpoint"
 fi
 finish "$code"
