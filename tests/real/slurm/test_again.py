@@ -72,7 +72,7 @@ def test_resume_goes_on_as_if_nothing_had_happened(site: Site) -> None:
     assert site.ended(whole)["state"] == "SUCCEEDED"
 
     run = site.submit(*settings, "args.step-delay=0.5")
-    assert "it goes on by itself" in site.launcher("resume", run, code=4).stderr
+    assert "there is nothing to resume" in site.launcher("resume", run, code=4).stderr
     site.wait(run, lambda _: len(site.losses(run)) >= 3)
     site.cluster.sh("sbatch -p debug -N4 --exclusive -o /dev/null --wrap 'sleep 2'")
     stopped = site.ended(run)
@@ -82,9 +82,9 @@ def test_resume_goes_on_as_if_nothing_had_happened(site: Site) -> None:
     said = site.launcher("resume", run).stderr
     again = site.status(run)
     assert again["native_id"] != stopped["native_id"]
-    assert f"it was {stopped['native_id']}" in said
+    assert f"before: {stopped['native_id']}" in said
     done = site.ended(run)
     assert done["state"] == "SUCCEEDED", site.all_logs(run)
     assert len(site.starts(run)) == 2
     assert site.losses(run) == pytest.approx(site.losses(whole), rel=1e-6)
-    assert f"{run} is done" in site.launcher("resume", run, code=4).stderr
+    assert f"{run} has succeeded" in site.launcher("resume", run, code=4).stderr

@@ -64,7 +64,7 @@ def test_a_sweep_is_one_array_with_a_table(site: Site) -> None:
     assert [result["settings"]["args.lr"] for result in results] == ["1e-2", "1e-6"]
     assert results[0]["loss"] != results[1]["loss"]
     assert len(site.launcher("list", "--state", "succeeded").stdout.splitlines()) == 3
-    assert site.launcher("list", "--state", "failed").stdout.startswith("no runs")
+    assert site.launcher("list", "--state", "failed").stdout.startswith("no FAILED runs")
 
 
 def test_a_sweep_that_slurm_refuses_leaves_nothing(site: Site) -> None:

@@ -59,7 +59,7 @@ def test_ends_are_known_although_slurm_forgot_them(bare_site: Site) -> None:
     assert site.status(gone)["state"] == "CANCELLED"
     said = site.launcher("status", bad).stdout
     assert "rank 1 on n2, exit code 9" in said
-    assert site.launcher("resume", gone).stderr.startswith(f"{gone}: goes on as ")
+    assert site.launcher("resume", gone).stderr.startswith(f"{gone} resumed as ")
     assert site.status(gone)["state"] in {"PENDING", "RUNNING"}
 
 
