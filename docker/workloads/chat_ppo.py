@@ -187,15 +187,13 @@ def finish(training: Training, began: float) -> None:
             training.average.put()
         architectures.export(policy, training.stage.tokenizer, this)
         log.say(f"exported to {this.run_dir / 'export'}")
-    log.event("end", training.progress.step, status="done")
     facts = {
         "parameters": architectures.parameters(policy),
         "trained_parameters": architectures.trained_parameters(policy),
         "world_size": this.world_size,
         "seconds": time.monotonic() - began,
     }
-    target = this.run_dir / "summary.json"
-    this.first(lambda: metrics.write_atomically(target, {**metrics.summary(this.run_dir), **facts}))
+    metrics.finish(log, this, training.progress.step, facts)
 
 
 def main() -> None:

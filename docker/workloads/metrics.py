@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     import argparse
     from pathlib import Path
 
+    from workloads.session import Session
+
 FILE = "metrics.jsonl"
 CHAT = ("accuracy", "reward", "margin", "kl")
 
@@ -167,6 +169,13 @@ def summary(run_dir: Path) -> dict[str, Any]:
         "tokens": lines[-1]["tokens"] if lines else 0,
         "tokens_per_second": statistics.median(speeds) if lines else None,
     }
+
+
+def finish(log: Log, session: Session, step: int, facts: dict[str, Any]) -> None:
+    """Log the end at `step` and write summary.json with `facts`: the run is done. All ranks must call it."""
+    log.event("end", step, status="done")
+    target = session.run_dir / "summary.json"
+    session.first(lambda: write_atomically(target, {**summary(session.run_dir), **facts}))
 
 
 def write_atomically(path: Path, values: dict[str, Any]) -> None:

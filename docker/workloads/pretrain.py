@@ -180,7 +180,6 @@ def finish(training: Training, began: float) -> None:
     if args.export:
         architectures.export(training.engine.module, training.data.tokenizer, this)
         log.say(f"exported to {this.run_dir / 'export'}")
-    log.event("end", training.progress.step, status="done")
     facts = {
         "parameters": training.parameters,
         "world_size": this.world_size,
@@ -188,8 +187,7 @@ def finish(training: Training, began: float) -> None:
         "seconds": time.monotonic() - began,
         "unigram_entropy_nats": training.data.corpus.unigram_entropy,
     }
-    target = this.run_dir / "summary.json"
-    this.first(lambda: metrics.write_atomically(target, {**metrics.summary(this.run_dir), **facts}))
+    metrics.finish(log, this, training.progress.step, facts)
 
 
 def main() -> None:

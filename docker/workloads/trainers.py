@@ -216,12 +216,10 @@ def finish(trainer: Trainer, stage: Stage, began: float) -> None:
     if stage.args.export:
         architectures.export(model, stage.tokenizer, this)
         log.say(f"exported to {this.run_dir / 'export'}")
-    log.event("end", trainer.state.global_step, status="done")
     facts = {
         "parameters": architectures.parameters(model),
         "trained_parameters": architectures.trained_parameters(model),
         "world_size": this.world_size,
         "seconds": time.monotonic() - began,
     }
-    target = this.run_dir / "summary.json"
-    this.first(lambda: metrics.write_atomically(target, {**metrics.summary(this.run_dir), **facts}))
+    metrics.finish(log, this, trainer.state.global_step, facts)

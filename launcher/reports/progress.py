@@ -19,11 +19,10 @@ from launcher.runs import diagnosis, metrics
 from launcher.runs.status import ENDED, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from launcher.runs.metrics import Record
     from launcher.runs.record import Run
-    from launcher.schedulers import Scheduler
 
 # Seconds between two queries of the scheduler; those that are shared are queried less often.
 _POLL, _POLL_SHARED = {"local": 0.3}, 3.0
@@ -31,15 +30,15 @@ _PATIENCE = 600.0  # seconds without an answer
 _LINE_EVERY = 30.0  # seconds between progress lines where there is no terminal
 
 
-def follow(scheduler: Scheduler, run: Run) -> int:
-    """Show the run until it ends. Returns 0 if it succeeded, else 1. Ctrl-C leaves the run running.
+def follow(run: Run, status: Callable[[Run], Status]) -> int:
+    """Show the run until `status`, of its scheduler, says that it has ended. Returns 0 if it succeeded, else 1.
 
-    Raises SubmitError when the scheduler does not answer for _PATIENCE.
+    Ctrl-C leaves the run running. Raises SubmitError when the scheduler does not answer for _PATIENCE.
     """
     view = _View(run)
     try:
         with _display() as display:
-            now = _watch(scheduler, run, view, display)
+            now = _watch(run, status, view, display)
     except (KeyboardInterrupt, SubmitError):
         _say(f"\n{run.id} is still running")
         _say(f"follow it: python -m launcher logs {run.id} -f")
@@ -49,14 +48,14 @@ def follow(scheduler: Scheduler, run: Run) -> int:
     return 0 if now.state == "SUCCEEDED" else 1
 
 
-def _watch(scheduler: Scheduler, run: Run, view: _View, display: _Display) -> Status:
+def _watch(run: Run, status: Callable[[Run], Status], view: _View, display: _Display) -> Status:
     poll, answered, trouble = _POLL.get(run.scheduler, _POLL_SHARED), time.monotonic(), ""
     now, asked = Status("PENDING"), answered - poll
     while True:
         if time.monotonic() - asked >= poll:
             asked = time.monotonic()
             try:
-                now, answered, trouble = scheduler.status(run), asked, ""
+                now, answered, trouble = status(run), asked, ""
             except SubmitError as error:  # a restart of the server, or a network that was interrupted
                 if asked - answered > _PATIENCE:
                     raise

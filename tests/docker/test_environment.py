@@ -14,17 +14,11 @@ import pytest
 from tests.docker import entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 ending = importlib.import_module("ending")
 environment = importlib.import_module("environment")
-
-
-@pytest.fixture
-def new_job(tmp_path: Path) -> Iterator[Callable[..., entries.Job]]:
-    with entries.jobs(tmp_path) as make:
-        yield make
 
 
 def written(folder: Path, entries_: object) -> Path:

@@ -15,18 +15,12 @@ import pytest
 from tests.docker import entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 ending = importlib.import_module("ending")
 hostfile = importlib.import_module("hostfile")
 node = importlib.import_module("node")
-
-
-@pytest.fixture
-def new_job(tmp_path: Path) -> Iterator[Callable[..., entries.Job]]:
-    with entries.jobs(tmp_path) as make:
-        yield make
 
 
 # The hostfile and this host's place in it.

@@ -15,17 +15,11 @@ import pytest
 from tests.docker import entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 # What DeepSpeed's launcher sets and the node entry does not: the devices stay the scheduler's (docker/ranks.py), and
 # the second is a by-product of importing deepspeed, which every rank does anyway.
 LEFT_OUT = {"CUDA_VISIBLE_DEVICES", "PYTORCH_NVML_BASED_CUDA_CHECK"}
-
-
-@pytest.fixture
-def new_job(tmp_path: Path) -> Iterator[Callable[..., entries.Job]]:
-    with entries.jobs(tmp_path) as make:
-        yield make
 
 
 @pytest.mark.deepspeed

@@ -13,16 +13,10 @@ import pytest
 from tests.docker import entries
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 
 ending = importlib.import_module("ending")
-
-
-@pytest.fixture
-def new_job(tmp_path: Path) -> Iterator[Callable[..., entries.Job]]:
-    with entries.jobs(tmp_path) as make:
-        yield make
 
 
 # How a run ends.

@@ -175,7 +175,7 @@ def _succeeds(stage: str, run: Run) -> bool:
 
     if stage:
         say(f"stage {stage}: {run.id}")
-    return progress.follow(schedulers.load(run.scheduler), run) == OK
+    return progress.follow(run, schedulers.load(run.scheduler).status) == OK
 
 
 def _ended(pipeline: PipelineRun, stage: str) -> int:

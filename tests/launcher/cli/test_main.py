@@ -372,15 +372,6 @@ def test_a_reader_that_has_gone_is_no_error(words: list[str], here: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_full_disk_is_said(here: Path) -> None:
-    with Path("/dev/full").open("w") as full:
-        done = launcher(
-            "plan", "job.yaml", cwd=here, capture_output=False, stdout=full, stderr=subprocess.PIPE
-        )
-    assert (done.returncode, done.stderr) == (2, "error: output: No space left on device\n")
-
-
 def test_text_is_utf8_in_any_locale(here: Path) -> None:
     (here / "job.yaml").write_text(samples.JOB + "env: {A: ünïcode}\n", encoding="utf-8")
     done = launcher(

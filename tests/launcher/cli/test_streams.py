@@ -37,7 +37,9 @@ def code(words: str, redirection: str, folder: Path) -> tuple[int, str]:
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 
 
-@pytest.mark.parametrize("words", ["--help", "--version", "status --help", "schema job", "env"])
+@pytest.mark.parametrize(
+    "words", ["--help", "--version", "status --help", "schema job", "env", "plan jobs/gpt2.yaml"]
+)
 @FULL
 def test_a_stdout_that_is_full(words: str, tmp_path: Path) -> None:
     env = {"PATH": "/usr/bin:/bin", "LAUNCHER_RUNS": str(tmp_path)}

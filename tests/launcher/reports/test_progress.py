@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -76,7 +76,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_a_scheduler_that_does_not_answer_for_a_moment(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert progress.follow(cast("Any", Flaky(2)), run) == 0
+    assert progress.follow(run, Flaky(2).status) == 0
     assert "no status, trying again: the API server does not answer\n" in capsys.readouterr().err
 
 
@@ -85,7 +85,7 @@ def test_a_scheduler_that_does_not_answer_any_more(
 ) -> None:
     monkeypatch.setattr(progress, "_PATIENCE", -1.0)
     with pytest.raises(SubmitError):
-        progress.follow(cast("Any", Flaky(99)), run)
+        progress.follow(run, Flaky(99).status)
     said = capsys.readouterr().err
     assert "own-1 is still running" in said
     assert "follow it: python -m launcher logs own-1 -f" in said

@@ -15,10 +15,8 @@ from launcher.runs import metrics, record
 from launcher.runs.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
-
-    from launcher.runs.status import Selection
 
 VALUES = [
     "null", "true", '"0.5"', '"x\\u001b[31m\\ud800\\n"', "[1]", "{}", "NaN", "Infinity", "-Infinity", "1e400", "-1e308",
@@ -65,33 +63,11 @@ def run(folder: Path) -> record.Run:
     return record.Run(id="own-1", scheduler="local", folder=folder, **fields)
 
 
-class Ended:
-    """A scheduler whose run has ended."""
-
-    def __init__(self, state: str) -> None:
-        self.state = state
-
-    def status(self, run: record.Run) -> Status:
-        return Status(self.state)  # type: ignore[arg-type]
-
-    def render(self, plan: Any) -> dict[str, str]:
-        raise NotImplementedError
-
-    def submit(self, plan: Any, files: dict[str, str]) -> str:
-        raise NotImplementedError
-
-    def logs(self, run: record.Run, selection: Selection) -> Iterator[str]:
-        raise NotImplementedError
-
-    def cancel(self, run: record.Run) -> None:
-        raise NotImplementedError
-
-
 def check(folder: Path, lines: Sequence[bytes], capsys: pytest.CaptureFixture[str]) -> None:
     """Every reader takes a file with these lines, and what it says can be printed."""
     (folder / metrics.FILE).write_bytes(b"".join(line + b"\n" for line in lines))
-    for code, state in enumerate(("SUCCEEDED", "FAILED")):
-        assert progress.follow(Ended(state), run(folder)) == code
+    assert progress.follow(run(folder), lambda _: Status("SUCCEEDED")) == 0
+    assert progress.follow(run(folder), lambda _: Status("FAILED")) == 1
     view = progress._View(run(folder))
     view.read()
     said = [view.line(Status("RUNNING")), tables.status(run(folder), Status("RUNNING"))]

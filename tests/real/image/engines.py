@@ -156,6 +156,23 @@ def make_image(engine: Engine, **settings: str) -> Image:
         return Image(image, engine, seconds)
 
 
+def rebuild_changed(image: Image, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Build the cpu image `image` again in `folder`, after a change in one workload; stdout is the new one's name."""
+    copy = folder / "docker"
+    shutil.copytree(check.HERE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    with (copy / "workloads" / "pretrain.py").open("a") as file:
+        file.write("\n# changed\n")
+    settings = {"PYTHONPATH": str(copy), "FLAVOUR": "cpu", "BASE_IMAGE": "local", "ENGINE": "buildah"}
+    return subprocess.run(
+        [sys.executable, "-m", "imagebuild.build"],
+        cwd=folder,
+        env={**image.engine.env, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def install() -> Engine:
     """buildah and podman that work on this machine; installs them where root may, else skips (in CI: fails)."""
     if os.geteuid() != 0:

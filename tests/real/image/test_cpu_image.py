@@ -7,14 +7,13 @@ two hosts on a network of their own, both through the node entry.
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from imagebuild import build, check
+
+from tests.real.image import engines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,25 +219,7 @@ def test_the_container_ends_with_the_ranks_code_and_hears_sigterm(cpu_image: Ima
 
 def test_a_change_in_a_workload_builds_in_seconds(cpu_image: Image, tmp_path: Path) -> None:
     """Everything that takes time lies in layers below the workloads."""
-    copy = tmp_path / "docker"
-    shutil.copytree(check.HERE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    with (copy / "workloads" / "pretrain.py").open("a") as file:
-        file.write("\n# changed\n")
-    env = {
-        **cpu_image.engine.env,
-        "PYTHONPATH": str(copy),
-        "FLAVOUR": "cpu",
-        "BASE_IMAGE": "local",
-        "ENGINE": "buildah",
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "imagebuild.build"],
-        cwd=tmp_path,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = engines.rebuild_changed(cpu_image, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     again = done.stdout.strip()
     assert again.startswith("deepspeed-train:unversioned")
