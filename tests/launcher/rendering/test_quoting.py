@@ -94,6 +94,7 @@ ARGUMENTS = st.dictionaries(
     ),
     max_size=3,
 )
+SECRETS = TEXT.filter(lambda text: text.rstrip("\n"))  # an empty one is missing, and named
 MANY = settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 SOME = settings(MANY, max_examples=40)
 
@@ -122,7 +123,7 @@ def check_ranks(stage: standins.Stage, made: Plan, words: list[str], variables: 
 @pytest.mark.parametrize("scheduler", ["local", "slurm"])
 def test_a_script_starts_what_the_job_says(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     @MANY
-    @given(TEXT, ARGUMENTS, VARIABLES, TEXT, NAMES, NAMES, TEXT)
+    @given(TEXT, ARGUMENTS, VARIABLES, SECRETS, NAMES, NAMES, TEXT)
     def unchanged(
         script: str,
         args: dict[str, Any],
@@ -198,7 +199,7 @@ def test_a_missing_secret_is_named_and_nothing_runs(
     def stops(folder: str) -> None:
         stage = standins.Stage(tmp_path_factory.mktemp("stage"))
         job = {"env": {"TOKEN": {"secret": "hf-token"}}}
-        made = decided(stage.site("plain"), job, {scheduler: {"secrets": folder}})
+        made = decided(stage.site("plain"), job, {scheduler: {"secrets": f"/nowhere/{folder}"}})
         assert stage.run(schedulers.load(scheduler).render(made)["job.sh"]) == 64
         log = (stage.folder / "named" / "plain" / "runs" / made.id / "logs" / "job.log").read_text(
             encoding="utf-8"
@@ -370,6 +371,6 @@ def test_a_pod_starts_what_the_job_says(kind: str) -> None:
             data = next(d for d in documents if d["kind"] == "ConfigMap")["data"]
             assert json.loads(data["ds_config.json"]) == made.config
             kept = json.loads(data["plan.json"])["job"]
-            assert {name: variable["value"] for name, variable in kept["env"].items()} == env
+            assert {name: variable["value"] for name, variable in kept.get("env", {}).items()} == env
 
     unchanged()

@@ -20,9 +20,10 @@ printf -v now '%(%s)T' -1
 printf 'job %s, attempt %s, on %s, %(%FT%T%z)T\n' "$SLURM_JOB_ID" "$restarts" "$SLURM_JOB_NODELIST" "$now"
 
 # For --exclude-bad: `host expires reason`, a line each, for a day. Remove a line to forgive a host.
-bad() {
+bad() {  # in no subshell: there the trap below does not hold, and Slurm's SIGTERM would end it
   local until
-  until=$(export TZ=UTC0; printf '%(%FT%T+00:00)T' $((now + 86400)))
+  local -x TZ=UTC0
+  printf -v until '%(%FT%T+00:00)T' $((now + 86400))
   echo "$1 $until $2, run smoke-startup-1ac632, attempt $attempt" >>/shared/runs/bad-hosts.txt
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
