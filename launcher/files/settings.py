@@ -73,6 +73,8 @@ def apply(document: Document, setting: Setting) -> None:
     """Change `document`; a setting that cannot be applied is one of its problems."""
     keys, place = setting.keys, setting.place
     document.problems += setting.problems
+    if setting.problems:  # which say what is wrong with the value; nothing follows from it
+        document.unreadable.append(keys)
     for path in [path for path in document.places if path[: len(keys)] == keys]:
         del document.places[path]  # what the file said there is gone
     document.places.update({(*keys, *path): where for path, where in setting.places.items()})
