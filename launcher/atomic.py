@@ -34,8 +34,8 @@ def is_foreign(path: Path, mark: str, text: str) -> bool:
         return True
     if not path.exists():
         return False
-    found = path.read_bytes()
-    return mark.encode() not in b"".join(found.splitlines(keepends=True)[:5]) and found != encoded(text)
+    current = path.read_bytes()
+    return mark.encode() not in b"".join(current.splitlines(keepends=True)[:5]) and current != encoded(text)
 
 
 def encoded(text: str) -> bytes:

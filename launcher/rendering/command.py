@@ -30,8 +30,8 @@ def ranks(plan: Plan, folder: str, config: str) -> list[str]:
         "resume": _resume(job.checkpoint.resume, folder.rpartition("/")[0]),
     }
     known = workloads.options(job.workload)
-    made = workloads.command_line({k: v for k, v in ours.items() if k in known})
-    return ["-m", f"workloads.{job.workload}", *made, *workloads.command_line(plan.args)]
+    launcher_options = workloads.command_line({k: v for k, v in ours.items() if k in known})
+    return ["-m", f"workloads.{job.workload}", *launcher_options, *workloads.command_line(plan.args)]
 
 
 def _resume(named: str | None, runs: str) -> str | None:

@@ -189,14 +189,14 @@ def bundle(plan: Plan) -> str:
     for host, inside, readonly in binds:
         options = ["rbind", "ro" if readonly else "rw"]
         mounts.append({"destination": inside, "type": "bind", "source": host, "options": options})
-    made = {
+    bundle = {
         "ociVersion": "1.0.2",
         "process": {"terminal": False, "cwd": "/", "args": ["true"], "env": [], "user": {"uid": 0, "gid": 0}},
         "root": {"path": f"{plan.image}/rootfs", "readonly": False},
         "mounts": mounts,
         "linux": {"namespaces": [{"type": "mount"}]},
     }
-    return json.dumps(made, indent=1)
+    return json.dumps(bundle, indent=1)
 
 
 RUNTIMES: dict[str, Callable[[Plan], Entry]] = {

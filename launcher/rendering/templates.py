@@ -45,7 +45,7 @@ def text(template: str, **values: Any) -> str:
 
 @functools.cache
 def _environment(language: str) -> jinja2.Environment:
-    made = jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ROOT / "templates"),
         undefined=jinja2.StrictUndefined,
         finalize=_ESCAPES[language],
@@ -55,9 +55,9 @@ def _environment(language: str) -> jinja2.Environment:
         autoescape=False,
         bytecode_cache=None if sys.dont_write_bytecode else _Cache(str(ROOT / "templates" / "__pycache__")),
     )
-    made.globals.update(mark=MARK, codes=exit_codes.numbers())
-    made.filters.update(comment=comment, code=Code, sbatch=sbatch, words=words)
-    return made
+    environment.globals.update(mark=MARK, codes=exit_codes.numbers())
+    environment.filters.update(comment=comment, code=Code, sbatch=sbatch, words=words)
+    return environment
 
 
 class _Cache(jinja2.FileSystemBytecodeCache):
@@ -85,11 +85,11 @@ def _quoted(text: str) -> str:
 
 def words(values: Iterable[str], indent: int = 2) -> Code:
     """`values` as shell words on as many lines as they have options, each line after the first indented."""
-    made = ""
+    quoted = ""
     for value in map(str, values):
         gap = f" \\\n{' ' * indent}" if value.startswith("-") else " "
-        made += (gap if made else "") + _quoted(value)
-    return Code(made)
+        quoted += (gap if quoted else "") + _quoted(value)
+    return Code(quoted)
 
 
 def yaml(value: Any) -> str:

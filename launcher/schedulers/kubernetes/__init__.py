@@ -97,7 +97,7 @@ def render(plan: Plan) -> Files:
     files = pods.files(plan, facts)
     checks.require(plan, pod, files)
     parts = _parts(plan, pod)
-    made = Objects(
+    objects = Objects(
         plan=plan,
         name=kinds.name(plan),
         labels=labels,
@@ -108,7 +108,7 @@ def render(plan: Plan) -> Files:
         pod=parts[0].pod,
         parts=parts,
     )
-    return {MANIFEST: templates.text(f"kubernetes/{cluster.kind}.yaml.j2", run=made)}
+    return {MANIFEST: templates.text(f"kubernetes/{cluster.kind}.yaml.j2", run=objects)}
 
 
 def _labels(plan: Plan) -> dict[str, str]:
@@ -126,11 +126,11 @@ def _labels(plan: Plan) -> dict[str, str]:
 
 def _annotations(plan: Plan, facts: str) -> dict[str, str]:
     """What the run was made of, so that two of them can be told apart years later."""
-    made = {
+    provenance = {
         "launcher/image": plan.image,
         "launcher/config-hash": hashlib.sha256(facts.encode()).hexdigest()[:16],
     }
-    return made | ({"launcher/git-commit": plan.workspace.commit} if plan.workspace.commit else {})
+    return provenance | ({"launcher/git-commit": plan.workspace.commit} if plan.workspace.commit else {})
 
 
 def _block(text: str) -> templates.Code:
@@ -177,16 +177,16 @@ def _first_and_rest(one: str, other: str, first: Pod, more: Pod, count: int) -> 
 
 def separate(files: Files) -> Files:
     """The manifest as one file an object, and a kustomization.yaml that lists them in their order."""
-    made: Files = {}
+    objects: Files = {}
     for text in files[MANIFEST].split("\n---\n"):
         kind = next(line for line in text.splitlines() if line.startswith("kind: ")).removeprefix("kind: ")
-        name = kind.lower() if f"{kind.lower()}.yaml" not in made else f"{kind.lower()}-{len(made)}"
+        name = kind.lower() if f"{kind.lower()}.yaml" not in objects else f"{kind.lower()}-{len(objects)}"
         mark = "" if templates.MARK in text else f"# {templates.MARK}\n"
-        made[f"{name}.yaml"] = mark + text.rstrip("\n") + "\n"
+        objects[f"{name}.yaml"] = mark + text.rstrip("\n") + "\n"
     head = (
         f"# {templates.MARK}\napiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n"
     )
-    return {**made, "kustomization.yaml": head + "".join(f"  - {name}\n" for name in made)}
+    return {**objects, "kustomization.yaml": head + "".join(f"  - {name}\n" for name in objects)}
 
 
 def warnings(plan: Plan) -> list[Problem]:

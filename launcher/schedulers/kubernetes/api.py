@@ -132,20 +132,22 @@ def connect(context: str | None) -> Server:
 
     Raises ToolMissingError when there is neither.
     """
-    made = Configuration()
+    configuration = Configuration()
     try:
         file = os.environ.get("KUBECONFIG") or None
-        config.load_kube_config(file, context or None, made)
+        config.load_kube_config(file, context or None, configuration)
         contexts, current = config.list_kube_config_contexts(file)
         chosen = next((c for c in contexts if c["name"] == context), current) if context else current
         # a second try of what was not answered; how long a busy server wants to be left alone is the caller's to decide
-        made.retries = Retry(1, respect_retry_after_header=False)
-        return Server(ApiClient(made), chosen["name"], chosen["context"].get("namespace") or "default")
+        configuration.retries = Retry(1, respect_retry_after_header=False)
+        return Server(
+            ApiClient(configuration), chosen["name"], chosen["context"].get("namespace") or "default"
+        )
     except Exception as error:  # of a malformed kubeconfig the client raises whatever its values lead to
         if context is None:
             with contextlib.suppress(ConfigException, OSError):
-                config.load_incluster_config(client_configuration=made)
-                return Server(ApiClient(made), "", _NAMESPACE.read_text().strip())
+                config.load_incluster_config(client_configuration=configuration)
+                return Server(ApiClient(configuration), "", _NAMESPACE.read_text().strip())
         known = isinstance(error, ConfigException)
         reason = str(error).rstrip(".") if known else "the kubeconfig is not one that can be read"
         raise ToolMissingError(
@@ -220,10 +222,10 @@ def _absent(server: Server, message: str, path: str, is_status: bool) -> Problem
 def _versions(server: Server, group: str, plural: str) -> list[str]:
     """The versions of a kind that the server does have."""
     with contextlib.suppress(Refusal):
-        found = server.get(f"/apis/{group}").get("versions", [])
+        versions = server.get(f"/apis/{group}").get("versions", [])
         return [
             v["version"]
-            for v in found
+            for v in versions
             if any(r["name"] == plural for r in server.get(f"/apis/{v['groupVersion']}").get("resources", []))
         ]
     return []

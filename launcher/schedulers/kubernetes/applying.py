@@ -172,7 +172,7 @@ def diff(plan: Plan, render: Callable[[Plan], Files]) -> str:
     server = api.connect(plan.cluster.kubernetes.context)
     namespace = plan.cluster.kubernetes.namespace or server.namespace
     plan = plan._replace(id=_newest(server, namespace, plan) or plan.id)
-    made = []
+    parts = []
     for document in objects(render(plan)["manifest.yaml"]):
         live = _find(server, namespace, document)
         try:
@@ -184,8 +184,8 @@ def diff(plan: Plan, render: Callable[[Plan], Files]) -> str:
             wanted = _laid_over(live or {}, document)
             note = f"# the server refuses this change: {refusal.problems[0].message}\n"
         lines = _compare(_title(document), live, wanted)
-        made += [note, *lines] if lines else []
-    return "".join(made)
+        parts += [note, *lines] if lines else []
+    return "".join(parts)
 
 
 def _newest(server: api.Server, namespace: str, plan: Plan) -> str | None:
@@ -206,14 +206,14 @@ def _compare(title: str, live: Object | None, wanted: Object) -> list[str]:
 
 def _pruned(document: Object) -> Object:
     """An object without what the server alone writes."""
-    made = {k: v for k, v in document.items() if k != "status"}
+    intended = {k: v for k, v in document.items() if k != "status"}
     own = {"managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "ownerReferences"}
-    made["metadata"] = {k: v for k, v in made["metadata"].items() if k not in own | {"namespace"}}
-    notes = dict(made["metadata"].get("annotations") or {})
+    intended["metadata"] = {k: v for k, v in intended["metadata"].items() if k not in own | {"namespace"}}
+    notes = dict(intended["metadata"].get("annotations") or {})
     notes.pop("kubectl.kubernetes.io/last-applied-configuration", None)
     if notes:
-        made["metadata"]["annotations"] = notes
-    return made
+        intended["metadata"]["annotations"] = notes
+    return intended
 
 
 def _laid_over(live: Any, wanted: Any) -> Any:

@@ -40,7 +40,7 @@ _OWN_OF_JOB = ("controller-uid", "job-name")
 
 def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
     """Raises PlanError with everything that Kubernetes would not take."""
-    found = [
+    problems = [
         *_names(plan),
         *_environment(plan, pod),
         *_paths(plan, pod),
@@ -52,9 +52,9 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
         *_sizes(files),
     ]
     if plan.cluster.kubernetes.runtime:
-        found += trainer.problems(plan, pod)
-    if found:
-        raise PlanError(*found)
+        problems += trainer.problems(plan, pod)
+    if problems:
+        raise PlanError(*problems)
 
 
 def _names(plan: Plan) -> Iterator[Problem]:

@@ -45,9 +45,9 @@ def index(at: Place, pod: Pod) -> int | None:
     return kinds.index(at.kind, pod["metadata"]["name"], pod["metadata"].get("labels", {}))
 
 
-def newest(at: Place, found: list[Pod]) -> dict[int, Pod]:
+def newest(at: Place, pods: list[Pod]) -> dict[int, Pod]:
     """The newest pod of each host, by index."""
-    by_index = {i: pod for pod in found if (i := index(at, pod)) is not None}
+    by_index = {i: pod for pod in pods if (i := index(at, pod)) is not None}
     return dict(sorted(by_index.items()))
 
 
@@ -63,16 +63,16 @@ def names(pod: Pod) -> list[str]:
     return [str(n) for n in (spec.get("hostname"), pod["metadata"]["name"], spec.get("nodeName")) if n]
 
 
-def attempts(at: Place, found: list[Pod], wanted: int) -> list[Pod]:
+def attempts(at: Place, pods: list[Pod], wanted: int) -> list[Pod]:
     """The pods that the host `wanted` has had, the newest last; of several groups that share indices the last one's."""
-    mine = [pod for pod in found if index(at, pod) == wanted]
+    mine = [pod for pod in pods if index(at, pod) == wanted]
     return mine[-1:] if at.kind == "leaderworkerset" else mine
 
 
 def containers(pod: Pod, named: str = "") -> list[dict[str, Any]]:
     """The statuses of the pod's containers, or of the one `named`."""
-    found: list[dict[str, Any]] = pod.get("status", {}).get("containerStatuses") or []
-    return [c for c in found if not named or c["name"] == named]
+    statuses: list[dict[str, Any]] = pod.get("status", {}).get("containerStatuses") or []
+    return [c for c in statuses if not named or c["name"] == named]
 
 
 def runs(at: Place, pod: Pod) -> bool:

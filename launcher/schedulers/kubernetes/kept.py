@@ -37,12 +37,12 @@ def lines(run: Run, index: int) -> list[str]:
 
 def names(run: Run) -> dict[int, list[str]]:
     """Index → the names by which a host whose log was kept is known."""
-    found = {}
+    heads = {}
     for index in range(run.nodes):
         head = lines(run, index)[:1]
         if head and head[0].startswith(_HEAD):
-            found[index] = head[0].removeprefix(_HEAD).split()
-    return found
+            heads[index] = head[0].removeprefix(_HEAD).split()
+    return heads
 
 
 def _path(run: Run, index: int) -> Path:

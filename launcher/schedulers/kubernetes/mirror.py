@@ -42,19 +42,21 @@ def metrics(server: Server, at: Place, run: Run, pod: Pod | None) -> None:
     kept = run.folder / "metrics.jsonl"
     known, _ = runs_metrics.read(run.folder)
     last = next((record.texts["stamp"] for record in reversed(known) if "stamp" in record.texts), "")
-    made: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     try:
         for stamp, text in podlogs.stamped(server, at, pod, since=last):
-            found = record(podlogs.of_rank(text, 0) or "")
-            if found and stamp:
-                made.append({**found, "time": hosts.seconds(stamp), "stamp": stamp})
+            entry = record(podlogs.of_rank(text, 0) or "")
+            if entry and stamp:
+                records.append({**entry, "time": hosts.seconds(stamp), "stamp": stamp})
     except (RunNotFoundError, api.Refusal):  # it has not started, or its log cannot be read now
         return
-    if made and not known:
-        made.insert(0, {"event": "start", "step": 0, "time": made[0]["time"], "stamp": made[0]["stamp"]})
-    if made:
+    if records and not known:
+        records.insert(
+            0, {"event": "start", "step": 0, "time": records[0]["time"], "stamp": records[0]["stamp"]}
+        )
+    if records:
         with kept.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in made)
+            file.writelines(json.dumps(line) + "\n" for line in records)
 
 
 def failure(server: Server, at: Place, run: Run, end: End) -> None:

@@ -166,7 +166,7 @@ def _environment(plan: Plan) -> tuple[tuple[str, str, str], ...]:
 
 def _references(plan: Plan) -> tuple[tuple[str, dict[str, Any]], ...]:
     """Variables whose value is known only in the cluster: secrets, and what the controller numbers."""
-    made: list[tuple[str, dict[str, Any]]] = [
+    entries: list[tuple[str, dict[str, Any]]] = [
         (s.variable, {"secretKeyRef": {"name": s.name, "key": s.key}}) for s in plan.secrets
     ]
     labels = {
@@ -177,8 +177,8 @@ def _references(plan: Plan) -> tuple[tuple[str, dict[str, Any]], ...]:
     }
     if plan.cluster.kubernetes.kind in labels:
         name, label = labels[plan.cluster.kubernetes.kind]
-        made.append((name, {"fieldRef": {"fieldPath": f"metadata.labels['{label}']"}}))
-    return tuple(made)
+        entries.append((name, {"fieldRef": {"fieldPath": f"metadata.labels['{label}']"}}))
+    return tuple(entries)
 
 
 def resources(plan: Plan) -> tuple[dict[str, str], dict[str, str]]:
@@ -314,13 +314,13 @@ def files(plan: Plan, facts: str) -> dict[str, str]:
     from launcher.rendering import hostfile
 
     kind, groups = plan.cluster.kubernetes.kind, range(plan.cluster.kubernetes.serve.replicas)
-    made = (
+    data = (
         {f"hostfile-{g}": hostfile.text(kinds.hosts(plan, g), plan.slots) for g in groups}
         if kind == "leaderworkerset"
         else {"hostfile": hostfile.text(kinds.hosts(plan), plan.slots)}
     )
-    made |= {"ds_config.json": json.dumps(plan.config, indent=1), "plan.json": facts}
+    data |= {"ds_config.json": json.dumps(plan.config, indent=1), "plan.json": facts}
     if plan.fabric.script:
-        made["fabric.sh"] = fabrics_environment.text((), plan.fabric.script)
-        made["environment.json"] = ranks_environment.variables(plan)
-    return made
+        data["fabric.sh"] = fabrics_environment.text((), plan.fabric.script)
+        data["environment.json"] = ranks_environment.variables(plan)
+    return data

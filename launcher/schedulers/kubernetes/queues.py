@@ -99,13 +99,13 @@ def _group(plan: Plan, requests: dict[str, str]) -> dict[str, Any] | None:
 
 def _all(requests: dict[str, str], pods: int) -> dict[str, str]:
     """What `pods` pods ask for together: in thousandths for CPUs, in MiB for memory, else whole."""
-    made = {}
+    limits = {}
     for name, amount in requests.items():
         number = kubernetes_syntax.number(amount) * pods
         if name == "cpu":
-            made[name] = f"{round(number * 1000)}m" if number % 1 else str(int(number))
+            limits[name] = f"{round(number * 1000)}m" if number % 1 else str(int(number))
         elif name == "memory" or name.startswith("hugepages-"):
-            made[name] = f"{int(number) // 2**20}Mi"
+            limits[name] = f"{int(number) // 2**20}Mi"
         else:
-            made[name] = str(int(number))
-    return made
+            limits[name] = str(int(number))
+    return limits

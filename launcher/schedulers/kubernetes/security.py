@@ -67,21 +67,25 @@ def rights(plan: Plan) -> Rights:
 
 def _reasons(plan: Plan, added: tuple[str, ...]) -> list[str]:
     fabric = plan.fabric
-    made = []
+    privileges = []
     if fabric.privileged:
-        made.append(f"privileged: fabric {fabric.name} opens the host's devices, {', '.join(fabric.devices)}")
+        privileges.append(
+            f"privileged: fabric {fabric.name} opens the host's devices, {', '.join(fabric.devices)}"
+        )
     if added:
         hint = " (kubernetes.memlock: node, where nodes set no limit, does without)" if fabric.memlock else ""
-        made.append(f"{', '.join(added)}, as root: fabric {fabric.name} pins memory for its adapters{hint}")
+        privileges.append(
+            f"{', '.join(added)}, as root: fabric {fabric.name} pins memory for its adapters{hint}"
+        )
     if fabric.host_network:
-        made.append(f"the host's network: fabric {fabric.name}; no NetworkPolicy can protect it")
-    made += [f"host path {m.host}: fabric {fabric.name}" for m in fabric.mounts]
-    made += [
+        privileges.append(f"the host's network: fabric {fabric.name}; no NetworkPolicy can protect it")
+    privileges += [f"host path {m.host}: fabric {fabric.name}" for m in fabric.mounts]
+    privileges += [
         f"{', '.join(s.capabilities) or 'root'} and host paths for {s.name}: fabric {fabric.name}"
         for s in fabric.sidecars
     ]
-    made += [f"host path {m.host}: the cluster's mounts" for m in plan.mounts if m.host and not m.claim]
-    return made
+    privileges += [f"host path {m.host}: the cluster's mounts" for m in plan.mounts if m.host and not m.claim]
+    return privileges
 
 
 def sidecar(capabilities: tuple[str, ...]) -> dict[str, Any]:

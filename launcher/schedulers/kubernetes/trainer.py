@@ -99,17 +99,17 @@ def overrides(plan: Plan, pod: Pod) -> Overrides:
 
 def left(plan: Plan) -> list[str]:
     """What stays as the cluster's runtime has it, in words."""
-    made = [
+    overrides = [
         "restarts, and the failures after which it restarts",
         "whether pods get a service account token",
     ]
     if plan.cluster.kubernetes.trainer != "2.2":
-        made += [
+        overrides += [
             f"the grace period: ranks need {plan.cluster.kubernetes.grace_seconds} s to save",
             "the security context: user, capabilities, root file system",
             "activeDeadlineSeconds: the job's walltime is not enforced",
         ]
-    return made
+    return overrides
 
 
 def problems(plan: Plan, pod: Pod) -> Iterator[Problem]:

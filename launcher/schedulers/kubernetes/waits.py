@@ -170,11 +170,11 @@ def _event(server: Server, at: Place, name: str, otherwise: str, about: str = ""
             if refusal.status == 403
             else otherwise
         )
-    found = [
+    warnings = [
         event
         for event in answer.get("items", [])
         if str(event.get("involvedObject", {}).get("name", "")).startswith(name)
         and about in event.get("reason", "")
     ]
-    newest: Any = max(found, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime")), default=None)
+    newest: Any = max(warnings, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime")), default=None)
     return f"{newest.get('reason')}: {newest.get('message', '').strip()}" if newest else otherwise

@@ -73,8 +73,8 @@ def array(name: str, plans: Sequence[Plan]) -> str:
             f"a sweep cannot change what Slurm allocates: {', '.join(different)}",
             hint="submit these jobs one at a time",
         )
-    made = {"job-name": name, **shared, "array": f"0-{len(plans) - 1}"}
-    return templates.text("slurm/array.sh.j2", name=name, options=list(made.items()), plans=plans)
+    array = {"job-name": name, **shared, "array": f"0-{len(plans) - 1}"}
+    return templates.text("slurm/array.sh.j2", name=name, options=list(array.items()), plans=plans)
 
 
 def submit_array(sweep: Sweep, plans: Sequence[Plan]) -> str:

@@ -88,7 +88,7 @@ def _setup(plan: Plan) -> list[Problem]:
 def of(plan: Plan) -> list[tuple[str, Any]]:
     """sbatch's long options with their values; True for an option without one."""
     slurm = plan.cluster.slurm
-    made: dict[str, Any] = {
+    options: dict[str, Any] = {
         "job-name": plan.id,
         "partition": slurm.partition,
         "account": slurm.account,
@@ -103,22 +103,22 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
     }
     if plan.gpu:
         # all of a host: NCCL, host memory and /dev/shm belong to one job
-        made |= {"gpus-per-node": plan.slots, "exclusive": True, "mem": 0}
+        options |= {"gpus-per-node": plan.slots, "exclusive": True, "mem": 0}
     problems = [*_too_short(plan), *_too_long(plan)]
     for name, value in slurm.sbatch.items():
         problem = _problem(name, value)
         if problem:
             problems.append(problem)
         else:
-            made[name] = value
+            options[name] = value
     if plan.exclude:
-        made["exclude"] = ",".join(filter(None, (str(made.get("exclude", "")), *plan.exclude)))
-    if plan.after and made.get("dependency"):
+        options["exclude"] = ",".join(filter(None, (str(options.get("exclude", "")), *plan.exclude)))
+    if plan.after and options.get("dependency"):
         what, about = "slurm.sbatch.dependency is set by what this job runs after", ("dependency",)
         problems.append(Problem(what, "leave it out", about=("cluster", "slurm", "sbatch", *about)))
     if plan.after:
         # afterok alone would leave a job pending for ever when the one before it fails
-        made |= {"dependency": f"afterok:{':'.join(plan.after)}", "kill-on-invalid-dep": "yes"}
+        options |= {"dependency": f"afterok:{':'.join(plan.after)}", "kill-on-invalid-dep": "yes"}
     for field in ("partition", "account", "qos"):
         written = getattr(slurm, field)
         if written is not None and (not written or set(written) & set("\n\r")):
@@ -127,4 +127,4 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
     problems += _setup(plan)
     if problems:
         raise PlanError(*problems)
-    return [(name, value) for name, value in made.items() if value is not None and value is not False]
+    return [(name, value) for name, value in options.items() if value is not None and value is not False]

@@ -42,13 +42,13 @@ def _squeue(jobs: Sequence[str]) -> dict[str, Seen]:
         raise SubmitError(
             f"squeue: {done.stderr.strip() or done.returncode}", hint="try again when Slurm answers"
         )
-    found = {}
+    seen = {}
     for line in done.stdout.splitlines():
         job, _, rest = line.partition("|")
         word, _, rest = rest.partition("|")
         start, _, reason = rest.partition("|")
-        found[job] = Seen(word, reason, start)
-    return found
+        seen[job] = Seen(word, reason, start)
+    return seen
 
 
 def _sacct(jobs: Sequence[str]) -> dict[str, Seen]:
