@@ -20,6 +20,7 @@ EVERYWHERE = sorted([*(ROOT / "launcher").rglob("*.py"), *IN_IMAGES, *(ROOT / "t
 TESTED_BY = (
     ("docker", "docker/test_preflight.py", "allreduce links"),
     ("docker", "docker/test_node.py", "ending hostfile logs"),
+    ("docker", "docker/test_program.py", "processes team"),
     ("docker/imagebuild", "docker/imagebuild/test_build.py", "export wheels"),
     ("docker/imagebuild", "docker/imagebuild/test_wheel.py", "ops"),
     ("docker/workloads", "docker/workloads/test_learner.py", "averages ppo_training"),
