@@ -1,6 +1,7 @@
 """The node entry: runs once per host, under every scheduler, and starts that host's ranks.
 
     python node.py --hostfile FILE --run ID --folder DIR -- -m workloads.pretrain ARGS…
+    python node.py … --program --names-from 0 --processes host -- torchrun train.py '--out=$RUN_DIR'
 
 It checks the hostfile, finds its own place in it, meets the other hosts at the first one, and starts one process a
 slot with the environment that `deepspeed.launcher.launch` gives its ranks. It needs the standard library alone: no
@@ -30,10 +31,12 @@ import caches
 import environment
 import hostfile
 import logs
+import program
 import ranks
 import rendezvous
 import supervisor
 from ending import BAD_INPUT, NOT_WRITABLE, SAVED, Failure, Outcome, Stop
+from team import Team
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 PASSED_ON: dict[int, int] = {signal.SIGINT: signal.SIGTERM}  # Ctrl-C: ranks need not know it
@@ -96,7 +99,11 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
     check_devices(slots, own | job)
     folder = make_logs(args.folder)
     with kept_caches(args, own) as cached:
-        return supervised(args, own | cached | job, hosts, index=index, folder=folder, outcome=outcome)
+        variables = own | cached | job
+        if (active := program.chosen(program.of(args), variables)) and args.python:
+            for note in [f"python {active.python}", *active.notes]:
+                say(note)
+        return supervised(args, variables, hosts, index=index, folder=folder, outcome=outcome)
 
 
 def supervised(
@@ -121,7 +128,8 @@ def supervised(
     for number in SIGNALS:
         signal.signal(number, lambda n, _: events.put(ranks.Signal(PASSED_ON.get(n, n))))
     try:
-        mine = ranks.start(args.command, variables, ranks.Team(hosts, index, peers.port))
+        team = Team(hosts, index, peers.port, str(args.hostfile.absolute()))
+        mine = ranks.start(args.command, variables, team, program.of(args))
         copiers = logs.keep(mine, folder, args.echo, args.attempt)
     except Stop as stop:
         peers.tell(type="failed", code=stop.code, rank=-1, host=host)
@@ -129,7 +137,13 @@ def supervised(
     threading.Thread(target=ranks.reap, args=(events,), daemon=True).start()
     peers.follow(lambda node, message: events.put(ranks.Heard(node, message)))
     code = supervisor.Supervisor(
-        ranks=mine, peers=peers, host=host, outcome=outcome, events=events, say=say
+        ranks=mine,
+        peers=peers,
+        host=host,
+        outcome=outcome,
+        events=events,
+        say=say,
+        walltime=supervisor.Walltime(args.requeue_after, args.folder / "checkpoints"),
     ).wait()
     logs.finish(copiers)
     if code == 0 and index == 0:
@@ -155,6 +169,10 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--echo", choices=("0", "all"), default="all", help="whose output also goes to stdout"
     )
+    parser.add_argument(
+        "--requeue-after", type=float, help="seconds after SIGUSR2 at which ranks that go on are put back"
+    )
+    program.add_options(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and what Python runs in every rank")
     try:
         made = parser.parse_args(words)

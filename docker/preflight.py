@@ -30,9 +30,11 @@ from typing import TYPE_CHECKING, Any
 import environment
 import hostfile
 import node
+import program
 import ranks
 import rendezvous
 from ending import UNFIT, Failure, Outcome, Stop
+from team import Team
 
 if TYPE_CHECKING:
     from links import Message, Peers
@@ -90,7 +92,9 @@ def _resolves(host: str) -> Check:
     return Check("first host", True, str(found[0][4][0]))
 
 
-def measured(args: argparse.Namespace, variables: dict[str, str], team: ranks.Team) -> list[Check]:
+def measured(
+    args: argparse.Namespace, variables: dict[str, str], team: Team, python: str = ""
+) -> list[Check]:
     """Start the all-reduce in this host's slots and judge what they print. Raises Stop when it cannot be started."""
     command = [str(ALL_REDUCE), "--limit", str(args.limit), "--floor", str(args.floor)]
     if variables.get("DS_ACCELERATOR") == "cpu" or variables.get("CUDA_VISIBLE_DEVICES") in {
@@ -99,7 +103,7 @@ def measured(args: argparse.Namespace, variables: dict[str, str], team: ranks.Te
     }:
         # a network is measured by one process a host
         team = dataclasses.replace(team, hosts=dict.fromkeys(team.hosts, 1))
-    mine = ranks.start(command, variables, team)
+    mine = ranks.start(command, variables, team, program.Program(python=python))
     outputs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     for process in mine.processes.values():
         threading.Thread(target=lambda p=process: outputs.put(p.stdout.read()), daemon=True).start()
@@ -215,7 +219,8 @@ def check(args: argparse.Namespace, entry: argparse.Namespace) -> None:
     found = gather(peers, index, mine, 30)
     if agree(peers, index, not culprits(found)):
         with node.kept_caches(entry, inherited) as cached:
-            mine += measured(args, inherited | cached | job, ranks.Team(hosts, index, peers.port))
+            team = Team(hosts, index, peers.port)
+            mine += measured(args, inherited | cached | job, team, entry.python)
         found = gather(peers, index, mine, 2 * args.limit + 90)
     bad: dict[str, str] = agree(peers, index, culprits(found))
     if index == 0:

@@ -10,6 +10,7 @@ import queue
 import signal
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ending import LOST, SAVED, Failure, Outcome
@@ -20,10 +21,36 @@ if TYPE_CHECKING:
 
     from links import Message, Peers
 
+
 # How long ranks have to leave after another one failed: they wait in a collective that will never end.
 GRACE = 10.0
 # How long they have when one said "saved": the others are leaving too, but a slow disk may hold them.
 SAVE_GRACE = 600.0
+
+
+@dataclass
+class Walltime:
+    """What a job wants that is put back into the queue at its walltime, whether its program answers signals or not.
+
+    `seconds`: from SIGUSR2 until the ranks are stopped; None where only a program's own exit code counts.
+    """
+
+    seconds: float | None = None
+    checkpoints: Path = Path("checkpoints")
+    stops_at: float = float("inf")
+    near: bool = False
+
+    def begin(self) -> None:
+        if self.seconds is not None and not self.near:
+            self.near, self.stops_at = True, time.monotonic() + self.seconds
+
+    @property
+    def puts_back(self) -> bool:
+        """Whether an end means "to be continued": the walltime is near, and there is something to go on from."""
+        try:
+            return self.near and any(self.checkpoints.iterdir())
+        except OSError:
+            return False
 
 
 @dataclass
@@ -43,6 +70,7 @@ class Supervisor:
     failure: Failure | None = None
     deadline: float = float("inf")  # when the ranks that are left are killed
     killed: bool = False
+    walltime: Walltime = field(default_factory=Walltime)
     unfinished: set[int] = field(default_factory=set)  # nodes that have not said how they ended
 
     @property
@@ -53,16 +81,20 @@ class Supervisor:
         """The run's exit code. A host whose ranks are done stays until all are: the run may still fail."""
         self.unfinished.update(self.peers.links)
         while self.ranks.alive or self.unfinished:
-            left = max(0.0, self.deadline - time.monotonic())
+            left = max(0.0, min(self.deadline, self.walltime.stops_at) - time.monotonic())
             try:
                 event = self.events.get(timeout=min(left, 0.1 if self.ranks.held else 3600.0))
             except queue.Empty:
                 self.ranks.deliver()
+                if time.monotonic() >= self.walltime.stops_at:
+                    self._stop()
                 if time.monotonic() >= self.deadline and not self._kill():
                     break
                 continue
             if isinstance(event, Signal):
-                self.ranks.signal(event.number)
+                if event.number == signal.SIGUSR2:
+                    self.walltime.begin()
+                self.ranks.pass_on(event.number)
             elif isinstance(event, Exit):
                 self._ended(event)
             else:
@@ -87,11 +119,22 @@ class Supervisor:
         if rank is None:  # an orphan
             return
         self.ranks.processes[event.pid].returncode = event.status  # reap() took it from subprocess
-        code = self.ranks.codes[rank] = event.status if event.status >= 0 else 128 - event.status
+        code = event.status if event.status >= 0 else 128 - event.status
+        code = self.ranks.codes[rank] = SAVED if self.walltime.puts_back else code
         if code and not self.failure:
             self._fail(Failure(code, rank, self.host))
         elif not (self.ranks.alive or self.failure or self.first):
             self.peers.tell(type="done")
+
+    def _stop(self) -> None:
+        """End ranks that went on after the signal before the walltime, while the scheduler leaves time to."""
+        self.walltime.stops_at = float("inf")
+        self.say("the walltime is near: the ranks are stopped")
+        if not self.failure:
+            code = SAVED if self.walltime.puts_back else 128 + signal.SIGTERM
+            self._fail(Failure(code, -1, self.host))
+        self.ranks.signal(signal.SIGTERM)
+        self.deadline = time.monotonic() + GRACE
 
     def _heard(self, node: int, message: Message) -> None:
         if node not in self.unfinished:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
-from launcher import ROOT
+from launcher import ROOT, entry
 from launcher.errors import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
     from workloads.traits import Traits
 
+COMMAND = "command"  # stands for the workload of a job that runs a command
 LAUNCHER_GROUP = "set by the launcher"
 _FIELDS = {
     "model": "the job's `model:`",
@@ -40,8 +39,8 @@ def names() -> tuple[str, ...]:
 
 
 def is_script(workload: str) -> bool:
-    """True for a program of the user's own (a path), False for one of ours (a name)."""
-    return "/" in workload or workload.endswith(".py")
+    """True for a program of the user's own (a path, or a command), False for one of ours (a name)."""
+    return "/" in workload or workload.endswith(".py") or workload == COMMAND
 
 
 def script_problem(workload: str) -> tuple[str, str]:
@@ -88,10 +87,7 @@ def estimated() -> list[str]:
 
 def _module(name: str) -> ModuleType:
     """A module of docker/workloads/."""
-    code = str(ROOT / "docker")
-    if code not in sys.path:
-        sys.path.insert(0, code)
-    return importlib.import_module(f"workloads.{name}")
+    return entry.module(f"workloads.{name}")
 
 
 def command_line(args: Mapping[str, Any]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ EVERYWHERE = sorted([*(ROOT / "launcher").rglob("*.py"), *IN_IMAGES, *(ROOT / "t
 TESTED_BY = (
     ("docker", "docker/test_preflight.py", "allreduce links"),
     ("docker", "docker/test_node.py", "ending hostfile logs"),
+    ("docker", "docker/test_program.py", "processes team"),
     ("docker/imagebuild", "docker/imagebuild/test_build.py", "export wheels"),
     ("docker/imagebuild", "docker/imagebuild/test_wheel.py", "ops"),
     ("docker/workloads", "docker/workloads/test_learner.py", "averages ppo_training"),
@@ -40,6 +41,7 @@ TESTED_BY = (
     ("launcher/cli", "launcher/cli/test_main.py", "arguments completion options"),
     ("launcher/cli/verbs", "launcher/cli/test_main.py", "check launch look plan report runs shared"),
     ("launcher/doctor", "launcher/doctor/test_doctor.py", "looking machine ops"),
+    ("launcher", "launcher/files/test_own_program.py", "entry"),
     ("launcher", "test_errors.py", "errors"),
     ("launcher/fabrics", "launcher/fabrics/test_environment.py", "aws azure gcp generic"),
     ("launcher/fabrics", "launcher/fabrics/test_environment.py", "lint model oracle variables"),
@@ -48,6 +50,7 @@ TESTED_BY = (
     ("launcher/files", "launcher/files/test_pipeline.py", "stages"),
     ("launcher/images", "launcher/planning/test_image_check.py", "facts registry"),
     ("launcher/planning", "launcher/planning/test_plan.py", "ranks_environment"),
+    ("launcher/planning", "launcher/files/test_own_program.py", "on_this_machine own_program"),
     ("launcher/planning", "launcher/cli/test_main.py", "workspace"),
     ("launcher/rendering", "launcher/rendering/test_quoting.py", "command templates"),
     ("launcher/reports", "launcher/planning/test_capacity.py", "estimate"),

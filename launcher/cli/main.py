@@ -139,6 +139,7 @@ def _add_cluster(verbs: arguments.Verbs) -> None:
     _json_option(verb)
 
     verb = verbs.add("doctor", "what this machine has and lacks", look.doctor, options.Look)
+    verb.add_argument("--cluster", metavar="NAME|FILE", help="also its `python:`, as ranks would have it")
     _json_option(verb)
 
 

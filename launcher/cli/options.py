@@ -100,4 +100,5 @@ class Look(Options):
     hostlist: str | None = None
     slots: int | None = None
     kind: Literal["job", "cluster", "pipeline"]
+    cluster: str | None = None
     shell: str = ""

@@ -279,7 +279,7 @@ def _programs(given: _Config, workload: str) -> Iterator[Problem]:
         if value is True or (isinstance(value, int) and value > 1):
             message = f"is {what}, which the plan's batch sizes do not take into account"
             yield _top(".".join(path), message, hint)
-    own = "/" not in workload and not workload.endswith(".py")
+    own = not workloads.is_script(workload)
     if own and workload != "pretrain" and given.section("expert_parallel").get("enabled"):
         yield _top("expert_parallel.enabled", f"is not supported by workload {workload!r}", "leave it out")
     if given.section("autotuning").get("enabled"):

@@ -16,23 +16,23 @@ if TYPE_CHECKING:
     from launcher.doctor.looking import Check
 
 
-def checks() -> list[Check]:
-    """Every check, in the order of the report."""
+def checks(python: str = "") -> list[Check]:
+    """Every check, in the order of the report. `python`: that of a cluster's ranks, if not this one."""
     return [
         *machine.checks(),
-        *ops.checks(),
+        *ops.checks(python),
         *machine.slurm(),
         *machine.kubernetes(),
         *machine.containers(),
     ]
 
 
-def report() -> str:
+def report(python: str = "") -> str:
     """The checks as a table."""
     marks = {"ok": "ok", "missing": "--", "warning": "!!"}
-    return tables.table((f.area, f.name, marks[f.state], f.detail) for f in checks())
+    return tables.table((f.area, f.name, marks[f.state], f.detail) for f in checks(python))
 
 
-def report_json() -> str:
+def report_json(python: str = "") -> str:
     """The checks, machine-readable: a list of {area, name, state, detail}."""
-    return json.dumps([asdict(f) for f in checks()], indent=2, ensure_ascii=False)
+    return json.dumps([asdict(f) for f in checks(python)], indent=2, ensure_ascii=False)

@@ -6,7 +6,6 @@ Owns the judgement; torch and DeepSpeed are asked for facts in a process of thei
 from __future__ import annotations
 
 import json
-import platform
 import re
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from launcher import ROOT
 from launcher.doctor import machine
 from launcher.doctor.looking import Check
 from launcher.errors import SpecError
@@ -29,7 +29,7 @@ _PACKAGES = ("torch", "deepspeed", "transformers")
 # Prints facts as JSON. DeepSpeed's op builders know what their sources need; extra_ldflags is where some find out.
 _PROBE = """
 import contextlib, importlib.metadata as m, io, json, logging, sys
-out = {}
+out = {"python": sys.version.split()[0], "executable": sys.executable}
 for name in sys.argv[1:]:
     try: out[name] = m.version(name)
     except m.PackageNotFoundError: out[name] = None
@@ -85,9 +85,16 @@ def _nvcc() -> str:
     return release[1] if release else ""
 
 
-def probe() -> dict[str, Any] | None:
-    """What torch and DeepSpeed say of themselves; None when the process that asks them fails."""
-    words = [sys.executable, "-c", _PROBE, *_PACKAGES]
+def probe(python: str = "") -> dict[str, Any] | None:
+    """What torch and DeepSpeed say of themselves; None when the process that asks them fails.
+
+    `python`: an interpreter, a venv or a conda environment, started as ranks are. Raises LookupError with the reason
+    when it is not here.
+    """
+    start = [sys.executable, str(ROOT / "docker" / "interpreter.py"), python] if python else [sys.executable]
+    if python and (found := subprocess.run(start, capture_output=True, text=True)).returncode:
+        raise LookupError(found.stderr.strip())
+    words = [*start, "-c", _PROBE, *_PACKAGES]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=180)
         facts: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -96,11 +103,17 @@ def probe() -> dict[str, Any] | None:
     return facts
 
 
-def checks() -> Iterator[Check]:
-    """Python, its packages, and every op."""
-    yield Check("python", "python", "ok", f"{platform.python_version()} at {sys.executable}")
-    facts = probe()
-    if facts is None:
+def checks(python: str = "") -> Iterator[Check]:
+    """Python, its packages, and every op: of this Python, or of a cluster's."""
+    try:
+        facts = probe(python)
+    except LookupError as error:
+        yield Check("python", "python", "missing", str(error))
+        return
+    if facts:
+        yield Check("python", "python", "ok", f"{facts['python']} at {facts['executable']}")
+    else:
+        yield Check("python", "python", "warning", python or sys.executable)
         hint = "importing it failed; try `python -c 'import torch, deepspeed'`"
         yield Check("python", "torch", "warning", hint)
         return

@@ -214,6 +214,10 @@ class Cluster:
     fabric: str = field("tcp", "The network between hosts: see `python -m launcher env`.")
     interface: Text | None = field(None, "Network interface of the bootstrap traffic, such as eth0.")
     image: Text = field("deepspeed-train", "Container image; without a tag, the one of docker/'s contents.")
+    python: Text | None = field(
+        None,
+        "Ranks' Python without a container: an interpreter, a venv, or a conda environment by path or name.",
+    )
     scratch: AbsolutePath = field("/tmp", "A folder on each host's own disk, for caches.")
     mounts: dict[AbsolutePath, Annotated[Mount, Shorthand("host")]] = field(
         dict,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
+from launcher import workloads
 from launcher.files.fields import Count, Name, Range, Seconds, Shorthand, Text, field
 from launcher.files.shared import Environment
 
@@ -26,6 +27,10 @@ class Checkpoint:
     every: Count = field(500, "Steps between checkpoints.")
     keep: Count = field(3, "How many complete checkpoints are kept.")
     resume: Text | None = field(None, "A run's id, or a checkpoints folder, to start from.")
+    requeue: bool = field(
+        False,
+        "At the walltime back into the queue whatever the program ends with, if RUN_DIR/checkpoints has a file.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +47,12 @@ class Job:
 
     name: Name = field(description="Starts the run's id: lower case, digits and dashes.")
     workload: Text = field("pretrain", "A program of docker/workloads/, or the path of your own .py file.")
+    command: list[Text] | None = field(
+        None, "Any program with its words, instead of a workload: [torchrun, train.py]."
+    )
+    processes: Literal["slot", "host"] = field(
+        "slot", "One process a slot, or one a host for programs that start the ranks themselves."
+    )
     cluster: Text | None = field(
         None, "A file of jobs/clusters/ (its name) or a path; `--cluster` overrides."
     )
@@ -61,7 +72,14 @@ class Job:
     restarts: Annotated[int, Range(0, 1000)] = field(
         10, "How often the run is restarted after preemption, walltime or a lost host."
     )
+    signal: Literal["USR2", "TERM", "USR1", "none"] = field(
+        "USR2", "What ranks get before the walltime, to save and end with 75."
+    )
     env: Environment = field(dict, "Extra environment variables.")
     preflight: bool | None = field(
         None, "Check the hosts before the ranks start (Slurm); default: with more than one host."
     )
+
+    def __post_init__(self) -> None:
+        if self.command is not None:
+            object.__setattr__(self, "workload", workloads.COMMAND)

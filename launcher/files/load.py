@@ -98,6 +98,16 @@ def load_stage(stage: Stage, folders: Mapping[str, str] = MappingProxyType({})) 
     return Loaded(job, cluster, {"job": document.places, "cluster": site.places}, facts)
 
 
+def load_cluster(named: str) -> Cluster:
+    """The cluster of a name or file. Raises SpecError with all that is wrong with it."""
+    problems: list[Problem] = []
+    site = _cluster_document(Named(named, Place("--cluster"), Path()), Reader(), problems)
+    cluster = validate(site, Cluster, problems) if site else None
+    if cluster is None or problems:
+        raise _refusal(problems)
+    return cluster
+
+
 def _plain(path: str, given: Sequence[Setting], named: Named | None, reader: Reader) -> Stages:
     """A job as the only stage of a pipeline without a name."""
     stage = Stage(

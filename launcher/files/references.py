@@ -13,6 +13,7 @@ from launcher.deepspeed import config
 from launcher.deepspeed import keys as deepspeed_keys
 from launcher.errors import Problem, SpecError, did_you_mean, shown
 from launcher.fabrics import FABRICS
+from launcher.files import own_program
 from launcher.files.cluster import Cluster
 from launcher.files.job import Job
 from launcher.sizing import gpus, models
@@ -72,6 +73,7 @@ def _environment_problems(document: Document) -> Iterator[Problem]:
 
 def _program_problems(document: Document) -> Iterator[Problem]:
     """A workload that Python cannot run, such as a command line."""
+    yield from own_program.problems(document)
     workload = document.data.get("workload")
     if isinstance(workload, str) and workloads.is_script(workload):
         what, hint = workloads.script_problem(workload)
@@ -81,9 +83,10 @@ def _program_problems(document: Document) -> Iterator[Problem]:
 
 def _batch_problems(document: Document) -> Iterator[Problem]:
     """A job without `batch`, although its workload takes DeepSpeed's configuration, of which that is a part."""
-    workload = str(document.data.get("workload", "pretrain"))
+    workload = own_program.workload(document)
     known = workloads.is_script(workload) or workload in workloads.names()
-    if "batch" not in document.data and (not known or workloads.steps(workload)):
+    steps = not known or (workload != workloads.COMMAND and workloads.steps(workload))
+    if "batch" not in document.data and steps:
         hint = "add `batch:` (batch: {micro: 4, global: 64})"
         yield Problem("batch is missing", hint, document.place(("batch",)))
 
@@ -93,7 +96,7 @@ def _model_problems(document: Document) -> Iterator[Problem]:
     named = document.data.get("model")
     if isinstance(named, (int, float)) and not isinstance(named, bool):
         named = str(named)
-    if isinstance(named, str) and workloads.traits(str(document.data.get("workload", "pretrain"))).estimated:
+    if isinstance(named, str) and workloads.traits(own_program.workload(document)).estimated:
         try:
             models.load_if_here(named)
         except SpecError as error:
@@ -106,7 +109,7 @@ def _deepspeed_problems(document: Document) -> Iterator[Problem]:
     section = document.data.get("deepspeed")
     if isinstance(section, dict):
         overrides = {key: value for key, value in section.items() if key != "preset"}
-        workload = str(document.data.get("workload", "pretrain"))
+        workload = own_program.workload(document)
         for keys, problem in deepspeed_keys.problems(overrides, workload):
             if ("deepspeed", *keys) in document.unreadable:  # which has been said
                 continue
@@ -114,7 +117,7 @@ def _deepspeed_problems(document: Document) -> Iterator[Problem]:
 
 
 def _args_problems(document: Document) -> Iterator[Problem]:
-    args, workload = document.data.get("args", {}), str(document.data.get("workload", "pretrain"))
+    args, workload = document.data.get("args", {}), own_program.workload(document)
     if not isinstance(args, dict):
         return
     fitting = {}

@@ -16,7 +16,7 @@ from launcher.errors import LauncherError, PlanError, Problem, shown
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
 from launcher.files import validation
-from launcher.planning import fit, inline_secrets, ranks_environment
+from launcher.planning import fit, inline_secrets, own_program, ranks_environment
 from launcher.sizing import gpus
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     findings = _lint(job, cluster, fabric)
     problems = [
         *_impossible(job, cluster),
+        *own_program.problems(job),
         *ranks_environment.problems(job, cluster),
         *_written(findings, "error", job),
     ]
@@ -140,7 +141,8 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and fit.requested_preset(job) is None and workloads.steps(job.workload):
         notes.append(f"{unknown}; `deepspeed: auto` is {preset}")
-    if ("checkpoint",) in places["job"] and not workloads.saves(job.workload):
+    given = workloads.saves(job.workload) or workloads.is_script(job.workload)
+    if ("checkpoint",) in places["job"] and not given:
         place = places["job"]["checkpoint",]
         notes.append(f"{place}: checkpoint: workload {shown(job.workload)} is not given it")
     return Plan(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from launcher import workloads
 from launcher.errors import Problem
+from launcher.planning import own_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +61,8 @@ def _variables(job: Job, cluster: Cluster) -> Iterator[_Part]:
 
 
 def _arguments(job: Job) -> Iterator[_Part]:
+    for index, word in enumerate(job.command or ()):
+        yield _Part(("job", "command", str(index)), _size(word), _size(word))
     for key, value in job.args.items():
         sizes = [_size(word) for word in workloads.command_line({key: value})]
         yield _Part(("job", "args", key), max(sizes, default=0), sum(sizes))
@@ -86,7 +89,7 @@ def variables(plan: Plan) -> str:
 
 def document(plan: Plan) -> str:
     """The same with the run's folder, and for each secret the variable in which the script hands it on."""
-    own = _own(plan)
+    own, given = _own(plan), own_program.variables(plan, plan.workspace.runs)
     secrets = {
         secret.variable: {"secret": secret.name, "from": f"{CARRIER}{number}"}
         for number, secret in enumerate(plan.secrets)
@@ -95,7 +98,7 @@ def document(plan: Plan) -> str:
         "RUN_DIR": {"value": plan.folder, "why": "where checkpoints and logs go"},
         "DEEPSPEED_CONFIG": {"value": f"{plan.folder}/ds_config.json"},
     }
-    return _document({**own, **secrets, **run})
+    return _document({**{k: {"value": v} for k, v in given.items()}, **own, **secrets, **run})
 
 
 def _own(plan: Plan) -> dict[str, dict[str, str]]:

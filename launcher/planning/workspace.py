@@ -37,7 +37,8 @@ def missing_program(plan: Plan, scheduler: str) -> Problem | None:
     """The user's own program that ranks would not find; None where they see other files than this machine's."""
     workload = plan.job.workload
     containers = {"local": plan.cluster.local.container, "slurm": plan.cluster.slurm.container}
-    if not workloads.is_script(workload) or containers.get(scheduler) != "none":
+    own = workloads.is_script(workload) and plan.job.command is None
+    if not own or containers.get(scheduler) != "none":
         return None
     # jobs of Slurm start in this folder, which their hosts share; what else they have is not known here
     if (scheduler == "slurm" and workload.startswith("/")) or _is_program(Path(workload)):

@@ -1,4 +1,4 @@
-"""What Python runs in every rank.
+"""What runs in every rank, and what the node entry is told of it.
 
 Owns the options that follow from the plan; the workload's own are checked by `workloads`.
 """
@@ -8,17 +8,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher import workloads
+from launcher.planning import own_program
+from launcher.rendering import containers
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
 
 def ranks(plan: Plan, folder: str, config: str) -> list[str]:
-    """Python's arguments: `-m workloads.NAME` or the user's own file, then options.
+    """Python's arguments, `-m workloads.NAME` or the user's own file, or the words of a command; then options.
 
     `folder` is the run folder and `config` the DeepSpeed configuration, both as the ranks see them.
     """
     job = plan.job
+    if job.command is not None:
+        return [*job.command, *workloads.command_line(plan.args)]
     if workloads.is_script(job.workload):
         return [job.workload, *workloads.command_line(plan.args)]
     ours = {
@@ -27,13 +31,27 @@ def ranks(plan: Plan, folder: str, config: str) -> list[str]:
         "model": job.model,
         "checkpoint-every": job.checkpoint.every,
         "checkpoint-keep": job.checkpoint.keep,
-        "resume": _resume(job.checkpoint.resume, folder.rpartition("/")[0]),
+        "resume": own_program.resume_folder(job.checkpoint.resume, folder.rpartition("/")[0]),
     }
     known = workloads.options(job.workload)
     launcher_options = workloads.command_line({k: v for k, v in ours.items() if k in known})
     return ["-m", f"workloads.{job.workload}", *launcher_options, *workloads.command_line(plan.args)]
 
 
-def _resume(named: str | None, runs: str) -> str | None:
-    """A run's id stands for its checkpoints folder; anything with a slash is a folder already."""
-    return named if named is None or "/" in named else f"{runs}/{named}/checkpoints"
+def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:
+    """What the node entry is told of them: none for a workload of ours on its own Python.
+
+    `stops`: the scheduler sends a signal before the walltime, and puts a job back into its queue.
+    """
+    job, words = plan.job, list[str]()
+    if workloads.is_script(job.workload):
+        words += ["--program", "--names-from=0"] if job.command is not None else ["--names-from=1"]
+    if job.processes == "host":
+        words.append("--processes=host")
+    if job.signal != "USR2":
+        words.append(f"--signal={job.signal}")
+    if plan.cluster.python and not containers.inside(runtime):
+        words.append(f"--python={plan.cluster.python}")
+    if job.checkpoint.requeue and stops:
+        words.append(f"--requeue-after={own_program.stop_after(plan)}")
+    return words

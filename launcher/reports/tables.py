@@ -6,6 +6,7 @@ Owns columns and key names, which README.md beside this file documents; every fi
 from __future__ import annotations
 
 import json
+import shlex
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -48,9 +49,10 @@ def plan(plan: Plan) -> str:
     ranks = f"{plan.nodes} × {plan.slots} = {plan.world_size} ranks"
     rows = [
         ("run", plan.id),
-        ("workload", f"{job.workload}{f', model {job.model}' if job.model else ''}"),
+        ("workload", f"{_program(plan)}{f', model {job.model}' if job.model else ''}"),
         ("hosts × slots", f"{ranks} on {plan.cluster.gpu or 'CPU'}, fabric {plan.fabric.name}"),
         *(_step(plan) if workloads.steps(job.workload) else ()),
+        *([("python", plan.cluster.python)] if plan.cluster.python else []),
         ("image", plan.image),
         ("walltime", f"{units.brief(job.walltime)}, restarted up to {job.restarts} times"),
         ("run folder", plan.folder),
@@ -66,11 +68,34 @@ def plan(plan: Plan) -> str:
 def _step(plan: Plan) -> Iterator[tuple[str, str]]:
     """What only programs have that work in steps."""
     batch, kept = plan.batch, plan.job.checkpoint
+    if workloads.is_script(plan.job.workload):
+        yield from _given(plan)
+        return
     product = f"micro {batch.micro} × accumulation {batch.accumulation} × {_sharing(plan)}"
     yield "batch", f"{product} = {batch.train} samples per step"
     yield "deepspeed", f"{plan.preset}, ZeRO stage {_stage(plan)}, {plan.precision}"
-    if workloads.is_script(plan.job.workload) or "checkpoint-every" in workloads.options(plan.job.workload):
+    if "checkpoint-every" in workloads.options(plan.job.workload):
         yield "checkpoints", f"every {kept.every} steps, the newest {kept.keep} are kept"
+
+
+def _program(plan: Plan) -> str:
+    """The workload, or the words of a command; how many processes start it where that is not one a slot."""
+    words = plan.job.workload if plan.job.command is None else " ".join(map(shlex.quote, plan.job.command))
+    return units.printable(words) + (", one process a host" if plan.job.processes == "host" else "")
+
+
+def _given(plan: Plan) -> Iterator[tuple[str, str]]:
+    """What a program of the user's own is told, and does with it what it wants."""
+    batch, kept, written = plan.batch, plan.job.checkpoint, plan.places["job"]
+    if plan.job.command is None or ("batch",) in written or ("deepspeed",) in written:
+        yield (
+            "batch",
+            f"BATCH_MICRO={batch.micro}, BATCH_ACCUMULATION={batch.accumulation}: for the program to follow",
+        )
+        yield "deepspeed", f"{plan.preset}, ZeRO stage {_stage(plan)}, {plan.precision}: in $DEEPSPEED_CONFIG"
+    if ("checkpoint",) in written:
+        told = f"CHECKPOINT_EVERY={kept.every}, CHECKPOINT_KEEP={kept.keep}: for the program to follow"
+        yield "checkpoints", told + ("; put back at the walltime if there are any" if kept.requeue else "")
 
 
 def _sharing(plan: Plan) -> str:

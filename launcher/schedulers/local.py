@@ -51,7 +51,10 @@ def render(plan: Plan) -> Files:
         config=json.dumps(plan.config, indent=1),
         environment=ranks_environment.document(plan),
         carrier=templates.Code(ranks_environment.CARRIER),
-        caches=ranks_environment.caches(plan, plan.image if containers.inside(runtime) else ""),
+        caches=[
+            *ranks_environment.caches(plan, plan.image if containers.inside(runtime) else ""),
+            *command.options(plan, runtime),
+        ],
         hostfile=hostfile.text([f"127.0.0.{i + 1}" for i in range(plan.nodes)], plan.slots),
         secrets=templates.home(plan.cluster.local.secrets),
         secrets_named=plan.cluster.local.secrets,

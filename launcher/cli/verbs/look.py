@@ -109,8 +109,10 @@ def schema(given: options.Look) -> int:
 
 def doctor(given: options.Look) -> int:
     from launcher import doctor as checks
+    from launcher.files import load
 
-    print(checks.report_json() if given.json else checks.report())
+    python = load.load_cluster(given.cluster).python or "" if given.cluster else ""
+    print(checks.report_json(python) if given.json else checks.report(python))
     return OK
 
 

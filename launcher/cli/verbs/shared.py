@@ -84,13 +84,14 @@ def require_fit(plan: Plan, force: bool) -> None:
 
 
 def require_program(plan: Plan, scheduler: str) -> None:
-    """Refuse a plan whose ranks would not find the user's own program."""
+    """Refuse a plan whose ranks would not find the user's own program, or their Python."""
     from launcher.errors import PlanError
-    from launcher.planning import workspace
+    from launcher.planning import on_this_machine, workspace
 
-    problem = workspace.missing_program(plan, scheduler)
-    if problem:
-        raise PlanError(problem).at(plan.places)
+    script = workspace.missing_program(plan, scheduler)
+    problems = [*([script] if script else []), *on_this_machine.problems(plan, scheduler)]
+    if problems:
+        raise PlanError(*problems).at(plan.places)
 
 
 def require_image(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import exit_codes
 from launcher.fabrics import environment as fabrics_environment
-from launcher.planning import ranks_environment
+from launcher.planning import own_program, ranks_environment
 from launcher.rendering import command, containers, templates
 from launcher.schedulers.kubernetes import kinds, queues, security
 from launcher.sizing import memory
@@ -146,6 +146,7 @@ def _command(plan: Plan) -> tuple[str, ...]:
         # the shell above keeps some names for itself, and a fabric's script may set others anew
         *(("--environment", f"{JOB}/environment.json") if plan.fabric.script else ()),
         *(literal(word) for word in ranks_environment.caches(plan, plan.image)),
+        *command.options(plan, "kubernetes"),
         "--",
         *(literal(word).replace("\0", run) for word in ranks),
     )
@@ -159,6 +160,7 @@ def _run(plan: Plan) -> str:
 def _environment(plan: Plan) -> tuple[tuple[str, str, str], ...]:
     return (
         *((v.name, literal(v.value), v.why) for v in plan.environment),
+        *((name, literal(value), "") for name, value in own_program.variables(plan, FOLDER).items()),
         ("RUN_DIR", f"{FOLDER}/{_run(plan)}", "volume of checkpoints and logs"),
         ("DEEPSPEED_CONFIG", f"{JOB}/ds_config.json", ""),
     )

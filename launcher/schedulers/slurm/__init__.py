@@ -43,7 +43,10 @@ def render(plan: Plan) -> Files:
         config=json.dumps(plan.config, indent=1),
         environment=ranks_environment.document(plan),
         carrier=templates.Code(ranks_environment.CARRIER),
-        caches=ranks_environment.caches(plan, plan.image if containers.inside(runtime) else ""),
+        caches=[
+            *ranks_environment.caches(plan, plan.image if containers.inside(runtime) else ""),
+            *command.options(plan, runtime, stops=True),
+        ],
         pull=containers.pull(plan),
         bundle=containers.bundle(plan),
         secrets=templates.home(plan.cluster.slurm.secrets),

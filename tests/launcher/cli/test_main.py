@@ -39,7 +39,7 @@ CONTRACT = {
     "list": "--all --json --state",
     "schema": "kind",
     "completion": "shell",
-    "doctor": "--json",
+    "doctor": "--cluster --json",
 }
 
 # What costs time to import, and what a verb may load of it.

@@ -155,7 +155,7 @@ def test_env(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "checks", lambda: [Check("python", "torch", "ok", "2.9")])
+    monkeypatch.setattr(doctor, "checks", lambda python: [Check("python", "torch", "ok", "2.9")])
     for entry in printed(capsys, "doctor"):
         check(entry, documented("doctor"))
 

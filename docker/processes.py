@@ -1,0 +1,75 @@
+"""The processes below one, as Linux tells of them: who they are, what they have handlers for, and their end.
+
+Owns /proc; which of them are ranks is ranks.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LIBC = ctypes.CDLL(None)
+_TRIES = 50  # a process that starts others while it is killed is outrun soon
+
+
+def kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):  # reaped, and its end is on the way
+        os.kill(pid, number)
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler of its own for the signal."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        mask = Path(f"/proc/{pid}/status").read_text().split("SigCgt:")[1].split()[0]
+        return bool(int(mask, 16) >> (number - 1) & 1)
+    return False
+
+
+def catching(pid: int, number: int, below: bool = False) -> set[int]:
+    """`pid` if it has a handler; else, with `below`, the first on each way down the tree that have one."""
+    if catches(pid, number):
+        return {pid}
+    if not below:
+        return set()
+    return {found for child in children(pid) for found in catching(child, number, below=True)}
+
+
+def children(pid: int) -> Iterator[int]:
+    """The processes that `pid` started, or adopted."""
+    for task in Path(f"/proc/{pid}/task").glob("*"):
+        with contextlib.suppress(OSError):
+            yield from map(int, (task / "children").read_text().split())
+
+
+def adopt() -> None:
+    """Make this process the parent of what its descendants leave behind: a launcher's ranks, when it dies."""
+    _LIBC.prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def kill_below(pid: int) -> None:
+    """SIGKILL to all that run below `pid`."""
+    for _ in range(_TRIES):
+        there = [one for one in _all_below(pid) if _runs(one)]
+        for one in there:
+            kill(one, signal.SIGKILL)
+        if not there:
+            return
+
+
+def _all_below(pid: int) -> Iterator[int]:
+    for child in children(pid):
+        yield child
+        yield from _all_below(child)
+
+
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False

@@ -1,0 +1,76 @@
+"""What this machine can tell of a job's own program before it is submitted: a command or a Python that is not there.
+
+Owns the look; on hosts that are not this machine the node entry looks again (docker/program.py, docker/interpreter.py).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher import entry
+from launcher.errors import Problem, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.planning.plan import Plan
+
+
+def problems(plan: Plan, scheduler: str) -> Iterator[Problem]:
+    """What ranks would not find; nothing where they see other files than this machine's."""
+    container = {"local": plan.cluster.local.container, "slurm": plan.cluster.slurm.container}
+    if container.get(scheduler) != "none":
+        return
+    path = os.environ.get("PATH", os.defpath)
+    if plan.cluster.python and (scheduler == "local" or _shared(plan.cluster.python, plan)):
+        python = entry.module("interpreter")
+        try:
+            path = python.resolve(plan.cluster.python, os.environ).environment(os.environ)["PATH"]
+        except entry.module("ending").Stop as stop:
+            yield Problem(str(stop).replace("on this host", "here"), "check it", about=("cluster", "python"))
+            return
+    elif scheduler == "local":
+        path = f"{Path(plan.workspace.python).parent}{os.pathsep}{path}"
+    yield from _command(plan, scheduler, path)
+
+
+def _command(plan: Plan, scheduler: str, path: str) -> Iterator[Problem]:
+    words = plan.job.command
+    if not words or "$" in words[0]:  # a name's value is known where it runs
+        return
+    word, about = words[0], ("job", "command", 0)
+    if "/" not in word:
+        # what hosts other than this one have on their PATH, modules and all, is not known here
+        if scheduler == "local" and not shutil.which(word, path=path):
+            what, hint = f"command: {shown(word)} is not on the PATH", "install it, or write its path"
+            yield Problem(what, f"{hint}; `python:` of the cluster names another environment", about=about)
+        return
+    if scheduler != "local" and not _shared(word, plan):
+        return
+    file = Path(word)
+    if not file.exists():
+        yield Problem(f"command: {shown(word)} is not here", "check the path", about=about)
+    elif file.is_dir():
+        yield Problem(f"command: {shown(word)} is a folder", "name a program in it", about=about)
+    elif not os.access(file, os.X_OK):
+        hint = "chmod +x it, or start it by its interpreter: [python, FILE]"
+        yield Problem(f"command: {shown(word)} cannot be executed", hint, about=about)
+
+
+def _shared(named: str, plan: Plan) -> bool:
+    """Whether a path lies on the file system of the run folders, which all hosts share."""
+    path = Path(named).expanduser()
+    if not path.is_absolute():
+        return False
+    try:
+        return _device(path) == _device(Path(plan.workspace.runs))
+    except OSError:
+        return False
+
+
+def _device(path: Path) -> int:
+    """Of the path, or of the nearest folder above it that is there."""
+    return next(p for p in (path, *path.parents) if p.exists()).stat().st_dev
