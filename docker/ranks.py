@@ -88,7 +88,9 @@ def defaults(variables: dict[str, str], slots: int) -> dict[str, str]:
     # All of the host's cores in every rank, torch's default, makes ranks fight for them.
     threads = {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // slots))}
     code = str(Path(__file__).resolve().parent)
-    path = os.pathsep.join(filter(None, (code, variables.get("PYTHONPATH"))))
+    path = variables.get("PYTHONPATH", "")
+    if code not in path.split(os.pathsep):  # else carried.py has put it behind the user's own
+        path = os.pathsep.join(filter(None, (code, path)))
     return {**threads, **variables, "PYTHONPATH": path}
 
 

@@ -214,6 +214,9 @@ class Cluster:
     fabric: str = field("tcp", "The network between hosts: see `python -m launcher env`.")
     interface: Text | None = field(None, "Network interface of the bootstrap traffic, such as eth0.")
     image: Text = field("deepspeed-train", "Container image; without a tag, the one of docker/'s contents.")
+    image_python: Text | None = field(
+        None, "The Python of an image of your own, 3.10 or newer; default: python3, unless the image is ours."
+    )
     scratch: AbsolutePath = field("/tmp", "A folder on each host's own disk, for caches.")
     mounts: dict[AbsolutePath, Annotated[Mount, Shorthand("host")]] = field(
         dict,

@@ -42,6 +42,10 @@ class Job:
 
     name: Name = field(description="Starts the run's id: lower case, digits and dashes.")
     workload: Text = field("pretrain", "A program of docker/workloads/, or the path of your own .py file.")
+    code: Text | None = field(
+        None,
+        "Folder that travels with the job; default: the script's git checkout, or its folder. none: nothing.",
+    )
     cluster: Text | None = field(
         None, "A file of jobs/clusters/ (its name) or a path; `--cluster` overrides."
     )

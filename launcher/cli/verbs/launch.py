@@ -61,7 +61,7 @@ def _require_all(given: options.Launch, plans: Mapping[str, Plan]) -> None:
                 say(f"warning: {warning}")
         shared.require_fit(plan, given.force)
         if given.submits:
-            shared.require_program(plan, given.scheduler)
+            shared.require_program(plan)
         shared.require_image(plan, given.scheduler, given.force, ask=given.submits)
 
 
@@ -71,6 +71,8 @@ def _rehearse(given: options.Launch, stages: Stages, plans: Mapping[str, Plan]) 
 
     scheduler = schedulers.load(given.scheduler)
     rendered = {name: scheduler.render(plan) for name, plan in plans.items()}
+    for plan in plans.values():
+        shared.require_program(plan)
     folders = {name: f"{given.output}/{name}" if name else str(given.output) for name in rendered}
     separate = getattr(scheduler, "separate", dict)
     if given.output:  # nothing is written where a later stage is refused

@@ -39,12 +39,16 @@ def load_stage(stage: Stage, folders: Mapping[str, str]) -> Loaded:
 
 def planner(suffix: str = "", exclude: Sequence[str] = ()) -> PlanOf:
     """How a stage is planned on this machine. `suffix` is that of its run's id; `exclude` are hosts to avoid."""
-    from launcher.planning import plan, workspace
+    from launcher.files import stages as files_stages
+    from launcher.planning import code_files, plan, workspace
 
     site = workspace.here()
 
     def plan_of(stage: Stage, folders: Mapping[str, str]) -> Plan:
-        return plan.make(load_stage(stage, folders), site, suffix)._replace(exclude=tuple(exclude))
+        loaded = load_stage(stage, folders)
+        decided = plan.make(loaded, site, suffix)
+        code, problem = code_files.find(loaded.job, files_stages.folder(stage.source), site.runs)
+        return decided._replace(exclude=tuple(exclude), code=code, code_problem=problem)
 
     return plan_of
 
@@ -83,14 +87,14 @@ def require_fit(plan: Plan, force: bool) -> None:
     say(f"warning: {refusal}")
 
 
-def require_program(plan: Plan, scheduler: str) -> None:
-    """Refuse a plan whose ranks would not find the user's own program."""
+def require_program(plan: Plan) -> None:
+    """Refuse a plan whose ranks would not find the user's own program; say what of its code does not travel."""
     from launcher.errors import PlanError
-    from launcher.planning import workspace
 
-    problem = workspace.missing_program(plan, scheduler)
-    if problem:
-        raise PlanError(problem).at(plan.places)
+    if plan.code_problem:
+        raise PlanError(plan.code_problem).at(plan.places)
+    for what in plan.code.left_out if plan.code else ():
+        say(f"note: code: left out {what}")
 
 
 def require_image(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
