@@ -52,6 +52,10 @@ class Found(NamedTuple):
 def find(job: Job, beside: Path, runs: str) -> Found:
     """The code of `job`, whose paths start at the folder `beside`. The run folders below `runs` are no part of it."""
     script = workloads.is_script(job.workload)
+    if job.code == NONE and script and not job.workload.startswith("/"):
+        what = f"workload {shown(job.workload)}: with `code: none` nothing brings it to the ranks"
+        hint = "write the absolute path that it has there, or leave `code` out"
+        return Found(problem=Problem(what, hint, about=("job", "workload")))
     if job.code == NONE or (job.code is None and not script):
         return Found()
     try:
@@ -241,7 +245,9 @@ def _link(root: Path, path: str) -> File | str:
     source = root / path
     target = os.path.normpath(source.parent / source.readlink())
     beneath = os.path.relpath(target, root)
-    inside = not beneath.startswith("..") and Path(source.resolve()).is_relative_to(root.resolve())
+    inside = not beneath.startswith("..") and Path(os.path.realpath(source)).is_relative_to(
+        os.path.realpath(root)
+    )
     if not inside or _secret(beneath):
         return f"a link to {source.readlink()}, outside of the code"
     return File(path, str(source), 0, link=os.path.relpath(target, source.parent))

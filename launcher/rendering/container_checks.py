@@ -27,7 +27,7 @@ _OWN = {"/opt/job": "the image's programs", "/opt/venv": "the image's Python"}
 def problems(runtime: str, plan: Plan) -> Iterator[Problem]:
     """Why ranks of `plan` cannot run in a container of `runtime`."""
     script = plan.job.workload
-    if plan.code is None and workloads.is_script(script) and not script.startswith("/"):
+    if not (plan.code or plan.code_problem) and workloads.is_script(script) and not script.startswith("/"):
         hint = "write its absolute path, and mount its folder (`mounts:` of the cluster file)"
         what = f"workload {shown(script)}: a container does not start in this folder"
         yield Problem(what, hint, about=("job", "workload"))

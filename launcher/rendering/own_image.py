@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from launcher import ROOT, workloads
+from launcher import ROOT, exit_codes, workloads
 from launcher.images import origin
 
 if TYPE_CHECKING:
@@ -18,10 +18,11 @@ CODE = "code"  # below a run's folder: the user's code
 PROGRAMS = "programs"  # below a run's folder: docker/
 INSIDE = "/opt/launcher"  # where an image that is not ours sees them
 OLDEST = (3, 10)
+_BAD = exit_codes.BY_NAME["BAD_INPUT"].code
 
-# One message, before any rank starts, for an image without a Python that can run the node entry. 64: bad input.
+# One message, before any rank starts, for an image without a Python that can run the node entry.
 _START = f"""\
-fail() {{ echo "node: error: $1" >&2; exit 64; }}
+fail() {{ echo "node: error: $1" >&2; exit {_BAD}; }}
 command -v "$1" >/dev/null || fail "the image has no $1; image_python in the cluster file names its Python"
 "$1" -c 'import sys; sys.exit(sys.version_info < {OLDEST})' ||
   fail "$1 of the image is $("$1" --version 2>&1), and the node entry needs {OLDEST[0]}.{OLDEST[1]} or newer"

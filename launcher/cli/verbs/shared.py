@@ -99,11 +99,15 @@ def require_program(plan: Plan) -> None:
 
 def require_image(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
     """Refuse a plan that its image cannot run; with `force` only warn. With `ask` a registry may be asked."""
+    from launcher.errors import PlanError
     from launcher.planning import image_check
+    from launcher.submission import image_python
 
     facts = plan.image_facts
     if not image_check.used(plan, scheduler):
         return
+    if (wrong := image_python.problem(plan, scheduler, ask)) and not force:
+        raise PlanError(wrong).at(plan.places)
     if facts is None and ask:
         from launcher.images import registry
 

@@ -52,24 +52,20 @@ def of(plan: Plan) -> list[Carried]:
     """The ConfigMaps of a run beside its own one; none where the image has all and the user has no code."""
     made = []
     if plan.code and not list(problems(plan)):
-        files = [(f.path, f.content or b"", f.executable) for f in plan.code.files if not f.link]
-        made.append(
-            _carried(
-                plan, "code", files, path=CODE, why=f"The code in {plan.code.root}, as it was at submission."
-            )
-        )
-        made[0].items.extend(_linked(plan.code, made[0].items))
+        why = f"The code in {plan.code.root}, as it was at submission."
+        own = Carried(f"{kinds.name(plan)}-code", "code", CODE, why=why, text={}, binary={}, items=[])
+        files = ((f.path, f.content or b"", f.executable) for f in plan.code.files if not f.link)
+        made.append(_filled(own, files))
+        own.items.extend(_linked(plan.code, own.items))
     if own_image.carries(plan, "kubernetes"):
-        programs = [(path, content, False) for path, content in own_image.needed(plan)]
-        why = "The node entry, which the image's own Python runs."
-        made.append(_carried(plan, "programs", programs, path=own_image.INSIDE, why=why))
+        why, name = "The node entry, which the image's own Python runs.", f"{kinds.name(plan)}-programs"
+        own = Carried(name, "programs", own_image.INSIDE, why=why, text={}, binary={}, items=[])
+        made.append(_filled(own, ((path, content, False) for path, content in own_image.needed(plan))))
     return made
 
 
-def _carried(
-    plan: Plan, volume: str, files: Iterable[tuple[str, bytes, bool]], *, path: str, why: str
-) -> Carried:
-    made = Carried(f"{kinds.name(plan)}-{volume}", volume, path, why, {}, {}, [])
+def _filled(made: Carried, files: Iterable[tuple[str, bytes, bool]]) -> Carried:
+    """`made` with a key and an item for each of `files`: path, content, whether it is executable."""
     for number, (name, content, executable) in enumerate(files):
         key = f"{number}-{re.sub('[^A-Za-z0-9._-]', '_', name)[-200:]}"
         text = _text(content)
