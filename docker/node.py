@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import caches
+import carried
 import environment
 import hostfile
 import logs
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
     check_devices(slots, own | job)
     folder = make_logs(args.folder)
     with kept_caches(args, own) as cached:
-        variables = own | cached | job
+        variables = carried.enter(args.code, own | cached | job, alone=args.program)
         if (active := program.chosen(program.of(args), variables)) and args.python:
             for note in [f"python {active.python}", *active.notes]:
                 say(note)
@@ -158,7 +159,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--hostfile", type=Path, required=True, help="lines of `host slots=N`")
     parser.add_argument("--run", required=True, help="the run's id: ports follow from it")
-    parser.add_argument("--folder", type=Path, required=True, help="the run folder")
+    parser.add_argument("--folder", type=lambda p: Path(p).absolute(), required=True, help="the run folder")
+    parser.add_argument("--code", type=lambda p: Path(p).absolute(), help="where ranks start: carried.py")
     parser.add_argument("--environment", type=Path, help="the job's variables: environment.py")
     parser.add_argument("--scratch", type=Path, help="a folder on this host's own disk, for compile caches")
     parser.add_argument("--caches", default="", help="the variables that name them, with commas")

@@ -54,7 +54,9 @@ def defaults(variables: dict[str, str], slots: int, ours: bool = True) -> dict[s
     if not ours:
         return threads | variables
     code = str(Path(__file__).resolve().parent)
-    path = os.pathsep.join(filter(None, (code, variables.get("PYTHONPATH"))))
+    path = variables.get("PYTHONPATH", "")
+    if code not in path.split(os.pathsep):  # else carried.py has put it behind the user's own
+        path = os.pathsep.join(filter(None, (code, path)))
     return {**threads, **variables, "PYTHONPATH": path}
 
 

@@ -214,6 +214,9 @@ class Cluster:
     fabric: str = field("tcp", "The network between hosts: see `python -m launcher env`.")
     interface: Text | None = field(None, "Network interface of the bootstrap traffic, such as eth0.")
     image: Text = field("deepspeed-train", "Container image; without a tag, the one of docker/'s contents.")
+    image_python: Text | None = field(
+        None, "The Python of an image of your own, 3.10 or newer; default: python3, unless the image is ours."
+    )
     python: Text | None = field(
         None,
         "Ranks' Python without a container: an interpreter, a venv, or a conda environment by path or name.",

@@ -53,6 +53,10 @@ class Job:
     processes: Literal["slot", "host"] = field(
         "slot", "One process a slot, or one a host for programs that start the ranks themselves."
     )
+    code: Text | None = field(
+        None,
+        "Folder that travels with the job; default: the script's git checkout, or its folder. none: nothing.",
+    )
     cluster: Text | None = field(
         None, "A file of jobs/clusters/ (its name) or a path; `--cluster` overrides."
     )

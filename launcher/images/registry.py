@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launcher.images import facts as images_facts
 
@@ -20,12 +20,27 @@ if TYPE_CHECKING:
 SECONDS = 10  # a slower registry does not delay a submission
 
 
-@functools.cache
 def facts(name: str) -> tuple[Facts | None, str]:
     """The facts that the labels of image `name` give, and a note when the registry could not be read.
 
     The facts are None where skopeo, the registry or such labels are missing.
     """
+    answer, note = inspected(name)
+    if answer is None:
+        return None, note
+    return images_facts.from_labels(answer.get("Labels") or {}, f"labels of {name}"), ""
+
+
+def variables(name: str) -> dict[str, str]:
+    """The ENV of image `name`; empty where it cannot be read."""
+    answer, _ = inspected(name)
+    entries = (str(entry).partition("=") for entry in (answer or {}).get("Env") or [])
+    return {variable: value for variable, _, value in entries}
+
+
+@functools.cache
+def inspected(name: str) -> tuple[dict[str, Any] | None, str]:
+    """skopeo's answer, and a note when the registry could not be read. None without skopeo, or without a registry."""
     if not in_registry(name) or not shutil.which("skopeo"):
         return None, ""
     # An image for other hosts than this one (a laptop of another kind) is still the one to ask for.
@@ -39,17 +54,19 @@ def facts(name: str) -> tuple[Facts | None, str]:
     ]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
-        labels = json.loads(done.stdout)["Labels"] if done.returncode == 0 else None
+        answer = json.loads(done.stdout) if done.returncode == 0 else {}
+        if not isinstance(answer.get("Labels"), dict | None):
+            raise TypeError("its labels are none")
     except subprocess.TimeoutExpired:
         return None, f"{name} was not checked: its registry did not answer within {SECONDS} s"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         return None, f"{name} was not checked: skopeo: {error}"
     if done.returncode:
         return (
             None,
             f"{name} was not checked: {_words(done.stderr) or f'skopeo exited with {done.returncode}'}",
         )
-    return images_facts.from_labels(labels or {}, f"labels of {name}"), ""
+    return answer, ""
 
 
 def _words(log: str) -> str:

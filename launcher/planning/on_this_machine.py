@@ -48,9 +48,10 @@ def _command(plan: Plan, scheduler: str, path: str) -> Iterator[Problem]:
             what, hint = f"command: {shown(word)} is not on the PATH", "install it, or write its path"
             yield Problem(what, f"{hint}; `python:` of the cluster names another environment", about=about)
         return
-    if scheduler != "local" and not _shared(word, plan):
+    travels = plan.code is not None and not word.startswith("/")
+    if scheduler != "local" and not travels and not _shared(word, plan):
         return
-    file = Path(word)
+    file = Path(plan.code.root if plan.code else "", word)
     if not file.exists():
         yield Problem(f"command: {shown(word)} is not here", "check the path", about=about)
     elif file.is_dir():

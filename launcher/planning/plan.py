@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from launcher.files.job import Job
     from launcher.files.load import Loaded
     from launcher.images.facts import Facts
+    from launcher.planning.code import Code
 
 # A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).
 _STEM = 45
@@ -82,6 +83,8 @@ class Plan(NamedTuple):
     warnings: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()  # hosts to stay away from (Slurm)
+    code: Code | None = None  # the user's own, which travels with the run
+    code_problem: Problem | None = None  # why it cannot
     after: tuple[str, ...] = ()  # runs that must succeed first, as placement.word names them
 
     @property

@@ -9,14 +9,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from launcher import ROOT, __version__, workloads
-from launcher.errors import Problem, SpecError, shown
+from launcher import ROOT, __version__
+from launcher.errors import SpecError, shown
 from launcher.planning.plan import Workspace
-
-if TYPE_CHECKING:
-    from launcher.planning.plan import Plan
 
 
 def here() -> Workspace:
@@ -31,34 +27,6 @@ def runs() -> Path:
         return Path(named).expanduser().absolute()
     except RuntimeError:
         raise SpecError(f"LAUNCHER_RUNS {shown(named)} names a user who is not here") from None
-
-
-def missing_program(plan: Plan, scheduler: str) -> Problem | None:
-    """The user's own program that ranks would not find; None where they see other files than this machine's."""
-    workload = plan.job.workload
-    containers = {"local": plan.cluster.local.container, "slurm": plan.cluster.slurm.container}
-    own = workloads.is_script(workload) and plan.job.command is None
-    if not own or containers.get(scheduler) != "none":
-        return None
-    # jobs of Slurm start in this folder, which their hosts share; what else they have is not known here
-    if (scheduler == "slurm" and workload.startswith("/")) or _is_program(Path(workload)):
-        return None
-    hint = "check the path" if workload.startswith("/") else "check the path, which starts at this folder"
-    what, about = f"workload {shown(workload)} is not here", ("job", "workload")
-    if os.path.isdir(workload):  # noqa: PTH112 - a path that is too long is none
-        what, hint = (
-            f"workload {shown(workload)} is a folder without a __main__.py",
-            "name a Python file in it",
-        )
-    return Problem(what, hint, about=about)
-
-
-def _is_program(path: Path) -> bool:
-    """Whether Python can run it: a file, or a folder with a __main__.py."""
-    try:
-        return (path / "__main__.py" if path.is_dir() else path).exists()
-    except OSError:
-        return False
 
 
 def revisions() -> tuple[str, str]:

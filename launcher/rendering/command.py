@@ -9,22 +9,24 @@ from typing import TYPE_CHECKING
 
 from launcher import workloads
 from launcher.planning import own_program
-from launcher.rendering import containers
+from launcher.rendering import containers, own_image
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
 
-def ranks(plan: Plan, folder: str, config: str) -> list[str]:
+def ranks(plan: Plan, folder: str, config: str, code: str = "") -> list[str]:
     """Python's arguments, `-m workloads.NAME` or the user's own file, or the words of a command; then options.
 
-    `folder` is the run folder and `config` the DeepSpeed configuration, both as the ranks see them.
+    `folder` is the run folder, `config` the DeepSpeed configuration and `code` the folder of the user's code (default:
+    below `folder`), all as the ranks see them.
     """
     job = plan.job
     if job.command is not None:
         return [*job.command, *workloads.command_line(plan.args)]
     if workloads.is_script(job.workload):
-        return [job.workload, *workloads.command_line(plan.args)]
+        own = plan.code and f"{code or f'{folder}/{own_image.CODE}'}/{plan.code.program}"
+        return [own or job.workload, *workloads.command_line(plan.args)]
     ours = {
         "deepspeed-config": config,
         "run-dir": folder,

@@ -30,7 +30,8 @@ def problems(runtime: str, plan: Plan) -> Iterator[Problem]:
     if plan.cluster.python:
         what = f"python {shown(plan.cluster.python)}: in a container ranks have the image's own"
         yield Problem(what, "leave out `python:` or the container", about=("cluster", "python"))
-    if workloads.is_script(script) and plan.job.command is None and not script.startswith("/"):
+    own = workloads.is_script(script) and plan.job.command is None
+    if own and not (plan.code or plan.code_problem) and not script.startswith("/"):
         hint = "write its absolute path, and mount its folder (`mounts:` of the cluster file)"
         what = f"workload {shown(script)}: a container does not start in this folder"
         yield Problem(what, hint, about=("job", "workload"))

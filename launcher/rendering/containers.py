@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.errors import PlanError, Problem
 from launcher.planning import ranks_environment
-from launcher.rendering import container_checks
+from launcher.rendering import container_checks, own_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,12 +40,19 @@ def node_entry(runtime: str, plan: Plan, gate: bool = False) -> list[str]:
         raise PlanError(*wrong)
     entry = RUNTIMES[runtime](plan)
     python, code = (
-        (PYTHON_INSIDE, CODE_INSIDE)
+        program_inside(plan)
         if inside(runtime)
-        else (plan.workspace.python, f"{plan.workspace.root}/docker")
+        else ([plan.workspace.python], f"{plan.workspace.root}/docker")
     )
     program = [f"{code}/preflight.py", *_preflight(plan), "--"] if gate else [f"{code}/node.py"]
-    return [*entry.step, *entry.command, *_profile(plan), python, *program]
+    return [*entry.step, *entry.command, *_profile(plan), *python, *program]
+
+
+def program_inside(plan: Plan) -> tuple[list[str], str]:
+    """(the words that start Python in the plan's image, the folder of this project's programs there)."""
+    if own_image.python(plan):
+        return own_image.start(plan), own_image.INSIDE
+    return [PYTHON_INSIDE], CODE_INSIDE
 
 
 # A healthy cluster's figure is for larger messages than preflight's, and a gate must not refuse a healthy one.
@@ -100,6 +107,8 @@ def _binds(plan: Plan) -> list[tuple[str, str, bool]]:
         (plan.workspace.runs, plan.workspace.runs, False),
         (plan.cluster.scratch, plan.cluster.scratch, False),
     ]
+    if own_image.python(plan):
+        own.append((f"{plan.folder}/{own_image.PROGRAMS}", own_image.INSIDE, True))
     fabric = [(m.host, m.inside, m.readonly) for m in plan.fabric.mounts]
     return own + fabric + [(m.host, m.inside, m.readonly) for m in plan.mounts if m.host]
 
@@ -160,7 +169,7 @@ def _engine(engine: str) -> Callable[[Plan], Entry]:
 
 def _oci(plan: Plan) -> Entry:
     # job.sh writes this run's bundle: the image's root file system with the run's mounts
-    return Entry(step=(f"--container={plan.folder}/bundle",), command=_environment())
+    return Entry(step=(f"--container={plan.folder}/bundle",), command=_environment(plan))
 
 
 def _charliecloud(plan: Plan) -> Entry:
@@ -168,12 +177,12 @@ def _charliecloud(plan: Plan) -> Entry:
     words = ["ch-run", "--write-fake", "--unset-env=LD_PRELOAD"]
     for host, inside, _ in _binds(plan):
         words.append(f"--bind={host}:{inside}")
-    return Entry(command=(*words, plan.image, "--", *_environment()))
+    return Entry(command=(*words, plan.image, "--", *_environment(plan)))
 
 
-def _environment() -> tuple[str, ...]:
+def _environment(plan: Plan) -> tuple[str, ...]:
     """`env` with what the image's ENV has: these runtimes give the ranks the host's environment instead."""
-    return ("env", f"PATH={PATH_INSIDE}", f"PYTHONPATH={CODE_INSIDE}")
+    return ("env", f"PATH={PATH_INSIDE}", f"PYTHONPATH={program_inside(plan)[1]}")
 
 
 def bundle(plan: Plan) -> str:

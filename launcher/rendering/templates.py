@@ -108,6 +108,15 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\u{ord(match[0]):04x}"
 
 
+def block(text: str) -> Code:
+    """A value two levels deep in YAML: a literal block scalar where that says the same, else JSON."""
+    lines = text.removesuffix("\n").split("\n")
+    if not lines[-1] or not all(line.isprintable() for line in lines):
+        return Code(yaml(text))
+    head = "|2" if text.endswith("\n") else "|2-"
+    return Code("\n".join([head, *(f"    {line}" if line else "" for line in lines)]))
+
+
 def comment(value: Any) -> Code:
     """`value` as the text of a `#` comment: on one line."""
     return Code(re.sub(r"\s+", " ", "".join(c if c.isprintable() else " " for c in str(value))).strip())

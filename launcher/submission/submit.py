@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from launcher import schedulers, workloads
 from launcher.errors import Problem, RunNotFoundError, SubmitError, UnnamedJobError, shown
 from launcher.runs import folders, record, sweeps
+from launcher.submission import snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,7 @@ def prepare(scheduler: Scheduler, name: str, plan: Plan) -> Plan:
     reserved = record.reserve(plan)
     try:
         record.prepare(reserved, files if reserved.id == plan.id else scheduler.render(reserved))
+        snapshot.write(reserved, name)
     except BaseException:
         record.abandon(reserved)
         raise

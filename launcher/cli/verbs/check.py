@@ -54,8 +54,8 @@ def _render(scheduler: str, path: str, plans: Mapping[str, Plan]) -> int:
 
     try:
         for plan in plans.values():
-            shared.require_program(plan, scheduler)
             schedulers.load(scheduler).render(plan)
+            shared.require_program(plan, scheduler)
     except LauncherError as error:
         return _say_problems(f"{path}: not on {scheduler}", error)
     print(f"{path}: ok on {scheduler}")

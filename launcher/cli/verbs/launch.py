@@ -71,6 +71,8 @@ def _rehearse(given: options.Launch, stages: Stages, plans: Mapping[str, Plan]) 
 
     scheduler = schedulers.load(given.scheduler)
     rendered = {name: scheduler.render(plan) for name, plan in plans.items()}
+    for plan in plans.values():
+        shared.require_code(plan)
     folders = {name: f"{given.output}/{name}" if name else str(given.output) for name in rendered}
     separate = getattr(scheduler, "separate", dict)
     if given.output:  # nothing is written where a later stage is refused

@@ -39,12 +39,16 @@ def load_stage(stage: Stage, folders: Mapping[str, str]) -> Loaded:
 
 def planner(suffix: str = "", exclude: Sequence[str] = ()) -> PlanOf:
     """How a stage is planned on this machine. `suffix` is that of its run's id; `exclude` are hosts to avoid."""
-    from launcher.planning import plan, workspace
+    from launcher.files import stages as files_stages
+    from launcher.planning import code_files, plan, workspace
 
     site = workspace.here()
 
     def plan_of(stage: Stage, folders: Mapping[str, str]) -> Plan:
-        return plan.make(load_stage(stage, folders), site, suffix)._replace(exclude=tuple(exclude))
+        loaded = load_stage(stage, folders)
+        decided = plan.make(loaded, site, suffix)
+        code, problem = code_files.find(loaded.job, files_stages.folder(stage.source), site.runs)
+        return decided._replace(exclude=tuple(exclude), code=code, code_problem=problem)
 
     return plan_of
 
@@ -86,21 +90,34 @@ def require_fit(plan: Plan, force: bool) -> None:
 def require_program(plan: Plan, scheduler: str) -> None:
     """Refuse a plan whose ranks would not find the user's own program, or their Python."""
     from launcher.errors import PlanError
-    from launcher.planning import on_this_machine, workspace
+    from launcher.planning import on_this_machine
 
-    script = workspace.missing_program(plan, scheduler)
-    problems = [*([script] if script else []), *on_this_machine.problems(plan, scheduler)]
-    if problems:
+    require_code(plan)
+    if problems := list(on_this_machine.problems(plan, scheduler)):
         raise PlanError(*problems).at(plan.places)
+
+
+def require_code(plan: Plan) -> None:
+    """Refuse a plan whose code cannot travel; say what of it does not."""
+    from launcher.errors import PlanError
+
+    if plan.code_problem:
+        raise PlanError(plan.code_problem).at(plan.places)
+    for what in plan.code.left_out if plan.code else ():
+        say(f"note: code: left out {what}")
 
 
 def require_image(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
     """Refuse a plan that its image cannot run; with `force` only warn. With `ask` a registry may be asked."""
+    from launcher.errors import PlanError
     from launcher.planning import image_check
+    from launcher.submission import image_python
 
     facts = plan.image_facts
     if not image_check.used(plan, scheduler):
         return
+    if (wrong := image_python.problem(plan, scheduler, ask)) and not force:
+        raise PlanError(wrong).at(plan.places)
     if facts is None and ask:
         from launcher.images import registry
 

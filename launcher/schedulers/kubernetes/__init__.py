@@ -14,7 +14,7 @@ from launcher.errors import SubmitError, located
 from launcher.fabrics import environment
 from launcher.rendering import templates
 from launcher.runs import record
-from launcher.schedulers.kubernetes import checks, kinds, pods, queues, storage, trainer
+from launcher.schedulers.kubernetes import carried, checks, kinds, pods, queues, storage, trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from launcher.runs.record import Run
     from launcher.runs.status import Selection, Status
     from launcher.schedulers import Files
+    from launcher.schedulers.kubernetes.carried import Carried
     from launcher.schedulers.kubernetes.pods import Pod
     from launcher.schedulers.kubernetes.queues import Queueing
     from launcher.schedulers.kubernetes.trainer import Overrides
@@ -57,7 +58,11 @@ class Objects(NamedTuple):
     @property
     def data(self) -> dict[str, templates.Code]:
         """`files` as YAML: text that people read as lines, anything else as JSON."""
-        return {name: _block(text) for name, text in self.files.items()}
+        return {name: templates.block(text) for name, text in self.files.items()}
+
+    @property
+    def carried(self) -> list[Carried]:
+        return carried.of(self.plan)
 
     @property
     def object_labels(self) -> dict[str, str]:
@@ -131,15 +136,6 @@ def _annotations(plan: Plan, facts: str) -> dict[str, str]:
         "launcher/config-hash": hashlib.sha256(facts.encode()).hexdigest()[:16],
     }
     return provenance | ({"launcher/git-commit": plan.workspace.commit} if plan.workspace.commit else {})
-
-
-def _block(text: str) -> templates.Code:
-    """A value two levels deep: a literal block scalar where that says the same, else JSON."""
-    lines = text.removesuffix("\n").split("\n")
-    if not lines[-1] or not all(line.isprintable() for line in lines):
-        return templates.Code(templates.yaml(text))
-    head = "|2" if text.endswith("\n") else "|2-"
-    return templates.Code("\n".join([head, *(f"    {line}" if line else "" for line in lines)]))
 
 
 def _parts(plan: Plan, pod: Pod) -> tuple[Part, ...]:

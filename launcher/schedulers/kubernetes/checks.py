@@ -14,7 +14,7 @@ from launcher.files import kubernetes_syntax
 from launcher.files.cluster import Serve
 from launcher.images import names
 from launcher.rendering import container_checks
-from launcher.schedulers.kubernetes import pods, resource_checks, storage, trainer
+from launcher.schedulers.kubernetes import carried, pods, resource_checks, storage, trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +50,7 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
         *_serving(plan),
         *_queue(plan),
         *_sizes(files),
+        *carried.problems(plan),
     ]
     if plan.cluster.kubernetes.runtime:
         problems += trainer.problems(plan, pod)
@@ -157,6 +158,8 @@ def _source(volume: str) -> str:
         "tmp": "temporary files",
         "scratch": "`scratch`",
         "runs": "the run folders",
+        "code": "the job's code",
+        "programs": "the node entry",
     }
     return own.get(volume, "a mount of the cluster" if volume.startswith("mount") else "a path of the fabric")
 

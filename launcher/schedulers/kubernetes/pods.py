@@ -15,7 +15,7 @@ from launcher import exit_codes
 from launcher.fabrics import environment as fabrics_environment
 from launcher.planning import own_program, ranks_environment
 from launcher.rendering import command, containers, templates
-from launcher.schedulers.kubernetes import kinds, queues, security
+from launcher.schedulers.kubernetes import carried, kinds, queues, security
 from launcher.sizing import memory
 
 if TYPE_CHECKING:
@@ -129,11 +129,13 @@ def _command(plan: Plan) -> tuple[str, ...]:
     run = _run(plan)
     start = ("/bin/bash", "--posix", "-c", literal('. /job/fabric.sh; exec "$@"'), "bash")
     # the run's name may hold a reference, which stays one; no value can hold the mark that stands for it
-    ranks = command.ranks(plan, f"{FOLDER}/\0", f"{JOB}/ds_config.json")
+    ranks = command.ranks(plan, f"{FOLDER}/\0", f"{JOB}/ds_config.json", carried.CODE)
+    python, programs = containers.program_inside(plan)
     return (
         # posix: a fabric's script that is missing ends the container, instead of starting it without its settings
         *(start if plan.fabric.script else ()),
-        *(containers.PYTHON_INSIDE, f"{containers.CODE_INSIDE}/node.py"),
+        *(literal(word) for word in python),
+        f"{programs}/node.py",
         *(
             "--hostfile",
             f"{JOB}/hostfile{run.removeprefix(plan.id)}",
@@ -143,6 +145,7 @@ def _command(plan: Plan) -> tuple[str, ...]:
             f"{FOLDER}/{run}",
         ),
         *("--wait", str(plan.cluster.kubernetes.wait)),
+        *(("--code", carried.CODE) if plan.code else ()),
         # the shell above keeps some names for itself, and a fabric's script may set others anew
         *(("--environment", f"{JOB}/environment.json") if plan.fabric.script else ()),
         *(literal(word) for word in ranks_environment.caches(plan, plan.image)),
@@ -247,6 +250,7 @@ def _volumes(plan: Plan) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
             "runs", FOLDER, {"persistentVolumeClaim": {"claimName": claim}} if claim else {"emptyDir": {}}
         ),
     ]
+    pairs += [_volume(own.volume, own.path, own.source, readonly=True) for own in carried.of(plan)]
     for number, mount in enumerate(plan.mounts):
         source: dict[str, Any] = (
             {"persistentVolumeClaim": {"claimName": mount.claim}}

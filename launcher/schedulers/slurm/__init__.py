@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from launcher.errors import PlanError, located
 from launcher.fabrics import environment
 from launcher.planning import ranks_environment
-from launcher.rendering import command, containers, templates
+from launcher.rendering import command, containers, own_image, templates
 from launcher.runs import badhosts
 from launcher.runs import logs as runs_logs
 from launcher.runs.status import Selection, Status
@@ -52,6 +52,7 @@ def render(plan: Plan) -> Files:
         secrets=templates.home(plan.cluster.slurm.secrets),
         secrets_named=plan.cluster.slurm.secrets,
         bad_hosts=badhosts.path(plan.workspace.runs),
+        carried=own_image.folders(plan, "slurm"),
     )
     return {"job.sh": text}
 

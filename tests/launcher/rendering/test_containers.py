@@ -17,6 +17,7 @@ import environment
 
 from launcher import ROOT, schedulers
 from launcher.planning import plan
+from launcher.rendering import own_image
 from tests import samples
 
 WEIRD = """a'b"c $HOME `id` $(id) #x, y;&|\\ \t*~ é
@@ -60,6 +61,8 @@ class Recorded:
         self.script = schedulers.load("slurm").render(self.plan)["job.sh"]
         self.folder = folder
         (folder / "job.sh").write_text(self.script)
+        for name in own_image.folders(self.plan, "slurm"):  # a submission puts them there
+            Path(self.plan.folder, name).mkdir(parents=True)
         self.run()
 
     def run(self) -> None:
@@ -95,10 +98,10 @@ class Recorded:
 
 
 def test_pyxis(tmp_path: Path) -> None:
-    seen = Recorded(tmp_path, "pyxis", "cluster.image=registry.example.com:5000/team/train:1.2")
+    seen = Recorded(tmp_path, "pyxis", "cluster.image=registry.example.com:5000/team/deepspeed-train:1.2")
     argv, env = seen.of("srun")
     # '#' separates registry and image in enroot's own syntax, and starts no comment here
-    assert seen.value("--container-image") == "registry.example.com:5000#team/train:1.2"
+    assert seen.value("--container-image") == "registry.example.com:5000#team/deepspeed-train:1.2"
     assert argv.count("--no-container-mount-home") == 1
     mounts = seen.value("--container-mounts").split(",")
     assert f"{tmp_path}/runs:{tmp_path}/runs" in mounts
@@ -117,8 +120,8 @@ def test_pyxis(tmp_path: Path) -> None:
 
 
 def test_pyxis_takes_a_squashfs_file_as_it_is(tmp_path: Path) -> None:
-    seen = Recorded(tmp_path, "pyxis", "cluster.image=/shared/images/train.sqsh")
-    assert seen.value("--container-image") == "/shared/images/train.sqsh"
+    seen = Recorded(tmp_path, "pyxis", "cluster.image=/shared/images/deepspeed-train.sqsh")
+    assert seen.value("--container-image") == "/shared/images/deepspeed-train.sqsh"
 
 
 def test_pyxis_does_not_mistake_a_hub_name_for_a_registry(tmp_path: Path) -> None:
@@ -127,14 +130,14 @@ def test_pyxis_does_not_mistake_a_hub_name_for_a_registry(tmp_path: Path) -> Non
 
 
 def test_apptainer(tmp_path: Path) -> None:
-    seen = Recorded(tmp_path, "apptainer", "cluster.image=/shared/train.sif")
+    seen = Recorded(tmp_path, "apptainer", "cluster.image=/shared/deepspeed-train.sif")
     argv, env = seen.of("apptainer")
     assert argv[0] == "exec"
     assert "--nv" in argv
     assert "--no-home" in argv
     binds = [argv[i + 1] for i, word in enumerate(argv) if word == "--bind"]
     assert f"{tmp_path}/runs:{tmp_path}/runs" in binds
-    at = argv.index("/shared/train.sif")
+    at = argv.index("/shared/deepspeed-train.sif")
     assert argv[at + 1 : at + 3] == ["/opt/venv/bin/python", "/opt/job/preflight.py"]
     seen.check_environment(env)
     assert "s3cret" not in " ".join(argv)

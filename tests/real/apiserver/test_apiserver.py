@@ -60,7 +60,7 @@ def site(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "runs"))
     (tmp_path / "site.yaml").write_text(
-        f"slots: 2\nfabric: tcp\nimage: train:1\nkubernetes: {{namespace: {server.namespace}}}\n"
+        f"slots: 2\nfabric: tcp\nimage: deepspeed-train:1\nkubernetes: {{namespace: {server.namespace}}}\n"
     )
     job = tmp_path / "job.yaml"
     job.write_text("name: demo\ncluster: site.yaml\nnodes: 2\nmodel: byte-gpt\nbatch: {micro: 1}\n")
@@ -297,7 +297,13 @@ def _end(server: Server, pod: Object, code: int) -> None:
     """What a kubelet says of a pod whose container has ended."""
     at = "2026-01-01T00:00:00Z"
     ended = {"exitCode": code, "startedAt": at, "finishedAt": at, "containerID": "x://1", "reason": "Error"}
-    container = {"name": "node", "image": "train:1", "imageID": "", "ready": False, "restartCount": 0}
+    container = {
+        "name": "node",
+        "image": "deepspeed-train:1",
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+    }
     status = {
         "phase": "Failed" if code else "Succeeded",
         "containerStatuses": [{**container, "state": {"terminated": ended}}],
@@ -325,7 +331,7 @@ def _begin(server: Server, run_: str, count: int = 2) -> list[Object]:
     return list(_until(placed))
 
 
-GPUS = "gpu: h100-80gb\nslots: 8\nfabric: infiniband\nimage: train:1\nkubernetes: {namespace: %s}\n"
+GPUS = "gpu: h100-80gb\nslots: 8\nfabric: infiniband\nimage: deepspeed-train:1\nkubernetes: {namespace: %s}\n"
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ walltime: 1h
 """
 SITE = """slots: 2
 fabric: tcp
-image: registry.example.com/train:1
+image: registry.example.com/deepspeed-train:1
 kubernetes: {runs: runs}
 """
 
@@ -77,7 +77,11 @@ class Cluster:
             "creating": {"waiting": {"reason": "ContainerCreating"}},
             "none": None,
         }
-        container = {"name": "node", "image": "train:1", "state": status.pop("container", states.get(state))}
+        container = {
+            "name": "node",
+            "image": "deepspeed-train:1",
+            "state": status.pop("container", states.get(state)),
+        }
         phase = {"running": "Running", "creating": "Pending", "none": "Pending"}.get(state, state)
         document = {
             "kind": "Pod",

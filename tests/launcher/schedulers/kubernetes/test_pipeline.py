@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.launcher.schedulers.kubernetes.conftest import Cluster
 
-SITE = "slots: 1\nfabric: tcp\nimage: registry.example.com/train:1\nkubernetes: {runs: runs}\n"
+SITE = "slots: 1\nfabric: tcp\nimage: registry.example.com/deepspeed-train:1\nkubernetes: {runs: runs}\n"
 
 
 @pytest.fixture

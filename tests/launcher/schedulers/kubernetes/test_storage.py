@@ -57,7 +57,7 @@ def test_others_go_without_and_are_told_what_is_lost(job: dict[str, Any], words:
 
 def test_the_refusal_has_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "site.yaml").write_text(
-        "slots: 1\nfabric: tcp\nimage: example.org/train:1\nkubernetes:\n  namespace: a\n"
+        "slots: 1\nfabric: tcp\nimage: example.org/deepspeed-train:1\nkubernetes:\n  namespace: a\n"
     )
     (tmp_path / "job.yaml").write_text(
         "name: demo\ncluster: site.yaml\nnodes: 2\nmodel: byte-gpt\nbatch: {micro: 1}\n"

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 
 from launcher.errors import PlanError, SpecError
 from launcher.files import cluster, fields, kubernetes_syntax, validation
+from launcher.rendering import templates
 from launcher.schedulers import kubernetes
 from tests.launcher.schedulers.kubernetes import audit, variants
 
@@ -188,7 +189,7 @@ def test_quantities_have_their_numbers() -> None:
 @settings(max_examples=200)
 def test_files_of_the_config_map_arrive_unchanged(text: str) -> None:
     """Whether as a block or as JSON, every file in the ConfigMap is what was written."""
-    made = f"data:\n  x: {kubernetes._block(text)}\n"
+    made = f"data:\n  x: {templates.block(text)}\n"
     assert YAML(typ="safe", pure=True).load(made) == {"data": {"x": text}}
     assert parsed(made) == [{"data": {"x": text}}]
 

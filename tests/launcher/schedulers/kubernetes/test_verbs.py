@@ -407,7 +407,7 @@ PENDING: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"state": "Pending", "container": waiting(reason="ImagePullBackOff", message="no such tag")},
-        "image train:1 cannot be pulled: no such tag",
+        "image deepspeed-train:1 cannot be pulled: no such tag",
     ),
     (
         {
@@ -638,7 +638,7 @@ def test_logs_of_what_has_not_started_say_why(cluster: Cluster, run: Run, job: s
     cluster.pod(name, 0, "Pending", container=waiting(reason="ErrImagePull", message="denied"))
     code, _, err = run("logs", name)
     assert code == 5
-    assert "has not started; image train:1 cannot be pulled: denied" in err
+    assert "has not started; image deepspeed-train:1 cannot be pulled: denied" in err
 
 
 def test_followed_logs_go_on_in_the_next_pod(cluster: Cluster, run: Run, job: str) -> None:

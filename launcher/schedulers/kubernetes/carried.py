@@ -1,0 +1,120 @@
+"""What a run brings into its pods as ConfigMaps: the user's own code, and the programs that a foreign image lacks.
+
+Owns keys and paths: a key of a ConfigMap has no slash, so a volume's items say which path each one is. What is no text
+is binaryData. https://kubernetes.io/docs/concepts/configuration/configmap/
+"""
+
+from __future__ import annotations
+
+import base64
+import posixpath
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from launcher.errors import Problem
+from launcher.rendering import own_image, templates
+from launcher.schedulers.kubernetes import kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from launcher.planning.code import Code
+    from launcher.planning.plan import Plan
+
+CODE = "/code"  # where the user's code is in a pod
+_MOST = 2**20  # bytes of a ConfigMap
+_MOST_PATHS = 2000  # each is an entry of the pod, which is one object of the API server as well
+
+
+class Carried(NamedTuple):
+    """A ConfigMap and where it is in a pod. `items` are the volume's own: key, path, mode."""
+
+    name: str
+    volume: str
+    path: str
+    why: str
+    text: dict[str, str]
+    binary: dict[str, str]
+    items: list[dict[str, Any]]
+
+    @property
+    def data(self) -> dict[str, templates.Code]:
+        """`text` as YAML."""
+        return {key: templates.block(text) for key, text in self.text.items()}
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """The volume's source."""
+        return {"configMap": {"name": self.name, "items": self.items}}
+
+
+def of(plan: Plan) -> list[Carried]:
+    """The ConfigMaps of a run beside its own one; none where the image has all and the user has no code."""
+    made = []
+    if plan.code and not list(problems(plan)):
+        why = f"The code in {plan.code.root}, as it was at submission."
+        own = Carried(f"{kinds.name(plan)}-code", "code", CODE, why=why, text={}, binary={}, items=[])
+        files = ((f.path, f.content or b"", f.executable) for f in plan.code.files if not f.link)
+        made.append(_filled(own, files))
+        own.items.extend(_linked(plan.code, own.items))
+    if own_image.carries(plan, "kubernetes"):
+        why, name = "The node entry, which the image's own Python runs.", f"{kinds.name(plan)}-programs"
+        own = Carried(name, "programs", own_image.INSIDE, why=why, text={}, binary={}, items=[])
+        made.append(_filled(own, ((path, content, False) for path, content in own_image.needed(plan))))
+    return made
+
+
+def _filled(made: Carried, files: Iterable[tuple[str, bytes, bool]]) -> Carried:
+    """`made` with a key and an item for each of `files`: path, content, whether it is executable."""
+    for number, (name, content, executable) in enumerate(files):
+        key = f"{number}-{re.sub('[^A-Za-z0-9._-]', '_', name)[-200:]}"
+        text = _text(content)
+        if text is None:
+            made.binary[key] = base64.b64encode(content).decode()
+        else:
+            made.text[key] = text
+        made.items.append({"key": key, "path": name} | ({"mode": 0o755} if executable else {}))
+    return made
+
+
+def _text(content: bytes) -> str | None:
+    """`content` as text; None for what is not UTF-8, or holds a NUL."""
+    try:
+        return None if b"\0" in content else content.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def _linked(code: Code, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A ConfigMap has no links: the same keys once more, at the paths that a link gives them."""
+    made = []
+    for link in (file for file in code.files if file.link):
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(link.path), link.link))
+        for item in items:
+            if item["path"] == target or item["path"].startswith(f"{target}/"):
+                made.append({**item, "path": link.path + item["path"].removeprefix(target)})
+    return made
+
+
+def problems(plan: Plan) -> Iterator[Problem]:
+    """Why the user's code does not fit into a ConfigMap."""
+    code, about = plan.code, ("job", "code" if plan.job.code else "workload")
+    if code is None:
+        return
+    hint = (
+        "let .gitignore name what is no code, or `code: FOLDER` a part of it; or put it into the image or onto a claim "
+        "of `mounts:`, and write `code: none` and the workload's path there"
+    )
+    size = sum(len(file.path.encode("utf-8", "surrogateescape")) + file.size for file in code.files)
+    if size > _MOST:
+        what = f"the code in {code.root} has {size:,} bytes, and a ConfigMap holds {_MOST:,}; the largest: "
+        yield Problem(what + code.largest(), hint, about=about)
+    elif len(code.files) > _MOST_PATHS:
+        what = (
+            f"the code in {code.root} has {len(code.files):,} files, and a pod takes {_MOST_PATHS:,} of them"
+        )
+        yield Problem(what, hint, about=about)
+    for file in code.files:
+        if not file.path.isprintable() or ".." in file.path.split("/"):  # a surrogate is none either
+            what = f"the code's file {file.path!r}: Kubernetes takes no such name"
+            yield Problem(what, "rename it, or let .gitignore name it", about=about)

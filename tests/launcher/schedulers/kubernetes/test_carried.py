@@ -1,0 +1,131 @@
+"""The ConfigMaps that bring the user's code and the node entry into pods: keys, paths, bytes, and what does not fit."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from launcher.errors import PlanError
+from launcher.planning.code import Code, File
+from launcher.schedulers import kubernetes
+from launcher.schedulers.kubernetes import carried
+from tests.launcher.schedulers.kubernetes import variants
+
+if TYPE_CHECKING:
+    from launcher.planning.plan import Plan
+
+WEIRD = 'it\'s $(HOME) $$x `y`\n"z" é\t\r\n\u2028---\n\n'
+
+
+def file(path: str, content: bytes, **more: Any) -> File:
+    return File(path, f"/x/{path}", len(content), content=content, **more)
+
+
+def planned(*files: File, kind: str = "job", **cluster: Any) -> Plan:
+    plan = variants.decide({"kind": kind}, {"workload": "./train.py", "nodes": 2})
+    return plan._replace(code=Code("/home/me/it's code", "train.py", files))
+
+
+def foreign(job: dict[str, Any]) -> Plan:
+    plan = variants.decide({}, job)
+    cluster = dataclasses.replace(plan.cluster, image="python:3.12")
+    return plan._replace(image="python:3.12", cluster=cluster)
+
+
+def objects(plan: Plan) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(kubernetes.render(plan)["manifest.yaml"]))
+
+
+def configmap(documents: list[dict[str, Any]], volume: str) -> dict[str, Any]:
+    (found,) = [d for d in documents if d["metadata"]["name"].endswith(f"-{volume}")]
+    return found
+
+
+def contents(documents: list[dict[str, Any]], volume: str = "code") -> dict[str, bytes]:
+    """Path → bytes, as the kubelet makes them of the ConfigMap and the volume's items."""
+    made = configmap(documents, volume)
+    every = {key: text.encode() for key, text in made.get("data", {}).items()}
+    every |= {key: base64.b64decode(text) for key, text in made.get("binaryData", {}).items()}
+    spec = documents[-1]["spec"]["template"]["spec"]
+    (source,) = [v["configMap"] for v in spec["volumes"] if v["name"] == volume]
+    assert source["name"] == made["metadata"]["name"]
+    return {item["path"]: every[item["key"]] for item in source["items"]}
+
+
+def test_every_file_arrives_byte_for_byte() -> None:
+    files = {
+        "train.py": b"print(1)\n",
+        "a b/it's $(x).py": WEIRD.encode(),
+        "pkg/__init__.py": b"",
+        "bin": b"\xff\xfe",
+        "nul": b"a\0b",
+        "pkg.py": b"no end",
+    }
+    documents = objects(planned(*(file(path, content) for path, content in files.items())))
+    assert contents(documents) == files
+    made = configmap(documents, "code")
+    assert made["immutable"] is True
+    assert set(made["binaryData"]) == {"3-bin", "4-nul"}
+    pod = documents[-1]["spec"]["template"]["spec"]["containers"][0]
+    assert {"name": "code", "mountPath": "/code", "readOnly": True} in pod["volumeMounts"]
+    words = pod["command"]
+    assert words[words.index("--code") + 1] == "/code"
+    assert words[words.index("--") + 1] == "/code/train.py"
+
+
+@pytest.mark.parametrize("kind", variants.KINDS)
+def test_every_kind_brings_it(kind: str) -> None:
+    documents = objects(planned(file("train.py", b"1"), kind=kind))
+    assert configmap(documents, "code")["data"] == {"0-train.py": "1"}
+    assert "/code/train.py" in str(documents[-1]) + str(documents[-2])
+
+
+def test_modes_and_links() -> None:
+    files = (
+        file("train.py", b"1"),
+        file("run.sh", b"2", executable=True),
+        file("pkg/a.py", b"3"),
+        File("lib/own", "/x/lib/own", 0, link="../pkg"),
+        File("same.py", "/x/same.py", 0, link="train.py"),
+    )
+    plan = planned(*files)
+    assert contents(objects(plan))["lib/own/a.py"] == b"3"
+    assert contents(objects(plan))["same.py"] == b"1"
+    (code,) = carried.of(plan)
+    assert {"key": "1-run.sh", "path": "run.sh", "mode": 0o755} in code.items
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            [file("train.py", b"1"), file("data.bin", bytes(2**20))],
+            r"1,048,593 bytes, and a ConfigMap holds 1,048,576; the largest: data\.bin \(1,048,576 bytes\)",
+        ),
+        ([file(f"{n}.py", b"") for n in range(2001)], "2,001 files, and a pod takes 2,000"),
+        ([file("a\nb.py", b"")], r"the code's file 'a\\nb\.py': Kubernetes takes no such name"),
+        ([file("\udcff.py", b"")], "Kubernetes takes no such name"),
+    ],
+)
+def test_what_does_not_fit(files: list[File], words: str) -> None:
+    with pytest.raises(PlanError, match=words) as caught:
+        kubernetes.render(planned(*files))
+    assert caught.value.exit_code == 3
+
+
+def test_a_foreign_image_is_given_the_node_entry() -> None:
+    assert carried.of(variants.decide({}, {"workload": "/opt/train.py"})) == []
+    documents = objects(foreign({"workload": "/opt/train.py"}))
+    programs = contents(documents, "programs")
+    assert {"node.py", "exit_codes.json"} <= set(programs)
+    assert not [path for path in programs if path.startswith("workloads/")]
+    words = documents[-1]["spec"]["template"]["spec"]["containers"][0]["command"]
+    assert words[:2] == ["/bin/sh", "-c"]
+    assert words[3:6] == ["sh", "python3", "/opt/launcher/node.py"]
+    assert '$$("$1" --version' in words[2], "Kubernetes would read $( as a reference"
+    trained = contents(objects(foreign({})), "programs")
+    assert "workloads/pretrain.py" in trained
