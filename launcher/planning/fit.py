@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from launcher import workloads
 from launcher.deepspeed import config
 from launcher.errors import PlanError, Problem
-from launcher.sizing import changes, failures, gpus, ladder, models, states
+from launcher.sizing import changes, failures, ladder, models, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,9 +146,9 @@ def precision(job: Job, cluster: Cluster) -> str:
     """What the job computes in: bf16 needs compute capability 8.0; on a CPU fp32 is what is fast everywhere."""
     if job.precision != "auto":
         return job.precision
-    if cluster.gpu is None:
+    if cluster.card is None:
         return "fp32"
-    return "bf16" if gpus.load(cluster.gpu).capability >= (8, 0) else "fp16"
+    return "bf16" if cluster.card.capability >= (8, 0) else "fp16"
 
 
 def batch(job: Job, cluster: Cluster) -> config.BatchSizes:
@@ -251,7 +251,7 @@ def sequence_parallel_problems(job: Job, cluster: Cluster, estimate: Estimate | 
 
 
 def _machine(job: Job, cluster: Cluster) -> Machine:
-    gpu = gpus.load(cluster.gpu) if cluster.gpu else None
+    gpu = cluster.card
     memory = cluster.memory
     # without a GPU all ranks share the host's memory
     slot = gpu.memory if gpu else memory // cluster.slots if memory else None

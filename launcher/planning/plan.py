@@ -16,8 +16,7 @@ from launcher.errors import LauncherError, PlanError, Problem, shown
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
 from launcher.files import validation
-from launcher.planning import fit, inline_secrets, ranks_environment
-from launcher.sizing import gpus
+from launcher.planning import accelerators, fit, inline_secrets, ranks_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -125,6 +124,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     problems = [
         *_impossible(job, cluster),
         *ranks_environment.problems(job, cluster),
+        *accelerators.problems(cluster),
         *_written(findings, "error", job),
     ]
     try:
@@ -183,8 +183,8 @@ def _clashes(
         yield problem
     yield from fit.sequence_parallel_problems(job, cluster, estimate)
     hosts = rules.Hosts(
-        gpu=cluster.gpu,
-        capability=gpus.load(cluster.gpu).capability if cluster.gpu else (0, 0),
+        gpu=cluster.gpu_name,
+        capability=cluster.card.capability if cluster.card else (0, 0),
         slots=cluster.slots,
         local=_local(cluster),
         part=estimate.part if estimate else None,
@@ -238,9 +238,9 @@ def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
         )
     if job.precision == "fp16" and cluster.gpu is None:
         yield Problem("precision fp16 needs a GPU", "use bf16 or fp32 on a CPU", about=("job", "precision"))
-    if cluster.gpu and job.precision == "bf16" and gpus.load(cluster.gpu).capability < (8, 0):
+    if cluster.card and job.precision == "bf16" and cluster.card.capability < (8, 0):
         yield Problem(
-            f"{cluster.gpu} has no bf16 (compute capability 8.0 and up)",
+            f"{cluster.gpu_name} has no bf16 (compute capability 8.0 and up)",
             "use precision: fp16",
             about=("job", "precision"),
         )

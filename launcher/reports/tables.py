@@ -49,7 +49,7 @@ def plan(plan: Plan) -> str:
     rows = [
         ("run", plan.id),
         ("workload", f"{job.workload}{f', model {job.model}' if job.model else ''}"),
-        ("hosts × slots", f"{ranks} on {plan.cluster.gpu or 'CPU'}, fabric {plan.fabric.name}"),
+        ("hosts × slots", f"{ranks} on {plan.cluster.gpu_name or 'CPU'}, fabric {plan.fabric.name}"),
         *(_step(plan) if workloads.steps(job.workload) else ()),
         ("image", plan.image),
         ("walltime", f"{units.brief(job.walltime)}, restarted up to {job.restarts} times"),
