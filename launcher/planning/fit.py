@@ -168,17 +168,27 @@ def inputs(job: Job, cluster: Cluster, model: Architecture | None = None) -> con
     )
 
 
-def estimate_or_reason(job: Job, cluster: Cluster) -> tuple[Estimate | None, str]:
-    """The job's Estimate, or None and why its memory is not known.
+def estimate_or_reason(
+    job: Job, cluster: Cluster, found: models.Found | None = None
+) -> tuple[Estimate | None, str]:
+    """The job's Estimate, or None and why its memory is not known. `found`: what is known of a hub's model.
 
     Raises SpecError for a model that is none, and PlanError for a batch that does not divide.
     """
     if not workloads.traits(job.workload).estimated or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
-    model = models.load_if_here(job.model)
+    model = models.load_if_here(job.model, found)
     if isinstance(model, models.Unknown):
         return None, model.reason
     return estimate(model, job, cluster), ""
+
+
+def unknown_note(job: Job, reason: str, preset: str) -> str:
+    """What to say of a job whose memory is not estimated for `reason`; empty where nobody would expect it."""
+    if requested_preset(job) is None and workloads.steps(job.workload):
+        return f"{reason}; `deepspeed: auto` is {preset}"
+    expected = job.model and workloads.traits(job.workload).estimated
+    return f"{reason}; no memory is estimated" if expected else ""
 
 
 def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:

@@ -118,7 +118,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
 
     Raises PlanError with everything that cannot work.
     """
-    job, cluster, places, image_facts = loaded
+    job, cluster, places, image_facts, *_ = loaded
     fabric = FABRICS[cluster.fabric]
     findings = _lint(job, cluster, fabric)
     problems = [
@@ -129,7 +129,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     ]
     try:
         batch = fit.batch(job, cluster)
-        estimate, unknown = fit.estimate_or_reason(job, cluster)
+        estimate, unknown = fit.estimate_or_reason(job, cluster, loaded.hub)
         preset, config = _deepspeed(job, cluster, estimate)
         problems += _clashes(job, cluster, estimate, config)
     except LauncherError as error:
@@ -138,8 +138,8 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         raise PlanError(*problems).at(places)
     warnings = [*_written(findings, "warning", job), *inline_secrets.warnings(job, cluster)]
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
-    if unknown and fit.requested_preset(job) is None and workloads.steps(job.workload):
-        notes.append(f"{unknown}; `deepspeed: auto` is {preset}")
+    if unknown and (note := fit.unknown_note(job, unknown, preset)):
+        notes.append(note)
     if ("checkpoint",) in places["job"] and not workloads.saves(job.workload):
         place = places["job"]["checkpoint",]
         notes.append(f"{place}: checkpoint: workload {shown(job.workload)} is not given it")
