@@ -116,11 +116,12 @@ def outcome(case: Path) -> str:
 def _folder() -> Iterator[Path]:
     """An empty working folder, with nothing on PATH and no cluster configured."""
     before = Path.cwd()
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "LAUNCHER_", "KUBE"))}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "LAUNCHER_", "KUBE", "HF_"))}
     with tempfile.TemporaryDirectory() as made, mock.patch.dict(os.environ, clean, clear=True):
         folder = Path(made).resolve()
         os.environ.update(PATH=str(folder), HOME=str(folder), KUBECONFIG=f"{folder}/absent")
         os.environ.pop("XDG_STATE_HOME", None)
+        os.environ["HF_HUB_OFFLINE"] = "1"
         os.chdir(folder)
         try:
             yield folder

@@ -69,7 +69,7 @@ TESTED_BY = (
     ("launcher/schedulers/slurm", "launcher/schedulers/test_slurm.py", "options query states"),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_sbatch.py", "sbatch"),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_submission.py", "submission"),
-    ("launcher/sizing", "launcher/sizing/test_models.py", "architecture families"),
+    ("launcher/sizing", "launcher/sizing/test_models.py", "architecture families model_files"),
     ("launcher/sizing", "launcher/sizing/test_ladder.py", "changes"),
     ("launcher/sizing", "launcher/sizing/test_memory.py", "setup states"),
     ("launcher/submission", "launcher/schedulers/test_local.py", "placement submit"),

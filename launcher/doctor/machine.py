@@ -7,11 +7,13 @@ import os
 import resource
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import units
 from launcher.doctor.looking import Check, command, program
+from launcher.planning import cards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,6 +89,9 @@ def _driver() -> Iterator[Check]:
         "--format=csv,noheader",
     ]
     yield command("machine", "NVIDIA GPUs", query, "no nvidia-smi, so no driver")
+    for card, count in Counter(cards.here()).items():
+        size = f"{count} × {card.model}, {card.memory / 2**30:.1f} GiB"
+        yield Check("machine", "gpu", "ok", f"{size}: in a cluster file `{card.written}`, `slots: {count}`")
     cuda = driver()
     yield Check("machine", "CUDA of driver", "ok" if cuda else "missing", cuda or "no libcuda.so.1")
     nccl, version = _library("libnccl.so.2"), ctypes.c_int()

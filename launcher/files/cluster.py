@@ -28,7 +28,9 @@ from launcher.files.fields import (
     field,
     follows,
 )
+from launcher.files.gpu import GpuType, figures
 from launcher.files.shared import Environment
+from launcher.sizing.gpus import Gpu
 
 KubernetesName = Annotated[str, Read(follows(kubernetes_syntax.subdomain))]
 
@@ -83,6 +85,13 @@ def _whole(resources: dict[str, str]) -> dict[str, str]:
 
 
 LabelKey = Annotated[str, Read(follows(kubernetes_syntax.key))]
+
+
+def _device(name: str) -> str:
+    kubernetes_syntax.resource(name, "1")
+    if "/" not in name:
+        raise ValueError(f"{name!r} is no device; write domain.example/name, such as nvidia.com/gpu")
+    return name
 
 
 LabelValue = Annotated[str, Read(follows(kubernetes_syntax.value), TEXT_SCHEMA)]
@@ -161,6 +170,11 @@ class Kubernetes:
     cpus: Quantity | None = field(None, "CPUs a pod asks for; default: 90 % of the host's.")
     memory: Bytes | None = field(None, "Memory limit of a pod; default: 90 % of the host's.")
     shm: Bytes | None = field(None, "Size of /dev/shm, part of `memory`; default: by the plan.")
+    gpu_resource: Annotated[LabelKey, Then(_device)] | None = field(
+        None,
+        "What a GPU is called, one a slot: nvidia.com/mig-1g.10gb, gpu.intel.com/i915 …; default: nvidia.com/gpu, or "
+        "amd.com/gpu for AMD's.",
+    )
     resources: Annotated[dict[LabelKey, Quantity], Then(_whole)] = field(
         dict, "More resources of a pod, such as rdma/ib: 8."
     )
@@ -199,7 +213,11 @@ class Local:
 class Cluster:
     """Where it runs."""
 
-    gpu: str | None = field(None, "GPU type, such as h100-80gb; absent: ranks run on the CPU.")
+    gpu: Annotated[GpuType, Shorthand("name")] | None = field(
+        None,
+        "GPU type, such as h100-80gb, or {name: …, memory: …, capability: …} of one that the table lacks; absent: "
+        "ranks run on the CPU.",
+    )
     slots: Annotated[int, Range(1, 9999)] = field(description="Ranks per host: its GPUs, or CPU processes.")
     hosts: Count | None = field(None, "How many hosts there are.")
     cpus: Count | None = field(None, "CPU cores of a host.")
@@ -230,3 +248,13 @@ class Cluster:
     slurm: Slurm = Slurm()
     kubernetes: Kubernetes = Kubernetes()
     local: Local = Local()
+
+    @property
+    def card(self) -> Gpu | None:
+        """The figures of the hosts' GPU, the table's or the file's; None where ranks run on the CPU."""
+        return figures(self.gpu) if self.gpu else None
+
+    @property
+    def gpu_name(self) -> str | None:
+        """What the file calls it."""
+        return self.gpu.name if self.gpu else None

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from launcher.files.document import Document
     from launcher.files.settings import Setting
     from launcher.images.facts import Facts
+    from launcher.sizing.models import Found
 
 
 _NOWHERE: Places = MappingProxyType({"job": MappingProxyType({}), "cluster": MappingProxyType({})})
@@ -38,12 +39,14 @@ class Loaded(NamedTuple):
     """A job and the cluster it runs on. `places`: where their fields are written, for what is found wrong later.
 
     `image_facts`: what the image holds, where a file beside the cluster's says it (NAME.image.json).
+    `hub`: what is known of a model of the hub (planning/hub.py).
     """
 
     job: Job
     cluster: Cluster
     places: Places = _NOWHERE
     image_facts: Facts | None = None
+    hub: Found | None = None
 
 
 def load(path: str, cluster: str | None = None, settings: Sequence[str] = ()) -> Stages:

@@ -1,4 +1,4 @@
-"""What a file's words refer to: workload and its options, preset and DeepSpeed's keys, model, fabric, GPU.
+"""What a file's words refer to: workload and its options, preset and DeepSpeed's keys, model, fabric.
 
 Owns the problems that need those tables; kinds and ranges of the fields are checked by validation.py.
 """
@@ -16,7 +16,7 @@ from launcher.fabrics import FABRICS
 from launcher.files import own_program
 from launcher.files.cluster import Cluster
 from launcher.files.job import Job
-from launcher.sizing import gpus, models
+from launcher.sizing import models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _CLUSTER: dict[Keys, Callable[[], Sequence[str]]] = {
     ("fabric",): lambda: sorted(FABRICS),
-    ("gpu",): lambda: sorted(gpus.names()),
 }
 _JOB: dict[Keys, Callable[[], Sequence[str]]] = {
     ("workload",): workloads.names,

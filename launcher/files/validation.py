@@ -88,6 +88,9 @@ def written(value: Any) -> Any:
             for key, field in fields(type(value)).items()
             if (entry := getattr(value, field.name)) != _default(field)
         }
+        short = getattr(value, "SHORT", None)  # the field that may stand for the whole
+        if short and parts.keys() == {short}:
+            return parts[short]
         return parts | (getattr(value, more) if more else {})
     if isinstance(value, dict):
         return {key: written(entry) for key, entry in value.items()}

@@ -84,13 +84,13 @@ def largest(job: Job, cluster: Cluster, family: str) -> Largest:
     raise PlanError(Problem(what, hint, about=problem.about if problem else ("job", "nodes")))
 
 
-def fewest(job: Job, cluster: Cluster) -> Fewest:
-    """The fewest hosts on which the job fits and among which its step divides.
+def fewest(job: Job, cluster: Cluster, found: models.Found | None = None) -> Fewest:
+    """The fewest hosts on which the job fits and among which its step divides. `found`: what is known of a hub's model.
 
     Raises PlanError when the cluster has too few, and for a model that is not counted here.
     """
     _require_figures(job, cluster)
-    estimate_on = functools.cache(lambda hosts: _estimate_on(job, cluster, hosts))
+    estimate_on = functools.cache(lambda hosts: _estimate_on(_with_nodes(job, hosts), cluster, found))
     hosts = _candidates(job, cluster)
     # more hosts never need more memory each
     index = bisect.bisect_left(hosts, True, key=lambda n: not _reason(job, estimate_on(n)))
@@ -119,8 +119,8 @@ def _candidates(job: Job, cluster: Cluster) -> list[int]:
     return dividing
 
 
-def _estimate_on(job: Job, cluster: Cluster, hosts: int) -> Estimate:
-    estimate, reason = fit.estimate_or_reason(_with_nodes(job, hosts), cluster)
+def _estimate_on(job: Job, cluster: Cluster, found: models.Found | None) -> Estimate:
+    estimate, reason = fit.estimate_or_reason(job, cluster, found)
     if estimate is None:
         raise PlanError(Problem(reason, about=("job", "model")))
     return estimate

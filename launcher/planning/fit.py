@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from launcher import workloads
 from launcher.deepspeed import config
 from launcher.errors import PlanError, Problem
-from launcher.sizing import changes, failures, gpus, ladder, models, states
+from launcher.sizing import changes, failures, ladder, models, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,9 +146,9 @@ def precision(job: Job, cluster: Cluster) -> str:
     """What the job computes in: bf16 needs compute capability 8.0; on a CPU fp32 is what is fast everywhere."""
     if job.precision != "auto":
         return job.precision
-    if cluster.gpu is None:
+    if cluster.card is None:
         return "fp32"
-    return "bf16" if gpus.load(cluster.gpu).capability >= (8, 0) else "fp16"
+    return "bf16" if cluster.card.capability >= (8, 0) else "fp16"
 
 
 def batch(job: Job, cluster: Cluster) -> config.BatchSizes:
@@ -168,17 +168,27 @@ def inputs(job: Job, cluster: Cluster, model: Architecture | None = None) -> con
     )
 
 
-def estimate_or_reason(job: Job, cluster: Cluster) -> tuple[Estimate | None, str]:
-    """The job's Estimate, or None and why its memory is not known.
+def estimate_or_reason(
+    job: Job, cluster: Cluster, found: models.Found | None = None
+) -> tuple[Estimate | None, str]:
+    """The job's Estimate, or None and why its memory is not known. `found`: what is known of a hub's model.
 
     Raises SpecError for a model that is none, and PlanError for a batch that does not divide.
     """
     if not workloads.traits(job.workload).estimated or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
-    model = models.load_if_here(job.model)
+    model = models.load_if_here(job.model, found)
     if isinstance(model, models.Unknown):
         return None, model.reason
     return estimate(model, job, cluster), ""
+
+
+def unknown_note(job: Job, reason: str, preset: str) -> str:
+    """What to say of a job whose memory is not estimated for `reason`; empty where nobody would expect it."""
+    if requested_preset(job) is None and workloads.steps(job.workload):
+        return f"{reason}; `deepspeed: auto` is {preset}"
+    expected = job.model and workloads.traits(job.workload).estimated
+    return f"{reason}; no memory is estimated" if expected else ""
 
 
 def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
@@ -251,7 +261,7 @@ def sequence_parallel_problems(job: Job, cluster: Cluster, estimate: Estimate | 
 
 
 def _machine(job: Job, cluster: Cluster) -> Machine:
-    gpu = gpus.load(cluster.gpu) if cluster.gpu else None
+    gpu = cluster.card
     memory = cluster.memory
     # without a GPU all ranks share the host's memory
     slot = gpu.memory if gpu else memory // cluster.slots if memory else None

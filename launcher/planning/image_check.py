@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from launcher import workloads
 from launcher.errors import PlanError, Problem
 from launcher.images import facts as images_facts
-from launcher.sizing import gpus
+from launcher.planning import accelerators
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from launcher.images.facts import Capability, Facts
     from launcher.planning.plan import Plan
+    from launcher.sizing.gpus import Gpu
 
 # The psABI's levels, lowest first: https://gitlab.com/x86-psABIs/x86-64-ABI
 LEVELS = ("x86-64", "x86-64-v2", "x86-64-v3", "x86-64-v4")
 # CUDA 13 dropped what came before: https://docs.nvidia.com/cuda/archive/13.0.0/cuda-toolkit-release-notes/
 _OLDEST = {13: (7, 5)}
-# Whose hosts have Grace, NVIDIA's arm64 processor: https://www.nvidia.com/en-us/data-center/gb200-nvl72/
-_ARM = ("gb200-186gb",)
 _ADAM = ("adam", "adamw", "muon")  # Muon gives biases and embeddings to Adam
 
 
@@ -89,10 +88,18 @@ def refusal(plan: Plan, facts: Facts | None) -> PlanError | None:
 
 
 def _processor(plan: Plan) -> Iterator[Problem]:
-    """An image of this project's, which is for x86-64, on hosts with another processor."""
-    if plan.cluster.gpu in _ARM and plan.image != plan.cluster.image:
+    """An image of this project's, which is for x86-64 and NVIDIA, on hosts with another processor or GPU."""
+    card = plan.cluster.card
+    if card and card.vendor != "nvidia" and plan.image != plan.cluster.image:
         yield Problem(
-            f"hosts with {plan.cluster.gpu} have arm64 processors, and image {plan.image} is for x86-64: "
+            f"image {plan.image} is for NVIDIA's GPUs, and hosts have {plan.cluster.gpu_name}",
+            f"name an image of yours for {accelerators.VENDORS[card.vendor]}'s, with its tag: "
+            "`image: registry.example.com/NAME:TAG`",
+            about=_written(plan, ("cluster", "image"), ("cluster", "gpu")),
+        )
+    elif card and card.processor == "arm64" and plan.image != plan.cluster.image:
+        yield Problem(
+            f"hosts with {plan.cluster.gpu_name} have arm64 processors, and image {plan.image} is for x86-64: "
             "docker/Dockerfile was never built for arm64",
             "name an arm64 image of yours, with its tag: `image: registry.example.com/NAME:TAG`",
             about=_written(plan, ("cluster", "image"), ("cluster", "gpu")),
@@ -109,8 +116,10 @@ def stale(plan: Plan, facts: Facts) -> str:
 
 def _problems(plan: Plan, facts: Facts) -> Iterator[Problem]:
     wanted = "cuda" if plan.gpu else "cpu"
+    if plan.cluster.card and plan.cluster.card.vendor != "nvidia":
+        return  # an image's facts are of CUDA; what ROCm's or oneAPI's hold is not known here
     if facts.flavour != wanted:
-        hosts = f"hosts with {plan.cluster.gpu}" if plan.gpu else "hosts without a GPU"
+        hosts = f"hosts with {plan.cluster.gpu_name}" if plan.gpu else "hosts without a GPU"
         yield Problem(
             f"image {plan.image} is of the {facts.flavour} flavour ({facts.source}), which {hosts} cannot use",
             f"make image FLAVOUR={wanted}",
@@ -119,8 +128,8 @@ def _problems(plan: Plan, facts: Facts) -> Iterator[Problem]:
         return
     yield from _level(plan, facts)
     needs = needed(plan.config) if _takes_config(plan) else []
-    if plan.gpu:
-        yield from _gpu_problems(plan, facts, needs)
+    if card := plan.cluster.card:
+        yield from _gpu_problems(plan, card, facts, needs)
     yield from _missing(plan, facts, needs)
     yield from _compiler(plan, facts)
 
@@ -141,10 +150,10 @@ def _level(plan: Plan, facts: Facts) -> Iterator[Problem]:
         )
 
 
-def _gpu_problems(plan: Plan, facts: Facts, needs: list[Need]) -> Iterator[Problem]:
+def _gpu_problems(plan: Plan, card: Gpu, facts: Facts, needs: list[Need]) -> Iterator[Problem]:
     """Code that the GPU cannot run; first of all that of torch, which follows CUDA's own support."""
-    gpu, major = gpus.load(str(plan.cluster.gpu)).capability, facts.cuda.partition(".")[0]
-    here = f"{plan.cluster.gpu} (compute capability {_dotted(gpu)})"
+    gpu, major = card.capability, facts.cuda.partition(".")[0]
+    here = f"{plan.cluster.gpu_name} (compute capability {_dotted(gpu)})"
     oldest = _OLDEST.get(int(major)) if re.fullmatch("[0-9]{1,4}", major) else None
     lost = [n.op for n in needs if n.op in facts.ops and not facts.ops[n.op].runs_on(gpu)]
     about = ("cluster", "gpu")

@@ -16,8 +16,7 @@ from launcher.errors import LauncherError, PlanError, Problem, shown
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
 from launcher.files import validation
-from launcher.planning import fit, inline_secrets, own_program, ranks_environment
-from launcher.sizing import gpus
+from launcher.planning import accelerators, fit, inline_secrets, own_program, ranks_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -122,18 +121,19 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
 
     Raises PlanError with everything that cannot work.
     """
-    job, cluster, places, image_facts = loaded
+    job, cluster, places, image_facts, *_ = loaded
     fabric = FABRICS[cluster.fabric]
     findings = _lint(job, cluster, fabric)
     problems = [
         *_impossible(job, cluster),
         *own_program.problems(job),
         *ranks_environment.problems(job, cluster),
+        *accelerators.problems(cluster),
         *_written(findings, "error", job),
     ]
     try:
         batch = fit.batch(job, cluster)
-        estimate, unknown = fit.estimate_or_reason(job, cluster)
+        estimate, unknown = fit.estimate_or_reason(job, cluster, loaded.hub)
         preset, config = _deepspeed(job, cluster, estimate)
         problems += _clashes(job, cluster, estimate, config)
     except LauncherError as error:
@@ -142,8 +142,8 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         raise PlanError(*problems).at(places)
     warnings = [*_written(findings, "warning", job), *inline_secrets.warnings(job, cluster)]
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
-    if unknown and fit.requested_preset(job) is None and workloads.steps(job.workload):
-        notes.append(f"{unknown}; `deepspeed: auto` is {preset}")
+    if unknown and (note := fit.unknown_note(job, unknown, preset)):
+        notes.append(note)
     given = workloads.saves(job.workload) or workloads.is_script(job.workload)
     if ("checkpoint",) in places["job"] and not given:
         place = places["job"]["checkpoint",]
@@ -188,8 +188,8 @@ def _clashes(
         yield problem
     yield from fit.sequence_parallel_problems(job, cluster, estimate)
     hosts = rules.Hosts(
-        gpu=cluster.gpu,
-        capability=gpus.load(cluster.gpu).capability if cluster.gpu else (0, 0),
+        gpu=cluster.gpu_name,
+        capability=cluster.card.capability if cluster.card else (0, 0),
         slots=cluster.slots,
         local=_local(cluster),
         part=estimate.part if estimate else None,
@@ -243,9 +243,9 @@ def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
         )
     if job.precision == "fp16" and cluster.gpu is None:
         yield Problem("precision fp16 needs a GPU", "use bf16 or fp32 on a CPU", about=("job", "precision"))
-    if cluster.gpu and job.precision == "bf16" and gpus.load(cluster.gpu).capability < (8, 0):
+    if cluster.card and job.precision == "bf16" and cluster.card.capability < (8, 0):
         yield Problem(
-            f"{cluster.gpu} has no bf16 (compute capability 8.0 and up)",
+            f"{cluster.gpu_name} has no bf16 (compute capability 8.0 and up)",
             "use precision: fp16",
             about=("job", "precision"),
         )

@@ -75,7 +75,7 @@ def _size(text: str) -> int:
 def caches(plan: Plan, image: str) -> list[str]:
     """The node entry's options for the compile caches of ranks in `image` ('' on the host itself)."""
     names = [name for name in CACHES if name not in {v.name for v in plan.environment}]
-    made_by = f"{image or 'no image'}, {plan.cluster.gpu or 'cpu'}"
+    made_by = f"{image or 'no image'}, {plan.cluster.gpu_name or 'cpu'}"
     return [f"--scratch={plan.cluster.scratch}", f"--caches={','.join(names)}", f"--caches-for={made_by}"]
 
 

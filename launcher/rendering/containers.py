@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.errors import PlanError, Problem
 from launcher.planning import ranks_environment
-from launcher.rendering import container_checks, own_image
+from launcher.rendering import container_checks, devices, own_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +115,8 @@ def _binds(plan: Plan) -> list[tuple[str, str, bool]]:
 
 def _pyxis(plan: Plan) -> Entry:
     # A '#' separates registry and image in enroot's own syntax.
-    mounts = ",".join(f"{host}:{inside}{':ro' if ro else ''}" for host, inside, ro in _binds(plan))
+    binds = [*_binds(plan), *((path, path, False) for path in devices.paths(plan))]
+    mounts = ",".join(f"{host}:{inside}{':ro' if ro else ''}" for host, inside, ro in binds)
     registry, slash, image = plan.image.partition("/")
     remote = slash and not plan.image.startswith(("/", ".")) and ("." in registry or ":" in registry)
     named = f"{registry}#{image}" if remote else plan.image
@@ -145,7 +146,7 @@ def pull(plan: Plan) -> Pull | None:
 def _apptainer(plan: Plan) -> Entry:
     pulled = pull(plan)
     image = pulled.file if pulled else plan.image
-    words = ["apptainer", "exec", "--no-home", *(["--nv"] if plan.gpu else [])]
+    words = ["apptainer", "exec", "--no-home", *devices.options("apptainer", plan)]
     for host, inside, ro in _binds(plan):
         words += ["--bind", f"{host}:{inside}{':ro' if ro else ''}"]
     return Entry(command=(*words, image))
@@ -155,8 +156,7 @@ def _engine(engine: str) -> Callable[[Plan], Entry]:
     def enter(plan: Plan) -> Entry:
         # host network: the ranks of several hosts meet on the host's own addresses
         words = [engine, "run", "--rm", "--network=host", "--ipc=host", "--ulimit=memlock=-1"]
-        words += ["--gpus=all"] if plan.gpu and engine == "docker" else []
-        words += ["--device=nvidia.com/gpu=all"] if plan.gpu and engine == "podman" else []
+        words += devices.options(engine, plan)
         words += [f"--device={device}" for device in plan.fabric.devices]
         for host, inside, ro in _binds(plan):
             words += ["--mount", f"type=bind,source={host},target={inside}" + (",readonly" if ro else "")]

@@ -50,7 +50,7 @@ def plan(plan: Plan) -> str:
     rows = [
         ("run", plan.id),
         ("workload", f"{_program(plan)}{f', model {job.model}' if job.model else ''}"),
-        ("hosts × slots", f"{ranks} on {plan.cluster.gpu or 'CPU'}, fabric {plan.fabric.name}"),
+        ("hosts × slots", f"{ranks} on {plan.cluster.gpu_name or 'CPU'}, fabric {plan.fabric.name}"),
         *(_step(plan) if workloads.steps(job.workload) else ()),
         *([("python", plan.cluster.python)] if plan.cluster.python else []),
         ("image", plan.image),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from launcher import exit_codes
 from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError, located
-from launcher.planning import ranks_environment
+from launcher.planning import cards, ranks_environment
 from launcher.rendering import command, containers, hostfile, own_image, templates
 from launcher.runs import logs as runs_logs
 from launcher.runs.status import Selection, State, Status
@@ -61,6 +61,11 @@ def render(plan: Plan) -> Files:
         carried=own_image.folders(plan, "local"),
     )
     return {"job.sh": text}
+
+
+def warnings(plan: Plan) -> list[Problem]:
+    """Where this machine has other GPUs than the plan counts on."""
+    return [problem.at(plan.places) for problem in cards.warnings(plan)]
 
 
 def submit(plan: Plan, files: Files) -> str:

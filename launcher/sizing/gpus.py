@@ -1,21 +1,23 @@
 """What each GPU type has: memory, peak arithmetic, and how fast it reaches memory, its neighbours and its host.
 
-Owns the reading of gpus.json, which says where each figure is from; what a job makes of them is traffic.py's and
-ladder.py's.
+Owns the reading of gpus.json, which says where each figure is from; a card that a cluster file describes itself is
+files/gpu.py's, and what a job makes of the figures is traffic.py's and ladder.py's.
 
     gpus.load("h100-80gb").memory -> bytes that torch.cuda reports as the device's total
+    gpus.fitting("NVIDIA H100 80GB HBM3", 81559 * 2**20) -> "h100-80gb"
 """
 
 from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 
 class Gpu(NamedTuple):
-    """Bytes, floating point operations a second, and bytes a second."""
+    """Bytes, floating point operations a second, and bytes a second; 0 where a rate is not known."""
 
     name: str  # as nvidia-smi begins it
     memory: int
@@ -23,7 +25,14 @@ class Gpu(NamedTuple):
     bandwidth: int  # of its memory
     link: int  # to the other GPUs of its host, one direction: NVLink, or PCIe where there is none
     host: int  # to its host's memory, one direction
-    capability: tuple[int, int]  # CUDA compute capability
+    capability: tuple[int, int]  # CUDA compute capability, or what torch shows in its place
+    vendor: str = "nvidia"
+    processor: str = "x86-64"  # of its host
+
+    @property
+    def timed(self) -> bool:
+        """Whether every rate is known that the time of a step follows from."""
+        return all((self.flops, self.bandwidth, self.link, self.host))
 
 
 @functools.cache
@@ -51,4 +60,21 @@ def load(name: str) -> Gpu:
         link=row["link_gb_per_s"] * 10**9,
         host=row["host_gb_per_s"] * 10**9,
         capability=(major, minor),
+        vendor=row.get("vendor", "nvidia"),
+        processor=row.get("processor", "x86-64"),
     )
+
+
+# nvidia-smi counts what the driver keeps for itself, which is up to 4 % more than CUDA shows.
+_NEAR = 0.08
+
+
+def fitting(model: str, memory: int) -> str:
+    """The table's name of a card that nvidia-smi calls `model`, with `memory` bytes; empty when it has none."""
+    fits = [
+        (len(row["name"]), name)
+        for name, row in _table().items()
+        if re.match(rf"{re.escape(row['name'])}(?![A-Za-z0-9])", model)
+        and abs(memory / 2**30 / row["memory_gib"] - 1) < _NEAR
+    ]
+    return max(fits)[1] if fits else ""

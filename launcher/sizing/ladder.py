@@ -208,7 +208,7 @@ def evaluate(model: Architecture, machine: Machine, request: Request, candidate:
     )
     needed = memory.estimate(model, settings, setup)
     bound = None
-    if machine.gpu is not None:
+    if machine.gpu is not None and machine.gpu.timed:
         rates = traffic.Rates(machine.fabric)
         bound = traffic.bound(model, settings, setup, gpu=machine.gpu, rates=rates)
     return Evaluation(

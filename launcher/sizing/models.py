@@ -4,7 +4,7 @@ Owns the names in docker/workloads/models.json and what a model reference can be
 families.py and bytes to memory.py. The workload builds its model from the same JSON entries.
 
     models.load("llama-7b") -> Architecture      a name, a folder with config.json, or a config.json
-    models.load("owner/model") -> Unknown        a hub name: its size cannot be known without the network
+    models.load("owner/model", found) -> the same, where planning/hub.py found its config.json; else Unknown
     models.from_config({"model_type": ...})      the same from a Hugging Face configuration
     models.named() -> {"gpt2": {...}, ...}       the named configurations
 
@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import launcher
 from launcher import errors
-from launcher.sizing import families
+from launcher.sizing import families, model_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,8 +44,14 @@ if TYPE_CHECKING:
 # (validate_repo_id): no dots or dashes at the ends or in a row, at most 96 characters each
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _HUB = re.compile(rf"(?!.*(?:--|\.\.)){_PART}/{_PART}")
-_MOST = 2**22  # characters of a config.json
 NAMED = launcher.ROOT / "docker" / "workloads" / "models.json"
+
+
+class Found(NamedTuple):
+    """What a look for a hub model's config.json came to: its content and `source`, or None and why in `source`."""
+
+    config: Config | None
+    source: str
 
 
 class Unknown(NamedTuple):
@@ -66,20 +72,21 @@ def _named() -> dict[str, dict[str, object]]:
     return entries
 
 
-def load(model: str) -> architecture.Architecture | Unknown:
+def load(model: str, found: Found | None = None) -> architecture.Architecture | Unknown:
     """The architecture that `model` names: an entry of models.json, a local folder or file, or a hub name.
 
-    Returns Unknown for a hub name and for a family that is not counted here. Raises SpecError when `model` is
-    none of these, when the file cannot be read, and when it does not describe a causal language model.
+    `found`: what is known of a hub's model. Returns Unknown for others of the hub, and for a family that is not counted
+    here. Raises SpecError when `model` is none of these, when the file cannot be read, and when it does not describe a
+    causal language model.
     """
     entry = _named().get(model)
     if entry is not None:
         return from_config(entry, model)
-    file = _local(model)
+    file = model_files.local(model)
     if file:
-        return from_config(_read(file), model, str(file))
-    if _HUB.fullmatch(model) and not model.endswith((".json", ".git")):
-        return Unknown(model, "a hub model's size is not known before it is downloaded; name a local folder")
+        return from_config(model_files.read(file), model, str(file))
+    if _is_hub_name(model):
+        return _of_hub(model, found)
     hint = (
         errors.did_you_mean(model, _named(), most=0)
         or "use a name of models.json, a local folder or a hub name"
@@ -87,48 +94,31 @@ def load(model: str) -> architecture.Architecture | Unknown:
     raise errors.SpecError(f"no model {errors.shown(model)}", hint=hint)
 
 
-def _local(model: str) -> Path | None:
-    """The config.json that `model` names here. Raises SpecError for a folder without one, or a path that is none."""
-    if not model:
-        return None
+def is_of_hub(model: str) -> bool:
+    """Whether `model` can only be found on the hub: neither a named model nor here."""
     try:
-        path = Path(model).expanduser()
-        file = path / "config.json" if path.is_dir() else path
-        if file.is_file():
-            return file
-    except OSError as error:
-        raise errors.SpecError(f"model {errors.shown(model)} cannot be read: {error.strerror}") from None
-    except RuntimeError:  # of `~name`
-        user = model.partition("/")[0].removeprefix("~")
-        raise errors.SpecError(f"model {errors.shown(model)}: there is no user {user!r} here") from None
-    if path.is_dir():
-        raise errors.SpecError(f"{path} has no config.json", hint="name the folder that holds the model")
-    return None
+        return model not in _named() and not model_files.local(model) and _is_hub_name(model)
+    except errors.SpecError:
+        return False
 
 
-def _read(file: Path) -> Config:
+def _is_hub_name(model: str) -> bool:
+    return bool(_HUB.fullmatch(model)) and not model.endswith((".json", ".git"))
+
+
+def _of_hub(model: str, found: Found | None) -> architecture.Architecture | Unknown:
+    """A hub model by its configuration; one that is not counted here trains all the same, so is no error."""
+    if found is None or found.config is None:
+        reason = (
+            found.source
+            if found
+            else "a hub model's size is not known before it is downloaded; name a local folder"
+        )
+        return Unknown(model, reason)
     try:
-        with file.open(encoding="utf-8") as opened:
-            text = opened.read(_MOST + 1)
-        if len(text) > _MOST:
-            raise errors.SpecError(f"{file}: larger than {_MOST:,} characters, so no model's configuration")
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        place = errors.Place(str(file), error.lineno, error.colno)
-        raise errors.SpecError(errors.Problem(f"not JSON: {error.msg}", "correct the file", place)) from None
-    except (ValueError, RecursionError) as error:
-        what = (
-            "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else "no model has such a number"
-        )
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else what
-        raise errors.SpecError(f"{file}: cannot be read: {reason}", hint="correct the file") from None
-    except OSError as error:
-        raise errors.SpecError(f"{file}: cannot be read: {error.strerror}") from None
-    if not isinstance(config, dict):
-        raise errors.SpecError(
-            f"{file}: a model configuration is a JSON object, this is a {type(config).__name__}"
-        )
-    return config
+        return from_config(found.config, model, found.source)
+    except errors.SpecError as error:
+        return Unknown(model, error.problems[0].message)
 
 
 def from_config(config: Config, name: str = "", source: str = "") -> architecture.Architecture | Unknown:
@@ -163,20 +153,12 @@ def _require_causal(config: Config, family: str, where: errors.Place) -> None:
     raise errors.SpecError(errors.Problem(f"{what} is not a causal language model", hint, where))
 
 
-def load_if_here(name: str) -> architecture.Architecture | Unknown:
-    """The named or local model; a path that only the ranks can see is not known here."""
+def load_if_here(name: str, found: Found | None = None) -> architecture.Architecture | Unknown:
+    """The named or local model, or the hub's; a path that only the ranks can see is not known here."""
     try:
-        return load(name)
+        return load(name, found)
     except errors.SpecError:
-        if name.startswith("/") and not _is_here(Path(name)):
-            return Unknown(name, f"{name} is not on this machine, so its size is not known")
+        reason = model_files.elsewhere(Path(name)) if name.startswith("/") else ""
+        if reason:
+            return Unknown(name, f"{name} {reason}, so its size is not known")
         raise
-
-
-def _is_here(path: Path) -> bool:
-    try:
-        return path.exists()
-    except PermissionError:  # in a folder that others may enter
-        return False
-    except OSError:  # no path anywhere, such as a name that is too long
-        return True

@@ -53,14 +53,15 @@ def _limit(given: options.Plan, stage: Stage) -> int:
     from launcher.planning import capacity
     from launcher.reports import estimate
 
-    job, cluster, places, _ = shared.load_stage(stage, {})
+    loaded = shared.load_stage(stage, {})
+    job, cluster, places = loaded.job, loaded.cluster, loaded.places
     try:
         if given.max_model:
             largest = capacity.largest(job, cluster, given.max_model)
             limit, data = largest.estimate, estimate.largest_data(largest)
             text = estimate.largest_text(largest)
         else:
-            fewest = capacity.fewest(job, cluster)
+            fewest = capacity.fewest(job, cluster, loaded.hub)
             limit, data, text = fewest.estimate, estimate.fewest_data(fewest), estimate.fewest_text(fewest)
     except LauncherError as error:
         raise error.at(places) from None

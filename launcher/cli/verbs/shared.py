@@ -32,9 +32,11 @@ def load_stages(job: str, files: options.Files, point: Sequence[str] = ()) -> St
 
 
 def load_stage(stage: Stage, folders: Mapping[str, str]) -> Loaded:
+    """The stage's job and cluster, and what is known of its model where that is the hub's."""
     from launcher.files import load
+    from launcher.planning import hub
 
-    return load.load_stage(stage, folders)
+    return hub.with_model(load.load_stage(stage, folders))
 
 
 def planner(suffix: str = "", exclude: Sequence[str] = ()) -> PlanOf:

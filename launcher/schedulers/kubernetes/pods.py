@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import exit_codes
 from launcher.fabrics import environment as fabrics_environment
-from launcher.planning import own_program, ranks_environment
+from launcher.planning import accelerators, own_program, ranks_environment
 from launcher.rendering import command, containers, templates
 from launcher.schedulers.kubernetes import carried, kinds, queues, security
 from launcher.sizing import memory
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 FOLDER = "/runs"  # where the run folders' volume is mounted in a pod
 JOB = "/job"  # the ConfigMap: hostfile, DeepSpeed configuration, plan
 HOME = "/tmp"  # docker/Dockerfile
-GPU = "nvidia.com/gpu"
 # Of a host: kubelet, system daemons and DaemonSets keep the rest, and a pod that asks for all is never placed.
 # https://kubernetes.io/docs/tasks/administer-cluster/reserve-compute-resources/
 _SHARE = 0.9
@@ -191,7 +190,7 @@ def resources(plan: Plan) -> tuple[dict[str, str], dict[str, str]]:
     cluster = plan.cluster.kubernetes
     limits = {k: str(v) for k, v in plan.fabric.resources.items()} | cluster.resources
     if plan.gpu:
-        limits = {GPU: str(plan.slots)} | limits
+        limits = {accelerators.resource(plan.cluster): str(plan.slots)} | limits
     total = memory_limit(plan)
     if total:
         limits["memory"] = f"{total // _MIB}Mi"
@@ -307,10 +306,10 @@ def _tolerations(plan: Plan) -> list[dict[str, Any]]:
         {key: value for key, value in dataclasses.asdict(toleration).items() if value is not None}
         for toleration in plan.cluster.kubernetes.tolerations
     ]
-    # sites keep other pods off GPU nodes with a taint of the resource's name
-    gpu: list[dict[str, Any]] = (
-        [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}] if plan.gpu else []
-    )
+    gpu: list[dict[str, Any]] = [
+        {"key": key, "operator": "Exists", "effect": "NoSchedule"}
+        for key in accelerators.taints(plan.cluster)
+    ]
     named = {t.get("key") for t in given}
     return given + [t for t in [*gpu, *_LOST] if t["key"] not in named]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from launcher import units
 from launcher.errors import Problem
 from launcher.files import kubernetes_syntax
+from launcher.planning import accelerators
 from launcher.schedulers.kubernetes import pods
 
 if TYPE_CHECKING:
@@ -32,12 +33,13 @@ def problems(plan: Plan) -> Iterator[Problem]:
                 f"use kubernetes.{field}",
                 about=("cluster", "kubernetes", "resources", name),
             )
-    gpus = cluster.resources.get(pods.GPU)
+    name = accelerators.resource(plan.cluster)
+    gpus = cluster.resources.get(name)
     if gpus is not None and plan.gpu and gpus != str(plan.slots):
         yield Problem(
-            f"kubernetes.resources: {gpus} {pods.GPU}, but a host has {plan.slots} slots",
+            f"kubernetes.resources: {gpus} {name}, but a host has {plan.slots} slots",
             "use `slots`",
-            about=("cluster", "kubernetes", "resources", pods.GPU),
+            about=("cluster", "kubernetes", "resources", name),
         )
 
 

@@ -28,6 +28,7 @@ env: {PLAIN: {value: a}, SECRET: {secret: a, key: a}}
 """
 CLUSTER = """
 slots: 2
+gpu: {name: a, memory: 1GB, capability: 7.5}
 nvme: {path: /a, size: 1TB}
 env: {PLAIN: {value: a}, SECRET: {secret: a, key: a}}
 mounts: {/a: {host: /a, claim: a}}
@@ -50,6 +51,7 @@ VALUES = [
         "64GB",
         "/b",
         "a/c",
+        "8.6",
     ),
     *(
         "{seed: 3}",

@@ -42,6 +42,10 @@ GOOD: list[tuple[str, dict[str, Any]]] = [
     ("job", {"model": 7, "checkpoint": {"resume": "a"}}),
     ("cluster", {}),
     ("cluster", {"gpu": "h100-80gb", "memory": "2000GB", "cpus": 8, "hosts": 4}),
+    (
+        "cluster",
+        {"gpu": {"name": "a b", "memory": "24GB", "capability": 8.6, "bf16_tflops": 71, "vendor": "nvidia"}},
+    ),
     ("cluster", {"memory": "1.5 TiB", "scratch": "/local/a b"}),
     ("cluster", {"mounts": {"/a": "/b", "/c": {"host": "/d", "readonly": True}, "/e": {"claim": "f"}}}),
     (
@@ -91,6 +95,8 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     ("job", {"env": {"A": True}}),
     ("job", {"env": {"A": {"secret": "../a"}}}),
     ("job", {"env": {"A": {"secrt": "a"}}}),
+    ("cluster", {"gpu": {"name": "a", "memory": 24, "capability": 8.6}}),
+    ("cluster", {"gpu": {"memory": "24GB"}}),
     ("cluster", {"slots": 0}),
     ("cluster", {"slots": "8"}),
     ("cluster", {"memory": 80}),

@@ -246,3 +246,37 @@ def test_wrong_files(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(errors.SpecError) as caught:
         models.load(str(tmp_path))
     assert str(caught.value).startswith(f"{file}{message}")
+
+
+def test_a_folder_that_cannot_be_entered_is_not_called_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.exists", refuse)
+    monkeypatch.setattr("pathlib.Path.is_dir", refuse)
+    found = models.load_if_here(f"{tmp_path}/model")
+    assert isinstance(found, models.Unknown)
+    assert found.reason == (
+        f"{tmp_path}/model cannot be read by this user (Permission denied), so its size is not known"
+    )
+
+
+def test_a_path_that_is_absent_may_be_the_ranks_own(tmp_path: Path) -> None:
+    found = models.load_if_here(f"{tmp_path}/model")
+    assert isinstance(found, models.Unknown)
+    assert found.reason == f"{tmp_path}/model is not on this machine, so its size is not known"
+
+
+def test_a_config_that_cannot_be_opened_is_an_error_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(errors.SpecError, match=r"config\.json: cannot be read: Permission denied"):
+        models.load_if_here(str(tmp_path))
