@@ -29,6 +29,7 @@ from typing import Any
 import caches
 import environment
 import hostfile
+import inventory
 import logs
 import ranks
 import rendezvous
@@ -95,6 +96,7 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
     own, job = environment.inherited(), environment.of_job(args.environment)
     check_devices(slots, own | job)
     folder = make_logs(args.folder)
+    inventory.write(args.folder, index, list(hosts)[index], args.attempt)
     with kept_caches(args, own) as cached:
         return supervised(args, own | cached | job, hosts, index=index, folder=folder, outcome=outcome)
 

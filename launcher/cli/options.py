@@ -76,6 +76,22 @@ class Run(Options):
     exclude_bad: bool = False
 
 
+class Rerun(Options):
+    """rerun."""
+
+    run: str
+    force: bool
+    wait: bool
+
+
+class Compare(Options):
+    """compare."""
+
+    one: str
+    other: str
+    json: bool
+
+
 class Report(Options):
     """report."""
 

@@ -1,4 +1,4 @@
-"""The labels of an image in a registry, read by skopeo.
+"""The labels and the digest of an image in a registry, read by skopeo.
 
 Owns the one request to a registry, which is made when a job is really submitted, and never by `--dry-run`.
 """
@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launcher.images import facts as images_facts
 
@@ -20,14 +20,28 @@ if TYPE_CHECKING:
 SECONDS = 10  # a slower registry does not delay a submission
 
 
-@functools.cache
 def facts(name: str) -> tuple[Facts | None, str]:
     """The facts that the labels of image `name` give, and a note when the registry could not be read.
 
     The facts are None where skopeo, the registry or such labels are missing.
     """
+    answer, note = inspect(name)
+    labels = answer.get("Labels") or {}
+    known = images_facts.from_labels(labels, f"labels of {name}") if isinstance(labels, dict) else None
+    return known, note
+
+
+def digest(name: str) -> str:
+    """The digest that the registry gives for image `name`, `sha256:…`; '' where it is not known."""
+    given = re.search(r"@(sha256:[0-9a-f]{64})$", name)
+    return given[1] if given else str(inspect(name)[0].get("Digest") or "")
+
+
+@functools.cache
+def inspect(name: str) -> tuple[dict[str, Any], str]:
+    """(what the registry says of image `name`, a note when it could not be asked)."""
     if not in_registry(name) or not shutil.which("skopeo"):
-        return None, ""
+        return {}, ""
     # An image for other hosts than this one (a laptop of another kind) is still the one to ask for.
     words = [
         "skopeo",
@@ -39,17 +53,16 @@ def facts(name: str) -> tuple[Facts | None, str]:
     ]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
-        labels = json.loads(done.stdout)["Labels"] if done.returncode == 0 else None
+        answer = json.loads(done.stdout) if done.returncode == 0 else {}
+        if not isinstance(answer, dict):
+            raise TypeError("its answer is no mapping")
     except subprocess.TimeoutExpired:
-        return None, f"{name} was not checked: its registry did not answer within {SECONDS} s"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        return None, f"{name} was not checked: skopeo: {error}"
+        return {}, f"{name} was not checked: its registry did not answer within {SECONDS} s"
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return {}, f"{name} was not checked: skopeo: {error}"
     if done.returncode:
-        return (
-            None,
-            f"{name} was not checked: {_words(done.stderr) or f'skopeo exited with {done.returncode}'}",
-        )
-    return images_facts.from_labels(labels or {}, f"labels of {name}"), ""
+        return {}, f"{name} was not checked: {_words(done.stderr) or f'skopeo exited with {done.returncode}'}"
+    return answer, ""
 
 
 def _words(log: str) -> str:
