@@ -16,7 +16,7 @@ from launcher import ROOT, __version__
 from launcher.cli import arguments, completion, options, streams
 from launcher.cli.arguments import filled
 from launcher.cli.streams import say, say_problems
-from launcher.cli.verbs import again, check, launch, look, plan, report, runs
+from launcher.cli.verbs import again, check, launch, look, plan, report, runs, shell
 from launcher.errors import LauncherError, ToolMissingError
 
 if TYPE_CHECKING:
@@ -130,6 +130,12 @@ def _add_operate(verbs: arguments.Verbs) -> None:
     verb = verbs.add("resume", what, runs.resume, options.Run)
     _run_option(verb)
     _exclude_option(verb)
+    what = "a shell with a rank's environment, inside the running job"
+    verb = verbs.add("shell", what, shell.shell, options.Shell)
+    _run_option(verb)
+    either = verb.add_mutually_exclusive_group()
+    either.add_argument("--rank", type=int, metavar="N", help="beside this rank; default: 0")
+    either.add_argument("--host", type=filled, metavar="H", help="on this host, beside its first rank")
     verb = verbs.add("rerun", "run the same once more, as a new run", again.rerun, options.Rerun)
     _run_option(verb)
     _flag(verb, "--force", "also where code, data, image or packages have changed since")

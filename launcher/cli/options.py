@@ -76,6 +76,14 @@ class Run(Options):
     exclude_bad: bool = False
 
 
+class Shell(Options):
+    """shell."""
+
+    run: str
+    rank: int | None
+    host: str | None
+
+
 class Rerun(Options):
     """rerun."""
 

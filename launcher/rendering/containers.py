@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from launcher.planning.plan import Plan
 
+LABEL = "launcher.run"  # of the containers that docker and podman start, with the run's id
 CODE_INSIDE = "/opt/job"  # docker/Dockerfile
 PYTHON_INSIDE = "/opt/venv/bin/python"
 PATH_INSIDE = "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -146,6 +147,7 @@ def _engine(engine: str) -> Callable[[Plan], Entry]:
     def enter(plan: Plan) -> Entry:
         # host network: the ranks of several hosts meet on the host's own addresses
         words = [engine, "run", "--rm", "--network=host", "--ipc=host", "--ulimit=memlock=-1"]
+        words += [f"--label={LABEL}={plan.id}"]
         words += ["--gpus=all"] if plan.gpu and engine == "docker" else []
         words += ["--device=nvidia.com/gpu=all"] if plan.gpu and engine == "podman" else []
         words += [f"--device={device}" for device in plan.fabric.devices]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def rerun(given: options.Rerun) -> int:
-    run = _single(given.run)
+    run = single(given.run)
     from launcher.submission import rerun as reruns  # it reads YAML
 
     prepared = reruns.prepare(run, given.force)
@@ -50,11 +50,11 @@ def _named(name: str) -> tuple[str, Path]:
     """Name and folder of a run, by its id or, with a slash, by its folder."""
     if "/" in name:
         return Path(name).resolve().name, Path(name)
-    run = _single(name)
+    run = single(name)
     return run.id, run.folder
 
 
-def _single(name: str) -> Run:
+def single(name: str) -> Run:
     """The run `name`. Raises RunNotFoundError, and SpecError for a pipeline."""
     from launcher.errors import SpecError
 
