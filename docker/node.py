@@ -31,6 +31,7 @@ import caches
 import carried
 import environment
 import hostfile
+import inventory
 import logs
 import program
 import ranks
@@ -99,6 +100,7 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
     own, job = environment.inherited(), environment.of_job(args.environment)
     check_devices(slots, own | job)
     folder = make_logs(args.folder)
+    inventory.write(args.folder, index, list(hosts)[index], args.attempt)
     with kept_caches(args, own) as cached:
         variables = carried.enter(args.code, own | cached | job, alone=args.program)
         if (active := program.chosen(program.of(args), variables)) and args.python:

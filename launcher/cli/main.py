@@ -16,7 +16,7 @@ from launcher import ROOT, __version__
 from launcher.cli import arguments, completion, options, streams
 from launcher.cli.arguments import filled
 from launcher.cli.streams import say, say_problems
-from launcher.cli.verbs import check, launch, look, plan, report, runs
+from launcher.cli.verbs import again, check, launch, look, plan, report, runs, shell
 from launcher.errors import LauncherError, ToolMissingError
 
 if TYPE_CHECKING:
@@ -115,6 +115,13 @@ def _add_look(verbs: arguments.Verbs) -> None:
     _json_option(verb)
     _picture_options(verb, "curves")
 
+    what = "what differs between two runs, and the step at which their losses part"
+    verb = verbs.add("compare", what, again.compare, options.Compare)
+    what = "a run, by its id or the start of it, or its folder"
+    for name in ("one", "other"):
+        verb.add_argument(name, metavar="RUN", help=what).completer = completion.runs  # type: ignore[attr-defined]
+    _json_option(verb)
+
 
 def _add_operate(verbs: arguments.Verbs) -> None:
     verbs.group("operate")
@@ -123,6 +130,16 @@ def _add_operate(verbs: arguments.Verbs) -> None:
     verb = verbs.add("resume", what, runs.resume, options.Run)
     _run_option(verb)
     _exclude_option(verb)
+    what = "a shell with a rank's environment, inside the running job"
+    verb = verbs.add("shell", what, shell.shell, options.Shell)
+    _run_option(verb)
+    either = verb.add_mutually_exclusive_group()
+    either.add_argument("--rank", type=int, metavar="N", help="beside this rank; default: 0")
+    either.add_argument("--host", type=filled, metavar="H", help="on this host, beside its first rank")
+    verb = verbs.add("rerun", "run the same once more, as a new run", again.rerun, options.Rerun)
+    _run_option(verb)
+    _flag(verb, "--force", "also where code, data, image or packages have changed since")
+    _flag(verb, "--wait", "follow the run until it ends; exit code 1 if it failed")
 
 
 def _add_cluster(verbs: arguments.Verbs) -> None:

@@ -76,6 +76,30 @@ class Run(Options):
     exclude_bad: bool = False
 
 
+class Shell(Options):
+    """shell."""
+
+    run: str
+    rank: int | None
+    host: str | None
+
+
+class Rerun(Options):
+    """rerun."""
+
+    run: str
+    force: bool
+    wait: bool
+
+
+class Compare(Options):
+    """compare."""
+
+    one: str
+    other: str
+    json: bool
+
+
 class Report(Options):
     """report."""
 

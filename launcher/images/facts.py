@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import ROOT
@@ -44,8 +45,12 @@ class Op(NamedTuple):
 _MOST = 2**20  # characters of an image.json; what is cut is no JSON
 
 
+# What image.json and the labels give the versions of.
+VERSIONED = ("cuda", "deepspeed", "nccl", "python", "torch")
+
+
 class Facts(NamedTuple):
-    """What an image holds. `source`: where that was read."""
+    """What an image holds. `source`: where that was read; `versions`: of VERSIONED, those that are known."""
 
     source: str
     flavour: str
@@ -54,6 +59,7 @@ class Facts(NamedTuple):
     level: str
     compiler: bool
     revision: str
+    versions: Mapping[str, str] = MappingProxyType({})
 
 
 def beside(cluster: Path, source: str) -> Facts | None:
@@ -89,6 +95,7 @@ def parse(text: str, source: str) -> Facts:
             level=str(data["cpu_level"]),
             compiler=data["compiler"] is True,
             revision=str(data.get("revision", "")),
+            versions={name: str(data[name]) for name in VERSIONED if data.get(name)},
         )
     except json.JSONDecodeError as error:
         place = Place(source, error.lineno, error.colno)
@@ -119,6 +126,7 @@ def from_labels(labels: Mapping[str, str], source: str) -> Facts | None:
         level=ours.get("cpu-level", ""),
         compiler=ours.get("compiler") == "yes",
         revision=labels.get("org.opencontainers.image.revision", ""),
+        versions={name: ours[name] for name in VERSIONED if ours.get(name)},
     )
 
 

@@ -1,4 +1,4 @@
-"""The labels of an image in a registry, read by skopeo.
+"""The labels and the digest of an image in a registry, read by skopeo.
 
 Owns the one request to a registry, which is made when a job is really submitted, and never by `--dry-run`.
 """
@@ -25,24 +25,29 @@ def facts(name: str) -> tuple[Facts | None, str]:
 
     The facts are None where skopeo, the registry or such labels are missing.
     """
-    answer, note = inspected(name)
-    if answer is None:
-        return None, note
-    return images_facts.from_labels(answer.get("Labels") or {}, f"labels of {name}"), ""
+    answer, note = inspect(name)
+    labels = answer.get("Labels") or {}
+    known = images_facts.from_labels(labels, f"labels of {name}") if isinstance(labels, dict) else None
+    return known, note
 
 
 def variables(name: str) -> dict[str, str]:
     """The ENV of image `name`; empty where it cannot be read."""
-    answer, _ = inspected(name)
-    entries = (str(entry).partition("=") for entry in (answer or {}).get("Env") or [])
+    entries = (str(entry).partition("=") for entry in inspect(name)[0].get("Env") or [])
     return {variable: value for variable, _, value in entries}
 
 
+def digest(name: str) -> str:
+    """The digest that the registry gives for image `name`, `sha256:…`; '' where it is not known."""
+    given = re.search(r"@(sha256:[0-9a-f]{64})$", name)
+    return given[1] if given else str(inspect(name)[0].get("Digest") or "")
+
+
 @functools.cache
-def inspected(name: str) -> tuple[dict[str, Any] | None, str]:
-    """skopeo's answer, and a note when the registry could not be read. None without skopeo, or without a registry."""
+def inspect(name: str) -> tuple[dict[str, Any], str]:
+    """(what the registry says of image `name`, a note when it could not be asked)."""
     if not in_registry(name) or not shutil.which("skopeo"):
-        return None, ""
+        return {}, ""
     # An image for other hosts than this one (a laptop of another kind) is still the one to ask for.
     words = [
         "skopeo",
@@ -55,17 +60,14 @@ def inspected(name: str) -> tuple[dict[str, Any] | None, str]:
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
         answer = json.loads(done.stdout) if done.returncode == 0 else {}
-        if not isinstance(answer.get("Labels"), dict | None):
-            raise TypeError("its labels are none")
+        if not isinstance(answer, dict):
+            raise TypeError("its answer is no mapping")
     except subprocess.TimeoutExpired:
-        return None, f"{name} was not checked: its registry did not answer within {SECONDS} s"
-    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
-        return None, f"{name} was not checked: skopeo: {error}"
+        return {}, f"{name} was not checked: its registry did not answer within {SECONDS} s"
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        return {}, f"{name} was not checked: skopeo: {error}"
     if done.returncode:
-        return (
-            None,
-            f"{name} was not checked: {_words(done.stderr) or f'skopeo exited with {done.returncode}'}",
-        )
+        return {}, f"{name} was not checked: {_words(done.stderr) or f'skopeo exited with {done.returncode}'}"
     return answer, ""
 
 

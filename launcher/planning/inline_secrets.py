@@ -26,10 +26,14 @@ _LEAST = 8  # characters: a shorter value is a switch or a name
 def warnings(job: Job, cluster: Cluster) -> Iterator[Problem]:
     """One for each variable whose value looks like a token, or that is called like one."""
     for name, variable in {**cluster.env, **job.env}.items():
-        value = variable.value or ""
-        named = _NAME.search(name) and len(value) >= _LEAST and not value.startswith(("/", "~"))
-        if named or _TOKEN.search(value):
+        if looks_secret(name, variable.value or ""):
             file = "job" if name in job.env else "cluster"
             what = f"env {name} looks like a secret, and stands in the run's files"
             hint = f"keep it in a file or a Secret: {name}: {{secret: NAME}}"
             yield Problem(what, hint, about=(file, "env", name))
+
+
+def looks_secret(name: str, value: str) -> bool:
+    """Whether variable `name` with `value` looks like a token, or is called like one."""
+    named = _NAME.search(name) and len(value) >= _LEAST and not value.startswith(("/", "~"))
+    return bool(named or _TOKEN.search(value))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from launcher.planning.plan import Plan
 
+LABEL = "launcher.run"  # of the containers that docker and podman start, with the run's id
 CODE_INSIDE = "/opt/job"  # docker/Dockerfile
 PYTHON_INSIDE = "/opt/venv/bin/python"
 PATH_INSIDE = "/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -156,7 +157,7 @@ def _engine(engine: str) -> Callable[[Plan], Entry]:
     def enter(plan: Plan) -> Entry:
         # host network: the ranks of several hosts meet on the host's own addresses
         words = [engine, "run", "--rm", "--network=host", "--ipc=host", "--ulimit=memlock=-1"]
-        words += devices.options(engine, plan)
+        words += [f"--label={LABEL}={plan.id}", *devices.options(engine, plan)]
         words += [f"--device={device}" for device in plan.fabric.devices]
         for host, inside, ro in _binds(plan):
             words += ["--mount", f"type=bind,source={host},target={inside}" + (",readonly" if ro else "")]

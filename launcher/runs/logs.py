@@ -130,6 +130,13 @@ def _paths(run: Run, selection: Selection) -> list[Path]:
     return [folder / "job.log", folder / "rank-0.log"]
 
 
+def slurm_job(folder: Path) -> str:
+    """The job id in the name of the newest hostfile, which of an array's element is its own; '' without one."""
+    newest, _ = _newest(folder, "hostfile-*")
+    match = re.fullmatch(r"hostfile-(\d+)-\d+", newest.name, re.ASCII) if newest else None
+    return match[1] if match else ""
+
+
 def host_names(folder: Path) -> list[str]:
     """The hosts of the newest hostfile of the run, in order of their ranks; [] before there is one."""
     newest, _ = _newest(folder, "hostfile*")

@@ -3,6 +3,7 @@
 Owns `run.json`, `plan.json` and the layout below; how a run is doing is its scheduler's to say.
 
     <runs>/<id>/plan.json       what was decided, written before it is submitted
+                lock.json       what that was made of: lock.py
                 run.json        that it was submitted, and as what
                 job.sh | manifest.yaml, ds_config.json, hostfile…
                 logs/           job.log, node-<n>.log, rank-<n>.log

@@ -94,6 +94,18 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> str:
     return str(resume_in_place(run, exclude, after))
 
 
+def shell(run: Run, plan: Plan, selection: Selection, terminal: bool) -> list[str]:
+    """The command that becomes a shell beside a rank of `run`, which has `plan` and runs.
+
+    `terminal`: whether there is one. Raises RunNotFoundError without such a rank or host, SubmitError where the
+    scheduler has no such thing.
+    """
+    beside = getattr(load(run.scheduler), "shell", None)
+    if beside is None:
+        raise SubmitError(f"{run.scheduler} cannot start a shell beside a rank")
+    return list(beside(run, plan, selection, terminal))
+
+
 if TYPE_CHECKING:  # the type checker compares each module with the protocol
     from launcher.schedulers import kubernetes, local, slurm
 

@@ -124,6 +124,13 @@ def logs(run: Run, selection: Selection) -> Iterator[str]:
     return runs_logs.lines(run, selection, lambda: status(run).state)
 
 
+def shell(run: Run, plan: Plan, selection: Selection, terminal: bool) -> list[str]:
+    """The command that becomes a shell beside a rank."""
+    from launcher.schedulers import local_shell
+
+    return local_shell.words(run, plan, selection, terminal)
+
+
 def cancel(run: Run) -> None:
     """SIGTERM to the script, which passes it on; SIGKILL after ten seconds. A run that ended is left as it is."""
     (run.folder / "cancelled").touch()

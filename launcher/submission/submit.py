@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from launcher import schedulers, workloads
 from launcher.errors import Problem, RunNotFoundError, SubmitError, UnnamedJobError, shown
-from launcher.runs import folders, record, sweeps
+from launcher.runs import folders, lock, record, sweeps
 from launcher.submission import snapshot
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def prepare(scheduler: Scheduler, name: str, plan: Plan) -> Plan:
     try:
         record.prepare(reserved, files if reserved.id == plan.id else scheduler.render(reserved))
         snapshot.write(reserved, name)
+        lock.write(reserved, name)
     except BaseException:
         record.abandon(reserved)
         raise
@@ -43,6 +44,12 @@ def submit(scheduler: Scheduler, name: str, plan: Plan) -> Run:
     folders.write_files(Path(plan.folder), files)
     native_id = scheduler.submit(plan, files)
     return record.record(record.prepared(Path(plan.folder), name), native_id, time.time())
+
+
+def abandon_refused(plan: Plan, error: BaseException) -> None:
+    """Remove the folder of a plan that was refused with `error`; a job that may be in the queue keeps its own."""
+    if not isinstance(error, UnnamedJobError):
+        record.abandon(plan)
 
 
 def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> Run:

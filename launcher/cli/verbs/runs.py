@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 def status(given: options.Run) -> int:
     from launcher import schedulers
     from launcher.reports import tables
+    from launcher.runs import lock
     from launcher.submission import pipelines
 
     pipeline = shared.find(given.run)
     if pipeline.is_plain:
         (run,) = pipeline.present
         now = schedulers.load(run.scheduler).status(run)
+        lock.complete(run.folder, now.hosts)
         print(tables.status_json(run, now) if given.json else tables.status(run, now))
         return OK
     data = pipelines.as_data(pipeline)

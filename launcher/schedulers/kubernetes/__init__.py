@@ -249,6 +249,14 @@ def logs(run: Run, selection: Selection) -> Iterator[str]:
     return podlogs.lines(run, selection, lambda: status(run).state)
 
 
+def shell(run: Run, plan: Plan, selection: Selection, terminal: bool) -> list[str]:
+    """`kubectl exec` into the pod that has the rank, or that is the host. Raises RunNotFoundError without one."""
+    from launcher.schedulers.kubernetes import podlogs
+
+    del plan  # a pod has one run
+    return podlogs.shell(run, selection, terminal)
+
+
 def cancel(run: Run) -> None:
     """Delete the run's objects; ranks get the grace period to save. What their logs say by now is kept."""
     from launcher.schedulers.kubernetes import applying, mirror

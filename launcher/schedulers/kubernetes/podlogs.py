@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from launcher.errors import RunNotFoundError
 from launcher.runs.status import ENDED
+from launcher.schedulers import inside
 from launcher.schedulers.kubernetes import api, applying, hosts, kept, kinds, waits
 
 if TYPE_CHECKING:
@@ -62,6 +63,20 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
         if ended or not selection.follow:
             return
         time.sleep(_PAUSE)
+
+
+def shell(run: Run, selection: Selection, terminal: bool) -> list[str]:
+    """The command that becomes a shell in the pod of a rank or host, beside the rank."""
+    at = applying.place(run)
+    server = api.connect(at.context or None)
+    index, rank = _wanted(server, at, run, selection)
+    pod = hosts.newest(at, hosts.pods(server, at, run)).get(index)
+    if pod is None or not hosts.runs(at, pod):
+        raise RunNotFoundError(f"host {index} of {run.id} has no pod that runs", hint="`status` shows why")
+    words = ["kubectl", *([f"--context={at.context}"] if at.context else []), f"--namespace={at.namespace}"]
+    words += ["exec", "-i", *(["-t"] if terminal else []), pod["metadata"]["name"]]
+    words += [f"--container={kinds.KINDS[at.kind].container}", "--"]
+    return words + inside.with_python(inside.program("", index * run.slots if rank is None else rank))
 
 
 def _what_is_left(stream: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:

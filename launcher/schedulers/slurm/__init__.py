@@ -17,6 +17,7 @@ from launcher.rendering import command, containers, own_image, templates
 from launcher.runs import badhosts
 from launcher.runs import logs as runs_logs
 from launcher.runs.status import Selection, Status
+from launcher.schedulers import inside
 from launcher.schedulers.slurm import options, query, states
 
 if TYPE_CHECKING:
@@ -130,6 +131,17 @@ def _status(run: Run, seen: Seen | None) -> Status:
 def logs(run: Run, selection: Selection) -> Iterator[str]:
     """The lines of the job's log, or of one rank's or host's, from the shared run folder."""
     return runs_logs.lines(run, selection, lambda: status(run).state)
+
+
+def shell(run: Run, plan: Plan, selection: Selection, terminal: bool) -> list[str]:
+    """The step that becomes a shell beside a rank: in the run's own allocation, on what its ranks already have."""
+    seat, runtime = inside.seat(run, selection), plan.cluster.slurm.container
+    entry, program = containers.RUNTIMES[runtime](plan), inside.program(str(run.folder), seat.rank)
+    python = inside.with_python(program) if containers.inside(runtime) else [plan.workspace.python, *program]
+    cpus = [f"--cpus-per-task={plan.cluster.cpus}"] if plan.cluster.cpus else []
+    place = [f"--jobid={runs_logs.slurm_job(run.folder) or run.native_id}", f"--nodelist={seat.host}"]
+    words = ["srun", *place, "--nodes=1", "--ntasks=1", *cpus, "--overlap", *(["--pty"] if terminal else [])]
+    return [*words, *entry.step, *entry.command, *python]
 
 
 def cancel(run: Run) -> None:

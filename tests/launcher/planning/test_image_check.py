@@ -217,7 +217,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
         return tmp_path / "job.yaml"
 
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "runs"))
-    registry.inspected.cache_clear()
+    registry.inspect.cache_clear()
     return write
 
 
@@ -267,7 +267,7 @@ def skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
         tool.write_text(f'#!/bin/sh\necho "$@" >> {asked}\n{body}\n')
         tool.chmod(0o755)
         monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-        registry.inspected.cache_clear()
+        registry.inspect.cache_clear()
         return asked
 
     return make

@@ -149,6 +149,12 @@ def test_report_of_a_sweep(runs: Path, capsys: pytest.CaptureFixture[str]) -> No
         check(entry, documented("Sweep"))
 
 
+def test_compare(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for seed, name in enumerate(("a", "b")):
+        (runs / name / "plan.json").write_text(json.dumps({"args": {"seed": seed}}))
+    check(printed(capsys, "compare", "a", "b"), documented("compare"))
+
+
 def test_env(capsys: pytest.CaptureFixture[str]) -> None:
     for entry in printed(capsys, "env", "infiniband"):
         check(entry, documented("env"))
@@ -164,6 +170,6 @@ def test_every_verb_with_json_is_documented() -> None:
     table = next(action for action in main.parser()._actions if action.dest == "verb").choices
     assert table
     verbs = {name for name, verb in dict(table).items() if "--json" in verb._option_string_actions}
-    assert verbs == {"plan", "status", "list", "report", "env", "doctor"}
+    assert verbs == {"plan", "status", "list", "report", "compare", "env", "doctor"}
     for verb in verbs:
         assert f"`python -m launcher {verb}" in PAGE or f"`{verb} --json`" in PAGE

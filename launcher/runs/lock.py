@@ -1,0 +1,179 @@
+"""What a run was made of, so that it can be run again and told from another: lock.json in its folder.
+
+Owns that file. It is written when the run is submitted; hosts and drivers are added once the node entries have said
+them (docker/inventory.py). Values of variables and secrets are not in it: names, hashes, versions and paths are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from launcher import ROOT, __version__, workloads
+from launcher.images import registry
+from launcher.planning import inline_secrets
+from launcher.runs import fingerprints, folders, logs, packages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from launcher.planning.plan import Plan
+
+FILE = "lock.json"
+HOSTS = "hosts"  # the folder of what each host says of itself
+_MOST = 2**24  # bytes of a lock.json
+# Variables that change what ranks do where they come from the shell that submits, not from the job.
+_INHERITED = (
+    *("CUDA_", "CUBLAS_", "DS_", "GLOO_", "HF_", "HIP_", "LD_", "MKL_", "NCCL_", "OMP_", "PYTHON"),
+    *("PYTORCH_", "ROCR_", "TOKENIZERS_", "TORCH", "TRANSFORMERS_", "TRITON_"),
+)
+
+
+def write(plan: Plan, scheduler: str) -> None:
+    """Write lock.json into the prepared folder of `plan`."""
+    folders.write_files(Path(plan.folder), {FILE: text(of(plan, scheduler))})
+
+
+def text(lock: dict[str, Any]) -> str:
+    """lock.json, a line a key, and in a list a line an entry."""
+    return json.dumps(lock, indent=1, ensure_ascii=False) + "\n"
+
+
+def of(plan: Plan, scheduler: str) -> dict[str, Any]:
+    """What `plan` would run with now. Of a run that was prepared its code snapshot too."""
+    from launcher.planning import image_check, recorded  # they read YAML, which `status` does without
+
+    inside = image_check.used(plan, scheduler)
+    python, installed = ("", _of_image(plan)) if inside else packages.of(plan.workspace.python)
+    return {
+        "launcher": __version__,
+        "code": _code(plan, inside),
+        "image": _image(plan, scheduler) if inside else None,
+        "python": None if inside else {"path": plan.workspace.python, "version": python},
+        "packages": installed,
+        "data": _data(plan),
+        "seeds": seeds(plan),
+        "deepspeed": fingerprints.text(json.dumps(plan.config, sort_keys=True)),
+        "environment": _inherited(plan) if scheduler == "local" and not inside else {},
+        "secrets": {secret.variable: f"{secret.name}, key {secret.key}" for secret in plan.secrets},
+        "spellings": recorded.spellings(plan),
+        "hosts": [],
+        "drivers": {},
+    }
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The lock of the run in `folder`; {} where there is none that can be read."""
+    try:
+        with (folder / FILE).open(encoding="utf-8") as file:
+            lock = json.loads(file.read(_MOST)) if (folder / FILE).is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return lock if isinstance(lock, dict) else {}
+
+
+def complete(folder: Path, hosts: Sequence[str] = ()) -> dict[str, Any]:
+    """The lock of the run in `folder`, with the hosts that it started on written into it; {} where there is none.
+
+    `hosts`: as its scheduler names them, where no hostfile says it.
+    """
+    lock = read(folder)
+    named = logs.host_names(folder) or list(hosts)
+    if not lock or not named:
+        return lock
+    said = {str(fact.get("host", "")): str(fact.get("driver", "")) for fact in _said(folder)}
+    now = {**lock, "hosts": named, "drivers": {host: driver for host, driver in said.items() if driver}}
+    if now != lock:
+        with contextlib.suppress(OSError):  # another user's run may be looked at all the same
+            folders.write_files(folder, {FILE: text(now)})
+    return now
+
+
+def _said(folder: Path) -> Iterator[dict[str, Any]]:
+    """What each host of the run said of itself, in the order of their indices."""
+    paths = (folder / HOSTS).glob("[0-9]*.json")
+    for path in sorted(paths, key=lambda p: (len(p.name), p.name)):
+        with contextlib.suppress(OSError, ValueError, RecursionError):
+            fact = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(fact, dict):
+                yield fact
+
+
+def seeds(plan: Plan) -> dict[str, Any]:
+    """Where a seed is set → its value, the workload's own default too."""
+    args = dict(plan.args)
+    default = None if workloads.is_script(plan.job.workload) else workloads.default(plan.job.workload, "seed")
+    if default is not None:
+        args.setdefault("seed", default)
+    variables = {v.name: v.value for v in plan.environment if "SEED" in v.name}
+    return {f"args.{name}": value for name, value in args.items() if name.endswith("seed")} | {
+        f"environment.{name}": value for name, value in variables.items()
+    }
+
+
+def _code(plan: Plan, inside: bool) -> dict[str, Any]:
+    """Hashes of what ranks run: our programs (in an image, its tag says which), the user's, and the snapshot's."""
+    own = Path(plan.job.workload) if workloads.is_script(plan.job.workload) else None
+    program = fingerprints.of(own) if own else None
+    return {
+        "docker": plan.workspace.image_tag
+        if inside
+        else fingerprints.folder_hash(ROOT / "docker", (".py", ".json")),
+        "commit": plan.workspace.commit,
+        "program": program and {"path": str(own and own.absolute()), **program},
+        "snapshot": fingerprints.folder_hash(Path(plan.folder) / "code"),
+    }
+
+
+def _image(plan: Plan, scheduler: str) -> dict[str, Any]:
+    """The image's name, and what its tag stands for now: a registry's digest, or of a file its fingerprint."""
+    if plan.image.startswith("/"):
+        return {"name": plan.image, "digest": "", "file": fingerprints.of(Path(plan.image))}
+    engine = plan.cluster.local.container if scheduler == "local" else ""
+    digest = packages.image_digest(engine, plan.image) if engine else registry.digest(plan.image)
+    return {"name": plan.image, "digest": digest}
+
+
+def _of_image(plan: Plan) -> dict[str, str]:
+    facts = plan.image_facts or registry.facts(plan.image)[0]
+    return dict(facts.versions) if facts else {}
+
+
+def _data(plan: Plan) -> list[dict[str, Any]]:
+    """Every file and folder that args, `model:` and the checkpoint to start from name, as far as it is here."""
+    named = [("model", plan.job.model)]
+    for name, value in plan.args.items():
+        named += [(f"args.{name}", entry) for entry in (value if isinstance(value, list) else [value])]
+    return [entry for name, value in named if isinstance(value, str) and (entry := _datum(plan, name, value))]
+
+
+def _datum(plan: Plan, name: str, value: str) -> dict[str, Any] | None:
+    """The fingerprint of a path; None for a word that is none. What is not on this machine has no fingerprint."""
+    if not value or len(value) > 4096 or "\0" in value:
+        return None
+    host = _on_host(plan, value)
+    found = fingerprints.of(Path(host))
+    if found is None and not value.startswith(("/", "./", "../")):
+        return None
+    return {"named": name, "path": value, "host": str(Path(host).absolute()), "fingerprint": found}
+
+
+def _on_host(plan: Plan, path: str) -> str:
+    """Where what ranks see at `path` lies on the host."""
+    for mount in plan.mounts:
+        if mount.host and (path == mount.inside or path.startswith(f"{mount.inside.rstrip('/')}/")):
+            return mount.host + path[len(mount.inside.rstrip("/")) :]
+    return path
+
+
+def _inherited(plan: Plan) -> dict[str, str]:
+    """Name → a hash, of the submitting shell's variables that ranks get and that change what they do."""
+    own = {v.name for v in plan.environment} | {secret.variable for secret in plan.secrets}
+    return {
+        name: fingerprints.text(value)[:12]
+        for name, value in sorted(os.environ.items())
+        if name.startswith(_INHERITED) and name not in own and not inline_secrets.looks_secret(name, value)
+    }

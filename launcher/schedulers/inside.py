@@ -1,0 +1,64 @@
+"""What a shell beside a rank needs under every scheduler: which host it is on, and the program that becomes the shell.
+
+Owns both; how the host and the container are entered is each scheduler's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from launcher import ROOT
+from launcher.errors import RunNotFoundError
+from launcher.runs import logs
+
+if TYPE_CHECKING:
+    from launcher.runs.record import Run
+    from launcher.runs.status import Selection
+
+# The images that the launcher builds have their Python here, which is on no PATH of another one.
+_PYTHON = """for python in /opt/venv/bin/python python3 python; do
+  if command -v "$python" >/dev/null 2>&1; then exec "$python" "$@"; fi
+done
+echo "there is no Python in the image" >&2; exit 127"""
+
+
+class Seat(NamedTuple):
+    """A rank, and the host that it runs on."""
+
+    rank: int
+    host: str
+
+
+def seat(run: Run, selection: Selection) -> Seat:
+    """The rank and host that are asked for: of a host its first rank, without either rank 0.
+
+    Raises RunNotFoundError when the run has no such rank or host, or has not started.
+    """
+    hosts = logs.host_names(run.folder)
+    if not hosts:
+        raise RunNotFoundError(
+            f"{run.id} has no hosts yet", hint=f"`python -m launcher status {run.id}` says why"
+        )
+    if selection.host is not None:
+        if selection.host not in hosts:
+            raise RunNotFoundError(
+                f"{run.id} has no host {selection.host!r}", hint=f"its hosts: {', '.join(hosts)}"
+            )
+        return Seat(hosts.index(selection.host) * run.slots, selection.host)
+    rank = selection.rank or 0
+    if not 0 <= rank < len(hosts) * run.slots:
+        raise RunNotFoundError(
+            f"{run.id} has no rank {rank}", hint=f"ranks are 0 to {len(hosts) * run.slots - 1}"
+        )
+    return Seat(rank, hosts[rank // run.slots])
+
+
+def program(folder: str, rank: int) -> list[str]:
+    """Python's arguments for a shell beside `rank`. `folder`: the run folder as ranks see it, '' where they see one."""
+    text = (ROOT / "docker" / "rank_shell.py").read_text(encoding="ascii")
+    return ["-c", text, f"--folder={folder}", f"--rank={rank}"]
+
+
+def with_python(words: list[str]) -> list[str]:
+    """`words` for whichever Python an image has."""
+    return ["sh", "-c", _PYTHON, "sh", *words]

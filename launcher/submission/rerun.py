@@ -1,0 +1,120 @@
+"""A run once more, as a new run: the same plan, on the same code, data, image and packages, or not at all.
+
+Owns what must be as it was; how a plan is read back is planning/recorded.py's, and what it was made of runs/lock.py's.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from launcher import schedulers
+from launcher.errors import PlanError, Problem, RunNotFoundError
+from launcher.planning import recorded, workspace
+from launcher.runs import differences, lock, record
+from launcher.submission import submit
+
+if TYPE_CHECKING:
+    from launcher.planning.plan import Plan
+    from launcher.runs.record import Run
+
+_MOST = 12  # differences that a message names
+# What may differ and the run is still the same: the same programs in another commit, or from another shell.
+_NOTED = ("launcher", "code.commit", "shell.")
+
+
+class Prepared(NamedTuple):
+    """The plan in its own folder, and what is not as it was."""
+
+    plan: Plan
+    changed: list[str]
+
+
+def plan_of(run: Run) -> Plan:
+    """The plan of `run`, for a folder beside its own. Raises PlanError where its plan.json is not one."""
+    site = workspace.here()._replace(runs=str(run.folder.parent))
+    python = lock.read(run.folder).get("python")
+    if isinstance(python, dict) and python.get("path"):
+        site = site._replace(python=str(python["path"]))
+    record_of = record.read_json(run.folder / "plan.json")
+    spellings = lock.read(run.folder).get("spellings")
+    return recorded.plan(record_of, spellings if isinstance(spellings, dict) else {}, site)
+
+
+def prepare(run: Run, force: bool) -> Prepared:
+    """A folder for `run` once more. With `force` also where code, data, image or packages have changed.
+
+    Raises RunNotFoundError without a lock.json, and PlanError for what is gone or has changed, with nothing left
+    behind.
+    """
+    then = lock.read(run.folder)
+    if not then:
+        raise RunNotFoundError(
+            f"{run.id} has no lock.json: an earlier version submitted it",
+            hint="submit its job again",
+        )
+    plan = plan_of(run)
+    gone = list(_gone(then, run))
+    if gone:
+        raise PlanError(*gone)
+    on = schedulers.load(run.scheduler)
+    prepared = submit.prepare(on, run.scheduler, plan)
+    try:
+        _copy_code(run.folder, Path(prepared.folder))
+        lock.write(prepared, run.scheduler)
+        changed = _changed(then, lock.read(Path(prepared.folder)))
+        serious = [what for what in changed if not what.startswith(_NOTED)]
+        if serious and not force:
+            raise PlanError(*(Problem(f"{run.id}: {what}") for what in serious[:_MOST]), _advice())
+    except BaseException:
+        record.abandon(prepared)
+        raise
+    return Prepared(prepared, changed)
+
+
+def start(run: Run, plan: Plan) -> Run:
+    """Submit what `prepare` made. Returns the new run; raises what submitting raises, with nothing left behind."""
+    try:
+        return submit.submit(schedulers.load(run.scheduler), run.scheduler, plan)
+    except BaseException as error:
+        submit.abandon_refused(plan, error)
+        raise
+
+
+def _copy_code(before: Path, after: Path) -> None:
+    """The snapshot of the run before, and not one of the code as it is now."""
+    if (before / "code").is_dir():
+        shutil.rmtree(after / "code", ignore_errors=True)
+        shutil.copytree(before / "code", after / "code", symlinks=True)
+
+
+def _gone(then: dict[str, Any], run: Run) -> list[Problem]:
+    """What the run had and is not there any more."""
+    problems = []
+    code = then.get("code") or {}
+    if code.get("snapshot") and not (run.folder / "code").is_dir():
+        problems.append(Problem(f"{run.id}: its code is gone: {run.folder / 'code'}"))
+    program = code.get("program")
+    if program and not Path(program["path"]).exists():
+        problems.append(Problem(f"{run.id}: its program is gone: {program['path']}"))
+    for entry in then.get("data") or ():
+        if entry.get("fingerprint") and not Path(entry.get("host") or entry["path"]).exists():
+            problems.append(Problem(f"{run.id}: {entry['named']} is gone: {entry['path']}"))
+    python = (then.get("python") or {}).get("path")
+    if python and not Path(python).exists():
+        problems.append(Problem(f"{run.id}: its interpreter is gone: {python}"))
+    return problems
+
+
+def _changed(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    told = differences.locks({**then, "hosts": []}, now)
+    return [f"{d.what} has changed: {_short(d.one)} then, {_short(d.other)} now" for d in told]
+
+
+def _short(value: Any) -> str:
+    return "nothing" if value in (None, "") else str(value)[:60]
+
+
+def _advice() -> Problem:
+    return Problem("it would not be the same run", "bring back what it had, or add --force")

@@ -1,0 +1,112 @@
+"""lock.json says what a run was made of, holds no secret, and gets its hosts once they are known."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from launcher.images import registry
+from launcher.runs import lock, packages, record
+from tests import samples
+
+if TYPE_CHECKING:
+    from launcher.planning import plan
+
+SECRET = "hf_" + "notforanyoneseyes"
+
+
+def prepared(tmp_path: Path, scheduler: str = "local", **fields: object) -> plan.Plan:
+    """A plan whose folder is there, with plan.json and lock.json."""
+    cluster = fields.pop("cluster", {})
+    assert isinstance(cluster, dict)
+    decided = samples.decided(dict(fields), **cluster)
+    site = decided.workspace._replace(runs=str(tmp_path / "runs"), python=sys.executable)
+    reserved = record.reserve(decided._replace(workspace=site))
+    record.prepare(reserved, {})
+    lock.write(reserved, scheduler)
+    return reserved
+
+
+def read(made: plan.Plan) -> dict[str, Any]:
+    return lock.read(Path(made.folder))
+
+
+def test_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("text")
+    data = {"data": [str(tmp_path / "corpus.txt"), "/not/here"]}
+    locked = read(prepared(tmp_path, args=data))
+    assert locked["seeds"] == {"args.seed": 0}, "the workload's own, too"
+    assert locked["packages"]["pytest"] == pytest.__version__
+    assert locked["python"] == {"path": sys.executable, "version": sys.version.split()[0]}
+    here, gone = locked["data"]
+    assert (here["named"], here["fingerprint"]["hashed"]) == ("args.data", "all")
+    assert gone["fingerprint"] is None
+    assert locked["image"] is None
+
+
+def test_no_secret_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "CUDA_API_KEY", "TRITON_THING"):
+        monkeypatch.setenv(name, SECRET)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    env = {"HF_HUB_TOKEN": {"secret": "hf-token"}, "OTHER_TOKEN": SECRET, "PLAIN": "value of a variable"}
+    made = prepared(tmp_path, env=env)
+    text = (Path(made.folder) / lock.FILE).read_text()
+    assert SECRET not in text
+    assert "value of a variable" not in text
+    assert "HF_TOKEN" not in read(made)["environment"]
+    assert "OMP_NUM_THREADS" in read(made)["environment"]
+    assert read(made)["secrets"] == {"HF_HUB_TOKEN": "hf-token, key HF_HUB_TOKEN"}
+
+
+def test_an_image_has_the_digest_that_its_registry_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "inspect", lambda name: ({"Digest": f"sha256:{len(name)}"}, ""))
+    image = "registry.example.com/team/train:1"
+    locked = read(prepared(tmp_path, "kubernetes", cluster={"image": image}))
+    assert locked["image"] == {"name": image, "digest": f"sha256:{len(image)}"}
+    assert (locked["python"], locked["packages"]) == (None, {})
+    pinned = "registry.example.com/train@sha256:" + "a" * 64
+    assert registry.digest(pinned) == "sha256:" + "a" * 64
+
+
+def test_a_mounted_file_is_looked_at_where_the_host_has_it(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("text")
+    cluster = {
+        "mounts": {"/data": str(tmp_path)},
+        "image": "registry.example.com/x:1",
+        "slurm": {"container": "pyxis"},
+    }
+    locked = read(prepared(tmp_path, "slurm", args={"data": ["/data/corpus.txt"]}, cluster=cluster))
+    (entry,) = locked["data"]
+    assert entry["path"] == "/data/corpus.txt"
+    assert entry["host"] == str(tmp_path / "corpus.txt")
+    assert entry["fingerprint"]["bytes"] == 4
+
+
+def test_hosts_and_drivers_are_added_once_they_are_known(tmp_path: Path) -> None:
+    made = prepared(tmp_path)
+    folder = Path(made.folder)
+    assert lock.complete(folder)["hosts"] == []
+    (folder / "hostfile-7-0").write_text("gpu-2 slots=2\ngpu-1 slots=2\n")
+    (folder / "hosts").mkdir()
+    (folder / "hosts" / "0.json").write_text(json.dumps({"host": "gpu-2", "driver": "550.54"}))
+    (folder / "hosts" / "1.json").write_text("torn")
+    assert lock.complete(folder)["hosts"] == ["gpu-2", "gpu-1"]
+    assert lock.read(folder)["drivers"] == {"gpu-2": "550.54"}
+
+
+def test_a_run_without_a_lock_has_none(tmp_path: Path) -> None:
+    assert lock.complete(tmp_path, ["a"]) == {}
+    for text in ("[]", "torn", "[" * 100_000):
+        (tmp_path / lock.FILE).write_text(text)
+        assert lock.read(tmp_path) == {}
+
+
+def test_an_interpreter_that_does_not_start_has_no_packages(tmp_path: Path) -> None:
+    assert packages.of(str(tmp_path / "absent")) == ("", {})
+    assert packages.image_digest(str(tmp_path / "no-engine"), "image") == ""
