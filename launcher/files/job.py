@@ -5,11 +5,11 @@ Owns field names, their ranges and help texts; what follows from the fields toge
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from launcher.files.fields import Count, Name, Range, Seconds, Shorthand, Text, field
 from launcher.files.shared import Environment
+from launcher.frozen import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
