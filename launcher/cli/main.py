@@ -9,7 +9,6 @@ import argparse
 import gc
 import os
 import sys
-import traceback
 from typing import TYPE_CHECKING
 
 from launcher import ROOT, __version__
@@ -239,6 +238,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and not (error.name or "launcher").startswith("launcher"):
             return say_problems(_not_installed(str(error.name)))
+        import traceback
+
         traceback.print_exc()
         say("this is a bug in the launcher: please report it with the lines above")
         return BUG

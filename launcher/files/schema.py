@@ -47,7 +47,7 @@ def _property(kind: Any, field: dataclasses.Field[Any], definitions: dict[str, A
     plain = not default or isinstance(field.default, (bool, int, float, str))
     return {
         **({"description": text} if text else {}),
-        **_of(validation.hints(kind)[field.name], definitions),
+        **_of(validation.hint_of(kind, field.name), definitions),
         **(default if plain else {}),
     }
 
