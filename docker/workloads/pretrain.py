@@ -17,8 +17,6 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from ending import SAVED
-
 from workloads import (
     architectures,
     checkpoints,
@@ -62,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
 
 def pretrain(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank until --max-steps or a signal; returns the exit code."""
+    from ending import SAVED
+
     began = time.monotonic()
     log = this.together(lambda: metrics.start(args, this.run_dir, this.rank))
     training = prepare(args, this, log)
