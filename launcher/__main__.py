@@ -1,5 +1,6 @@
 """`python -m launcher`."""
 
+import gc
 import signal
 import sys
 
@@ -19,7 +20,9 @@ def main() -> int:
     """The command line's exit code."""
     if _early:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    return cli.main()
+    code = cli.main()
+    gc.freeze()  # what is left is no garbage, and the interpreter need not look for any while it ends
+    return code
 
 
 if __name__ == "__main__":

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import argparse
 import functools
-from typing import TYPE_CHECKING, Any
+import sys
+from importlib.machinery import PathFinder
+from importlib.util import LazyLoader
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import ROOT, entry
 from launcher.errors import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from importlib.machinery import ModuleSpec
     from types import ModuleType
 
     from workloads.traits import Traits
@@ -86,8 +90,27 @@ def estimated() -> list[str]:
 
 
 def _module(name: str) -> ModuleType:
-    """A module of docker/workloads/."""
-    return entry.module(f"workloads.{name}")
+    """A module of docker/workloads/. What it imports of that folder runs when it is used: most never is, here."""
+    others = _OnUse(f"workloads.{name}")
+    sys.meta_path.insert(0, others)
+    try:
+        return entry.module(f"workloads.{name}")
+    finally:
+        sys.meta_path.remove(others)
+
+
+class _OnUse(NamedTuple):
+    """Finds the modules of docker/workloads/, of which all but `eager` run at the first look into them."""
+
+    eager: str
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name.startswith("workloads.") else None
+        if spec and spec.loader and name != self.eager:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
 
 
 def command_line(args: Mapping[str, Any]) -> tuple[str, ...]:

@@ -17,8 +17,6 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
-from ending import SAVED
-
 from workloads import (
     architectures,
     checkpoints,
@@ -30,13 +28,13 @@ from workloads import (
     session,
     ulysses,
 )
-from workloads.checkpoints import Progress
-from workloads.session import Session, Stop
-from workloads.training import Training
 from workloads.traits import Traits
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+    from workloads.session import Session
+    from workloads.training import Training
 
 
 TRAITS = Traits(estimated=True, chunked_loss=True, bounded_length=True)
@@ -62,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
 
 def pretrain(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank until --max-steps or a signal; returns the exit code."""
+    from ending import SAVED
+
     began = time.monotonic()
     log = this.together(lambda: metrics.start(args, this.run_dir, this.rank))
     training = prepare(args, this, log)
@@ -69,7 +69,7 @@ def pretrain(args: argparse.Namespace, this: Session) -> int:
         stopped = training.run()
         if not stopped:
             finish(training, began)
-    except Stop as stop:
+    except session.Stop as stop:
         log.event("end", training.progress.step, status="failed", reason=stop.message)
         raise
     if stopped:
@@ -81,6 +81,8 @@ def pretrain(args: argparse.Namespace, this: Session) -> int:
 
 def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Training:
     """Everything that training needs, with the newest checkpoint loaded. Raises Stop for mistakes in the job."""
+    from workloads.training import Training
+
     group = this.together(lambda: ulysses.group(args.sequence_parallel, args.seq_length, this))
     config, size = this.together(lambda: engines.read(args.deepspeed_config, group.reader.world_size))
     check(args, config)
@@ -101,7 +103,7 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     if args.compile:
         this.together(lambda: engines.compile(engine, args.compile))
     engine.train()
-    progress = checkpoints.restore(engine, found) if found else Progress()
+    progress = checkpoints.restore(engine, found) if found else checkpoints.Progress()
     training = Training(
         args=args,
         this=this,
@@ -126,9 +128,11 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
 def check(args: argparse.Namespace, config: dict[str, Any]) -> None:
     """Raise Stop for options that do not go together."""
     if args.document_masks and args.sequence_parallel > 1:
-        raise Stop("--document-masks: attention that --sequence-parallel divides cannot keep documents apart")
+        raise session.Stop(
+            "--document-masks: attention that --sequence-parallel divides cannot keep documents apart"
+        )
     if args.export and routing.spread(config):
-        raise Stop(
+        raise session.Stop(
             "--export: experts that expert_parallel spreads over ranks are not put together again; leave it out"
         )
 

@@ -66,9 +66,10 @@ class Parser(argparse.ArgumentParser):
 
 
 class Verbs:
-    """The verbs of `root`, added group by group."""
+    """The verbs of `root`, added group by group; with `only`, that one alone gets its options."""
 
-    def __init__(self, root: Parser) -> None:
+    def __init__(self, root: Parser, only: str | None = None) -> None:
+        self.only = only
         self.table = root.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
         self.groups: list[tuple[str, list[argparse.Action]]] = []
         root.groups = self.groups
@@ -84,12 +85,13 @@ class Verbs:
         function: Callable[[Any], int],
         options: type[Options],
         aliases: Sequence[str] = (),
-    ) -> Parser:
-        """The parser of a verb, which calls `function` with its `options`."""
+    ) -> Parser | None:
+        """The parser of a verb, which calls `function` with its `options`; None where it needs none."""
+        asked = self.only in (None, name, *aliases)
         description = f"{what[0].upper()}{what[1:]}."
         verb = self.table.add_parser(
-            name, help=what, description=description, aliases=aliases, allow_abbrev=False
+            name, help=what, description=description, aliases=aliases, allow_abbrev=False, add_help=asked
         )
         verb.set_defaults(function=function, options=options, parser=verb)
         self.groups[-1][1].append(self.table._choices_actions[-1])
-        return verb
+        return verb if asked else None

@@ -9,7 +9,6 @@ import argparse
 import gc
 import os
 import sys
-import traceback
 from typing import TYPE_CHECKING
 
 from launcher import ROOT, __version__
@@ -27,15 +26,15 @@ _STATES = ("PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "UNKNOWN")
 USAGE, BUG, INTERRUPTED = 2, 70, 130
 
 
-def parser() -> arguments.Parser:
-    """The whole command line."""
+def parser(only: str | None = None) -> arguments.Parser:
+    """The command line; with `only`, as much of it as this verb needs."""
     root = arguments.Parser(
         prog="launcher",
         description="Run one DeepSpeed job file on this machine, on Slurm or on Kubernetes.",
         allow_abbrev=False,
     )
     root.add_argument("--version", action="version", version=f"launcher {__version__}")
-    verbs = arguments.Verbs(root)
+    verbs = arguments.Verbs(root, only)
     _add_run(verbs)
     _add_look(verbs)
     _add_operate(verbs)
@@ -51,125 +50,133 @@ def _add_run(verbs: arguments.Verbs) -> None:
         ("slurm", (), "on a Slurm cluster"),
         ("kubernetes", ("k8s",), "on Kubernetes"),
     ):
-        verb = verbs.add(name, f"run a job {where}", launch.launch, options.Launch, aliases=aliases)
-        _job_options(verb)
-        _flag(verb, "--dry-run", "print what would be submitted; submit nothing")
-        verb.add_argument(
-            "-o", dest="output", type=filled, metavar="DIR", help="write what would be submitted to DIR"
-        )
-        _flag(verb, "--force", "submit even if the plan does not fit or the image lacks something")
-        _flag(verb, "--wait", "follow the run until it ends; exit code 1 if it failed")
-        if name != "kubernetes":
-            _repeated(verb, "--after", dest="after", metavar="RUN", what="start when this run has succeeded")
-        if name == "slurm":
-            _exclude_option(verb)
-            what = "a run for each combination, as one job array"
-            _repeated(verb, "--sweep", dest="sweep", metavar="KEY=V,V…", what=what)
-        if name == "kubernetes":
-            _flag(verb, "--server-dry-run", "validate by the API server's dry run; submit nothing")
-        verb.set_defaults(scheduler=name)
+        what = f"run a job {where}"
+        if verb := verbs.add(name, what, launch.launch, options.Launch, aliases=aliases):
+            _launch_options(verb, name)
+
+
+def _launch_options(verb: argparse.ArgumentParser, scheduler: str) -> None:
+    _job_options(verb)
+    _flag(verb, "--dry-run", "print what would be submitted; submit nothing")
+    verb.add_argument(
+        "-o", dest="output", type=filled, metavar="DIR", help="write what would be submitted to DIR"
+    )
+    _flag(verb, "--force", "submit even if the plan does not fit or the image lacks something")
+    _flag(verb, "--wait", "follow the run until it ends; exit code 1 if it failed")
+    if scheduler != "kubernetes":
+        _repeated(verb, "--after", dest="after", metavar="RUN", what="start when this run has succeeded")
+    if scheduler == "slurm":
+        _exclude_option(verb)
+        what = "a run for each combination, as one job array"
+        _repeated(verb, "--sweep", dest="sweep", metavar="KEY=V,V…", what=what)
+    if scheduler == "kubernetes":
+        _flag(verb, "--server-dry-run", "validate by the API server's dry run; submit nothing")
+    verb.set_defaults(scheduler=scheduler)
 
 
 def _add_look(verbs: arguments.Verbs) -> None:
     verbs.group("look")
-    verb = verbs.add(
-        "plan", "batch arithmetic, memory, DeepSpeed configuration, environment", plan.show_plan, options.Plan
-    )
-    _job_options(verb)
-    _json_option(verb)
-    either = verb.add_mutually_exclusive_group()
-    what = "the largest model of a family (llama, gpt …) that would fit"
-    either.add_argument("--max-model", type=filled, metavar="FAMILY", help=what)
-    either.add_argument("--min-nodes", action="store_true", help="the fewest hosts on which the job fits")
-    _picture_options(verb, "bars of memory")
+    what = "batch arithmetic, memory, DeepSpeed configuration, environment"
+    if verb := verbs.add("plan", what, plan.show_plan, options.Plan):
+        _job_options(verb)
+        _json_option(verb)
+        either = verb.add_mutually_exclusive_group()
+        what = "the largest model of a family (llama, gpt …) that would fit"
+        either.add_argument("--max-model", type=filled, metavar="FAMILY", help=what)
+        either.add_argument("--min-nodes", action="store_true", help="the fewest hosts on which the job fits")
+        _picture_options(verb, "bars of memory")
 
     what = "validate jobs and render them for every scheduler; submit nothing"
-    verb = verbs.add("check", what, check.check, options.Check)
-    verb.add_argument("jobs", nargs="+", type=filled, metavar="JOB", help="job and pipeline files")
-    what = "only for this scheduler, on which it then must be possible: local, slurm or kubernetes"
-    _repeated(verb, "--on", dest="on", metavar="SCHEDULER", what=what, choices=_SCHEDULERS)
-    _file_options(verb)
+    if verb := verbs.add("check", what, check.check, options.Check):
+        verb.add_argument("jobs", nargs="+", type=filled, metavar="JOB", help="job and pipeline files")
+        what = "only for this scheduler, on which it then must be possible: local, slurm or kubernetes"
+        _repeated(verb, "--on", dest="on", metavar="SCHEDULER", what=what, choices=_SCHEDULERS)
+        _file_options(verb)
 
     what = "what applying a job would change in its live Kubernetes objects"
-    _job_options(verbs.add("diff", what, look.diff, options.Job))
+    if verb := verbs.add("diff", what, look.diff, options.Job):
+        _job_options(verb)
 
-    verb = verbs.add("list", "all runs, newest first", runs.list_runs, options.List)
-    _flag(verb, "--all", "also the runs of this user in other folders")
-    verb.add_argument("--state", choices=_STATES, type=str.upper, help="only runs in this state")
-    _json_option(verb)
+    if verb := verbs.add("list", "all runs, newest first", runs.list_runs, options.List):
+        _flag(verb, "--all", "also the runs of this user in other folders")
+        verb.add_argument("--state", choices=_STATES, type=str.upper, help="only runs in this state")
+        _json_option(verb)
 
-    verb = verbs.add("status", "show a run's status", runs.status, options.Run)
-    _run_option(verb)
-    _json_option(verb)
+    if verb := verbs.add("status", "show a run's status", runs.status, options.Run):
+        _run_option(verb)
+        _json_option(verb)
 
-    verb = verbs.add("logs", "show a run's logs", runs.logs, options.Run)
-    _run_option(verb)
-    verb.add_argument("-f", "--follow", action="store_true", help="until the run ends")
-    verb.add_argument("--rank", type=int, metavar="N", help="only this rank's")
-    verb.add_argument("--host", type=filled, metavar="H", help="only this host's")
+    if verb := verbs.add("logs", "show a run's logs", runs.logs, options.Run):
+        _run_option(verb)
+        verb.add_argument("-f", "--follow", action="store_true", help="until the run ends")
+        verb.add_argument("--rank", type=int, metavar="N", help="only this rank's")
+        verb.add_argument("--host", type=filled, metavar="H", help="only this host's")
 
     what = "compare what runs or a sweep measured, as a table or as curves"
-    verb = verbs.add("report", what, report.report, options.Report)
-    what = "runs, pipelines or sweeps, by id or the start of it; or run folders"
-    verb.add_argument("runs", nargs="+", metavar="RUN", help=what).completer = completion.runs  # type: ignore[attr-defined]
-    _json_option(verb)
-    _picture_options(verb, "curves")
+    if verb := verbs.add("report", what, report.report, options.Report):
+        what = "runs, pipelines or sweeps, by id or the start of it; or run folders"
+        verb.add_argument("runs", nargs="+", metavar="RUN", help=what).completer = completion.runs  # type: ignore[attr-defined]
+        _json_option(verb)
+        _picture_options(verb, "curves")
 
     what = "what differs between two runs, and the step at which their losses part"
-    verb = verbs.add("compare", what, again.compare, options.Compare)
-    what = "a run, by its id or the start of it, or its folder"
-    for name in ("one", "other"):
-        verb.add_argument(name, metavar="RUN", help=what).completer = completion.runs  # type: ignore[attr-defined]
-    _json_option(verb)
+    if verb := verbs.add("compare", what, again.compare, options.Compare):
+        what = "a run, by its id or the start of it, or its folder"
+        for name in ("one", "other"):
+            verb.add_argument(name, metavar="RUN", help=what).completer = completion.runs  # type: ignore[attr-defined]
+        _json_option(verb)
 
 
 def _add_operate(verbs: arguments.Verbs) -> None:
     verbs.group("operate")
-    _run_option(verbs.add("cancel", "cancel a run", runs.cancel, options.Run))
+    if verb := verbs.add("cancel", "cancel a run", runs.cancel, options.Run):
+        _run_option(verb)
+
     what = "resume a run in place from its latest checkpoint"
-    verb = verbs.add("resume", what, runs.resume, options.Run)
-    _run_option(verb)
-    _exclude_option(verb)
+    if verb := verbs.add("resume", what, runs.resume, options.Run):
+        _run_option(verb)
+        _exclude_option(verb)
+
     what = "a shell with a rank's environment, inside the running job"
-    verb = verbs.add("shell", what, shell.shell, options.Shell)
-    _run_option(verb)
-    either = verb.add_mutually_exclusive_group()
-    either.add_argument("--rank", type=int, metavar="N", help="beside this rank; default: 0")
-    either.add_argument("--host", type=filled, metavar="H", help="on this host, beside its first rank")
-    verb = verbs.add("rerun", "run the same once more, as a new run", again.rerun, options.Rerun)
-    _run_option(verb)
-    _flag(verb, "--force", "also where code, data, image or packages have changed since")
-    _flag(verb, "--wait", "follow the run until it ends; exit code 1 if it failed")
+    if verb := verbs.add("shell", what, shell.shell, options.Shell):
+        _run_option(verb)
+        either = verb.add_mutually_exclusive_group()
+        either.add_argument("--rank", type=int, metavar="N", help="beside this rank; default: 0")
+        either.add_argument("--host", type=filled, metavar="H", help="on this host, beside its first rank")
+
+    if verb := verbs.add("rerun", "run the same once more, as a new run", again.rerun, options.Rerun):
+        _run_option(verb)
+        _flag(verb, "--force", "also where code, data, image or packages have changed since")
+        _flag(verb, "--wait", "follow the run until it ends; exit code 1 if it failed")
 
 
 def _add_cluster(verbs: arguments.Verbs) -> None:
     verbs.group("cluster")
-    verb = verbs.add(
-        "hostfile", "DeepSpeed's hostfile of a host list or allocation", look.hostfile, options.Look
-    )
-    verb.add_argument("hostlist", nargs="?", metavar="HOSTLIST|-", help="node[1-4,7]; - reads stdin")
-    verb.add_argument("--slots", type=int, metavar="N", help="ranks per host")
+    what = "DeepSpeed's hostfile of a host list or allocation"
+    if verb := verbs.add("hostfile", what, look.hostfile, options.Look):
+        verb.add_argument("hostlist", nargs="?", metavar="HOSTLIST|-", help="node[1-4,7]; - reads stdin")
+        verb.add_argument("--slots", type=int, metavar="N", help="ranks per host")
 
     what = "a fabric's NCCL environment as export lines, each with its reason"
-    verb = verbs.add("env", what, look.fabric_env, options.Look)
-    verb.add_argument("fabric", nargs="?", metavar="FABRIC", help="without it: all fabrics are listed")
-    _json_option(verb)
+    if verb := verbs.add("env", what, look.fabric_env, options.Look):
+        verb.add_argument("fabric", nargs="?", metavar="FABRIC", help="without it: all fabrics are listed")
+        _json_option(verb)
 
-    verb = verbs.add("doctor", "what this machine has and lacks", look.doctor, options.Look)
-    verb.add_argument("--cluster", metavar="NAME|FILE", help="also its `python:`, as ranks would have it")
-    _json_option(verb)
+    if verb := verbs.add("doctor", "what this machine has and lacks", look.doctor, options.Look):
+        verb.add_argument("--cluster", metavar="NAME|FILE", help="also its `python:`, as ranks would have it")
+        _json_option(verb)
 
 
 def _add_files(verbs: arguments.Verbs) -> None:
     verbs.group("files and shell")
     what = "the JSON Schema of a job, cluster or pipeline file"
-    verb = verbs.add("schema", what, look.schema, options.Look)
-    verb.add_argument("kind", choices=("job", "cluster", "pipeline"), help="of which file")
+    if verb := verbs.add("schema", what, look.schema, options.Look):
+        verb.add_argument("kind", choices=("job", "cluster", "pipeline"), help="of which file")
 
     what = "a shell's completion of verbs, options, runs and jobs"
-    verb = verbs.add("completion", what, look.completion, options.Look)
-    what = 'which one; bash: eval "$(launcher completion bash)"'
-    verb.add_argument("shell", choices=completion.SHELLS, help=what)
+    if verb := verbs.add("completion", what, look.completion, options.Look):
+        what = 'which one; bash: eval "$(launcher completion bash)"'
+        verb.add_argument("shell", choices=completion.SHELLS, help=what)
 
 
 def _file_options(verb: argparse.ArgumentParser) -> None:
@@ -257,6 +264,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and not (error.name or "launcher").startswith("launcher"):
             return say_problems(_not_installed(str(error.name)))
+        import traceback
+
         traceback.print_exc()
         say("this is a bug in the launcher: please report it with the lines above")
         return BUG
@@ -265,8 +274,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     if "_ARGCOMPLETE" in os.environ:
         completion.answer(parser())
+    words = sys.argv[1:] if argv is None else list(argv)
+    verb = next(
+        (word for word in words if not word.startswith("-")), ""
+    )  # the options before it take no values
     try:
-        args, unknown = parser().parse_known_args(argv)
+        args, unknown = parser(verb).parse_known_args(words)
         if unknown:
             args.parser.unknown(unknown)
         code = int(args.function(args.options(**vars(args))))

@@ -5,7 +5,6 @@ Owns field names, their ranges and help texts; what follows from the fields toge
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from launcher import exit_codes
@@ -30,6 +29,7 @@ from launcher.files.fields import (
 )
 from launcher.files.gpu import GpuType, figures
 from launcher.files.shared import Environment
+from launcher.frozen import dataclass
 from launcher.sizing.gpus import Gpu
 
 KubernetesName = Annotated[str, Read(follows(kubernetes_syntax.subdomain))]

@@ -16,6 +16,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import Reader as TextReader
+from ruamel.yaml.resolver import VersionedResolver
 
 from launcher import ROOT
 from launcher.errors import Place, Problem, SpecError
@@ -178,13 +180,32 @@ def _too_deep(place: Place) -> Problem:
     return Problem("brackets are nested too deeply", "write it flatter", place)
 
 
+# The expressions by which ruamel.yaml finds what these two leave out take longer to build than a file to read.
+class _TextReader(TextReader):
+    def check_printable(self, data: str) -> None:
+        if not data.replace("\n", "").isprintable():
+            super().check_printable(data)
+
+
+class _Resolver(VersionedResolver):
+    def add_version_implicit_resolver(self, version: Any, tag: str, regexp: Any, first: Any) -> None:
+        if tag != f"{_TAGS}timestamp":  # a date is text here: no field holds one
+            super().add_version_implicit_resolver(version, tag, regexp, first)
+
+
+def _dialect() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Reader, yaml.Resolver = _TextReader, _Resolver
+    return yaml
+
+
 def _compose(text: str, source: str) -> Node | None:
     if sum(map(text.count, (",", "\n", "- "))) > _MOST_NODES:  # before ruamel takes minutes to find that out
         raise SpecError(Problem(f"more than {_MOST_NODES:,} values", _SPLIT, Place(source)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # the later one counts from there on
-            node: Node | None = YAML(typ="safe", pure=True).compose(text)
+            node: Node | None = _dialect().compose(text)
     except RecursionError:
         raise SpecError(_too_deep(Place(source))) from None
     except YAMLError as error:
@@ -271,7 +292,7 @@ class _Builder:
             )
         if "\0" in text:  # neither an argument nor a variable nor a path can
             return self.unread("no value can hold a NUL character", "take it out", node, path)
-        if kind in {"str", "timestamp"}:  # a date is text here: no field holds one
+        if kind in {"str", "timestamp"}:
             return text
         try:
             value = self.scalars.construct_object(node, deep=True)

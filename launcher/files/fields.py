@@ -13,11 +13,12 @@ from typing import Annotated, Any
 
 from launcher import units
 from launcher.errors import shown
+from launcher.frozen import dataclass
 
 NAME = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 
 # What stands in annotations must be hashable, as typing looks for duplicates in unions: by identity.
-_rule = dataclasses.dataclass(frozen=True, eq=False)
+_rule = dataclass(frozen=True, eq=False)
 
 
 @_rule

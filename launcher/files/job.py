@@ -5,12 +5,12 @@ Owns field names, their ranges and help texts; what follows from the fields toge
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from launcher import workloads
 from launcher.files.fields import Count, Name, Range, Seconds, Shorthand, Text, field
 from launcher.files.shared import Environment
+from launcher.frozen import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

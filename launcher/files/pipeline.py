@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from launcher.files.fields import Name, Text, Then, field
+from launcher.frozen import dataclass
 
 _REFERENCE = re.compile(r"\$(?:(\$)|(\w[-\w]*)|\{(\w[-\w]*)\})", re.ASCII)
 

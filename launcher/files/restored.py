@@ -69,7 +69,7 @@ def _model(model: Any, data: dict[str, Any]) -> Any:
     if rest and more is None:
         raise ValueError(f"this launcher has no field {sorted(rest)[0]!r}")
     parts = {
-        field.name: _value(validation.hints(model)[field.name], data[key])
+        field.name: _value(validation.hint_of(model, field.name), data[key])
         for key, field in known.items()
         if key in data
     }

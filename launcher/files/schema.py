@@ -32,11 +32,7 @@ def _object(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
     required = [k for k, f in declared.items() if f.default is f.default_factory is dataclasses.MISSING]
     return {
         "type": "object",
-        **(
-            {"description": kind.__doc__}
-            if kind.__doc__ and not kind.__doc__.startswith(kind.__name__)
-            else {}
-        ),
+        **({"description": kind.__doc__} if kind.__doc__ else {}),
         "properties": {key: _property(kind, field, definitions) for key, field in declared.items()},
         **({"required": required} if required else {}),
         "additionalProperties": hasattr(kind, "MORE"),
@@ -51,7 +47,7 @@ def _property(kind: Any, field: dataclasses.Field[Any], definitions: dict[str, A
     plain = not default or isinstance(field.default, (bool, int, float, str))
     return {
         **({"description": text} if text else {}),
-        **_of(validation.hints(kind)[field.name], definitions),
+        **_of(validation.hint_of(kind, field.name), definitions),
         **(default if plain else {}),
     }
 

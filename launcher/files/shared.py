@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from launcher.files import kubernetes_syntax
 from launcher.files.fields import Pattern, Read, Shorthand, Text, VariableName, field, follows
+from launcher.frozen import dataclass
 
 SECRET_HINT = "use letters, digits, '-', '_' and '.'"
 

@@ -102,15 +102,17 @@ def fields(model: Any, keys: Keys = ()) -> dict[str, dataclasses.Field[Any]]:
     for key in keys:
         field = fields(model).get(str(key))
         if field is not None:  # else the key of a mapping, such as a variable's name: same dataclass below
-            model = next(filter(dataclasses.is_dataclass, _inside(hints(model)[field.name])), model)
+            model = next(filter(dataclasses.is_dataclass, _inside(hint_of(model, field.name))), model)
     more = getattr(model, "MORE", None)
     return {f.metadata.get("key", f.name): f for f in dataclasses.fields(model) if f.name != more}
 
 
 @functools.cache
-def hints(model: type) -> dict[str, Any]:
-    """The annotations of a dataclass."""
-    return get_type_hints(model, include_extras=True)
+def hint_of(model: type, name: str) -> Any:
+    """The annotation of a dataclass's field. Few are evaluated for a file, which has few of all fields."""
+    (text,) = (field.type for field in dataclasses.fields(model) if field.name == name)
+    alone = type(model.__name__, (), {"__module__": model.__module__, "__annotations__": {name: text}})
+    return get_type_hints(alone, include_extras=True)[name]
 
 
 def is_optional(hint: Any) -> bool:
@@ -170,7 +172,7 @@ class _Reader(NamedTuple):
             if isinstance(rule, Read):
                 value = self._called(rule.function, value, keys)
             if isinstance(rule, Shorthand) and not isinstance(value, (dict, base)):
-                part = self.value(hints(base)[rule.field], value, keys)
+                part = self.value(hint_of(base, rule.field), value, keys)
                 build = functools.partial(_build, base, rule.field)
                 return part if part is _INVALID else self._called(build, part, keys)
         value = value if value is _INVALID else self.value(base, value, keys)
@@ -238,7 +240,7 @@ class _Reader(NamedTuple):
             required = _default(field) is dataclasses.MISSING
             if key in value:
                 start = len(self.violations)
-                parts[field.name] = self.value(hints(model)[field.name], value[key], (*keys, key))
+                parts[field.name] = self.value(hint_of(model, field.name), value[key], (*keys, key))
                 if value[key] is None and not required:
                     self._hint(start, "remove the key to get its default")
             elif required:

@@ -71,6 +71,17 @@ def find(job: Job, beside: Path, runs: str) -> Found:
         return Found(problem=Problem(f"the code cannot be read: {reason}", about=about))
 
 
+def of_snapshot(folder: Path, program: str) -> Code:
+    """The code that a run carries in `folder`, to travel once more."""
+    paths = (
+        p.relative_to(folder).as_posix()
+        for p in sorted(folder.rglob("*"))
+        if not p.is_dir() or p.is_symlink()
+    )
+    files = (_file(folder, path, follow=False) for path in paths)
+    return Code(str(folder), program, tuple(file for file in files if isinstance(file, File)))
+
+
 def _names_files(command: list[str] | None, beside: Path) -> bool:
     """Whether a command has a word that is a file or folder beside the job: then that folder travels."""
     words = [word for word in command or () if word and not word.startswith(("-", "/"))]

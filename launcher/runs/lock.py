@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher import ROOT, __version__, workloads
+from launcher import ROOT, __version__, entry, workloads
 from launcher.images import registry
 from launcher.planning import inline_secrets
 from launcher.runs import fingerprints, folders, logs, packages
@@ -47,12 +47,12 @@ def of(plan: Plan, scheduler: str) -> dict[str, Any]:
     from launcher.planning import image_check, recorded  # they read YAML, which `status` does without
 
     inside = image_check.used(plan, scheduler)
-    python, installed = ("", _of_image(plan)) if inside else packages.of(plan.workspace.python)
+    python, installed = ("", _of_image(plan)) if inside else packages.of(_python(plan))
     return {
         "launcher": __version__,
         "code": _code(plan, inside),
         "image": _image(plan, scheduler) if inside else None,
-        "python": None if inside else {"path": plan.workspace.python, "version": python},
+        "python": None if inside else {"path": _python(plan), "version": python},
         "packages": installed,
         "data": _data(plan),
         "seeds": seeds(plan),
@@ -114,9 +114,20 @@ def seeds(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _python(plan: Plan) -> str:
+    """The ranks' interpreter; as the cluster file names it where this machine does not have it."""
+    if not plan.cluster.python:
+        return plan.workspace.python
+    try:
+        return str(entry.module("interpreter").resolve(plan.cluster.python, os.environ).python)
+    except entry.module("ending").Stop:
+        return plan.cluster.python
+
+
 def _code(plan: Plan, inside: bool) -> dict[str, Any]:
     """Hashes of what ranks run: our programs (in an image, its tag says which), the user's, and the snapshot's."""
-    own = Path(plan.job.workload) if workloads.is_script(plan.job.workload) else None
+    is_script = workloads.is_script(plan.job.workload) and plan.job.command is None
+    own = Path(plan.job.workload) if is_script and not plan.code else None
     program = fingerprints.of(own) if own else None
     return {
         "docker": plan.workspace.image_tag

@@ -9,10 +9,10 @@ import itertools
 import json
 import math
 import shutil
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from launcher.errors import RunNotFoundError, SpecError
+from launcher.frozen import dataclass
 from launcher.runs import folders, record
 
 if TYPE_CHECKING:

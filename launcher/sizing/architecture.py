@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from launcher.frozen import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

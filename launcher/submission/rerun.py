@@ -5,17 +5,18 @@ Owns what must be as it was; how a plan is read back is planning/recorded.py's, 
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import schedulers
 from launcher.errors import PlanError, Problem, RunNotFoundError
-from launcher.planning import recorded, workspace
+from launcher.planning import code_files, recorded, workspace
+from launcher.rendering import own_image
 from launcher.runs import differences, lock, record
-from launcher.submission import submit
+from launcher.submission import snapshot, submit
 
 if TYPE_CHECKING:
+    from launcher.planning.code import Code
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
 
@@ -34,12 +35,21 @@ class Prepared(NamedTuple):
 def plan_of(run: Run) -> Plan:
     """The plan of `run`, for a folder beside its own. Raises PlanError where its plan.json is not one."""
     site = workspace.here()._replace(runs=str(run.folder.parent))
-    python = lock.read(run.folder).get("python")
-    if isinstance(python, dict) and python.get("path"):
-        site = site._replace(python=str(python["path"]))
     record_of = record.read_json(run.folder / "plan.json")
+    python = lock.read(run.folder).get("python")
+    if isinstance(python, dict) and python.get("path") and "python" not in record_of.get("cluster", {}):
+        site = site._replace(python=str(python["path"]))
     spellings = lock.read(run.folder).get("spellings")
-    return recorded.plan(record_of, spellings if isinstance(spellings, dict) else {}, site)
+    plan = recorded.plan(record_of, spellings if isinstance(spellings, dict) else {}, site)
+    return plan._replace(code=_code(run.folder))
+
+
+def _code(folder: Path) -> Code | None:
+    """The snapshot of the run before, and not the code as it is now."""
+    if not (folder / own_image.CODE).is_dir():
+        return None
+    program = record.read_json(folder / snapshot.FACTS).get("program")
+    return code_files.of_snapshot(folder / own_image.CODE, str(program or ""))
 
 
 def prepare(run: Run, force: bool) -> Prepared:
@@ -61,8 +71,6 @@ def prepare(run: Run, force: bool) -> Prepared:
     on = schedulers.load(run.scheduler)
     prepared = submit.prepare(on, run.scheduler, plan)
     try:
-        _copy_code(run.folder, Path(prepared.folder))
-        lock.write(prepared, run.scheduler)
         changed = _changed(then, lock.read(Path(prepared.folder)))
         serious = [what for what in changed if not what.startswith(_NOTED)]
         if serious and not force:
@@ -80,13 +88,6 @@ def start(run: Run, plan: Plan) -> Run:
     except BaseException as error:
         submit.abandon_refused(plan, error)
         raise
-
-
-def _copy_code(before: Path, after: Path) -> None:
-    """The snapshot of the run before, and not one of the code as it is now."""
-    if (before / "code").is_dir():
-        shutil.rmtree(after / "code", ignore_errors=True)
-        shutil.copytree(before / "code", after / "code", symlinks=True)
 
 
 def _gone(then: dict[str, Any], run: Run) -> list[Problem]:

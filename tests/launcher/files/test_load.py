@@ -85,7 +85,7 @@ def problems(folder: Path, job: str, cluster: str = samples.CLUSTER, *settings: 
 def fields(model: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The path of every field, as it is written; the key of a mapping is `*`."""
     for key, field in validation.fields(model).items():
-        path, hint = (*above, key), validation.hints(model)[field.name]
+        path, hint = (*above, key), validation.hint_of(model, field.name)
         holders: set[Any] = set(map(typing.get_origin, parts(hint))) & {list, dict}
         inside = models(hint)
         if holders or not inside:
@@ -126,7 +126,7 @@ def choices(model: Any, path: tuple[str, ...]) -> list[str]:
     for key in path:
         inside = models(annotation)
         if inside and key != "*":
-            annotation = validation.hints(inside[0])[validation.fields(inside[0])[key].name]
+            annotation = validation.hint_of(inside[0], validation.fields(inside[0])[key].name)
     literals = [t for t in parts(annotation) if typing.get_origin(t) is typing.Literal]
     return [str(word) for literal in literals for word in typing.get_args(literal)]
 

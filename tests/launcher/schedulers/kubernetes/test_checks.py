@@ -235,7 +235,7 @@ def test_index_of_a_pod_is_its_place_in_the_hostfile() -> None:
 
 
 def test_every_kind_of_the_cluster_file_has_a_template_and_a_path() -> None:
-    named = validation.hints(files_cluster.Kubernetes)["kind"]
+    named = validation.hint_of(files_cluster.Kubernetes, "kind")
     assert set(named.__args__) == set(kinds.KINDS) == set(variants.KINDS)
     assert all(entry.install or name == "job" for name, entry in kinds.KINDS.items())
 
