@@ -87,7 +87,13 @@ def test_launchers_start_the_ranks_themselves(launcher: str, site: Site) -> None
         "--num_processes",
         "$WORLD_SIZE",
     ]
-    of_accelerate += ["--main_process_ip", "$MASTER_ADDR", "--main_process_port", "$MASTER_PORT", "--cpu"]
+    of_accelerate += [
+        "--main_process_ip",
+        "$MASTER_ADDR",
+        "--main_process_port",
+        "$MASTER_PORT",
+        "--multi_gpu",
+    ]
     start = ["torchrun"] if launcher == "torchrun" else ["accelerate", "launch", *of_accelerate]
     run = submit(site, command=[*start, str(OWN / "accelerated.py")], processes="host")
     falls(site, run)
@@ -172,7 +178,7 @@ time.sleep(600)
 
 @pytest.mark.parametrize("signal", ["none", "USR1", "TERM"])
 def test_a_program_that_hears_nothing_is_put_back_at_the_walltime(signal: str, site: Site) -> None:
-    """By Slurm's own signal, 30 seconds before the end; it has a checkpoint, and the job says so."""
+    """It has a checkpoint, and the job says so; `signal:` is what it would have to listen to."""
     (site.folder / "deaf.py").write_text(DEAF)
     words = ["python", str(site.folder / "deaf.py")]
     run = submit(site, command=words, signal=signal, checkpoint={"requeue": True})
