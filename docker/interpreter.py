@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _BASES = ("miniconda3", "miniforge3", "mambaforge", "anaconda3", ".conda", "micromamba")
+_UNSET = "***unset***"  # conda/base/constants.py, CONDA_ENV_VARS_UNSET_VAR
 _ELSEWHERE = ("/opt/conda", "/opt/miniconda3", "/opt/miniforge3")
 
 
@@ -118,7 +119,8 @@ def _conda_variables(environment: Path) -> dict[str, str]:
     packages = sorted(_entries(environment / "etc" / "conda" / "env_vars.d"))
     named = [_read(file) for file in packages if file.suffix == ".json"]
     named.append(_read(environment / "conda-meta" / "state").get("env_vars") or {})
-    return own | {k: str(v) for part in named if isinstance(part, dict) for k, v in part.items()}
+    given = {k: str(v) for part in named if isinstance(part, dict) for k, v in part.items()}
+    return own | {name: value for name, value in given.items() if value != _UNSET}
 
 
 def _read(file: Path) -> dict[str, object]:

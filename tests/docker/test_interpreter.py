@@ -58,7 +58,7 @@ def test_a_venv_is_as_activated(named: str, tmp_path: Path) -> None:
 
 
 def test_condas_variables_are_set_without_its_scripts(tmp_path: Path) -> None:
-    state = {"env_vars": {"MINE": "a $b 'c'"}}
+    state = {"env_vars": {"MINE": "a $b 'c'", "GONE": "***unset***"}}
     folder = conda(
         tmp_path / "miniforge3" / "envs" / "train",
         **{"conda-meta__state": state, "etc__conda__env_vars.d__x_json": {"OF_PACKAGE": "1"}},

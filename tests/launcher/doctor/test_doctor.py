@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import venv
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -159,3 +160,21 @@ def test_here(capsys: pytest.CaptureFixture[str]) -> None:
     for engine in ("docker", "podman", "apptainer", "enroot", "skopeo"):
         assert ("containers", engine) in said
     assert had_torch or "torch" not in sys.modules
+
+
+def test_a_clusters_python_is_asked_as_ranks_would_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "its env"
+    venv.create(folder, symlinks=True)
+    (tmp_path / "site.yaml").write_text(f"slots: 1\nfabric: tcp\npython: {folder}\n")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    assert main.main(["doctor", "--cluster", str(tmp_path / "site.yaml"), "--json"]) == 0
+    told = {c["name"]: c for c in json.loads(capsys.readouterr().out) if c["area"] == "python"}
+    assert told["python"]["detail"].endswith(f" at {folder}/bin/python")
+    assert (told["torch"]["state"], told["deepspeed"]["state"]) == ("missing", "missing")
+    (gone,) = ops.checks(f"{folder}/gone")
+    assert (gone.state, gone.detail) == (
+        "missing",
+        f"python {folder}/gone: there is no {folder}/gone on this host",
+    )

@@ -190,6 +190,27 @@ def test_a_workload_of_ours_gets_its_model_and_checkpoints(
 
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("scheduler", ["local", "slurm"])
+def test_a_command_arrives_word_by_word(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    @SOME
+    @given(st.lists(TEXT, min_size=1, max_size=4), TEXT, TEXT)
+    @example(["env", "--", "--folder=x", "$RUN_DIR"], "--", "$$")
+    def unchanged(words: list[str], model: str, python: str) -> None:
+        stage = standins.Stage(tmp_path_factory.mktemp("stage"))
+        job = {"command": words, "model": model, "processes": "host", "checkpoint": {"resume": f"/{model}"}}
+        made = decided(stage.site("plain"), job, {"python": f"/{python}"})
+        assert stage.run(schedulers.load(scheduler).render(made)["job.sh"]) == 0
+        started = stage.dumped("words")
+        assert arguments_after_dashes(started) == words
+        assert {"--program", "--processes=host", f"--python=/{python}"} <= set(started)
+        found = stage.environment()
+        assert (found["MODEL"], found["RESUME_FROM"]) == (model, f"/{model}")
+        assert stage.ran() == []
+
+    unchanged()
+
+
+@pytest.mark.hypothesis
+@pytest.mark.parametrize("scheduler", ["local", "slurm"])
 def test_a_missing_secret_is_named_and_nothing_runs(
     scheduler: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
