@@ -123,7 +123,7 @@ def served(cpu_image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         settings.parent.mkdir(parents=True)
         settings.write_text(f'[[registry]]\nlocation = "{place}"\ninsecure = true\n')
         monkeypatch.setenv("HOME", str(tmp_path))
-        registry.facts.cache_clear()
+        registry.inspected.cache_clear()
         yield f"{place}/{repository}:{tag}"
         server.shutdown()
 
