@@ -60,7 +60,7 @@ def find(job: Job, beside: Path, runs: str) -> Found:
         return Found()
     try:
         program = _program(job.workload, beside) if script else None
-        root = _root(job.code, program, beside)
+        root = _root(job, program, beside)
         return Found(_collected(root, program, runs))
     except LauncherError as error:
         return Found(problem=error.problems[0])
@@ -100,8 +100,9 @@ def _absolute(path: Path) -> Path:
     return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
 
 
-def _root(written: str | None, program: Path | None, beside: Path) -> Path:
+def _root(job: Job, program: Path | None, beside: Path) -> Path:
     """The folder that travels: `code:`, else the git checkout that holds the program, else the program's folder."""
+    written = job.code
     if written is None:
         assert program
         start = program if program.is_dir() else program.parent
@@ -113,7 +114,7 @@ def _root(written: str | None, program: Path | None, beside: Path) -> Path:
         raise PlanError(Problem(what, hint, about=about))
     if program and not program.is_relative_to(path):
         hint = "name a folder that holds it, or leave `code` out"
-        raise PlanError(Problem(f"code {shown(written)} does not hold {program}", hint, about=about))
+        raise PlanError(Problem(f"code {shown(written)} does not hold workload {shown(job.workload)}", hint, about=about))
     return path
 
 

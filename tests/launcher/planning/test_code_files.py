@@ -196,7 +196,7 @@ def test_code_beside_a_workload_of_ours(tmp_path: Path) -> None:
         ({"workload": "./pipe.py"}, "is no file"),
         ({"workload": "./train.py", "code": "absent"}, "code 'absent' is not here"),
         ({"workload": "./train.py", "code": "train.py"}, "code 'train.py' is no folder"),
-        ({"workload": "./train.py", "code": "folder"}, "code 'folder' does not hold"),
+        ({"workload": "./train.py", "code": "folder"}, "code 'folder' does not hold workload './train.py'; name a folder that holds it"),
         ({"workload": f"./{'x' * 300}.py"}, "File name too long"),
     ],
 )
