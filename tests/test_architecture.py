@@ -48,7 +48,7 @@ TESTED_BY = (
     ("launcher/files", "launcher/files/test_pipeline.py", "stages"),
     ("launcher/images", "launcher/planning/test_image_check.py", "facts registry"),
     ("launcher/planning", "launcher/planning/test_plan.py", "ranks_environment"),
-    ("launcher/planning", "launcher/planning/test_code_files.py", "code"),
+    ("launcher/planning", "launcher/planning/test_code_files.py", "checkout code secret_files"),
     ("launcher/planning", "launcher/cli/test_main.py", "workspace"),
     ("launcher/rendering", "launcher/rendering/test_quoting.py", "command templates"),
     ("launcher/reports", "launcher/planning/test_capacity.py", "estimate"),

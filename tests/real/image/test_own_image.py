@@ -43,11 +43,11 @@ import os, sys
 print("MINE", os.environ["MINE"], sys.argv, os.environ["RANK"], flush=True)
 """
 TRAVELS = """\
-import os, pathlib, sys
+import pathlib, sys
 import shared
 here = pathlib.Path.cwd()
 print("OLD", shared.SAID, here, sys.argv[1:], sorted(p.name for p in here.iterdir() if p.name[0] != "."), flush=True)
-print((here / "raw.dat").read_bytes(), os.access(here / "run.sh", os.X_OK), flush=True)
+print((here / "raw.dat").read_bytes(), (here / "a b/c.txt").read_text(), flush=True)
 """
 SITE = "slots: 2\nfabric: loopback\nimage: {image}\nkubernetes: {{cpus: 100m, memory: 500MB}}\n"
 
@@ -95,8 +95,8 @@ def test_code_in_a_pod_of_a_plain_python_is_that_of_the_submission(images: Engin
     (tmp_path / "train.py").write_text(TRAVELS)
     (tmp_path / "shared.py").write_text("SAID = 'OLD'\n")
     (tmp_path / "raw.dat").write_bytes(b"\xff\0")
-    (tmp_path / "run.sh").write_text("#!/bin/sh\n")
-    (tmp_path / "run.sh").chmod(0o755)
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b/c.txt").write_text("below")
     (tmp_path / ".env").write_text("TOKEN=1")
     text = "it's $(HOME) $$x"
     objects = rendered(tmp_path, PLAIN, f"workload: ./train.py\nargs: {{text: {json.dumps(text)}}}\n")
@@ -104,9 +104,9 @@ def test_code_in_a_pod_of_a_plain_python_is_that_of_the_submission(images: Engin
     (tmp_path / "shared.py").write_text("SAID = 'NEW'\n")
     code, log = played(images, tmp_path, objects)
     assert code == 0, log
-    names = ["job.yaml", "raw.dat", "run.sh", "shared.py", "site.yaml", "train.py"]
+    names = ["a b", "job.yaml", "raw.dat", "shared.py", "site.yaml", "train.py"]
     assert log.count(f"OLD OLD /code {[f'--text={text}']} {names}") == 2, log
-    assert "b'\\xff\\x00' True" in log
+    assert "b'\\xff\\x00' below" in log
     assert "NEW" not in log
 
 
