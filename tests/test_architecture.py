@@ -56,7 +56,7 @@ TESTED_BY = (
     ("launcher/planning", "launcher/files/test_restored.py", "recorded"),
     ("launcher/planning", "launcher/planning/test_plan.py", "ranks_environment"),
     ("launcher/planning", "launcher/files/test_own_program.py", "on_this_machine own_program"),
-    ("launcher/planning", "launcher/planning/test_code_files.py", "code"),
+    ("launcher/planning", "launcher/planning/test_code_files.py", "checkout code secret_files"),
     ("launcher/planning", "launcher/cli/test_main.py", "workspace"),
     ("launcher/rendering", "launcher/rendering/test_quoting.py", "command templates"),
     ("launcher/reports", "launcher/planning/test_capacity.py", "estimate"),

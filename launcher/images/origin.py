@@ -11,5 +11,5 @@ OURS = ("deepspeed-train", "deepspeed-inference", "vllm-serve")
 
 def is_ours(image: str) -> bool:
     """Whether `image`, a registry's name or a path, is called like an image of docker/."""
-    last = image.rstrip("/").partition("@")[0].rpartition("/")[2]
-    return last.startswith(OURS)
+    parts = image.partition("@")[0].rstrip("/").removesuffix("/rootfs").split("/")  # of an unpacked bundle
+    return parts[-1].startswith(OURS)

@@ -7,16 +7,15 @@ elsewhere it is the folder, without caches and virtual environments. Secrets and
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import itertools
 import os
 import stat
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from launcher import workloads
 from launcher.errors import LauncherError, PlanError, Problem, shown
+from launcher.planning import checkout, secret_files
 from launcher.planning.code import NONE, Code, File
 
 if TYPE_CHECKING:
@@ -27,16 +26,6 @@ if TYPE_CHECKING:
 MOST_BYTES = 64 * 2**20
 MOST_FILES = 10_000
 SMALL = 2**20  # bytes up to which contents are read at once: what a ConfigMap holds
-_SECONDS = 30  # that git may take
-# Names of keys and passwords, whoever tracks them: none of them is needed to run a program.
-SECRETS = (
-    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx", "*.ppk"),
-    *("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", ".netrc", ".pypirc", ".pgpass", ".git-credentials"),
-    *("credentials.json", "service-account*.json", ".vault-token", "kubeconfig", ".htpasswd"),
-)
-_HARMLESS = (".env.example", ".env.sample", ".env.template")
-_SECRET_FOLDERS = {".ssh", ".aws", ".gnupg", ".kube", ".azure", ".docker", ".secrets"}
-_VERSIONS = {".git", ".hg", ".svn"}
 _CACHES = {
     *("__pycache__", "node_modules", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"),
     *(".tox", ".nox", ".venv", ".cache", ".idea", ".vscode"),
@@ -61,7 +50,7 @@ def find(job: Job, beside: Path, runs: str) -> Found:
         return Found()
     try:
         program = _program(job.workload, beside) if script else None
-        root = _root(job.code, program, beside)
+        root = _root(job, program, beside)
         return Found(_collected(root, program, runs))
     except LauncherError as error:
         return Found(problem=error.problems[0])
@@ -126,13 +115,14 @@ def _absolute(path: Path) -> Path:
     return path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
 
 
-def _root(written: str | None, program: Path | None, beside: Path) -> Path:
+def _root(job: Job, program: Path | None, beside: Path) -> Path:
     """The folder that travels: `code:`, else the git checkout that holds the program, else the program's folder."""
+    written = job.code
     if written is None:
         if program is None:  # a command's words start at the job file's folder
             return _absolute(beside).resolve()
         start = program if program.is_dir() else program.parent
-        return _checkout(start) or start
+        return checkout.top(start) or start
     path, about = _absolute(beside / Path(written).expanduser()).resolve(), ("job", "code")
     if not path.is_dir():
         what = f"code {shown(written)} is {'no folder' if path.exists() else 'not here'}"
@@ -140,40 +130,19 @@ def _root(written: str | None, program: Path | None, beside: Path) -> Path:
         raise PlanError(Problem(what, hint, about=about))
     if program and not program.is_relative_to(path):
         hint = "name a folder that holds it, or leave `code` out"
-        raise PlanError(Problem(f"code {shown(written)} does not hold {program}", hint, about=about))
-    return path
-
-
-def _git(folder: Path, *words: str) -> bytes | None:
-    """What git says about `folder`; None where it is no checkout, or there is no git."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}  # of a hook that started us
-    try:
-        done = subprocess.run(
-            ["git", "-c", "core.fsmonitor=false", "-C", str(folder), *words],
-            capture_output=True,
-            timeout=_SECONDS,
-            env=env,
+        raise PlanError(
+            Problem(f"code {shown(written)} does not hold workload {shown(job.workload)}", hint, about=about)
         )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def _checkout(folder: Path) -> Path | None:
-    top = _git(folder, "rev-parse", "--show-toplevel")
-    # `folder` may be an ignored one of somebody else's checkout, such as that of a home folder
-    ignored = top is not None and _git(folder, "check-ignore", "-q", ".") is not None
-    return Path(os.fsdecode(top.rstrip(b"\n"))) if top and not ignored else None
+    return path
 
 
 def _collected(root: Path, program: Path | None, runs: str) -> Code:
     name = program.relative_to(root).as_posix() if program else ""
-    listed = _listed_by_git(root) if _checkout(root) else None
-    paths = listed if listed is not None else _walked(root, runs)
+    paths = checkout.files(root) if checkout.top(root) else _walked(root, runs)
     files: dict[str, File] = {}
     left, size = list[str](), 0
     for path in [*([name] if program and program.is_file() else []), *paths]:
-        reason = _secret(path) if path != name else ""
+        reason = secret_files.reason(path) if path != name else ""
         if reason:
             left.append(f"{path}: {reason}")
         elif path not in files and not _within(root / path, runs):
@@ -183,7 +152,7 @@ def _collected(root: Path, program: Path | None, runs: str) -> Code:
             elif file:
                 files[path] = file
                 size += file.size
-        if size > MOST_BYTES or len(files) > MOST_FILES:
+        if len(files) > MOST_FILES:  # a home folder need not be walked to its end
             break
     code = Code(str(root), name, tuple(files[path] for path in sorted(files)), tuple(left))
     if size > MOST_BYTES or len(files) > MOST_FILES:
@@ -205,23 +174,6 @@ def _with_contents(code: Code) -> Code:
     return code._replace(files=tuple(f if f.link else f._replace(size=len(f.content or b"")) for f in read))
 
 
-def _listed_by_git(root: Path) -> list[str] | None:
-    """Tracked and new files, those of submodules and of repositories inside too."""
-    words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--deduplicate")
-    listed = _git(root, *words)
-    if listed is None:
-        return None
-    made: list[str] = []
-    for entry in filter(None, map(os.fsdecode, listed.split(b"\0"))):
-        path = root / entry
-        if path.is_dir() and not path.is_symlink():
-            inner = _listed_by_git(path) if (path / ".git").exists() else []
-            made += [f"{entry.rstrip('/')}/{name}" for name in inner or []]
-        else:
-            made.append(entry)
-    return made
-
-
 def _walked(root: Path, runs: str) -> Iterator[str]:
     """Every file below a folder that is no checkout."""
     for folder, names, files in os.walk(root):
@@ -235,23 +187,11 @@ def _walked(root: Path, runs: str) -> Iterator[str]:
 
 def _passed_over(folder: Path, runs: str) -> bool:
     environment = (folder / "pyvenv.cfg").exists() or (folder / "conda-meta").exists()
-    return folder.name in _CACHES | _VERSIONS or environment or _within(folder, runs)
+    return folder.name in _CACHES | secret_files.VERSIONS or environment or _within(folder, runs)
 
 
 def _within(path: Path, runs: str) -> bool:
     return str(path) == runs or str(path).startswith(f"{runs}/")
-
-
-def _secret(path: str) -> str:
-    """Why a file does not travel by its name; '' when it does."""
-    *folders, name = path.split("/")
-    if _VERSIONS & {*folders, name}:
-        return "of version control"
-    if _SECRET_FOLDERS & set(folders):
-        return "looks like a secret"
-    if name not in _HARMLESS and any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in SECRETS):
-        return "looks like a secret"
-    return ""
 
 
 def _file(root: Path, path: str, follow: bool) -> File | str | None:
@@ -275,6 +215,6 @@ def _link(root: Path, path: str) -> File | str:
     inside = not beneath.startswith("..") and Path(os.path.realpath(source)).is_relative_to(
         os.path.realpath(root)
     )
-    if not inside or _secret(beneath):
+    if not inside or secret_files.reason(beneath):
         return f"a link to {source.readlink()}, outside of the code"
     return File(path, str(source), 0, link=os.path.relpath(target, source.parent))

@@ -20,12 +20,24 @@ INSIDE = "/opt/launcher"  # where an image that is not ours sees them
 OLDEST = (3, 10)
 _BAD = exit_codes.BY_NAME["BAD_INPUT"].code
 
-# One message, before any rank starts, for an image without a Python that can run the node entry.
+# One message, before any rank starts, for an image without a Python that can run the node entry; the outcome as
+# docker/ending.py writes it, because srun reports the last host to end and not the first to fail.
 _START = f"""\
-fail() {{ echo "node: error: $1" >&2; exit {_BAD}; }}
-command -v "$1" >/dev/null || fail "the image has no $1; image_python in the cluster file names its Python"
-"$1" -c 'import sys; sys.exit(sys.version_info < {OLDEST})' ||
-  fail "$1 of the image is $("$1" --version 2>&1), and the node entry needs {OLDEST[0]}.{OLDEST[1]} or newer"
+fail() {{
+  echo "node: error: $said" >&2; folder="" attempt=""
+  while [ $# -gt 1 ]; do
+    case $1 in --folder) folder=${{folder:-$2}} ;; --attempt) attempt=${{attempt:-$2}} ;; esac
+    shift
+  done
+  set -C
+  [ -d "${{folder:-}}" ] && echo "{_BAD} -1 $(uname -n) $(date +%s)" 2>/dev/null >"$folder/outcome-${{attempt:-0}}"
+  exit {_BAD}
+}}
+if ! command -v "$1" >/dev/null; then
+  said="the image has no $1; image_python in the cluster file names its Python"; fail "$@"
+elif ! "$1" -c 'import sys; sys.exit(sys.version_info < {OLDEST})'; then
+  said="$1 of the image is $("$1" --version 2>&1), and the node entry needs {OLDEST[0]}.{OLDEST[1]} or newer"; fail "$@"
+fi
 exec "$@\""""
 
 

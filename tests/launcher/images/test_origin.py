@@ -16,6 +16,8 @@ from launcher.images import origin
         ("registry.example.com/deepspeed-train@sha256:" + "0" * 64, True),
         ("/images/deepspeed-train-0123-cuda.sqsh", True),
         ("/images/deepspeed-train-0123-cuda/", True),
+        ("/images/deepspeed-train-bundle/rootfs", True),
+        ("/images/rootfs", False),
         ("nvcr.io/nvidia/pytorch:25.09-py3", False),
         ("python:3.12", False),
         ("deepspeed/deepspeed:latest", False),

@@ -158,6 +158,14 @@ def test_a_repository_inside(checkout: Path) -> None:
     assert not [name for name in names(code) if ".git/" in name]
 
 
+def test_a_checkout_that_git_does_not_read(checkout: Path) -> None:
+    """Nothing travels then: without git's rules, what it ignores would."""
+    (checkout / ".git/config").write_text("[core\n")
+    said = why(checkout / "jobs", workload="./train.py")
+    assert f"git does not say what belongs to {checkout}/jobs: bad config" in said
+    assert "write `code: none`" in said
+
+
 def test_too_much_names_the_largest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "train.py")
     monkeypatch.setattr(code_files, "MOST_BYTES", 5 * 2**20)
@@ -196,7 +204,10 @@ def test_code_beside_a_workload_of_ours(tmp_path: Path) -> None:
         ({"workload": "./pipe.py"}, "is no file"),
         ({"workload": "./train.py", "code": "absent"}, "code 'absent' is not here"),
         ({"workload": "./train.py", "code": "train.py"}, "code 'train.py' is no folder"),
-        ({"workload": "./train.py", "code": "folder"}, "code 'folder' does not hold"),
+        (
+            {"workload": "./train.py", "code": "folder"},
+            "code 'folder' does not hold workload './train.py'; name a folder that holds it",
+        ),
         ({"workload": f"./{'x' * 300}.py"}, "File name too long"),
     ],
 )

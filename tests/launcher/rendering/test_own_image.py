@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,15 @@ def test_no_python() -> None:
     assert done.returncode == 64
     said = "node: error: the image has no python9; image_python in the cluster file names its Python\n"
     assert done.stderr == said
+
+
+def test_the_outcome_is_that_of_the_first_host(tmp_path: Path) -> None:
+    words = ("node.py", "--folder", str(tmp_path), "--attempt", "7-0", "--", "--folder", "/nonexistent")
+    assert started(*words, python="python9").returncode == 64
+    line = (tmp_path / "outcome-7-0").read_text()
+    assert re.fullmatch(r"64 -1 \S+ [0-9]+\n", line)
+    assert started(*words, python="python9").returncode == 64
+    assert (tmp_path / "outcome-7-0").read_text() == line
 
 
 def test_an_old_python(tmp_path: Path) -> None:

@@ -62,8 +62,11 @@ RunTimeRun="exec {script} run %n.%u.%j.%s.%t %b"
 """
 
 
-def image(folder: Path) -> Path:
-    """The root file system of the image below `folder`: made for `mounts()`."""
+def image(folder: Path, ours: bool = True) -> Path:
+    """The root file system of the image below `folder`: made for `mounts()`.
+
+    One that is not `ours` has the Python of this machine's /usr, and neither our programs nor our environment.
+    """
     root = folder / "rootfs"
     for name in ("proc", "sys", "dev", "tmp", "run", "etc", "opt", *(m.lstrip("/") for m in mounts())):
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -73,8 +76,9 @@ def image(folder: Path) -> Path:
         (root / "etc" / name).write_bytes(
             Path("/etc", name).read_bytes() if Path("/etc", name).exists() else b""
         )
-    (root / "opt/venv").symlink_to(sys.prefix)
-    (root / "opt/job").symlink_to(ROOT / "docker")
+    if ours:
+        (root / "opt/venv").symlink_to(sys.prefix)
+        (root / "opt/job").symlink_to(ROOT / "docker")
     (root / MARK.lstrip("/")).touch()
     return root
 

@@ -69,7 +69,7 @@ def oci_site(oci_cluster: cluster.Cluster, tmp_path: Path) -> Iterator[Site]:
 
 @pytest.fixture
 def image(tmp_path: Path) -> Path:
-    return containers.image(tmp_path / "image")
+    return containers.image(tmp_path / "deepspeed-train")
 
 
 def path_of(runtime: str, rootfs: Path) -> Path:
@@ -117,3 +117,30 @@ def test_exit_code_and_cancel_reach_through(oci_site: Site, image: Path, runtime
             break
         assert time.monotonic() < deadline, f"still there after the end: {left}"
         time.sleep(0.5)
+
+
+PLAIN = f"""
+import json, os, ranks, sys
+said = {{"image": os.path.exists({containers.MARK!r}), "entry": ranks.__file__, "python": sys.executable}}
+said |= {{"code": __file__}}
+json.dump(said, open(os.environ["RUN_DIR"] + f"/rank-{{os.environ['RANK']}}.json", "w"))
+"""
+
+
+@pytest.mark.parametrize("runtime", ["oci", "charliecloud"])
+def test_an_image_with_a_plain_python(oci_site: Site, tmp_path: Path, runtime: str) -> None:
+    """No /opt/venv and no /opt/job: the run brings the node entry, and the image's own python3 runs it."""
+    site, plain = oci_site, containers.image(tmp_path / "plain", ours=False)
+    settings = containers.settings(runtime, path_of(runtime, plain), site.folder)
+    run = site.submit(*site.program(PLAIN), *settings)
+    assert site.ended(run)["state"] == "SUCCEEDED", site.all_logs(run)
+    for rank in (0, 1):
+        said = json.loads((site.path(run) / f"rank-{rank}.json").read_text())
+        assert said["image"], "not inside the image"
+        assert said["entry"] == "/opt/launcher/ranks.py"
+        assert said["python"].startswith("/usr/")
+        assert said["code"].startswith(f"{site.path(run)}/code/program-")
+    missing = site.submit(*site.program(PLAIN), *settings, "cluster.image_python=python9", "name=missing")
+    assert site.ended(missing)["exit_code"] == 64
+    said = "node: error: the image has no python9; image_python in the cluster file names its Python"
+    assert said in site.launcher("status", missing).stdout + site.all_logs(missing)

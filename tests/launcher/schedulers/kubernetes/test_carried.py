@@ -126,6 +126,6 @@ def test_a_foreign_image_is_given_the_node_entry() -> None:
     words = documents[-1]["spec"]["template"]["spec"]["containers"][0]["command"]
     assert words[:2] == ["/bin/sh", "-c"]
     assert words[3:6] == ["sh", "python3", "/opt/launcher/node.py"]
-    assert '$$("$1" --version' in words[2], "Kubernetes would read $( as a reference"
+    assert '$$("$$1" --version' in words[2], "Kubernetes would read $( as a reference"
     trained = contents(objects(foreign({})), "programs")
     assert "workloads/pretrain.py" in trained

@@ -1,0 +1,126 @@
+"""Images that are not of this project, run by podman as pods: a plain Python, a user's Dockerfile, one without any.
+
+The manifests are what `launcher kubernetes --dry-run` prints; podman takes the part of the kubelet (test_kube_play.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from imagebuild import check
+from ruamel.yaml import YAML
+
+from launcher import ROOT
+from tests.real.image import engines
+from tests.real.image.test_kube_play import controlled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.real.image.engines import Engine
+
+pytestmark = pytest.mark.image
+
+PLAIN, MINE, BARE = "localhost/plain-python:1", "localhost/mine:1", "localhost/without-python:1"
+# Debian's own Python where the base has none; nothing else of ours, and no user.
+PLAIN_FILE = """\
+FROM {base}
+RUN command -v python3 || {{ apt-get update -q && apt-get install -qy --no-install-recommends python3; }}
+"""
+MINE_FILE = f"""\
+FROM {PLAIN}
+ENV MINE="it's mine"
+COPY train.py /opt/mine/train.py
+"""
+BARE_FILE = f"FROM {PLAIN}\nRUN rm -f /usr/bin/python3 /usr/local/bin/python3\n"
+IN_THE_IMAGE = """\
+import os, sys
+print("MINE", os.environ["MINE"], sys.argv, os.environ["RANK"], flush=True)
+"""
+TRAVELS = """\
+import pathlib, sys
+import shared
+here = pathlib.Path.cwd()
+print("OLD", shared.SAID, here, sys.argv[1:], sorted(p.name for p in here.iterdir() if p.name[0] != "."), flush=True)
+print((here / "raw.dat").read_bytes(), (here / "a b/c.txt").read_text(), flush=True)
+"""
+SITE = "slots: 2\nfabric: loopback\nimage: {image}\nkubernetes: {{cpus: 100m, memory: 500MB}}\n"
+
+
+@pytest.fixture(scope="module")
+def images(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    """The three images, built by buildah."""
+    folder = tmp_path_factory.mktemp("images")
+    (folder / "train.py").write_text(IN_THE_IMAGE)
+    with engines.exclusive("build"):
+        bases = engine.run(str(check.HERE / "local/base.sh"), "cpu", timeout=1200).stdout
+        base = bases.splitlines()[-1].split()[1]
+        for name, text in ((PLAIN, PLAIN_FILE.format(base=base)), (MINE, MINE_FILE), (BARE, BARE_FILE)):
+            (folder / "Dockerfile").write_text(text)
+            engine.run("buildah", "bud", "-q", "-t", name, str(folder), timeout=600)
+    return engine
+
+
+def rendered(folder: Path, image: str, job: str) -> list[dict[str, Any]]:
+    (folder / "site.yaml").write_text(SITE.format(image=image))
+    (folder / "job.yaml").write_text(f"name: own\ncluster: site.yaml\nbatch: {{micro: 1}}\nnodes: 1\n{job}")
+    words = [sys.executable, "-m", "launcher", "kubernetes", str(folder / "job.yaml"), "--dry-run"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return list(YAML(typ="safe").load_all(done.stdout))
+
+
+def played(engine: Engine, folder: Path, objects: list[dict[str, Any]]) -> tuple[int, str]:
+    """The exit code and the log of the pod."""
+    file = folder / "manifest.yaml"
+    file.write_text(controlled(objects))
+    try:
+        started = engine.run("podman", "kube", "play", str(file)).stdout
+        container = re.findall(r"^Containers?:\n(\w+)", started, re.MULTILINE)[0]
+        engine.run("podman", "wait", container, timeout=300)
+        state = json.loads(engine.run("podman", "inspect", container).stdout)[0]["State"]
+        assert state["Status"] == "exited", state
+        logs = engine.run("podman", "logs", container)
+        return int(state["ExitCode"]), logs.stdout + logs.stderr
+    finally:
+        engine.run("podman", "kube", "down", "--force", str(file), ok=False)
+
+
+def test_code_in_a_pod_of_a_plain_python_is_that_of_the_submission(images: Engine, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAVELS)
+    (tmp_path / "shared.py").write_text("SAID = 'OLD'\n")
+    (tmp_path / "raw.dat").write_bytes(b"\xff\0")
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b/c.txt").write_text("below")
+    (tmp_path / ".env").write_text("TOKEN=1")
+    text = "it's $(HOME) $$x"
+    objects = rendered(tmp_path, PLAIN, f"workload: ./train.py\nargs: {{text: {json.dumps(text)}}}\n")
+    (tmp_path / "train.py").write_text(TRAVELS.replace("OLD", "NEW"))
+    (tmp_path / "shared.py").write_text("SAID = 'NEW'\n")
+    code, log = played(images, tmp_path, objects)
+    assert code == 0, log
+    names = ["a b", "job.yaml", "raw.dat", "shared.py", "site.yaml", "train.py"]
+    assert log.count(f"OLD OLD /code {[f'--text={text}']} {names}") == 2, log
+    assert "b'\\xff\\x00' below" in log
+    assert "NEW" not in log
+
+
+def test_a_program_of_the_users_own_dockerfile(images: Engine, tmp_path: Path) -> None:
+    objects = rendered(tmp_path, MINE, "workload: /opt/mine/train.py\ncode: none\n")
+    code, log = played(images, tmp_path, objects)
+    assert code == 0, log
+    for rank in (0, 1):
+        assert f"MINE it's mine ['/opt/mine/train.py'] {rank}" in log
+
+
+def test_an_image_without_a_python_says_so(images: Engine, tmp_path: Path) -> None:
+    objects = rendered(tmp_path, BARE, "workload: /opt/mine/train.py\ncode: none\n")
+    code, log = played(images, tmp_path, objects)
+    assert code == 64, log
+    said = "node: error: the image has no python3; image_python in the cluster file names its Python"
+    assert log.strip() == said
