@@ -47,6 +47,8 @@ TESTED_BY = (
     ("launcher/files", "launcher/schedulers/kubernetes/test_values.py", "kubernetes_syntax"),
     ("launcher/files", "launcher/files/test_pipeline.py", "stages"),
     ("launcher/images", "launcher/planning/test_image_check.py", "facts registry"),
+    ("launcher/images", "launcher/planning/test_packages.py", "locks"),
+    ("launcher/planning", "launcher/planning/test_packages.py", "interpreter"),
     ("launcher/planning", "launcher/planning/test_plan.py", "ranks_environment"),
     ("launcher/planning", "launcher/cli/test_main.py", "workspace"),
     ("launcher/rendering", "launcher/rendering/test_quoting.py", "command templates"),

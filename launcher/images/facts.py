@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import ROOT
 from launcher.errors import Place, Problem, SpecError
+from launcher.images import locks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +55,9 @@ class Facts(NamedTuple):
     level: str
     compiler: bool
     revision: str
+    packages: frozenset[str] | None = (
+        None  # names as pip writes them, in lower case with dashes; None: not said
+    )
 
 
 def beside(cluster: Path, source: str) -> Facts | None:
@@ -89,6 +93,7 @@ def parse(text: str, source: str) -> Facts:
             level=str(data["cpu_level"]),
             compiler=data["compiler"] is True,
             revision=str(data.get("revision", "")),
+            packages=frozenset(map(locks.normal, data["packages"])) if "packages" in data else None,
         )
     except json.JSONDecodeError as error:
         place = Place(source, error.lineno, error.colno)
