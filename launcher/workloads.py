@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+    from workloads.packages import Need
     from workloads.traits import Traits
 
 COMMAND = "command"  # stands for the workload of a job that runs a command
@@ -239,6 +240,15 @@ def refusal(name: str, args: Mapping[str, Any], model: str | None, hosts: int, s
         return None
     words = command_line({"run-dir": "-", "model": model or "-", **args})
     return str(reason) if (reason := ask(list(words), hosts, slots)) else None
+
+
+def packages(name: str, args: Mapping[str, Any]) -> list[Need]:
+    """The packages that workload `name` needs with these args, one row of docker/workloads/packages.py for each."""
+    table = _module("packages")
+    own = _options(parser(name))[1]
+    values = {option: args.get(option, action.default) for option, action in own.items()}
+    whole = [table.Need("", module, table.WORKLOADS[module]) for module in traits(name).packages]
+    return [*whole, *(need for need in table.needed(values) if need.workload in ("", name))]
 
 
 def steps(workload: str) -> bool:

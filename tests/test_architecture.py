@@ -54,6 +54,8 @@ TESTED_BY = (
     ("launcher/files", "launcher/files/test_pipeline.py", "stages"),
     ("launcher/images", "launcher/planning/test_image_check.py", "facts registry"),
     ("launcher/planning", "launcher/files/test_restored.py", "recorded"),
+    ("launcher/images", "launcher/planning/test_packages.py", "locks"),
+    ("launcher/planning", "launcher/planning/test_packages.py", "interpreter"),
     ("launcher/planning", "launcher/planning/test_plan.py", "ranks_environment"),
     ("launcher/planning", "launcher/files/test_own_program.py", "on_this_machine own_program"),
     ("launcher/planning", "launcher/planning/test_code_files.py", "checkout code secret_files"),

@@ -65,6 +65,9 @@ def inspect(wheel_facts: Facts, build: check.Build, compiler: bool) -> tuple[Fac
         "cpu_level": build.march,
         "simd": build.simd,
         "compiler": compiler,
+        "packages": {
+            d.name: d.version for d in sorted(metadata.distributions(), key=lambda d: d.name.lower())
+        },
         "ops": {
             op: {key: entry[key] for key in ("name", "architectures", "ptx", "bytes")}
             | {"load_seconds": seconds.get(op)}

@@ -115,9 +115,9 @@ def fuse(model: PreTrainedModel) -> None:
 
     Raises Stop where the package is not installed, or knows no kernels for the family.
     """
-    from workloads import metrics
+    from workloads import packages
 
-    metrics.require("liger_kernel", "--liger")
+    packages.require_for("liger", True)
     from liger_kernel.transformers import monkey_patch
 
     family = model.config.model_type

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, engines, metrics, options, stages, tokenizer
+from workloads import architectures, engines, options, packages, stages, tokenizer
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from workloads.stages import Stage
 
 START = "start"
+PACKAGES = ("trl", "peft")
 
 
 def add_options(made: argparse.ArgumentParser, keys: str, dropout: bool = False) -> None:
@@ -37,8 +38,8 @@ def add_options(made: argparse.ArgumentParser, keys: str, dropout: bool = False)
 
 def prepare(args: argparse.Namespace, this: Session, *keys: str, pad_apart: bool = False) -> Stage:
     """Read config, examples (with these keys) and tokenizer, and find the start. Raises Stop for the job's mistakes."""
-    for package in ("trl", "peft"):
-        metrics.require(package, "the chat workloads")
+    for package in PACKAGES:
+        packages.require(package, "the chat workloads")
     stage = stages.prepare(args, this, *keys, pad_apart=pad_apart)
     return dataclasses.replace(stage, model=start(stage))
 

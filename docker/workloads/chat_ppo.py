@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from workloads.stages import Stage
 
 
-TRAITS = Traits()
+TRAITS = Traits(packages=chat.PACKAGES)
 
 
 def parser() -> argparse.ArgumentParser:

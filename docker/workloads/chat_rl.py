@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from workloads.session import Session
 
 
-TRAITS = Traits(resolves_auto=True)
+TRAITS = Traits(resolves_auto=True, packages=chat.PACKAGES)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, inference, metrics, options, session, tokenizer
+from workloads import architectures, inference, metrics, options, packages, session, tokenizer
 from workloads.session import Session, Stop
 from workloads.traits import Traits
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
-TRAITS = Traits()
+TRAITS = Traits(packages=("lm_eval",))
 
 RESULTS = "results.json"
 TASKS = Path(__file__).with_name("tasks")  # that need no download
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 def evaluate(args: argparse.Namespace, this: Session) -> int:
     """Evaluate all tasks and write results.json; returns the exit code."""
-    metrics.require("lm_eval", "evaluate")
+    packages.require("lm_eval", "evaluate")
     from lm_eval import simple_evaluate
 
     began = time.monotonic()

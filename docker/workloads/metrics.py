@@ -1,6 +1,7 @@
 """What a run tells about itself: metrics.jsonl, the log lines of rank 0 and summary.json; standard library only.
 
-Owns the format below and the optional TensorBoard and Weights & Biases writers; the numbers come from the workload.
+Owns the format below and the optional TensorBoard and Weights & Biases writers (MLflow's is in mlflow_sink.py); the
+numbers come from the workload.
 
 metrics.jsonl holds one JSON object per line, is written by rank 0 alone and is flushed line by line. A restarted
 run appends to it. When a run died after its last checkpoint the steps since then come twice: **the later line of a
@@ -37,7 +38,6 @@ An event has "event", "step" and "time":
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import os
@@ -45,7 +45,8 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from workloads.session import Stop
+from workloads import packages
+from workloads.mlflow_sink import Mlflow
 
 if TYPE_CHECKING:
     import argparse
@@ -115,21 +116,16 @@ class Log:
 
 def start(args: argparse.Namespace, run_dir: Path, rank: int) -> Log:
     """The run's log with the sinks that the options ask for. Raises Stop when a sink's package is missing."""
-    for wanted, package in ((args.tensorboard, "tensorboard"), (args.wandb, "wandb")):
-        if wanted:
-            require(package, f"--{package}")
+    for option in ("tensorboard", "wandb", "mlflow"):
+        packages.require_for(option, getattr(args, option))
     sinks: list[Sink] = []
     if args.tensorboard and rank == 0:
         sinks.append(TensorBoard(run_dir / "tensorboard"))
     if args.wandb and rank == 0:
         sinks.append(Wandb(args.wandb, run_dir, vars(args)))
+    if args.mlflow and rank == 0:
+        sinks.append(Mlflow(args.mlflow, run_dir, vars(args)))
     return Log(run_dir, rank == 0, tuple(sinks))
-
-
-def require(package: str, what: str) -> None:
-    """Raise Stop when a package that something needs is not installed."""
-    if importlib.util.find_spec(package) is None:
-        raise Stop(f"{what}: the package {package} is not installed")
 
 
 def read(run_dir: Path) -> list[dict[str, Any]]:

@@ -346,6 +346,11 @@ def reports(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--wandb", metavar="PROJECT", help="also log to this Weights & Biases project")
     group.add_argument(
+        "--mlflow",
+        metavar="EXPERIMENT",
+        help="also log to this MLflow experiment, at MLFLOW_TRACKING_URI or else in mlruns/ of the run's folder",
+    )
+    group.add_argument(
         "--export",
         action=SWITCH,
         default=False,

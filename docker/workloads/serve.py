@@ -23,7 +23,17 @@ from pathlib import Path
 
 from ending import SAVED
 
-from workloads import architectures, endpoint, inference, metrics, options, placement, session, tokenizer
+from workloads import (
+    architectures,
+    endpoint,
+    inference,
+    metrics,
+    options,
+    packages,
+    placement,
+    session,
+    tokenizer,
+)
 from workloads.placement import Place
 from workloads.session import Stop
 from workloads.traits import Traits
@@ -182,10 +192,9 @@ def serve(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace, place: Place) -> None:
     """Raise Stop for what no server could do, before anything is started."""
     check_key(args)
-    metrics.require(args.engine, f"--engine {args.engine}")
+    packages.require(args.engine, f"--engine {args.engine}")
+    packages.require_for("engine", args.engine)
     if args.engine == "transformers":
-        for package in ("starlette", "uvicorn"):
-            metrics.require(package, "--engine transformers (transformers[serving])")
         check_hosts(place.hosts)
     if not args.random_weights:
         inference.need_weights(args.model)

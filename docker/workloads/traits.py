@@ -12,4 +12,5 @@ class Traits(NamedTuple):
     resolves_auto: bool = False  # Hugging Face's Trainer fills in `auto` in DeepSpeed's configuration
     estimated: bool = False  # trains one model with one optimizer: its memory follows the launcher's formulas
     chunked_loss: bool = False  # never holds the logits of a whole micro batch (losses.py)
+    packages: tuple[str, ...] = ()  # modules that it needs whatever its options are (packages.py)
     bounded_length: bool = False  # refuses sequences with more tokens than the model has positions

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import ROOT
 from launcher.errors import Place, Problem, SpecError
+from launcher.images import locks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -60,6 +61,9 @@ class Facts(NamedTuple):
     compiler: bool
     revision: str
     versions: Mapping[str, str] = MappingProxyType({})
+    packages: frozenset[str] | None = (
+        None  # names as pip writes them, in lower case with dashes; None: not said
+    )
 
 
 def beside(cluster: Path, source: str) -> Facts | None:
@@ -96,6 +100,7 @@ def parse(text: str, source: str) -> Facts:
             compiler=data["compiler"] is True,
             revision=str(data.get("revision", "")),
             versions={name: str(data[name]) for name in VERSIONED if data.get(name)},
+            packages=frozenset(map(locks.normal, data["packages"])) if "packages" in data else None,
         )
     except json.JSONDecodeError as error:
         place = Place(source, error.lineno, error.colno)

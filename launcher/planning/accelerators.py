@@ -48,6 +48,10 @@ def problems(cluster: Cluster) -> Iterator[Problem]:
         own = f"{cluster.gpu_name} is {VENDORS[card.vendor]}'s"
         what = f"kubernetes.gpu_resource {name} is {VENDORS[owner]}'s, and {own}"
         yield Problem(what, f"correct one of them; by itself it is {_RESOURCES[card.vendor]}", about=about)
+    if name and card and "/mig-" in name and cluster.slots > 1:
+        # "CUDA can only enumerate a single compute instance": https://docs.nvidia.com/datacenter/tesla/mig-user-guide/
+        what = f"kubernetes.gpu_resource {name}: a process sees one slice, and the second of {cluster.slots} ranks none"
+        yield Problem(what, "use slots: 1, and more nodes for more ranks", about=("cluster", "slots"))
     if card and card.vendor != "nvidia" and cluster.fabric not in _fabrics(card):
         yield Problem(
             f"fabric {shown(cluster.fabric)} is for NVIDIA's NCCL, which {VENDORS[card.vendor]}'s GPUs do not use",

@@ -47,6 +47,7 @@ class Estimate(NamedTuple):
     search: Search | None
     every: int  # steps between checkpoints
     keep: int  # checkpoints
+    hosts: int | None = None  # that the cluster has; None: not said
 
     @property
     def fits(self) -> bool:
@@ -101,9 +102,11 @@ class Estimate(NamedTuple):
     def refusal(self) -> PlanError:
         """What to say of a job that does not fit: why, and the smallest change that would make it fit."""
         only = None if self.search else self.candidate
-        smallest = changes.smallest(self.model, self.machine, self.request, only)
+        every = changes.smallest(self.model, self.machine, self.request, only)
+        smallest = [c for c in every if c.what != "hosts" or not self.hosts or int(c.value) <= self.hosts]
         settings = ", or ".join(self._setting(change) for change in smallest)
-        hint = f"use {settings}" if smallest else "no single change makes it fit: use more and larger hosts"
+        otherwise = "a smaller model, or larger hosts" if self.hosts else "more and larger hosts"
+        hint = f"use {settings}" if smallest else f"no single change makes it fit: use {otherwise}"
         if not self.search:
             reasons = "; ".join(self.evaluation.shortfalls)
             what, about = f"{self.candidate.name} does not fit: {reasons}", ("job", "deepspeed")
@@ -209,6 +212,7 @@ def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
         search=search,
         every=job.checkpoint.every,
         keep=job.checkpoint.keep,
+        hosts=cluster.hosts,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from launcher import workloads
 from launcher.errors import PlanError, Problem
 from launcher.images import facts as images_facts
-from launcher.planning import accelerators
+from launcher.planning import accelerators, packages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -83,7 +83,11 @@ def used(plan: Plan, scheduler: str) -> bool:
 
 def refusal(plan: Plan, facts: Facts | None) -> PlanError | None:
     """Why the plan's image, with `facts` where they are known, cannot run it; None when nothing speaks against it."""
-    problems = [*_processor(plan), *(_problems(plan, facts) if facts else ())]
+    problems = [
+        *_processor(plan),
+        *(_problems(plan, facts) if facts else ()),
+        *packages.in_image(plan, facts),
+    ]
     return PlanError(*problems).at(plan.places) if problems else None
 
 

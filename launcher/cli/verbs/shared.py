@@ -117,6 +117,8 @@ def require_image(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
 
     facts = plan.image_facts
     if not image_check.used(plan, scheduler):
+        if ask:
+            _require_packages(plan, force)
         return
     if (wrong := image_python.problem(plan, scheduler, ask)) and not force:
         raise PlanError(wrong).at(plan.places)
@@ -127,6 +129,17 @@ def require_image(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
         if note:
             say(f"note: {note}")
     refusal = image_refusal(plan, facts)
+    if refusal and not force:
+        raise refusal
+    if refusal:
+        say(f"warning: {refusal}")
+
+
+def _require_packages(plan: Plan, force: bool) -> None:
+    """Refuse a plan whose ranks, which have no image, would not find a package; with `force` only warn."""
+    from launcher.planning import interpreter
+
+    refusal = interpreter.refusal(plan)
     if refusal and not force:
         raise refusal
     if refusal:

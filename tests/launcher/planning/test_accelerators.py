@@ -60,7 +60,11 @@ def test_the_number_of_a_resource_is_that_of_slots() -> None:
         (AMD | {"fabric": "efa-p5"}, "fabric 'efa-p5' is for NVIDIA's NCCL, which AMD's GPUs do not use"),
         (INTEL | {"fabric": "infiniband"}, "give what oneCCL needs below `env:`"),
         (AMD | {"kubernetes": {"gpu_resource": SLICE}}, f"{SLICE} is NVIDIA's, and mi300x-192gb is AMD's"),
-        ({"kubernetes": {"gpu_resource": SLICE}}, "the hosts have no GPU; add `gpu:`"),
+        (
+            MIG | {"slots": 2, "kubernetes": {"gpu_resource": SLICE}},
+            "a process sees one slice, and the second of 2",
+        ),
+        ({"kubernetes": {"gpu_resource": SLICE}, "slots": 1}, "the hosts have no GPU; add `gpu:`"),
     ],
 )
 def test_what_does_not_go_together_is_refused(cluster: dict[str, Any], message: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher import doctor
+from launcher import ROOT, doctor
+from launcher.cli import main
 from launcher.planning import cards
 from launcher.schedulers import local
 from tests import samples
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RTX_3090 = "NVIDIA GeForce RTX 3090, 24576, 8.6"
+JOBS = sorted(p for p in (ROOT / "jobs").rglob("*.yaml") if p.parent.name != "clusters")
 RTX_2080 = "NVIDIA GeForce RTX 2080 Ti, 11264, 7.5"
 
 
@@ -82,4 +85,37 @@ def test_doctor_says_which_entry_fits(smi: Any) -> None:
     assert (
         gpu["detail"]
         == "2 × NVIDIA GeForce RTX 3090, 24.0 GiB: in a cluster file `gpu: rtx3090-24gb`, `slots: 2`"
+    )
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda path: str(path.relative_to(ROOT / "jobs")))
+def test_each_job_on_one_24_gb_card_has_a_plan_or_a_reason(
+    job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main.main(["plan", str(job), "--cluster", "one-gpu"])
+    said = capsys.readouterr()
+    assert code in (0, 3)
+    if code == 3:  # several hosts, or ranks that share a sample: each reason has its place and what to do
+        assert all(re.match(r"\S+\.yaml:\d+:\d+: .+; use .+", line) for line in said.err.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("words", "verdict"),
+    [
+        ("jobs/gpt2.yaml", "fits"),
+        ("jobs/gpt2-xl.yaml --set nodes=1", "DOES NOT FIT: needs 36.1 GB per GPU, 25.4 GB available"),
+        ("jobs/gpt2-xl.yaml --set nodes=1 --set deepspeed=auto --set cluster.memory=64GB", "fits"),
+        ("jobs/llama-7b.yaml --set nodes=1", "DOES NOT FIT: needs 156.2 GB per host, 32.0 GB available"),
+    ],
+)
+def test_what_a_24_gb_card_trains(words: str, verdict: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["plan", *words.split(), "--cluster", "one-gpu"]) == 0
+    assert f"verdict               {verdict}\n" in capsys.readouterr().out
+
+
+def test_what_one_host_cannot_do_is_not_advised(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["local", "jobs/gpt2-xl.yaml", "--dry-run", "--cluster", "one-gpu", "--set", "nodes=1"]
+    assert main.main(words) == 3
+    assert capsys.readouterr().err.endswith(
+        "no single change makes it fit: use a smaller model, or larger hosts\n"
     )

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run llama-7b-long-327fe3: hosts 4, slots 8 each, workload pretrain, DeepSpeed zero3.
+# Run llama-7b-long-dae726: hosts 4, slots 8 each, workload pretrain, DeepSpeed zero3.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=llama-7b-long-327fe3
+#SBATCH --job-name=llama-7b-long-dae726
 #SBATCH --partition=gpu
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
@@ -14,7 +14,7 @@
 #SBATCH --exclusive
 #SBATCH --mem=0
 set -uo pipefail
-run=/shared/runs/llama-7b-long-327fe3
+run=/shared/runs/llama-7b-long-dae726
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -29,7 +29,7 @@ bad() {  # in no subshell: there the trap below does not hold, and Slurm's SIGTE
   local until
   local -x TZ=UTC0
   printf -v until '%(%FT%T+00:00)T' $((now + 86400))
-  echo "$1 $until $2, run llama-7b-long-327fe3, attempt $attempt" >>/shared/runs/bad-hosts.txt
+  echo "$1 $until $2, run llama-7b-long-dae726, attempt $attempt" >>/shared/runs/bad-hosts.txt
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
 if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
@@ -41,7 +41,7 @@ if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
-  echo "restarted 10 times, the limit of the job; \`launcher resume llama-7b-long-327fe3\` resumes from the last checkpoint"
+  echo "restarted 10 times, the limit of the job; \`launcher resume llama-7b-long-dae726\` resumes from the last checkpoint"
   finish 75
 fi
 
@@ -73,8 +73,8 @@ printf '%s\n' '{
 (umask 077 && printf '%s\n' '{
  "NCCL_DEBUG": {"value": "WARN", "why": "errors of NCCL come with their reason; otherwise only their number is shown"},
  "NCCL_NET": {"value": "IB", "why": "stop when this network cannot be used, instead of going on over TCP"},
- "RUN_DIR": {"value": "/shared/runs/llama-7b-long-327fe3", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/llama-7b-long-327fe3/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/llama-7b-long-dae726", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/llama-7b-long-dae726/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
@@ -91,14 +91,14 @@ srun --nodes=4 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
     --disk=5 \
     --memlock \
     -- \
-  --hostfile "$run/hostfile-$attempt" --run llama-7b-long-327fe3 --folder "$run" --attempt "$attempt" --echo 0 \
+  --hostfile "$run/hostfile-$attempt" --run llama-7b-long-dae726 --folder "$run" --attempt "$attempt" --echo 0 \
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
   '--caches-for=registry.example.com/deepspeed-train:0123456789ab-cuda, h100-80gb' -- \
   -m workloads.pretrain \
-    --deepspeed-config=/shared/runs/llama-7b-long-327fe3/ds_config.json \
-    --run-dir=/shared/runs/llama-7b-long-327fe3 \
+    --deepspeed-config=/shared/runs/llama-7b-long-dae726/ds_config.json \
+    --run-dir=/shared/runs/llama-7b-long-dae726 \
     --model=/data/models/llama-2-7b-32k \
     --checkpoint-every=100 \
     --checkpoint-keep=2 \
@@ -108,7 +108,7 @@ srun --nodes=4 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-
     --warmup-steps=100 \
     --max-steps=1000 \
     --sequence-parallel=8 \
-    --attention=flash_attention_2 \
+    --attention=sdpa \
     --activation-checkpointing \
     --export
 code=$?
@@ -133,17 +133,17 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
-    echo "cancelled; \`launcher resume llama-7b-long-327fe3\` resumes from the last checkpoint"
+    echo "cancelled; \`launcher resume llama-7b-long-dae726\` resumes from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
-    echo "preempted: Slurm requeues or cancels it; \`launcher resume llama-7b-long-327fe3\` resumes it once it has ended"
+    echo "preempted: Slurm requeues or cancels it; \`launcher resume llama-7b-long-dae726\` resumes it once it has ended"
     finish "$code"
   fi
   echo "requeued, to resume from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
-  echo "Slurm did not requeue it; \`launcher resume llama-7b-long-327fe3\` resumes from the last checkpoint"
+  echo "Slurm did not requeue it; \`launcher resume llama-7b-long-dae726\` resumes from the last checkpoint"
 fi
 finish "$code"

@@ -1,0 +1,70 @@
+"""Packages that an option needs beside torch, DeepSpeed and transformers: one table, standard library only.
+
+The launcher reads it before a job is submitted and holds it against the image or the interpreter; a rank that meets a
+missing package all the same stops with BAD_INPUT. What a workload needs whatever its options are is in its TRAITS.
+"""
+
+from __future__ import annotations
+
+from importlib import util
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from workloads.session import Stop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+
+class Need(NamedTuple):
+    """`option`, where its value is one of `values` (any that is on, where there are none), needs a package.
+
+    `module` is what Python imports, `package` what pip installs, `instead` what to do without it.
+    """
+
+    option: str
+    module: str
+    package: str
+    values: tuple[str, ...] = ()
+    instead: str = ""
+    workload: str = ""  # whose option alone is meant; empty: everybody's
+
+    def applies(self, value: Any) -> bool:
+        """Whether the option with this value needs it."""
+        return str(value) in self.values if self.values else value not in (None, False, "")
+
+
+NEEDS = (
+    Need("tensorboard", "tensorboard", "tensorboard"),
+    Need("wandb", "wandb", "wandb"),
+    Need("mlflow", "mlflow", "mlflow-skinny"),
+    Need("liger", "liger_kernel", "liger-kernel"),
+    # the names that transformers looks for: is_flash_attn_2_available, is_flash_attn_3_available (5.24)
+    Need("attention", "flash_attn", "flash-attn", ("flash_attention_2",), "use args.attention=sdpa"),
+    Need(
+        "attention", "flash_attn_interface", "flash-attn-3", ("flash_attention_3",), "use args.attention=sdpa"
+    ),
+    Need("engine", "vllm", "vllm", ("vllm",), "use args.engine=transformers", "serve"),
+    Need("engine", "starlette", "starlette", ("transformers",), workload="serve"),
+    Need("engine", "uvicorn", "uvicorn", ("transformers",), workload="serve"),
+)
+# Module → package, of what whole workloads need (TRAITS.packages).
+WORKLOADS = {"trl": "trl", "peft": "peft", "lm_eval": "lm_eval"}
+
+
+def needed(values: Mapping[str, Any]) -> Iterator[Need]:
+    """The rows of the table that apply to options with these values, by their names without dashes in front."""
+    for need in NEEDS:
+        if need.option in values and need.applies(values[need.option]):
+            yield need
+
+
+def require(module: str, what: str) -> None:
+    """Raise Stop when a package that something needs is not installed."""
+    if util.find_spec(module) is None:
+        raise Stop(f"{what}: the package {module} is not installed")
+
+
+def require_for(option: str, value: Any) -> None:
+    """The same for what the table says that `option` needs with `value`."""
+    for need in needed({option: value}):
+        require(need.module, f"--{option}" + (f" {value}" if need.values else ""))
