@@ -20,9 +20,10 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import environment
+import terminal
 from ending import BAD_INPUT, NOT_STARTED, Stop
 
 if TYPE_CHECKING:
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from links import Message
 
 _LIBC = ctypes.CDLL(None)
+_STREAMS: dict[str, Any] = {
+    "stdin": subprocess.DEVNULL,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.STDOUT,
+    "start_new_session": True,  # Ctrl-C in a terminal is for the node entry, which passes it on
+}
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,7 @@ def start(command: list[str], variables: dict[str, str], team: Team) -> Ranks:
 
     def prepare() -> None:
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        terminal.take(env["RANK"])
         _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no rank outlives a killed node entry
         if os.getppid() != parent:  # it was killed before that
             os._exit(1)
@@ -160,11 +168,8 @@ def start(command: list[str], variables: dict[str, str], team: Team) -> Ranks:
             process = subprocess.Popen(
                 words,
                 env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
                 preexec_fn=prepare,
-                start_new_session=True,  # Ctrl-C in a terminal is for the node entry, which passes it on
+                **(terminal.streams(env["RANK"]) or _STREAMS),
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise _refusal(error, env, words) from None

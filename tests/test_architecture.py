@@ -20,6 +20,7 @@ EVERYWHERE = sorted([*(ROOT / "launcher").rglob("*.py"), *IN_IMAGES, *(ROOT / "t
 TESTED_BY = (
     ("docker", "docker/test_preflight.py", "allreduce links"),
     ("docker", "docker/test_node.py", "ending hostfile logs"),
+    ("docker", "launcher/submission/test_foreground.py", "terminal"),
     ("docker/imagebuild", "docker/imagebuild/test_build.py", "export wheels"),
     ("docker/imagebuild", "docker/imagebuild/test_wheel.py", "ops"),
     ("docker/workloads", "docker/workloads/test_learner.py", "averages ppo_training"),
@@ -41,7 +42,7 @@ TESTED_BY = (
     (
         "launcher/cli/verbs",
         "launcher/cli/test_main.py",
-        "again check launch look plan report runs shared shell",
+        "again check debug launch look plan report runs shared shell",
     ),
     ("launcher/doctor", "launcher/doctor/test_doctor.py", "looking machine ops"),
     ("launcher", "test_errors.py", "errors"),
@@ -69,7 +70,7 @@ TESTED_BY = (
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_manifests.py", "security"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_manifests.py", "trainer"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_checks.py", "resource_checks"),
-    ("launcher/schedulers/slurm", "launcher/schedulers/test_slurm.py", "options query states"),
+    ("launcher/schedulers/slurm", "launcher/schedulers/test_slurm.py", "exported options query states"),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_sbatch.py", "sbatch"),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_submission.py", "submission"),
     ("launcher/schedulers", "launcher/submission/test_shell.py", "inside local_shell"),

@@ -61,6 +61,8 @@ def _add_run(verbs: arguments.Verbs) -> None:
         _flag(verb, "--wait", "follow the run until it ends; exit code 1 if it failed")
         if name != "kubernetes":
             _repeated(verb, "--after", dest="after", metavar="RUN", what="start when this run has succeeded")
+        if name == "local":
+            _flag(verb, "--debug", "rank 0 in the foreground, with this terminal: breakpoint() works")
         if name == "slurm":
             _exclude_option(verb)
             what = "a run for each combination, as one job array"
@@ -90,8 +92,11 @@ def _add_look(verbs: arguments.Verbs) -> None:
     _repeated(verb, "--on", dest="on", metavar="SCHEDULER", what=what, choices=_SCHEDULERS)
     _file_options(verb)
 
-    what = "what applying a job would change in its live Kubernetes objects"
-    _job_options(verbs.add("diff", what, look.diff, options.Job))
+    what = "what a job would change: in its live Kubernetes objects, or against its last run on Slurm or here"
+    verb = verbs.add("diff", what, look.diff, options.Diff)
+    _job_options(verb)
+    what = "where it would run: kubernetes (default), slurm or local"
+    verb.add_argument("--on", choices=_SCHEDULERS, default="kubernetes", metavar="SCHEDULER", help=what)
 
     verb = verbs.add("list", "all runs, newest first", runs.list_runs, options.List)
     _flag(verb, "--all", "also the runs of this user in other folders")
