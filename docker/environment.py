@@ -14,6 +14,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+import terminal
 from ending import BAD_INPUT, Stop
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ LONGEST = 32 * os.sysconf("SC_PAGE_SIZE")
 
 
 def inherited() -> dict[str, str]:
-    """This process's own variables, without the secrets that were handed on beside them."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(CARRIER)}
+    """This process's own variables, without the secrets and the terminal that were handed on beside them."""
+    beside = (CARRIER, terminal.VARIABLE)
+    return {name: value for name, value in os.environ.items() if not name.startswith(beside)}
 
 
 def of_job(path: Path | None) -> dict[str, str]:

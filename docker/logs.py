@@ -36,9 +36,11 @@ def keep(ranks: Ranks, folder: Path, echo: str, attempt: str) -> list[threading.
         except OSError as error:
             raise Stop(NOT_STARTED, f"the ranks cannot be started: {error}") from None
         _write(log, f"--- attempt {attempt}, host {socket.gethostname()}, pid {pid}\n".encode())
+        if process.stdout is None:  # it is on the terminal: terminal.py
+            os.close(log)
+            continue
         prefix = f"[{rank}] ".encode() if echo == "all" else b""
         wanted = echo == "all" or rank == 0
-        assert process.stdout
         copier = threading.Thread(target=_copy, args=(process.stdout, log, prefix, wanted), daemon=True)
         copier.start()
         copiers.append(copier)

@@ -19,12 +19,13 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import environment
 import processes
 import program
 import team
+import terminal
 from ending import BAD_INPUT, NOT_STARTED, Stop
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 
 _LIBC = ctypes.CDLL(None)
 _PLAIN = program.Program()
+_STREAMS: dict[str, Any] = {
+    "stdin": subprocess.DEVNULL,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.STDOUT,
+    "start_new_session": True,  # Ctrl-C in a terminal is for the node entry, which passes it on
+}
 
 
 @dataclass(frozen=True)
@@ -129,6 +136,7 @@ def start(
     def prepare() -> None:
         for number in {signal.SIGUSR2, what.signal or signal.SIGUSR2} - {signal.SIGTERM}:
             signal.signal(number, signal.SIG_IGN)
+        terminal.take(own["RANK"])
         _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no rank outlives a killed node entry
         if os.getppid() != parent:  # it was killed before that
             os._exit(1)
@@ -141,11 +149,8 @@ def start(
             process = subprocess.Popen(
                 words,
                 env=env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
                 preexec_fn=prepare,
-                start_new_session=True,  # Ctrl-C in a terminal is for the node entry, which passes it on
+                **(terminal.streams(own["RANK"]) or _STREAMS),
             )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise _refusal(error, env, words) from None

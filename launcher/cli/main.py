@@ -65,6 +65,8 @@ def _launch_options(verb: argparse.ArgumentParser, scheduler: str) -> None:
     _flag(verb, "--wait", "follow the run until it ends; exit code 1 if it failed")
     if scheduler != "kubernetes":
         _repeated(verb, "--after", dest="after", metavar="RUN", what="start when this run has succeeded")
+    if scheduler == "local":
+        _flag(verb, "--debug", "rank 0 in the foreground, with this terminal: breakpoint() works")
     if scheduler == "slurm":
         _exclude_option(verb)
         what = "a run for each combination, as one job array"
@@ -93,9 +95,11 @@ def _add_look(verbs: arguments.Verbs) -> None:
         _repeated(verb, "--on", dest="on", metavar="SCHEDULER", what=what, choices=_SCHEDULERS)
         _file_options(verb)
 
-    what = "what applying a job would change in its live Kubernetes objects"
-    if verb := verbs.add("diff", what, look.diff, options.Job):
+    what = "what a job would change: in its live Kubernetes objects, or against its last run on Slurm or here"
+    if verb := verbs.add("diff", what, look.diff, options.Diff):
         _job_options(verb)
+        what = "where it would run: kubernetes (default), slurm or local"
+        verb.add_argument("--on", choices=_SCHEDULERS, default="kubernetes", metavar="SCHEDULER", help=what)
 
     if verb := verbs.add("list", "all runs, newest first", runs.list_runs, options.List):
         _flag(verb, "--all", "also the runs of this user in other folders")

@@ -31,6 +31,12 @@ class Job(Files):
     name: str = ""
 
 
+class Diff(Job):
+    """diff."""
+
+    on: str
+
+
 class Launch(Job):
     """local, slurm, kubernetes."""
 
@@ -43,6 +49,7 @@ class Launch(Job):
     exclude_bad: bool = False
     sweep: Sequence[str] = ()
     server_dry_run: bool = False
+    debug: bool = False
 
     @property
     def submits(self) -> bool:

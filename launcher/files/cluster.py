@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from launcher import exit_codes
 from launcher.files import kubernetes_syntax
 from launcher.files.fields import (
+    EXPORTED_SCHEMA,
     TEXT_SCHEMA,
     AbsolutePath,
     Bytes,
@@ -24,6 +25,7 @@ from launcher.files.fields import (
     Text,
     Then,
     as_text,
+    exported,
     field,
     follows,
 )
@@ -65,6 +67,10 @@ class Slurm:
         "How ranks enter the image; oci and charliecloud want an unpacked one, as a folder.",
     )
     sbatch: dict[str, Any] = field(dict, "Any other sbatch option: {constraint: h100}.")
+    export: Annotated[Any, Read(exported, EXPORTED_SCHEMA)] | None = field(
+        None,
+        "Variables of the submitting shell that travel: none, all, or their names; default: HOME, PATH …",
+    )
     setup: list[str] = field(list, "Shell lines before the job starts: module load …")
     signal_seconds: Annotated[int, Range(10, 65535)] = field(
         120, "Seconds before the walltime at which ranks get the signal to save."

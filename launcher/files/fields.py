@@ -111,6 +111,18 @@ def home_path(value: object) -> object:
     return value
 
 
+def exported(value: object) -> object:
+    """`none`, `all`, or a list of variables' names; raises ValueError for others."""
+    if value in ("none", "all"):
+        return value
+    if not isinstance(value, list):
+        raise ValueError(f"{shown(value)} is not known; write none, all, or a list of variables' names")
+    for name in value:
+        if not isinstance(name, str) or not re.fullmatch(VARIABLE, name):
+            raise ValueError(f"{shown(name)} is no variable's name; values do not belong here")
+    return value
+
+
 def is_name(text: str) -> bool:
     """Whether `text` may be a job's name or a run's suffix."""
     return re.fullmatch(NAME, text) is not None
@@ -140,6 +152,13 @@ def _bindable(value: object) -> object:
     return value
 
 
+VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+EXPORTED_SCHEMA = {
+    "anyOf": [
+        {"enum": ["none", "all"]},
+        {"type": "array", "items": {"type": "string", "pattern": f"^{VARIABLE}$"}},
+    ]
+}
 TEXT_SCHEMA = {"type": ["string", "number"]}
 Seconds = Annotated[
     int,
@@ -170,7 +189,7 @@ Name = Annotated[
 VariableName = Annotated[
     str,
     Pattern(
-        r"[A-Za-z_][A-Za-z0-9_]*",
+        VARIABLE,
         "a variable's name has letters, digits and _ and does not start with a digit",
     ),
 ]

@@ -96,7 +96,12 @@ def _start(folder: str) -> str:
         )
     except OSError as error:
         raise SubmitError(f"bash did not start: {error.strerror}") from None
-    return f"{process.pid}:{_started(process.pid)}"
+    return native_id(process.pid)
+
+
+def native_id(pid: int) -> str:
+    """The id of a run whose script has `pid`: a reused pid is never taken for it."""
+    return f"{pid}:{_started(pid)}"
 
 
 def status(run: Run) -> Status:

@@ -25,6 +25,10 @@ def launch(given: options.Launch) -> int:
     shared.check_suffix(given.name)
     if given.sweep:
         return _sweep(given)
+    if given.debug:
+        from launcher.cli.verbs import debug
+
+        return debug.debug(given)
     stages = shared.load_stages(given.job, given)
     led = given.scheduler == "kubernetes" and len(stages.stages) > 1
     if led and given.submits and not given.wait:
@@ -35,7 +39,7 @@ def launch(given: options.Launch) -> int:
     after = placement.dependencies(given.after, given.scheduler)
     plan_of = shared.planner(given.name, placement.bad_hosts(say) if given.exclude_bad else ())
     plans = pipelines.plan_all(stages, plan_of, given.scheduler)
-    _require_all(given, plans)
+    require_all(given, plans)
     if not given.submits:
         return _rehearse(given, stages, {name: plan._replace(after=after) for name, plan in plans.items()})
     pipeline, prepared = pipelines.prepare(stages, plan_of, given.scheduler, after)
@@ -51,7 +55,7 @@ def launch(given: options.Launch) -> int:
     return OK
 
 
-def _require_all(given: options.Launch, plans: Mapping[str, Plan]) -> None:
+def require_all(given: options.Launch, plans: Mapping[str, Plan]) -> None:
     from launcher import schedulers
 
     for plan in plans.values():
@@ -206,7 +210,7 @@ def _sweep(given: options.Launch) -> int:
             raise SpecError("--sweep is for jobs, not for a pipeline", hint="sweep a stage's job")
         plan_of = shared.planner("-".join(filter(None, (given.name, f"p{index}"))), exclude)
         plans.append(pipelines.plan_all(stages, plan_of, "slurm")[""]._replace(after=after))
-    _require_all(given, {plan.id: plan for plan in plans})
+    require_all(given, {plan.id: plan for plan in plans})
     sweep = submit.sweep(plans, points)
     say(f"{sweep.id}: {len(points)} runs submitted as one array")
     say(f"compare them with: python -m launcher report {sweep.id}")

@@ -18,16 +18,22 @@ if TYPE_CHECKING:
 _MOST = 2**24  # characters: 65,536 hosts with the longest names
 
 
-def diff(given: options.Job) -> int:
-    from launcher.schedulers import kubernetes
-    from launcher.submission import pipelines
+def diff(given: options.Diff) -> int:
+    from launcher import schedulers
+    from launcher.submission import pipelines, scripts
 
     shared.check_suffix(given.name)
     stages = shared.load_stages(given.job, given)
-    plans = pipelines.plan_all(stages, shared.planner(given.name), "kubernetes")
+    name = schedulers.ALIASES.get(given.on, given.on)
+    plans = pipelines.plan_all(stages, shared.planner(given.name), name)
     for plan in plans.values():
         shared.warn(plan, given.strict)
-    changes = "".join(map(kubernetes.diff, plans.values()))
+    if name == "kubernetes":
+        from launcher.schedulers import kubernetes
+
+        changes = "".join(map(kubernetes.diff, plans.values()))
+    else:
+        changes = "".join(scripts.diff(plan, name) for plan in plans.values())
     print(changes, end="")
     return JOB_FAILED if changes else OK  # as diff and `kubectl diff` do
 

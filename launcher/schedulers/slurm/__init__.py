@@ -18,7 +18,7 @@ from launcher.runs import badhosts
 from launcher.runs import logs as runs_logs
 from launcher.runs.status import Selection, Status
 from launcher.schedulers import inside
-from launcher.schedulers.slurm import options, query, states
+from launcher.schedulers.slurm import exported, options, query, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -39,6 +39,7 @@ def render(plan: Plan) -> Files:
         "slurm/job.sh.j2",
         plan=plan,
         options=options.of(plan),
+        exported=exported.names(plan),
         node=containers.node_entry(runtime, plan, gate=plan.preflight),
         command=command.ranks(plan, plan.folder, f"{plan.folder}/ds_config.json"),
         config=json.dumps(plan.config, indent=1),

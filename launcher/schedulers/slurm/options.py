@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import units
 from launcher.errors import PlanError, Problem, shown
-from launcher.schedulers.slurm import sbatch
+from launcher.schedulers.slurm import exported, sbatch
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -21,6 +21,9 @@ _OWNED = {
     "nodes": "`nodes:` of the job",
     "ntasks": "",  # there is one task a host
     "ntasks-per-node": "",
+    "export": "`slurm.export`",
+    "export-file": "`slurm.export`",
+    "get-user-env": "`slurm.export`",
     "output": "",  # logs are in the run folder
     "tasks": "",
     "tasks-per-node": "",
@@ -99,6 +102,7 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
         "time": units.clock(plan.job.walltime),
         "signal": f"USR2@{slurm.signal_seconds}",
         "open-mode": "append",
+        "export": exported.option(plan),
         "requeue" if plan.job.restarts else "no-requeue": True,
     }
     if plan.gpu:

@@ -22,13 +22,13 @@ from tests import samples
 
 # Changing a line here changes what scripts of users rely on.
 CONTRACT = {
-    "local": "JOB --after --cluster --dry-run --force --name --set --strict --wait -o",
+    "local": "JOB --after --cluster --debug --dry-run --force --name --set --strict --wait -o",
     "slurm": "JOB --after --cluster --dry-run --exclude-bad --force --name --set --strict --sweep --wait -o",
     "kubernetes": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait -o",
     "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait -o",
     "plan": "JOB --cluster --html --json --max-model --min-nodes --name --plot --png --set --strict",
     "check": "JOB --cluster --on --set --strict",
-    "diff": "JOB --cluster --name --set --strict",
+    "diff": "JOB --cluster --name --on --set --strict",
     "hostfile": "HOSTLIST|- --slots",
     "env": "FABRIC --json",
     "status": "RUN --json",

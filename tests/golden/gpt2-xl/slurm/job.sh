@@ -9,10 +9,12 @@
 #SBATCH --time=2-00:00:00
 #SBATCH --signal=USR2@120
 #SBATCH --open-mode=append
+#SBATCH --export=HOME,USER,LOGNAME,SHELL,PATH,LANG,LC_ALL,TZ,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY
 #SBATCH --requeue
 #SBATCH --gpus-per-node=8
 #SBATCH --exclusive
 #SBATCH --mem=0
+# Of the shell that submits, only what --export names travels (slurm.export in the cluster file), and SLURM_*.
 set -uo pipefail
 run=/shared/runs/gpt2-xl-a1ba8c
 restarts="${SLURM_RESTART_COUNT:-0}"
@@ -77,7 +79,7 @@ export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start w
 
 trap : TERM USR2  # the ranks act on signals; this script only waits for them
 # One task a host; the node entry starts the ranks. The hosts end together when one fails.
-srun --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-task=112 \
+srun --export=ALL --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-task=112 \
   --output="$run/logs/node-%n.log" --open-mode=append \
   '--container-image=registry.example.com#deepspeed-train:0123456789ab-cuda' \
     --container-mounts=/shared/runs:/shared/runs,/tmp:/tmp,/lustre/data:/data:ro \

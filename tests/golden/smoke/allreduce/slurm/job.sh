@@ -7,7 +7,9 @@
 #SBATCH --time=00:15:00
 #SBATCH --signal=USR2@120
 #SBATCH --open-mode=append
+#SBATCH --export=HOME,USER,LOGNAME,SHELL,PATH,LANG,LC_ALL,TZ,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY
 #SBATCH --requeue
+# Of the shell that submits, only what --export names travels (slurm.export in the cluster file), and SLURM_*.
 set -uo pipefail
 run=/shared/runs/allreduce-c3bafd
 restarts="${SLURM_RESTART_COUNT:-0}"
@@ -68,7 +70,7 @@ export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start w
 
 trap : TERM USR2  # the ranks act on signals; this script only waits for them
 # One task a host; the node entry starts the ranks. The hosts end together when one fails.
-srun --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered \
+srun --export=ALL --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered \
   --output="$run/logs/node-%n.log" --open-mode=append \
   /opt/venv/bin/python /opt/launcher/docker/node.py \
   --hostfile "$run/hostfile-$attempt" --run allreduce-c3bafd --folder "$run" --attempt "$attempt" --echo 0 \
