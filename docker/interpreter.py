@@ -118,8 +118,9 @@ def _conda_variables(environment: Path) -> dict[str, str]:
     }
     packages = sorted(_entries(environment / "etc" / "conda" / "env_vars.d"))
     named = [_read(file) for file in packages if file.suffix == ".json"]
-    named.append(_read(environment / "conda-meta" / "state").get("env_vars") or {})
-    given = {k: str(v) for part in named if isinstance(part, dict) for k, v in part.items()}
+    state = _read(environment / "conda-meta" / "state").get("env_vars")
+    named += [state] if isinstance(state, dict) else []
+    given = {name: str(value) for part in named for name, value in part.items()}
     return own | {name: value for name, value in given.items() if value != _UNSET}
 
 
