@@ -12,10 +12,11 @@ import importlib
 import sys
 from importlib.machinery import PathFinder
 from importlib.util import LazyLoader
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from launcher import ROOT
 from launcher.errors import Problem, did_you_mean, shown
+from launcher.frozen import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

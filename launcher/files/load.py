@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from launcher import ROOT
 from launcher.errors import Place, Problem, SpecError, did_you_mean, shown
@@ -20,6 +20,7 @@ from launcher.files.document import Reader
 from launcher.files.job import Job
 from launcher.files.stages import Named, Stage, Stages
 from launcher.files.validation import validate
+from launcher.frozen import NamedTuple
 from launcher.images import facts as images_facts
 
 if TYPE_CHECKING:

@@ -6,10 +6,11 @@ Owns which ops a configuration loads, and the words of each refusal; what an ima
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
 from launcher.errors import PlanError, Problem
+from launcher.frozen import NamedTuple
 from launcher.images import facts as images_facts
 from launcher.sizing import gpus
 
