@@ -19,7 +19,7 @@ import functools
 import json
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

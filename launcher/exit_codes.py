@@ -9,7 +9,7 @@ import json
 from typing import Literal
 
 from launcher import ROOT
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 
 class ExitCode(NamedTuple):

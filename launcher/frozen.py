@@ -1,20 +1,17 @@
-"""Frozen dataclasses and named tuples that cost a command little when it starts.
+"""Frozen dataclasses whose methods are written here, once, instead of generated for every class.
 
-`dataclasses` compiles six methods of each class, and `typing` every annotation of a named tuple: a fifth of a command's
-time (`make bench`). Here the methods are written once, and annotations stay text. They are dataclasses and named tuples
-like those, for `dataclasses.fields`, `replace` and `asdict`, for `match`, and for mypy.
+`dataclasses` compiles six methods of each class whenever a command starts: a sixth of its time (`make bench`). These
+are dataclasses like those, for `dataclasses.fields`, `replace` and `asdict`, for `match`, and for mypy.
 """
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from dataclasses import dataclass as dataclass
-    from typing import NamedTuple as NamedTuple
 else:
 
     def dataclass(*, frozen: bool, kw_only: bool = False, eq: bool = True) -> Callable[[type], type]:
@@ -32,20 +29,6 @@ else:
             return cls
 
         return decorate
-
-    class _Fields(type):
-        """Makes a class below NamedTuple: a named tuple of its annotations, with its methods."""
-
-        def __new__(cls, name: str, _: tuple[type, ...], body: dict[str, Any]) -> type:
-            fields = body["__annotations__"]
-            defaults = [body[field] for field in fields if field in body]
-            made = collections.namedtuple(name, fields, defaults=defaults, module=body["__module__"])
-            for key, value in body.items():
-                if key not in fields:
-                    setattr(made, key, value)
-            return made
-
-    NamedTuple = type.__new__(_Fields, "NamedTuple", (), {})
 
 
 def _values(data: Any) -> tuple[Any, ...]:

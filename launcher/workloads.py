@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import ROOT
 from launcher.errors import Problem, did_you_mean, shown
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

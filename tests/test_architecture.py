@@ -37,6 +37,7 @@ TESTED_BY = (
     ("docker/workloads", "docker/workloads/test_pretrain.py", "training"),
     ("docker/workloads", "launcher/test_workloads.py", "traits"),
     ("launcher", "launcher/runs/test_record.py", "atomic"),
+    ("launcher", "launcher/test_frozen.py", "namedtuple"),
     ("launcher/cli", "launcher/cli/test_main.py", "arguments completion options"),
     ("launcher/cli/verbs", "launcher/cli/test_main.py", "check launch look plan report runs shared"),
     ("launcher/doctor", "launcher/doctor/test_doctor.py", "looking machine ops"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import ROOT
 from launcher.errors import PlanError, Problem
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

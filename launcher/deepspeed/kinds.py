@@ -9,7 +9,7 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any
 
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import workloads
 from launcher.deepspeed.config import BUFFER, below
 from launcher.errors import Problem, shown
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from launcher.fabrics import FABRICS, variables
 from launcher.fabrics.environment import INTERFACES, environment
 from launcher.fabrics.model import Fabric, manual
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

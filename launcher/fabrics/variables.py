@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 # Variables of plugins, which are too many to list.
 _PLUGINS = ("NCCL_FASTRAK_", "NCCL_GPUDIRECTTCPX_", "NCCL_SHIMNET_", "NCCL_SHARP_", "NCCL_IBEXT_")

@@ -20,8 +20,8 @@ from launcher.files.document import Reader
 from launcher.files.job import Job
 from launcher.files.stages import Named, Stage, Stages
 from launcher.files.validation import validate
-from launcher.frozen import NamedTuple
 from launcher.images import facts as images_facts
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.errors import Place, Problem, SpecError, shown
 from launcher.files import document as files_document
 from launcher.files.document import Document
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

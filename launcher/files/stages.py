@@ -12,7 +12,7 @@ from launcher.errors import Place, Problem
 from launcher.files.pipeline import Pipeline, references
 from launcher.files.settings import Setting, key_path
 from launcher.files.validation import validate
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

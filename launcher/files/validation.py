@@ -31,7 +31,7 @@ from launcher.files import references
 from launcher.files.cluster import Cluster
 from launcher.files.fields import Longest, Misplaced, Pattern, Range, Read, Shorthand, Then
 from launcher.files.job import Job
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from launcher import workloads
 from launcher.deepspeed import config
 from launcher.errors import PlanError, Problem
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import changes, failures, gpus, ladder, models, states
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
 from launcher.errors import PlanError, Problem
-from launcher.frozen import NamedTuple
 from launcher.images import facts as images_facts
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import gpus
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from launcher import workloads
 from launcher.errors import Problem
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

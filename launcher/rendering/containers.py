@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import PlanError, Problem
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 from launcher.planning import ranks_environment
 from launcher.rendering import container_checks
 

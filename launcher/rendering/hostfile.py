@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING
 
 from launcher.errors import Problem, SpecError, shown
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

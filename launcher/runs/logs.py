@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from launcher import units
 from launcher.errors import RunNotFoundError
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 from launcher.runs.status import ENDED
 
 if TYPE_CHECKING:

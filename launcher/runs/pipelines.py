@@ -10,7 +10,7 @@ import json
 from typing import TYPE_CHECKING
 
 from launcher.errors import LauncherError, RunNotFoundError
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 from launcher.runs import folders, record
 
 if TYPE_CHECKING:

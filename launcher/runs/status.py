@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 State = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED", "UNKNOWN"]
 

@@ -9,7 +9,8 @@ import functools
 import math
 from typing import TYPE_CHECKING
 
-from launcher.frozen import NamedTuple, dataclass
+from launcher.frozen import dataclass
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

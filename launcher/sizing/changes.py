@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 from typing import TYPE_CHECKING
 
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import ladder, memory
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import json
 from typing import TYPE_CHECKING, NoReturn
 
 from launcher import errors
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import architecture
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ import bisect
 from typing import TYPE_CHECKING, Any
 
 from launcher.deepspeed import config
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import memory, traffic, zero
 from launcher.sizing.setup import Setup
 

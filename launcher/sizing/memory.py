@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import activations, states
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 import launcher
 from launcher import errors
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import families
 
 if TYPE_CHECKING:

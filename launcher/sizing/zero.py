@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping
 from typing import cast
 
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 Config = Mapping[str, object]
 

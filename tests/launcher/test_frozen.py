@@ -1,4 +1,4 @@
-"""What launcher/frozen.py makes does what the standard library's dataclasses and named tuples do."""
+"""What frozen.py and namedtuple.py make does what the standard library's dataclasses and named tuples do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, get_type_hints
 
 import pytest
 
-from launcher import frozen
+from launcher import frozen, namedtuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,7 +77,7 @@ def test_one_of_ours_does_what_the_standard_librarys_does(use: Callable[[Any], A
     assert _outcome(lambda: use(ours)) == _outcome(lambda: use(theirs))
 
 
-class Named(frozen.NamedTuple):
+class Named(namedtuple.NamedTuple):
     """A row."""
 
     x: int

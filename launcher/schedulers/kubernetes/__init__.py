@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from launcher.errors import SubmitError, located
 from launcher.fabrics import environment
-from launcher.frozen import NamedTuple, dataclass
+from launcher.frozen import dataclass
+from launcher.namedtuple import NamedTuple
 from launcher.rendering import templates
 from launcher.runs import record
 from launcher.schedulers.kubernetes import checks, kinds, pods, queues, storage, trainer

@@ -18,7 +18,7 @@ import hashlib
 import re
 from typing import TYPE_CHECKING
 
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import exit_codes
 from launcher.fabrics import environment as fabrics_environment
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 from launcher.planning import ranks_environment
 from launcher.rendering import command, containers, templates
 from launcher.schedulers.kubernetes import kinds, queues, security

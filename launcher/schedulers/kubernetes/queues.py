@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher.files import kubernetes_syntax
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 from launcher.schedulers.kubernetes import kinds
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan

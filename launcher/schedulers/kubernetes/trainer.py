@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import Problem
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 from launcher.rendering import templates
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from launcher.errors import SubmitError, ToolMissingError
-from launcher.frozen import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
