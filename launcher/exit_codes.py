@@ -6,9 +6,10 @@ Owns reading it; who ends with which code is said in the table.
 from __future__ import annotations
 
 import json
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from launcher import ROOT
+from launcher.namedtuple import NamedTuple
 
 
 class ExitCode(NamedTuple):

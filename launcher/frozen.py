@@ -20,9 +20,7 @@ else:
 
         def decorate(cls: type) -> type:
             documented = cls.__doc__
-            cls.__doc__ = (
-                documented or cls.__name__
-            )  # without one it would get a signature, which `inspect` finds out
+            cls.__doc__ = documented or "-"  # without one it would get a signature, which `inspect` finds out
             cls = dataclasses.dataclass(init=False, repr=False, eq=False, kw_only=kw_only)(cls)
             cls.__doc__ = documented
             for method in (*_METHODS, *(_COMPARED if eq else ())):

@@ -39,6 +39,7 @@ TESTED_BY = (
     ("docker/workloads", "docker/workloads/test_pretrain.py", "training"),
     ("docker/workloads", "launcher/test_workloads.py", "traits"),
     ("launcher", "launcher/runs/test_record.py", "atomic"),
+    ("launcher", "launcher/test_frozen.py", "namedtuple"),
     ("launcher/cli", "launcher/cli/test_main.py", "arguments completion options"),
     (
         "launcher/cli/verbs",

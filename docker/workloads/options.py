@@ -12,8 +12,6 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ending import BAD_INPUT
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
@@ -387,6 +385,8 @@ def parse(parser: argparse.ArgumentParser, words: list[str] | None = None) -> ar
     def error(message: str) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"{parser.prog.split('.')[-1]}: error: {message}", file=sys.stderr, flush=True)
+        from ending import BAD_INPUT
+
         raise SystemExit(BAD_INPUT)
 
     parser.error = error  # type: ignore[method-assign,assignment]

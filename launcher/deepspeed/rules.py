@@ -8,11 +8,12 @@ when all ranks are up, or that it passes over in silence; the place in its code 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
 from launcher.deepspeed.config import BUFFER, below
 from launcher.errors import Problem, shown
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 from launcher.fabrics import FABRICS, variables
 from launcher.fabrics.environment import INTERFACES, environment
 from launcher.fabrics.model import Fabric, manual
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

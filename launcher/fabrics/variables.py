@@ -8,7 +8,9 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from launcher.namedtuple import NamedTuple
 
 # Variables of plugins, which are too many to list.
 _PLUGINS = ("NCCL_FASTRAK_", "NCCL_GPUDIRECTTCPX_", "NCCL_SHIMNET_", "NCCL_SHARP_", "NCCL_IBEXT_")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from launcher import ROOT
 from launcher.errors import Place, Problem, SpecError, did_you_mean, shown
@@ -21,6 +21,7 @@ from launcher.files.job import Job
 from launcher.files.stages import Named, Stage, Stages
 from launcher.files.validation import validate
 from launcher.images import facts as images_facts
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

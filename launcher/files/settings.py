@@ -6,11 +6,12 @@ Owns how a key path is written (`mounts."/a.b"` has a key with a dot) and how a 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from launcher.errors import Place, Problem, SpecError, shown
 from launcher.files import document as files_document
 from launcher.files.document import Document
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,12 +6,13 @@ Owns which setting is for which stage; the file's fields are pipeline.py's, and 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from launcher.errors import Place, Problem
 from launcher.files.pipeline import Pipeline, references
 from launcher.files.settings import Setting, key_path
 from launcher.files.validation import validate
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

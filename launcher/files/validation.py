@@ -18,7 +18,6 @@ from typing import (
     Annotated,
     Any,
     Literal,
-    NamedTuple,
     TypeVar,
     Union,
     get_args,
@@ -32,6 +31,7 @@ from launcher.files import references
 from launcher.files.cluster import Cluster
 from launcher.files.fields import Longest, Misplaced, Pattern, Range, Read, Shorthand, Then
 from launcher.files.job import Job
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable

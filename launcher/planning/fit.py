@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from launcher import workloads
 from launcher.deepspeed import config
 from launcher.errors import PlanError, Problem
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import changes, failures, ladder, models, states
 
 if TYPE_CHECKING:

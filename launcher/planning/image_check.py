@@ -6,11 +6,12 @@ Owns which ops a configuration loads, and the words of each refusal; what an ima
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
 from launcher.errors import PlanError, Problem
 from launcher.images import facts as images_facts
+from launcher.namedtuple import NamedTuple
 from launcher.planning import accelerators, packages
 
 if TYPE_CHECKING:

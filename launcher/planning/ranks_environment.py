@@ -6,10 +6,11 @@ Owns its text, the compile caches' names, and how much Linux takes; which variab
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from launcher import workloads
 from launcher.errors import Problem
+from launcher.namedtuple import NamedTuple
 from launcher.planning import own_program
 
 if TYPE_CHECKING:

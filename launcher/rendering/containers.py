@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from launcher.errors import PlanError, Problem
+from launcher.namedtuple import NamedTuple
 from launcher.planning import ranks_environment
 from launcher.rendering import container_checks, devices, own_image
 

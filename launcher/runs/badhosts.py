@@ -7,7 +7,9 @@ person may edit it: one host a line, `host expires reason…`, with the time as 
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path

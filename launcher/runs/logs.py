@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from launcher import units
 from launcher.errors import RunNotFoundError
+from launcher.namedtuple import NamedTuple
 from launcher.runs.status import ENDED
 
 if TYPE_CHECKING:

@@ -7,9 +7,10 @@ a name, and has no such file.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from launcher.errors import LauncherError, RunNotFoundError
+from launcher.namedtuple import NamedTuple
 from launcher.runs import folders, record
 
 if TYPE_CHECKING:

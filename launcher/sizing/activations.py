@@ -13,7 +13,9 @@ model for a fused Megatron layer (34 x hidden, and 5 x heads x sequence for the 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from launcher.sizing.architecture import Architecture

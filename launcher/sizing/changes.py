@@ -9,8 +9,9 @@ Owns the search for them; whether a candidate fits is ladder.py's, and how a cha
 from __future__ import annotations
 
 import bisect
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import ladder, memory
 
 if TYPE_CHECKING:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from launcher import errors
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import architecture
 
 if TYPE_CHECKING:

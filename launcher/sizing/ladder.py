@@ -18,9 +18,10 @@ so it counts as slower than stage 1 by STAGE_3 at least; ZeRO++ competes with it
 from __future__ import annotations
 
 import bisect
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from launcher.deepspeed import config
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import memory, traffic, zero
 from launcher.sizing.setup import Setup
 

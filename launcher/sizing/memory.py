@@ -20,8 +20,9 @@ deepspeed/runtime/zero/stage_1_and_2.py, deepspeed/runtime/zero/stage3.py and de
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import activations, states
 
 if TYPE_CHECKING:

@@ -27,10 +27,11 @@ import functools
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import launcher
 from launcher import errors
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import families, model_files
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from launcher.namedtuple import NamedTuple
 
 
 class Setup(NamedTuple):

@@ -15,8 +15,9 @@ and 1 once a step. A ring sends (n - 1) / n of a message; an all-reduce sends it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import states
 
 if TYPE_CHECKING:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple, cast
+from typing import cast
+
+from launcher.namedtuple import NamedTuple
 
 Config = Mapping[str, object]
 

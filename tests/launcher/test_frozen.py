@@ -1,15 +1,15 @@
-"""Frozen dataclasses as launcher/frozen.py makes them do what the standard library's do."""
+"""What frozen.py and namedtuple.py make does what the standard library's dataclasses and named tuples do."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import pickle
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, get_type_hints
 
 import pytest
 
-from launcher import frozen
+from launcher import frozen, namedtuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +75,62 @@ def _outcome(call: Callable[[], Any]) -> object:
 def test_one_of_ours_does_what_the_standard_librarys_does(use: Callable[[Any], Any], kw_only: bool) -> None:
     ours, theirs = _both(Point, kw_only=kw_only)
     assert _outcome(lambda: use(ours)) == _outcome(lambda: use(theirs))
+
+
+class Named(namedtuple.NamedTuple):
+    """A row."""
+
+    x: int
+    names: tuple[str, ...] = ()
+
+    @property
+    def twice(self) -> int:
+        return 2 * self.x
+
+    @classmethod
+    def of(cls, x: int) -> Named:
+        return cls(x)
+
+    def __str__(self) -> str:
+        return f"row {self.x}"
+
+
+class Typed(NamedTuple):
+    """A row."""
+
+    x: int
+    names: tuple[str, ...] = ()
+
+    @property
+    def twice(self) -> int:
+        return 2 * self.x
+
+    @classmethod
+    def of(cls, x: int) -> Typed:
+        return cls(x)
+
+    def __str__(self) -> str:
+        return f"row {self.x}"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda kind: kind(1),
+        lambda kind: kind(1, names=("a",)),
+        lambda kind: kind(),
+        lambda kind: kind(1, (), 3),
+        lambda kind: (kind.of(4).twice, str(kind(2)), kind.__doc__),
+        lambda kind: (kind._fields, kind._field_defaults, kind.__module__, kind.__match_args__),
+        lambda kind: (tuple(kind(1)), kind(1)._replace(x=3), kind(1)._asdict(), kind(1) == (1, ())),
+        lambda kind: get_type_hints(kind),
+        lambda kind: setattr(kind(1), "x", 2),
+        lambda kind: (copy.deepcopy(kind(1)), pickle.loads(pickle.dumps(kind(1)))),
+    ],
+)
+def test_a_named_tuple_of_ours_does_what_the_standard_librarys_does(use: Callable[[Any], Any]) -> None:
+    ours, theirs = _outcome(lambda: use(Named)), _outcome(lambda: use(Typed))
+    assert str(ours).replace("Named", "Typed") == str(theirs)
 
 
 def test_without_eq_two_are_the_same_by_identity() -> None:

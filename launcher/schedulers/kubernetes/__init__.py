@@ -7,11 +7,12 @@ talks to one is imported on use.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from launcher.errors import SubmitError, located
 from launcher.fabrics import environment
 from launcher.frozen import dataclass
+from launcher.namedtuple import NamedTuple
 from launcher.rendering import templates
 from launcher.runs import record
 from launcher.schedulers.kubernetes import carried, checks, kinds, pods, queues, storage, trainer

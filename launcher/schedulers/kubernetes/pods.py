@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from launcher import exit_codes
 from launcher.fabrics import environment as fabrics_environment
+from launcher.namedtuple import NamedTuple
 from launcher.planning import accelerators, own_program, ranks_environment
 from launcher.rendering import command, containers, templates
 from launcher.schedulers.kubernetes import carried, kinds, queues, security

@@ -9,9 +9,10 @@ https://github.com/kubernetes-sigs/scheduler-plugins/blob/master/pkg/coschedulin
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from launcher.files import kubernetes_syntax
+from launcher.namedtuple import NamedTuple
 from launcher.schedulers.kubernetes import kinds
 
 if TYPE_CHECKING:

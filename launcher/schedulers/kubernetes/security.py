@@ -6,7 +6,9 @@ https://kubernetes.io/docs/concepts/security/pod-security-standards/
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
+
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan

@@ -9,9 +9,10 @@ Owns the three shapes of that field and what none of them can say; a TrainJob wi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from launcher.errors import Problem
+from launcher.namedtuple import NamedTuple
 from launcher.rendering import templates
 
 if TYPE_CHECKING:
