@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 from ending import SAVED
 from transformers import PrinterCallback
 
-from workloads import architectures, callbacks, checkpoints, engines, examples, metrics, session
+from workloads import (
+    architectures,
+    callbacks,
+    checkpoints,
+    engines,
+    examples,
+    metrics,
+    packages,
+    session,
+)
 from workloads.session import Session, Stop
 from workloads.stages import IGNORED
 
@@ -160,6 +169,7 @@ def run(trainer: Trainer, stage: Stage) -> int:
     began = time.monotonic()
     args, this, log = stage.args, stage.this, stage.log
     trainer.remove_callback(PrinterCallback)
+    packages.look_up_once()
     follow(trainer, args)
     identity = checkpoints.identity(
         args.model,
