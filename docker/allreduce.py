@@ -34,32 +34,32 @@ def main() -> None:
         "--floor", type=float, required=True, help="below it every pair of hosts is measured, GB/s"
     )
     args = parser.parse_args()
-    found: dict[str, Any] = {"rank": int(os.environ["RANK"])}
+    measurement: dict[str, Any] = {"rank": int(os.environ["RANK"])}
     try:
-        measure(found, args.floor, datetime.timedelta(seconds=args.limit))
+        measure(measurement, args.floor, datetime.timedelta(seconds=args.limit))
     except Exception as error:
-        found["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
-    print(json.dumps(found), flush=True)
+        measurement["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
+    print(json.dumps(measurement), flush=True)
     os._exit(0)  # the end of an interpreter with a broken process group can hang
 
 
-def measure(found: dict[str, Any], floor: float, limit: datetime.timedelta) -> None:
+def measure(measurement: dict[str, Any], floor: float, limit: datetime.timedelta) -> None:
     """Fill in `ops`, `driver`, `gb_per_s` (all ranks) and, if that is below `floor`, `pair_gb_per_s`."""
     import torch
     from torch import distributed
 
-    found["ops"] = broken_ops() if os.environ["LOCAL_RANK"] == "0" else {}
+    measurement["ops"] = broken_ops() if os.environ["LOCAL_RANK"] == "0" else {}
     kind = "cpu" if os.environ.get("DS_ACCELERATOR") == "cpu" or not visible() else "cuda"
     if kind == "cuda":
-        found["driver"] = driver(torch)
-        if found["driver"]:
+        measurement["driver"] = driver(torch)
+        if measurement["driver"]:
             return
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     distributed.init_process_group("nccl" if kind == "cuda" else "gloo", timeout=limit)
     everyone = list(range(distributed.get_world_size()))
-    found["gb_per_s"] = bus_bandwidth(kind, None, len(everyone))
-    if found["gb_per_s"] < floor:
-        found["pair_gb_per_s"] = with_neighbours(kind, limit)
+    measurement["gb_per_s"] = bus_bandwidth(kind, None, len(everyone))
+    if measurement["gb_per_s"] < floor:
+        measurement["pair_gb_per_s"] = with_neighbours(kind, limit)
     distributed.barrier()
 
 
@@ -84,10 +84,10 @@ def driver(torch: Any) -> str:
 
 def broken_ops() -> dict[str, str]:
     """Each prebuilt DeepSpeed op that cannot be imported, and why; none where ops are compiled on first use."""
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     spec = importlib.util.find_spec("deepspeed")
     if spec is None or spec.origin is None:
-        return found
+        return reasons
     root = Path(spec.origin).parent
     for library in sorted(root.glob("ops/**/*_op*.so")):
         name = ".".join(
@@ -96,8 +96,8 @@ def broken_ops() -> dict[str, str]:
         try:
             importlib.import_module(name)
         except Exception as error:
-            found[name.rpartition(".")[2]] = str(error).splitlines()[0]
-    return found
+            reasons[name.rpartition(".")[2]] = str(error).splitlines()[0]
+    return reasons
 
 
 def bus_bandwidth(kind: str, group: Any, ranks: int) -> float:

@@ -61,19 +61,19 @@ def variables(request: Request, own: dict[str, str], say: Callable[[str], None])
             try:
                 base, folder = _kept(request, held)
             except OSError as error:
-                made = tempfile.TemporaryDirectory(
+                temporary = tempfile.TemporaryDirectory(
                     prefix=_name("-"), dir=request.scratch, ignore_cleanup_errors=True
                 )
-                base = folder = Path(held.enter_context(made))
+                base = folder = Path(held.enter_context(temporary))
                 say(f"{error}: no compile cache is kept; this run's is {folder}")
-            found = {name: str(folder / name) for name in request.names}
-            for path in found.values():
+            places = {name: str(folder / name) for name in request.names}
+            for path in places.values():
                 Path(path).mkdir(mode=0o700, exist_ok=True)
             home = base / "home"
             home.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise Stop(BAD_INPUT, f"scratch {request.scratch} cannot be written: {error.strerror}") from None
-        yield _moved(own, home) | found
+        yield _moved(own, home) | places
 
 
 def _kept(request: Request, held: contextlib.ExitStack) -> tuple[Path, Path]:
@@ -107,11 +107,11 @@ def _enter(name: str, parent: int | None, held: contextlib.ExitStack) -> int:
     except NotADirectoryError:
         raise OSError(f"{name} is a link or a file") from None
     held.callback(os.close, folder)
-    found = os.fstat(folder)
-    if found.st_uid != os.geteuid():
-        raise OSError(f"{name} belongs to user {found.st_uid}")
-    if found.st_mode & 0o077:
-        raise OSError(f"{name} can be opened by others (mode {found.st_mode & 0o777:03o})")
+    status = os.fstat(folder)
+    if status.st_uid != os.geteuid():
+        raise OSError(f"{name} belongs to user {status.st_uid}")
+    if status.st_mode & 0o077:
+        raise OSError(f"{name} can be opened by others (mode {status.st_mode & 0o777:03o})")
     return folder
 
 
@@ -169,11 +169,11 @@ def _processor() -> list[str]:
 
 
 def _gpus() -> list[str]:
-    found: set[str] = set()
+    models: set[str] = set()
     for path in Path("/proc/driver/nvidia/gpus").glob("*/information"):
         with contextlib.suppress(OSError):
-            found.update(line for line in path.read_text().splitlines() if line.startswith("Model:"))
-    return sorted(found)
+            models.update(line for line in path.read_text().splitlines() if line.startswith("Model:"))
+    return sorted(models)
 
 
 def _moved(own: dict[str, str], home: Path) -> dict[str, str]:

@@ -61,13 +61,13 @@ def check_devices(slots: int, variables: dict[str, str]) -> None:
 
 def make_logs(folder: Path) -> Path:
     """The folder of the ranks' logs. Raises Stop when it cannot be written."""
-    made = folder / "logs"
+    logs_folder = folder / "logs"
     try:
-        made.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=made).close()
+        logs_folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=logs_folder).close()
     except OSError as error:
         raise Stop(NOT_WRITABLE, f"the run folder {folder} cannot be written: {error.strerror}") from None
-    return made
+    return logs_folder
 
 
 def leave_early(number: int, _frame: Any) -> None:
@@ -179,13 +179,13 @@ def arguments(words: list[str]) -> argparse.Namespace:
     program.add_options(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and what Python runs in every rank")
     try:
-        made = parser.parse_args(words)
-        made.command = made.command[1:] if made.command[:1] == ["--"] else made.command
-        if not made.command:
+        args = parser.parse_args(words)
+        args.command = args.command[1:] if args.command[:1] == ["--"] else args.command
+        if not args.command:
             parser.error("nothing to run: add -- and what Python runs in every rank")
     except SystemExit as end:  # argparse's own code is 2, which may be a rank's
         raise SystemExit(BAD_INPUT if end.code else 0) from None
-    return made
+    return args
 
 
 def main() -> int:

@@ -45,11 +45,11 @@ ALL_REDUCE = Path(__file__).with_name("allreduce.py")
 
 @dataclass(frozen=True)
 class Check:
-    """What one host found about one thing."""
+    """What one host says of one thing."""
 
     name: str
     ok: bool
-    found: str
+    finding: str
 
 
 def own(args: argparse.Namespace, first: str, slots: int) -> list[Check]:
@@ -86,10 +86,10 @@ def _memlock(wanted: bool) -> Check:
 
 def _resolves(host: str) -> Check:
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as error:
         return Check("first host", False, f"{host} does not resolve: {error.strerror}")
-    return Check("first host", True, str(found[0][4][0]))
+    return Check("first host", True, str(addresses[0][4][0]))
 
 
 def measured(
@@ -119,27 +119,27 @@ def _last_line(text: str) -> dict[str, Any]:
     """The JSON line of a rank, or its last words as an error."""
     lines = text.strip().splitlines() or ["it said nothing"]
     with contextlib.suppress(ValueError):
-        found = json.loads(lines[-1])
-        if isinstance(found, dict):
-            return found
+        measurement = json.loads(lines[-1])
+        if isinstance(measurement, dict):
+            return measurement
     return {"error": lines[-1]}
 
 
-def judged(found: list[dict[str, Any]], slots: int, floor: float) -> list[Check]:
+def judged(measurements: list[dict[str, Any]], slots: int, floor: float) -> list[Check]:
     """Checks of driver, prebuilt ops and bandwidth, from what the host's ranks said."""
     checks = []
-    drivers = sorted({f["driver"] for f in found if f.get("driver")})
-    if any("driver" in f for f in found):
+    drivers = sorted({f["driver"] for f in measurements if f.get("driver")})
+    if any("driver" in f for f in measurements):
         checks.append(Check("driver", not drivers, "; ".join(drivers) or "ok"))
-    ops = {name: why for f in found for name, why in f.get("ops", {}).items()}
+    ops = {name: why for f in measurements for name, why in f.get("ops", {}).items()}
     words = "; ".join(f"{name}: {why}" for name, why in ops.items())
     checks.append(Check("prebuilt ops", not ops, words or "ok"))
-    errors = sorted({f["error"] for f in found if f.get("error")})
-    if len(found) < slots or errors or drivers:
+    errors = sorted({f["error"] for f in measurements if f.get("error")})
+    if len(measurements) < slots or errors or drivers:
         checks.append(Check("all-reduce", False, (errors or ["no end within the time limit"])[0]))
         return checks
-    whole = min(f["gb_per_s"] for f in found)
-    alone = min(f.get("pair_gb_per_s", whole) for f in found)
+    whole = min(f["gb_per_s"] for f in measurements)
+    alone = min(f.get("pair_gb_per_s", whole) for f in measurements)
     slow = f", below the floor of {floor:.3g}" if whole < floor else ""
     pairs = f", {alone:.3g} with a neighbour" if whole < floor else ""
     checks.append(Check("all-reduce", max(whole, alone) >= floor, f"{whole:.3g} GB/s{slow}{pairs}"))
@@ -148,17 +148,17 @@ def judged(found: list[dict[str, Any]], slots: int, floor: float) -> list[Check]
 
 def gather(peers: Peers, index: int, mine: list[Check], limit: float) -> dict[str, list[Check]]:
     """On host 0: every host's checks by its name; a host that does not answer fails. On others: {}."""
-    message = [[c.name, c.ok, c.found] for c in mine]
+    message = [[c.name, c.ok, c.finding] for c in mine]
     if index:
         peers.links[0].send(type="checks", checks=message)
         return {}
     end = time.monotonic() + limit
-    found = {peers.hosts[0]: mine}
+    checks_of = {peers.hosts[0]: mine}
     for other in range(1, len(peers.hosts)):
         answer: Message = peers.links[other].receive(max(0.1, end - time.monotonic()))
         rows = [Check(str(n), bool(ok), str(f)) for n, ok, f in answer.get("checks", [])]
-        found[peers.hosts[other]] = rows or [Check("answer", False, "it went away during preflight")]
-    return found
+        checks_of[peers.hosts[other]] = rows or [Check("answer", False, "it went away during preflight")]
+    return checks_of
 
 
 def agree(peers: Peers, index: int, value: Any) -> Any:
@@ -172,20 +172,20 @@ def agree(peers: Peers, index: int, value: Any) -> Any:
     return answer["value"]
 
 
-def culprits(found: dict[str, list[Check]]) -> dict[str, str]:
+def culprits(checks_of: dict[str, list[Check]]) -> dict[str, str]:
     """Host → why. A failed all-reduce accuses a host only where nothing else accuses one: one host fails it for all."""
-    bad = {host: [c for c in checks if not c.ok] for host, checks in found.items()}
+    bad = {host: [c for c in checks if not c.ok] for host, checks in checks_of.items()}
     sure = {host: [c for c in checks if c.name != "all-reduce"] for host, checks in bad.items()}
     chosen = sure if any(sure.values()) else bad
-    return {host: f"{checks[0].name}: {checks[0].found}" for host, checks in chosen.items() if checks}
+    return {host: f"{checks[0].name}: {checks[0].finding}" for host, checks in chosen.items() if checks}
 
 
-def table(found: dict[str, list[Check]], seconds: float) -> str:
+def table(checks_of: dict[str, list[Check]], seconds: float) -> str:
     """One row a host; where a host failed, a mark."""
-    names = list(dict.fromkeys(c.name for checks in found.values() for c in checks))
+    names = list(dict.fromkeys(c.name for checks in checks_of.values() for c in checks))
     rows = [["host", *names]]
-    for host, checks in found.items():
-        cells = {c.name: c.found if c.ok else f"FAILED {c.found}" for c in checks}
+    for host, checks in checks_of.items():
+        cells = {c.name: c.finding if c.ok else f"FAILED {c.finding}" for c in checks}
         rows.append([host, *(cells.get(name, "-") for name in names)])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]  # noqa: B905
@@ -216,15 +216,15 @@ def check(args: argparse.Namespace, entry: argparse.Namespace) -> None:
     )
     if index == 0:
         peers.tell(type="go", port=peers.port)
-    found = gather(peers, index, mine, 30)
-    if agree(peers, index, not culprits(found)):
+    checks_of = gather(peers, index, mine, 30)
+    if agree(peers, index, not culprits(checks_of)):
         with node.kept_caches(entry, inherited) as cached:
             team = Team(hosts, index, peers.port)
             mine += measured(args, inherited | cached | job, team, entry.python)
-        found = gather(peers, index, mine, 2 * args.limit + 90)
-    bad: dict[str, str] = agree(peers, index, culprits(found))
+        checks_of = gather(peers, index, mine, 2 * args.limit + 90)
+    bad: dict[str, str] = agree(peers, index, culprits(checks_of))
     if index == 0:
-        report(entry.folder, entry.attempt, table(found, time.monotonic() - began), bad)
+        report(entry.folder, entry.attempt, table(checks_of, time.monotonic() - began), bad)
     for link in peers.links.values():
         link.socket.close()
     if peers.reserved:

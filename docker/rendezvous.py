@@ -37,7 +37,7 @@ def ports(run: str) -> list[int]:
     return [20000 + (zlib.crc32(run.encode()) + 37 * i) % 12000 for i in range(16)]
 
 
-def meet(hosts: list[str], index: int, run: str, limit: float, say: Callable[[str], None]) -> Peers:
+def meet(hosts: list[str], index: int, run: str, *, limit: float, say: Callable[[str], None]) -> Peers:
     """Connect this host with node 0 within `limit` seconds; node 0 then has to tell the others "go" and the port.
 
     Raises Stop that names the hosts that never came.
@@ -73,7 +73,9 @@ def _reserve(run: str) -> socket.socket:
     raise Stop(ABSENT, f"all ports of this run are taken here: {', '.join(map(str, ports(run)))}")
 
 
-def _gather(server: socket.socket, peers: Peers, run: str, limit: float, say: Callable[[str], None]) -> None:
+def _gather(
+    server: socket.socket, peers: Peers, run: str, *, limit: float, say: Callable[[str], None]
+) -> None:
     """Admit every other host. One loop over all connections: a silent one keeps nobody waiting."""
     start = time.monotonic()
     _allow_files(len(peers.hosts) + 256)
@@ -140,19 +142,19 @@ def _drop(link: Link, peers: Peers) -> None:
         del peers.links[node]
 
 
-def _join(hosts: list[str], index: int, run: str, limit: float, say: Callable[[str], None]) -> Peers:
+def _join(hosts: list[str], index: int, run: str, *, limit: float, say: Callable[[str], None]) -> Peers:
     start = time.monotonic()
     token, why, pause, news = os.urandom(8).hex(), "", 0.02, start + NEWS
     while (now := time.monotonic()) < start + limit:
-        found = _find(hosts[0], run, index, token=token, deadline=start + limit)
-        if isinstance(found, Link):
-            answer = found.receive(None)  # node 0 keeps the time from here on
+        reached = _find(hosts[0], run, index, token=token, deadline=start + limit)
+        if isinstance(reached, Link):
+            answer = reached.receive(None)  # node 0 keeps the time from here on
             if answer.get("type") == "go":
-                return Peers(hosts, int(answer["port"]), {0: found})
+                return Peers(hosts, int(answer["port"]), {0: reached})
             if answer.get("type") == "absent":
                 raise Stop(ABSENT, f"{answer['hosts']} never came")
-            found = "it went away"
-        why = found
+            reached = "it went away"
+        why = reached
         if now > news:
             say(f"still waiting for {hosts[0]}, the first host ({why})")
             news = now + NEWS
@@ -161,7 +163,7 @@ def _join(hosts: list[str], index: int, run: str, limit: float, say: Callable[[s
     raise Stop(ABSENT, f"{hosts[0]}, the first host, never came within {limit:.0f} s ({why})")
 
 
-def _find(host: str, run: str, node: int, token: str, deadline: float) -> Link | str:
+def _find(host: str, run: str, node: int, *, token: str, deadline: float) -> Link | str:
     """A link on which node 0 said welcome, or why there is none."""
     why = ""
     for port in ports(run):

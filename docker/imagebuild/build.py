@@ -88,25 +88,25 @@ def local_bases(flavour: str, folder: Path = check.HERE) -> tuple[str, str]:
 
 def refusals(build: check.Build, settings: dict[str, str]) -> list[str]:
     """Return everything that is wrong with the wish, without a look at this machine."""
-    found = check.problems(build)
+    mistakes = check.problems(build)
     if settings.get("NCCL_TESTS") == "yes" and not settings.get("NCCL_TESTS_SHA256"):
-        found.append(
+        mistakes.append(
             "NCCL_TESTS=yes: give NCCL_TESTS_SHA256 too, the checksum of the source archive you trust"
         )
-    return found
+    return mistakes
 
 
 def engine_refusals(build: check.Build, settings: dict[str, str], engine: str) -> list[str]:
     """Return why `engine` can't build this here: bases it would not see, too little disk."""
-    found = []
+    mistakes = []
     if settings.get("BASE_IMAGE") == "local" and engine == "docker":
-        found.append(
+        mistakes.append(
             "BASE_IMAGE=local makes its bases with buildah, where docker does not see them: ENGINE=buildah"
         )
     if build.flavour in check.FLAVOURS:
         place = _existing(Path(settings.get("STORAGE") or STORAGE[engine]))
-        found.append(check.disk_problem(build.flavour, shutil.disk_usage(place).free / 1e9, str(place)))
-    return [problem for problem in found if problem]
+        mistakes.append(check.disk_problem(build.flavour, shutil.disk_usage(place).free / 1e9, str(place)))
+    return [problem for problem in mistakes if problem]
 
 
 def _existing(path: Path) -> Path:
@@ -129,14 +129,14 @@ def _output(command: list[str]) -> str:
 def run(settings: dict[str, str], only_check: bool) -> str:
     """Build the image that `settings` (ARG name → value, and ENGINE) ask for; return its name. Raises BuildRefused."""
     build = check.make(settings.get("TARGET") or "train", settings.get("FLAVOUR") or "cuda", settings)
-    found = refusals(build, settings)
+    mistakes = refusals(build, settings)
     try:
         chosen = engine(settings.get("ENGINE", ""))
-        found += engine_refusals(build, settings, chosen)
+        mistakes += engine_refusals(build, settings, chosen)
     except BuildRefused as refused:
-        found.append(str(refused))
-    if found:
-        raise BuildRefused("\n".join(found))
+        mistakes.append(str(refused))
+    if mistakes:
+        raise BuildRefused("\n".join(mistakes))
     build = check.normalised(build)
     version = revision()
     image = name(build.target, build.flavour, version)

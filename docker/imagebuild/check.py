@@ -66,8 +66,8 @@ def defaults(folder: Path = HERE) -> dict[str, str]:
 
 def pins(lock: Path) -> dict[str, str]:
     """Return name → version of a lock file; of a package with several (by Python version) the first."""
-    found = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)", lock.read_text(), re.MULTILINE)
-    return dict(reversed(found))
+    locked = re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;\\]+)", lock.read_text(), re.MULTILINE)
+    return dict(reversed(locked))
 
 
 def split(text: str) -> tuple[str, ...]:
@@ -132,10 +132,10 @@ def arguments(build: Build) -> dict[str, str]:
 
 def problems(build: Build, folder: Path = HERE) -> list[str]:
     """Return everything that is wrong with a build, each with what to do; empty when it can start."""
-    found = [_one_of("TARGET", build.target, TARGETS), _one_of("FLAVOUR", build.flavour, FLAVOURS)]
-    found = [problem for problem in found if problem]
-    if found:
-        return found
+    mistakes = [_one_of("TARGET", build.target, TARGETS), _one_of("FLAVOUR", build.flavour, FLAVOURS)]
+    mistakes = [problem for problem in mistakes if problem]
+    if mistakes:
+        return mistakes
     return [
         *_ops(build, folder),
         *(_architectures(build) if build.flavour == "cuda" else []),
@@ -161,30 +161,30 @@ def _ops(build: Build, folder: Path) -> list[str]:
         return [
             f"DS_OPS is empty: name at least one op, or leave it out for the {build.target} list of ops.json"
         ]
-    found = []
+    mistakes = []
     packages = pins(folder / "requirements" / f"{build.target}.txt")
     for op in build.ops:
         if op in data["refused"]:
-            found.append(f"DS_OPS: {op} can't be built: {data['refused'][op]}")
+            mistakes.append(f"DS_OPS: {op} can't be built: {data['refused'][op]}")
         elif op not in data["ops"]:
-            found.append(
+            mistakes.append(
                 f"DS_OPS: there is no op {op}{_did_you_mean(op.upper(), list(data['ops']))} (ops.json lists all)"
             )
         elif build.flavour not in data["ops"][op]["flavours"]:
-            found.append(
+            mistakes.append(
                 f"DS_OPS: {op} exists for {', '.join(data['ops'][op]['flavours'])} only, not for {build.flavour}"
             )
         else:
-            found += [
+            mistakes += [
                 f"DS_OPS: {op} needs the package {name}, which requirements/{build.target}.txt lacks: "
                 f"it belongs to another target"
                 for name in data["ops"][op].get("packages", [])
                 if name not in packages
             ]
-    found += [f"DS_OPS: {op} is named twice" for op in sorted(set(build.ops)) if build.ops.count(op) > 1]
+    mistakes += [f"DS_OPS: {op} is named twice" for op in sorted(set(build.ops)) if build.ops.count(op) > 1]
     if {"AIO", "GDS"} & set(build.ops) and "PIN_MEMORY" not in build.ops:
-        found.append("DS_OPS: AIO and GDS load PIN_MEMORY first: add PIN_MEMORY")
-    return found
+        mistakes.append("DS_OPS: AIO and GDS load PIN_MEMORY first: add PIN_MEMORY")
+    return mistakes
 
 
 def _architectures(build: Build) -> list[str]:
@@ -195,26 +195,26 @@ def _architectures(build: Build) -> list[str]:
             f"{name} is empty: DeepSpeed's own default (6.0, 6.1, 7.0) is not valid for CUDA {build.cuda}"
         ]
     known = ARCHITECTURES.get(build.cuda)
-    found = []
+    mistakes = []
     for word in words:
         match = re.fullmatch(r"(\d+\.\d)(a?)(\+PTX)?", word)
         if not match:
-            found.append(f"{name}: {word} is not a compute capability; write them as 8.0;9.0+PTX")
+            mistakes.append(f"{name}: {word} is not a compute capability; write them as 8.0;9.0+PTX")
         elif match[2]:
-            found.append(f"{name}: DeepSpeed {build.deepspeed} can't prebuild {word}; write {match[1]}")
+            mistakes.append(f"{name}: DeepSpeed {build.deepspeed} can't prebuild {word}; write {match[1]}")
         elif known and match[1] not in known:
-            found.append(
+            mistakes.append(
                 f"{name}: CUDA {build.cuda} has no architecture {match[1]}; it has {' '.join(known)}"
             )
     if len({word.removesuffix("+PTX") for word in words}) < len(words):
-        found.append(f"{name}: an architecture is named twice in {build.architectures}")
-    return found
+        mistakes.append(f"{name}: an architecture is named twice in {build.architectures}")
+    return mistakes
 
 
 def _versions(build: Build, folder: Path) -> list[str]:
     lock = pins(folder / "requirements" / f"{build.target}.txt")
     source = pins(folder / "requirements" / "deepspeed.txt")
-    found = [
+    mistakes = [
         f"{name}={asked}, but requirements/{file} locks {package} {held}: "
         f"run `make lock {name}={asked}`, or leave {name} out"
         for name, asked, package, held, file in (
@@ -224,24 +224,24 @@ def _versions(build: Build, folder: Path) -> list[str]:
         if asked != held
     ]
     if build.flavour == "cpu":
-        return found
+        return mistakes
     of_torch = ".".join(lock.get("cuda-toolkit", "").split(".")[:2])
     if of_torch and build.cuda != of_torch:
-        found.append(
+        mistakes.append(
             f"TORCH_CUDA={build.cuda}, but torch {lock.get('torch')} is built for CUDA {of_torch}, and DeepSpeed "
             f"accepts no other minor version: choose base images with CUDA {of_torch}, or a torch for CUDA {build.cuda}"
         )
     if build.nccl != lock.get("nvidia-nccl-cu13"):
-        found.append(
+        mistakes.append(
             f"TORCH_NCCL={build.nccl}, but torch brings NCCL {lock.get('nvidia-nccl-cu13')}: leave it out"
         )
     for name, image in (("BASE_IMAGE", build.base_image), ("RUNTIME_IMAGE", build.runtime_image)):
         match = re.search(r"cuda:(\d+\.\d+)", image)
         if match and match[1] != build.cuda:
-            found.append(
+            mistakes.append(
                 f"{name}={image} is CUDA {match[1]}, but TORCH_CUDA is {build.cuda}: they must agree"
             )
-    return found
+    return mistakes
 
 
 def _processor(build: Build) -> list[str]:

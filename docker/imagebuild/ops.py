@@ -50,19 +50,19 @@ def environment(build: check.Build, site_packages: Path) -> dict[str, str]:
 
 def hold_together(build: check.Build, torch: str, torch_cuda: str | None, nvcc: str) -> list[str]:
     """Return where torch, its CUDA version and nvcc (its -V text) are not the ones asked for."""
-    found = []
+    mistakes = []
     if torch.split("+")[0] != build.torch:
-        found.append(f"torch is {torch}, TORCH_VERSION is {build.torch}")
+        mistakes.append(f"torch is {torch}, TORCH_VERSION is {build.torch}")
     if build.flavour == "cpu":
-        return found
+        return mistakes
     if torch_cuda != build.cuda:
-        found.append(f"torch is built for CUDA {torch_cuda or '(none)'}, TORCH_CUDA is {build.cuda}")
+        mistakes.append(f"torch is built for CUDA {torch_cuda or '(none)'}, TORCH_CUDA is {build.cuda}")
     match = re.search(r"release (\d+\.\d+)", nvcc)
     if not match or match[1] != build.cuda:
-        found.append(
+        mistakes.append(
             f"nvcc is {match[1] if match else 'missing'}, TORCH_CUDA is {build.cuda}: another BASE_IMAGE?"
         )
-    return found
+    return mistakes
 
 
 def fetch(lock: Path, folder: Path) -> Path:
@@ -165,9 +165,9 @@ def run(build: check.Build, requirements: Path, out: Path) -> None:
     """Build the wheel into `out`, with build.log and seconds.json (what each op took) beside it. Raises BuildError."""
     import torch
 
-    found = hold_together(build, torch.__version__, torch.version.cuda, _nvcc())
-    if found:
-        raise BuildError("\n".join(found))
+    mistakes = hold_together(build, torch.__version__, torch.version.cuda, _nvcc())
+    if mistakes:
+        raise BuildError("\n".join(mistakes))
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         source = fetch(requirements / "deepspeed.txt", Path(scratch))

@@ -93,20 +93,20 @@ def version_problems(versions: Facts, build: check.Build) -> list[str]:
 
 def file_problems(ops: Facts, site_packages: Path) -> list[str]:
     """Return the ops whose library in the image is not the very file that was looked at in the wheel."""
-    found = []
+    mistakes = []
     for op, entry in ops.items():
         file = site_packages / entry["file"]
         if not file.is_file():
-            found.append(f"{op}: {file} is missing")
+            mistakes.append(f"{op}: {file} is missing")
         elif hashlib.sha256(file.read_bytes()).hexdigest() != entry["sha256"]:
-            found.append(f"{op}: {file} is not the file of the wheel")
-    return found
+            mistakes.append(f"{op}: {file} is not the file of the wheel")
+    return mistakes
 
 
-def extra_problems(found: dict[str, str | None], compiler: bool) -> list[str]:
+def extra_problems(tools: dict[str, str | None], compiler: bool) -> list[str]:
     """Return the programs that an image must not hold: remote shells, and compilers unless asked for."""
     unwanted = UNWANTED if compiler else (*UNWANTED, *COMPILERS)
-    return [f"{tool} is in the image ({found[tool]})" for tool in unwanted if found.get(tool)]
+    return [f"{tool} is in the image ({tools[tool]})" for tool in unwanted if tools.get(tool)]
 
 
 def load_ops(build: check.Build) -> tuple[dict[str, float], list[str]]:
@@ -119,19 +119,19 @@ def load_ops(build: check.Build) -> tuple[dict[str, float], list[str]]:
         return {}, [
             f"DeepSpeed's accelerator is {get_accelerator()._name}, its ops are for {accelerator_name}"
         ]
-    seconds, found = {}, []
+    seconds, mistakes = {}, []
     for op in build.ops:
         name = check.catalogue()["ops"][op]["name"]
         if not installed_ops.get(name):
-            found.append(f"{op}: not installed")
+            mistakes.append(f"{op}: not installed")
             continue
         start = time.perf_counter()
         try:
             ALL_OPS[name].load(verbose=False)
         except Exception as error:  # whatever the loader says is the finding
-            found.append(f"{op}: can't be imported: {error}")
+            mistakes.append(f"{op}: can't be imported: {error}")
         seconds[op] = round(time.perf_counter() - start, 4)
-    return seconds, found
+    return seconds, mistakes
 
 
 def step_problems() -> list[str]:

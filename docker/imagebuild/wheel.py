@@ -89,24 +89,24 @@ def recorded(text: str) -> Facts:
 
 def record_problems(record: Facts, build: check.Build) -> list[str]:
     """Return where DeepSpeed's own record of the build differs from the wish."""
-    found = []
+    mistakes = []
     if record["accelerator_name"] != build.flavour:
-        found.append(
+        mistakes.append(
             f"the ops are recorded for the accelerator {record['accelerator_name']}, not {build.flavour}: "
             f"they would be ignored and compiled again (is DS_ACCELERATOR set?)"
         )
     installed = {name for name, built in record["installed_ops"].items() if built}
     names = {check.catalogue()["ops"][op]["name"]: op for op in build.ops}
-    found += [f"{names[name]}: DeepSpeed skipped it" for name in sorted(set(names) - installed)]
-    found += [f"{name}: compiled, but not asked for" for name in sorted(installed - set(names))]
+    mistakes += [f"{names[name]}: DeepSpeed skipped it" for name in sorted(set(names) - installed)]
+    mistakes += [f"{name}: compiled, but not asked for" for name in sorted(installed - set(names))]
     of_torch = record["torch_info"]["version"]
     if of_torch != ".".join(build.torch.split(".")[:2]):
-        found.append(f"the ops are compiled against torch {of_torch}, not {build.torch}")
+        mistakes.append(f"the ops are compiled against torch {of_torch}, not {build.torch}")
     if build.flavour == "cuda" and record["torch_info"]["cuda_version"] != build.cuda:
-        found.append(
+        mistakes.append(
             f"the ops are compiled for CUDA {record['torch_info']['cuda_version']}, not {build.cuda}"
         )
-    return found
+    return mistakes
 
 
 def library(files: Iterable[Path], name: str) -> Path | None:
@@ -118,16 +118,16 @@ def library(files: Iterable[Path], name: str) -> Path | None:
 
 def architecture_problems(op: str, sass: list[str], ptx: list[str], wanted: str) -> list[str]:
     """Return the architectures of `wanted` (as TORCH_CUDA_ARCH_LIST) that are in neither machine code nor PTX."""
-    found = []
+    mistakes = []
     for word in check.split(wanted):
         number = word.removesuffix("+PTX")
         if number not in sass:
-            found.append(f"{op}: no code for {number}; it has {' '.join(sass) or 'none'}")
+            mistakes.append(f"{op}: no code for {number}; it has {' '.join(sass) or 'none'}")
         if word.endswith("+PTX") and number not in ptx:
-            found.append(
+            mistakes.append(
                 f"{op}: no PTX for {number}, so newer GPUs can't run it; it has {' '.join(ptx) or 'none'}"
             )
-    return found
+    return mistakes
 
 
 def usable(sass: list[str], only: list[str] | None) -> list[str]:
@@ -155,7 +155,7 @@ def debug_problems(op: str, names: list[str]) -> list[str]:
 
 def flag_problems(log: str) -> list[str]:
     """Return the compile commands in a build log whose last word is -O0 or -g, or that ask for the host's CPU."""
-    found = []
+    mistakes = []
     for line in log.splitlines():
         # ninja prints `[3/4] c++ …`, setuptools the bare command.
         match = re.search(
@@ -168,12 +168,12 @@ def flag_problems(log: str) -> list[str]:
         levels = [word for word in words if re.fullmatch(r"-O\w*", word)]
         debug = [word for word in words if re.fullmatch(r"-g[0-3]?", word)]
         if (not levels or levels[-1] == "-O0") and not any(part in source for part in UNOPTIMISED):
-            found.append(f"{source}: compiled without optimisation ({' '.join(levels) or 'no -O'})")
+            mistakes.append(f"{source}: compiled without optimisation ({' '.join(levels) or 'no -O'})")
         if debug and debug[-1] != "-g0":
-            found.append(f"{source}: compiled with debug information ({debug[-1]})")
+            mistakes.append(f"{source}: compiled with debug information ({debug[-1]})")
         if any(word.endswith("=native") for word in words):
-            found.append(f"{source}: compiled for the CPU of the build host (native)")
-    return found
+            mistakes.append(f"{source}: compiled for the CPU of the build host (native)")
+    return mistakes
 
 
 def gpu_code(file: Path) -> tuple[list[str], list[str]]:

@@ -41,44 +41,46 @@ def cards() -> str:
         return ""
 
 
-def wanted(settings: dict[str, str], found: str) -> check.Build:
-    """Return the build of `settings`, for the cards that were `found` unless TORCH_CUDA_ARCH_LIST says otherwise.
+def wanted(settings: dict[str, str], installed: str) -> check.Build:
+    """Return the build of `settings`, for the cards that are `installed` unless TORCH_CUDA_ARCH_LIST says otherwise.
 
     Raises WheelsError with everything that is wrong.
     """
     target, flavour = settings.get("TARGET") or "train", settings.get("FLAVOUR") or "cuda"
     if flavour == "cuda" and not settings.get("TORCH_CUDA_ARCH_LIST"):
-        if not found:
+        if not installed:
             raise WheelsError(
                 "nvidia-smi finds no GPU here: name the cards of the cluster, for example "
                 "TORCH_CUDA_ARCH_LIST='8.0;9.0+PTX', or FLAVOUR=cpu"
             )
-        settings = {**settings, "TORCH_CUDA_ARCH_LIST": found}
-    made = check.make(target, flavour, settings)
-    problems = check.problems(made) + [
+        settings = {**settings, "TORCH_CUDA_ARCH_LIST": installed}
+    request = check.make(target, flavour, settings)
+    problems = check.problems(request) + [
         f"{tool} is not on PATH: install {package}"
         for tool, package in (
             ("g++", "g++"),
-            *((("nvcc", f"CUDA {made.cuda}'s toolkit"),) if flavour == "cuda" else ()),
+            *((("nvcc", f"CUDA {request.cuda}'s toolkit"),) if flavour == "cuda" else ()),
         )
         if not shutil.which(tool)
     ]
     if problems:
         raise WheelsError("\n".join(problems))
-    return check.normalised(made)
+    return check.normalised(request)
 
 
-def collect(made: check.Build, out: Path) -> str:
-    """Fill `out` with every wheel of `made` and return the command that installs them without a network."""
+def collect(request: check.Build, out: Path) -> str:
+    """Fill `out` with every wheel of `request` and return the command that installs them without a network."""
     environment = out / ".venv"
     python = str(environment / "bin" / "python")
     requirements = check.HERE / "requirements"
-    names = requirements / (f"{made.target}-cuda.in" if made.flavour == "cuda" else f"{made.target}.in")
-    locks = [requirements / f"{made.target}.txt", requirements / "torch-cpu.txt"]
+    names = requirements / (
+        f"{request.target}-cuda.in" if request.flavour == "cuda" else f"{request.target}.in"
+    )
+    locks = [requirements / f"{request.target}.txt", requirements / "torch-cpu.txt"]
     venv.create(environment, with_pip=True, clear=True)
     install = [python, "-m", "pip", "install", "-q", "--require-hashes"]
     _run([*install, "-r", str(requirements / "build.txt")])
-    if made.flavour == "cpu":
+    if request.flavour == "cpu":
         # Where pip's own settings name a place that has it; else the lock's torch, with CUDA, does as well.
         subprocess.run([*install, "--no-deps", "-r", str(locks[1])], stderr=subprocess.DEVNULL, check=False)
     _run([*install, "-c", str(locks[0]), "-r", str(names)])
@@ -103,7 +105,7 @@ def collect(made: check.Build, out: Path) -> str:
     strangers = unlocked(out, "".join(lock.read_text() for lock in (*locks, requirements / "build.txt")))
     if strangers:
         raise WheelsError(f"not the files that the lock names: {', '.join(strangers)}")
-    variables = {**os.environ, **check.arguments(made), "PYTHONPATH": str(check.HERE)}
+    variables = {**os.environ, **check.arguments(request), "PYTHONPATH": str(check.HERE)}
     variables["PATH"] = f"{environment / 'bin'}:{os.environ['PATH']}"
     _run([python, "-m", "imagebuild.ops", "--out", str(out)], variables)
     _run([python, "-m", "imagebuild.wheel", str(out)], variables)
@@ -140,11 +142,11 @@ def _run(command: list[str], variables: dict[str, str] | None = None) -> None:
 def main() -> int:
     """Make the wheels that the environment's variables describe; print how to install them; 2 when it can't be."""
     try:
-        made = wanted(dict(os.environ), cards())
-        out = Path(os.environ.get("OUT") or "dist").resolve() / f"wheels-{made.target}-{made.flavour}"
+        request = wanted(dict(os.environ), cards())
+        out = Path(os.environ.get("OUT") or "dist").resolve() / f"wheels-{request.target}-{request.flavour}"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        print(collect(made, out))
+        print(collect(request, out))
     except (WheelsError, build.BuildRefused) as error:
         for line in str(error).splitlines():
             print(f"wheels: {line}", file=sys.stderr)

@@ -64,13 +64,13 @@ def size(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.allreduce",
         description="Measure the bandwidth of collectives between all ranks.",
         allow_abbrev=False,
     )
-    options.launcher(made, only=("run-dir",))
-    group = made.add_argument_group("measurement")
+    options.launcher(command, only=("run-dir",))
+    group = command.add_argument_group("measurement")
     group.add_argument(
         "--collectives",
         nargs="+",
@@ -101,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="GBPS",
         help="fail when the best bus bandwidth of a collective is below this many 10^9 bytes per second",
     )
-    return made
+    return command
 
 
 def measure(args: argparse.Namespace, this: Session) -> int:
@@ -176,7 +176,12 @@ def one(collective: str, wanted: int, args: argparse.Namespace, this: Session) -
     share, _ = this.agree(float(not torch.allclose(taken, expected, rtol=0.02)))
     bandwidth = bytes_ / seconds / 1e9
     return Result(
-        collective, bytes_, seconds, bandwidth, bandwidth * FACTORS[collective](ranks), round(share * ranks)
+        collective=collective,
+        bytes=bytes_,
+        seconds=seconds,
+        algorithm_bandwidth=bandwidth,
+        bus_bandwidth=bandwidth * FACTORS[collective](ranks),
+        wrong=round(share * ranks),
     )
 
 

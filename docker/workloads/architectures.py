@@ -39,11 +39,11 @@ def config(name: str) -> PretrainedConfig:
     keys = named(name)
     if keys is not None:
         tokens = {"bos_token_id": None, "eos_token_id": None}  # the family's defaults are another tokenizer's
-        made = AutoConfig.for_model(**{**tokens, **keys})
+        settings = AutoConfig.for_model(**{**tokens, **keys})
         for dropout in DROPOUTS:
-            if hasattr(made, dropout) and dropout not in keys:
-                setattr(made, dropout, 0.0)
-        return made
+            if hasattr(settings, dropout) and dropout not in keys:
+                setattr(settings, dropout, 0.0)
+        return settings
     try:
         return AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
@@ -55,6 +55,7 @@ def build(
     name: str,
     settings: PretrainedConfig,
     deepspeed_config: dict[str, Any],
+    *,
     seed: int,
     device: torch.device,
     attention: str = "auto",

@@ -120,7 +120,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         )
         progress = Progress(state.global_step, samples, int(state.num_input_tokens_seen))
         keep = self.args.checkpoint_keep
-        checkpoints.vouch(self.this, path, progress, self.identity, keep, self.failures)
+        checkpoints.vouch(self.this, path, progress, self.identity, keep=keep, failures=self.failures)
         self.saved = path.name
         self.log.event("checkpoint", state.global_step, tag=path.name)
         self.log.say(f"checkpoint {path.name} saved")

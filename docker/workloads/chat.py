@@ -25,10 +25,10 @@ START = "start"
 PACKAGES = ("trl", "peft")
 
 
-def add_options(made: argparse.ArgumentParser, keys: str, dropout: bool = False) -> None:
+def add_options(command: argparse.ArgumentParser, keys: str, dropout: bool = False) -> None:
     """Add the options of every stage; `keys` are those of one example, `dropout` says whether the stage has any."""
-    options.launcher(made)
-    group = made.add_argument_group("training")
+    options.launcher(command)
+    group = command.add_argument_group("training")
     options.optimization(group)
     options.examples(group, keys)
     options.lora(group, dropout)
@@ -36,11 +36,13 @@ def add_options(made: argparse.ArgumentParser, keys: str, dropout: bool = False)
     options.rehearsal(group)
 
 
-def prepare(args: argparse.Namespace, this: Session, *keys: str, pad_apart: bool = False) -> Stage:
+def prepare(
+    args: argparse.Namespace, this: Session, keys: tuple[str, ...], *, pad_apart: bool = False
+) -> Stage:
     """Read config, examples (with these keys) and tokenizer, and find the start. Raises Stop for the job's mistakes."""
     for package in PACKAGES:
         packages.require(package, "the chat workloads")
-    stage = stages.prepare(args, this, *keys, pad_apart=pad_apart)
+    stage = stages.prepare(args, this, keys, pad_apart=pad_apart)
     return dataclasses.replace(stage, model=start(stage))
 
 

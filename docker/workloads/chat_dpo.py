@@ -21,16 +21,16 @@ TRAITS = Traits(resolves_auto=True, packages=chat.PACKAGES)
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.chat_dpo",
         description="Direct preference optimization on pairs of answers.",
         allow_abbrev=False,
     )
-    chat.add_options(made, '{"prompt", "chosen", "rejected"}')
-    made.add_argument_group("preference").add_argument(
+    chat.add_options(command, '{"prompt", "chosen", "rejected"}')
+    command.add_argument_group("preference").add_argument(
         "--beta", type=options.rate, default=0.1, help="how closely the policy is held to its start"
     )
-    return made
+    return command
 
 
 def dpo(args: argparse.Namespace, this: Session) -> int:
@@ -38,7 +38,7 @@ def dpo(args: argparse.Namespace, this: Session) -> int:
 
     A pair counts as accurate when its better answer has become likelier, against the start, than its worse one.
     """
-    stage = chat.prepare(args, this, "prompt", "chosen", "rejected")
+    stage = chat.prepare(args, this, ("prompt", "chosen", "rejected"))
     from trl import DPOConfig, DPOTrainer
 
     from workloads import trainers

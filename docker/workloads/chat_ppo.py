@@ -43,13 +43,13 @@ TRAITS = Traits(packages=chat.PACKAGES)
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.chat_ppo",
         description="Reinforcement learning from a reward model or a rule, with a critic.",
         allow_abbrev=False,
     )
-    chat.add_options(made, '{"prompt"}')
-    group = made.add_argument_group("reinforcement")
+    chat.add_options(command, '{"prompt"}')
+    group = command.add_argument_group("reinforcement")
     group.add_argument(
         "--reward",
         required=True,
@@ -59,13 +59,13 @@ def parser() -> argparse.ArgumentParser:
     )
     options.policy_optimization(group)
     options.sampling(group)
-    return made
+    return command
 
 
 def ppo(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank until --max-steps or a signal; returns the exit code."""
     began = time.monotonic()
-    training = prepare(chat.prepare(args, this, "prompt"))
+    training = prepare(chat.prepare(args, this, ("prompt",)))
     log, stopped = training.stage.log, this.agree()[1]
     try:
         while training.progress.step < args.max_steps and not stopped:
@@ -100,9 +100,13 @@ def prepare(stage: Stage) -> Training:
     plain_text = text_samples(stage) if args.ptx_data else None
     models = ppo_models.build(stage)
     identity = checkpoints.identity(
-        args.model, models.policy.module, stage.tokenizer, stage.config, this.world_size
+        args.model,
+        models.policy.module,
+        stage.tokenizer,
+        config=stage.config,
+        world_size=this.world_size,
     )
-    found = checkpoints.find(this, args.resume, identity, stage.log)
+    checkpoint = checkpoints.find(this, args.resume, identity, stage.log)
     training = ppo_training.Training(
         stage=stage,
         models=models,
@@ -115,8 +119,8 @@ def prepare(stage: Stage) -> Training:
         average=averages.MovingAverage(models.policy, args.ema) if args.ema else None,
         plain_text=plain_text,
     )
-    if found:
-        training.resume(found)
+    if checkpoint:
+        training.resume(checkpoint)
     stage.log.event(
         "start",
         training.progress.step,
@@ -128,7 +132,7 @@ def prepare(stage: Stage) -> Training:
     )
     stage.log.say(
         f"{identity.model}, reward {args.reward}; {this.world_size} ranks, ZeRO-{identity.zero_stage}, "
-        f"{identity.precision}; " + (f"resumed from {training.saved}" if found else "from the start")
+        f"{identity.precision}; " + (f"resumed from {training.saved}" if checkpoint else "from the start")
     )
     return training
 

@@ -21,13 +21,13 @@ TRAITS = Traits(resolves_auto=True, packages=chat.PACKAGES)
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.chat_reward",
         description="Train a reward model on pairs of answers.",
         allow_abbrev=False,
     )
-    chat.add_options(made, '{"prompt", "chosen", "rejected"}')
-    return made
+    chat.add_options(command, '{"prompt", "chosen", "rejected"}')
+    return command
 
 
 def reward(args: argparse.Namespace, this: Session) -> int:
@@ -35,7 +35,7 @@ def reward(args: argparse.Namespace, this: Session) -> int:
 
     Accuracy is the share of pairs whose better answer gets the higher number.
     """
-    stage = chat.prepare(args, this, "prompt", "chosen", "rejected", pad_apart=True)
+    stage = chat.prepare(args, this, ("prompt", "chosen", "rejected"), pad_apart=True)
     from trl import RewardConfig, RewardTrainer
 
     from workloads import trainers

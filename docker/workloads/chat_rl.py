@@ -24,13 +24,13 @@ TRAITS = Traits(resolves_auto=True, packages=chat.PACKAGES)
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.chat_rl",
         description="Reinforcement learning from a reward model or a rule, without a critic.",
         allow_abbrev=False,
     )
-    chat.add_options(made, '{"prompt"}')
-    group = made.add_argument_group("reinforcement")
+    chat.add_options(command, '{"prompt"}')
+    group = command.add_argument_group("reinforcement")
     group.add_argument(
         "--reward",
         required=True,
@@ -47,12 +47,12 @@ def parser() -> argparse.ArgumentParser:
         "--beta", type=options.number, default=0.05, help="weight of the distance to the start (KL)"
     )
     options.sampling(group)
-    return made
+    return command
 
 
 def rl(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank; returns the exit code."""
-    stage = chat.prepare(args, this, "prompt")
+    stage = chat.prepare(args, this, ("prompt",))
     if stage.size.total % args.generations:
         raise Stop(
             f"the step's {stage.size.total} answers do not divide by --generations {args.generations}: change "

@@ -20,18 +20,18 @@ TRAITS = Traits(resolves_auto=True, packages=chat.PACKAGES)
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.chat_sft",
         description="Supervised fine-tuning on prompts and answers.",
         allow_abbrev=False,
     )
-    chat.add_options(made, '{"prompt", "completion"}', dropout=True)
-    return made
+    chat.add_options(command, '{"prompt", "completion"}', dropout=True)
+    return command
 
 
 def sft(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank; returns the exit code."""
-    stage = chat.prepare(args, this, "prompt", "completion")
+    stage = chat.prepare(args, this, ("prompt", "completion"))
     from trl import SFTConfig, SFTTrainer
 
     from workloads import trainers

@@ -59,7 +59,7 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Found:
+class Checkpoint:
     """A complete checkpoint on disk; a universal one fits any number of ranks."""
 
     path: Path
@@ -73,7 +73,12 @@ class Found:
 
 
 def identity(
-    name: str, model: PreTrainedModel, by: PreTrainedTokenizerBase, config: dict[str, Any], world_size: int
+    name: str,
+    model: PreTrainedModel,
+    by: PreTrainedTokenizerBase,
+    *,
+    config: dict[str, Any],
+    world_size: int,
 ) -> Identity:
     """The identity of a run that trains this model, called `name`, with this tokenizer and DeepSpeed config."""
     return Identity(
@@ -92,6 +97,7 @@ def save(
     session: Session,
     progress: Progress,
     identity: Identity,
+    *,
     keep: int,
     others: Mapping[str, DeepSpeedEngine] | None = None,
     more: Mapping[str, Any] | None = None,
@@ -142,7 +148,7 @@ def save(
     return tag
 
 
-def find(session: Session, older: str | None, identity: Identity, log: metrics.Log) -> Found | None:
+def find(session: Session, older: str | None, identity: Identity, log: metrics.Log) -> Checkpoint | None:
     """The checkpoint to start from: the newest complete one of the run, else of the older run's folder, else none.
 
     Broken ones that are passed over are logged. Raises Stop on every rank when the one found does not fit this run,
@@ -153,21 +159,21 @@ def find(session: Session, older: str | None, identity: Identity, log: metrics.L
         log.say(f"checkpoint {tag} is passed over: {reason}")
         log.event("skipped", step_of(tag), tag=tag, reason=reason)
 
-    def search() -> Found | None:
-        found = newest(session.run_dir / FOLDER, broken)
-        if found is None and older:
-            found = _universal(Path(older)) or newest(Path(older), broken)
-            if found is None:
+    def search() -> Checkpoint | None:
+        checkpoint = newest(session.run_dir / FOLDER, broken)
+        if checkpoint is None and older:
+            checkpoint = _universal(Path(older)) or newest(Path(older), broken)
+            if checkpoint is None:
                 raise Stop(f"--resume {older}: there is no complete checkpoint in this folder")
-        reason = refusal(found, identity) if found else None
+        reason = refusal(checkpoint, identity) if checkpoint else None
         if reason:
             raise Stop(reason)
-        return found
+        return checkpoint
 
     return session.first(search)
 
 
-def newest(folder: Path, broken: Callable[[str, str], None] = lambda tag, reason: None) -> Found | None:
+def newest(folder: Path, broken: Callable[[str, str], None] = lambda tag, reason: None) -> Checkpoint | None:
     """The newest complete checkpoint of a folder, if any; `broken(tag, reason)` is called for newer broken ones."""
     for path in _newest_first(folder):
         try:
@@ -177,41 +183,46 @@ def newest(folder: Path, broken: Callable[[str, str], None] = lambda tag, reason
     return None
 
 
-def refusal(found: Found, identity: Identity) -> str | None:
+def refusal(checkpoint: Checkpoint, identity: Identity) -> str | None:
     """Why a checkpoint cannot continue in a run of this identity; None if it can."""
-    theirs, ours = found.identity, identity
+    theirs, ours = checkpoint.identity, identity
     if theirs.model_fingerprint != ours.model_fingerprint:
-        return f"{found.path} is of another model: {theirs.model}, not {ours.model}; give this run another folder"
+        return f"{checkpoint.path} is of another model: {theirs.model}, not {ours.model}; give this run another folder"
     if theirs.tokenizer_fingerprint != ours.tokenizer_fingerprint:
         return (
-            f"{found.path} was trained with another tokenizer: {theirs.tokenizer}, not {ours.tokenizer}; "
+            f"{checkpoint.path} was trained with another tokenizer: {theirs.tokenizer}, not {ours.tokenizer}; "
             "set the same one, or give this run another folder"
         )
     if _kind(theirs) != _kind(ours):
-        return f"{found.path} was written by {_layout(theirs)}, and {_layout(ours)} cannot read it: use what wrote it"
-    if not found.universal and theirs.zero_stage and theirs.world_size != ours.world_size:
         return (
-            f"{found.path} was written by {_layout(theirs)}, and this run has {_layout(ours)}: DeepSpeed reads its "
-            "partitions back only with as many ranks. Use as many, or convert it first: "
-            f"python -m deepspeed.checkpoint.ds_to_universal --inject_missing_state --input_folder {found.path} "
-            f"--output_folder CONVERTED/{found.tag}, then --resume CONVERTED"
+            f"{checkpoint.path} was written by {_layout(theirs)}, and {_layout(ours)} cannot read it: "
+            "use what wrote it"
+        )
+    if not checkpoint.universal and theirs.zero_stage and theirs.world_size != ours.world_size:
+        return (
+            f"{checkpoint.path} was written by {_layout(theirs)}, and this run has {_layout(ours)}: DeepSpeed reads "
+            "its partitions back only with as many ranks. Use as many, or convert it first: "
+            f"python -m deepspeed.checkpoint.ds_to_universal --inject_missing_state --input_folder {checkpoint.path} "
+            f"--output_folder CONVERTED/{checkpoint.tag}, then --resume CONVERTED"
         )
     return None
 
 
-def restore(engine: DeepSpeedEngine, found: Found) -> Progress:
+def restore(engine: DeepSpeedEngine, checkpoint: Checkpoint) -> Progress:
     """Load weights, optimizer and schedule into a fresh engine; returns how far it was."""
-    return Progress(**load(engine, found)["progress"])
+    return Progress(**load(engine, checkpoint)["progress"])
 
 
-def load(engine: DeepSpeedEngine, found: Found, name: str = "") -> dict[str, Any]:
+def load(engine: DeepSpeedEngine, checkpoint: Checkpoint, name: str = "") -> dict[str, Any]:
     """Load weights, optimizer and schedule into a fresh engine, the one saved by that name; returns what it carries."""
     with engines.own_settings(engine):
-        path, carried = engine.load_checkpoint(str(found.path.parent), tag=f"{found.tag}/{name}".rstrip("/"))
-    if found.universal:
+        path, carried = engine.load_checkpoint(
+            str(checkpoint.path.parent), tag=f"{checkpoint.tag}/{name}".rstrip("/")
+        )
+    if checkpoint.universal:
         engines.part_steps(engine)
     if path is None:
-        raise Stop(f"DeepSpeed found nothing to load in {found.path}", NO_CHECKPOINT)
+        raise Stop(f"DeepSpeed found nothing to load in {checkpoint.path}", NO_CHECKPOINT)
     result: dict[str, Any] = carried
     return result
 
@@ -271,7 +282,13 @@ def step_of(tag: str) -> int:
 
 
 def vouch(
-    session: Session, path: Path, progress: Progress, identity: Identity, keep: int, failures: list[str]
+    session: Session,
+    path: Path,
+    progress: Progress,
+    identity: Identity,
+    *,
+    keep: int,
+    failures: list[str],
 ) -> None:
     """Mark a checkpoint that another program wrote as complete, then delete all but the newest `keep`.
 
@@ -309,7 +326,7 @@ def _newest_first(folder: Path) -> list[Path]:
     return sorted(tags, key=lambda path: step_of(path.name), reverse=True)
 
 
-def _read(path: Path) -> Found:
+def _read(path: Path) -> Checkpoint:
     """A checkpoint whose files are all there. Raises OSError or ValueError that says what is wrong with it."""
     try:
         marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
@@ -323,12 +340,12 @@ def _read(path: Path) -> Found:
         if actual != size:
             raise ValueError(f"{name} has {actual} bytes instead of {size}")
     try:
-        return Found(path, Progress(**marker["progress"]), Identity(**marker["identity"]))
+        return Checkpoint(path, Progress(**marker["progress"]), Identity(**marker["identity"]))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{MARKER} is of another version ({error})") from error
 
 
-def _universal(folder: Path) -> Found | None:
+def _universal(folder: Path) -> Checkpoint | None:
     """The checkpoint that ds_to_universal wrote to a folder, if it did; what it carries is in DeepSpeed's files."""
     import torch
 
@@ -340,7 +357,7 @@ def _universal(folder: Path) -> Found | None:
     if not states:
         raise Stop(f"--resume {folder}: {path} has no model states")
     carried = torch.load(states[0], map_location="cpu", mmap=True, weights_only=False)
-    return Found(path, Progress(**carried["progress"]), Identity(**carried["identity"]), universal=True)
+    return Checkpoint(path, Progress(**carried["progress"]), Identity(**carried["identity"]), universal=True)
 
 
 def _point_latest(folder: Path, tag: str) -> None:

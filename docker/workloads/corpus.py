@@ -105,7 +105,7 @@ def tokenized(
         return (piece for piece in text.pieces(args.data) if piece is not None)
 
     session.first(lambda: text.check(args.data))
-    by = tokenizer.make(session, args.tokenizer, args.model, vocabulary, texts)
+    by = tokenizer.make(session, args.tokenizer, args.model, vocabulary=vocabulary, texts=texts)
     return by, prepare(session, args.data, by, Path(args.data_cache or session.run_dir / "data"))
 
 
@@ -181,7 +181,13 @@ def _tokenize(sources: list[str], by: PreTrainedTokenizerBase, known: Path) -> C
     for name, half in halves.items():
         half.replace(known.with_suffix(f".{name}"))
     share = counts[counts > 0] / counts.sum()
-    return Corpus(str(known), dtype, writer.tokens, writer.bytes, float(-(share * np.log(share)).sum()))
+    return Corpus(
+        path=str(known),
+        dtype=dtype,
+        tokens=writer.tokens,
+        bytes=writer.bytes,
+        unigram_entropy=float(-(share * np.log(share)).sum()),
+    )
 
 
 class _Writer:

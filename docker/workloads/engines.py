@@ -86,9 +86,9 @@ def start(
     model: PreTrainedModel,
     config: dict[str, Any],
     args: argparse.Namespace,
+    *,
     universal: bool = False,
     groups: Any = None,
-    *,
     updates: int = 1,
 ) -> DeepSpeedEngine:
     """The engine: the config's optimizer, else AdamW by the options; its scheduler, else `schedule`.

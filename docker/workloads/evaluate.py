@@ -31,13 +31,13 @@ TASKS = Path(__file__).with_name("tasks")  # that need no download
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.evaluate",
         description="Score a model on tasks of lm-evaluation-harness.",
         allow_abbrev=False,
     )
-    options.launcher(made, only=("run-dir", "model"))
-    group = made.add_argument_group("evaluation")
+    options.launcher(command, only=("run-dir", "model"))
+    group = command.add_argument_group("evaluation")
     group.add_argument(
         "--tasks",
         nargs="+",
@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
         default=False,
         help="rehearsal: does this model fit, and how fast is it? Its scores mean nothing",
     )
-    return made
+    return command
 
 
 def evaluate(args: argparse.Namespace, this: Session) -> int:
@@ -83,7 +83,7 @@ def evaluate(args: argparse.Namespace, this: Session) -> int:
     model = load(args, this)
     log.event("start", 0, world_size=this.world_size, tasks=args.tasks)
     log.say(f"{args.model}: {', '.join(args.tasks)} on {this.world_size} ranks")
-    found = simple_evaluate(
+    scored = simple_evaluate(
         model=model,
         tasks=args.tasks,
         task_manager=tasks,
@@ -95,7 +95,7 @@ def evaluate(args: argparse.Namespace, this: Session) -> int:
         log_samples=False,
     )
     if this.rank == 0:
-        report(found, args, this, log, time.monotonic() - began)
+        report(scored, args, this, log=log, seconds=time.monotonic() - began)
     log.close()
     return os.EX_OK
 
@@ -150,11 +150,11 @@ def randomize(args: argparse.Namespace, this: Session) -> str:
 
 
 def report(
-    found: dict[str, Any], args: argparse.Namespace, this: Session, log: metrics.Log, seconds: float
+    scored: dict[str, Any], args: argparse.Namespace, this: Session, *, log: metrics.Log, seconds: float
 ) -> None:
     """Write results.json and a line for each task and metric."""
     kept: dict[str, dict[str, float]] = {}
-    for task, values in found["results"].items():
+    for task, values in scored["results"].items():
         numbers = {
             key.split(",")[0]: value for key, value in values.items() if "," in key and "stderr" not in key
         }
@@ -162,8 +162,8 @@ def report(
         log.event("score", 0, task=task, **kept[task])
     rows = [(task, key, f"{value:.4f}") for task, scores in kept.items() for key, value in scores.items()]
     log.say(metrics.table([("task", "metric", "value"), *rows]))
-    facts = {"model": args.model, "shots": args.shots, "limit": args.limit, "versions": found["versions"]}
-    counts = {task: count["effective"] for task, count in found["n-samples"].items()}
+    facts = {"model": args.model, "shots": args.shots, "limit": args.limit, "versions": scored["versions"]}
+    counts = {task: count["effective"] for task, count in scored["n-samples"].items()}
     metrics.write_atomically(
         this.run_dir / RESULTS, {"results": kept, "documents": counts, **facts, "seconds": seconds}
     )

@@ -100,11 +100,11 @@ def builtin(keys: tuple[str, ...]) -> Iterator[Row]:
     for sentence in sentences[:BUILTIN]:
         words = sentence.split()
         prompt, rest = " ".join(words[:3]), " " + " ".join(words[3:9])
-        made = {
+        example = {
             "text": sentence,
             "prompt": prompt,
             "completion": rest.lower(),
             "chosen": rest.lower(),
             "rejected": rest.upper(),
         }
-        yield {key: made[key] for key in keys}
+        yield {key: example[key] for key in keys}

@@ -29,13 +29,13 @@ TRAITS = Traits(resolves_auto=True, estimated=True)
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.finetune",
         description="Fine-tune a causal language model or an encoder-decoder on examples.",
         allow_abbrev=False,
     )
-    options.launcher(made)
-    group = made.add_argument_group("training")
+    options.launcher(command)
+    group = command.add_argument_group("training")
     group.add_argument(
         "--task",
         choices=("auto", "causal", "seq2seq"),
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.reports(group)
     options.rehearsal(group)
-    return made
+    return command
 
 
 def finetune(args: argparse.Namespace, this: Session) -> int:
@@ -59,7 +59,7 @@ def finetune(args: argparse.Namespace, this: Session) -> int:
 
     from workloads import trainers
 
-    stage = stages.prepare(args, this, *(("text",) if args.plain else ("prompt", "completion")))
+    stage = stages.prepare(args, this, ("text",) if args.plain else ("prompt", "completion"))
     encoder = this.together(lambda: has_encoder(args, stage.settings))
 
     # the arguments come first: with them transformers knows that a ZeRO-3 model is to be partitioned as it is made

@@ -45,13 +45,13 @@ FOLDER, SUCCESS = "generated", "_SUCCESS"
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.generate",
         description="Generate text for every prompt of a file.",
         allow_abbrev=False,
     )
-    options.launcher(made, only=("deepspeed-config", "run-dir", "model"))
-    group = made.add_argument_group("generation")
+    options.launcher(command, only=("deepspeed-config", "run-dir", "model"))
+    group = command.add_argument_group("generation")
     group.add_argument(
         "--prompts",
         required=True,
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
         default=False,
         help="rehearsal: does this model fit, and how fast is it? Its text means nothing",
     )
-    return made
+    return command
 
 
 def generate(args: argparse.Namespace, this: Session) -> int:
@@ -124,7 +124,7 @@ def generate(args: argparse.Namespace, this: Session) -> int:
         log.say(f"{parts[number].name}: {len(rows)} prompts")
     distributed.barrier(everyone)
     this.together(done.check)
-    return finish(this, log, parts, done, time.monotonic() - began)
+    return finish(this, log, parts, done=done, seconds=time.monotonic() - began)
 
 
 def recipe(
@@ -189,7 +189,7 @@ def complete(
     return [row for _, row in sorted(item for one in everyone for item in one.items())]
 
 
-def finish(this: Session, log: metrics.Log, parts: list[Part], done: Done, seconds: float) -> int:
+def finish(this: Session, log: metrics.Log, parts: list[Part], *, done: Done, seconds: float) -> int:
     """Write _SUCCESS and summary.json once every part is there; returns the exit code."""
     folder = this.run_dir / FOLDER
     generated, tokens = (round(this.agree(one)[0] * this.world_size) for one in (done.prompts, done.tokens))

@@ -38,12 +38,12 @@ class Engine:
 
     name: str
     model: PreTrainedModel
-    replica: int
-    replicas: int
-    ranks: int  # of this replica
-    rank: int  # in this replica; rank 0 writes
-    shares: bool
-    group: ProcessGroup | None
+    replica: int = 0
+    replicas: int = 1
+    ranks: int = 1  # of this replica
+    rank: int = 0  # in this replica; rank 0 writes
+    shares: bool = False
+    group: ProcessGroup | None = None
 
     def any(self, mine: bool) -> bool:
         """Whether it is true on any rank of the replica."""
@@ -75,10 +75,10 @@ def start(args: argparse.Namespace, config: dict[str, Any], this: Session, end: 
     dtype = engines.dtype(config)
     if name == "zero":
         model = _zero(args, config, this, end)
-        return Engine(name, model, 0, 1, this.world_size, this.rank, True, None)
+        return Engine(name, model, ranks=this.world_size, rank=this.rank, shares=True)
     model = this.together(lambda: load(args, dtype, end)).to(this.device)
     if name == "transformers":
-        return Engine(name, model, this.rank, this.world_size, 1, 0, False, None)
+        return Engine(name, model, replica=this.rank, replicas=this.world_size)
     return _tensor_parallel(model, dtype, this)
 
 
@@ -150,7 +150,7 @@ def _tensor_parallel(model: PreTrainedModel, dtype: torch.dtype, this: Session) 
     replica, rank = divmod(this.rank, ranks)
     try:
         with _types_kept(model):
-            made = deepspeed.init_inference(
+            split = deepspeed.init_inference(
                 model,
                 dtype=dtype,
                 tensor_parallel={"tp_size": ranks, "tp_group": groups[replica]},
@@ -158,7 +158,15 @@ def _tensor_parallel(model: PreTrainedModel, dtype: torch.dtype, this: Session) 
             )
     except AssertionError as error:
         raise Stop(f"DeepSpeed cannot split this model over devices: {error}; use --engine zero") from error
-    return Engine("tensor-parallel", made.module, replica, replicas, ranks, rank, False, groups[replica])
+    return Engine(
+        "tensor-parallel",
+        split.module,
+        replica=replica,
+        replicas=replicas,
+        ranks=ranks,
+        rank=rank,
+        group=groups[replica],
+    )
 
 
 @contextlib.contextmanager

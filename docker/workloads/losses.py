@@ -88,7 +88,7 @@ def linear_cross_entropy(
     `rows` tokens at a time; by default `chunk_rows`.
     """
     rows = rows or chunk_rows(len(hidden), hidden.shape[1], len(weight))
-    return Loss(*_Chunked.apply(hidden, weight, bias, labels, z_loss, rows))
+    return Loss(*_Chunked.apply(hidden, weight, bias, _Aim(labels, z_loss, rows)))
 
 
 def chunk_rows(tokens: int, hidden: int, vocabulary: int) -> int:
@@ -107,6 +107,14 @@ def of_logits(logits: torch.Tensor, labels: torch.Tensor, z_loss: float = 0.0) -
     return Loss(nats + z_loss * squares, nats.detach())
 
 
+class _Aim(NamedTuple):
+    """What the loss of hidden states is taken against, and how."""
+
+    labels: torch.Tensor  # [tokens]
+    z_loss: float
+    rows: int  # of a chunk
+
+
 class _Chunked(torch.autograd.Function):  # type: ignore[misc]
     """Computes the gradients in the forward pass, of the sum over tokens; the backward pass scales them.
 
@@ -119,10 +127,9 @@ class _Chunked(torch.autograd.Function):  # type: ignore[misc]
         hidden: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        labels: torch.Tensor,
-        z_loss: float,
-        rows: int,
+        aim: _Aim,
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        labels, z_loss, rows = aim
         summed = torch.float32 if rows < len(hidden) else weight.dtype
         gradients = (
             torch.empty_like(hidden) if ctx.needs_input_grad[0] else None,
@@ -137,7 +144,7 @@ class _Chunked(torch.autograd.Function):  # type: ignore[misc]
             logits = linear(hidden[part], weight, bias).float()
             more, of_these = _turn_into_slope(logits, labels[part], z_loss)
             total, nats = total + more, nats + of_these
-            _accumulate(gradients, logits, hidden[part], weight, part)
+            _accumulate(gradients, slope=logits, hidden=hidden[part], weight=weight, part=part)
         ctx.save_for_backward(*gradients)
         ctx.weight_type = weight.dtype
         ctx.mark_non_differentiable(nats)
@@ -149,8 +156,6 @@ class _Chunked(torch.autograd.Function):  # type: ignore[misc]
         return (
             of_hidden,
             *(None if one is None else one.to(ctx.weight_type) for one in others),
-            None,
-            None,
             None,
         )
 
@@ -175,6 +180,7 @@ def _turn_into_slope(
 
 def _accumulate(
     gradients: tuple[torch.Tensor | None, ...],
+    *,
     slope: torch.Tensor,
     hidden: torch.Tensor,
     weight: torch.Tensor,

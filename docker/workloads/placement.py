@@ -47,12 +47,12 @@ def here(env: Mapping[str, str]) -> Place:
     rank = int(env.get("RANK", "0"))
     hosts = int(env.get("WORLD_SIZE", "1")) // slots
     return Place(
-        rank,
-        rank // slots,
-        hosts,
-        slots,
-        env.get("MASTER_ADDR", "127.0.0.1"),
-        int(env.get("MASTER_PORT", "0")),
+        rank=rank,
+        host=rank // slots,
+        hosts=hosts,
+        slots=slots,
+        master=env.get("MASTER_ADDR", "127.0.0.1"),
+        port=int(env.get("MASTER_PORT", "0")),
     )
 
 

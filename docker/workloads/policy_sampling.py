@@ -1,8 +1,8 @@
 """Answers sampled from a policy: each depends on the weights, the prompt and its place in the run, and on nothing else.
 
-Owns how tokens are drawn: not from a rank's stream of random numbers, whose place depends on how the batch is cut,
-but with a generator for each answer; and that nothing else shapes the distribution, as its log-probabilities are
-those of the ratios.
+Owns that nothing but the temperature shapes the distribution, as its log-probabilities are those of the ratios, and
+that each answer has random numbers of its own (sampling.py): not a rank's stream of them, whose place depends on how
+the batch is cut.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import GenerationConfig
+
+from workloads.sampling import Chooser, Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import torch
     from deepspeed import DeepSpeedEngine
     from transformers import PreTrainedModel
 
@@ -34,26 +36,13 @@ HARMLESS = (
 )
 
 
-class GumbelNoise(LogitsProcessor):  # type: ignore[misc]
-    """Adds noise to logits / temperature so that the likeliest token is a sample of softmax(logits / temperature).
-
-    The noise is Gumbel's (https://arxiv.org/abs/1411.0030, section 2), for each row from a generator of its seed.
-    """
-
-    def __init__(self, seeds: Sequence[int], temperature: float, device: torch.device) -> None:
-        self.temperature = temperature
-        self.generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        del input_ids
-        exponential = [torch.empty_like(scores[0]).exponential_(generator=g) for g in self.generators]
-        return scores / self.temperature - torch.stack(exponential).log()
-
-
 def draw_by_place(
-    model: PreTrainedModel, temperature: float, seeds: Callable[[int], Sequence[int]]
+    model: PreTrainedModel, temperature: float, seeds: Callable[[int], Sequence[Sequence[int]]]
 ) -> Callable[..., torch.Tensor]:
-    """`model.generate` that samples with `seeds(rows)`; of a generation config it takes lengths and tokens alone."""
+    """`model.generate` that samples with `seeds(rows)`: numbers for each row, such as the run's seed and a place.
+
+    Of a generation config it takes lengths and tokens alone.
+    """
     generate = model.generate
 
     def draw(*, generation_config: GenerationConfig, **given: Any) -> torch.Tensor:
@@ -62,9 +51,9 @@ def draw_by_place(
         config = GenerationConfig(
             **{key: getattr(generation_config, key) for key in lengths}, do_sample=False
         )
-        noise = GumbelNoise(seeds(len(ids)), temperature, ids.device)
+        chooser = Chooser(Sampling(temperature), seeds(len(ids)))
         with plain(model):
-            tokens: torch.Tensor = generate(generation_config=config, logits_processor=[noise], **given)
+            tokens: torch.Tensor = generate(generation_config=config, logits_processor=[chooser], **given)
         return tokens
 
     return draw

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     Lesson = tuple[torch.Tensor, torch.Tensor]  # advantages and returns, [rows, tokens]
 
 
+TRAINING, HELD_OUT = 0, 1  # of an answer's random numbers: which prompts its place counts
+
+
 @dataclass
 class Training:
     """One attempt on this rank: what it works with, and how far it has come."""
@@ -103,7 +106,7 @@ class Training:
     def sample(self, places: np.ndarray) -> Answers:
         """The answers to the prompts at these positions."""
         prompts = [self.prompts[number] for number in self.order[places]]
-        seeds = [hash((self.args.seed, place)) for place in places.tolist()]
+        seeds = [(self.args.seed, TRAINING, place) for place in places.tolist()]
         return rollouts.answers(self.models, self.stage, prompts, seeds)
 
     def lessons(self, batches: list[Answers]) -> tuple[list[Lesson], float]:
@@ -165,7 +168,7 @@ class Training:
                 self.models,
                 self.stage,
                 [self.held_out[place] for place in part],
-                [hash((self.args.seed, -1 - place)) for place in part],
+                [(self.args.seed, HELD_OUT, place) for place in part.tolist()],
             )
             for part in np.split(places, rows // math.gcd(size.micro, rows))
         ]
@@ -182,18 +185,18 @@ class Training:
             self.stage.this,
             self.progress,
             self.identity,
-            self.args.checkpoint_keep,
-            {"critic": self.models.critic},
-            kept,
+            keep=self.args.checkpoint_keep,
+            others={"critic": self.models.critic},
+            more=kept,
         )
         self.stage.log.event("checkpoint", self.progress.step, tag=self.saved)
         self.stage.log.say(f"checkpoint {self.saved} saved")
 
-    def resume(self, found: checkpoints.Found) -> None:
+    def resume(self, checkpoint: checkpoints.Checkpoint) -> None:
         """Continue from a checkpoint."""
-        carried = checkpoints.load(self.models.policy, found)
-        checkpoints.load(self.models.critic, found, "critic")
-        self.progress, self.saved = Progress(**carried["progress"]), found.tag
+        carried = checkpoints.load(self.models.policy, checkpoint)
+        checkpoints.load(self.models.critic, checkpoint, "critic")
+        self.progress, self.saved = Progress(**carried["progress"]), checkpoint.tag
         self.beta, self.steps_before = carried["beta"], self.progress.step
         if self.average is not None:
             self.average.load(carried["average"])

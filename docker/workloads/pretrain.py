@@ -42,20 +42,20 @@ TRAITS = Traits(estimated=True, chunked_loss=True, bounded_length=True)
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.pretrain",
         description="Pretrain a language model on text with DeepSpeed.",
         allow_abbrev=False,
     )
-    options.launcher(made)
-    group = made.add_argument_group("training")
+    options.launcher(command)
+    group = command.add_argument_group("training")
     options.optimization(group)
     options.language_model(group)
     options.acceleration(group)
     options.text(group)
     options.reports(group)
     options.rehearsal(group)
-    return made
+    return command
 
 
 def pretrain(args: argparse.Namespace, this: Session) -> int:
@@ -88,22 +88,26 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     check(args, config)
     config = {**config, **group.settings()}
     settings = this.together(lambda: architectures.config(args.model))
-    data = samples.load(this, args, settings, size, group.reader)
+    data = samples.load(this, args, settings, size=size, reader=group.reader)
     settings.eos_token_id = data.tokenizer.eos_token_id
     if unbalanced := routing.unbalanced(settings):
         log.say(unbalanced)
     model = this.together(lambda: build(args, settings, config, this))
     groups = this.together(lambda: group.attach(model, size.micro, args.seq_length))
-    identity = checkpoints.identity(args.model, model, data.tokenizer, config, this.world_size)
+    identity = checkpoints.identity(
+        args.model, model, data.tokenizer, config=config, world_size=this.world_size
+    )
     identity = dataclasses.replace(identity, data=data.order)
     parameters = architectures.parameters(model)  # DeepSpeed may spread experts over ranks
-    found = checkpoints.find(this, args.resume, identity, log)
+    checkpoint = checkpoints.find(this, args.resume, identity, log)
     with routing.recordable():
-        engine = engines.start(model, config, args, found is not None and found.universal, groups)
+        engine = engines.start(
+            model, config, args, universal=checkpoint is not None and checkpoint.universal, groups=groups
+        )
     if args.compile:
         this.together(lambda: engines.compile(engine, args.compile))
     engine.train()
-    progress = checkpoints.restore(engine, found) if found else checkpoints.Progress()
+    progress = checkpoints.restore(engine, checkpoint) if checkpoint else checkpoints.Progress()
     training = Training(
         args=args,
         this=this,
@@ -119,9 +123,9 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
         attempt=this.first(lambda: metrics.attempts(this.run_dir) + 1),
         steps_before=progress.step,
         progress=progress,
-        saved=found.tag if found else None,
+        saved=checkpoint.tag if checkpoint else None,
     )
-    announce(training, found)
+    announce(training, checkpoint)
     return training
 
 
@@ -144,7 +148,9 @@ def build(
     from workloads import losses  # imports torch
 
     architectures.pad_vocabulary(args.model, settings, args.pad_vocab)
-    model = architectures.build(args.model, settings, config, args.seed, this.device, args.attention)
+    model = architectures.build(
+        args.model, settings, config, seed=args.seed, device=this.device, attention=args.attention
+    )
     if args.liger:
         architectures.fuse(model)
     losses.attach(model, args.z_loss, args.liger)
@@ -153,26 +159,26 @@ def build(
     return model
 
 
-def announce(training: Training, found: checkpoints.Found | None) -> None:
+def announce(training: Training, checkpoint: checkpoints.Checkpoint | None) -> None:
     """Log what is trained, by what, and from where it continues."""
     this, log, identity, progress = training.this, training.log, training.identity, training.progress
     log.say(
         f"{identity.model} on {training.data.corpus.tokens:,} tokens by {identity.tokenizer}; {this.world_size} ranks, "
         f"ZeRO-{identity.zero_stage}, {identity.precision}, {type(training.engine.basic_optimizer).__name__}; "
-        + (f"resumed from {found.path}" if found else "from the start")
+        + (f"resumed from {checkpoint.path}" if checkpoint else "from the start")
     )
-    if found and found.identity.data != identity.data:
+    if checkpoint and checkpoint.identity.data != identity.data:
         log.say(
-            f"{found.tag} saw samples of another text, --seq-length or --seed, or of an older version of this program: "
-            f"it continues at sample {progress.samples + 1:,} of this run's own order, so some text may come twice, "
-            "and held-out text may have been trained on"
+            f"{checkpoint.tag} saw samples of another text, --seq-length or --seed, or of an older version of this "
+            f"program: it continues at sample {progress.samples + 1:,} of this run's own order, so some text may come "
+            "twice, and held-out text may have been trained on"
         )
     log.event(
         "start",
         progress.step,
         world_size=this.world_size,
         parameters=training.parameters,
-        resumed_from=found.tag if found else None,
+        resumed_from=checkpoint.tag if checkpoint else None,
         attempt=training.attempt,
         max_steps=training.args.max_steps,
     )

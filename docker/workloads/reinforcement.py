@@ -43,13 +43,13 @@ def draw_by_place(trainer: Any, stage: Stage) -> None:
     """Have the trainer's policy sample each answer by its place in the run, and see positions without the padding."""
     policy = trainer.model.get_base_model() if stage.args.lora_rank else trainer.model
     this = stage.this
-    drawn: Counter[tuple[int, bool]] = Counter()  # answers so far, by step and whether it is of training
+    drawn: Counter[tuple[int, int]] = Counter()  # answers so far, by step and whether it is of training
 
-    def seeds(rows: int) -> list[int]:
-        when = (trainer.state.global_step, trainer.model.training)
+    def seeds(rows: int) -> list[tuple[int, ...]]:
+        when = (trainer.state.global_step, int(trainer.model.training))
         first = drawn[when] + this.rank * rows
         drawn[when] += this.world_size * rows
-        return [hash((stage.args.seed, *when, first + row)) for row in range(rows)]
+        return [(stage.args.seed, *when, first + row) for row in range(rows)]
 
     policy.generate = policy_sampling.draw_by_place(policy, stage.args.temperature, seeds)
     reference = trainer.ref_model and trainer.accelerator.unwrap_model(trainer.ref_model)

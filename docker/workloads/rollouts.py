@@ -18,7 +18,7 @@ from workloads.session import Stop
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from deepspeed import DeepSpeedEngine
 
@@ -107,7 +107,9 @@ def figures(batches: list[Answers], this: Session) -> dict[str, float]:
     return dict(zip(names, (means / this.world_size).tolist(), strict=True))
 
 
-def answers(models: Models, stage: Stage, prompts: list[list[int]], seeds: list[int]) -> Answers:
+def answers(
+    models: Models, stage: Stage, prompts: list[list[int]], seeds: Sequence[Sequence[int]]
+) -> Answers:
     """The policy's answers to a micro batch of prompts, sampled with these seeds."""
     ids, mask = _left_padded(prompts, stage)
     begin, end = ids.shape[1], stage.tokenizer.eos_token_id
@@ -153,7 +155,7 @@ def _left_padded(prompts: list[list[int]], stage: Stage) -> tuple[torch.Tensor, 
 
 
 def _generate(
-    policy: DeepSpeedEngine, stage: Stage, given: dict[str, torch.Tensor], seeds: list[int]
+    policy: DeepSpeedEngine, stage: Stage, given: dict[str, torch.Tensor], seeds: Sequence[Sequence[int]]
 ) -> torch.Tensor:
     args, partitioned = stage.args, engines.stage(stage.config) == 3
     config = GenerationConfig(

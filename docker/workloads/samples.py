@@ -62,6 +62,7 @@ def load(
     session: Session,
     args: argparse.Namespace,
     settings: PretrainedConfig,
+    *,
     size: engines.BatchSize,
     reader: Session,
 ) -> Data:
@@ -79,13 +80,14 @@ def load(
     evaluated = None
     if args.eval_every:
         count = held_out_windows(len(held_out), args)
-        read = (held_out, count, args.seq_length, size.micro)
-        batches = evaluation(*read, reader, masked=args.document_masks)
+        batches = evaluation(
+            held_out, count, args.seq_length, micro=size.micro, session=reader, masked=args.document_masks
+        )
         predicted = held_out[1 + np.arange(count * args.seq_length)]
         bytes_ = session.first(lambda: len(tokenizer.decode(predicted, skip_special_tokens=True).encode()))
         evaluated = Evaluation(batches, len(predicted), bytes_)
     order = f"{ORDER}:{Path(tokens.path).stem}:{args.seq_length}:{args.seed}"
-    return Data(tokenizer, tokens, samples, evaluated, order)
+    return Data(tokenizer=tokenizer, corpus=tokens, samples=samples, evaluation=evaluated, order=order)
 
 
 class Samples:
@@ -191,7 +193,7 @@ def held_out_windows(tokens: int, args: argparse.Namespace) -> int:
 
 
 def evaluation(
-    tokens: Any, count: int, length: int, micro: int, session: Session, *, masked: bool = False
+    tokens: Any, count: int, length: int, *, micro: int, session: Session, masked: bool = False
 ) -> list[Batch]:
     """This rank's share of the first `count` windows, `micro` in each batch, as many batches on every rank."""
     import numpy as np

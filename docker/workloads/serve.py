@@ -47,13 +47,13 @@ PATIENCE = 30.0  # seconds that a server has to end, after SIGTERM
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.serve",
         description="Serve a model to OpenAI's clients.",
         allow_abbrev=False,
     )
-    options.launcher(made, only=("run-dir", "model"))
-    group = made.add_argument_group("serving")
+    options.launcher(command, only=("run-dir", "model"))
+    group = command.add_argument_group("serving")
     group.add_argument(
         "--engine",
         choices=("vllm", "transformers"),
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
         default=False,
         help="rehearsal: does this model fit, and how fast is it? Its text means nothing",
     )
-    return made
+    return command
 
 
 def refusal(words: list[str], hosts: int, slots: int) -> str | None:
@@ -108,7 +108,8 @@ def refusal(words: list[str], hosts: int, slots: int) -> str | None:
 
     The launcher asks before it submits; a model that only the ranks can see is looked at by them.
     """
-    args, place = parser().parse_args(words), Place(0, 0, hosts, slots, "", 0)
+    args = parser().parse_args(words)
+    place = Place(rank=0, host=0, hosts=hosts, slots=slots, master="", port=0)
     try:
         check_key(args)
         if args.engine == "transformers":

@@ -70,7 +70,9 @@ class Stage:
             self.log.say(f"{sum(missing)} of {sum(given)} examples are left out: {why}")
 
 
-def prepare(args: argparse.Namespace, this: Session, *keys: str, pad_apart: bool = False) -> Stage:
+def prepare(
+    args: argparse.Namespace, this: Session, keys: tuple[str, ...], *, pad_apart: bool = False
+) -> Stage:
     """Read config, examples (with these keys) and tokenizer. Raises Stop for the job's mistakes.
 
     Set `pad_apart` where the padding token must not be the end token, even if the model has to grow by one for it.

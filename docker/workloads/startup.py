@@ -35,13 +35,13 @@ HEAD = ("switch", "states", "activations", "peak", "seconds", "tokens/s", "norm"
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.startup",
         description="Show what each of DeepSpeed's first switches changes in memory and time.",
         allow_abbrev=False,
     )
-    options.launcher(made, only=("deepspeed-config", "run-dir", "model"))
-    group = made.add_argument_group("lesson")
+    options.launcher(command, only=("deepspeed-config", "run-dir", "model"))
+    group = command.add_argument_group("lesson")
     group.add_argument(
         "--switches",
         nargs="+",
@@ -54,8 +54,8 @@ def parser() -> argparse.ArgumentParser:
         "--seq-length", type=options.positive, default=256, metavar="N", help="tokens of a sample"
     )
     options.optimization(group)
-    made.set_defaults(max_steps=8)
-    return made
+    command.set_defaults(max_steps=8)
+    return command
 
 
 def switches(config: dict[str, Any], size: engines.BatchSize) -> dict[str, tuple[dict[str, Any], str]]:
@@ -100,19 +100,19 @@ def lesson(args: argparse.Namespace, this: Session) -> int:
         raise Stop(f"--max-steps {args.max_steps}: the first {trials.WARMUP} are not measured, so use more")
     settings = this.together(lambda: architectures.config(args.model))
     samples = trials.batches(this, args, settings.vocab_size)
-    chosen = {name: made for name, made in switches(config, size).items() if name in args.switches}
-    made = []
+    chosen = {name: switch for name, switch in switches(config, size).items() if name in args.switches}
+    measured = []
     for name, (changed, _) in chosen.items():
         checkpointing = name in {"activation-checkpointing", "all"}
-        made.append(trials.run(name, changed, args, this, samples, checkpointing))
+        measured.append(trials.run(name, changed, args, this, samples=samples, checkpointing=checkpointing))
         if this.rank == 0:
             print(f"{name} measured: {changed}", flush=True)
     if this.rank == 0:
         print(
-            f"{this.world_size} ranks, {made[0].parameters:,} parameters, {size.total} samples a step; of rank 0:"
+            f"{this.world_size} ranks, {measured[0].parameters:,} parameters, {size.total} samples a step; of rank 0:"
         )
-        print(metrics.table([HEAD, *(row(t, chosen[t.name][1]) for t in made)]))
-        metrics.write_atomically(this.run_dir / FILE, {"trials": [asdict(trial) for trial in made]})
+        print(metrics.table([HEAD, *(row(t, chosen[t.name][1]) for t in measured)]))
+        metrics.write_atomically(this.run_dir / FILE, {"trials": [asdict(trial) for trial in measured]})
     return os.EX_OK
 
 

@@ -65,14 +65,14 @@ def files(source: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = [file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
-        if not found:
+        paths = [file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
+        if not paths:
             raise Stop(f"--data {source}: no {', '.join(SUFFIXES)} file in this folder")
     else:
-        found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]  # noqa: PTH207
-        if not found:
+        paths = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]  # noqa: PTH207
+        if not paths:
             raise Stop(f"--data {source}: no such file or folder (builtin and hf:NAME are the other sources)")
-    return sorted(found)
+    return sorted(paths)
 
 
 def _file(path: Path) -> Iterator[str | None]:

@@ -31,7 +31,7 @@ TRAINED_ON = 100_000_000  # characters a BPE is trained on at most
 
 
 def make(
-    session: Session, name: str, model: str, vocabulary: int, texts: Callable[[], Iterator[str]]
+    session: Session, name: str, model: str, *, vocabulary: int, texts: Callable[[], Iterator[str]]
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that --tokenizer names, on every rank; `texts` yields the data, for training a BPE.
 
@@ -41,19 +41,19 @@ def make(
     if name == "auto":
         name = "bytes" if architectures.named(model) or not _has_tokenizer(model) else model
     if name == "bytes":
-        made = _wrapped(_bytes(), "bytes")
+        tokenizer = _wrapped(_bytes(), "bytes")
     elif name.startswith("bpe:"):
         folder = session.run_dir / "tokenizer"
         trained = session.first(lambda: _trained(name, folder, texts))
-        made = _wrapped_json(trained, name)
+        tokenizer = _wrapped_json(trained, name)
     else:
-        made = session.together(lambda: _existing(name))
-    if len(made) > vocabulary:
+        tokenizer = session.together(lambda: _existing(name))
+    if len(tokenizer) > vocabulary:
         raise Stop(
-            f"tokenizer {name} has {len(made):,} tokens, and model {model} a vocabulary of {vocabulary:,}: "
+            f"tokenizer {name} has {len(tokenizer):,} tokens, and model {model} a vocabulary of {vocabulary:,}: "
             "use a smaller tokenizer (bytes, bpe:SIZE) or another model"
         )
-    return made
+    return tokenizer
 
 
 def existing(name: str) -> PreTrainedTokenizerBase:
@@ -87,7 +87,11 @@ def for_examples(
     name = args.tokenizer
     if name == "auto" and (architectures.named(args.model) or not _has_tokenizer(args.model)):
         name = f"bpe:{min(vocabulary - 1, 8192)}"  # and one for padding
-    by = make(session, name, args.model, vocabulary, lambda: (text for row in rows for text in row.values()))
+
+    def texts() -> Iterator[str]:
+        return (text for row in rows for text in row.values())
+
+    by = make(session, name, args.model, vocabulary=vocabulary, texts=texts)
     if by.eos_token_id is None:
         raise Stop(
             f"tokenizer {by.name_or_path} has no end token, which ends an answer: use bpe:SIZE or another"
@@ -172,12 +176,12 @@ def _bytes() -> Tokenizer:
     """Token i is byte i: byte-level BPE with no merges."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    made = Tokenizer(
+    tokenizer = Tokenizer(
         models.BPE(vocab={character: byte for byte, character in _alphabet().items()}, merges=[])
     )
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    return made
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
 
 
 def _alphabet() -> dict[int, str]:
@@ -204,10 +208,10 @@ def _trained(name: str, folder: Path, texts: Callable[[], Iterator[str]]) -> str
     if kept.exists() and (old := Tokenizer.from_file(str(kept))).get_vocab_size() <= int(size):
         return str(old.to_str())
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.train_from_iterator(
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.train_from_iterator(
         _some(texts()),
         trainers.BpeTrainer(
             vocab_size=int(size),
@@ -216,8 +220,8 @@ def _trained(name: str, folder: Path, texts: Callable[[], Iterator[str]]) -> str
             show_progress=False,
         ),
     )
-    _wrapped(made, name).save_pretrained(folder)
-    return str(made.to_str())
+    _wrapped(tokenizer, name).save_pretrained(folder)
+    return str(tokenizer.to_str())
 
 
 def _some(texts: Iterator[str]) -> Iterator[str]:

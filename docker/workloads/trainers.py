@@ -17,7 +17,16 @@ from typing import TYPE_CHECKING, Any
 from ending import SAVED
 from transformers import PrinterCallback
 
-from workloads import architectures, callbacks, checkpoints, engines, examples, metrics, session
+from workloads import (
+    architectures,
+    callbacks,
+    checkpoints,
+    engines,
+    examples,
+    lookups,
+    metrics,
+    session,
+)
 from workloads.session import Session, Stop
 from workloads.stages import IGNORED
 
@@ -160,21 +169,26 @@ def run(trainer: Trainer, stage: Stage) -> int:
     began = time.monotonic()
     args, this, log = stage.args, stage.this, stage.log
     trainer.remove_callback(PrinterCallback)
+    lookups.look_up_once()
     follow(trainer, args)
     identity = checkpoints.identity(
-        args.model, trainer.model, stage.tokenizer, trainer.args.deepspeed, this.world_size
+        args.model,
+        trainer.model,
+        stage.tokenizer,
+        config=trainer.args.deepspeed,
+        world_size=this.world_size,
     )
-    found = checkpoints.find(this, args.resume, identity, log)
+    checkpoint = checkpoints.find(this, args.resume, identity, log)
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
     log.say(
         f"{identity.model}, tokenizer {identity.tokenizer}; {this.world_size} ranks, ZeRO-{identity.zero_stage}, "
-        f"{identity.precision}; " + (f"resumed from {found.tag}" if found else "from the start")
+        f"{identity.precision}; " + (f"resumed from {checkpoint.tag}" if checkpoint else "from the start")
     )
     log.event(
         "start",
-        found.progress.step if found else 0,
+        checkpoint.progress.step if checkpoint else 0,
         world_size=this.world_size,
-        resumed_from=found.tag if found else None,
+        resumed_from=checkpoint.tag if checkpoint else None,
         parameters=architectures.parameters(trainer.model),
         attempt=attempt,
         max_steps=args.max_steps,
@@ -183,7 +197,7 @@ def run(trainer: Trainer, stage: Stage) -> int:
     trainer.add_callback(reporter)
     note_failures(trainer, reporter.failures)
     try:
-        trainer.train(resume_from_checkpoint=str(found.path) if found else None)
+        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         if not reporter.stopped:
             finish(trainer, stage, began)
     except Stop as stop:

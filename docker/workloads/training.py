@@ -166,7 +166,7 @@ class Training:
         """Write a checkpoint."""
         began = time.perf_counter()
         keep = self.args.checkpoint_keep
-        self.saved = checkpoints.save(self.engine, self.this, self.progress, self.identity, keep)
+        self.saved = checkpoints.save(self.engine, self.this, self.progress, self.identity, keep=keep)
         seconds = time.perf_counter() - began
         self.log.event("checkpoint", self.progress.step, tag=self.saved, seconds=seconds)
         self.log.say(f"checkpoint {self.saved} saved in {seconds:.1f} s")

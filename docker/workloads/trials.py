@@ -1,7 +1,7 @@
 """A few steps of training, measured: memory of a rank by what holds it, bytes communicated, time.
 
-Owns how each is measured; which trials are worth comparing is the workload's. Memory is counted from the tensors that
-are alive, so that it is exact on a CPU too, where a process's resident memory says little.
+Owns the steps and what is measured of them; which trials are worth comparing is the workload's. Memory is counted by
+tensor_memory.py.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import time
 from argparse import Namespace
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workloads import architectures, corpus, engines, training, ulysses
+from workloads import architectures, corpus, engines, tensor_memory, training, ulysses
 from workloads.samples import Samples
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     import torch
     from deepspeed import DeepSpeedEngine
 
+    from workloads.samples import Batch
     from workloads.session import Session
 
 WARMUP = 2  # untimed steps: buckets are sized and parameters fetched for the first time
@@ -61,6 +63,7 @@ def run(
     config: dict[str, Any],
     args: argparse.Namespace,
     this: Session,
+    *,
     samples: Samples,
     checkpointing: bool = False,
 ) -> Trial:
@@ -68,15 +71,41 @@ def run(
 
     Buckets larger than the model are cut to its size: DeepSpeed allocates them whole, and they would hide the rest.
     """
-    import deepspeed
-    import torch
     from deepspeed.accelerator import get_accelerator
 
+    device, before = get_accelerator(), tensor_memory.alive(this.device)
+    engine, parameters = _start(config, args, this, checkpointing=checkpointing)
+    size = engines.BatchSize(*(config[key] for key in engines.BATCH))
+    memory, seconds, last = _train(engine, args, this, samples=samples, size=size)
+    norm = engine.get_global_grad_norm() if last.norm is None else last.norm
+    trial = Trial(
+        name=name,
+        parameters=parameters,
+        states=memory.states - before,
+        activations=memory.activations,
+        peak=None if this.device.type == "cpu" else int(device.max_memory_allocated()),
+        seconds=seconds,
+        tokens_per_second=size.total * args.seq_length / seconds,
+        loss=last.loss,
+        norm=None if norm is None else float(norm),
+        communicated=_communicated(args.max_steps - WARMUP),
+    )
+    engine.destroy()
+    del engine
+    gc.collect()
+    device.empty_cache()
+    return trial
+
+
+def _start(
+    config: dict[str, Any], args: argparse.Namespace, this: Session, *, checkpointing: bool
+) -> tuple[DeepSpeedEngine, int]:
+    """The engine, in training, that logs what it communicates; and the number of the model's parameters."""
     from workloads import losses
 
-    device, settings = get_accelerator(), architectures.config(args.model)
-    before = _alive(this.device)
-    model = architectures.build(args.model, settings, config, args.seed, this.device)
+    model = architectures.build(
+        args.model, architectures.config(args.model), config, seed=args.seed, device=this.device
+    )
     losses.attach(model)
     if checkpointing:
         model.activation_checkpointing_enable()
@@ -87,97 +116,79 @@ def run(
     logged = {"comms_logger": {"enabled": True, "prof_all": True, "verbose": False}}
     engine = engines.start(model, {**config, **logged, "zero_optimization": zero}, args)
     engine.train()
-    comms = deepspeed.comm.comm.comms_logger
-    size, alone = engines.BatchSize(*(config[key] for key in engines.BATCH)), ulysses.group(1, 1, this)
-    states = activations = 0
-    loss, norm, began = 0.0, None, 0.0
+    return engine, parameters
+
+
+class _Memory(NamedTuple):
+    """Bytes alive between backward and step, and bytes that forward saved for backward."""
+
+    states: int
+    activations: int
+
+
+class _Step(NamedTuple):
+    """A step's loss over all ranks, and its gradient's norm where DeepSpeed keeps none."""
+
+    memory: _Memory
+    loss: float
+    norm: torch.Tensor | None
+
+
+def _train(
+    engine: DeepSpeedEngine,
+    args: argparse.Namespace,
+    this: Session,
+    *,
+    samples: Samples,
+    size: engines.BatchSize,
+) -> tuple[_Memory, float, _Step]:
+    """All steps: the memory of the last untimed one, seconds of each that is timed, and the last one."""
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    device, memory, began = get_accelerator(), _Memory(0, 0), 0.0
     for step in range(args.max_steps):
         if step == WARMUP:
             device.synchronize()
             device.reset_peak_memory_stats()
-            comms.comms_dict.clear()
+            deepspeed.comm.comm.comms_logger.comms_dict.clear()
             began = time.perf_counter()
-        total = torch.zeros((), device=this.device)
-        for batch in samples.share(step * size.total, size, this):
-            with _Saved(engine) as saved:
-                one, *_ = training.next_token_loss(engine, batch, alone, this.device)
-                one = one / batch.labels.numel()
-            engine.backward(one)
-            norm = engines.unreported_norm(engine)
-            if step == WARMUP - 1:
-                states, activations = max(states, _alive(this.device) - before), max(activations, saved.bytes)
-            engine.step()
-            total += one.detach() / size.accumulation
-        loss, _ = this.agree(total)
+        last = _step(engine, this, samples.share(step * size.total, size, this), measured=step == WARMUP - 1)
+        memory = last.memory if step == WARMUP - 1 else memory
     device.synchronize()
     seconds, _ = this.agree((time.perf_counter() - began) / (args.max_steps - WARMUP))
-    norm = engine.get_global_grad_norm() if norm is None else norm
-    made = Trial(
-        name,
-        parameters,
-        states,
-        activations,
-        None if this.device.type == "cpu" else int(device.max_memory_allocated()),
-        seconds,
-        size.total * args.seq_length / seconds,
-        loss,
-        None if norm is None else float(norm),
-        _communicated(comms.comms_dict, args.max_steps - WARMUP),
-    )
-    engine.destroy()
-    del engine, model
-    gc.collect()
-    device.empty_cache()
-    return made
+    return memory, seconds, last
 
 
-def _communicated(calls: dict[str, dict[int, list[Any]]], steps: int) -> dict[str, int]:
-    """Operation → bytes a step, from DeepSpeed's record of operation → message size → [count, …]."""
-    found: Counter[str] = Counter()
-    for operation, sizes in calls.items():
-        if not operation.startswith(BARRIERS):
-            found[operation] += sum(int(bytes_) * int(record[0]) for bytes_, record in sizes.items()) // steps
-    return {operation: bytes_ for operation, bytes_ in sorted(found.items()) if bytes_}
-
-
-def _alive(device: torch.device) -> int:
-    """Bytes of all tensors alive on the device, each storage once."""
+def _step(engine: DeepSpeedEngine, this: Session, batches: Iterable[Batch], *, measured: bool) -> _Step:
     import torch
 
-    gc.collect()
-    sizes = {}
-    for thing in gc.get_objects():
-        if isinstance(thing, torch.Tensor) and thing.device.type == device.type:
-            tensors = [thing, thing.grad] if thing.is_leaf and thing.grad is not None else [thing]
-            for tensor in tensors:
-                storage = tensor.untyped_storage()
-                sizes[storage.data_ptr()] = storage.nbytes()
-    return sum(sizes.values())
+    alone = ulysses.group(1, 1, this)
+    states = activations = 0
+    total, norm, count = torch.zeros((), device=this.device), None, 0
+    for batch in batches:
+        with tensor_memory.Saved(engine) as saved:
+            one, *_ = training.next_token_loss(engine, batch, alone, this.device)
+            one = one / batch.labels.numel()
+        engine.backward(one)
+        norm = engines.unreported_norm(engine)
+        if measured:
+            states, activations = max(states, tensor_memory.alive(this.device)), max(activations, saved.bytes)
+        engine.step()
+        total, count = total + one.detach(), count + 1
+    loss, _ = this.agree(total / count)
+    return _Step(_Memory(states, activations), loss, norm)
 
 
-class _Saved:
-    """Counts what a forward pass saves for backward, but for the weights."""
+def _communicated(steps: int) -> dict[str, int]:
+    """Operation → bytes a step, from DeepSpeed's record of operation → message size → [count, …]."""
+    import deepspeed
 
-    def __init__(self, engine: DeepSpeedEngine) -> None:
-        self._weights = {p.untyped_storage().data_ptr() for p in engine.module.parameters()}
-        self._sizes: dict[int, int] = {}
-
-    def __enter__(self) -> _Saved:
-        import torch
-
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._note, lambda tensor: tensor)
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._hooks.__exit__(*error)
-
-    def _note(self, tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._weights:
-            self._sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    @property
-    def bytes(self) -> int:
-        return sum(self._sizes.values())
+    calls: dict[str, dict[int, list[Any]]] = deepspeed.comm.comm.comms_logger.comms_dict
+    totals: Counter[str] = Counter()
+    for operation, sizes in calls.items():
+        if not operation.startswith(BARRIERS):
+            totals[operation] += (
+                sum(int(bytes_) * int(record[0]) for bytes_, record in sizes.items()) // steps
+            )
+    return {operation: bytes_ for operation, bytes_ in sorted(totals.items()) if bytes_}

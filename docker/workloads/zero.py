@@ -36,13 +36,13 @@ HEAD = (
 
 def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
-    made = argparse.ArgumentParser(
+    command = argparse.ArgumentParser(
         prog="python -m workloads.zero",
         description="Compare ZeRO's stages: memory of a rank, communication, speed.",
         allow_abbrev=False,
     )
-    options.launcher(made, only=("deepspeed-config", "run-dir", "model"))
-    group = made.add_argument_group("comparison")
+    options.launcher(command, only=("deepspeed-config", "run-dir", "model"))
+    group = command.add_argument_group("comparison")
     group.add_argument(
         "--stages",
         nargs="+",
@@ -56,8 +56,8 @@ def parser() -> argparse.ArgumentParser:
         "--seq-length", type=options.positive, default=256, metavar="N", help="tokens of a sample"
     )
     options.optimization(group)
-    made.set_defaults(max_steps=8)
-    return made
+    command.set_defaults(max_steps=8)
+    return command
 
 
 def compare(args: argparse.Namespace, this: Session) -> int:
@@ -67,21 +67,30 @@ def compare(args: argparse.Namespace, this: Session) -> int:
         raise Stop(f"--max-steps {args.max_steps}: the first {trials.WARMUP} are not measured, so use more")
     settings = this.together(lambda: architectures.config(args.model))
     samples = trials.batches(this, args, settings.vocab_size)
-    made = []
+    measured = []
     for stage in args.stages:
         zero = {**config.get("zero_optimization", {}), "stage": stage}
         whole = {**config, "zero_optimization": zero}
-        made.append(trials.run(f"ZeRO-{stage}", whole, args, this, samples, args.activation_checkpointing))
+        measured.append(
+            trials.run(
+                f"ZeRO-{stage}",
+                whole,
+                args,
+                this,
+                samples=samples,
+                checkpointing=args.activation_checkpointing,
+            )
+        )
         if this.rank == 0:
             print(f"ZeRO-{stage} measured", flush=True)
     if this.rank == 0:
         mixed = engines.precision(config) != "fp32"
         rows = [
             row(trial, paper(stage, this.world_size, mixed))
-            for stage, trial in zip(args.stages, made, strict=True)
+            for stage, trial in zip(args.stages, measured, strict=True)
         ]
         print(metrics.table([HEAD, *rows]))
-        for trial in made:
+        for trial in measured:
             sent = ", ".join(f"{name} {bytes_ / 1e6:,.2f} MB" for name, bytes_ in trial.communicated.items())
             print(f"{trial.name} sends a step: {sent or 'nothing'}")
         written = [
@@ -90,7 +99,7 @@ def compare(args: argparse.Namespace, this: Session) -> int:
                 "paper_bytes_per_parameter": paper(stage, this.world_size, mixed),
                 **asdict(trial),
             }
-            for stage, trial in zip(args.stages, made, strict=True)
+            for stage, trial in zip(args.stages, measured, strict=True)
         ]
         metrics.write_atomically(this.run_dir / FILE, {"world_size": this.world_size, "trials": written})
     return os.EX_OK

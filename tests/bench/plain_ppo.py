@@ -38,7 +38,7 @@ def rewards(
     for step in range(settings["steps"]):
         rate = settings["lr"] * (1 - step / settings["steps"])
         batch = [prompts[n] for n in order[step * settings["batch"] :][: settings["batch"]]]
-        answers = [_answer(policy, tokenizer, prompt, settings["tokens"]) for prompt in batch]
+        answers = [answer(policy, tokenizer, prompt, settings["tokens"]) for prompt in batch]
         scores = [reward(tokenizer.decode(ids[begin:], skip_special_tokens=True)) for ids, begin in answers]
         episodes = [_episode(policy, reference, critic, ids, begin) for ids, begin in answers]
         advantages, returns = [], []
@@ -54,7 +54,7 @@ def rewards(
         for (ids, begin), (old, _, values), gains, target in zip(
             answers, episodes, advantages, returns, strict=True
         ):
-            ratio = (_logs(policy, ids, begin) - old).exp()
+            ratio = (logs(policy, ids, begin) - old).exp()
             gain = (gains - mean) / (deviation + 1e-4)
             surrogate = torch.min(ratio * gain, ratio.clamp(1 - CLIP, 1 + CLIP) * gain)
             new = _values(critic, ids, begin)
@@ -71,7 +71,8 @@ def rewards(
         yield sum(scores) / len(scores)
 
 
-def _answer(policy: Any, tokenizer: Any, prompt: str, tokens: int) -> tuple[torch.Tensor, int]:
+def answer(policy: Any, tokenizer: Any, prompt: str, tokens: int) -> tuple[torch.Tensor, int]:
+    """Prompt and answer, drawn token by token, and where the answer begins."""
     ids = torch.tensor(tokenizer(prompt)["input_ids"])
     begin = len(ids)
     for _ in range(tokens):
@@ -87,10 +88,11 @@ def _episode(
     policy: Any, reference: Any, critic: Any, ids: torch.Tensor, begin: int
 ) -> tuple[torch.Tensor, ...]:
     with torch.no_grad():
-        return _logs(policy, ids, begin), _logs(reference, ids, begin), _values(critic, ids, begin)
+        return logs(policy, ids, begin), logs(reference, ids, begin), _values(critic, ids, begin)
 
 
-def _logs(model: Any, ids: torch.Tensor, begin: int) -> torch.Tensor:
+def logs(model: Any, ids: torch.Tensor, begin: int) -> torch.Tensor:
+    """Log-probability of each token of `ids` from `begin` on."""
     logits = model(ids[None]).logits[0, begin - 1 : -1]
     return logits.log_softmax(-1).gather(-1, ids[begin:, None]).squeeze(-1)
 

@@ -25,12 +25,12 @@ def test_a_host_is_fit_when_it_is_fast_with_one_neighbour() -> None:
     slow = {"gb_per_s": 3.0, "pair_gb_per_s": 40.0}
     assert preflight.judged([slow], 1, 30.0)[-1].ok
     assert not preflight.judged([{**slow, "pair_gb_per_s": 3.0}], 1, 30.0)[-1].ok
-    assert preflight.judged([{"gb_per_s": 31.0}], 1, 30.0)[-1].found == "31 GB/s"
+    assert preflight.judged([{"gb_per_s": 31.0}], 1, 30.0)[-1].finding == "31 GB/s"
 
 
 def test_a_rank_that_says_nothing_fails_its_host() -> None:
     check = preflight.judged([{"gb_per_s": 31.0}], 2, 0.0)[-1]
-    assert (check.ok, check.found) == (False, "no end within the time limit")
+    assert (check.ok, check.finding) == (False, "no end within the time limit")
 
 
 def test_driver_and_ops_are_told_by_name() -> None:
@@ -41,14 +41,14 @@ def test_driver_and_ops_are_told_by_name() -> None:
         ("prebuilt ops", False),
         ("all-reduce", False),
     ]
-    assert checks[1].found == "fused_adam_op: undefined symbol: x"
+    assert checks[1].finding == "fused_adam_op: undefined symbol: x"
 
 
 def test_room_is_measured_where_it_is_wanted(tmp_path: Path) -> None:
     assert preflight._room("scratch", tmp_path / "made", 0.0).ok
     short = preflight._room("scratch", tmp_path, 1e9)
     assert not short.ok
-    assert f"free in {tmp_path}, 1e+09 wanted" in short.found
+    assert f"free in {tmp_path}, 1e+09 wanted" in short.finding
     (tmp_path / "file").touch()
     assert not preflight._room("scratch", tmp_path / "file", 0.0).ok
 

@@ -43,7 +43,7 @@ def quiet(_message: str) -> None:
 
 
 def start(pool: futures.Executor, hosts: list[str], node: int, run: str, limit: float = LIMIT) -> Any:
-    return pool.submit(rendezvous.meet, hosts, node, run, limit, quiet)
+    return pool.submit(rendezvous.meet, hosts, node, run, limit=limit, say=quiet)
 
 
 def all_meet(hosts: list[str], run: str) -> list[Any]:
@@ -58,7 +58,7 @@ def all_meet(hosts: list[str], run: str) -> list[Any]:
 def first_host(pool: futures.Executor, hosts: list[str], run: str) -> tuple[Any, Callable[[], socket.socket]]:
     """Node 0, waiting, and what connects to it."""
     said: queue.SimpleQueue[str] = queue.SimpleQueue()
-    first = pool.submit(rendezvous.meet, hosts, 0, run, LIMIT, said.put)
+    first = pool.submit(rendezvous.meet, hosts, 0, run, limit=LIMIT, say=said.put)
     found = re.fullmatch(r"waiting at 127\.0\.0\.1:(\d+) for \d+ more hosts", said.get(timeout=LIMIT))
     assert found
     where = ("127.0.0.1", int(found[1]))
@@ -103,17 +103,17 @@ def test_hosts_meet_over_ipv6(run: str) -> None:
 
 
 def test_one_host_waits_for_nobody(run: str) -> None:
-    peers = rendezvous.meet(["127.0.0.1"], 0, run, 0.0, quiet)
+    peers = rendezvous.meet(["127.0.0.1"], 0, run, limit=0.0, say=quiet)
     assert not peers.links
     hang_up([peers])
 
 
 def test_the_master_port_is_held_for_torch(run: str) -> None:
     """Nobody else gets it, another run with the same numbers neither; a server with SO_REUSEADDR, as torch's, does."""
-    peers = rendezvous.meet(["127.0.0.1"], 0, run, 0.0, quiet)
+    peers = rendezvous.meet(["127.0.0.1"], 0, run, limit=0.0, say=quiet)
     with socket.socket() as plain, pytest.raises(OSError, match="in use"):
         plain.bind(("127.0.0.1", peers.port))
-    again = rendezvous.meet(["127.0.0.1"], 0, run, 0.0, quiet)
+    again = rendezvous.meet(["127.0.0.1"], 0, run, limit=0.0, say=quiet)
     assert again.port != peers.port
     with (
         socket.create_server(("", peers.port)) as server,
@@ -129,7 +129,7 @@ def test_all_ports_taken(run: str, closing: contextlib.ExitStack) -> None:
         with contextlib.suppress(OSError):
             closing.enter_context(socket.create_server(("", port)))
     with pytest.raises(ending.Stop, match="all ports of this run are taken here: ") as stop:
-        rendezvous.meet(["127.0.0.1"], 0, run, 0.0, quiet)
+        rendezvous.meet(["127.0.0.1"], 0, run, limit=0.0, say=quiet)
     assert stop.value.code == 69
 
 
@@ -255,7 +255,7 @@ def test_every_host_names_the_absent_ones(run: str) -> None:
 def test_many_absent_hosts_are_counted(run: str) -> None:
     hosts = ["127.0.0.1", *(f"n{i}" for i in range(1, 64))]
     with pytest.raises(ending.Stop, match=r"^n1, n2, .*, n20 and 43 more never came within 0 s$"):
-        rendezvous.meet(hosts, 0, run, 0.2, quiet)
+        rendezvous.meet(hosts, 0, run, limit=0.2, say=quiet)
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_an_absent_first_host_is_named(host: str, why: str, run: str) -> None:
     with pytest.raises(
         ending.Stop, match=rf"^{host}, the first host, never came within 1 s \(.*{why}"
     ) as stop:
-        rendezvous.meet([host, "127.0.0.1"], 1, run, 1.0, quiet)
+        rendezvous.meet([host, "127.0.0.1"], 1, run, limit=1.0, say=quiet)
     assert stop.value.code == 69
 
 
@@ -349,7 +349,7 @@ def test_more_hosts_than_open_files(run: str, closing: contextlib.ExitStack) -> 
     closing.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
     resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
     with pytest.raises(ending.Stop, match="never came"):
-        rendezvous.meet(["127.0.0.1", *(f"n{i}" for i in range(400))], 0, run, 0.0, quiet)
+        rendezvous.meet(["127.0.0.1", *(f"n{i}" for i in range(400))], 0, run, limit=0.0, say=quiet)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == min(hard, 401 + 256)
 
 

@@ -62,14 +62,14 @@ def application(server: Server, key: str | None) -> ASGIApp:
         server.check(request.model)
         job = work.of_completion(request, server.generator.tokenizer, server.generator.limits)
         answer = answers.Completions(server.name, server.generator.tokenizer, job.top is not None)
-        return await _answered(http, server.generator, job, answer, request)
+        return await _answered(http, server.generator, job, answer=answer, request=request)
 
     async def chat(http: HttpRequest) -> Response:
         request: ChatRequest = parsed(ChatRequest, await _body(http))
         server.check(request.model)
         job = work.of_chat(request, server.generator.tokenizer, server.generator.limits)
         answer = answers.Chat(server.name, server.generator.tokenizer, job.top is not None)
-        return await _answered(http, server.generator, job, answer, request)
+        return await _answered(http, server.generator, job, answer=answer, request=request)
 
     async def models(_http: HttpRequest) -> Response:
         return JSONResponse({"object": "list", "data": [server.card]})
@@ -125,7 +125,7 @@ async def _body(http: HttpRequest) -> Any:
 
 
 async def _answered(
-    http: HttpRequest, generator: Generator, job: Work, answer: Answer, request: Request
+    http: HttpRequest, generator: Generator, job: Work, *, answer: Answer, request: Request
 ) -> Response:
     if request.stream:
         with_usage = bool(request.stream_options and request.stream_options.include_usage)

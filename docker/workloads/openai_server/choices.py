@@ -61,9 +61,9 @@ class Choice:
             self.held.append(token)
         text = tokenizer.continuation(self.tokenizer, self.prompt, self.ids)
         # what was passed on holds no part of a stop sequence
-        found = [place for stop in self.stops if (place := text.find(stop, self.sent)) >= 0]
-        if found:
-            text, self.finish = text[: min(found)], "stop"
+        places = [place for stop in self.stops if (place := text.find(stop, self.sent)) >= 0]
+        if places:
+            text, self.finish = text[: min(places)], "stop"
         elif self.generated == self.limit and not self.finish:
             self.finish = "length"
         sure = len(text) if self.finish else self._sure(text)

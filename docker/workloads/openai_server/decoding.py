@@ -67,7 +67,14 @@ class Generator:
 
     def _generate(self, work: Work, emit: Callable[[Choice, Delta], object]) -> None:
         rows = [
-            Choice(n + work.n * place, prompt, self.tokenizer, self.ends, work.stops, work.new_tokens)
+            Choice(
+                index=n + work.n * place,
+                prompt=prompt,
+                tokenizer=self.tokenizer,
+                ends=self.ends,
+                stops=work.stops,
+                limit=work.new_tokens,
+            )
             for place, prompt in enumerate(work.prompts)
             for n in range(work.n)
         ]

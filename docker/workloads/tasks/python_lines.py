@@ -21,9 +21,9 @@ def rows(**_: Any) -> dict[str, Dataset]:
         if len(line) == 2 and line[0] in ("for", "if", "import", "while", "return", "def")
     ]
     others = [*kept[1:], kept[0]]
-    found = [
+    questions = [
         {"start": start, "right": end, "wrong": other}
         for (start, end), (_, other) in zip(kept, others, strict=True)
         if end != other
     ]
-    return {"test": Dataset.from_list(found[:64])}
+    return {"test": Dataset.from_list(questions[:64])}

@@ -124,7 +124,7 @@ def test_it_tells_held_out_pairs_apart(judging: ranks.Ranks) -> None:
 @pytest.mark.parametrize(
     ("stage", "args"),
     [
-        ("chat_ppo", ("--max-steps=24", "--lr=3e-3", "--beta=0.02", "--critic-lr=5e-3")),
+        ("chat_ppo", ("--max-steps=40", "--lr=3e-3", "--beta=0.02", "--critic-lr=5e-3")),
         ("chat_rl", ("--max-steps=24", "--lr=3e-3", "--beta=0.02")),
     ],
 )
@@ -134,8 +134,8 @@ def test_the_reward_rises(
     rewarded = (f"--reward={judging.run_dir / 'export'}", "--max-new-tokens=16", "--export")
     run = done(start(tmp_path, stage, str(answering.run_dir / "export"), *args, *rewarded))
     rewards = [step["reward"] for step in run.steps()]
-    # a step's own mean is of 16 sampled answers, and goes up and down by one
-    assert statistics.fmean(rewards[-8:]) > statistics.fmean(rewards[:2]) + 0.5, rewards
+    # a step's own mean is of 16 sampled answers, and goes up and down by one; the mean of eight by a fifth
+    assert statistics.fmean(rewards[-8:]) > statistics.fmean(rewards[:4]) + 0.4, rewards
     assert shouting(run.run_dir / "export") > shouting(answering.run_dir / "export")
 
 

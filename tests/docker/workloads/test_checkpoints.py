@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from workloads import checkpoints
-from workloads.checkpoints import Found, Identity, Progress
+from workloads.checkpoints import Checkpoint, Identity, Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,8 +49,8 @@ def test_broken_ones_are_passed_over_with_the_reason(tmp_path: Path) -> None:
     (write(tmp_path, 14) / "complete.json").write_text("{")
     (write(tmp_path, 15) / "complete.json").write_text('{"files": {}}')
     told: list[tuple[str, str]] = []
-    found = checkpoints.newest(tmp_path, lambda tag, reason: told.append((tag, reason)))
-    assert found == Found(tmp_path / "step-00000010", Progress(10, 40, 640), OURS)
+    checkpoint = checkpoints.newest(tmp_path, lambda tag, reason: told.append((tag, reason)))
+    assert checkpoint == Checkpoint(tmp_path / "step-00000010", Progress(10, 40, 640), OURS)
     assert [tag for tag, _ in told] == [f"step-{n:08d}" for n in (15, 14, 13, 12, 11)]
     assert told[-1][1] == "it was not finished (complete.json is missing)"
     assert told[-2][1] == "weights.pt has 7 bytes instead of 8"
@@ -76,9 +76,9 @@ def test_pruning_never_deletes_the_last_complete_one(tmp_path: Path) -> None:
 def test_tags_are_ordered_by_step(tmp_path: Path) -> None:
     write(tmp_path, 99_999_999)
     write(tmp_path, 100_000_000)
-    found = checkpoints.newest(tmp_path)
-    assert found is not None
-    assert found.tag == "step-100000000"
+    checkpoint = checkpoints.newest(tmp_path)
+    assert checkpoint is not None
+    assert checkpoint.tag == "step-100000000"
 
 
 @pytest.mark.parametrize(
@@ -99,20 +99,23 @@ def test_tags_are_ordered_by_step(tmp_path: Path) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
-    found = Found(tmp_path, Progress(), dataclasses.replace(OURS, **change))
-    refusal = checkpoints.refusal(found, OURS)
+    checkpoint = Checkpoint(tmp_path, Progress(), dataclasses.replace(OURS, **change))
+    refusal = checkpoints.refusal(checkpoint, OURS)
     assert refusal is not None
     assert reason in refusal
 
 
 @pytest.mark.parametrize("change", [{}, {"zero_stage": 2}, {"model": "other words", "tokenizer": "likewise"}])
 def test_what_fits_is_not(change: dict[str, Any], tmp_path: Path) -> None:
-    assert checkpoints.refusal(Found(tmp_path, Progress(), dataclasses.replace(OURS, **change)), OURS) is None
+    assert (
+        checkpoints.refusal(Checkpoint(tmp_path, Progress(), dataclasses.replace(OURS, **change)), OURS)
+        is None
+    )
 
 
 def test_without_partitions_any_number_of_ranks_fits(tmp_path: Path) -> None:
     plain = dataclasses.replace(OURS, zero_stage=0)
-    found = Found(tmp_path, Progress(), dataclasses.replace(plain, world_size=8))
-    assert checkpoints.refusal(found, plain) is None
-    universal = Found(tmp_path, Progress(), dataclasses.replace(OURS, world_size=8), universal=True)
+    checkpoint = Checkpoint(tmp_path, Progress(), dataclasses.replace(plain, world_size=8))
+    assert checkpoints.refusal(checkpoint, plain) is None
+    universal = Checkpoint(tmp_path, Progress(), dataclasses.replace(OURS, world_size=8), universal=True)
     assert checkpoints.refusal(universal, OURS) is None

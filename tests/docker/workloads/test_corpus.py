@@ -187,7 +187,9 @@ def test_a_bpe_is_trained_once_and_loads_again(alone: session.Session, tmp_path:
     documents = trained.decode(ids[:20000].tolist()).split(tokenizer.END_OF_TEXT)
     assert documents[0] == next(iter(topics.values()))
     again, _ = prepared(alone, "builtin", name="bpe:400")
-    folder = tokenizer.make(alone, str(alone.run_dir / "tokenizer"), "byte-gpt", 400, lambda: iter(()))
+    folder = tokenizer.make(
+        alone, str(alone.run_dir / "tokenizer"), "byte-gpt", vocabulary=400, texts=lambda: iter(())
+    )
     assert tokenizer.fingerprint(again) == tokenizer.fingerprint(trained) == tokenizer.fingerprint(folder)
 
 

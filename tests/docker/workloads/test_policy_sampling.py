@@ -10,7 +10,6 @@ pytest.importorskip("trl", reason="the train extra is not installed")
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel  # noqa: E402
 from workloads import policy_sampling  # noqa: E402
 
-CPU = torch.device("cpu")
 CONFIG = GenerationConfig(max_new_tokens=12, eos_token_id=19, pad_token_id=18, do_sample=True, top_k=3)
 
 
@@ -21,24 +20,26 @@ def model() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(GPT2Config(vocab_size=20, eos_token_id=19, bos_token_id=19, **shape)).eval()
 
 
-def drawn(model: GPT2LMHeadModel, rows: list[list[int]], seeds: list[int]) -> list[list[int]]:
+def drawn(
+    model: GPT2LMHeadModel, rows: list[list[int]], seeds: list[int], temperature: float = 1.0
+) -> list[list[int]]:
     """The answers to prompts that are padded at the left to the longest."""
     longest = max(map(len, rows))
     ids = torch.tensor([[18] * (longest - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
-    draw = policy_sampling.draw_by_place(model, 1.0, lambda _: seeds)
+    draw = policy_sampling.draw_by_place(model, temperature, lambda _: [(seed,) for seed in seeds])
     tokens = draw(input_ids=ids, attention_mask=mask, generation_config=CONFIG)
     answers = [row[longest:].tolist() for row in tokens]
     return [answer[: answer.index(19) + 1] if 19 in answer else answer for answer in answers]
 
 
-def test_noise_makes_the_likeliest_a_sample() -> None:
-    probabilities = torch.tensor([0.5, 0.3, 0.15, 0.05])
-    rows = 20_000
-    logits = (probabilities.log() * 2).expand(rows, 4)
-    noise = policy_sampling.GumbelNoise(range(rows), temperature=2.0, device=CPU)
-    counts = noise(torch.zeros(rows, 1), logits).argmax(dim=1).bincount(minlength=4) / rows
-    torch.testing.assert_close(counts, probabilities, rtol=0, atol=0.015)  # four standard deviations
+def test_answers_are_distributed_as_the_model_says_at_this_temperature(model: GPT2LMHeadModel) -> None:
+    prompt, rows, temperature = [1, 2, 3], 4_000, 2.0
+    answers = drawn(model, [prompt] * rows, list(range(rows)), temperature)
+    counts = torch.tensor([answer[0] for answer in answers]).bincount(minlength=20) / rows
+    with torch.no_grad():
+        expected = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
+    torch.testing.assert_close(counts, expected, rtol=0, atol=0.03)  # four standard deviations
 
 
 def test_an_answer_does_not_depend_on_the_batch_it_is_in(model: GPT2LMHeadModel) -> None:

@@ -75,7 +75,9 @@ def test_a_step_has_the_same_samples_for_any_number_of_ranks(
 
 @pytest.mark.parametrize(("ranks", "micro"), [(1, 2), (1, 8), (2, 3), (4, 1), (4, 16)])
 def test_every_cut_evaluates_the_same_windows(ranks: int, micro: int) -> None:
-    shares = [samples.evaluation(TOKENS, 13, 10, micro, place(rank, ranks)) for rank in range(ranks)]
+    shares = [
+        samples.evaluation(TOKENS, 13, 10, micro=micro, session=place(rank, ranks)) for rank in range(ranks)
+    ]
     assert len({len(share) for share in shares}) == 1  # ZeRO-3 and Ulysses need all ranks, and full batches
     labels = []
     for batch in (batch for share in shares for batch in share):

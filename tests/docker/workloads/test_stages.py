@@ -113,6 +113,10 @@ def test_a_reward_model_tells_an_end_from_padding(runs: tuple[Path, dict[str, st
     assert len(lines(runs, "padding")) == 2
     config = json.loads((runs[0] / "padding" / "export" / "config.json").read_text())
     assert (config["pad_token_id"], config["vocab_size"]) == (SIZE, SIZE + 1)
+    said = (
+        f"the vocabulary of {runs[0] / 'plain'} grows by <|padding|> for padding: it had only its end token"
+    )
+    assert said in (runs[0] / "rank-0.log").read_text()
 
 
 @pytest.mark.parametrize("stage", ["ppo", "rloo"])
@@ -122,6 +126,8 @@ def test_a_models_generation_config_does_not_shape_answers(
     plain, penalty = lines(runs, stage), lines(runs, f"{stage} with a penalty")
     for figure in ("reward", "kl", "tokens"):
         assert [step[figure] for step in penalty] == [step[figure] for step in plain]
+    said = f"the generation config of {runs[0] / 'penalty'} is not used for sampling: repetition_penalty=1.5"
+    assert said in (runs[0] / "rank-0.log").read_text()
 
 
 @pytest.mark.parametrize("workload", ["finetune", "chat_sft", "chat_reward", "chat_dpo"])
