@@ -115,6 +115,6 @@ def problems(plan: Plan) -> Iterator[Problem]:
         )
         yield Problem(what, hint, about=about)
     for file in code.files:
-        if not file.path.isprintable() or ".." in file.path.split("/"):  # a surrogate is none either
+        if not file.path.isprintable() or file.path.startswith(".."):  # a surrogate is not printable either
             what = f"the code's file {file.path!r}: Kubernetes takes no such name"
             yield Problem(what, "rename it, or let .gitignore name it", about=about)

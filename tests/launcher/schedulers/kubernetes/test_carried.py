@@ -108,6 +108,7 @@ def test_modes_and_links() -> None:
         ),
         ([file(f"{n}.py", b"") for n in range(2001)], "2,001 files, and a pod takes 2,000"),
         ([file("a\nb.py", b"")], r"the code's file 'a\\nb\.py': Kubernetes takes no such name"),
+        ([file("..a.py", b"")], r"the code's file '\.\.a\.py': Kubernetes takes no such name"),
         ([file("\udcff.py", b"")], "Kubernetes takes no such name"),
     ],
 )
