@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import workloads
 from launcher.deepspeed import config as deepspeed_config
-from launcher.deepspeed import rules
+from launcher.deepspeed import rules, versions
 from launcher.errors import LauncherError, PlanError, Problem, shown
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
@@ -140,6 +140,8 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and fit.requested_preset(job) is None and workloads.steps(job.workload):
         notes.append(f"{unknown}; `deepspeed: auto` is {preset}")
+    version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
+    notes += filter(None, [versions.note(version)])
     if ("checkpoint",) in places["job"] and not workloads.saves(job.workload):
         place = places["job"]["checkpoint",]
         notes.append(f"{place}: checkpoint: workload {shown(job.workload)} is not given it")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import ROOT, __version__, workloads
+from launcher.deepspeed import versions
 from launcher.errors import Problem, SpecError, shown
 from launcher.planning.plan import Workspace
 
@@ -50,6 +51,25 @@ def missing_program(plan: Plan, scheduler: str) -> Problem | None:
             "name a Python file in it",
         )
     return Problem(what, hint, about=about)
+
+
+def deepspeed_note(plan: Plan) -> str:
+    """What to say where the interpreter's DeepSpeed is another minor version than the job's keys are checked against.
+
+    Read off the name of its folder in the environment; '' where there is none, or the files say a version.
+    """
+    if plan.cluster.deepspeed_version or plan.image_facts:
+        return ""
+    home = Path(plan.workspace.python).parent.parent
+    found = sorted(home.glob("lib/python3*/site-packages/deepspeed-*.dist-info"))
+    version = found[0].name.removeprefix("deepspeed-").removesuffix(".dist-info") if found else ""
+    if not versions.note(version):
+        return ""
+    checked = f"keys are checked against {versions.ours().version}"
+    return (
+        f"{plan.workspace.python} has DeepSpeed {version}, and {checked}: for runs without a container write "
+        f"`deepspeed_version: {version}` into the cluster file"
+    )
 
 
 def _is_program(path: Path) -> bool:
