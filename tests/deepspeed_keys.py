@@ -4,6 +4,11 @@ Owns the look into DeepSpeed; launcher/deepspeed/keys.json keeps what it finds, 
 
     DS_ACCELERATOR=cpu python -m tests.deepspeed_keys > launcher/deepspeed/keys.json
 
+Of other versions, each unpacked in a folder (`pip download --no-deps --no-binary deepspeed deepspeed==0.18.9`):
+
+    PYTHONPATH=deepspeed-0.18.9 DS_BUILD_OPS=0 DS_ACCELERATOR=cpu python -m tests.deepspeed_keys > 0.18.json
+    python -m tests.deepspeed_keys 0.16.json 0.17.json 0.18.json > launcher/deepspeed/versions.json
+
 A section is a mapping of its keys; a key has the kind of its value: bool, int, number, text, with the range of a number
 (`int >0`), a list of the words or numbers that it may be, auto (DeepSpeed itself knows the word), or any. `parameters`
 are those that the optimizers and schedulers take, by the names of their types.
@@ -18,6 +23,7 @@ import os
 import sys
 import types
 import typing
+from pathlib import Path
 from typing import Any
 
 Kinds = dict[str, Any]
@@ -82,10 +88,12 @@ def found() -> Kinds:
 
     watched = Watched({**BATCH, **READ})
     config.DeepSpeedConfig(watched)
+    precisions = {name: _precision(name) for name in ("fp16", "bf16") if name not in models()}
     # what was removed is asked for as well
     top = {key: kind for key, kind in watched.asked.items() if key not in removed()}
-    top |= {name: _section(watched[name]) for name in READ}
-    top |= {name: _fields(model) for name, model in models().items()}
+    top |= {name: _section(watched[name]) for name in READ if name in watched.asked}
+    top |= {name: _fields(model) for name, model in models().items()} | precisions
+    top |= {"bfloat16": top["bf16"]}
     top |= {"timers": {"throughput": top.pop("throughput")}, "pipeline": _pipeline(config)}
     kinds = {"train_batch_size": "int", "train_micro_batch_size_per_gpu": "int", "datastates_ckpt": "any"}
     return dict(sorted({**top, **kinds, **ELSEWHERE}.items()))
@@ -95,8 +103,20 @@ def removed() -> dict[str, str]:
     """Keys that DeepSpeed refuses since it has removed what they turned on; its own words."""
     from deepspeed.runtime import config
 
-    zero = {f"zero_optimization.{k}": v for k, v in config._REMOVED_ZERO_CONFIG_KEYS.items()}
-    return {**config._REMOVED_TOP_LEVEL_CONFIG_KEYS, **zero}
+    tables = [getattr(config, f"_REMOVED_{name}_CONFIG_KEYS", {}) for name in ("TOP_LEVEL", "ZERO")]
+    return {**tables[0], **{f"zero_optimization.{k}": v for k, v in tables[1].items()}}
+
+
+def _precision(section: str) -> Kinds:
+    """The keys of fp16 or bf16 before DeepSpeed 0.17, which read them one by one where they are enabled."""
+    from deepspeed.runtime import config
+
+    # the scale's keys are read only where one of them is there
+    scale = {"loss_scale_window": 1000} if section == "fp16" else {}
+    watched = Watched({**BATCH, section: {"enabled": True, **scale}})
+    config.DeepSpeedConfig(watched)
+    made: Kinds = _section(watched[section])
+    return made
 
 
 def models() -> dict[str, Any]:
@@ -105,7 +125,7 @@ def models() -> dict[str, Any]:
     from deepspeed.compile.config import CompileConfig
     from deepspeed.inference.config import WeightQuantConfig
     from deepspeed.monitor.config import DeepSpeedMonitorConfig
-    from deepspeed.runtime import precision_config, tensor_parallel
+    from deepspeed.runtime import tensor_parallel
     from deepspeed.runtime.config import HybridEngineConfig
     from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
     from deepspeed.utils.config import DeepSpeedThroughputTimerConfig
@@ -113,17 +133,29 @@ def models() -> dict[str, Any]:
     monitors = {name: info.annotation for name, info in DeepSpeedMonitorConfig.model_fields.items()}
     return {
         **monitors,
-        "bf16": precision_config.DeepSpeedBF16Config,
-        "bfloat16": precision_config.DeepSpeedBF16Config,  # its old name
+        **_precisions(),
         "comms_logger": CommsLoggerConfig,
         "compile": CompileConfig,
-        "fp16": precision_config.DeepSpeedFP16Config,
         "hybrid_engine": HybridEngineConfig,
         "tensor_parallel": tensor_parallel.config.TPTrainingConfig,
         "throughput": DeepSpeedThroughputTimerConfig,
         "weight_quantization": WeightQuantConfig,
         "zero_optimization": DeepSpeedZeroConfig,
     }
+
+
+def _precisions() -> dict[str, Any]:
+    """Those of the precisions; {} before DeepSpeed 0.17, which had none."""
+    try:
+        from deepspeed.runtime import precision_config
+    except ImportError:
+        return {}
+    bf16 = precision_config.DeepSpeedBF16Config
+    return {
+        "bf16": bf16,
+        "bfloat16": bf16,
+        "fp16": precision_config.DeepSpeedFP16Config,
+    }  # bfloat16: its old name
 
 
 def _fields(model: Any) -> Kinds:
@@ -207,12 +239,8 @@ def parameters() -> dict[str, dict[str, Kinds | None]]:
     popped = {config.TORCH_ADAM_PARAM: "bool", config.ADAM_W_MODE: "bool", "fp32_optimizer_states": "bool"}
     for name in (config.ADAM_OPTIMIZER, config.ADAMW_OPTIMIZER):
         optimizers[name] = dict(sorted({**optimizers[name], **popped}.items()))
-    halves = engine.DeepSpeedEngine._MUON_HALF_KEYS, engine.DeepSpeedEngine._ADAM_HALF_KEYS
-    known = {**optimizers[config.ADAM_OPTIMIZER], "momentum": "numbers", "ns_method": "text"}
-    muon = {key: known[key] for half in halves for key in half}
-    optimizers[config.MUON_OPTIMIZER] = dict(
-        sorted({**muon, **popped, "muon_lr": "numbers", "adam_lr": "numbers"}.items())
-    )
+    if hasattr(engine.DeepSpeedEngine, "_MUON_HALF_KEYS"):  # since 0.19
+        optimizers[config.MUON_OPTIMIZER] = _muon(optimizers, popped)
     own = {name: getattr(lr_schedules, name) for name in lr_schedules.VALID_LR_SCHEDULES}
     others = {name: None for name in config.DEEPSPEED_OPTIMIZERS if name not in optimizers}
     return {
@@ -220,6 +248,15 @@ def parameters() -> dict[str, dict[str, Kinds | None]]:
         "scheduler": dict[str, Any]({name: _parameters([kind]) for name, kind in own.items()})
         | _of_torch(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler),
     }
+
+
+def _muon(optimizers: dict[str, Any], popped: Kinds) -> Kinds:
+    from deepspeed.runtime import config, engine
+
+    halves = engine.DeepSpeedEngine._MUON_HALF_KEYS, engine.DeepSpeedEngine._ADAM_HALF_KEYS
+    known = {**optimizers[config.ADAM_OPTIMIZER], "momentum": "numbers", "ns_method": "text"}
+    muon = {key: known[key] for half in halves for key in half}
+    return dict(sorted({**muon, **popped, "muon_lr": "numbers", "adam_lr": "numbers"}.items()))
 
 
 def _of_torch(module: Any, parent: type) -> dict[str, Kinds]:
@@ -248,9 +285,37 @@ def document() -> dict[str, Any]:
     """The whole of keys.json."""
     import deepspeed
 
-    version = deepspeed.__version__.partition("+")[0]
+    version = deepspeed.__version__.partition("+")[0].strip()
     return {"version": version, "keys": found(), "parameters": parameters()}
 
 
+def difference(ours: Kinds, theirs: Kinds) -> Kinds:
+    """What makes `theirs` of `ours`, as a JSON Merge Patch (RFC 7386): null takes a key away."""
+    made: Kinds = {key: None for key in ours if key not in theirs}
+    for key, kind in theirs.items():
+        if key in ours and isinstance(kind, dict) and isinstance(ours[key], dict):
+            if inner := difference(ours[key], kind):
+                made[key] = inner
+        elif key not in ours or kind != ours[key]:
+            made[key] = kind
+    return dict(sorted(made.items()))
+
+
+def versions(paths: list[str]) -> dict[str, Any]:
+    """versions.json, from the documents of other versions: what each has otherwise than keys.json."""
+    ours, made = json.loads(KEYS.read_text(encoding="utf-8")), {}
+    for path in paths:
+        theirs = json.loads(Path(path).read_text(encoding="utf-8"))
+        types = [set(document["parameters"]["optimizer"]) for document in (ours, theirs)]
+        made[theirs["version"].rpartition(".")[0]] = {
+            "version": theirs["version"],
+            "keys": difference(ours["keys"], theirs["keys"]),
+            "optimizers": {"gone": sorted(types[1] - types[0]), "new": sorted(types[0] - types[1])},
+        }
+    return dict(sorted(made.items()))
+
+
+KEYS = Path(__file__).parents[1] / "launcher" / "deepspeed" / "keys.json"
+
 if __name__ == "__main__":
-    print(json.dumps(document(), indent=1), file=sys.stdout)
+    print(json.dumps(versions(sys.argv[1:]) if sys.argv[1:] else document(), indent=1), file=sys.stdout)

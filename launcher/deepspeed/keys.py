@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
-from launcher.deepspeed import kinds
+from launcher.deepspeed import kinds, versions
 from launcher.errors import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -127,9 +127,35 @@ def _schema(kind: Any, path: KeyPath) -> dict[str, Any]:
     return {"anyOf": [plain, {"const": "auto"}]} if path in AUTO or path in OURS else plain
 
 
-def problems(overrides: Mapping[str, Any], workload: str) -> Iterator[tuple[KeyPath, Problem]]:
-    """What is wrong with DeepSpeed's keys in a job, as (path, problem without a place)."""
-    yield from _section(overrides, known(), (), workloads.traits(workload).resolves_auto)
+def problems(
+    overrides: Mapping[str, Any], workload: str, version: str = ""
+) -> Iterator[tuple[KeyPath, Problem]]:
+    """What is wrong with DeepSpeed's keys in a job, as (path, problem without a place).
+
+    `version`: of the ranks' DeepSpeed, where it is known.
+    """
+    table = versions.table(version)
+    optimizer = overrides.get("optimizer")
+    named = str(optimizer.get("type")).lower() if isinstance(optimizer, dict) else ""
+    for path, problem in _section(overrides, table.keys, (), workloads.traits(workload).resolves_auto):
+        if path == ("optimizer", "type") and named in table.gone:
+            continue
+        if problem.message.startswith("unknown key") and _is_in(versions.ours().keys, path):
+            what = f"deepspeed.{'.'.join(path)}: DeepSpeed {table.version} has no such key"
+            yield path, Problem(what, f"leave it out; {versions.ours().version} has it")
+        else:
+            yield path, problem
+    if named in table.new:
+        what = f"deepspeed.optimizer.type: DeepSpeed {table.version} has no optimizer {shown(named)}"
+        yield ("optimizer", "type"), Problem(what)
+
+
+def _is_in(known_keys: Any, path: KeyPath) -> bool:
+    for key in path:
+        if not isinstance(known_keys, dict) or key not in known_keys:
+            return False
+        known_keys = known_keys[key]
+    return True
 
 
 def _section(
@@ -138,7 +164,7 @@ def _section(
     for key, value in given.items():
         path = (*above, key)
         name = f"deepspeed.{'.'.join(path)}"
-        if path in REMOVED:
+        if path in REMOVED and key not in known_keys:  # a version before may still have it
             yield path, Problem(f"{name}: DeepSpeed has removed this feature", REMOVED[path])
         elif path in DEPRECATED:
             yield path, Problem(f"{name} is deprecated", DEPRECATED[path])

@@ -18,6 +18,7 @@ from launcher.files.fields import (
     Home,
     Longest,
     Misplaced,
+    Pattern,
     Range,
     Read,
     Seconds,
@@ -238,6 +239,17 @@ class Cluster:
     fabric: str = field("tcp", "The network between hosts: see `python -m launcher env`.")
     interface: Text | None = field(None, "Network interface of the bootstrap traffic, such as eth0.")
     image: Text = field("deepspeed-train", "Container image; without a tag, the one of docker/'s contents.")
+    deepspeed_version: (
+        Annotated[
+            str,
+            Read(as_text, TEXT_SCHEMA),
+            Pattern(r"[0-9]+[.][0-9]+([.][0-9a-z.+]+)?", "write it as 0.18.9 or 0.18"),
+        ]
+        | None
+    ) = field(
+        None,
+        "DeepSpeed of the image or environment, if not the launcher's own: its keys are checked against it.",
+    )
     image_python: Text | None = field(
         None, "The Python of an image of your own, 3.10 or newer; default: python3, unless the image is ours."
     )

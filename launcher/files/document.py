@@ -76,6 +76,7 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     unreadable: list[Keys] = field(default_factory=list)
     path: Path = Path()
+    deepspeed: str = ""  # the version that the keys below a job's `deepspeed:` are of, where it is known
 
     def place(self, path: Keys) -> Place:
         """The place of `path`, or of its nearest parent that the file has."""

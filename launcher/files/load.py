@@ -84,7 +84,6 @@ def load_stage(stage: Stage, folders: Mapping[str, str] = MappingProxyType({})) 
             if not _is_for_cluster(setting):
                 value = files_pipeline.filled(setting.value, folders) if stage.name else setting.value
                 files_settings.apply(document, setting._replace(value=value))
-        job = validate(document, Job, problems)
         own = document.data.get("cluster")
         if named is None and own is not None and not isinstance(own, (bool, dict, list)):
             named = Named(str(own), document.place(("cluster",)), files_stages.folder(stage.source))
@@ -97,6 +96,11 @@ def load_stage(stage: Stage, folders: Mapping[str, str] = MappingProxyType({})) 
             files_settings.apply(site, setting.below("cluster"))
         cluster = validate(site, Cluster, problems)
         facts = _image_facts(site, problems)
+    if document:
+        document.deepspeed = deepspeed_version(cluster, facts) if site and cluster else ""
+        of_job: list[Problem] = []
+        job = validate(document, Job, of_job)
+        problems[:0] = of_job  # the job is read first
     if document is None or site is None or job is None or cluster is None or problems:
         raise _refusal(problems)
     return Loaded(job, cluster, {"job": document.places, "cluster": site.places}, facts)
@@ -110,6 +114,11 @@ def load_cluster(named: str) -> Cluster:
     if cluster is None or problems:
         raise _refusal(problems)
     return cluster
+
+
+def deepspeed_version(cluster: Cluster, facts: Facts | None) -> str:
+    """The version of the ranks' DeepSpeed: what the cluster file says, else its image's facts; '' where none does."""
+    return cluster.deepspeed_version or (facts.versions.get("deepspeed", "") if facts else "")
 
 
 def _plain(path: str, given: Sequence[Setting], named: Named | None, reader: Reader) -> Stages:

@@ -60,7 +60,10 @@ def _value(hint: Any, data: Any) -> Any:
         return {key: _value(inner[1], value) for key, value in dict(data).items()}
     if origin is list:
         return [_value(inner[0], value) for value in list(data)]
-    return _model(hint, dict(data)) if dataclasses.is_dataclass(hint) else data
+    if not dataclasses.is_dataclass(hint):
+        return data
+    short = getattr(hint, "SHORT", None)
+    return _model(hint, dict(data) if isinstance(data, dict) or short is None else {short: data})
 
 
 def _model(model: Any, data: dict[str, Any]) -> Any:

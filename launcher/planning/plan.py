@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import workloads
 from launcher.deepspeed import config as deepspeed_config
-from launcher.deepspeed import rules
+from launcher.deepspeed import rules, versions
 from launcher.errors import LauncherError, PlanError, Problem, shown
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
@@ -144,6 +144,8 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and (note := fit.unknown_note(job, unknown, preset)):
         notes.append(note)
+    version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
+    notes += filter(None, [versions.note(version)])
     given = workloads.saves(job.workload) or workloads.is_script(job.workload)
     if ("checkpoint",) in places["job"] and not given:
         place = places["job"]["checkpoint",]

@@ -9,10 +9,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher import ROOT, __version__
+from launcher.deepspeed import versions
 from launcher.errors import SpecError, shown
 from launcher.planning.plan import Workspace
+
+if TYPE_CHECKING:
+    from launcher.planning.plan import Plan
 
 
 def here() -> Workspace:
@@ -27,6 +32,25 @@ def runs() -> Path:
         return Path(named).expanduser().absolute()
     except RuntimeError:
         raise SpecError(f"LAUNCHER_RUNS {shown(named)} names a user who is not here") from None
+
+
+def deepspeed_note(plan: Plan) -> str:
+    """What to say where the interpreter's DeepSpeed is another minor version than the job's keys are checked against.
+
+    Read off the name of its folder in the environment; '' where there is none, or the files say a version.
+    """
+    if plan.cluster.deepspeed_version or plan.image_facts:
+        return ""
+    home = Path(plan.workspace.python).parent.parent
+    installed = sorted(home.glob("lib/python3*/site-packages/deepspeed-*.dist-info"))
+    version = installed[0].name.removeprefix("deepspeed-").removesuffix(".dist-info") if installed else ""
+    if not versions.note(version):
+        return ""
+    checked = f"keys are checked against {versions.ours().version}"
+    return (
+        f"{plan.workspace.python} has DeepSpeed {version}, and {checked}: for runs without a container write "
+        f"`deepspeed_version: {version}` into the cluster file"
+    )
 
 
 def revisions() -> tuple[str, str]:

@@ -70,6 +70,7 @@ def check_suffix(name: str) -> None:
 def warn(plan: Plan, strict: bool) -> None:
     """Say what is doubtful in a plan. Raises PlanError with the warnings when they shall count as errors."""
     from launcher.errors import PlanError
+    from launcher.planning import workspace
 
     if strict and plan.warnings:
         raise PlanError(*plan.warnings)
@@ -77,6 +78,8 @@ def warn(plan: Plan, strict: bool) -> None:
         say(f"warning: {warning}")
     for note in plan.notes:
         say(f"note: {note}")
+    if said := workspace.deepspeed_note(plan):
+        say(f"note: {said}")
 
 
 def require_fit(plan: Plan, force: bool) -> None:
