@@ -17,6 +17,8 @@ from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from tests.bench import plain_ppo
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -69,16 +71,8 @@ def _text(tokenizer: Any, prompt: str, answer: str) -> Text:
     return torch.tensor(before + after), len(before)
 
 
-def _logs(model: Any, texts: list[Text]) -> list[torch.Tensor]:
-    """Log-probability of each token of each answer; what fills up shorter texts comes after them, and is not seen."""
-    ids = pad_sequence([ids for ids, _ in texts], batch_first=True)
-    logits = model(ids).logits[:, :-1].log_softmax(-1)
-    rows = logits.gather(-1, ids[:, 1:, None])[..., 0]
-    return [row[begin - 1 : len(own) - 1] for row, (own, begin) in zip(rows, texts, strict=True)]
-
-
 def _sums(model: Any, texts: list[Text]) -> torch.Tensor:
-    return torch.stack([logs.sum() for logs in _logs(model, texts)])
+    return torch.stack([logs.sum() for logs in plain_ppo.logs(model, texts)])
 
 
 def _sft(folder: Path, settings: dict[str, Any]) -> tuple[Any, Batch]:
@@ -86,7 +80,9 @@ def _sft(folder: Path, settings: dict[str, Any]) -> tuple[Any, Batch]:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
     def batch(rows: list[Row]) -> tuple[torch.Tensor, float]:
-        logs = torch.cat(_logs(model, [_text(tokenizer, row["prompt"], row["completion"]) for row in rows]))
+        logs = torch.cat(
+            plain_ppo.logs(model, [_text(tokenizer, row["prompt"], row["completion"]) for row in rows])
+        )
         return -logs.mean(), -float(logs.mean().detach())
 
     return model, batch
@@ -134,7 +130,7 @@ def _rloo(folder: Path, settings: dict[str, Any]) -> tuple[Any, Batch]:
     start = copy.deepcopy(model)
 
     def of_prompt(prompt: str) -> tuple[torch.Tensor, list[float]]:
-        answers = _answers(model, tokenizer, prompt, settings["tokens"])
+        answers = plain_ppo.answers(model, tokenizer, [prompt] * ANSWERS, settings["tokens"])
         scores = [
             settings["reward"](tokenizer.decode(ids[begin:], skip_special_tokens=True))
             for ids, begin in answers
@@ -152,18 +148,3 @@ def _rloo(folder: Path, settings: dict[str, Any]) -> tuple[Any, Batch]:
         return torch.stack(losses).mean(), sum(flat) / len(flat)
 
     return model, batch
-
-
-def _answers(policy: Any, tokenizer: Any, prompt: str, tokens: int) -> list[Text]:
-    """ANSWERS to a prompt, drawn together, each up to its end token."""
-    ids = torch.tensor([tokenizer(prompt)["input_ids"]] * ANSWERS)
-    begin = ids.shape[1]
-    for _ in range(tokens):
-        with torch.no_grad():
-            probabilities = policy(ids).logits[:, -1].softmax(-1)
-        ids = torch.cat([ids, torch.multinomial(probabilities, 1)], dim=1)
-    ends = [(row[begin:] == tokenizer.eos_token_id).nonzero() for row in ids]
-    return [
-        (row[: begin + int(end[0]) + 1] if len(end) else row, begin)
-        for row, end in zip(ids, ends, strict=True)
-    ]

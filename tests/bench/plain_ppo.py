@@ -12,11 +12,14 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    Text = tuple[torch.Tensor, int]  # ids, and where the answer begins
 
 CLIP, GAMMA, LAMBDA = 0.2, 1.0, 0.95
 
@@ -38,30 +41,22 @@ def rewards(
     for step in range(settings["steps"]):
         rate = settings["lr"] * (1 - step / settings["steps"])
         batch = [prompts[n] for n in order[step * settings["batch"] :][: settings["batch"]]]
-        answers = [answer(policy, tokenizer, prompt, settings["tokens"]) for prompt in batch]
-        scores = [reward(tokenizer.decode(ids[begin:], skip_special_tokens=True)) for ids, begin in answers]
-        episodes = [_episode(policy, reference, critic, ids, begin) for ids, begin in answers]
-        advantages, returns = [], []
-        for (old, kept, values), score in zip(episodes, scores, strict=True):
-            earned = -settings["beta"] * (old - kept)
+        texts = answers(policy, tokenizer, batch, settings["tokens"])
+        scores = [reward(tokenizer.decode(ids[begin:], skip_special_tokens=True)) for ids, begin in texts]
+        with torch.no_grad():
+            old, values = logs(policy, texts), _values(critic, texts)
+            kept = logs(reference, texts)
+        advantages = []
+        for before, by_reference, estimates, score in zip(old, kept, values, scores, strict=True):
+            earned = -settings["beta"] * (before - by_reference)
             earned[-1] += score
-            gains = _advantages(earned, values)
-            advantages.append(gains)
-            returns.append(gains + values)
-        flat = torch.cat(advantages)
-        mean, deviation, count = flat.mean(), flat.std(correction=0), len(flat)
-        losses = torch.zeros(2)
-        for (ids, begin), (old, _, values), gains, target in zip(
-            answers, episodes, advantages, returns, strict=True
-        ):
-            ratio = (logs(policy, ids, begin) - old).exp()
-            gain = (gains - mean) / (deviation + 1e-4)
-            surrogate = torch.min(ratio * gain, ratio.clamp(1 - CLIP, 1 + CLIP) * gain)
-            new = _values(critic, ids, begin)
-            near = values + (new - values).clamp(-CLIP, CLIP)
-            squared = torch.max((new - target) ** 2, (near - target) ** 2)
-            losses = losses + torch.stack([-surrogate.sum(), 0.5 * squared.sum()]) / count
-        losses.sum().backward()
+            advantages.append(_advantages(earned, estimates))
+        _loss(
+            torch.cat(logs(policy, texts)) - torch.cat(old),
+            torch.cat(advantages),
+            new=torch.cat(_values(critic, texts)),
+            values=torch.cat(values),
+        ).backward()
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
@@ -71,36 +66,49 @@ def rewards(
         yield sum(scores) / len(scores)
 
 
-def answer(policy: Any, tokenizer: Any, prompt: str, tokens: int) -> tuple[torch.Tensor, int]:
-    """Prompt and answer, drawn token by token, and where the answer begins."""
-    ids = torch.tensor(tokenizer(prompt)["input_ids"])
-    begin = len(ids)
+def _loss(
+    distance: torch.Tensor, gains: torch.Tensor, *, new: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    """The mean over the answers' tokens; `distance` is of the log-probabilities, `gains` are not whitened yet."""
+    target = gains + values
+    gain = (gains - gains.mean()) / (gains.std(correction=0) + 1e-4)
+    ratio = distance.exp()
+    surrogate = torch.min(ratio * gain, ratio.clamp(1 - CLIP, 1 + CLIP) * gain)
+    near = values + (new - values).clamp(-CLIP, CLIP)
+    squared = torch.max((new - target) ** 2, (near - target) ** 2)
+    return (0.5 * squared - surrogate).mean()
+
+
+def answers(policy: Any, tokenizer: Any, prompts: list[str], tokens: int) -> list[Text]:
+    """Each prompt with an answer of so many tokens at most, drawn token by token, and where the answer begins."""
+    texts = [torch.tensor(tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    begins = [len(ids) for ids in texts]
     for _ in range(tokens):
-        with torch.no_grad():
-            probabilities = policy(ids[None]).logits[0, -1].softmax(-1)
-        ids = torch.cat([ids, torch.multinomial(probabilities, 1)])
-        if ids[-1] == tokenizer.eos_token_id:
+        growing = [
+            n for n, ids in enumerate(texts) if len(ids) == begins[n] or ids[-1] != tokenizer.eos_token_id
+        ]
+        if not growing:
             break
-    return ids, begin
+        with torch.no_grad():
+            logits = policy(pad_sequence([texts[n] for n in growing], batch_first=True)).logits
+        last = logits[range(len(growing)), [len(texts[n]) - 1 for n in growing]]
+        for n, token in zip(growing, torch.multinomial(last.softmax(-1), 1), strict=True):
+            texts[n] = torch.cat([texts[n], token])
+    return [*zip(texts, begins, strict=True)]
 
 
-def _episode(
-    policy: Any, reference: Any, critic: Any, ids: torch.Tensor, begin: int
-) -> tuple[torch.Tensor, ...]:
-    with torch.no_grad():
-        return logs(policy, ids, begin), logs(reference, ids, begin), _values(critic, ids, begin)
+def logs(model: Any, texts: list[Text]) -> list[torch.Tensor]:
+    """Log-probability of each token of each answer; what fills up shorter texts comes after them, and is not seen."""
+    ids = pad_sequence([ids for ids, _ in texts], batch_first=True)
+    logits = model(ids).logits[:, :-1].log_softmax(-1)
+    rows = logits.gather(-1, ids[:, 1:, None])[..., 0]
+    return [row[begin - 1 : len(own) - 1] for row, (own, begin) in zip(rows, texts, strict=True)]
 
 
-def logs(model: Any, ids: torch.Tensor, begin: int) -> torch.Tensor:
-    """Log-probability of each token of `ids` from `begin` on."""
-    logits = model(ids[None]).logits[0, begin - 1 : -1]
-    return logits.log_softmax(-1).gather(-1, ids[begin:, None]).squeeze(-1)
-
-
-def _values(critic: Any, ids: torch.Tensor, begin: int) -> torch.Tensor:
-    hidden = critic.model(ids[None]).last_hidden_state
-    values: torch.Tensor = critic.score(hidden)[0, begin - 1 : -1, 0]
-    return values
+def _values(critic: Any, texts: list[Text]) -> list[torch.Tensor]:
+    hidden = critic.model(pad_sequence([ids for ids, _ in texts], batch_first=True)).last_hidden_state
+    rows = critic.score(hidden)[..., 0]
+    return [row[begin - 1 : len(own) - 1] for row, (own, begin) in zip(rows, texts, strict=True)]
 
 
 def _advantages(earned: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -4,9 +4,11 @@
 
 Owns the comparison; the rivals are in rivals.py. Task, model, data, batch, rate and seeds are the same; the rivals run
 without DeepSpeed, in their own order of examples, by their own schedules. What is compared is the mean of the last
-steps over the seeds: two are alike when they differ by less than three standard errors of that difference, as the seeds
-show them, or by less than a hundredth. TRL's PPO is in its releases up to 1.6 only; with --trl-ppo it is compared too,
-once `pip install --no-deps --target FOLDER trl==1.6.0` has put one there.
+steps over the seeds: two are alike when they differ by less than three standard errors of that difference, or by less
+than a hundredth. Three seeds tell little of one program's noise, so that of all programs of a stage counts.
+
+TRL's PPO is in its releases up to 1.6 only; with --trl-ppo it is compared too, once
+`pip install --no-deps --target FOLDER trl==1.6.0` has put one there.
 """
 
 from __future__ import annotations
@@ -104,20 +106,18 @@ def report(stage: str, programs: dict[str, list[list[float]]]) -> bool:
     ends = {
         program: [statistics.fmean(curve[-LAST:]) for curve in curves] for program, curves in programs.items()
     }
+    spreads = {program: statistics.stdev(end) if len(end) > 1 else 0.0 for program, end in ends.items()}
+    noise = statistics.fmean(spread**2 for spread in spreads.values()) ** 0.5
+    error = noise * (2 / len(ends[HERE])) ** 0.5
     all_alike = True
     for program, curves in programs.items():
-        (mine, spread), (other, width) = (
-            (statistics.fmean(end), statistics.stdev(end) if len(end) > 1 else 0.0)
-            for end in (ends[HERE], ends[program])
-        )
-        error = ((spread**2 + width**2) / len(curves)) ** 0.5
-        alike = abs(mine - other) <= max(3 * error, 0.01)
+        last = statistics.fmean(ends[program])
+        alike = abs(last - statistics.fmean(ends[HERE])) <= max(3 * error, 0.01)
         all_alike &= alike
         first = statistics.fmean(curve[0] for curve in curves)
         answer = "" if program == HERE else "yes" if alike else "NO"
-        figure = toy.STAGES[stage].figure
-        numbers = f"{first:7.4f}  {other:7.4f} ± {width:.4f}"
-        print(f"{stage:9} {figure:7} {program:12} {numbers}  {answer}", flush=True)
+        numbers = f"{first:7.4f}  {last:7.4f} ± {spreads[program]:.4f}  {answer}"
+        print(f"{stage:9} {toy.STAGES[stage].figure:7} {program:12} {numbers}", flush=True)
     return all_alike
 
 
