@@ -7,6 +7,7 @@ Scripts are run by a real bash; stand-in executables write down what they were s
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,11 +22,10 @@ from launcher.files import load
 from launcher.planning import plan
 from launcher.rendering import command
 from launcher.schedulers import kubernetes
+from launcher.submission import snapshot
 from tests import samples, standins
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from launcher.planning.plan import Plan
 
 pytestmark = pytest.mark.heavy  # scripts run for real, for many values
@@ -245,6 +245,15 @@ def test_a_secrets_folder_in_the_home(tmp_path: Path) -> None:
 
 # What containers are told
 
+
+def prepared(stage: standins.Stage, job: dict[str, Any], cluster: dict[str, Any]) -> Plan:
+    """A plan for Slurm, with what its run folder holds for an image that is not ours."""
+    plan = decided(stage.site("plain"), job, cluster)
+    Path(plan.folder).mkdir(parents=True)
+    snapshot.write(plan, "slurm")
+    return plan
+
+
 PATHS = NAMES.map(lambda text: "/" + "".join(c for c in text if c not in set(":,\n\"'\\")) + "x")
 
 
@@ -261,7 +270,7 @@ def test_pyxis_gets_image_and_mounts(
     stage = standins.Stage(tmp_path_factory.mktemp("stage"))
     mounts = {inside: {"host": host, "readonly": readonly}}
     cluster = {"image": f"/{image}.sqsh", "mounts": mounts, "slurm": {"container": "pyxis"}}
-    made = decided(stage.site("plain"), {"env": env}, cluster)
+    made = prepared(stage, {"env": env}, cluster)
     stage.run(schedulers.load("slurm").render(made)["job.sh"])  # the image's interpreter is not here
     words = stage.dumped("srun")
     assert f"--container-image=/{image}.sqsh" in words
@@ -283,11 +292,11 @@ def test_apptainer_gets_image_mounts_and_words(
 ) -> None:
     stage = standins.Stage(tmp_path_factory.mktemp("stage"))
     cluster = {"image": f"/{image}.sif", "mounts": {inside: host}, "slurm": {"container": "apptainer"}}
-    made = decided(stage.site("plain"), {"workload": "/mine.py", "args": args}, cluster)
+    made = prepared(stage, {"workload": "/mine.py", "args": args}, cluster)
     assert stage.run(schedulers.load("slurm").render(made)["job.sh"]) == 71, "no node entry was started"
     words = stage.dumped("apptainer")
     assert f"{host}:{inside}" in words
-    assert words.index(f"/{image}.sif") < words.index("/opt/venv/bin/python")
+    assert words.index(f"/{image}.sif") < words.index("python3")
     assert arguments_after_dashes(words) == ["/mine.py", *workloads.command_line(args)]
     assert stage.ran() == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -84,30 +85,44 @@ def test_the_same_once_more(user: User) -> None:
 
 def test_a_code_snapshot_is_taken_along(user: User) -> None:
     run = user.submit()
-    (user.runs / run / "code").mkdir()
-    (user.runs / run / "code" / "train.py").write_text("then")
-    user.launcher(f"rerun {run} --force --wait")
-    assert (user.runs / f"{run}-2" / "code" / "train.py").read_text() == "then"
+    (user.folder / "own.py").write_text("raise SystemExit('edited since')")
+    for again in (f"{run}-2", f"{run}-3"):
+        user.launcher(f"rerun {run} --wait")
+        assert (user.runs / again / "code" / "own.py").read_text() == OWN
+    (user.folder / "own.py").unlink()
     user.launcher(f"rerun {run}-2 --wait")
 
 
-GONE: dict[str, tuple[Callable[[User], None], str]] = {
-    "program": (lambda user: (user.folder / "own.py").unlink(), "its program is gone: "),
-    "data": (lambda user: (user.folder / "corpus.txt").unlink(), "args.data is gone: "),
+def code_of(user: User) -> Path:
+    (run,) = user.runs.iterdir()
+    return run / "code"
+
+
+# A setting, what happens, and what is said of it; with `code: none` the program stays where it is.
+GONE: dict[str, tuple[str, Callable[[User], object], str]] = {
+    "program": ("code=none", lambda user: (user.folder / "own.py").unlink(), "its program is gone: "),
+    "code": ("code=.", lambda user: shutil.rmtree(code_of(user)), "its code is gone: "),
+    "data": ("code=.", lambda user: (user.folder / "corpus.txt").unlink(), "args.data is gone: "),
 }
-CHANGED: dict[str, tuple[Callable[[User], object], str]] = {
+CHANGED: dict[str, tuple[str, Callable[[User], object], str]] = {
     "program": (
+        "code=none",
         lambda user: (user.folder / "own.py").write_text(OWN + "#"),
         "code.program has changed: ",
     ),
-    "data": (lambda user: (user.folder / "corpus.txt").write_text("other"), "has changed: 4 bytes"),
+    "code": (
+        "code=.",
+        lambda user: (code_of(user) / "own.py").write_text(OWN + "#"),
+        "code.snapshot has changed: ",
+    ),
+    "data": ("code=.", lambda user: (user.folder / "corpus.txt").write_text("other"), "has changed: 4 bytes"),
 }
 
 
 @pytest.mark.parametrize("what", GONE)
 def test_what_is_gone_is_named(what: str, user: User) -> None:
-    remove, message = GONE[what]
-    run = user.submit()
+    setting, remove, message = GONE[what]
+    run = user.submit(setting)
     remove(user)
     for force in ("", "--force"):
         said = user.launcher(f"rerun {run} {force}", code=3).stderr
@@ -117,8 +132,8 @@ def test_what_is_gone_is_named(what: str, user: User) -> None:
 
 @pytest.mark.parametrize("what", CHANGED)
 def test_what_has_changed_is_named(what: str, user: User) -> None:
-    change, message = CHANGED[what]
-    run = user.submit()
+    setting, change, message = CHANGED[what]
+    run = user.submit(setting)
     change(user)
     said = user.launcher(f"rerun {run}", code=3).stderr
     assert message in said
