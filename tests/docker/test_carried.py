@@ -27,6 +27,11 @@ def test_their_modules_go_before_ours(tmp_path: Path, monkeypatch: pytest.Monkey
     assert variables["PYTHONPATH"] == f"{tmp_path}:{ROOT}/docker:/theirs"
 
 
+def test_a_command_imports_nothing_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir("/")
+    assert carried.enter(tmp_path, {}, alone=True)["PYTHONPATH"] == str(tmp_path)
+
+
 def test_code_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Stop, match="cannot be entered: No such file"):
         carried.enter(tmp_path / "absent", {})

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 WEIRD = 'it\'s $(x) `y`\n"z" é'
 
 
-def find(beside: Path, **fields: str) -> Found:
+def find(beside: Path, **fields: str | list[str]) -> Found:
     return code_files.find(samples.job(**fields), beside, str(beside / "runs"))
 
 
-def sent(beside: Path, **fields: str) -> Code:
+def sent(beside: Path, **fields: str | list[str]) -> Code:
     code, problem = find(beside, **fields)
     assert problem is None
     assert code
@@ -187,6 +187,32 @@ def test_nothing_travels_of_ours_or_where_none_is_asked_for(tmp_path: Path) -> N
     assert find(tmp_path, workload="pretrain") == Found()
     assert find(tmp_path, workload="/opt/train.py", code="none") == Found()
     assert "with `code: none` nothing brings it" in why(tmp_path, workload="./train.py", code="none")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["torchrun", "train.py"],
+        ["llamafactory-cli", "train", "configs/a b.yaml"],
+        ["python", "-m", "pkg.train", "positional"],
+        ["python", "-u", "-m", "alone"],
+    ],
+)
+def test_a_command_that_names_files_takes_its_folder_along(words: list[str], tmp_path: Path) -> None:
+    put(tmp_path, "train.py", "configs/a b.yaml", "pkg/train.py", "alone.py", "job.yaml")
+    code = sent(tmp_path, command=words)
+    assert (code.root, code.program) == (str(tmp_path), "")
+    assert "pkg/train.py" in names(code)
+    assert find(tmp_path, command=words, code="none") == Found()
+
+
+@pytest.mark.parametrize(
+    "words", [["accelerate", "env"], ["python", "-m", "elsewhere.train"], ["/opt/x", "--flag", "x" * 5000]]
+)
+def test_a_command_that_names_none_sends_nothing(words: list[str], tmp_path: Path) -> None:
+    put(tmp_path, "job.yaml", "train.py")
+    assert find(tmp_path, command=words) == Found()
+    assert names(sent(tmp_path, command=words, code=".")) == ["job.yaml", "train.py"]
 
 
 def test_code_beside_a_workload_of_ours(tmp_path: Path) -> None:
