@@ -252,6 +252,14 @@ def packages(name: str, args: Mapping[str, Any]) -> list[Need]:
     return [*whole, *(need for need in table.needed(values) if need.workload in ("", name))]
 
 
+def stack(name: str) -> list[Need]:
+    """What workload `name` is written for, which our images have; of a program of the user's own nothing is known."""
+    if is_script(name):
+        return []
+    stack = ("torch", "deepspeed", "transformers") if steps(name) else ("torch",)
+    return [_module("packages").Need("", package, package) for package in stack]
+
+
 def steps(workload: str) -> bool:
     """Whether it works in steps with a batch, by DeepSpeed's configuration; of a user's own program: yes."""
     return is_script(workload) or "deepspeed-config" in options(workload)

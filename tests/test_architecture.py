@@ -68,7 +68,6 @@ TESTED_BY = (
     ("launcher/runs", "launcher/runs/test_causes.py", "diagnosis logs status"),
     ("launcher/runs", "launcher/runs/test_record.py", "folders index"),
     ("launcher/runs", "launcher/reports/test_comparison.py", "differences"),
-    ("launcher/runs", "launcher/runs/test_lock.py", "packages"),
     ("launcher/runs", "launcher/submission/test_pipelines.py", "pipelines"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_verbs.py", "following"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_verbs.py", "hosts mirror"),

@@ -39,11 +39,28 @@ NEEDS = (
     Need("mlflow", "mlflow", "mlflow-skinny"),
     Need("liger", "liger_kernel", "liger-kernel"),
     # the names that transformers looks for: is_flash_attn_2_available, is_flash_attn_3_available (5.24)
-    Need("attention", "flash_attn", "flash-attn", ("flash_attention_2",), "use args.attention=sdpa"),
     Need(
-        "attention", "flash_attn_interface", "flash-attn-3", ("flash_attention_3",), "use args.attention=sdpa"
+        option="attention",
+        module="flash_attn",
+        package="flash-attn",
+        values=("flash_attention_2",),
+        instead="use args.attention=sdpa",
     ),
-    Need("engine", "vllm", "vllm", ("vllm",), "use args.engine=transformers", "serve"),
+    Need(
+        option="attention",
+        module="flash_attn_interface",
+        package="flash-attn-3",
+        values=("flash_attention_3",),
+        instead="use args.attention=sdpa",
+    ),
+    Need(
+        option="engine",
+        module="vllm",
+        package="vllm",
+        values=("vllm",),
+        instead="use args.engine=transformers",
+        workload="serve",
+    ),
     Need("engine", "starlette", "starlette", ("transformers",), workload="serve"),
     Need("engine", "uvicorn", "uvicorn", ("transformers",), workload="serve"),
 )

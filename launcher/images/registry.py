@@ -43,6 +43,19 @@ def digest(name: str) -> str:
     return given[1] if given else str(inspect(name)[0].get("Digest") or "")
 
 
+def local_digest(engine: str, image: str) -> str:
+    """The id of the local image that `engine` (docker or podman) calls `image`, `sha256:…`; '' where there is none."""
+    words = [engine, "image", "inspect", "--format", "{{.Id}}", "--", image]
+    try:
+        done = subprocess.run(
+            words, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    identity = done.stdout.strip().removeprefix("sha256:")
+    return f"sha256:{identity}" if done.returncode == 0 and identity.isalnum() else ""
+
+
 @functools.cache
 def inspect(name: str) -> tuple[dict[str, Any], str]:
     """(what the registry says of image `name`, a note when it could not be asked)."""

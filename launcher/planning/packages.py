@@ -39,17 +39,13 @@ def _is_meant(plan: Plan) -> bool:
     return ("image",) in plan.places["cluster"] or containers != ("none", "none")
 
 
-def in_interpreter(plan: Plan, has: Callable[[str], bool]) -> PlanError | None:
-    """What the interpreter of ranks without a container lacks. `has`: whether it can import a module."""
+def in_interpreter(plan: Plan, python: str, has: Callable[[Need], bool]) -> PlanError | None:
+    """What `python`, the interpreter of ranks without a container, lacks. `has`: whether it has a package."""
+    needs = [*workloads.stack(plan.job.workload), *_needs(plan)]
     problems = [
-        _problem(
-            plan,
-            need,
-            f"{plan.workspace.python} lacks",
-            f"`{plan.workspace.python} -m pip install {need.package}`",
-        )
-        for need in _needs(plan)
-        if not has(need.module)
+        _problem(plan, need, f"{python} lacks", f"`{python} -m pip install {need.package}`")
+        for need in needs
+        if not has(need)
     ]
     return PlanError(*problems).at(plan.places) if problems else None
 

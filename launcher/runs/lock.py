@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher import ROOT, __version__, entry, workloads
+from launcher import ROOT, __version__, workloads
 from launcher.images import registry
-from launcher.planning import inline_secrets
-from launcher.runs import fingerprints, folders, logs, packages
+from launcher.planning import inline_secrets, interpreter
+from launcher.runs import fingerprints, folders, logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,12 +47,12 @@ def of(plan: Plan, scheduler: str) -> dict[str, Any]:
     from launcher.planning import image_check, recorded  # they read YAML, which `status` does without
 
     inside = image_check.used(plan, scheduler)
-    python, installed = ("", _of_image(plan)) if inside else packages.of(_python(plan))
+    python, installed = ("", _of_image(plan)) if inside else interpreter.installed(interpreter.of(plan))
     return {
         "launcher": __version__,
         "code": _code(plan, inside),
         "image": _image(plan, scheduler) if inside else None,
-        "python": None if inside else {"path": _python(plan), "version": python},
+        "python": None if inside else {"path": interpreter.of(plan), "version": python},
         "packages": installed,
         "data": _data(plan),
         "seeds": seeds(plan),
@@ -114,16 +114,6 @@ def seeds(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _python(plan: Plan) -> str:
-    """The ranks' interpreter; as the cluster file names it where this machine does not have it."""
-    if not plan.cluster.python:
-        return plan.workspace.python
-    try:
-        return str(entry.module("interpreter").resolve(plan.cluster.python, os.environ).python)
-    except entry.module("ending").Stop:
-        return plan.cluster.python
-
-
 def _code(plan: Plan, inside: bool) -> dict[str, Any]:
     """Hashes of what ranks run: our programs (in an image, its tag says which), the user's, and the snapshot's."""
     is_script = workloads.is_script(plan.job.workload) and plan.job.command is None
@@ -144,7 +134,7 @@ def _image(plan: Plan, scheduler: str) -> dict[str, Any]:
     if plan.image.startswith("/"):
         return {"name": plan.image, "digest": "", "file": fingerprints.of(Path(plan.image))}
     engine = plan.cluster.local.container if scheduler == "local" else ""
-    digest = packages.image_digest(engine, plan.image) if engine else registry.digest(plan.image)
+    digest = registry.local_digest(engine, plan.image) if engine else registry.digest(plan.image)
     return {"name": plan.image, "digest": digest}
 
 

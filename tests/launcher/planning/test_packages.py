@@ -116,6 +116,21 @@ def test_the_interpreter_that_will_run_the_ranks(monkeypatch: pytest.MonkeyPatch
     assert interpreter.refusal(here({"args": {}})) is None
 
 
+def test_a_python_of_ones_own_is_asked_what_it_has(tmp_path: Path) -> None:
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(
+        """#!/bin/sh\necho '{"python": "3.12.1", "packages": {"torch": "2.9", "transformers": "5"}}'\n"""
+    )
+    python.chmod(0o755)
+    refusal = interpreter.refusal(samples.decided({"args": {"wandb": "p"}}, python=str(python)))
+    assert f"needs the package deepspeed, which {python} lacks" in str(refusal)
+    assert f"args.wandb needs the package wandb, which {python} lacks" in str(refusal)
+    assert "torch," not in str(refusal)
+    own = samples.decided({"workload": "/mine.py"}, python=str(python))
+    assert interpreter.refusal(own) is None
+
+
 @pytest.mark.parametrize(("words", "code"), [([], 3), (["--dry-run"], 0)])
 def test_a_submission_is_refused_and_a_rehearsal_is_not(
     words: list[str],

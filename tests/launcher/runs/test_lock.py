@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher.images import registry
-from launcher.runs import lock, packages, record
+from launcher.planning import interpreter
+from launcher.runs import lock, record
 from tests import samples
 
 if TYPE_CHECKING:
@@ -108,5 +109,5 @@ def test_a_run_without_a_lock_has_none(tmp_path: Path) -> None:
 
 
 def test_an_interpreter_that_does_not_start_has_no_packages(tmp_path: Path) -> None:
-    assert packages.of(str(tmp_path / "absent")) == ("", {})
-    assert packages.image_digest(str(tmp_path / "no-engine"), "image") == ""
+    assert interpreter.installed(str(tmp_path / "absent")) == ("", {})
+    assert registry.local_digest(str(tmp_path / "no-engine"), "image") == ""
