@@ -77,7 +77,7 @@ def test_an_image_is_refused_for_it() -> None:
 def test_where_nobody_thought_of_an_image_none_is_held_against_the_job() -> None:
     evaluate = {"workload": "evaluate", "model": "/m", "args": {"tasks": ["piqa"]}}
     assert list(packages.in_image(samples.decided(evaluate), None)) == []
-    entered = samples.decided(evaluate, local={"container": "podman"})
+    entered = samples.decided(evaluate, image="deepspeed-inference", local={"container": "podman"})
     assert "needs the package lm_eval" in str(next(packages.in_image(entered, None)))
 
 
