@@ -85,7 +85,7 @@ def test_hosts_meet_inside_and_values_arrive(oci_site: Site, image: Path, runtim
         *containers.settings(runtime, path_of(runtime, image), site.folder),
         "preflight=true",
         f"env={json.dumps({'WEIRD': WEIRD})}",
-        f"args={json.dumps({'text': WEIRD})}",
+        f"args={json.dumps({'text': WEIRD.replace('$', '$$')})}",
     )
     done = site.ended(run)
     assert done["state"] == "SUCCEEDED", site.all_logs(run)

@@ -131,7 +131,7 @@ def test_values_arrive_unchanged(site: Site) -> None:
         "nodes=1",
         "batch={micro: 1}",
         f"env={json.dumps({'WEIRD': WEIRD, 'NCCL_IB_HCA': 'mlx5_0,mlx5_1'})}",
-        f"args={json.dumps({'text': WEIRD})}",
+        f"args={json.dumps({'text': WEIRD.replace('$', '$$')})}",
         f"cluster.slurm.sbatch.comment={json.dumps(WEIRD.splitlines()[0])}",
     )
     done = site.ended(run)
