@@ -97,7 +97,16 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 # A worker takes a file at a time, the longest first: what a file shares is made once, and no worker is left alone with
 # an image build. Only one image is built at a time, so the files that need the other one come later. (--dist loadgroup
 # has no effect: pytest 9 does not read the names that xdist 3.8 gives its groups.)
-LONGEST_FIRST = ("tests/real/image/test_cuda", "tests/docker/workloads", "tests/real/image", "tests/real")
+LONGEST_FIRST = (
+    "tests/real/image/test_cuda",
+    "tests/docker/workloads/test_memory",
+    "tests/test_readme",
+    "tests/docker/workloads",
+    "tests/real/image",
+    "tests/real",
+    "tests/launcher/schedulers/kubernetes/test_pods",
+    "tests/test_golden",
+)
 
 
 @pytest.hookimpl(tryfirst=True)

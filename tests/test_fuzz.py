@@ -87,7 +87,7 @@ def test_memory_without_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "MemoryError" in key(monkeypatch, lambda: bytearray(2**30))
 
     monkeypatch.setattr(sandbox, "MEMORY", 100 * 2**20)
-    assert "MemoryError" in key(monkeypatch, lambda: b"x" * (120 * 2**20))
+    assert "MemoryError" in key(monkeypatch, lambda: bytearray(400 * 2**20))
     assert key(monkeypatch, lambda: len(b"x" * (20 * 2**20)) * 0) == ""
 
 

@@ -141,7 +141,9 @@ def _child(given: Input, folder: Path, ends: tuple[int, int, int]) -> None:
         with contextlib.suppress(BaseException):
             os.write(ends[2], f"sandbox: {traceback.format_exc()!r}\n".encode())
     finally:
-        os._exit(code)
+        os._exit(
+            code if isinstance(code, int) else 71
+        )  # whatever happened, this is not the process of the tests
 
 
 def _call(words: list[str]) -> int:
