@@ -37,6 +37,10 @@ def main() -> None:
     measurement: dict[str, Any] = {"rank": int(os.environ["RANK"])}
     try:
         measure(measurement, args.floor, datetime.timedelta(seconds=args.limit))
+    except (
+        ModuleNotFoundError
+    ) as error:  # says nothing of the host: a program of the user's own may need none
+        measurement["absent"] = str(error.name)
     except Exception as error:
         measurement["error"] = f"{type(error).__name__}: {error}".splitlines()[0]
     print(json.dumps(measurement), flush=True)

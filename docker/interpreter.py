@@ -51,7 +51,10 @@ class Interpreter:
 
 def resolve(named: str, variables: Mapping[str, str]) -> Interpreter:
     """The interpreter that `named` means on this host. Raises Stop when there is none."""
-    path = Path(named).expanduser()
+    try:
+        path = Path(named).expanduser()
+    except RuntimeError:
+        raise Stop(BAD_INPUT, f"python {named}: there is no such user on this host") from None
     if not path.is_absolute():
         path = _conda(named, variables)
     if path.is_dir():

@@ -127,7 +127,9 @@ def _last_line(text: str) -> dict[str, Any]:
 
 def judged(measurements: list[dict[str, Any]], slots: int, floor: float) -> list[Check]:
     """Checks of driver, prebuilt ops and bandwidth, from what the host's ranks said."""
-    checks = []
+    checks: list[Check] = []
+    if absent := sorted({f["absent"] for f in measurements if f.get("absent")}):
+        return [Check("all-reduce", True, f"not measured: this Python has no {absent[0]}")]
     drivers = sorted({f["driver"] for f in measurements if f.get("driver")})
     if any("driver" in f for f in measurements):
         checks.append(Check("driver", not drivers, "; ".join(drivers) or "ok"))

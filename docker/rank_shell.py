@@ -37,17 +37,29 @@ def started(pid: str) -> int:
         return sys.maxsize
 
 
+def _starts(variables: dict[str, str], rank: int) -> bool:
+    """Whether a process without a rank is, with one process a host, the one that starts this rank."""
+    try:
+        return int(variables["NODE_RANK"]) == rank // int(variables["NPROC_PER_NODE"])
+    except (KeyError, ValueError, ZeroDivisionError):
+        return False
+
+
 def find(folder: str, rank: int) -> tuple[str, dict[str, str]] | None:
     """(pid, variables) of the rank of the run in `folder` ('': of any run); None where it does not run here."""
-    ranks = []
+    ranks, launchers = [], []
     for pid in (name for name in os.listdir(PROC) if name.isdecimal()):  # noqa: PTH208 - names, not paths
         variables = environment_of(pid)
         mine = "RUN_DIR" in variables and folder in ("", variables["RUN_DIR"])
-        if mine and variables.get("RANK") == str(rank) and pid != str(os.getpid()):
+        if not mine or pid == str(os.getpid()):
+            continue
+        if variables.get("RANK") == str(rank):
             ranks.append((started(pid), int(pid), variables))
-    if not ranks:
+        elif "RANK" not in variables and _starts(variables, rank):
+            launchers.append((started(pid), int(pid), variables))
+    if not ranks and not launchers:
         return None
-    _, oldest, variables = min(ranks, key=lambda entry: entry[:2])
+    _, oldest, variables = min(ranks or launchers, key=lambda entry: entry[:2])
     return str(oldest), variables
 
 

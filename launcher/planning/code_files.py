@@ -19,7 +19,7 @@ from launcher.planning import checkout, secret_files
 from launcher.planning.code import NONE, Code, File
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from launcher.files.job import Job
 
@@ -41,6 +41,7 @@ class Found(NamedTuple):
 
 def find(job: Job, beside: Path, runs: str) -> Found:
     """The code of `job`, whose paths start at the folder `beside`. The run folders below `runs` are no part of it."""
+    runs = os.path.realpath(runs)  # as the paths of files are compared with it
     script = workloads.is_script(job.workload) and job.command is None
     if job.code == NONE and script and not job.workload.startswith("/"):
         what = f"workload {shown(job.workload)}: with `code: none` nothing brings it to the ranks"
@@ -51,24 +52,26 @@ def find(job: Job, beside: Path, runs: str) -> Found:
     try:
         program = _program(job.workload, beside) if script else None
         root = _root(job, program, beside)
-        return Found(_collected(root, program, runs))
+        code = _collected(root, program, runs)
+        stays = next(_staying(job.command or (), Path(code.root), code), None)
+        return Found(problem=stays) if stays else Found(code)
     except LauncherError as error:
         return Found(problem=error.problems[0])
-    except (OSError, ValueError) as error:  # a closed folder, a name that is too long, a NUL
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # a closed folder, a long name, a NUL, `~name` of nobody
         about = ("job", "code") if job.code else ("job", "workload")
         reason = getattr(error, "strerror", None) or error
         return Found(problem=Problem(f"the code cannot be read: {reason}", about=about))
 
 
-def of_snapshot(folder: Path, program: str) -> Code:
-    """The code that a run carries in `folder`, to travel once more."""
-    paths = (
-        p.relative_to(folder).as_posix()
-        for p in sorted(folder.rglob("*"))
-        if not p.is_dir() or p.is_symlink()
-    )
+def of_snapshot(folder: Path, program: str, paths: Sequence[str]) -> Code:
+    """The code that a run carries in `folder`, to travel once more: what was put there, not what ranks wrote there."""
     files = (_file(folder, path, follow=False) for path in paths)
-    return Code(str(folder), program, tuple(file for file in files if isinstance(file, File)))
+    code = Code(str(folder), program, tuple(file for file in files if isinstance(file, File)))
+    return _with_contents(code) if code.size <= SMALL else code
 
 
 def _names_files(command: list[str] | None, beside: Path) -> bool:
@@ -76,6 +79,30 @@ def _names_files(command: list[str] | None, beside: Path) -> bool:
     words = [word for word in command or () if word and not word.startswith(("-", "/"))]
     packages = [after.partition(".")[0] for word, after in itertools.pairwise(command or ()) if word == "-m"]
     return any(_is_there(beside / name) for name in (*words, *packages, *(f"{p}.py" for p in packages)))
+
+
+def _staying(command: Sequence[str], root: Path, code: Code) -> Iterator[Problem]:
+    """Words of a command that are files here, and will not be where it starts."""
+    travels = {file.path for file in code.files}
+    for number, word in enumerate(command):
+        inside = os.path.normpath(word)
+        if word.startswith(("-", "/")) or inside in travels or not _is_file(root / word):
+            continue
+        outside = inside.startswith("..")
+        why = "outside of the code that travels" if outside else "a file that does not travel"
+        hint = (
+            "write `code: FOLDER`, a folder that holds both"
+            if outside
+            else "git ignores it, or it looks like a secret: give its absolute path, or rename it"
+        )
+        yield Problem(f"command: {shown(word)} is {why}", hint, about=("job", "command", number))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _is_there(path: Path) -> bool:

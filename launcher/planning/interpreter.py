@@ -61,7 +61,9 @@ def refusal(plan: Plan) -> PlanError | None:
 
 
 def installed(python: str) -> tuple[str, dict[str, str]]:
-    """(version of the interpreter `python`, package → version); ('', {}) where it does not start."""
+    """(version of the interpreter `python`, package → version); ('', {}) where it does not start, or is no path."""
+    if not os.path.isabs(python):  # noqa: PTH117 - the name of an environment that only the hosts have
+        return "", {}
     try:
         done = subprocess.run(
             [python, "-c", _LIST], capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL

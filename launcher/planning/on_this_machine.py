@@ -48,7 +48,7 @@ def _command(plan: Plan, scheduler: str, path: str) -> Iterator[Problem]:
             what, hint = f"command: {shown(word)} is not on the PATH", "install it, or write its path"
             yield Problem(what, f"{hint}; `python:` of the cluster names another environment", about=about)
         return
-    travels = plan.code is not None and not word.startswith("/")
+    travels = plan.code is not None and not word.startswith("/")  # code_files.py looked whether it does
     if scheduler != "local" and not travels and not _shared(word, plan):
         return
     file = Path(plan.code.root if plan.code else "", word)
@@ -63,7 +63,10 @@ def _command(plan: Plan, scheduler: str, path: str) -> Iterator[Problem]:
 
 def _shared(named: str, plan: Plan) -> bool:
     """Whether a path lies on the file system of the run folders, which all hosts share."""
-    path = Path(named).expanduser()
+    try:
+        path = Path(named).expanduser()
+    except RuntimeError:  # `~name` of a user who is not here
+        return False
     if not path.is_absolute():
         return False
     try:

@@ -86,9 +86,11 @@ def locks(one: dict[str, Any], other: dict[str, Any]) -> Iterator[Difference]:
         "code.program", _part(one, "code").get("program"), _part(other, "code").get("program")
     )
     images = [_part(entry, "image") for entry in (one, other)]
-    yield from _values("image.digest", *(image.get("digest") for image in images))
+    if all(image.get("digest") for image in images):  # '' where the registry was not asked, or did not answer
+        yield from _values("image.digest", *(image["digest"] for image in images))
     yield from _fingerprints("image.file", *(image.get("file") for image in images))
-    yield from _values("packages", one.get("packages"), other.get("packages"))
+    if one.get("packages") and other.get("packages"):  # none are known of an image without facts
+        yield from _values("packages", one["packages"], other["packages"])
     yield from _data(one, other)
     seeds = [
         {k: v for k, v in _part(entry, "seeds").items() if not k.startswith("environment.")}

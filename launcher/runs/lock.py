@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 FILE = "lock.json"
 HOSTS = "hosts"  # the folder of what each host says of itself
 _MOST = 2**24  # bytes of a lock.json
+_KINDS: dict[str, type] = {
+    **dict.fromkeys(("hosts", "data"), list),
+    **dict.fromkeys(("code", "image", "python", "packages", "seeds", "environment", "secrets"), dict),
+    **dict.fromkeys(("spellings", "drivers"), dict),
+}
 # Variables that change what ranks do where they come from the shell that submits, not from the job.
 _INHERITED = (
     *("CUDA_", "CUBLAS_", "DS_", "GLOO_", "HF_", "HIP_", "LD_", "MKL_", "NCCL_", "OMP_", "PYTHON"),
@@ -72,7 +77,27 @@ def read(folder: Path) -> dict[str, Any]:
             lock = json.loads(file.read(_MOST)) if (folder / FILE).is_file() else {}
     except (OSError, ValueError, RecursionError):
         return {}
-    return lock if isinstance(lock, dict) else {}
+    return _shaped(lock) if isinstance(lock, dict) else {}
+
+
+def _shaped(lock: dict[str, Any]) -> dict[str, Any]:
+    """Of a file that others can write, what has the kind that this module gives it."""
+    kept: dict[str, Any] = {
+        key: value
+        for key, value in lock.items()
+        if value is None or isinstance(value, _KINDS.get(key, object))
+    }
+    if "data" in kept:
+        kept["data"] = [entry for entry in kept["data"] or () if _is_datum(entry)]
+    for section, key in (("code", "program"), ("image", "file")):
+        part = kept.get(section) or {}
+        if not isinstance(part.get(key), (dict, type(None))):
+            kept[section] = {k: v for k, v in part.items() if k != key}
+    return kept
+
+
+def _is_datum(entry: object) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("fingerprint"), (dict, type(None)))
 
 
 def complete(folder: Path, hosts: Sequence[str] = ()) -> dict[str, Any]:
@@ -125,17 +150,27 @@ def _code(plan: Plan, inside: bool) -> dict[str, Any]:
         else fingerprints.folder_hash(ROOT / "docker", (".py", ".json")),
         "commit": plan.workspace.commit,
         "program": program and {"path": str(own and own.absolute()), **program},
-        "snapshot": fingerprints.folder_hash(Path(plan.folder) / "code"),
+        "snapshot": _snapshot(Path(plan.folder)),
     }
+
+
+def _snapshot(folder: Path) -> str | None:
+    """The hash of the user's code that the run carries, as code.json has it; of what was put there alone."""
+    try:
+        facts = json.loads((folder / "code.json").read_text(encoding="utf-8"))
+        return str(facts["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _image(plan: Plan, scheduler: str) -> dict[str, Any]:
     """The image's name, and what its tag stands for now: a registry's digest, or of a file its fingerprint."""
+    known = {"name": plan.image, "ours": plan.image_facts is not None}
     if plan.image.startswith("/"):
-        return {"name": plan.image, "digest": "", "file": fingerprints.of(Path(plan.image))}
+        return {**known, "digest": "", "file": fingerprints.of(Path(plan.image))}
     engine = plan.cluster.local.container if scheduler == "local" else ""
     digest = registry.local_digest(engine, plan.image) if engine else registry.digest(plan.image)
-    return {"name": plan.image, "digest": digest}
+    return {**known, "digest": digest}
 
 
 def _of_image(plan: Plan) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import schedulers
 from launcher.errors import PlanError, Problem, RunNotFoundError
+from launcher.images.facts import Facts
 from launcher.planning import code_files, recorded, workspace
 from launcher.rendering import own_image
 from launcher.runs import differences, lock, record
@@ -35,21 +36,41 @@ class Prepared(NamedTuple):
 def plan_of(run: Run) -> Plan:
     """The plan of `run`, for a folder beside its own. Raises PlanError where its plan.json is not one."""
     site = workspace.here()._replace(runs=str(run.folder.parent))
-    record_of = record.read_json(run.folder / "plan.json")
-    python = lock.read(run.folder).get("python")
-    if isinstance(python, dict) and python.get("path") and "python" not in record_of.get("cluster", {}):
-        site = site._replace(python=str(python["path"]))
-    spellings = lock.read(run.folder).get("spellings")
-    plan = recorded.plan(record_of, spellings if isinstance(spellings, dict) else {}, site)
-    return plan._replace(code=_code(run.folder))
+    then, record_of = lock.read(run.folder), record.read_json(run.folder / "plan.json")
+    cluster = record_of.get("cluster") if isinstance(record_of, dict) else None
+    if not isinstance(cluster, dict):
+        raise PlanError(f"{run.id}: its plan.json is not one that this launcher reads")
+    if (python := (then.get("python") or {}).get("path")) and "python" not in cluster:
+        site = site._replace(python=str(python))
+    plan = recorded.plan(record_of, then.get("spellings") or {}, site)
+    return plan._replace(code=_code(run.folder), image_facts=_image_facts(run, then))
+
+
+def _image_facts(run: Run, then: dict[str, Any]) -> Facts | None:
+    """What was known of the image, as far as a rerun needs it: that it is one of this project's, with its versions."""
+    if not (then.get("image") or {}).get("ours"):
+        return None
+    return Facts(
+        source=f"{run.folder}/{lock.FILE}",
+        flavour="",
+        cuda="",
+        ops={},
+        level="",
+        compiler=True,
+        revision="",
+        versions=then.get("packages") or {},
+    )
 
 
 def _code(folder: Path) -> Code | None:
     """The snapshot of the run before, and not the code as it is now."""
     if not (folder / own_image.CODE).is_dir():
         return None
-    program = record.read_json(folder / snapshot.FACTS).get("program")
-    return code_files.of_snapshot(folder / own_image.CODE, str(program or ""))
+    facts = record.read_json(folder / snapshot.FACTS)
+    if not isinstance(facts, dict) or not isinstance(facts.get("paths"), list):
+        raise PlanError(f"{folder / snapshot.FACTS} does not say what the run's code was")
+    paths = [str(path) for path in facts["paths"]]
+    return code_files.of_snapshot(folder / own_image.CODE, str(facts.get("program") or ""), paths)
 
 
 def prepare(run: Run, force: bool) -> Prepared:
@@ -94,17 +115,18 @@ def _gone(then: dict[str, Any], run: Run) -> list[Problem]:
     """What the run had and is not there any more."""
     problems = []
     code = then.get("code") or {}
-    if code.get("snapshot") and not (run.folder / "code").is_dir():
-        problems.append(Problem(f"{run.id}: its code is gone: {run.folder / 'code'}"))
-    program = code.get("program")
-    if program and not Path(program["path"]).exists():
-        problems.append(Problem(f"{run.id}: its program is gone: {program['path']}"))
+    copy = run.folder / own_image.CODE
+    if code.get("snapshot") and not copy.is_dir():
+        problems.append(Problem(f"{run.id}: its code is gone: {copy}"))
+    program = code.get("program") or {}
+    if program and not Path(str(program.get("path"))).exists():
+        problems.append(Problem(f"{run.id}: its program is gone: {program.get('path')}"))
     for entry in then.get("data") or ():
-        if entry.get("fingerprint") and not Path(entry.get("host") or entry["path"]).exists():
-            problems.append(Problem(f"{run.id}: {entry['named']} is gone: {entry['path']}"))
-    python = (then.get("python") or {}).get("path")
-    if python and not Path(python).exists():
-        problems.append(Problem(f"{run.id}: its interpreter is gone: {python}"))
+        if entry.get("fingerprint") and not Path(str(entry.get("host") or entry.get("path"))).exists():
+            problems.append(Problem(f"{run.id}: {entry.get('named')} is gone: {entry.get('path')}"))
+    python = then.get("python") or {}
+    if python.get("version") and not Path(str(python.get("path"))).exists():  # else only the hosts have it
+        problems.append(Problem(f"{run.id}: its interpreter is gone: {python.get('path')}"))
     return problems
 
 

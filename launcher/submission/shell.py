@@ -33,7 +33,7 @@ def words(run: Run, selection: Selection, terminal: bool) -> list[str]:
         reason = f": {now.reason}" if now.reason and not ended else ""
         hint = "`rerun` runs the same once more" if ended else "a shell needs ranks that run"
         raise SubmitError(f"{what}{reason}", hint=hint)
-    plan = rerun.plan_of(run)
+    plan = rerun.plan_of(run)._replace(id=run.id)  # its own folder, not that of the plan's first run
     command = schedulers.shell(run, plan, selection, terminal)
     if not shutil.which(command[0]):
         raise ToolMissingError(

@@ -29,9 +29,8 @@ FACTS = "code.json"
 def write(plan: Plan, scheduler: str) -> None:
     """Put into the plan's folder what its ranks need there. Raises SubmitError for a file that is gone by now."""
     folder = Path(plan.folder)
-    if plan.code and scheduler != "kubernetes":  # there it is part of the manifest
+    if plan.code:  # on Kubernetes it is part of the manifest, and here for `rerun` and `compare`
         _copy(plan.code, folder / own_image.CODE)
-    if plan.code:
         text = json.dumps(facts(plan.code, folder / own_image.CODE), indent=1, ensure_ascii=False)
         atomic.write(folder / FACTS, atomic.encoded(f"{text}\n"))
     if own_image.carries(plan, scheduler) and scheduler != "kubernetes":
@@ -42,7 +41,7 @@ def write(plan: Plan, scheduler: str) -> None:
 
 
 def _copy(code: Code, folder: Path) -> None:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     for file in code.files:
         target = folder / file.path
         try:
@@ -54,7 +53,7 @@ def _copy(code: Code, folder: Path) -> None:
                 shutil.copyfile(file.source, target)
             else:
                 target.write_bytes(file.content)
-            target.chmod(0o755 if file.executable else 0o644)
+            target.chmod(Path(file.source).stat().st_mode & 0o755)  # what only its owner reads stays so
         except OSError as error:
             what = f"{file.source} cannot be copied into the run folder: {error.strerror}"
             raise SubmitError(what, hint="submit the job again") from None
@@ -71,6 +70,7 @@ def facts(code: Code, copy: Path) -> dict[str, object]:
         "root": code.root,
         "program": code.program,
         "files": len(code.files),
+        "paths": [file.path for file in code.files],
         "bytes": code.size,
         "sha256": digest.hexdigest(),
         "left_out": list(code.left_out),

@@ -33,6 +33,11 @@ def test_a_rank_that_says_nothing_fails_its_host() -> None:
     assert (check.ok, check.finding) == (False, "no end within the time limit")
 
 
+def test_a_python_without_torch_accuses_no_host() -> None:
+    (check,) = preflight.judged([{"rank": 0, "absent": "torch"}], 1, 10.0)
+    assert (check.ok, check.finding) == (True, "not measured: this Python has no torch")
+
+
 def test_driver_and_ops_are_told_by_name() -> None:
     ops = {"fused_adam_op": "undefined symbol: x"}
     checks = preflight.judged([{"driver": "image has CUDA 13.0: too old", "ops": ops, "error": "x"}], 1, 0.0)

@@ -30,7 +30,7 @@ def sent(beside: Path, **fields: str | list[str]) -> Code:
     return code
 
 
-def why(beside: Path, **fields: str) -> str:
+def why(beside: Path, **fields: str | list[str]) -> str:
     code, problem = find(beside, **fields)
     assert code is None
     assert problem
@@ -213,6 +213,35 @@ def test_a_command_that_names_none_sends_nothing(words: list[str], tmp_path: Pat
     put(tmp_path, "job.yaml", "train.py")
     assert find(tmp_path, command=words) == Found()
     assert names(sent(tmp_path, command=words, code=".")) == ["job.yaml", "train.py"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["python", "../train.py"], "outside of the code that travels"),
+        (["./ignored.py"], "a file that does not travel"),
+        (["tool", ".env"], "a file that does not travel"),
+    ],
+)
+def test_words_of_a_command_that_do_not_travel(words: list[str], reason: str, checkout: Path) -> None:
+    put(checkout, "jobs/ignored.py", "jobs/.env", "train.py", "jobs/other.py")
+    (checkout / ".gitignore").write_text("ignored.py\n")
+    assert reason in why(checkout / "jobs", command=words)
+
+
+def test_run_folders_behind_a_link_are_no_code_either(tmp_path: Path) -> None:
+    put(tmp_path / "real", "train.py", "runs/a-1/plan.json")
+    (tmp_path / "link").symlink_to("real")
+    code, _ = code_files.find(
+        samples.job(workload="./train.py"), tmp_path / "link", str(tmp_path / "link" / "runs")
+    )
+    assert code
+    assert names(code) == ["train.py"]
+
+
+def test_code_of_a_user_who_is_not_here(tmp_path: Path) -> None:
+    put(tmp_path, "train.py")
+    assert "cannot be read" in why(tmp_path, workload="./train.py", code="~nouser/x")
 
 
 def test_code_beside_a_workload_of_ours(tmp_path: Path) -> None:

@@ -54,8 +54,7 @@ class Bench:
     def write(self, reserved: Plan) -> None:
         folder = Path(reserved.folder)
         record.prepare(reserved, {"ds_config.json": json.dumps(reserved.config)})
-        (folder / "code").mkdir()
-        (folder / "code" / "train.py").write_text("pass\n")
+        (folder / "code.json").write_text('{"sha256": "a"}')
         lock.write(reserved, "slurm")
         folder.joinpath("hostfile-7-0").write_text("gpu-1 slots=2\ngpu-2 slots=2\n")
         (folder / "hosts").mkdir()
@@ -176,7 +175,7 @@ def test_data_and_code_that_were_edited_are_named(bench: Bench) -> None:
     (bench.folder / "corpus.txt").write_text("other text\n")
     other = bench.run()
     assert named(one, other) == {f"data args.data {bench.folder / 'corpus.txt'}"}
-    (other / "code" / "train.py").write_text("print('edited')\n")
+    (other / "code.json").write_text('{"sha256": "b"}')
     reserved = samples.decided(bench.fields())
     reserved = reserved._replace(id=other.name, workspace=reserved.workspace._replace(runs=str(bench.runs)))
     lock.write(reserved, "slurm")

@@ -11,7 +11,7 @@ import pytest
 
 from launcher.images import registry
 from launcher.planning import interpreter
-from launcher.runs import lock, record
+from launcher.runs import differences, lock, record
 from tests import samples
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def test_an_image_has_the_digest_that_its_registry_gives(
     monkeypatch.setattr(registry, "inspect", lambda name: ({"Digest": f"sha256:{len(name)}"}, ""))
     image = "registry.example.com/team/train:1"
     locked = read(prepared(tmp_path, "kubernetes", cluster={"image": image}))
-    assert locked["image"] == {"name": image, "digest": f"sha256:{len(image)}"}
+    assert locked["image"] == {"name": image, "ours": False, "digest": f"sha256:{len(image)}"}
     assert (locked["python"], locked["packages"]) == (None, {})
     pinned = "registry.example.com/train@sha256:" + "a" * 64
     assert registry.digest(pinned) == "sha256:" + "a" * 64
@@ -108,6 +108,25 @@ def test_a_run_without_a_lock_has_none(tmp_path: Path) -> None:
         assert lock.read(tmp_path) == {}
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"code": {"program": "x"}, "image": {"file": "x"}},
+        {"data": ["x", {"fingerprint": "x"}], "seeds": 3, "hosts": 5},
+        {"python": "x", "packages": [], "drivers": 1, "spellings": "x", "secrets": 0, "environment": []},
+    ],
+)
+def test_what_others_wrote_into_it_breaks_nothing(broken: dict[str, Any], tmp_path: Path) -> None:
+    plan = prepared(tmp_path)
+    whole = read(plan)
+    (Path(plan.folder) / lock.FILE).write_text(json.dumps(broken))
+    assert isinstance(list(differences.locks(read(plan), whole)), list)
+    assert lock.complete(Path(plan.folder), ["a"]).get("hosts", ["a"]) == ["a"]
+
+
 def test_an_interpreter_that_does_not_start_has_no_packages(tmp_path: Path) -> None:
     assert interpreter.installed(str(tmp_path / "absent")) == ("", {})
+    assert interpreter.installed("python3") == ("", {}), (
+        "a name that the hosts know is none of this machine's"
+    )
     assert registry.local_digest(str(tmp_path / "no-engine"), "image") == ""

@@ -90,7 +90,9 @@ def test_a_code_snapshot_is_taken_along(user: User) -> None:
         user.launcher(f"rerun {run} --wait")
         assert (user.runs / again / "code" / "own.py").read_text() == OWN
     (user.folder / "own.py").unlink()
+    (user.runs / f"{run}-2" / "code" / "out.txt").write_text("what a rank wrote into its folder")
     user.launcher(f"rerun {run}-2 --wait")
+    assert not (user.runs / f"{run}-4" / "code" / "out.txt").exists()
 
 
 def code_of(user: User) -> Path:
@@ -141,6 +143,13 @@ def test_what_has_changed_is_named(what: str, user: User) -> None:
     assert [path.name for path in user.runs.iterdir()] == [run], "nothing is left behind"
     forced = user.launcher(f"rerun {run} --force --wait")
     assert message in forced.stderr
+
+
+def test_a_plan_that_is_none(user: User) -> None:
+    run = user.submit()
+    for text in ("[]", '"x"', '{"cluster": null}'):
+        (user.runs / run / "plan.json").write_text(text)
+        assert "is not one that this launcher reads" in user.launcher(f"rerun {run}", code=3).stderr
 
 
 def test_a_run_without_a_lock_is_not_run_again(user: User) -> None:

@@ -51,9 +51,10 @@ def test_the_copy_is_what_was_there(
     assert (copy / "train.py").read_text() == "old"
     assert (copy / "link").readlink() == Path("a b")
     assert (copy / "link/it's.sh").read_bytes() == b"\xff\0"
-    assert (copy / "a b/it's.sh").stat().st_mode & 0o777 == 0o755
+    assert (copy / "a b/it's.sh").stat().st_mode & 0o777 == 0o700, "what only its owner may read"
     facts = json.loads((Path(plan.folder) / "code.json").read_text())
     assert (facts["root"], facts["program"], facts["files"]) == (str(own), "train.py", 3)
+    assert facts["paths"] == ["a b/it's.sh", "link", "train.py"]
     assert len(facts["sha256"]) == 64
 
 
@@ -84,10 +85,10 @@ def test_a_file_that_is_gone_by_now(own: Path, tmp_path: Path, monkeypatch: pyte
         snapshot.write(plan, "local")
 
 
-def test_on_kubernetes_the_manifest_has_it(own: Path, tmp_path: Path) -> None:
+def test_on_kubernetes_the_run_folder_has_it_too(own: Path, tmp_path: Path) -> None:
     plan = planned(tmp_path)
     snapshot.write(plan, "kubernetes")
-    assert [path.name for path in Path(plan.folder).iterdir()] == ["code.json"]
+    assert sorted(path.name for path in Path(plan.folder).iterdir()) == ["code", "code.json"], "for rerun"
 
 
 def test_a_foreign_image_gets_the_programs(own: Path, tmp_path: Path) -> None:
