@@ -21,11 +21,7 @@ if TYPE_CHECKING:
 # enroot's own ways to name an image: https://github.com/NVIDIA/enroot/blob/main/doc/cmd/import.md
 _ENROOT = re.compile(r"(?:docker|dockerd|podman)://(?:[A-Za-z0-9._-]+@)?")
 _UNPACKED = ("oci", "charliecloud")
-_OWN = {
-    "/opt/job": "the image's programs",
-    "/opt/venv": "the image's Python",
-    "/opt/launcher": "the launcher's programs",
-}
+_OWN = {"/opt/job": "the image's programs", "/opt/venv": "the image's Python"}
 
 
 def problems(runtime: str, plan: Plan) -> Iterator[Problem]:
