@@ -27,7 +27,7 @@ quickstart: install ## train a small GPT with DeepSpeed here, on two CPU ranks, 
 test: install ## all tests, a real Slurm cluster included
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder --budget 1080
 
-quick: install ## the tests that start nothing heavy, in a minute: for every save
+quick: install ## the tests that start nothing heavy: for every save
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) -m quick --budget 60 -q
 
 fuzz: install ## search for inputs that break the launcher, with fresh seeds, for MINUTES=60
