@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from typing import TYPE_CHECKING, Any
@@ -108,7 +107,6 @@ def test_a_server_that_is_away_ends_no_training_and_is_said_once(
     assert not (tmp_path / "mlruns").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow-skinny is not installed")
 def test_the_real_one(tmp_path: Path) -> None:
     run(tmp_path, {"lr": 0.1}, (1, 2.5))
     run(tmp_path, {"lr": 0.1}, (2, 1.5))

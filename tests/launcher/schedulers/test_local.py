@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher import ROOT
+from tests import commandline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,16 +37,7 @@ class User:
         self.env = {**os.environ, "LAUNCHER_RUNS": str(self.runs), "HOME": str(folder)}
 
     def launcher(self, *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "launcher", *words],
-            cwd=ROOT,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
-        return done
+        return commandline.launcher(words, self.env, code)
 
     def local(self, *settings: str, wait: bool = True, code: int = 0) -> subprocess.CompletedProcess[str]:
         words = [w for s in settings for w in ("--set", s)]

@@ -6,16 +6,15 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
-from launcher import ROOT
 from launcher.runs import lock
+from tests import commandline
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable
     from pathlib import Path
 
@@ -45,16 +44,7 @@ class User:
         self.env = {**os.environ, "LAUNCHER_RUNS": str(self.runs), "HOME": str(self.folder)}
 
     def launcher(self, words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "launcher", *shlex.split(words)],
-            cwd=ROOT,
-            env=self.env,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
-        return done
+        return commandline.launcher(shlex.split(words), self.env, code)
 
     def submit(self, *settings: str) -> str:
         words = " ".join(shlex.quote(w) for s in settings for w in ("--set", s))
