@@ -7,6 +7,7 @@ it, compile. What may be asked for is check.py's; whether the wheel came out rig
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -120,7 +121,7 @@ def compile_wheel(
             file.write(line)
             # Of the thousands of lines of setuptools, those that show how far it is.
             if match := re.search(r"building '(.+)' extension|installing to build", line):
-                marks.append((match[1] or "", time.monotonic(), _processor_seconds(process.pid)))
+                marks.append((match[1] or "", time.monotonic(), processor_seconds(process.pid)))
                 print(f"compiling {match[1]}" if match[1] else "compiled", flush=True)
     if process.wait():
         errors = [
@@ -140,13 +141,19 @@ def spent(marks: list[tuple[str, float, float]]) -> dict[str, tuple[float, float
     }
 
 
-def _processor_seconds(pid: int) -> float:
+def processor_seconds(pid: int) -> float:
+    """Return what a process and all below it have used; 0 when it has ended."""
     import psutil  # type: ignore[import-untyped]
 
-    top = psutil.Process(pid)
-    times = [process.cpu_times() for process in (top, *top.children(recursive=True))]
-    # What has ended is in its parent's children_user.
-    return float(sum(each.user + each.children_user for each in times))
+    spent_so_far = 0.0
+    # A compiler may end between being listed and being read: its time is then in its parent's children_user.
+    with contextlib.suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        for process in (*top.children(recursive=True), top):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                spent_so_far += times.user + times.children_user
+    return spent_so_far
 
 
 def _pip(arguments: list[str], variables: dict[str, str]) -> None:

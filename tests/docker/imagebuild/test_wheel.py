@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 from imagebuild import check, ops, wheel
 
@@ -193,6 +196,14 @@ def test_torch_cuda_and_nvcc_are_held_together(
 def test_time_is_counted_between_marks() -> None:
     marks = [("deepspeed.a", 10.0, 1.0), ("deepspeed.b", 15.0, 9.5), ("", 18.0, 12.0)]
     assert ops.spent(marks) == {"deepspeed.a": (5.0, 8.5), "deepspeed.b": (3.0, 2.5)}
+
+
+def test_a_compiler_that_ends_while_the_time_is_read_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["true"]) as ended:
+        gone = psutil.Process(ended.pid)
+    monkeypatch.setattr(psutil.Process, "children", lambda _, recursive: [gone])
+    assert ops.processor_seconds(os.getpid()) > 0
+    assert ops.processor_seconds(ended.pid) == 0
 
 
 def test_what_cuobjdump_says_of_a_library_without_gpu_code(
