@@ -1,14 +1,13 @@
 """The plain data that `validation.written` makes of a job or a cluster, as a model again.
 
-Owns the way back: values were read and checked once, so a duration is a number of seconds here, and nothing is checked
-anew. What YAML wrote otherwise than JSON does (`007`, `1.50`) is kept beside the data, by its path.
+Owns the way back. A run folder is its user's, so all is checked anew. What YAML wrote otherwise than JSON does (`007`,
+`1.50`) is kept beside the data, by its path.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from launcher.files import validation
 from launcher.files.document import Float, Int
@@ -21,9 +20,12 @@ Spelling = tuple[tuple[str | int, ...], str]  # where a number stands, and its t
 
 
 def restore(model: type[Model], data: Any, spellings: Sequence[Spelling] = ()) -> Model:
-    """`data` as a `model`. Raises ValueError or TypeError for what is none."""
-    restored: Model = _value(model, _spelled(data, {tuple(path): text for path, text in spellings}, ()))
-    return restored
+    """`data` as a `model`. Raises ValueError for what is none."""
+    texts = {tuple(path): text for path, text in spellings}
+    value, violations = validation.read(model, _spelled(data, texts, ()), recorded=True)
+    if value is None:
+        raise ValueError(violations[0].message)
+    return value
 
 
 def spellings(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[Spelling]:
@@ -48,32 +50,3 @@ def _spelled(data: Any, texts: dict[tuple[str | int, ...], str], path: tuple[str
     number: Int | Float = Int(data) if isinstance(data, int) else Float(data)
     number.written = texts[path]
     return number
-
-
-def _value(hint: Any, data: Any) -> Any:
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return _value(inner[0], data)
-    if validation.is_optional(hint):
-        return None if data is None else _value(inner[0], data)
-    if origin is dict:
-        return {key: _value(inner[1], value) for key, value in dict(data).items()}
-    if origin is list:
-        return [_value(inner[0], value) for value in list(data)]
-    if not dataclasses.is_dataclass(hint):
-        return data
-    short = getattr(hint, "SHORT", None)
-    return _model(hint, dict(data) if isinstance(data, dict) or short is None else {short: data})
-
-
-def _model(model: Any, data: dict[str, Any]) -> Any:
-    known, more = validation.fields(model), getattr(model, "MORE", None)
-    rest = {key: value for key, value in data.items() if key not in known}
-    if rest and more is None:
-        raise ValueError(f"this launcher has no field {sorted(rest)[0]!r}")
-    parts = {
-        field.name: _value(validation.hint_of(model, field.name), data[key])
-        for key, field in known.items()
-        if key in data
-    }
-    return model(**parts, **({more: rest} if more else {}))

@@ -72,9 +72,12 @@ def build(model: type[Valid], data: object) -> Valid:
     return value
 
 
-def read(model: type[Valid], data: object) -> tuple[Valid | None, list[Violation]]:
-    """Plain data as a `model`, or None and all that is wrong with it."""
-    reader = _Reader([])
+def read(model: type[Valid], data: object, recorded: bool = False) -> tuple[Valid | None, list[Violation]]:
+    """Plain data as a `model`, or None and all that is wrong with it.
+
+    `recorded`: the data is what `written` returned, in which durations are seconds and sizes bytes.
+    """
+    reader = _Reader([], recorded)
     value = reader.value(model, data, ())
     return (None if reader.violations else value), reader.violations
 
@@ -146,6 +149,7 @@ def _dotted(keys: Keys) -> str:
 
 class _Reader(NamedTuple):
     violations: list[Violation]
+    recorded: bool
 
     def value(self, hint: Any, value: Any, keys: Keys) -> Any:
         """`value` as `hint`, or _INVALID with a violation added."""
@@ -169,7 +173,7 @@ class _Reader(NamedTuple):
 
     def _annotated(self, base: Any, rules: tuple[Any, ...], value: Any, keys: Keys) -> Any:
         for rule in rules:
-            if isinstance(rule, Read):
+            if isinstance(rule, Read) and not (self.recorded and isinstance(value, (int, float))):
                 value = self._called(rule.function, value, keys)
             if isinstance(rule, Shorthand) and not isinstance(value, (dict, base)):
                 part = self.value(hint_of(base, rule.field), value, keys)

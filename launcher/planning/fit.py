@@ -247,8 +247,8 @@ def sequence_parallel_problems(job: Job, cluster: Cluster, estimate: Estimate | 
     size, world = sequence_parallel_degree(job), job.nodes * cluster.slots
     parts: list[tuple[int, str]] = [(world, f"{world} ranks")]
     if estimate and size > 1:
-        length, heads = estimate.request.sequence * size, estimate.model.heads
-        written = job.args.get("seq-length", length)
+        heads = estimate.model.heads
+        written = job.args.get("seq-length") or workloads.default(job.workload, "seq-length") or size
         parts += [
             (int(written), f"args.seq-length {written}"),
             (heads, f"{heads} attention heads of {job.model}"),

@@ -6,15 +6,17 @@ Owns what of a record stands above today's tables: DeepSpeed's configuration, ar
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from launcher.deepspeed.config import BatchSizes
-from launcher.errors import LauncherError, PlanError
+from launcher.errors import PlanError
 from launcher.fabrics.model import Variable
 from launcher.files import restored, validation
-from launcher.files.cluster import Cluster
-from launcher.files.job import Job
+from launcher.files.cluster import Cluster  # noqa: TC001 — validation evaluates annotations
+from launcher.files.fields import Range, field
+from launcher.files.job import Job  # noqa: TC001
 from launcher.files.load import Loaded
+from launcher.frozen import dataclass
 from launcher.planning import plan as plans
 
 if TYPE_CHECKING:
@@ -31,35 +33,62 @@ def spellings(plan: Plan) -> Spellings:
     return {name: list(restored.spellings(part)) for name, part in data.items()}
 
 
-def plan(record: dict[str, Any], spellings: Spellings, workspace: Workspace) -> Plan:
+@dataclass(frozen=True, kw_only=True)
+class _Preset:
+    preset: str = field()
+    config: dict[str, Any] = field()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    micro: Annotated[int, Range(1)] = field()
+    accumulation: Annotated[int, Range(1)] = field()
+    train: Annotated[int, Range(1)] = field()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    """What of a plan.json is taken from it; the rest is decided anew."""
+
+    MORE: ClassVar[str] = "rest"
+
+    id: str = field()
+    image: str = field()
+    batch: _Batch = field()
+    deepspeed: _Preset = field()
+    precision: str = field()
+    args: dict[str, Any] = field()
+    environment: dict[str, str] = field()
+    job: Job = field()
+    cluster: Cluster = field()
+    rest: dict[str, Any] = field(dict)
+
+
+def plan(record: object, spellings: Spellings, workspace: Workspace) -> Plan:
     """The plan of a run's plan.json on `workspace`. Raises PlanError where this launcher cannot make one of it."""
+    by_path = [((part, *path), text) for part, paths in spellings.items() for path, text in paths]
     try:
-        job = restored.restore(Job, record["job"], spellings.get("job", ()))
-        cluster = restored.restore(Cluster, record["cluster"], spellings.get("cluster", ()))
-        decided = plans.make(Loaded(job, cluster), workspace)
-        reasons = {v.name: v for v in decided.variables}
-        variables = tuple(
-            reasons[name]._replace(value=value)
-            if name in reasons
-            else Variable(name, value, "as in the run before", "")
-            for name, value in record["environment"].items()
-        )
-        return decided._replace(
-            id=_stem(str(record["id"])),
-            batch=BatchSizes(**record["batch"]),
-            preset=record["deepspeed"]["preset"],
-            config=record["deepspeed"]["config"],
-            precision=record["precision"],
-            args=restored.restore(dict, record["args"], spellings.get("args", ())),
-            variables=variables,
-            image=record["image"],
-        )
-    except LauncherError as error:
-        raise PlanError(*error.problems) from None
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise PlanError(
-            f"its plan.json is not one that this launcher reads: {type(error).__name__}: {error}"
-        ) from None
+        then = restored.restore(_Record, record, by_path)
+    except ValueError as error:
+        raise PlanError(f"its plan.json is not one that this launcher reads: {error}") from None
+    decided = plans.make(Loaded(then.job, then.cluster), workspace)
+    reasons = {v.name: v for v in decided.variables}
+    variables = tuple(
+        reasons[name]._replace(value=value)
+        if name in reasons
+        else Variable(name, value, "as in the run before", "")
+        for name, value in then.environment.items()
+    )
+    return decided._replace(
+        id=_stem(then.id),
+        batch=BatchSizes(then.batch.micro, then.batch.accumulation, then.batch.train),
+        preset=then.deepspeed.preset,
+        config=then.deepspeed.config,
+        precision=then.precision,
+        args=then.args,
+        variables=variables,
+        image=then.image,
+    )
 
 
 def _stem(run: str) -> str:

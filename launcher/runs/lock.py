@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import ROOT, __version__, workloads
 from launcher.images import registry
 from launcher.planning import inline_secrets, interpreter
-from launcher.runs import fingerprints, folders, logs
+from launcher.runs import fingerprints, folders, logs, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,7 +74,7 @@ def read(folder: Path) -> dict[str, Any]:
     """The lock of the run in `folder`; {} where there is none that can be read."""
     try:
         with (folder / FILE).open(encoding="utf-8") as file:
-            lock = json.loads(file.read(_MOST)) if (folder / FILE).is_file() else {}
+            lock = record.strict_json(file.read(_MOST)) if (folder / FILE).is_file() else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return _shaped(lock) if isinstance(lock, dict) else {}
@@ -122,7 +122,7 @@ def _said(folder: Path) -> Iterator[dict[str, Any]]:
     paths = (folder / HOSTS).glob("[0-9]*.json")
     for path in sorted(paths, key=lambda p: (len(p.name), p.name)):
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            fact = json.loads(path.read_text(encoding="utf-8"))
+            fact = record.strict_json(path.read_text(encoding="utf-8"))
             if isinstance(fact, dict):
                 yield fact
 

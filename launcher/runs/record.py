@@ -176,11 +176,22 @@ def prepared(folder: Path, scheduler: str) -> Run:
 def read_json(path: Path) -> Any:
     """What is in a record. Raises RunNotFoundError when it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return strict_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise _broken(path, error.strerror or "OSError") from None
     except (ValueError, RecursionError):
         raise _broken(path, "it is not JSON") from None
+
+
+def strict_json(text: str) -> Any:
+    """What `text` holds. Raises ValueError also for NaN and infinities, which are Python's alone."""
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(number: str) -> float:
+    if not math.isfinite(value := float(number)):
+        raise ValueError(f"{number} is no number of JSON")
+    return value
 
 
 def _why(error: Exception) -> str:

@@ -74,9 +74,16 @@ OPTIONS: dict[str, Callable[[Random], tuple[str, ...]]] = {
     "--rank": lambda r: ("--rank", r.choice(("0", "-1", "3", "9" * 5000, "x", "²", "1_0"))),
     "--host": lambda r: ("--host", r.choice(("127.0.0.1", "node1", "", "x" * 300))),
     "-f": lambda _: ("-f",),
+    "--debug": lambda _: ("--debug",),
+    "--on": lambda r: ("--on", r.choice(("local", "slurm", "kubernetes", "k8s", "", "x"))),
+    "--all": lambda _: ("--all",),
 }
 FILE_OPTIONS = ("--cluster", "--cluster=", "--strict")
 JOB_OPTIONS = (*FILE_OPTIONS, "--name")
+RUN_VERBS = (
+    *("list", "status", "status", "logs", "report", "report", "cancel", "resume", "rerun", "rerun"),
+    *("compare", "compare", "shell"),
+)
 LAUNCH = (*JOB_OPTIONS, "--force", "--wait", "--after")
 PLAN = (*JOB_OPTIONS, "--json", "--json", "--max-model", "--min-nodes", "--min-nodes", "--html", "--png")
 
@@ -161,7 +168,7 @@ def _of_jobs(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:
         else random.choice(("job.yaml",) * 60 + ("folder", "nope.yaml", "", "/dev/null"))
     )
     written["folder/x"] = b""
-    verb = random.choices(("plan", "check", "local", "slurm", "kubernetes", "diff"), (30, 22, 16, 18, 16, 1))[
+    verb = random.choices(("plan", "check", "local", "slurm", "kubernetes", "diff"), (30, 22, 16, 18, 16, 4))[
         0
     ]
     if random.random() < 0.1:
@@ -189,7 +196,12 @@ def _settings(random: Random, hurt: bool) -> tuple[str, ...]:
 
 
 def _job_options(random: Random, verb: str, hurt: bool) -> tuple[str, ...]:
-    known = {"plan": PLAN, "check": FILE_OPTIONS, "diff": JOB_OPTIONS}.get(verb, LAUNCH)
+    known = {
+        "plan": PLAN,
+        "check": (*FILE_OPTIONS, "--on"),
+        "diff": (*JOB_OPTIONS, "--on", "--on"),
+        "local": (*LAUNCH, "--debug"),
+    }.get(verb, LAUNCH)
     chosen = [name for name in known if random.random() < (0.2 if hurt else 0.02)]
     if verb in {"local", "slurm", "kubernetes"}:
         pick = random.random()
@@ -205,21 +217,27 @@ def _job_options(random: Random, verb: str, hurt: bool) -> tuple[str, ...]:
 
 def _of_runs(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:
     """A verb that reads what runs have left."""
-    verb = random.choice(("list", "status", "status", "logs", "report", "report", "cancel", "resume"))
+    verb = random.choice(RUN_VERBS)
     options = {
-        "list": ("--json", "--state"),
+        "list": ("--json", "--state", "--all"),
         "status": ("--json",),
         "logs": ("-f", "--rank", "--host"),
         "report": ("--json", "--html", "--png"),
         "resume": ("--exclude-bad",),
+        "rerun": ("--force",),
+        "compare": ("--json",),
+        "shell": ("--rank", "--host"),
     }.get(verb, ())
-    words = [verb, *([] if verb == "list" else [run(random)])]
-    if verb == "report" and random.random() < 0.3:
-        words.append(run(random))
+    recorded = verb in {"rerun", "compare", "shell"} and random.random() < 0.9
+    one = (lambda r: r.choice(records.RUNS[:2])) if recorded else run
+    words = [verb, *([] if verb == "list" else [one(random)])]
+    if random.random() < {"report": 0.3, "compare": 0.97}.get(verb, 0):
+        words.append(records.RUNS[1] if recorded else run(random))
     for name in options:
         if random.random() < (0.03 if name == "--png" else 0.25):
             words += OPTIONS[name](random)
-    return tuple(words), {f"runs/{name}": content for name, content in records.folders(random).items()}
+    left = records.folders(random, recorded)
+    return tuple(words), {f"runs/{name}": content for name, content in left.items()}
 
 
 def _small(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:
@@ -234,6 +252,8 @@ def _small(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:
         ("env", random.choice(FABRICS), *json),
         ("schema", random.choice(("job", "cluster", "pipeline", "x"))),
         ("doctor", *json),
+        ("doctor", *OPTIONS["--cluster"](random), *json),
+        ("completion", random.choice(("bash", "zsh", "fish", "x", ""))),
         tuple(values.word(random) for _ in range(random.choice((0, 1, 2, 5)))),
         (
             random.choice(("plan", "status", "--help", "--version", "-h")),

@@ -5,8 +5,12 @@ Owns records that the launcher reads back: valid ones of each scheduler, with pl
 
 from __future__ import annotations
 
+import functools
+import json
 from typing import TYPE_CHECKING, Any
 
+from launcher.runs import lock, record
+from tests import samples
 from tests.fuzz import values
 from tests.fuzz.values import Raw
 
@@ -22,14 +26,26 @@ EVENTS = (
     {"event": "checkpoint", "tag": "step-1", "time": 1700000001.0},
     {"event": "ready", "url": "http://h:8000"},
 )
-PLAN = {"cluster": {"fabric": "infiniband"}, "job": {"name": "demo"}, "batch": {"micro": 1}}
+SHORT_PLAN = {"cluster": {"fabric": "infiniband"}, "job": {"name": "demo"}, "batch": {"micro": 1}}
+CODE = {
+    **{
+        "root": "/x",
+        "program": "train.py",
+        "files": 1,
+        "paths": ["train.py"],
+        "bytes": 9,
+        "sha256": "0" * 64,
+    },
+    "left_out": [],
+}
+HOST = {"host": "127.0.0.1", "drivers": {}, "packages": {"torch": "2.13.0"}}
 
 
-def folders(random: Random) -> dict[str, bytes]:
-    """Path → content of the files below the runs folder."""
+def folders(random: Random, recorded: bool = False) -> dict[str, bytes]:
+    """Path → content of the files below the runs folder; with `recorded` mostly runs whose plan and lock are there."""
     made: dict[str, bytes] = {}
-    for run in RUNS[: random.choice((1, 2, 3))]:
-        made |= {f"{run}/{name}": content for name, content in _run(random, run).items()}
+    for run in RUNS[: 2 if recorded else random.choice((1, 2, 3))]:
+        made |= {f"{run}/{name}": content for name, content in _run(random, run, recorded).items()}
     if random.random() < 0.3:
         points = [{"run": run, "settings": [f"args.lr={at}"]} for at, run in enumerate(RUNS)]
         made["demo-sweep-1/sweep.json"] = _json(random, {"id": "demo-sweep-1", "runs": points})
@@ -41,9 +57,9 @@ def folders(random: Random) -> dict[str, bytes]:
     return made
 
 
-def _run(random: Random, run: str) -> dict[str, bytes]:
+def _run(random: Random, run: str, recorded: bool) -> dict[str, bytes]:
     scheduler = random.choice(("local", "local", "slurm", "kubernetes"))
-    record = {
+    run_record = {
         **{
             "id": run,
             "scheduler": scheduler,
@@ -53,15 +69,24 @@ def _run(random: Random, run: str) -> dict[str, bytes]:
         },
         **{"nodes": 2, "slots": 2, "place": {"namespace": "a", "context": "b"}, "former": ["35"]},
     }
-    if random.random() < 0.3:
-        record["native_id"] = random.choice(
+    if random.random() < (0.05 if recorded else 0.3):
+        run_record["native_id"] = random.choice(
             ("0:", "1:", ":", "²:1", "9" * 5000, "1:x", "36_0", "a/b/c", "-1:1", "1,2")
         )
-    made = {"run.json": _json(random, record)}
+    whole = recorded and random.random() < 0.85
+    made = {"run.json": values.text(run_record).encode() if whole else _json(random, run_record)}
     if random.random() < 0.7:
         made["metrics.jsonl"] = _metrics(random)
+    if recorded or random.random() < 0.6:
+        plan, locked = _recorded()
+        made["plan.json"] = _json(random, plan if whole or random.random() < 0.8 else SHORT_PLAN)
+        made["lock.json"] = _json(random, locked)
+    if random.random() < 0.3:
+        made["code.json"] = _json(random, CODE)
+        made["code/train.py"] = b"print(1)\n"
+    if random.random() < 0.2:
+        made["hosts/0.json"] = _json(random, HOST)
     for name, content in (
-        ("plan.json", values.text(PLAN)),
         ("exit_code", random.choice(("0\n", "1\n", "75\n", "-9\n"))),
         ("outcome-0", "1 0 127.0.0.1 1700000000\n"),
         ("hostfile", "127.0.0.1 slots=2\n127.0.0.2 slots=2\n"),
@@ -80,6 +105,15 @@ def _run(random: Random, run: str) -> dict[str, bytes]:
             if hurt and random.random() < 0.3:
                 made[name] = values.text(values.hostile(random, "json")).encode("utf-8", "surrogatepass")
     return made
+
+
+@functools.cache
+def _recorded() -> tuple[Any, Any]:
+    """plan.json and lock.json as a submission writes them, with few packages, so that more else is changed."""
+    plan = samples.decided()
+    locked = json.loads(lock.text(lock.of(plan, "local")))
+    locked["packages"] = {name: locked["packages"].get(name, "1") for name in ("torch", "deepspeed")}
+    return json.loads(record.plan_text(plan)), locked
 
 
 def _json(random: Random, record: Any) -> bytes:

@@ -19,7 +19,20 @@ if TYPE_CHECKING:
     from tests.fuzz.sandbox import Outcome
 
 CODES = {0, 1, 2, 3, 4, 5, 6, 130}
-LOOKING = {"plan", "check", "hostfile", "env", "schema", "status", "logs", "list", "report", "doctor", "diff"}
+LOOKING = {
+    "plan",
+    "check",
+    "hostfile",
+    "env",
+    "schema",
+    "status",
+    "logs",
+    "list",
+    "report",
+    "doctor",
+    "diff",
+    "compare",
+}
 LAUNCHES = {"local", "slurm", "kubernetes", "k8s"}
 _FRAME = re.compile(
     r'File "[^"]*?/((?:launcher|docker|tests)/[^"]+\.py)"(?:, line \d+|), line (\d+) in (\w+|<\w+>)|'
@@ -83,7 +96,7 @@ def _reached(given: Input, outcome: Outcome) -> Finding | None:
             return Finding(
                 f"{' '.join(line.split(' ')[:2]) if what != 'kill' else 'kill'} by {_verb(given)}", line
             )
-        if what == "submit" and (rehearsed or _verb(given) not in {*LAUNCHES, "resume", "cancel"}):
+        if what == "submit" and (rehearsed or _verb(given) not in {*LAUNCHES, "resume", "rerun", "cancel"}):
             return Finding(f"submits although it is a rehearsal: {_verb(given)}", line)
     return None
 
@@ -99,7 +112,12 @@ def _left(given: Input, outcome: Outcome) -> Finding | None:
         if option in {"--html", "--png"}
     }
     if _verb(given) in LOOKING:
-        stray = [name for name in outcome.left if name not in asked and not name.startswith(_CACHES)]
+        # what the hosts of a run said is added to its lock.json by who looks at it
+        stray = [
+            name
+            for name in outcome.left
+            if name not in asked and not name.startswith(_CACHES) and not name.endswith("/lock.json")
+        ]
     else:
         stray = (
             [] if outcome.code in {0, 1, 130} or _verb(given) in {"cancel", "resume"} else list(outcome.left)
@@ -120,7 +138,7 @@ def _said(given: Input, outcome: Outcome) -> Finding | None:
         return Finding(f"Python's words to a user of {_verb(given)}: {inside[0]}", _tail(outcome.err))
     if len(outcome.err) > _LONG:
         return Finding(f"a message of {_verb(given)} as long as its input", f"{len(outcome.err)} characters")
-    if outcome.code == 0 and given.streams[0] == "file":
+    if outcome.code == 0 and given.streams[0] == "file" and not {"-h", "--help"} & set(given.words):
         return _readable(given, outcome)
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,7 +72,25 @@ def test_a_foreign_record_is_refused(broken: object) -> None:
         recorded.plan(broken, {}, samples.SITE)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("args", "a", "args: `key: value` lines are expected"),
+        ("job", None, "job: `key: value` lines are expected"),
+        ("batch", {"micro": 0, "accumulation": 1, "train": 1}, "batch.micro: must be at least 1"),
+        ("image", 7, "image: text is expected"),
+        ("environment", {"A": 1}, "environment.A: text is expected"),
+        ("cluster", {"slots": -1}, "cluster.slots: must be at least 1"),
+        ("id", [None], "id: text is expected"),
+    ],
+)
+def test_what_stands_where_it_cannot_is_named(key: str, value: object, message: str) -> None:
+    facts = json.loads(record.plan_text(samples.decided())) | {key: value}
+    with pytest.raises(PlanError, match=re.escape(message)):
+        recorded.plan(facts, {}, samples.SITE)
+
+
 def test_a_field_of_another_version_is_named() -> None:
     data = {**validation.written(samples.job()), "from-later": 1}
-    with pytest.raises(ValueError, match="no field 'from-later'"):
+    with pytest.raises(ValueError, match="unknown key 'from-later'"):
         restored.restore(Job, data)

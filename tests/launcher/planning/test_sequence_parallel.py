@@ -65,6 +65,11 @@ def test_what_cannot_be_shared(shared: int, fields: dict[str, Any], message: str
     assert message in str(told.value)
 
 
+def test_a_length_that_is_left_out_is_the_workloads_own() -> None:
+    with pytest.raises(PlanError, match=r"does not divide the args\.seq-length 256"):
+        planned(3, slots=3, batch={"micro": 1}, args={"seq-length": None})
+
+
 def test_the_whole_sequence_counts_for_the_positions() -> None:
     with pytest.raises(PlanError, match="length 8192 is more than the"):
         planned(8, batch={"micro": 1}, args={"seq-length": 8192})

@@ -178,6 +178,13 @@ def test_a_record_of_a_newer_version_is_read(tmp_path: Path) -> None:
     assert record.find(tmp_path, "demo") == made
 
 
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e400"])
+def test_a_number_that_only_python_reads_is_none(number: str, tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text(f'{{"a": {number}}}')
+    with pytest.raises(RunNotFoundError, match=r"plan\.json cannot be read: it is not JSON"):
+        record.read_json(tmp_path / "plan.json")
+
+
 def test_find_by_prefix(tmp_path: Path) -> None:
     first, second = submitted(tmp_path, "demo"), submitted(tmp_path, "demo", 2.0)
     other = submitted(tmp_path, "other")
