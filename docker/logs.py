@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 from ending import NOT_STARTED, Stop
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from ranks import Ranks
@@ -22,47 +23,80 @@ if TYPE_CHECKING:
 _STDOUT = threading.Lock()
 
 
-def keep(ranks: Ranks, folder: Path, echo: str, attempt: str) -> list[threading.Thread]:
-    """Copy each rank's output to `folder`/rank-N.log; to stdout too, rank 0's ("0") or all, with a prefix ("all").
+class Log:
+    """A rank's log, rank-N.log; to stdout go whole lines, of rank 0 (echo "0") or of all with a prefix ("all")."""
 
-    Returns the threads that copy; each ends with its rank's output. Raises Stop when a log cannot be opened.
-    """
-    copiers = []
+    def __init__(self, folder: Path, rank: int, echo: str) -> None:
+        """Raises OSError when the file cannot be opened."""
+        self._file = os.open(folder / f"rank-{rank}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._prefix = f"[{rank}] ".encode() if echo == "all" else b""
+        self._echoed = echo == "all" or rank == 0
+        self._lock = threading.Lock()
+        self._inside_line = False
+        self._waiting = b""  # added while the rank is inside a line
+        self.copier: threading.Thread | None = None
+
+    def copy(self, source: IO[bytes]) -> None:
+        """Byte for byte to the file, whole lines to stdout. A full disk loses lines, never the rank."""
+        pending = b""
+        while chunk := os.read(source.fileno(), 65536):
+            self.write(chunk)
+            if not self._echoed:
+                continue
+            whole, newline, rest = (pending + chunk).rpartition(b"\n")
+            if len(rest) > 65536:  # no memory is large enough for a progress bar without line ends
+                whole, newline, rest = whole + newline + rest, b"\n", b""
+            pending = rest
+            _print(whole + newline, self._prefix)
+        if pending:
+            _print(pending + b"\n", self._prefix)
+        source.close()
+
+    def add(self, lines: bytes) -> None:
+        """Whole lines that the rank did not write itself, between two of its own."""
+        with self._lock:
+            self._waiting += lines
+            if not self._inside_line:
+                self._add_waiting()
+        if self._echoed:
+            _print(lines, self._prefix)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._waiting:
+                _write(self._file, b"\n")
+                self._add_waiting()
+            os.close(self._file)
+
+    def write(self, chunk: bytes) -> None:
+        """What the rank writes."""
+        with self._lock:
+            whole, newline, rest = chunk.rpartition(b"\n")
+            if newline:
+                _write(self._file, whole + newline)
+                self._add_waiting()
+            _write(self._file, rest)
+            self._inside_line = bool(rest) or (self._inside_line and not newline)
+
+    def _add_waiting(self) -> None:
+        _write(self._file, self._waiting)
+        self._waiting = b""
+
+
+def keep(ranks: Ranks, folder: Path, echo: str, attempt: str) -> dict[int, Log]:
+    """Copy each rank's output to its log in `folder`; returns rank → log. Raises Stop when one cannot be opened."""
+    kept = {}
     for pid, process in ranks.processes.items():
         rank = ranks.numbers[pid]
-        path = folder / f"rank-{rank}.log"
         try:
-            log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            log = kept[rank] = Log(folder, rank, echo)
         except OSError as error:
             raise Stop(NOT_STARTED, f"the ranks cannot be started: {error}") from None
-        _write(log, f"--- attempt {attempt}, host {socket.gethostname()}, pid {pid}\n".encode())
-        if process.stdout is None:  # it is on the terminal: terminal.py
-            os.close(log)
-            continue
-        prefix = f"[{rank}] ".encode() if echo == "all" else b""
-        wanted = echo == "all" or rank == 0
-        copier = threading.Thread(target=_copy, args=(process.stdout, log, prefix, wanted), daemon=True)
-        copier.start()
-        copiers.append(copier)
-    return copiers
-
-
-def _copy(source: IO[bytes], log: int, prefix: bytes, wanted: bool) -> None:
-    """Byte for byte to `log`, whole lines to stdout. A full disk loses lines, never the rank."""
-    pending = b""
-    while chunk := os.read(source.fileno(), 65536):
-        _write(log, chunk)
-        if not wanted:
-            continue
-        whole, newline, rest = (pending + chunk).rpartition(b"\n")
-        if len(rest) > 65536:  # no memory is large enough for a progress bar without line ends
-            whole, newline, rest = whole + newline + rest, b"\n", b""
-        pending = rest
-        _print(whole + newline, prefix)
-    if pending:
-        _print(pending + b"\n", prefix)
-    source.close()
-    os.close(log)
+        log.write(f"--- attempt {attempt}, host {socket.gethostname()}, pid {pid}\n".encode())
+        if process.stdout is not None:  # else it is on the terminal: terminal.py
+            log.copier = threading.Thread(target=log.copy, args=(process.stdout,), daemon=True)
+            log.copier.start()
+    return kept
 
 
 def _print(lines: bytes, prefix: bytes) -> None:
@@ -78,8 +112,9 @@ def _write(descriptor: int, data: bytes) -> None:
             data = data[os.write(descriptor, data) :]
 
 
-def finish(copiers: list[threading.Thread], limit: float = 5.0) -> None:
+def finish(kept: Iterable[Log], limit: float = 5.0) -> None:
     """Wait for the rest of the output, at most `limit` seconds: a process that cannot be killed never closes it."""
     end = time.monotonic() + limit
-    for copier in copiers:
-        copier.join(max(0.0, end - time.monotonic()))
+    for log in kept:
+        if log.copier:
+            log.copier.join(max(0.0, end - time.monotonic()))

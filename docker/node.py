@@ -33,6 +33,7 @@ import environment
 import hostfile
 import inventory
 import logs
+import nccl
 import program
 import ranks
 import rendezvous
@@ -106,7 +107,10 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
         if (active := program.chosen(program.of(args), variables)) and args.python:
             for note in [f"python {active.python}", *active.notes]:
                 say(note)
-        return supervised(args, variables, hosts, index=index, folder=folder, outcome=outcome)
+        with nccl.notes(variables, args.scratch) as notes:
+            return supervised(
+                args, variables, hosts, index=index, notes=notes, folder=folder, outcome=outcome
+            )
 
 
 def supervised(
@@ -115,6 +119,7 @@ def supervised(
     hosts: dict[str, int],
     *,
     index: int,
+    notes: nccl.Notes | None,
     folder: Path,
     outcome: Outcome,
 ) -> int:
@@ -132,11 +137,14 @@ def supervised(
         signal.signal(number, lambda n, _: events.put(ranks.Signal(PASSED_ON.get(n, n))))
     try:
         team = Team(hosts, index, peers.port, str(args.hostfile.absolute()))
+        variables = variables | (notes.variables if notes else {})
         mine = ranks.start(args.command, variables, team, program.of(args))
-        copiers = logs.keep(mine, folder, args.echo, args.attempt)
+        kept = logs.keep(mine, folder, args.echo, args.attempt)
     except Stop as stop:
         peers.tell(type="failed", code=stop.code, rank=-1, host=host)
         raise
+    if notes:
+        notes.follow(kept, mine.numbers)
     threading.Thread(target=ranks.reap, args=(events,), daemon=True).start()
     peers.follow(lambda node, message: events.put(ranks.Heard(node, message)))
     code = supervisor.Supervisor(
@@ -148,7 +156,11 @@ def supervised(
         say=say,
         walltime=supervisor.Walltime(args.requeue_after, args.folder / "checkpoints"),
     ).wait()
-    logs.finish(copiers)
+    logs.finish(kept.values())
+    if notes:
+        notes.finish(folder / f"nccl-{host}" if code not in (0, SAVED) else None)
+    for log in kept.values():
+        log.close()
     if code == 0 and index == 0:
         outcome.succeed(host)
     return code

@@ -28,6 +28,9 @@ class Mlflow:
         own = None if os.environ.get("MLFLOW_TRACKING_URI") else (run_dir.resolve() / "mlruns").as_uri()
         if own:  # files need no database, and MLflow wants to be told that they are meant
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+        os.environ.setdefault(
+            "MLFLOW_DISABLE_TELEMETRY", "true"
+        )  # what is trained here is nobody else's to count
         from mlflow import MlflowClient
         from mlflow.entities import Metric
 

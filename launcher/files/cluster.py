@@ -78,7 +78,8 @@ class Slurm:
     )
     secrets: Home = field("~/.secrets", "Folder of files (mode 0600), one a secret, read inside the job.")
     floor: Annotated[float, Range(0)] | None = field(
-        None, "Bus bandwidth (GB/s) that preflight asks for, instead of the fabric's; 0: none."
+        None,
+        "Bus bandwidth (GB/s) that preflight asks for, instead of the fabric's or half of `bandwidth`; 0: none.",
     )
 
 

@@ -13,22 +13,23 @@ from launcher.files import validation
 from launcher.files.document import Float, Int
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
 
 Model = TypeVar("Model")
-Spelling = tuple[tuple[str | int, ...], str]  # where a number stands, and its text
+Path = tuple[str | int, ...]  # where a number stands
+Spelling = tuple[Path, str]  # and its text
 
 
-def restore(model: type[Model], data: Any, spellings: Sequence[Spelling] = ()) -> Model:
+def restore(model: type[Model], data: Any, spellings: Mapping[Path, str]) -> Model:
     """`data` as a `model`. Raises ValueError for what is none."""
-    texts = {tuple(path): text for path, text in spellings}
-    value, violations = validation.read(model, _spelled(data, texts, ()), recorded=True)
+    value, violations = validation.read(model, _spelled(data, spellings, ()), recorded=True)
     if value is None:
-        raise ValueError(violations[0].message)
+        # a field that this launcher has not says more than what is missing: another version wrote it
+        raise ValueError("; ".join(v.message for v in sorted(violations, key=lambda v: not v.unknown)[:3]))
     return value
 
 
-def spellings(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[Spelling]:
+def spellings(data: Any, path: Path = ()) -> Iterator[Spelling]:
     """The numbers below `data` whose text is another than JSON's."""
     if isinstance(data, dict):
         for key, value in data.items():
@@ -40,7 +41,7 @@ def spellings(data: Any, path: tuple[str | int, ...] = ()) -> Iterator[Spelling]
         yield path, str(data)
 
 
-def _spelled(data: Any, texts: dict[tuple[str | int, ...], str], path: tuple[str | int, ...]) -> Any:
+def _spelled(data: Any, texts: Mapping[Path, str], path: Path) -> Any:
     if isinstance(data, dict):
         return {key: _spelled(value, texts, (*path, key)) for key, value in data.items()}
     if isinstance(data, list):

@@ -66,7 +66,10 @@ class _Record:
 
 def plan(record: object, spellings: Spellings, workspace: Workspace) -> Plan:
     """The plan of a run's plan.json on `workspace`. Raises PlanError where this launcher cannot make one of it."""
-    by_path = [((part, *path), text) for part, paths in spellings.items() for path, text in paths]
+    try:
+        by_path = {(part, *path): str(text) for part, paths in spellings.items() for path, text in paths}
+    except (ValueError, TypeError):
+        raise PlanError("its lock.json is not one that this launcher reads: `spellings`") from None
     try:
         then = restored.restore(_Record, record, by_path)
     except ValueError as error:

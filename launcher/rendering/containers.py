@@ -59,17 +59,32 @@ def program_inside(plan: Plan) -> tuple[list[str], str]:
 
 # A healthy cluster's figure is for larger messages than preflight's, and a gate must not refuse a healthy one.
 _FLOOR = 0.7
+# Of the rate that the cluster file gives, where nobody published a figure. Preflight's messages of 1 GiB reach most of
+# it between healthy hosts; TCP, or half of the adapters, does not reach half.
+_FLOOR_OF_RATE = 0.5
 
 
 def _preflight(plan: Plan) -> list[str]:
     """What docker/preflight.py asks of each host."""
-    floor, published = plan.cluster.slurm.floor, plan.fabric.bandwidth
-    if floor is None:
-        floor = _FLOOR * published.gb_per_s if published and plan.gpu and plan.nodes > 1 else 0.0
-    words = [f"--scratch={plan.cluster.scratch}", f"--floor={floor:g}"]
+    words = [f"--scratch={plan.cluster.scratch}", f"--floor={_floor(plan):g}"]
     # NCCL needs about this much of /dev/shm a rank, for ranks of one host that do not reach each other directly
     words += ["--shm=0.25", "--disk=5"] if plan.gpu else []
     return words + (["--memlock"] if plan.fabric.memlock and plan.gpu else [])
+
+
+def _floor(plan: Plan) -> float:
+    """Bus bandwidth between hosts in GB/s below which preflight refuses them; 0: none."""
+    if plan.cluster.slurm.floor is not None:
+        return plan.cluster.slurm.floor
+    if not plan.gpu or plan.nodes == 1:
+        return 0.0
+    if plan.fabric.bandwidth:
+        return _FLOOR * plan.fabric.bandwidth.gb_per_s
+    rate, card = plan.cluster.bandwidth, plan.cluster.card
+    if not rate or not plan.fabric.memlock:  # over TCP the rate depends on the host's processors
+        return 0.0
+    within = [card.link / 10**9] if card and card.link else []
+    return _FLOOR_OF_RATE * min(rate / 8, *within)
 
 
 def _profile(plan: Plan) -> list[str]:

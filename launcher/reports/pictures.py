@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher import atomic, units
-from launcher.errors import PlanError, Problem, SpecError
+from launcher.errors import PlanError, Problem, RunNotFoundError, SpecError
 from launcher.reports import curves, drawing, estimate
 
 if TYPE_CHECKING:
@@ -46,9 +46,16 @@ def draw_estimate(name: str, fit: Estimate, paths: Sequence[str]) -> Iterator[st
 
 
 def draw_runs(runs: Sequence[Curves], paths: Sequence[str]) -> Iterator[str]:
-    """Draw what the runs measured into the files `paths`; yields those that were written. Raises as `draw_plan`."""
+    """Draw what the runs measured into the files `paths`; yields those that were written.
+
+    Raises RunNotFoundError where they measured nothing that has a curve, and else as `draw_plan`.
+    """
     title = " · ".join(run.name for run in runs)
     names, charts = [run.name for run in runs], curves.charts(runs)
+    if paths and not charts:
+        raise RunNotFoundError(
+            f"there is nothing to draw: {', '.join(names)} measured no step with a loss or a speed"
+        )
     text = f"{curves.text(runs)}\n\n{curves.LEGEND}"
     return _written(paths, title, text, lambda: drawing.runs(title, names, charts))
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # What DeepSpeed's launcher sets and the node entry does not: the devices stay the scheduler's (docker/ranks.py), and
-# the second is a by-product of importing deepspeed, which every rank does anyway.
-LEFT_OUT = {"CUDA_VISIBLE_DEVICES", "PYTORCH_NVML_BASED_CUDA_CHECK"}
+# the others are by-products of importing deepspeed, the last one by way of MLflow.
+LEFT_OUT = {"CUDA_VISIBLE_DEVICES", "PYTORCH_NVML_BASED_CUDA_CHECK", "_MLFLOW_TELEMETRY_SESSION_ID"}
 
 
 @pytest.mark.deepspeed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -69,7 +69,7 @@ def test_the_number_of_an_id_is_not_part_of_the_next_one() -> None:
 @pytest.mark.parametrize("broken", [[], {"id": 1}, {"job": {"odd": 1}, "cluster": {}, "args": {}}])
 def test_a_foreign_record_is_refused(broken: object) -> None:
     with pytest.raises(PlanError, match=r"plan\.json"):
-        recorded.plan(broken, {}, samples.SITE)  # type: ignore[arg-type]
+        recorded.plan(broken, {}, samples.SITE)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,14 @@ def test_what_stands_where_it_cannot_is_named(key: str, value: object, message: 
         recorded.plan(facts, {}, samples.SITE)
 
 
+def test_a_lock_of_another_shape_is_named() -> None:
+    facts = json.loads(record.plan_text(samples.decided()))
+    for odd in ({"job": [1]}, {"job": [["a"]]}, {"job": [[[[]], "a"]]}, {"job": 7}):
+        with pytest.raises(PlanError, match=r"lock\.json"):
+            recorded.plan(facts, cast("Any", odd), samples.SITE)
+
+
 def test_a_field_of_another_version_is_named() -> None:
     data = {**validation.written(samples.job()), "from-later": 1}
     with pytest.raises(ValueError, match="unknown key 'from-later'"):
-        restored.restore(Job, data)
+        restored.restore(Job, data, {})

@@ -11,9 +11,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import environment
+import pytest
 
 from launcher import ROOT, schedulers
 from launcher.planning import plan
@@ -153,3 +155,19 @@ def test_apptainer_fetches_an_image_once_for_all_hosts_and_runs(tmp_path: Path) 
     (first.records / "pull").unlink()
     first.run()
     assert not (first.records / "pull").exists(), "it is there already"
+
+
+@pytest.mark.parametrize(
+    ("fields", "floor"),
+    [
+        ({"fabric": "infiniband", "bandwidth": 3200}, "200"),  # half of 400 GB/s
+        ({"fabric": "roce", "bandwidth": 1600}, "100"),
+        ({"fabric": "infiniband", "bandwidth": 8000}, "225"),  # the GPUs' own links are slower: 450 GB/s
+        ({"fabric": "infiniband"}, "0"),
+        ({"fabric": "tcp", "bandwidth": 100}, "0"),
+        ({"fabric": "infiniband", "bandwidth": 3200, "slurm": {"floor": 7}}, "7"),
+    ],
+)
+def test_preflight_asks_for_a_part_of_the_fabrics_rate(fields: dict[str, Any], floor: str) -> None:
+    decided = samples.decided({"nodes": 2}, gpu="h100-80gb", slots=8, interface="eth0", **fields)
+    assert f"--floor={floor} " in schedulers.load("slurm").render(decided)["job.sh"]

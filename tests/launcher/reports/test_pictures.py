@@ -67,6 +67,13 @@ def test_a_run_of_any_name(tmp_path: Path) -> None:
     assert "a<script>&$x^2$'\"\\x1b[31m" in "".join(svg.itertext())
 
 
+def test_steps_without_a_figure_are_not_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": "x"}\n')
+    assert main.main(["report", f"{tmp_path}/", "--plot", str(tmp_path / "a.html")]) == 5
+    assert "there is nothing to draw" in capsys.readouterr().err
+    assert not (tmp_path / "a.html").exists()
+
+
 @pytest.mark.parametrize("suffix", pictures.STARTS)
 def test_nothing_of_the_users_is_replaced(
     suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
