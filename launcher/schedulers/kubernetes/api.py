@@ -208,7 +208,7 @@ def _absent(server: Server, message: str, path: str, is_status: bool) -> Problem
             f"`kubectl create namespace {lost[1]}`, or set kubernetes.namespace",
         )
     match = re.fullmatch(r"/apis?/(.+)/namespaces/[^/]+/([^/]+)(?:/.*)?", path)
-    known = (*kinds.KINDS.values(), *kinds.OTHERS.values())
+    known = (*kinds.KINDS.values(), *kinds.OTHERS)
     entry = next((k for k in known if match and (k.api, k.plural) == match.groups()), None)
     if entry and (not is_status or message == "the server could not find the requested resource"):
         hint = f"install it: {entry.install}" if entry.install else "is this a Kubernetes API server?"
