@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from launcher import exit_codes, workloads
 from launcher.deepspeed import kinds
-from launcher.errors import PlanError, Problem, shown
+from launcher.errors import PlanError, Problem, of_field, shown
 from launcher.files import kubernetes_syntax
 from launcher.files.cluster import Serve
 from launcher.images import names
@@ -78,31 +78,22 @@ def _names(plan: Plan) -> Iterator[Problem]:
             yield Problem(f"env {secret.variable}: secret {error}", about=_variable(plan, secret.variable))
     for key in plan.cluster.kubernetes.labels:
         if key.startswith(_OWN_LABELS) or key in _OWN_OF_JOB:
-            yield Problem(
-                f"kubernetes.labels: {key} is set by the launcher",
-                "choose another key",
-                about=("cluster", "kubernetes", "labels", key),
-            )
+            what = "is set by the launcher"
+            yield of_field("cluster", "kubernetes.labels", what, "choose another key", key=key)
     annotations = plan.cluster.kubernetes.annotations
     size = sum(len(key) + len(value.encode()) for key, value in annotations.items())
     if size > _ANNOTATIONS:
-        yield Problem(
-            f"kubernetes.annotations are {size:,} bytes; an object holds {_ANNOTATIONS:,}",
-            "shorten them",
-            about=("cluster", "kubernetes", "annotations"),
-        )
+        what = f"are {size:,} bytes; an object holds {_ANNOTATIONS:,}"
+        yield of_field("cluster", "kubernetes.annotations", what, "shorten them")
     if kinds.mismatch("any", plan.cluster.kubernetes.affinity):
-        yield Problem(
-            "kubernetes.affinity holds a number that is not finite",
-            "JSON has none",
-            about=("cluster", "kubernetes", "affinity"),
-        )
+        what = "holds a number that is not finite"
+        yield of_field("cluster", "kubernetes.affinity", what, "JSON has none")
     for code in set(exit_codes.with_restart("free")) & set(plan.cluster.kubernetes.fail_on):
-        yield Problem(
-            f"kubernetes.fail_on: {code} is the exit code of a run that was interrupted",
-            "leave it out, or an interrupted run would never be restarted",
-            about=("cluster", "kubernetes", "fail_on"),
+        what, hint = (
+            "is the exit code of a run that was interrupted",
+            "an interrupted run would never be restarted",
         )
+        yield of_field("cluster", "kubernetes.fail_on", what, f"leave it out, or {hint}", key=str(code))
 
 
 def _variable(plan: Plan, name: str) -> tuple[str, ...]:
@@ -173,11 +164,8 @@ def _kind(plan: Plan) -> Iterator[Problem]:
     }
     for field, (kind, used) in alone.items():
         if used and cluster.kind != kind:
-            yield Problem(
-                f"kubernetes.{field} does not apply to kind {cluster.kind!r}",
-                f"use kind: {kind}",
-                about=("cluster", "kubernetes", field),
-            )
+            what = f"does not apply to kind {cluster.kind!r}"
+            yield of_field("cluster", f"kubernetes.{field}", what, f"use kind: {kind}")
     if topology and topology.exclusive and cluster.kind not in {"jobset", "trainjob"}:
         yield Problem(
             f"kind {cluster.kind!r} does not support exclusive topology",
@@ -206,21 +194,16 @@ def _serving(plan: Plan) -> Iterator[Problem]:
             plan.cluster.kubernetes.serve.port,
         )
         if port != served:
-            yield Problem(
-                f"args.port {port} is not kubernetes.serve.port {served} of the cluster",
-                f"use --set cluster.kubernetes.serve.port={port}" if port else "leave args.port out",
-                about=("job", "args", "port"),
-            )
+            hint = f"use --set cluster.kubernetes.serve.port={port}" if port else "leave args.port out"
+            what = f"{port} is not kubernetes.serve.port {served} of the cluster"
+            yield of_field("job", "args.port", what, hint)
 
 
 def _queue(plan: Plan) -> Iterator[Problem]:
     cluster, topology = plan.cluster.kubernetes, plan.cluster.kubernetes.topology
     if cluster.queue_priority and not (cluster.queueing == "kueue" and cluster.queue):
-        yield Problem(
-            "kubernetes.queue_priority needs Kueue",
-            "name a `queue`, or use priority_class",
-            about=("cluster", "kubernetes", "queue_priority"),
-        )
+        hint = "name a `queue`, or use priority_class"
+        yield of_field("cluster", "kubernetes.queue_priority", "needs Kueue", hint)
     if cluster.queue and cluster.queueing == "coscheduling":
         yield Problem(
             "coscheduling has no queues",
@@ -228,17 +211,11 @@ def _queue(plan: Plan) -> Iterator[Problem]:
             about=("cluster", "kubernetes", "queue"),
         )
     if topology and topology.tier and cluster.queueing != "volcano":
-        yield Problem(
-            "kubernetes.topology.tier needs Volcano",
-            "use queueing: volcano, or a node label alone",
-            about=("cluster", "kubernetes", "topology", "tier"),
-        )
+        hint = "use queueing: volcano, or a node label alone"
+        yield of_field("cluster", "kubernetes.topology.tier", "needs Volcano", hint)
     if topology and "podAffinity" in cluster.affinity and cluster.queueing != "kueue":
-        yield Problem(
-            "kubernetes.topology is written as pod affinity, which kubernetes.affinity replaces",
-            "write it into kubernetes.affinity",
-            about=("cluster", "kubernetes", "topology"),
-        )
+        what = "is written as pod affinity, which kubernetes.affinity replaces"
+        yield of_field("cluster", "kubernetes.topology", what, "write it into kubernetes.affinity")
     if cluster.queueing != "kueue" and cluster.kind == "leaderworkerset" and cluster.serve.replicas > 1:
         yield Problem(
             f"{cluster.queueing} would schedule {cluster.serve.replicas} groups as one gang",

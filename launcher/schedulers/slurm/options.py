@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher import units
-from launcher.errors import PlanError, Problem, shown
+from launcher.errors import PlanError, Problem, of_field, shown
 from launcher.schedulers.slurm import exported, sbatch
 
 if TYPE_CHECKING:
@@ -83,8 +83,8 @@ def _setup(plan: Plan) -> list[Problem]:
     """Lines of the cluster's own that sbatch would read as options: they stand before the first command."""
     lines = [line for text in plan.cluster.slurm.setup for line in text.splitlines()]
     if any(line.startswith("#SBATCH") for line in lines):
-        what, hint = "slurm.setup holds an #SBATCH line", "use slurm.sbatch for options"
-        return [Problem(what, hint, about=("cluster", "slurm", "setup"))]
+        hint = "use slurm.sbatch for options"
+        return [of_field("cluster", "slurm.setup", "holds an #SBATCH line", hint)]
     return []
 
 
@@ -118,16 +118,16 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
     if plan.exclude:
         options["exclude"] = ",".join(filter(None, (str(options.get("exclude", "")), *plan.exclude)))
     if plan.after and options.get("dependency"):
-        what, about = "slurm.sbatch.dependency is set by what this job runs after", ("dependency",)
-        problems.append(Problem(what, "leave it out", about=("cluster", "slurm", "sbatch", *about)))
+        what = "is set by what this job runs after"
+        problems.append(of_field("cluster", "slurm.sbatch.dependency", what, "leave it out"))
     if plan.after:
         # afterok alone would leave a job pending for ever when the one before it fails
         options |= {"dependency": f"afterok:{':'.join(plan.after)}", "kill-on-invalid-dep": "yes"}
     for field in ("partition", "account", "qos"):
         written = getattr(slurm, field)
         if written is not None and (not written or set(written) & set("\n\r")):
-            what = f"slurm.{field} {shown(written)} cannot be written in an #SBATCH line"
-            problems.append(Problem(what, "give it one value on one line", about=("cluster", "slurm", field)))
+            what = f"{shown(written)} cannot be written in an #SBATCH line"
+            problems.append(of_field("cluster", f"slurm.{field}", what, "give it one value on one line"))
     problems += _setup(plan)
     if problems:
         raise PlanError(*problems)
