@@ -76,10 +76,7 @@ def _optimizer(config: Mapping[str, Any], offloaded: bool) -> Iterator[Need]:
 
 def used(plan: Plan, scheduler: str) -> bool:
     """Whether ranks run in the image on `scheduler`: on Kubernetes always, elsewhere with a container runtime."""
-    if scheduler == "kubernetes":
-        return True
-    options = plan.cluster.slurm if scheduler == "slurm" else plan.cluster.local
-    return options.container != "none"
+    return plan.runtime(scheduler) != "none"
 
 
 def refusal(plan: Plan, facts: Facts | None) -> PlanError | None:
@@ -132,16 +129,11 @@ def _problems(plan: Plan, facts: Facts) -> Iterator[Problem]:
         )
         return
     yield from _level(plan, facts)
-    needs = needed(plan.config) if _takes_config(plan) else []
+    needs = needed(plan.config) if workloads.steps(plan.job.workload) else []
     if card := plan.cluster.card:
         yield from _gpu_problems(plan, card, facts, needs)
     yield from _missing(plan, facts, needs)
     yield from _compiler(plan, facts)
-
-
-def _takes_config(plan: Plan) -> bool:
-    name = plan.job.workload
-    return workloads.is_script(name) or "deepspeed-config" in workloads.options(name)
 
 
 def _level(plan: Plan, facts: Facts) -> Iterator[Problem]:

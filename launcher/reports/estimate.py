@@ -152,16 +152,9 @@ def _elsewhere(estimate: Estimate, memory: Memory) -> Iterator[str]:
 
 
 def _slot(memory: Memory) -> dict[str, int]:
-    slot = memory.slot
-    return {
-        "parameters": slot.parameters,
-        "gradients": slot.gradients,
-        "optimizer": slot.optimizer,
-        "activations": slot.activations,
-        "logits and loss": slot.logits,
-        "buffers": slot.buffers,
-        "margin": slot.margin,
-    }
+    parts = memory.slot._asdict()
+    del parts["moment"]
+    return {"logits and loss" if part == "logits" else part: size for part, size in parts.items()}
 
 
 def _host(memory: Memory) -> dict[str, int]:

@@ -115,20 +115,27 @@ def _read(path: Path, start: int) -> tuple[bytes, int]:
 def _paths(run: Run, selection: Selection) -> list[Path]:
     folder = run.folder / "logs"
     if selection.rank is not None:
-        world = run.nodes * run.slots
-        if not 0 <= selection.rank < world:
-            raise RunNotFoundError(
-                f"{run.id} has no rank {selection.rank}", hint=f"ranks are 0 to {world - 1}"
-            )
+        require_rank(run, selection.rank, run.nodes)
         return [folder / f"rank-{selection.rank}.log"]
     if selection.host is not None:
-        hosts = host_names(run.folder)
-        if selection.host not in hosts:
-            named = ", ".join(hosts) or "not known yet"
-            raise RunNotFoundError(f"{run.id} has no host {selection.host!r}", hint=f"its hosts: {named}")
-        first = hosts.index(selection.host) * run.slots
+        first = first_rank(run, selection.host, host_names(run.folder))
         return [folder / f"rank-{rank}.log" for rank in range(first, first + run.slots)]
     return [folder / "job.log", folder / "rank-0.log"]
+
+
+def require_rank(run: Run, rank: int, hosts: int) -> None:
+    """Raises RunNotFoundError when `run`, which has so many hosts, has no such rank."""
+    if not 0 <= rank < hosts * run.slots:
+        hint = f"ranks are 0 to {hosts * run.slots - 1}"
+        raise RunNotFoundError(f"{run.id} has no rank {rank}", hint=hint)
+
+
+def first_rank(run: Run, host: str, hosts: list[str]) -> int:
+    """The first rank on `host`, one of `hosts`. Raises RunNotFoundError when it is none of them."""
+    if host not in hosts:
+        named = ", ".join(hosts) or "not known yet"
+        raise RunNotFoundError(f"{run.id} has no host {host!r}", hint=f"its hosts: {named}")
+    return hosts.index(host) * run.slots
 
 
 def slurm_job(folder: Path) -> str:

@@ -114,26 +114,14 @@ def _environment(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
 def _paths(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     for mount in pod.mounts:
-        path = container_checks.normal(mount["mountPath"])
+        path, hint = container_checks.normal(mount["mountPath"]), "use another path inside"
+        about = ("cluster", "mounts", path)
         if path in seen:
-            yield Problem(
-                f"{path} is mounted twice, as {_source(seen[path])} and as {_source(mount['name'])}",
-                "use another path inside",
-                about=("cluster", "mounts", path),
-            )
+            sources = f"as {_source(seen[path])} and as {_source(mount['name'])}"
+            yield Problem(f"{path} is mounted twice, {sources}", hint, about=about)
         seen[path] = mount["name"]
-        if path == "/":
-            yield Problem(
-                "a mount on / would hide the image",
-                "use another path inside",
-                about=("cluster", "mounts", "/"),
-            )
-        elif hidden := container_checks.hidden(path):
-            yield Problem(
-                f"a mount on {path} would hide {hidden}",
-                "use another path inside",
-                about=("cluster", "mounts", path),
-            )
+        if hidden := container_checks.hidden(path):
+            yield Problem(f"a mount on {path} would hide {hidden}", hint, about=about)
     for given in plan.mounts:
         if given.host and not given.claim and ".." in given.host.split("/"):
             yield Problem(

@@ -14,31 +14,6 @@ from launcher.schedulers.slurm import exported, sbatch
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
-# What the launcher decides; a job that needs another value changes the field that is named.
-_OWNED = {
-    "container": "`slurm.container`",
-    "container-id": "`slurm.container`",
-    "nodes": "`nodes:` of the job",
-    "ntasks": "",  # there is one task a host
-    "ntasks-per-node": "",
-    "export": "`slurm.export`",
-    "export-file": "`slurm.export`",
-    "get-user-env": "`slurm.export`",
-    "output": "",  # logs are in the run folder
-    "tasks": "",
-    "tasks-per-node": "",
-    "time": "`walltime:` of the job",
-    "signal": "`slurm.signal_seconds`",
-    "job-name": "`name:` of the job",
-    "partition": "`slurm.partition`",
-    "account": "`slurm.account`",
-    "qos": "`slurm.qos`",
-    "array": "",  # one job is one run
-    "no-requeue": "`restarts: 0`",
-    "requeue": "`restarts:` of the job",
-}
-
-
 # sbatch sends its signal up to this many seconds early: https://slurm.schedmd.com/sbatch.html#OPT_signal
 _EARLY = 60
 
@@ -70,8 +45,8 @@ def _too_long(plan: Plan) -> list[Problem]:
 
 def _problem(name: str, value: Any) -> Problem | None:
     about = ("cluster", "slurm", "sbatch", name)
-    if name in _OWNED:
-        hint = f"use {_OWNED[name]}" if _OWNED[name] else "leave it out"
+    if name in sbatch.OWNED:
+        hint = f"use {sbatch.OWNED[name]}" if sbatch.OWNED[name] else "leave it out"
         return Problem(f"slurm.sbatch.{name} is set by the launcher", hint, about=about)
     for what, hint in (sbatch.name_problem(name), sbatch.value_problem(name, value)):
         if what:
