@@ -173,15 +173,15 @@ def inputs(job: Job, cluster: Cluster, model: Architecture | None = None) -> con
 
 
 def estimate_or_reason(
-    job: Job, cluster: Cluster, found: models.Found | None = None
+    job: Job, cluster: Cluster, hub: models.Found | None = None
 ) -> tuple[Estimate | None, str]:
-    """The job's Estimate, or None and why its memory is not known. `found`: what is known of a hub's model.
+    """The job's Estimate, or None and why its memory is not known. `hub`: what is known of a hub's model.
 
     Raises SpecError for a model that is none, and PlanError for a batch that does not divide.
     """
     if not workloads.traits(job.workload).estimated or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
-    model = models.load_if_here(job.model, found)
+    model = models.load_if_here(job.model, hub)
     if isinstance(model, models.Unknown):
         return None, model.reason
     return estimate(model, job, cluster), ""
