@@ -2,7 +2,8 @@
 
 Owns the reading of a provider's file, which has each value with its reason and its source; what is done with them is
 `launcher.fabrics.environment`'s. A new fabric is one entry in the file of its provider, with the fields of
-`model.Fabric`; what the entry leaves out is as in the fabric that it is `like`.
+`model.Fabric`, whose sources are names of the file's `links`; what the entry leaves out is as in the fabric that it is
+`like`, and a `note` is for whoever reads the file.
 
 Only what a source asks for is set. Everything else is left to NCCL, which chooses by the hardware it finds:
 a value carried over from another network is worse than none.
