@@ -70,6 +70,15 @@ class Problem(NamedTuple):
         return f"{where}{self.message}" + (f"{link}{self.hint}" if self.hint else "")
 
 
+def of_field(file: str, field: str, what: str, hint: str = "", *, key: str = "") -> Problem:
+    """A problem whose message begins with its field, such as `kubernetes.shm` of the "cluster" `file`.
+
+    `key`: the entry of the field that it is about.
+    """
+    named, below = (f"{field}: {key}", (key,)) if key else (field, ())
+    return Problem(f"{named} {what}", hint, about=(file, *field.split("."), *below))
+
+
 class LauncherError(Exception):
     """A failure the user can do something about. `problems` is never empty; all are shown at once."""
 

@@ -19,10 +19,10 @@ else:
         def __new__(cls, name: str, _: tuple[type, ...], body: dict[str, Any]) -> type:
             fields = body["__annotations__"]
             defaults = [body[field] for field in fields if field in body]
-            made = collections.namedtuple(name, fields, defaults=defaults, module=body["__module__"])
+            named = collections.namedtuple(name, fields, defaults=defaults, module=body["__module__"])
             for key, value in body.items():
                 if key not in fields:
-                    setattr(made, key, value)
-            return made
+                    setattr(named, key, value)
+            return named
 
     NamedTuple = type.__new__(_Fields, "NamedTuple", (), {})

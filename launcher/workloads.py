@@ -183,11 +183,8 @@ def _mismatch(action: argparse.Action, value: Any) -> str:
     if value is False and switch and not both_ways:
         return "it can be turned on alone; leave it out"
     if switch or isinstance(value, bool):
-        return (
-            ""
-            if switch == isinstance(value, bool)
-            else f"{'true or false' if switch else 'a value'} is expected, not {shown(value)}"
-        )
+        expected = "true or false" if switch else "a value"
+        return "" if switch == isinstance(value, bool) else f"{expected} is expected, not {shown(value)}"
     values = value if isinstance(value, list) else [value]
     return _wrong_count(action, value) or _not_convertible(action, values)
 

@@ -5,7 +5,6 @@ Owns the report; the checks are machine.py's and ops.py's, and change nothing.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -35,4 +34,4 @@ def report(python: str = "") -> str:
 
 def report_json(python: str = "") -> str:
     """The checks, machine-readable: a list of {area, name, state, detail}."""
-    return json.dumps([asdict(f) for f in checks(python)], indent=2, ensure_ascii=False)
+    return tables.dump([asdict(check) for check in checks(python)])

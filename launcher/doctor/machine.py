@@ -146,12 +146,8 @@ def slurm() -> Iterator[Check]:
 
 def kubernetes() -> Iterator[Check]:
     """A kubeconfig, and kubectl's context."""
-    yield command(
-        "kubernetes",
-        "kubectl context",
-        ["kubectl", "config", "current-context"],
-        "no kubectl; the launcher itself does not need it",
-    )
+    use = "no kubectl; the launcher itself does not need it"
+    yield command("kubernetes", "kubectl context", ["kubectl", "config", "current-context"], use)
     config = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     there = any(Path(p).is_file() for p in config.split(os.pathsep) if p)
     yield Check("kubernetes", "kubeconfig", "ok" if there else "missing", config)

@@ -92,8 +92,8 @@ def probe(python: str = "") -> dict[str, Any] | None:
     when it is not here.
     """
     start = [sys.executable, str(ROOT / "docker" / "interpreter.py"), python] if python else [sys.executable]
-    if python and (found := subprocess.run(start, capture_output=True, text=True)).returncode:
-        raise LookupError(found.stderr.strip())
+    if python and (looked := subprocess.run(start, capture_output=True, text=True)).returncode:
+        raise LookupError(looked.stderr.strip())
     words = [*start, "-c", _PROBE, *_PACKAGES]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=180)
@@ -179,28 +179,25 @@ def verdict(
 
     As OpBuilder.load and jit_load decide it: deepspeed/ops/op_builder/builder.py.
     """
-    other = ""
     if op["prebuilt"] and facts["built_for"] == facts["accelerator"]:
-        here = ".".join(facts["torch"].split(".")[:2])
-        if facts["built_with"] != here:
-            return (
-                "missing",
-                f"cannot work here: prebuilt with torch {facts['built_with']}, installed is {here}",
-            )
-        code = holds.ops.get(op["key"]) if holds else None
-        lost = [gpu for gpu in map(tuple, facts.get("capabilities") or []) if code and not code.runs_on(gpu)]
-        if lost:
-            return (
-                "missing",
-                f"cannot work here: prebuilt without code for compute capability {lost[0][0]}.{lost[0][1]}",
-            )
-        return "ok", "prebuilt"
+        lost = _unusable(op, facts, holds)
+        return ("missing", f"cannot work here: {lost}") if lost else ("ok", "prebuilt")
+    other = ""
     if op["prebuilt"]:
         other = f"prebuilt for {facts['built_for']}, the accelerator here is {facts['accelerator']}; "
-    lacks = _lacks(op, facts, have)
-    if lacks:
+    if lacks := _lacks(op, facts, have):
         return "missing", f"{other}cannot work here: {lacks}"
     return "warning", f"{other}compiled on first use, on every host"
+
+
+def _unusable(op: dict[str, Any], facts: dict[str, Any], holds: images_facts.Facts | None) -> str:
+    """Why a prebuilt op cannot be loaded here; empty when it can."""
+    here = ".".join(facts["torch"].split(".")[:2])
+    if facts["built_with"] != here:
+        return f"prebuilt with torch {facts['built_with']}, installed is {here}"
+    code = holds.ops.get(op["key"]) if holds else None
+    lost = [gpu for gpu in map(tuple, facts.get("capabilities") or []) if code and not code.runs_on(gpu)]
+    return f"prebuilt without code for compute capability {lost[0][0]}.{lost[0][1]}" if lost else ""
 
 
 def _lacks(op: dict[str, Any], facts: dict[str, Any], have: Tools) -> str:

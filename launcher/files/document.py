@@ -134,11 +134,7 @@ def read(path: Path, source: str = "") -> Document:
     except OSError as error:
         raise SpecError(Problem(f"cannot be read: {error.strerror}", "", Place(source))) from None
     if len(raw) > _MOST_BYTES:
-        what, hint = (
-            f"this is larger than {_MOST_BYTES:,} bytes",
-            "put data into files of their own, and name them",
-        )
-        raise SpecError(Problem(what, hint, Place(source)))
+        raise SpecError(Problem(f"this is larger than {_MOST_BYTES:,} bytes", _SPLIT, Place(source)))
     try:
         text = raw.removeprefix(codecs.BOM_UTF8).decode()
     except UnicodeDecodeError:
@@ -158,9 +154,8 @@ def parse(text: str, source: str) -> Document:
             Problem("the top level must be `key: value` lines", "see jobs/ for examples", Place(source, 1, 1))
         )
     document = Document(source, {})
-    document.data = (
-        _built(root, document) or {}
-    )  # None for a tag that has no meaning, which is one of its problems
+    # None for a tag that has no meaning, which is one of its problems
+    document.data = _built(root, document) or {}
     return document
 
 

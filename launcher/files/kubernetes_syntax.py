@@ -17,43 +17,29 @@ _VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[munkMGTPE]|[eE][-+]?[0-9]+)?")
 _STANDARD = ("cpu", "memory", "ephemeral-storage")
 _LARGEST = 2**63 - 1  # of a quantity
-_SUFFIXES = {
-    "": 1,
-    "m": 1e-3,
-    "u": 1e-6,
-    "n": 1e-9,
-    "k": 1e3,
-    "M": 1e6,
-    "G": 1e9,
-    "T": 1e12,
-    "P": 1e15,
-    "E": 1e18,
-}
+_SUFFIXES = {"": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+_SUFFIXES |= {letter: 1000.0**power for power, letter in enumerate("kMGTPE", 1)}
 _SUFFIXES |= {f"{letter}i": 1024.0**power for power, letter in enumerate("KMGTPE", 1)}
 
 
 def label(text: str) -> str:
     """A DNS label (RFC 1123): what hosts, containers and volumes are named by."""
-    if len(text) > 63:
-        raise ValueError(f"{_shown(text)} has {len(text)} characters; 63 is the most")
-    if not _LABEL.fullmatch(text):
-        raise ValueError(
-            f"{_shown(text)} is not a Kubernetes name; use lower case letters, digits and '-', "
-            "with a letter or digit at both ends"
-        )
-    return text
+    return _labels(text, [text], 63, "digits and '-'")
 
 
 def subdomain(text: str) -> str:
     """DNS labels with dots between them: the name of an object."""
-    if len(text) > 253:
-        raise ValueError(f"{_shown(text)} has {len(text)} characters; 253 is the most")
-    for part in text.split("."):
-        if not _LABEL.fullmatch(part):
-            raise ValueError(
-                f"{_shown(text)} is not a Kubernetes name; use lower case letters, digits, '-' and '.', "
-                "with a letter or digit at both ends"
-            )
+    return _labels(text, text.split("."), 253, "digits, '-' and '.'")
+
+
+def _labels(text: str, parts: list[str], longest: int, characters: str) -> str:
+    if len(text) > longest:
+        raise ValueError(f"{_shown(text)} has {len(text)} characters; {longest} is the most")
+    if not all(map(_LABEL.fullmatch, parts)):
+        raise ValueError(
+            f"{_shown(text)} is not a Kubernetes name; use lower case letters, {characters}, "
+            "with a letter or digit at both ends"
+        )
     return text
 
 

@@ -5,9 +5,10 @@ Owns finding the files, and which settings are for the cluster's. A job is a pip
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from launcher import ROOT
 from launcher.errors import Place, Problem, SpecError, did_you_mean, shown
@@ -24,7 +25,7 @@ from launcher.images import facts as images_facts
 from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from launcher.errors import Places
     from launcher.files.document import Document
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from launcher.sizing.models import Found
 
 
+Value = TypeVar("Value")
 _NOWHERE: Places = MappingProxyType({"job": MappingProxyType({}), "cluster": MappingProxyType({})})
 
 
@@ -56,8 +58,9 @@ def load(path: str, cluster: str | None = None, settings: Sequence[str] = ()) ->
     Raises SpecError with all problems of a pipeline's file and of the words of `--set`.
     """
     reader, problems = Reader(), list[Problem]()
-    given = [setting for word in settings if (setting := _parsed(word, problems))]
-    document = _read(reader, files_document.find(path), path, problems)
+    parsed = (_valid(functools.partial(files_settings.parse, word), problems) for word in settings)
+    given = [setting for setting in parsed if setting]
+    document = _valid(lambda: reader.read(files_document.find(path), path), problems)
     named = Named(cluster, Place("--cluster"), Path()) if cluster else None
     if document and "pipeline" in document.data:
         stages, wrong = files_stages.read(document, given, named, reader)
@@ -67,7 +70,8 @@ def load(path: str, cluster: str | None = None, settings: Sequence[str] = ()) ->
     elif document is None and named:
         _cluster_document(named, reader, problems)
     elif not problems:
-        return _plain(path, given, named, reader)
+        stage = Stage("", path, None, settings=tuple(given), needs=(), cluster=named, reader=reader)
+        return Stages("", (stage,))
     raise _refusal(problems)
 
 
@@ -95,7 +99,7 @@ def load_stage(stage: Stage, folders: Mapping[str, str] = MappingProxyType({})) 
         for setting in filter(_is_for_cluster, stage.settings):
             files_settings.apply(site, setting.below("cluster"))
         cluster = validate(site, Cluster, problems)
-        facts = _image_facts(site, problems)
+        facts = _valid(functools.partial(images_facts.beside, site.path, site.source), problems)
     if document:
         document.deepspeed = deepspeed_version(cluster, facts) if site and cluster else ""
         of_job: list[Problem] = []
@@ -121,22 +125,15 @@ def deepspeed_version(cluster: Cluster, facts: Facts | None) -> str:
     return cluster.deepspeed_version or (facts.versions.get("deepspeed", "") if facts else "")
 
 
-def _plain(path: str, given: Sequence[Setting], named: Named | None, reader: Reader) -> Stages:
-    """A job as the only stage of a pipeline without a name."""
-    stage = Stage(
-        name="", source=path, place=None, settings=tuple(given), needs=(), cluster=named, reader=reader
-    )
-    return Stages("", (stage,))
-
-
 def cluster_names() -> list[str]:
     """The clusters that ship with the project."""
     return sorted(p.stem for p in (ROOT / "jobs" / "clusters").glob("*.yaml"))
 
 
-def _parsed(word: str, problems: list[Problem]) -> Setting | None:
+def _valid(read: Callable[[], Value], problems: list[Problem]) -> Value | None:
+    """What `read` returns, or None with what is wrong with it added to `problems`."""
     try:
-        return files_settings.parse(word)
+        return read()
     except SpecError as error:
         problems += error.problems
         return None
@@ -150,20 +147,12 @@ def _refusal(problems: list[Problem]) -> SpecError:
     return SpecError(*sorted(problems, key=lambda p: p.place or Place("")))
 
 
-def _read(reader: Reader, path: Path, source: str, problems: list[Problem]) -> Document | None:
-    try:
-        return reader.read(path, source)
-    except SpecError as error:
-        problems += error.problems
-        return None
-
-
 def _job_document(stage: Stage, problems: list[Problem]) -> Document | None:
     path = files_document.find(stage.source)
     if stage.place and not files_document.exists(path):
         problems.append(Problem(f"there is no job file {stage.source}", "check the path", stage.place))
         return None
-    document = _read(stage.reader, path, stage.source, problems)
+    document = _valid(lambda: stage.reader.read(path, stage.source), problems)
     if document and stage.place and "pipeline" in document.data:
         what = f"{stage.source} is a pipeline, and a stage is a job"
         problems.append(Problem(what, "write its stages here", stage.place))
@@ -184,12 +173,4 @@ def _cluster_document(named: Named, reader: Reader, problems: list[Problem]) -> 
     if not files_document.exists(path):
         problems.append(Problem(what, hint, named.place))
         return None
-    return _read(reader, path, source, problems)
-
-
-def _image_facts(site: Document, problems: list[Problem]) -> Facts | None:
-    try:
-        return images_facts.beside(site.path, site.source)
-    except SpecError as error:
-        problems += error.problems
-        return None
+    return _valid(lambda: reader.read(path, source), problems)

@@ -61,9 +61,8 @@ class Facts(NamedTuple):
     compiler: bool
     revision: str
     versions: Mapping[str, str] = MappingProxyType({})
-    packages: frozenset[str] | None = (
-        None  # names as pip writes them, in lower case with dashes; None: not said
-    )
+    # names as pip writes them, in lower case with dashes; None: not said
+    packages: frozenset[str] | None = None
 
 
 def beside(cluster: Path, source: str) -> Facts | None:

@@ -62,14 +62,8 @@ def inspect(name: str) -> tuple[dict[str, Any], str]:
     if not in_registry(name) or not shutil.which("skopeo"):
         return {}, ""
     # An image for other hosts than this one (a laptop of another kind) is still the one to ask for.
-    words = [
-        "skopeo",
-        "inspect",
-        "--no-tags",
-        "--override-os=linux",
-        "--override-arch=amd64",
-        f"docker://{name}",
-    ]
+    words = ["skopeo", "inspect", "--no-tags", "--override-os=linux", "--override-arch=amd64"]
+    words.append(f"docker://{name}")
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=SECONDS)
         answer = json.loads(done.stdout) if done.returncode == 0 else {}

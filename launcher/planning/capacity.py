@@ -84,13 +84,13 @@ def largest(job: Job, cluster: Cluster, family: str) -> Largest:
     raise PlanError(Problem(what, hint, about=problem.about if problem else ("job", "nodes")))
 
 
-def fewest(job: Job, cluster: Cluster, found: models.Found | None = None) -> Fewest:
-    """The fewest hosts on which the job fits and among which its step divides. `found`: what is known of a hub's model.
+def fewest(job: Job, cluster: Cluster, hub: models.Found | None = None) -> Fewest:
+    """The fewest hosts on which the job fits and among which its step divides. `hub`: what is known of a hub's model.
 
     Raises PlanError when the cluster has too few, and for a model that is not counted here.
     """
     _require_figures(job, cluster)
-    estimate_on = functools.cache(lambda hosts: _estimate_on(_with_nodes(job, hosts), cluster, found))
+    estimate_on = functools.cache(lambda hosts: _estimate_on(replace(job, nodes=hosts), cluster, hub))
     hosts = _candidates(job, cluster)
     # more hosts never need more memory each
     index = bisect.bisect_left(hosts, True, key=lambda n: not _reason(job, estimate_on(n)))
@@ -100,16 +100,14 @@ def fewest(job: Job, cluster: Cluster, found: models.Found | None = None) -> Few
         raise PlanError(Problem(what, "use a smaller micro batch, or larger hosts", about=("job", "model")))
     below = hosts[index - 1] if index else None
     fewer = (below, _reason(job, estimate_on(below))) if below else None
-    return Fewest(estimate_on(hosts[index]), fit.batch(_with_nodes(job, hosts[index]), cluster), fewer)
+    return Fewest(estimate_on(hosts[index]), fit.batch(replace(job, nodes=hosts[index]), cluster), fewer)
 
 
 def _candidates(job: Job, cluster: Cluster) -> list[int]:
     """Numbers of hosts that the cluster has and among whose ranks the step divides."""
     # `nodes:` of a job goes no further
-    most, one_pass = (
-        min(cluster.hosts or changes.MOST_HOSTS, changes.MOST_HOSTS),
-        job.batch.micro * cluster.slots,
-    )
+    most = min(cluster.hosts or changes.MOST_HOSTS, changes.MOST_HOSTS)
+    one_pass = job.batch.micro * cluster.slots
     if job.batch.global_ is None:
         return list(range(1, most + 1))
     train = job.batch.global_ * fit.sequence_parallel_degree(job)
@@ -119,15 +117,11 @@ def _candidates(job: Job, cluster: Cluster) -> list[int]:
     return dividing
 
 
-def _estimate_on(job: Job, cluster: Cluster, found: models.Found | None) -> Estimate:
-    estimate, reason = fit.estimate_or_reason(job, cluster, found)
+def _estimate_on(job: Job, cluster: Cluster, hub: models.Found | None) -> Estimate:
+    estimate, reason = fit.estimate_or_reason(job, cluster, hub)
     if estimate is None:
         raise PlanError(Problem(reason, about=("job", "model")))
     return estimate
-
-
-def _with_nodes(job: Job, hosts: int) -> Job:
-    return replace(job, nodes=hosts)
 
 
 def _layers(job: Job, cluster: Cluster, estimate: Estimate) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from launcher import workloads
 from launcher.deepspeed import config
-from launcher.errors import PlanError, Problem
+from launcher.errors import PlanError, Problem, of_field
 from launcher.namedtuple import NamedTuple
 from launcher.sizing import changes, failures, ladder, models, states
 
@@ -173,15 +173,15 @@ def inputs(job: Job, cluster: Cluster, model: Architecture | None = None) -> con
 
 
 def estimate_or_reason(
-    job: Job, cluster: Cluster, found: models.Found | None = None
+    job: Job, cluster: Cluster, hub: models.Found | None = None
 ) -> tuple[Estimate | None, str]:
-    """The job's Estimate, or None and why its memory is not known. `found`: what is known of a hub's model.
+    """The job's Estimate, or None and why its memory is not known. `hub`: what is known of a hub's model.
 
     Raises SpecError for a model that is none, and PlanError for a batch that does not divide.
     """
     if not workloads.traits(job.workload).estimated or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
-    model = models.load_if_here(job.model, found)
+    model = models.load_if_here(job.model, hub)
     if isinstance(model, models.Unknown):
         return None, model.reason
     return estimate(model, job, cluster), ""
@@ -224,11 +224,9 @@ def sequence_problem(job: Job, estimate: Estimate) -> Problem | None:
     length = estimate.request.sequence * sequence_parallel_degree(job)
     if length <= model.positions or not strict:
         return None
-    return Problem(
-        f"args.seq-length {length} is more than the {model.positions} positions of {model.name}",
-        f"use args.seq-length={model.positions}, or a model with more",
-        about=("job", "args", "seq-length"),
-    )
+    what = f"{length} is more than the {model.positions} positions of {model.name}"
+    hint = f"use args.seq-length={model.positions}, or a model with more"
+    return of_field("job", "args.seq-length", what, hint)
 
 
 def sequence_parallel_degree(job: Job) -> int:
@@ -258,11 +256,8 @@ def sequence_parallel_problems(job: Job, cluster: Cluster, estimate: Estimate | 
             yield Problem(what, "use a model of LLaMA's kind", about=("job", "args", "sequence-parallel"))
     for number, what in parts:
         if number % size:
-            yield Problem(
-                f"args.sequence-parallel {size} does not divide the {what}",
-                f"use {math.gcd(number, size)}",
-                about=("job", "args", "sequence-parallel"),
-            )
+            what = f"{size} does not divide the {what}"
+            yield of_field("job", "args.sequence-parallel", what, f"use {math.gcd(number, size)}")
 
 
 def _machine(job: Job, cluster: Cluster) -> Machine:

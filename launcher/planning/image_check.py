@@ -76,10 +76,7 @@ def _optimizer(config: Mapping[str, Any], offloaded: bool) -> Iterator[Need]:
 
 def used(plan: Plan, scheduler: str) -> bool:
     """Whether ranks run in the image on `scheduler`: on Kubernetes always, elsewhere with a container runtime."""
-    if scheduler == "kubernetes":
-        return True
-    options = plan.cluster.slurm if scheduler == "slurm" else plan.cluster.local
-    return options.container != "none"
+    return plan.runtime(scheduler) != "none"
 
 
 def refusal(plan: Plan, facts: Facts | None) -> PlanError | None:
@@ -94,21 +91,19 @@ def refusal(plan: Plan, facts: Facts | None) -> PlanError | None:
 
 def _processor(plan: Plan) -> Iterator[Problem]:
     """An image of this project's, which is for x86-64 and NVIDIA, on hosts with another processor or GPU."""
-    card = plan.cluster.card
-    if card and card.vendor != "nvidia" and plan.image != plan.cluster.image:
-        yield Problem(
-            f"image {plan.image} is for NVIDIA's GPUs, and hosts have {plan.cluster.gpu_name}",
-            f"name an image of yours for {accelerators.VENDORS[card.vendor]}'s, with its tag: "
-            "`image: registry.example.com/NAME:TAG`",
-            about=_written(plan, ("cluster", "image"), ("cluster", "gpu")),
-        )
-    elif card and card.processor == "arm64" and plan.image != plan.cluster.image:
-        yield Problem(
-            f"hosts with {plan.cluster.gpu_name} have arm64 processors, and image {plan.image} is for x86-64: "
-            "docker/Dockerfile was never built for arm64",
-            "name an arm64 image of yours, with its tag: `image: registry.example.com/NAME:TAG`",
-            about=_written(plan, ("cluster", "image"), ("cluster", "gpu")),
-        )
+    card, gpu = plan.cluster.card, plan.cluster.gpu_name
+    if card is None or plan.image == plan.cluster.image:
+        return
+    if card.vendor != "nvidia":
+        what = f"image {plan.image} is for NVIDIA's GPUs, and hosts have {gpu}"
+        own = f"an image of yours for {accelerators.VENDORS[card.vendor]}'s"
+    elif card.processor == "arm64":
+        what = f"hosts with {gpu} have arm64 processors, and image {plan.image} is for x86-64: "
+        what, own = f"{what}docker/Dockerfile was never built for arm64", "an arm64 image of yours"
+    else:
+        return
+    hint = f"name {own}, with its tag: `image: registry.example.com/NAME:TAG`"
+    yield Problem(what, hint, about=_written(plan, ("cluster", "image"), ("cluster", "gpu")))
 
 
 def stale(plan: Plan, facts: Facts) -> str:
@@ -132,16 +127,11 @@ def _problems(plan: Plan, facts: Facts) -> Iterator[Problem]:
         )
         return
     yield from _level(plan, facts)
-    needs = needed(plan.config) if _takes_config(plan) else []
+    needs = needed(plan.config) if workloads.steps(plan.job.workload) else []
     if card := plan.cluster.card:
         yield from _gpu_problems(plan, card, facts, needs)
     yield from _missing(plan, facts, needs)
     yield from _compiler(plan, facts)
-
-
-def _takes_config(plan: Plan) -> bool:
-    name = plan.job.workload
-    return workloads.is_script(name) or "deepspeed-config" in workloads.options(name)
 
 
 def _level(plan: Plan, facts: Facts) -> Iterator[Problem]:

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 def problems(plan: Plan, scheduler: str) -> Iterator[Problem]:
     """What ranks would not find; nothing where they see other files than this machine's."""
-    container = {"local": plan.cluster.local.container, "slurm": plan.cluster.slurm.container}
-    if container.get(scheduler) != "none":
+    if plan.runtime(scheduler) != "none":
         return
     path = os.environ.get("PATH", os.defpath)
     if plan.cluster.python and (scheduler == "local" or _shared(plan.cluster.python, plan)):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from launcher import workloads
 from launcher.deepspeed import config as deepspeed_config
 from launcher.deepspeed import rules, versions
-from launcher.errors import LauncherError, PlanError, Problem, shown
+from launcher.errors import LauncherError, PlanError, Problem, of_field, shown
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
 from launcher.files import validation
@@ -105,6 +105,11 @@ class Plan(NamedTuple):
     @property
     def preflight(self) -> bool:
         return self.nodes > 1 if self.job.preflight is None else self.job.preflight
+
+    def runtime(self, scheduler: str) -> str:
+        """The container runtime on `scheduler`, "none" for none; a pod is one by itself."""
+        options = {"slurm": self.cluster.slurm.container, "local": self.cluster.local.container}
+        return options.get(scheduler, scheduler)
 
     @property
     def folder(self) -> str:
@@ -238,31 +243,23 @@ def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
             about=("job", "nodes"),
         )
     if cluster.cpus and cluster.gpu is None and cluster.slots > cluster.cpus:
-        yield Problem(
-            f"slots {cluster.slots} exceeds the host's {cluster.cpus} cores",
-            "use fewer slots",
-            about=("cluster", "slots"),
-        )
+        what = f"{cluster.slots} exceeds the host's {cluster.cpus} cores"
+        yield of_field("cluster", "slots", what, "use fewer slots")
     if job.precision == "fp16" and cluster.gpu is None:
-        yield Problem("precision fp16 needs a GPU", "use bf16 or fp32 on a CPU", about=("job", "precision"))
+        yield of_field("job", "precision", "fp16 needs a GPU", "use bf16 or fp32 on a CPU")
     if cluster.card and job.precision == "bf16" and cluster.card.capability < (8, 0):
         yield Problem(
             f"{cluster.gpu_name} has no bf16 (compute capability 8.0 and up)",
             "use precision: fp16",
             about=("job", "precision"),
         )
-    if not workloads.is_script(job.workload):
-        reason = workloads.refusal(job.workload, job.args, job.model, hosts=job.nodes, slots=cluster.slots)
-        if reason:
-            yield Problem(f"workload {job.workload!r}: {reason}", about=("job", "args"))
-    if (
-        not workloads.is_script(job.workload)
-        and job.model is None
-        and "model" in workloads.required(job.workload)
-    ):
-        yield Problem(
-            f"workload {job.workload!r} needs a model", "add `model:` to the job", about=("job", "model")
-        )
+    if workloads.is_script(job.workload):
+        return
+    named = f"workload {job.workload!r}"
+    if reason := workloads.refusal(job.workload, job.args, job.model, hosts=job.nodes, slots=cluster.slots):
+        yield Problem(f"{named}: {reason}", about=("job", "args"))
+    if job.model is None and "model" in workloads.required(job.workload):
+        yield Problem(f"{named} needs a model", "add `model:` to the job", about=("job", "model"))
 
 
 def _lint(job: Job, cluster: Cluster, fabric: Fabric) -> list[lint.Diagnostic]:

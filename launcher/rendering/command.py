@@ -5,11 +5,12 @@ Owns the options that follow from the plan; the workload's own are checked by `w
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any, Literal
 
 from launcher import workloads
-from launcher.planning import own_program
-from launcher.rendering import containers, own_image
+from launcher.planning import own_program, ranks_environment
+from launcher.rendering import containers, own_image, templates
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -38,6 +39,23 @@ def ranks(plan: Plan, folder: str, config: str, code: str = "") -> list[str]:
     known = workloads.options(job.workload)
     launcher_options = workloads.command_line({k: v for k, v in ours.items() if k in known})
     return ["-m", f"workloads.{job.workload}", *launcher_options, *workloads.command_line(plan.args)]
+
+
+def script_values(plan: Plan, scheduler: Literal["local", "slurm"]) -> dict[str, Any]:
+    """What the template of either script gets of the plan."""
+    runtime, secrets = plan.runtime(scheduler), getattr(plan.cluster, scheduler).secrets
+    caches = ranks_environment.caches(plan, plan.image if containers.inside(runtime) else "")
+    return {
+        "plan": plan,
+        "command": ranks(plan, plan.folder, f"{plan.folder}/ds_config.json"),
+        "config": json.dumps(plan.config, indent=1),
+        "environment": ranks_environment.document(plan),
+        "carrier": templates.Code(ranks_environment.CARRIER),
+        "caches": [*caches, *options(plan, runtime, stops=scheduler == "slurm")],
+        "secrets": templates.home(secrets),
+        "secrets_named": secrets,
+        "carried": own_image.folders(plan, scheduler),
+    }
 
 
 def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:

@@ -80,9 +80,7 @@ def _mounts(plan: Plan) -> Iterator[Problem]:
     }
     for mount in plan.mounts:
         path, about = normal(mount.inside), ("cluster", "mounts", mount.inside)
-        if path == "/":
-            yield Problem("a mount on / would hide the image", "use another path inside", about=about)
-        elif what := hidden(path):
+        if what := hidden(path):
             yield Problem(f"a mount on {path} would hide {what}", "use another path inside", about=about)
         elif path in used:
             what = f"{path} is mounted twice, as {used[path]} and as {mount.inside}"
@@ -92,6 +90,8 @@ def _mounts(plan: Plan) -> Iterator[Problem]:
 
 def hidden(path: str) -> str:
     """What of an image would be hidden by a mount on `path`; empty when nothing is."""
+    if path == "/":
+        return "the image"
     return next((what for own, what in _OWN.items() if f"{own}/".startswith(f"{path}/")), "")
 
 

@@ -103,18 +103,13 @@ def inside(runtime: str) -> bool:
 
 
 def _none(plan: Plan) -> Entry:
-    moved = [m for m in plan.mounts if m.host and m.host != m.inside]
-    if moved:
-        raise PlanError(
-            *(
-                Problem(
-                    f"without a container nothing can show {m.host} as {m.inside}",
-                    "use the host's path on both sides, or a container runtime",
-                    about=("cluster", "mounts", m.inside),
-                )
-                for m in moved
-            )
-        )
+    problems = []
+    for moved in (mount for mount in plan.mounts if mount.host and mount.host != mount.inside):
+        what = f"without a container nothing can show {moved.host} as {moved.inside}"
+        hint = "use the host's path on both sides, or a container runtime"
+        problems.append(Problem(what, hint, about=("cluster", "mounts", moved.inside)))
+    if problems:
+        raise PlanError(*problems)
     return Entry()
 
 

@@ -54,15 +54,9 @@ def start(plan: Plan) -> list[str]:
     return ["/bin/sh", "-c", _START, "sh", python(plan)]
 
 
-def runtime(plan: Plan, scheduler: str) -> str:
-    """The container runtime of `plan` on Slurm or this machine; a pod is one by itself."""
-    options = {"slurm": plan.cluster.slurm.container, "local": plan.cluster.local.container}
-    return options.get(scheduler, scheduler)
-
-
 def carries(plan: Plan, scheduler: str) -> bool:
     """Whether a run brings this project's programs into its image."""
-    return runtime(plan, scheduler) != "none" and bool(python(plan))
+    return plan.runtime(scheduler) != "none" and bool(python(plan))
 
 
 def folders(plan: Plan, scheduler: str) -> list[str]:

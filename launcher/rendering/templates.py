@@ -130,11 +130,9 @@ def sbatch(value: Any) -> Code:
     be written there.
     """
     text = str(value)
-    return Code(
-        text
-        if re.fullmatch(r"[A-Za-z0-9_@%+=:,./-]+", text)
-        else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
-    )
+    if re.fullmatch(r"[A-Za-z0-9_@%+=:,./-]+", text):
+        return Code(text)
+    return Code('"' + re.sub(r'(["\\])', r"\\\1", text) + '"')
 
 
 _ESCAPES: dict[str, Callable[[Any], str]] = {"sh": shell, "yaml": yaml}

@@ -5,7 +5,6 @@ Owns the figures and their units; metrics.jsonl is read by runs.metrics, charts 
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from dataclasses import dataclass
@@ -44,6 +43,17 @@ FIGURES = {
     "kl": Figure("KL to the reference policy", "nats"),
 }
 LEGEND = "x-axis: optimizer steps; dots: validation loss"
+_HEAD = (
+    "RUN",
+    "STEPS",
+    "FIRST LOSS",
+    "LAST LOSS",
+    "VALIDATION",
+    "TOKENS/S",
+    "MEMORY",
+    "TIME",
+    "LOSS BY STEP",
+)
 _POINTS = 400  # drawn of a line
 
 
@@ -129,23 +139,12 @@ def text(runs: Sequence[Curves]) -> str:
                 sketch(run.values("loss")),
             )
         )
-    head = (
-        "RUN",
-        "STEPS",
-        "FIRST LOSS",
-        "LAST LOSS",
-        "VALIDATION",
-        "TOKENS/S",
-        "MEMORY",
-        "TIME",
-        "LOSS BY STEP",
-    )
-    return tables.table(rows, head)
+    return tables.table(rows, _HEAD)
 
 
 def as_json(runs: Iterable[Curves]) -> str:
     """Summaries and points, machine-readable."""
-    data = [
+    summaries = [
         {
             **summary(run),
             "points": {key: run.points(key) for key in FIGURES if run.points(key)},
@@ -153,7 +152,7 @@ def as_json(runs: Iterable[Curves]) -> str:
         }
         for run in runs
     ]
-    return json.dumps(data, indent=2, ensure_ascii=False)
+    return tables.dump(summaries)
 
 
 def charts(runs: Sequence[Curves]) -> list[Chart]:

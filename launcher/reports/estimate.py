@@ -24,17 +24,9 @@ if TYPE_CHECKING:
 def data(estimate: Estimate | None) -> dict[str, Any]:
     """`fits`, `memory` and the rest of `plan --json`; bytes. The same keys, null or empty, where it is not known."""
     if estimate is None:
-        unknown = (
-            "fits",
-            "memory",
-            "parameters",
-            "activation_checkpointing",
-            "largest_micro_batch",
-            "bound",
-            "checkpoints",
-            "communication_by_paper",
-        )
-        return {**dict.fromkeys(unknown), **{name: [] for name in ("reasons", "tried", "communication")}}
+        unknown = "fits memory parameters activation_checkpointing largest_micro_batch bound checkpoints"
+        nulls = dict.fromkeys([*unknown.split(), "communication_by_paper"])
+        return {**nulls, **{name: [] for name in ("reasons", "tried", "communication")}}
     needed, machine = estimate.evaluation.memory, estimate.machine
     slot = {k: v for k, v in needed.slot._asdict().items() if k != "moment"}
     return {
@@ -152,16 +144,9 @@ def _elsewhere(estimate: Estimate, memory: Memory) -> Iterator[str]:
 
 
 def _slot(memory: Memory) -> dict[str, int]:
-    slot = memory.slot
-    return {
-        "parameters": slot.parameters,
-        "gradients": slot.gradients,
-        "optimizer": slot.optimizer,
-        "activations": slot.activations,
-        "logits and loss": slot.logits,
-        "buffers": slot.buffers,
-        "margin": slot.margin,
-    }
+    parts = memory.slot._asdict()
+    del parts["moment"]
+    return {"logits and loss" if part == "logits" else part: size for part, size in parts.items()}
 
 
 def _host(memory: Memory) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from launcher import schedulers
@@ -60,7 +59,7 @@ def _measured(folder: Path) -> dict[str, Any]:
 
 def as_json(results: Sequence[dict[str, Any]]) -> str:
     """The results, machine-readable."""
-    return json.dumps(list(results), indent=2, ensure_ascii=False)
+    return tables.dump(list(results))
 
 
 def text(results: Sequence[dict[str, Any]]) -> str:

@@ -39,7 +39,8 @@ def number(value: float | None, form: str = ".4f") -> str:
     return f"{value:{form}}" if abs(value) < 1e12 else f"{value:.4g}"
 
 
-def _dump(data: Any) -> str:
+def dump(data: Any) -> str:
+    """Machine-readable output: JSON."""
     return json.dumps(data, indent=2, ensure_ascii=False)
 
 
@@ -112,7 +113,7 @@ def _stage(plan: Plan) -> int:
 def plan_json(plan: Plan) -> str:
     """A plan, machine-readable."""
     batch = plan.batch
-    return _dump(
+    return dump(
         {
             "id": plan.id,
             "world_size": plan.world_size,
@@ -132,7 +133,7 @@ def plan_json(plan: Plan) -> str:
 
 def status_json(run: Run, now: Status) -> str:
     """A run's status, machine-readable."""
-    return _dump(
+    return dump(
         {
             "id": run.id,
             "scheduler": run.scheduler,
@@ -183,7 +184,7 @@ def progress_line(step: Record) -> str:
 def run_list(states: Sequence[tuple[Run, Status]], as_json: bool) -> str:
     """Every run with its state, in the order given."""
     if as_json:
-        return _dump([json.loads(status_json(run, now)) for run, now in states])
+        return dump([json.loads(status_json(run, now)) for run, now in states])
     if not states:
         return "no runs\nsubmit one: python -m launcher local jobs/quickstart.yaml --wait"
     rows = [
@@ -201,11 +202,11 @@ def run_list(states: Sequence[tuple[Run, Status]], as_json: bool) -> str:
 
 def variables_json(variables: Sequence[model.Variable]) -> str:
     """Variables with their reasons and sources, machine-readable."""
-    return _dump([v._asdict() for v in variables])
+    return dump([v._asdict() for v in variables])
 
 
 def fabrics(as_json: bool) -> str:
     """The fabrics that are known."""
     if as_json:
-        return _dump({name: fabric.title for name, fabric in FABRICS.items()})
+        return dump({name: fabric.title for name, fabric in FABRICS.items()})
     return table(((n, f.title) for n, f in FABRICS.items()), ("FABRIC", "WHAT IT IS"))

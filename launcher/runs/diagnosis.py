@@ -63,7 +63,11 @@ def warnings(run: Run) -> list[Cause]:
     """What is wrong although the run continues: NCCL on sockets where there is a fast fabric."""
     if not is_fast(run.folder):
         return []
-    lines = (line for name in ("rank-0.log", "job.log") for line in _head(run.folder / "logs" / name))
+    # NCCL names its network when it starts
+    starts = (
+        runs_logs.read_bytes(run.folder / "logs" / name, most=2**18) for name in ("rank-0.log", "job.log")
+    )
+    lines = (line for start in starts for line in start.decode("utf-8", "replace").splitlines())
     return [cause for cause in causes.search(lines, True, run.scheduler) if cause.name == _SOCKETS]
 
 
@@ -93,12 +97,3 @@ def _newest(path: Path) -> list[str]:
 
 def _starts_job(line: str) -> bool:
     return line.startswith("job ") and ", attempt " in line
-
-
-def _head(path: Path) -> list[str]:
-    """The first 256 KiB: NCCL names its network when it starts."""
-    try:
-        with path.open("rb") as file:
-            return file.read(2**18).decode("utf-8", "replace").splitlines()
-    except OSError:
-        return []

@@ -32,7 +32,7 @@ class Difference(NamedTuple):
     other: Any
 
 
-class Made(NamedTuple):
+class Provenance(NamedTuple):
     """What a run was made of: its plan.json, its lock.json, and the DeepSpeed configuration that its ranks read."""
 
     plan: dict[str, Any]
@@ -40,7 +40,7 @@ class Made(NamedTuple):
     config: dict[str, Any]
 
 
-def read(folder: Path) -> Made:
+def read(folder: Path) -> Provenance:
     """What the run in `folder` was made of. Raises RunNotFoundError without a plan.json that can be read."""
     plan = record.read_json(folder / "plan.json")
     plan = plan if isinstance(plan, dict) else {}
@@ -48,29 +48,27 @@ def read(folder: Path) -> Made:
         config = record.read_json(folder / "ds_config.json")
     except LauncherError:  # it has not started, or its folder is on a volume of the cluster
         config = _part(plan, "deepspeed").get("config")
-    return Made(plan, lock.complete(folder), config if isinstance(config, dict) else {})
+    return Provenance(plan, lock.complete(folder), config if isinstance(config, dict) else {})
 
 
-def between(one: Made, other: Made) -> list[Difference]:
+def between(one: Provenance, other: Provenance) -> list[Difference]:
     """Everything that differs, the plan first, each thing once."""
     told = list(_plans(one, other))
     twice = {f"seeds.{difference.what}" for difference in told}  # a seed of args is in both files
     return told + [difference for difference in locks(one.lock, other.lock) if difference.what not in twice]
 
 
-def _plans(one: Made, other: Made) -> Iterator[Difference]:
+def _plans(one: Provenance, other: Provenance) -> Iterator[Difference]:
     for name in ("nodes", "slots", "image", "precision"):
         yield from _values(name, one.plan.get(name), other.plan.get(name))
     for name in ("batch", "args"):
         yield from _values(name, one.plan.get(name), other.plan.get(name))
-    presets = [_part(made.plan, "deepspeed").get("preset") for made in (one, other)]
+    presets = [_part(run.plan, "deepspeed").get("preset") for run in (one, other)]
     yield from _values("deepspeed.preset", *presets)
     yield from _values("deepspeed", one.config, other.config)
     yield from _named("environment", _part(one.plan, "environment"), _part(other.plan, "environment"))
     for file, decided in _DECIDED.items():
-        parts = [
-            {k: v for k, v in _part(made.plan, file).items() if k not in decided} for made in (one, other)
-        ]
+        parts = [{k: v for k, v in _part(run.plan, file).items() if k not in decided} for run in (one, other)]
         yield from _values(file, *parts)
 
 

@@ -70,12 +70,7 @@ def _text(path: Path) -> str:
 
 def tail(path: Path, count: int = 20) -> list[str]:
     """The last `count` lines of a file; [] when there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 65536))
-            return file.read().decode("utf-8", "replace").splitlines()[-count:]
-    except OSError:
-        return []
+    return read_bytes(path, -65536).decode("utf-8", "replace").splitlines()[-count:]
 
 
 def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterator[str]:
@@ -90,7 +85,8 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
     while True:
         ended = not selection.follow or state() in ENDED
         for path in paths:
-            data, offsets[path] = _read(path, offsets[path])
+            data = read_bytes(path, offsets[path])
+            offsets[path] += len(data)
             *whole, pending[path] = (pending[path] + data).split(b"\n")
             if ended and pending[path]:
                 whole, pending[path] = [*whole, pending[path]], b""
@@ -102,33 +98,40 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
         time.sleep(0.3)
 
 
-def _read(path: Path, start: int) -> tuple[bytes, int]:
+def read_bytes(path: Path, start: int = 0, most: int = -1) -> bytes:
+    """At most so many bytes of a file from byte `start`, below 0 from its end; none where it cannot be read."""
     try:
         with path.open("rb") as file:
-            file.seek(start)
-            data = file.read()
+            file.seek(start if start >= 0 else max(0, path.stat().st_size + start))
+            return file.read(most)
     except OSError:
-        return b"", start
-    return data, start + len(data)
+        return b""
 
 
 def _paths(run: Run, selection: Selection) -> list[Path]:
     folder = run.folder / "logs"
     if selection.rank is not None:
-        world = run.nodes * run.slots
-        if not 0 <= selection.rank < world:
-            raise RunNotFoundError(
-                f"{run.id} has no rank {selection.rank}", hint=f"ranks are 0 to {world - 1}"
-            )
+        require_rank(run, selection.rank, run.nodes)
         return [folder / f"rank-{selection.rank}.log"]
     if selection.host is not None:
-        hosts = host_names(run.folder)
-        if selection.host not in hosts:
-            named = ", ".join(hosts) or "not known yet"
-            raise RunNotFoundError(f"{run.id} has no host {selection.host!r}", hint=f"its hosts: {named}")
-        first = hosts.index(selection.host) * run.slots
+        first = first_rank(run, selection.host, host_names(run.folder))
         return [folder / f"rank-{rank}.log" for rank in range(first, first + run.slots)]
     return [folder / "job.log", folder / "rank-0.log"]
+
+
+def require_rank(run: Run, rank: int, hosts: int) -> None:
+    """Raises RunNotFoundError when `run`, which has so many hosts, has no such rank."""
+    if not 0 <= rank < hosts * run.slots:
+        hint = f"ranks are 0 to {hosts * run.slots - 1}"
+        raise RunNotFoundError(f"{run.id} has no rank {rank}", hint=hint)
+
+
+def first_rank(run: Run, host: str, hosts: list[str]) -> int:
+    """The first rank on `host`, one of `hosts`. Raises RunNotFoundError when it is none of them."""
+    if host not in hosts:
+        named = ", ".join(hosts) or "not known yet"
+        raise RunNotFoundError(f"{run.id} has no host {host!r}", hint=f"its hosts: {named}")
+    return hosts.index(host) * run.slots
 
 
 def slurm_job(folder: Path) -> str:

@@ -40,16 +40,9 @@ def seat(run: Run, selection: Selection) -> Seat:
             f"{run.id} has no hosts yet", hint=f"`python -m launcher status {run.id}` says why"
         )
     if selection.host is not None:
-        if selection.host not in hosts:
-            raise RunNotFoundError(
-                f"{run.id} has no host {selection.host!r}", hint=f"its hosts: {', '.join(hosts)}"
-            )
-        return Seat(hosts.index(selection.host) * run.slots, selection.host)
+        return Seat(logs.first_rank(run, selection.host, hosts), selection.host)
     rank = selection.rank or 0
-    if not 0 <= rank < len(hosts) * run.slots:
-        raise RunNotFoundError(
-            f"{run.id} has no rank {rank}", hint=f"ranks are 0 to {len(hosts) * run.slots - 1}"
-        )
+    logs.require_rank(run, rank, len(hosts))
     return Seat(rank, hosts[rank // run.slots])
 
 

@@ -6,7 +6,6 @@ Owns the process; a plan of several hosts runs on the addresses 127.0.0.1, 127.0
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -17,8 +16,8 @@ from typing import TYPE_CHECKING
 
 from launcher import exit_codes
 from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError, located
-from launcher.planning import cards, ranks_environment
-from launcher.rendering import command, containers, hostfile, own_image, templates
+from launcher.planning import cards
+from launcher.rendering import command, containers, hostfile, templates
 from launcher.runs import logs as runs_logs
 from launcher.runs.status import Selection, State, Status
 
@@ -42,23 +41,11 @@ def render(plan: Plan) -> Files:
     if plan.nodes > _MAX_HOSTS:
         what, hint = f"{plan.nodes} hosts on one machine", f"use --set nodes={_MAX_HOSTS} or fewer"
         raise PlanError(Problem(what, hint, about=("job", "nodes")))
-    runtime = plan.cluster.local.container
     text = templates.text(
         "local/job.sh.j2",
-        plan=plan,
-        node=containers.node_entry(runtime, plan),
-        command=command.ranks(plan, plan.folder, f"{plan.folder}/ds_config.json"),
-        config=json.dumps(plan.config, indent=1),
-        environment=ranks_environment.document(plan),
-        carrier=templates.Code(ranks_environment.CARRIER),
-        caches=[
-            *ranks_environment.caches(plan, plan.image if containers.inside(runtime) else ""),
-            *command.options(plan, runtime),
-        ],
-        hostfile=hostfile.text([f"127.0.0.{i + 1}" for i in range(plan.nodes)], plan.slots),
-        secrets=templates.home(plan.cluster.local.secrets),
-        secrets_named=plan.cluster.local.secrets,
-        carried=own_image.folders(plan, "local"),
+        node=containers.node_entry(plan.cluster.local.container, plan),
+        hostfile=hostfile.text(_addresses(plan.nodes), plan.slots),
+        **command.script_values(plan, "local"),
     )
     return {"job.sh": text}
 
@@ -106,22 +93,20 @@ def native_id(pid: int) -> str:
 
 def status(run: Run) -> Status:
     """From the run's exit file, else from whether its process lives."""
-    code = runs_logs.exit_code(run.folder)
-    if code is not None:
-        return _ended(code, run)
-    if _pid(run) is not None:
+    code, hosts = runs_logs.exit_code(run.folder), _addresses(run.nodes)
+    if code is None and _pid(run) is not None:
         waits = _waits(run)
-        return Status("PENDING", waits) if waits else Status("RUNNING", hosts=_hosts(run))
-    code = runs_logs.exit_code(run.folder)  # it may have ended between the two looks
-    if code is not None:
-        return _ended(code, run)
-    cancelled = (run.folder / "cancelled").exists()
-    return Status(
-        "CANCELLED" if cancelled else "FAILED",
-        "" if cancelled else "its process no longer exists and left no exit code",
-        None,
-        _hosts(run),
-    )
+        return Status("PENDING", waits) if waits else Status("RUNNING", hosts=hosts)
+    if code is None:
+        code = runs_logs.exit_code(run.folder)  # it may have ended between the two looks
+    unfinished: State = "CANCELLED" if (run.folder / "cancelled").exists() else "FAILED"
+    if code is None:
+        gone = "its process no longer exists and left no exit code"
+        return Status(unfinished, gone if unfinished == "FAILED" else "", None, hosts)
+    waited = _waits(run)  # it never started
+    saved = "saved a checkpoint before it was finished; resume it" if code == exit_codes.SAVED else ""
+    state: State = unfinished if code else "SUCCEEDED"
+    return Status(state, waited or saved, code, () if waited else hosts)
 
 
 def logs(run: Run, selection: Selection) -> Iterator[str]:
@@ -150,11 +135,6 @@ def cancel(run: Run) -> None:
             time.sleep(0.05)
 
 
-def _ended(code: int, run: Run) -> Status:
-    waited = _waits(run)  # it never started
-    return Status(_state(code, run), waited or _reason(code), code, () if waited else _hosts(run))
-
-
 def _waits(run: Run) -> str:
     """What a run says while it waits for another one, and after it waited in vain."""
     try:
@@ -163,18 +143,8 @@ def _waits(run: Run) -> str:
         return ""
 
 
-def _state(code: int, run: Run) -> State:
-    if code == 0:
-        return "SUCCEEDED"
-    return "CANCELLED" if (run.folder / "cancelled").exists() else "FAILED"
-
-
-def _reason(code: int) -> str:
-    return "saved a checkpoint before it was finished; resume it" if code == exit_codes.SAVED else ""
-
-
-def _hosts(run: Run) -> tuple[str, ...]:
-    return tuple(f"127.0.0.{i + 1}" for i in range(run.nodes))
+def _addresses(hosts: int) -> tuple[str, ...]:
+    return tuple(f"127.0.0.{i + 1}" for i in range(hosts))
 
 
 def _pid(run: Run) -> int | None:

@@ -30,17 +30,16 @@ def words(run: Run, plan: Plan, selection: Selection, terminal: bool) -> list[st
     if not shutil.which(engine):
         raise ToolMissingError(f"{engine} is not installed", hint="it was when the run was started")
     command = inside.with_python(program)
-    for container in _called(engine, "ps", "--quiet", f"--filter=label={containers.LABEL}={run.id}")[
-        1
-    ].split():
-        if _called(engine, "exec", container, *command, "--probe")[0] == 0:
+    _, listed = _called([engine, "ps", "--quiet", f"--filter=label={containers.LABEL}={run.id}"])
+    for container in listed.split():
+        if _called([engine, "exec", container, *command, "--probe"])[0] == 0:
             return [engine, "exec", "-i", *(["-t"] if terminal else []), container, *command]
     raise SubmitError(
         f"no container of {run.id} has rank {seat.rank}", hint="it has ended, or has not started yet"
     )
 
 
-def _called(*command: str) -> tuple[int, str]:
+def _called(command: list[str]) -> tuple[int, str]:
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS

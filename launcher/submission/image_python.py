@@ -29,7 +29,7 @@ def problem(plan: Plan, scheduler: str, ask: bool) -> Problem | None:
     """
     if not own_image.carries(plan, scheduler):
         return None
-    runtime, python = own_image.runtime(plan, scheduler), own_image.python(plan)
+    runtime, python = plan.runtime(scheduler), own_image.python(plan)
     if runtime in ("oci", "charliecloud"):
         return _in_folder(plan, Path(plan.image, "rootfs" if runtime == "oci" else ""), python)
     # Docker's official Python images name their own version so, and no other Python is on their PATH.

@@ -9,7 +9,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 from launcher import schedulers
-from launcher.errors import RunNotFoundError, SubmitError, ToolMissingError
+from launcher.errors import SubmitError, ToolMissingError
+from launcher.runs import logs
+from launcher.runs.status import ENDED
 from launcher.submission import rerun
 
 if TYPE_CHECKING:
@@ -23,12 +25,11 @@ def words(run: Run, selection: Selection, terminal: bool) -> list[str]:
     Raises SubmitError for a run that does not run, RunNotFoundError without such a rank or host, ToolMissingError
     without the scheduler's program.
     """
-    if selection.rank is not None and not 0 <= selection.rank < run.nodes * run.slots:
-        hint = f"ranks are 0 to {run.nodes * run.slots - 1}"
-        raise RunNotFoundError(f"{run.id} has no rank {selection.rank}", hint=hint)
+    if selection.rank is not None:
+        logs.require_rank(run, selection.rank, run.nodes)
     now = schedulers.statuses([run])[0]
     if now.state != "RUNNING":
-        ended = now.state in {"SUCCEEDED", "FAILED", "CANCELLED"}
+        ended = now.state in ENDED
         what = f"{run.id} has ended" if ended else f"{run.id} is {now.state.lower()}"
         reason = f": {now.reason}" if now.reason and not ended else ""
         hint = "`rerun` runs the same once more" if ended else "a shell needs ranks that run"

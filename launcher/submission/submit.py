@@ -123,15 +123,10 @@ def _check_resume(plan: Plan) -> None:
     except OSError as error:
         what = f"checkpoint.resume: {shown(named)} cannot be read: {error.strerror}"
         raise RunNotFoundError(Problem(what, about=about)).at(plan.places) from None
-    if not there:
-        what, hint = (
-            f"checkpoint.resume: {folder} does not exist",
-            "name a run of `launcher list`, or a folder",
-        )
-        raise RunNotFoundError(Problem(what, hint, about=about)).at(plan.places)
-    if not whole and not workloads.is_script(plan.job.workload):
-        what, hint = (
-            f"checkpoint.resume: {folder} has no complete checkpoint",
-            "name the folder of a run's checkpoints",
-        )
-        raise RunNotFoundError(Problem(what, hint, about=about)).at(plan.places)
+    if whole or (there and workloads.is_script(plan.job.workload)):
+        return
+    what, hint = "does not exist", "name a run of `launcher list`, or a folder"
+    if there:
+        what, hint = "has no complete checkpoint", "name the folder of a run's checkpoints"
+    problem = Problem(f"checkpoint.resume: {folder} {what}", hint, about=about)
+    raise RunNotFoundError(problem).at(plan.places)

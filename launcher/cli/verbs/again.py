@@ -41,8 +41,8 @@ def compare(given: options.Compare) -> int:
         from launcher.errors import SpecError
 
         raise SpecError(f"{next(iter(runs))} is one run", hint="name another one to compare it with")
-    found = comparison.read(runs)
-    print(comparison.as_json(found) if given.json else comparison.text(found))
+    compared = comparison.read(runs)
+    print(comparison.as_json(compared) if given.json else comparison.text(compared))
     return OK
 
 

@@ -82,9 +82,11 @@ def _rehearse(given: options.Launch, stages: Stages, plans: Mapping[str, Plan]) 
     if given.output:  # nothing is written where a later stage is refused
         for name, files in rendered.items():
             require_own(folders[name], separate(files))
-    answers = {
-        name: _ask(plans[name], files) if given.server_dry_run else [] for name, files in rendered.items()
-    }
+    answers = dict[str, "list[str]"]()
+    if given.server_dry_run:
+        from launcher.schedulers import kubernetes
+
+        answers = {name: kubernetes.rehearse(plans[name], files) for name, files in rendered.items()}
     for stage in stages.stages:
         files = rendered[stage.name]
         order = f"stage {stage.name}" + (f", after {' and '.join(stage.needs)}" if stage.needs else "")
@@ -99,12 +101,6 @@ def _rehearse(given: options.Launch, stages: Stages, plans: Mapping[str, Plan]) 
         if stage.needs:
             say(f"{order}: what is printed or written does not enforce this dependency")
     return OK
-
-
-def _ask(plan: Plan, files: dict[str, str]) -> list[str]:
-    from launcher.schedulers import kubernetes
-
-    return kubernetes.rehearse(plan, files)
 
 
 def require_own(folder: str, files: dict[str, str]) -> None:

@@ -38,7 +38,7 @@ def show_plan(given: options.Plan) -> int:
             say(f"wrote {path}")
     if stages.name and given.json:
         each = {name: json.loads(tables.plan_json(plan)) for name, plan in plans.items()}
-        print(json.dumps({"name": stages.name, "stages": each}, indent=2, ensure_ascii=False))
+        print(tables.dump({"name": stages.name, "stages": each}))
         return OK
     for stage in stages.stages:
         if stage.name:
@@ -51,7 +51,7 @@ def show_plan(given: options.Plan) -> int:
 def _limit(given: options.Plan, stage: Stage) -> int:
     """The largest model for the job's cluster, or the fewest hosts for the job."""
     from launcher.planning import capacity
-    from launcher.reports import estimate
+    from launcher.reports import estimate, tables
 
     loaded = shared.load_stage(stage, {})
     job, cluster, places = loaded.job, loaded.cluster, loaded.places
@@ -70,5 +70,5 @@ def _limit(given: options.Plan, stage: Stage) -> int:
 
         for path in pictures.draw_estimate(job.name, limit, given.plot):
             say(f"wrote {path}")
-    print(json.dumps(data, indent=2, ensure_ascii=False) if given.json else text)
+    print(tables.dump(data) if given.json else text)
     return OK

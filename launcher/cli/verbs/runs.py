@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from launcher.cli.streams import say
@@ -30,7 +29,7 @@ def status(given: options.Run) -> int:
         return OK
     data = pipelines.as_data(pipeline)
     if given.json:
-        print(json.dumps(data, indent=2, ensure_ascii=False))
+        print(tables.dump(data))
         return OK
     rows = [
         (stage["stage"], stage["state"], stage["run"] or "-", stage["reason"]) for stage in data["stages"]

@@ -86,10 +86,15 @@ def require_fit(plan: Plan, force: bool) -> None:
     """Refuse a plan that runs out of memory; with `force` only warn."""
     if plan.estimate is None or plan.estimate.fits:
         return
-    refusal = plan.estimate.refusal().at(plan.places)
-    if not force:
+    _refuse(plan.estimate.refusal().at(plan.places), force)
+
+
+def _refuse(refusal: LauncherError | None, force: bool) -> None:
+    """Raise `refusal`, if there is one; with `force` only warn."""
+    if refusal and not force:
         raise refusal
-    say(f"warning: {refusal}")
+    if refusal:
+        say(f"warning: {refusal}")
 
 
 def require_program(plan: Plan, scheduler: str) -> None:
@@ -120,8 +125,10 @@ def require_image(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
 
     facts = plan.image_facts
     if not image_check.used(plan, scheduler):
-        if ask:
-            _require_packages(plan, force)
+        if ask:  # ranks have no image, and may not find a package
+            from launcher.planning import interpreter
+
+            _refuse(interpreter.refusal(plan), force)
         return
     if (wrong := image_python.problem(plan, scheduler, ask)) and not force:
         raise PlanError(wrong).at(plan.places)
@@ -131,22 +138,7 @@ def require_image(plan: Plan, scheduler: str, force: bool, ask: bool) -> None:
         facts, note = registry.facts(plan.image)
         if note:
             say(f"note: {note}")
-    refusal = image_refusal(plan, facts)
-    if refusal and not force:
-        raise refusal
-    if refusal:
-        say(f"warning: {refusal}")
-
-
-def _require_packages(plan: Plan, force: bool) -> None:
-    """Refuse a plan whose ranks, which have no image, would not find a package; with `force` only warn."""
-    from launcher.planning import interpreter
-
-    refusal = interpreter.refusal(plan)
-    if refusal and not force:
-        raise refusal
-    if refusal:
-        say(f"warning: {refusal}")
+    _refuse(image_refusal(plan, facts), force)
 
 
 def image_refusal(plan: Plan, facts: Facts | None) -> LauncherError | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from launcher.schedulers.kubernetes.kinds import Kind
 
 MANAGER = "launcher"
+_JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 _PATIENCE = (10, 60)  # seconds to connect, and between two answers
@@ -50,10 +51,10 @@ class Server:
         self.client, self.context, self.namespace = client, context, namespace
 
     def call(
-        self, method: str, path: str, body: Any = None, content: str = "application/json", **query: Any
+        self, method: str, path: str, body: Any = None, content: str = _JSON, **query: Any
     ) -> tuple[dict[str, Any], list[str]]:
         """(the answer, the server's warnings). Raises Refusal."""
-        answer = self._send(method, path, body, content, query=query)
+        answer = self._send(method, path, query, body, content=content)
         warnings = answer.headers.getlist("Warning") if hasattr(answer.headers, "getlist") else []
         try:
             return json.loads(answer.data), [_warning(text) for text in warnings]
@@ -68,9 +69,7 @@ class Server:
 
     def text(self, path: str, **query: Any) -> Iterator[bytes]:
         """What stands at `path`, piece by piece, as it comes. Raises Refusal, also in the middle."""
-        answer = self._send(
-            "GET", path, None, "application/json", query=query, quiet=query.get("follow") == "true"
-        )
+        answer = self._send("GET", path, query)
         try:
             yield from answer.stream(amt=2**16, decode_content=False)
         except (HTTPError, OSError) as error:
@@ -79,8 +78,10 @@ class Server:
             answer.release_conn()
 
     def _send(
-        self, method: str, path: str, body: Any, content: str, query: dict[str, Any], quiet: bool = False
+        self, method: str, path: str, query: dict[str, Any], body: Any = None, content: str = _JSON
     ) -> Any:
+        # a log that is followed may be silent for hours
+        patience = (_PATIENCE[0], None) if query.get("follow") == "true" else _PATIENCE
         try:
             return self.client.call_api(
                 path,
@@ -91,8 +92,7 @@ class Server:
                 auth_settings=["BearerToken"],
                 _preload_content=False,
                 _return_http_data_only=True,
-                # a log may be silent for hours
-                _request_timeout=(_PATIENCE[0], None) if quiet else _PATIENCE,
+                _request_timeout=patience,
             )
         except ApiException as error:
             if not error.status:  # a TLS handshake that failed
@@ -208,7 +208,7 @@ def _absent(server: Server, message: str, path: str, is_status: bool) -> Problem
             f"`kubectl create namespace {lost[1]}`, or set kubernetes.namespace",
         )
     match = re.fullmatch(r"/apis?/(.+)/namespaces/[^/]+/([^/]+)(?:/.*)?", path)
-    known = (*kinds.KINDS.values(), *kinds.OTHERS.values())
+    known = (*kinds.KINDS.values(), *kinds.OTHERS)
     entry = next((k for k in known if match and (k.api, k.plural) == match.groups()), None)
     if entry and (not is_status or message == "the server could not find the requested resource"):
         hint = f"install it: {entry.install}" if entry.install else "is this a Kubernetes API server?"

@@ -50,6 +50,12 @@ def place(run: Run) -> Place:
     return Place(namespace, kind, name, uid=uid, context=context)
 
 
+def reach(run: Run) -> tuple[api.Server, Place]:
+    """The server that has `run`, and where on it. Raises as `api.connect` does."""
+    at = place(run)
+    return api.connect(at.context or None), at
+
+
 def objects(manifest: str) -> list[Object]:
     """The documents of a manifest, in their order."""
     return [document for document in YAML(typ="safe", pure=True).load_all(manifest) if document]
@@ -76,7 +82,7 @@ def apply(manifest: str, context: str | None, namespace: str | None) -> str:
             done.append(document)
             _say(document, warnings)
     except BaseException as error:
-        left = [_title(d) for d in reversed(done) if not _delete(server, namespace, d)]
+        left = [_title(d) for d in reversed(done) if not _is_deleted(server, namespace, d)]
         if left and isinstance(error, SubmitError):
             hint = f"delete them: kubectl -n {namespace} delete {' '.join(left)}"
             behind = Problem(f"left behind in {namespace}: {', '.join(left)}", hint)
@@ -97,8 +103,7 @@ def apply(manifest: str, context: str | None, namespace: str | None) -> str:
 def replace(run: Run, manifest: str) -> str:
     """Delete what is left of an ended run, and create its manifest's objects again. Returns the new Place as text."""
     cancel(run)
-    at = place(run)
-    server = api.connect(at.context or None)
+    server, at = reach(run)
     deadline = time.monotonic() + _GONE_SECONDS
     while any(_find(server, at.namespace, document) is not None for document in objects(manifest)):
         if time.monotonic() > deadline:
@@ -154,14 +159,13 @@ def rehearse(plan: Plan, manifest: str) -> list[str]:
 
 def cancel(run: Run) -> None:
     """Delete the run's objects, the one that has the pods first; what is gone already is passed over."""
-    at = place(run)
-    server = api.connect(at.context or None)
+    server, at = reach(run)
     main = kinds.KINDS[at.kind]
-    _gone_is_fine(server, "DELETE", api.path(main, at.namespace, at.name), propagationPolicy="Foreground")
+    _delete(server, api.path(main, at.namespace, at.name), propagationPolicy="Foreground")
     manifest = run.folder / "manifest.yaml"
     with contextlib.suppress(FileNotFoundError):
         for document in reversed(objects(manifest.read_text(encoding="utf-8"))[:-1]):
-            _gone_is_fine(server, "DELETE", _path(at.namespace, document))
+            _delete(server, _path(at.namespace, document))
 
 
 def diff(plan: Plan, render: Callable[[Plan], Files]) -> str:
@@ -268,18 +272,19 @@ def _find(server: api.Server, namespace: str, document: Object) -> Object | None
         raise
 
 
-def _delete(server: api.Server, namespace: str, document: Object) -> bool:
-    """Whether the object is gone now."""
+def _is_deleted(server: api.Server, namespace: str, document: Object) -> bool:
+    """Delete the object. Returns whether it is gone now."""
     try:
-        _gone_is_fine(server, "DELETE", _path(namespace, document), propagationPolicy="Background")
+        _delete(server, _path(namespace, document), propagationPolicy="Background")
     except api.Refusal:
         return False
     return True
 
 
-def _gone_is_fine(server: api.Server, method: str, path: str, **query: str) -> None:
+def _delete(server: api.Server, path: str, **query: str) -> None:
+    """Delete what is at `path`; what is gone already is fine."""
     try:
-        server.call(method, path, **query)
+        server.call("DELETE", path, **query)
     except api.Refusal as refusal:
         if refusal.status != 404:
             raise

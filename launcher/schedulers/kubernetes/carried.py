@@ -50,31 +50,31 @@ class Carried(NamedTuple):
 
 def of(plan: Plan) -> list[Carried]:
     """The ConfigMaps of a run beside its own one; none where the image has all and the user has no code."""
-    made = []
+    carried = []
     if plan.code and not list(problems(plan)):
         why = f"The code in {plan.code.root}, as it was at submission."
         own = Carried(f"{kinds.name(plan)}-code", "code", CODE, why=why, text={}, binary={}, items=[])
         files = ((f.path, f.content or b"", f.executable) for f in plan.code.files if not f.link)
-        made.append(_filled(own, files))
+        carried.append(_filled(own, files))
         own.items.extend(_linked(plan.code, own.items))
     if own_image.carries(plan, "kubernetes"):
         why, name = "The node entry, which the image's own Python runs.", f"{kinds.name(plan)}-programs"
         own = Carried(name, "programs", own_image.INSIDE, why=why, text={}, binary={}, items=[])
-        made.append(_filled(own, ((path, content, False) for path, content in own_image.needed(plan))))
-    return made
+        carried.append(_filled(own, ((path, content, False) for path, content in own_image.needed(plan))))
+    return carried
 
 
-def _filled(made: Carried, files: Iterable[tuple[str, bytes, bool]]) -> Carried:
-    """`made` with a key and an item for each of `files`: path, content, whether it is executable."""
+def _filled(own: Carried, files: Iterable[tuple[str, bytes, bool]]) -> Carried:
+    """`own` with a key and an item for each of `files`: path, content, whether it is executable."""
     for number, (name, content, executable) in enumerate(files):
         key = f"{number}-{re.sub('[^A-Za-z0-9._-]', '_', name)[-200:]}"
         text = _text(content)
         if text is None:
-            made.binary[key] = base64.b64encode(content).decode()
+            own.binary[key] = base64.b64encode(content).decode()
         else:
-            made.text[key] = text
-        made.items.append({"key": key, "path": name} | ({"mode": 0o755} if executable else {}))
-    return made
+            own.text[key] = text
+        own.items.append({"key": key, "path": name} | ({"mode": 0o755} if executable else {}))
+    return own
 
 
 def _text(content: bytes) -> str | None:
@@ -87,13 +87,13 @@ def _text(content: bytes) -> str | None:
 
 def _linked(code: Code, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A ConfigMap has no links: the same keys once more, at the paths that a link gives them."""
-    made = []
+    linked = []
     for link in (file for file in code.files if file.link):
         target = posixpath.normpath(posixpath.join(posixpath.dirname(link.path), link.link))
         for item in items:
             if item["path"] == target or item["path"].startswith(f"{target}/"):
-                made.append({**item, "path": link.path + item["path"].removeprefix(target)})
-    return made
+                linked.append({**item, "path": link.path + item["path"].removeprefix(target)})
+    return linked
 
 
 def problems(plan: Plan) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from launcher import exit_codes, workloads
 from launcher.deepspeed import kinds
-from launcher.errors import PlanError, Problem, shown
+from launcher.errors import PlanError, Problem, of_field, shown
 from launcher.files import kubernetes_syntax
 from launcher.files.cluster import Serve
 from launcher.images import names
@@ -27,12 +27,8 @@ _CONFIGMAP = 2**20
 _ANNOTATIONS = 256 * 2**10
 _OWN_LABELS = (
     *("launcher/", "app.kubernetes.io/", "kueue.x-k8s.io/queue-name", "batch.kubernetes.io/"),
-    *(
-        "jobset.sigs.k8s.io/",
-        "leaderworkerset.sigs.k8s.io/",
-        "training.kubeflow.org/",
-        "trainer.kubeflow.org/",
-    ),
+    *("jobset.sigs.k8s.io/", "leaderworkerset.sigs.k8s.io/"),
+    *("training.kubeflow.org/", "trainer.kubeflow.org/"),
 )
 # what the Job's own controller calls its pods by: https://kubernetes.io/docs/reference/labels-annotations-taints/
 _OWN_OF_JOB = ("controller-uid", "job-name")
@@ -59,18 +55,14 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
 
 
 def _names(plan: Plan) -> Iterator[Problem]:
+    about = ("cluster", "image")
     if plan.image.endswith((".sqsh", ".sif")):
         yield Problem(
-            f"image {plan.image!r} is a file",
-            "Kubernetes pulls images from a registry",
-            about=("cluster", "image"),
+            f"image {plan.image!r} is a file", "Kubernetes pulls images from a registry", about=about
         )
     elif not names.is_reference(plan.image):
-        yield Problem(
-            f"image {shown(plan.cluster.image)} is not the name of a container image",
-            "write registry.example.com/name:tag, in lower case",
-            about=("cluster", "image"),
-        )
+        what = f"image {shown(plan.cluster.image)} is not the name of a container image"
+        yield Problem(what, "write registry.example.com/name:tag, in lower case", about=about)
     for secret in plan.secrets:
         try:
             kubernetes_syntax.subdomain(secret.name)
@@ -78,31 +70,22 @@ def _names(plan: Plan) -> Iterator[Problem]:
             yield Problem(f"env {secret.variable}: secret {error}", about=_variable(plan, secret.variable))
     for key in plan.cluster.kubernetes.labels:
         if key.startswith(_OWN_LABELS) or key in _OWN_OF_JOB:
-            yield Problem(
-                f"kubernetes.labels: {key} is set by the launcher",
-                "choose another key",
-                about=("cluster", "kubernetes", "labels", key),
-            )
+            what = "is set by the launcher"
+            yield of_field("cluster", "kubernetes.labels", what, "choose another key", key=key)
     annotations = plan.cluster.kubernetes.annotations
     size = sum(len(key) + len(value.encode()) for key, value in annotations.items())
     if size > _ANNOTATIONS:
-        yield Problem(
-            f"kubernetes.annotations are {size:,} bytes; an object holds {_ANNOTATIONS:,}",
-            "shorten them",
-            about=("cluster", "kubernetes", "annotations"),
-        )
+        what = f"are {size:,} bytes; an object holds {_ANNOTATIONS:,}"
+        yield of_field("cluster", "kubernetes.annotations", what, "shorten them")
     if kinds.mismatch("any", plan.cluster.kubernetes.affinity):
-        yield Problem(
-            "kubernetes.affinity holds a number that is not finite",
-            "JSON has none",
-            about=("cluster", "kubernetes", "affinity"),
-        )
+        what = "holds a number that is not finite"
+        yield of_field("cluster", "kubernetes.affinity", what, "JSON has none")
     for code in set(exit_codes.with_restart("free")) & set(plan.cluster.kubernetes.fail_on):
-        yield Problem(
-            f"kubernetes.fail_on: {code} is the exit code of a run that was interrupted",
-            "leave it out, or an interrupted run would never be restarted",
-            about=("cluster", "kubernetes", "fail_on"),
+        what, hint = (
+            "is the exit code of a run that was interrupted",
+            "an interrupted run would never be restarted",
         )
+        yield of_field("cluster", "kubernetes.fail_on", what, f"leave it out, or {hint}", key=str(code))
 
 
 def _variable(plan: Plan, name: str) -> tuple[str, ...]:
@@ -113,42 +96,25 @@ def _variable(plan: Plan, name: str) -> tuple[str, ...]:
 def _environment(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
     every = [name for name, *_ in pod.environment] + [name for name, _ in pod.references]
     for name in sorted({n for n in every if every.count(n) > 1}):
-        yield Problem(
-            f"env {name} is set by the launcher",
-            "leave it out of the job and the cluster file",
-            about=_variable(plan, name),
-        )
+        hint = "leave it out of the job and the cluster file"
+        yield Problem(f"env {name} is set by the launcher", hint, about=_variable(plan, name))
 
 
 def _paths(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
     seen: dict[str, str] = {}
     for mount in pod.mounts:
-        path = container_checks.normal(mount["mountPath"])
+        path, hint = container_checks.normal(mount["mountPath"]), "use another path inside"
+        about = ("cluster", "mounts", path)
         if path in seen:
-            yield Problem(
-                f"{path} is mounted twice, as {_source(seen[path])} and as {_source(mount['name'])}",
-                "use another path inside",
-                about=("cluster", "mounts", path),
-            )
+            sources = f"as {_source(seen[path])} and as {_source(mount['name'])}"
+            yield Problem(f"{path} is mounted twice, {sources}", hint, about=about)
         seen[path] = mount["name"]
-        if path == "/":
-            yield Problem(
-                "a mount on / would hide the image",
-                "use another path inside",
-                about=("cluster", "mounts", "/"),
-            )
-        elif hidden := container_checks.hidden(path):
-            yield Problem(
-                f"a mount on {path} would hide {hidden}",
-                "use another path inside",
-                about=("cluster", "mounts", path),
-            )
+        if hidden := container_checks.hidden(path):
+            yield Problem(f"a mount on {path} would hide {hidden}", hint, about=about)
     for given in plan.mounts:
         if given.host and not given.claim and ".." in given.host.split("/"):
-            yield Problem(
-                f"mounts: Kubernetes takes no '..' in a path of the host: {given.host}",
-                about=("cluster", "mounts", given.inside),
-            )
+            what = f"mounts: Kubernetes takes no '..' in a path of the host: {given.host}"
+            yield Problem(what, about=("cluster", "mounts", given.inside))
 
 
 def _source(volume: str) -> str:
@@ -166,6 +132,7 @@ def _source(volume: str) -> str:
 
 def _kind(plan: Plan) -> Iterator[Problem]:
     cluster, topology = plan.cluster.kubernetes, plan.cluster.kubernetes.topology
+    about = ("cluster", "kubernetes")
     alone = {
         "leader_first": ("jobset", cluster.leader_first),
         "runtime": ("trainjob", cluster.runtime is not None),
@@ -173,78 +140,49 @@ def _kind(plan: Plan) -> Iterator[Problem]:
     }
     for field, (kind, used) in alone.items():
         if used and cluster.kind != kind:
-            yield Problem(
-                f"kubernetes.{field} does not apply to kind {cluster.kind!r}",
-                f"use kind: {kind}",
-                about=("cluster", "kubernetes", field),
-            )
+            what = f"does not apply to kind {cluster.kind!r}"
+            yield of_field("cluster", f"kubernetes.{field}", what, f"use kind: {kind}")
     if topology and topology.exclusive and cluster.kind not in {"jobset", "trainjob"}:
-        yield Problem(
-            f"kind {cluster.kind!r} does not support exclusive topology",
-            "use kind: jobset",
-            about=("cluster", "kubernetes", "topology", "exclusive"),
-        )
+        what = f"kind {cluster.kind!r} does not support exclusive topology"
+        yield Problem(what, "use kind: jobset", about=(*about, "topology", "exclusive"))
     if cluster.kind == "mpijob" and plan.fabric.host_network:
-        yield Problem(
-            f"fabric {plan.fabric.name!r} uses the host network, where MPIJob workers have no own host names",
-            "use kind: job or jobset",
-            about=("cluster", "kubernetes", "kind"),
+        what = (
+            f"fabric {plan.fabric.name!r} uses the host network, where MPIJob workers have no own host names"
         )
+        yield Problem(what, "use kind: job or jobset", about=(*about, "kind"))
     if plan.fabric.name == "loopback" and plan.nodes > 1:
-        yield Problem(
-            "fabric 'loopback' connects ranks of one machine only, not pods",
-            "use `fabric: tcp`",
-            about=("cluster", "fabric"),
-        )
+        what = "fabric 'loopback' connects ranks of one machine only, not pods"
+        yield Problem(what, "use `fabric: tcp`", about=("cluster", "fabric"))
 
 
 def _serving(plan: Plan) -> Iterator[Problem]:
     """A server that listens where the Service and the probe of its kind do not look."""
     if workloads.traits(plan.job.workload).serves and plan.cluster.kubernetes.kind == "leaderworkerset":
-        port, served = (
-            plan.args.get("port", workloads.default(plan.job.workload, "port")),
-            plan.cluster.kubernetes.serve.port,
-        )
+        port = plan.args.get("port", workloads.default(plan.job.workload, "port"))
+        served = plan.cluster.kubernetes.serve.port
         if port != served:
-            yield Problem(
-                f"args.port {port} is not kubernetes.serve.port {served} of the cluster",
-                f"use --set cluster.kubernetes.serve.port={port}" if port else "leave args.port out",
-                about=("job", "args", "port"),
-            )
+            hint = f"use --set cluster.kubernetes.serve.port={port}" if port else "leave args.port out"
+            what = f"{port} is not kubernetes.serve.port {served} of the cluster"
+            yield of_field("job", "args.port", what, hint)
 
 
 def _queue(plan: Plan) -> Iterator[Problem]:
     cluster, topology = plan.cluster.kubernetes, plan.cluster.kubernetes.topology
+    about = ("cluster", "kubernetes")
     if cluster.queue_priority and not (cluster.queueing == "kueue" and cluster.queue):
-        yield Problem(
-            "kubernetes.queue_priority needs Kueue",
-            "name a `queue`, or use priority_class",
-            about=("cluster", "kubernetes", "queue_priority"),
-        )
+        hint = "name a `queue`, or use priority_class"
+        yield of_field("cluster", "kubernetes.queue_priority", "needs Kueue", hint)
     if cluster.queue and cluster.queueing == "coscheduling":
-        yield Problem(
-            "coscheduling has no queues",
-            "leave kubernetes.queue out",
-            about=("cluster", "kubernetes", "queue"),
-        )
+        yield Problem("coscheduling has no queues", "leave kubernetes.queue out", about=(*about, "queue"))
     if topology and topology.tier and cluster.queueing != "volcano":
-        yield Problem(
-            "kubernetes.topology.tier needs Volcano",
-            "use queueing: volcano, or a node label alone",
-            about=("cluster", "kubernetes", "topology", "tier"),
-        )
+        hint = "use queueing: volcano, or a node label alone"
+        yield of_field("cluster", "kubernetes.topology.tier", "needs Volcano", hint)
     if topology and "podAffinity" in cluster.affinity and cluster.queueing != "kueue":
-        yield Problem(
-            "kubernetes.topology is written as pod affinity, which kubernetes.affinity replaces",
-            "write it into kubernetes.affinity",
-            about=("cluster", "kubernetes", "topology"),
-        )
+        what = "is written as pod affinity, which kubernetes.affinity replaces"
+        yield of_field("cluster", "kubernetes.topology", what, "write it into kubernetes.affinity")
     if cluster.queueing != "kueue" and cluster.kind == "leaderworkerset" and cluster.serve.replicas > 1:
-        yield Problem(
-            f"{cluster.queueing} would schedule {cluster.serve.replicas} groups as one gang",
-            "use serve.replicas: 1",
-            about=("cluster", "kubernetes", "serve", "replicas"),
-        )
+        what = f"{cluster.queueing} would schedule {cluster.serve.replicas} groups as one gang"
+        yield Problem(what, "use serve.replicas: 1", about=(*about, "serve", "replicas"))
 
 
 def _sizes(files: dict[str, str]) -> Iterator[Problem]:

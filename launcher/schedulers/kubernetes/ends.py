@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from launcher.schedulers.kubernetes.hosts import Pod
 
 OOM = "OOMKilled"  # what the kubelet says of a container that went above its memory limit
-_JOBSET = "jobset.sigs.k8s.io/jobset-name"
 # By the condition's reason. JobSet: https://github.com/kubernetes-sigs/jobset/blob/v0.12.0/pkg/constants/constants.go
 _REASONS = {
     "BackoffLimitExceeded": "it failed more often than `restarts` of the job allows",
@@ -71,15 +70,11 @@ def failure(
 
 def _child(server: Server, at: Place) -> tuple[str, str] | None:
     """(reason, message) of the Job of a JobSet that failed first; None when there is none, or it is forbidden."""
+    label = kinds.KINDS["jobset"].label
     with contextlib.suppress(api.Refusal):
-        jobs = server.get(api.path(kinds.KINDS["job"], at.namespace), labelSelector=f"{_JOBSET}={at.name}")
-        failed = [
-            condition
-            for job in jobs.get("items", [])
-            for condition in job.get("status", {}).get("conditions", [])
-            if condition["type"] == "Failed" and condition["status"] == "True"
-        ]
-        if failed:
+        jobs = server.get(api.path(kinds.KINDS["job"], at.namespace), labelSelector=f"{label}={at.name}")
+        conditions = (hosts.condition(job, "Failed", "True") for job in jobs.get("items", []))
+        if failed := [condition for condition in conditions if condition]:
             one = min(failed, key=lambda c: hosts.seconds(c.get("lastTransitionTime")))
             return str(one.get("reason", "")), str(one.get("message") or "")
     return None

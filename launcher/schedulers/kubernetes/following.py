@@ -29,8 +29,7 @@ _DONE: dict[str, State] = {
 
 def status(run: Run) -> Status:
     """How `run` is now. PENDING until every host runs; CANCELLED when its object is gone or going."""
-    at = applying.place(run)
-    server = api.connect(at.context or None)
+    server, at = applying.reach(run)
     kind = kinds.KINDS[at.kind]
     try:
         main = server.get(api.path(kind, at.namespace, at.name))

@@ -75,6 +75,12 @@ def containers(pod: Pod, named: str = "") -> list[dict[str, Any]]:
     return [c for c in statuses if not named or c["name"] == named]
 
 
+def condition(observed: Pod, kind: str, status: str) -> dict[str, Any] | None:
+    """The condition `kind` of a pod, node or other object, if it has this status."""
+    conditions: list[dict[str, Any]] = observed.get("status", {}).get("conditions", [])
+    return next((c for c in conditions if (c["type"], c["status"]) == (kind, status)), None)
+
+
 def runs(at: Place, pod: Pod) -> bool:
     """Whether the node entry runs in it, and it is not being deleted."""
     ours = containers(pod, kinds.KINDS[at.kind].container)

@@ -1,4 +1,4 @@
-"""The kinds of objects that can run a run's pods: one entry each.
+"""The kinds of objects that can run a run's pods: one entry each in kinds.json.
 
 Owns what a controller names its pods, how a pod tells its index, and where the kind comes from; the objects' text
 is templates/kubernetes/<kind>.yaml.j2, what is inside a pod is pods.py's.
@@ -15,7 +15,9 @@ is templates/kubernetes/<kind>.yaml.j2, what is inside a pod is pods.py's.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.namedtuple import NamedTuple
@@ -34,7 +36,10 @@ _LONGEST = 63  # a DNS label, which pods' host names, Services and label values 
 
 
 class Kind(NamedTuple):
-    """A kind of object. `plural` is its name in the API's paths; `install` is the command that brings it."""
+    """A kind of object. `plural` is its name in the API's paths; `install` is the command that brings it.
+
+    `container` is how its controller finds the ranks' container in a pod.
+    """
 
     name: str
     api: str
@@ -46,96 +51,16 @@ class Kind(NamedTuple):
     label: str = ""
 
 
-_GITHUB = "https://github.com"
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind("job", "batch/v1", "Job", "jobs"),
-        Kind(
-            "jobset",
-            "jobset.x-k8s.io/v1alpha2",
-            "JobSet",
-            "jobsets",
-            install="kubectl apply --server-side -f"
-            f" {_GITHUB}/kubernetes-sigs/jobset/releases/download/v0.12.0/manifests.yaml",
-            label=f"{_JOBSET}/jobset-name",
-        ),
-        Kind(
-            "trainjob",
-            "trainer.kubeflow.org/v1alpha1",
-            "TrainJob",
-            "trainjobs",
-            install="kubectl apply --server-side -k"
-            f" '{_GITHUB}/kubeflow/trainer.git/manifests/overlays/manager?ref=v2.3.0'",
-            label=f"{_JOBSET}/jobset-name",
-        ),
-        Kind(
-            "mpijob",
-            "kubeflow.org/v2beta1",
-            "MPIJob",
-            "mpijobs",
-            install="kubectl apply --server-side -f"
-            " https://raw.githubusercontent.com/kubeflow/mpi-operator/v0.8.0/deploy/v2beta1/mpi-operator.yaml",
-        ),
-        Kind(
-            "pytorchjob",
-            "kubeflow.org/v1",
-            "PyTorchJob",
-            "pytorchjobs",
-            install="kubectl apply --server-side -k"
-            f" '{_GITHUB}/kubeflow/trainer.git/manifests/overlays/standalone?ref=v1.9.4'",
-            container="pytorch",  # the operator looks for this name
-        ),
-        Kind(
-            "leaderworkerset",
-            "leaderworkerset.x-k8s.io/v1",
-            "LeaderWorkerSet",
-            "leaderworkersets",
-            install="kubectl apply --server-side -f"
-            f" {_GITHUB}/kubernetes-sigs/lws/releases/download/v0.10.0/manifests.yaml",
-        ),
-    )
-}
-
+_TABLE = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+KINDS = {entry["name"]: Kind(**entry) for entry in _TABLE["runs"]}
 # What else a run may consist of.
-OTHERS: dict[str, Kind] = {
-    kind.kind + "." + kind.api: kind
-    for kind in (
-        Kind("configmap", "v1", "ConfigMap", "configmaps"),
-        Kind("service", "v1", "Service", "services"),
-        Kind("networkpolicy", "networking.k8s.io/v1", "NetworkPolicy", "networkpolicies"),
-        Kind(
-            "trainingruntime",
-            "trainer.kubeflow.org/v1alpha1",
-            "TrainingRuntime",
-            "trainingruntimes",
-            install=KINDS["trainjob"].install,
-        ),
-        Kind(
-            "podgroup",
-            "scheduling.volcano.sh/v1beta1",
-            "PodGroup",
-            "podgroups",
-            install="kubectl apply --server-side -f"
-            " https://raw.githubusercontent.com/volcano-sh/volcano/v1.15.1/installer/volcano-development.yaml",
-        ),
-        Kind(
-            "podgroup",
-            "scheduling.x-k8s.io/v1alpha1",
-            "PodGroup",
-            "podgroups",
-            install="helm install --repo https://scheduler-plugins.sigs.k8s.io scheduler-plugins scheduler-plugins",
-        ),
-    )
-}
+OTHERS = [Kind(**entry) for entry in _TABLE["others"]]
 
 
 def of(api: str, kind: str) -> Kind:
     """The entry of an object's apiVersion and kind. Raises KeyError for one that no template renders."""
-    for entry in KINDS.values():
-        if (entry.api, entry.kind) == (api, kind):
-            return entry
-    return OTHERS[f"{kind}.{api}"]
+    every = {(entry.api, entry.kind): entry for entry in (*KINDS.values(), *OTHERS)}
+    return every[api, kind]
 
 
 def name(plan: Plan) -> str:

@@ -67,8 +67,7 @@ def failure(server: Server, at: Place, run: Run, end: End) -> None:
 
 def before_deletion(run: Run) -> None:
     """Bring the run's steps and logs up to date while it still has pods, as far as the server answers."""
-    at = applying.place(run)
-    server = api.connect(at.context or None)
+    server, at = applying.reach(run)
     with contextlib.suppress(api.Refusal):
         pods = hosts.newest(at, hosts.pods(server, at, run))
         everything(server, at, run, pods)

@@ -11,12 +11,13 @@ import time
 from typing import TYPE_CHECKING
 
 from launcher.errors import RunNotFoundError
+from launcher.runs import logs as runs_logs
 from launcher.runs.status import ENDED
 from launcher.schedulers import inside
 from launcher.schedulers.kubernetes import api, applying, hosts, kept, kinds, waits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from launcher.runs.record import Run
     from launcher.runs.status import Selection, State
@@ -34,8 +35,7 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
     Of every pod that the host has had, as far as the server still has them, else what was kept of them here. With
     `follow` until the run ends. Raises RunNotFoundError when the run has no such rank or host, or nothing is left.
     """
-    at = applying.place(run)
-    server = api.connect(at.context or None)
+    server, at = applying.reach(run)
     index, rank = _wanted(server, at, run, selection)
     stamps: dict[str, str] = {}  # pod's uid → the stamp of its last line that was read
     done: set[str] = set()  # uids of pods that get no more lines
@@ -55,9 +55,7 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
             stream = stamped(server, at, pod, since=since, follow=follow)
             for stamp, text in _what_is_left(stream) if earlier else stream:
                 stamps[uid] = stamp or stamps[uid]
-                line = of_rank(text, rank)
-                if line is not None:
-                    yield line
+                yield from _of_rank((text,), rank)
             if earlier:
                 done.add(uid)
         if ended or not selection.follow:
@@ -67,8 +65,7 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
 
 def shell(run: Run, selection: Selection, terminal: bool) -> list[str]:
     """The command that becomes a shell in the pod of a rank or host, beside the rank."""
-    at = applying.place(run)
-    server = api.connect(at.context or None)
+    server, at = applying.reach(run)
     index, rank = _wanted(server, at, run, selection)
     pod = hosts.newest(at, hosts.pods(server, at, run)).get(index)
     if pod is None or not hosts.runs(at, pod):
@@ -89,20 +86,17 @@ def _kept(run: Run, index: int, rank: int | None) -> Iterator[str]:
     lines = kept.lines(run, index)
     if not lines:
         raise RunNotFoundError(f"host {index} of {run.id} has no pod", hint="`status` shows why")
-    for text in lines:
-        line = of_rank(text, rank)
-        if line is not None:
-            yield line
+    yield from _of_rank(lines, rank)
+
+
+def _of_rank(lines: Iterable[str], rank: int | None) -> Iterator[str]:
+    return (line for text in lines if (line := of_rank(text, rank)) is not None)
 
 
 def _wanted(server: Server, at: Place, run: Run, selection: Selection) -> tuple[int, int | None]:
     """(the host's index, the rank); None is every rank of the host."""
     if selection.rank is not None:
-        world = run.nodes * run.slots
-        if not 0 <= selection.rank < world:
-            raise RunNotFoundError(
-                f"{run.id} has no rank {selection.rank}", hint=f"ranks are 0 to {world - 1}"
-            )
+        runs_logs.require_rank(run, selection.rank, run.nodes)
         return selection.rank // run.slots, selection.rank
     if selection.host is None:
         return 0, 0

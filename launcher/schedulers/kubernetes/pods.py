@@ -136,14 +136,8 @@ def _command(plan: Plan) -> tuple[str, ...]:
         *(start if plan.fabric.script else ()),
         *(literal(word) for word in python),
         f"{programs}/node.py",
-        *(
-            "--hostfile",
-            f"{JOB}/hostfile{run.removeprefix(plan.id)}",
-            "--run",
-            run,
-            "--folder",
-            f"{FOLDER}/{run}",
-        ),
+        *("--hostfile", f"{JOB}/hostfile{run.removeprefix(plan.id)}"),
+        *("--run", run, "--folder", f"{FOLDER}/{run}"),
         *("--wait", str(plan.cluster.kubernetes.wait)),
         *(("--code", carried.CODE) if plan.code else ()),
         # the shell above keeps some names for itself, and a fabric's script may set others anew

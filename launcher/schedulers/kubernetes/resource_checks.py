@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher import units
-from launcher.errors import Problem
+from launcher.errors import Problem, of_field
 from launcher.files import kubernetes_syntax
 from launcher.planning import accelerators
 from launcher.schedulers.kubernetes import pods
@@ -28,11 +28,8 @@ def problems(plan: Plan) -> Iterator[Problem]:
     cluster = plan.cluster.kubernetes
     for name, field in (("cpu", "cpus"), ("memory", "memory")):
         if name in cluster.resources:
-            yield Problem(
-                f"kubernetes.resources: {name} is set by another field",
-                f"use kubernetes.{field}",
-                about=("cluster", "kubernetes", "resources", name),
-            )
+            what, hint = "is set by another field", f"use kubernetes.{field}"
+            yield of_field("cluster", "kubernetes.resources", what, hint, key=name)
     name = accelerators.resource(plan.cluster)
     gpus = cluster.resources.get(name)
     if gpus is not None and plan.gpu and gpus != str(plan.slots):
@@ -45,41 +42,33 @@ def problems(plan: Plan) -> Iterator[Problem]:
 
 def _above_the_host(plan: Plan) -> Iterator[Problem]:
     """Requests of more than a host has: the pod would wait for ever."""
-    cluster, about = plan.cluster, ("cluster", "kubernetes")
-    cpus = cluster.kubernetes.cpus
+    cluster, cpus = plan.cluster, plan.cluster.kubernetes.cpus
     if cpus and cluster.cpus and kubernetes_syntax.number(cpus) > cluster.cpus:
-        what = f"kubernetes.cpus {cpus} is more than the host's {cluster.cpus}"
-        yield Problem(what, "leave it out for 90 % of them", about=(*about, "cpus"))
+        what = f"{cpus} is more than the host's {cluster.cpus}"
+        yield of_field("cluster", "kubernetes.cpus", what, "leave it out for 90 % of them")
     memory = cluster.kubernetes.memory
     if memory and cluster.memory and memory > cluster.memory:
-        what = f"kubernetes.memory {units.gigabytes(memory)} is more than the host's {units.gigabytes(cluster.memory)}"
-        yield Problem(what, "leave it out for 90 % of it", about=(*about, "memory"))
+        what = f"{units.gigabytes(memory)} is more than the host's {units.gigabytes(cluster.memory)}"
+        yield of_field("cluster", "kubernetes.memory", what, "leave it out for 90 % of it")
 
 
 def _memory(plan: Plan) -> Iterator[Problem]:
     asked = {"memory": pods.memory_limit(plan), "shm": plan.cluster.kubernetes.shm}
     small = [name for name, size in asked.items() if size is not None and size < _LEAST]
     for name in small:
-        what = f"kubernetes.{name} of {asked[name]} bytes is less than 1 MiB"
-        yield Problem(what, "write it with its unit, such as 64GiB", about=("cluster", "kubernetes", name))
+        what, hint = f"of {asked[name]} bytes is less than 1 MiB", "write it with its unit, such as 64GiB"
+        yield of_field("cluster", f"kubernetes.{name}", what, hint)
     if small:
         return
     total, shm = pods.memory_limit(plan), pods.shared_memory(plan)
     if total and shm >= total:
-        yield Problem(
-            f"kubernetes.shm of {shm // 2**20} MiB is not less than the pod's memory, {total // 2**20} MiB",
-            "shm counts towards memory",
-            about=("cluster", "kubernetes", "shm"),
-        )
-    needed = _host_memory(plan)
+        what = f"of {shm // 2**20} MiB is not less than the pod's memory, {total // 2**20} MiB"
+        yield of_field("cluster", "kubernetes.shm", what, "shm counts towards memory")
+    # bytes that the ranks are estimated to need beside GPUs
+    needed = plan.estimate.evaluation.memory.host.total if plan.estimate and plan.gpu else 0
     if total and needed > total:
         yield Problem(
             f"a pod's memory limit is {units.gigabytes(total)}, and its ranks need about {units.gigabytes(needed)}",
             "raise kubernetes.memory, or use a preset with less offload; `launcher plan JOB` shows the parts",
             about=("cluster", "kubernetes", "memory"),
         )
-
-
-def _host_memory(plan: Plan) -> int:
-    """Bytes of host memory that a pod's ranks are estimated to need beside GPUs; 0 where that is not known."""
-    return plan.estimate.evaluation.memory.host.total if plan.estimate and plan.gpu else 0

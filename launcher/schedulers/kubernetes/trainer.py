@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 JOB = "node"  # the replicated job and its container, in every runtime that Trainer ships
 MANAGER = "launcher.deepspeed/run"
+_NOT_TEXT = {"y", "n", "yes", "no", "on", "off", "true", "false", "null"}  # to YAML 1.1
 
 
 class Overrides(NamedTuple):
@@ -49,18 +50,8 @@ def _tree(value: Any, depth: int) -> str:
 
 
 def _key(text: str) -> str:
-    """A key, in quotes unless it is a plain word that YAML 1.1 does not take for something else."""
-    plain = text.isalpha() and text.lower() not in {
-        "y",
-        "n",
-        "yes",
-        "no",
-        "on",
-        "off",
-        "true",
-        "false",
-        "null",
-    }
+    """A key, in quotes unless it is a plain word that YAML does not take for something else."""
+    plain = text.isalpha() and text.lower() not in _NOT_TEXT
     return text if plain else templates.yaml(text)
 
 

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from launcher.schedulers.kubernetes.hosts import Pod
 
 _LATE = 30.0  # seconds after a pod's grace period in which a kubelet that lives has removed it
+_NOT_PULLED = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "RegistryUnavailable",
+)
 _UNATTENDED = 60.0  # seconds in which a controller that runs has written a status
 
 
@@ -35,11 +42,10 @@ def why(server: Server, at: Place, pod: Pod) -> str:
         return _leaving(server, pod, deleted)
     if state.get("phase") not in {"Pending", "Running", None}:
         return ""
-    for condition in state.get("conditions", []):
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            if condition.get("reason") == "SchedulingGated":
-                return "pods are gated (.spec.schedulingGates) until they are admitted together"
-            return f"no node fits: {condition.get('message', 'no reason given')}"
+    if unscheduled := hosts.condition(pod, "PodScheduled", "False"):
+        if unscheduled.get("reason") == "SchedulingGated":
+            return "pods are gated (.spec.schedulingGates) until they are admitted together"
+        return f"no node fits: {unscheduled.get('message', 'no reason given')}"
     containers = [*state.get("initContainerStatuses", []), *state.get("containerStatuses", [])]
     for container in containers:
         waiting = container.get("state", {}).get("waiting")
@@ -57,13 +63,7 @@ def why(server: Server, at: Place, pod: Pod) -> str:
 def _held(container: Pod, waiting: Pod) -> str:
     """Why a container waits, by the kubelet's reason."""
     reason, message = waiting["reason"], waiting.get("message", "")
-    if reason in {
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "RegistryUnavailable",
-    }:
+    if reason in _NOT_PULLED:
         hint = ""
         if container["name"] == "init-pytorch":
             hint = " (the training operator's own init container: its flag --pytorch-init-container-image)"
@@ -81,10 +81,8 @@ def lost(server: Server, pod: Pod) -> str:
 
     Kubernetes then makes the pod's Ready condition false, and its containers keep the last state that was heard of.
     """
-    unready = {"type": "Ready", "status": "False"}
-    conditions = [{k: c[k] for k in unready} for c in pod.get("status", {}).get("conditions", [])]
     running = any("running" in c.get("state", {}) for c in hosts.containers(pod))
-    if pod["metadata"].get("deletionTimestamp") or not running or unready not in conditions:
+    if pod["metadata"].get("deletionTimestamp") or not running or not hosts.condition(pod, "Ready", "False"):
         return ""
     node, name = pod["spec"].get("nodeName", ""), pod["metadata"]["name"]
     if _node(server, node) != "not ready":
@@ -114,10 +112,10 @@ def _node(server: Server, name: str) -> Literal["ready", "not ready", "gone", "u
     if not name:
         return "unknown"
     try:
-        conditions = server.get(f"/api/v1/nodes/{name}").get("status", {}).get("conditions", [])
+        node = server.get(f"/api/v1/nodes/{name}")
     except api.Refusal as refusal:
         return "gone" if refusal.status == 404 else "unknown"
-    return "ready" if any(c["type"] == "Ready" and c["status"] == "True" for c in conditions) else "not ready"
+    return "ready" if hosts.condition(node, "Ready", "True") else "not ready"
 
 
 def restarted(at: Place, pods: list[Pod]) -> str:

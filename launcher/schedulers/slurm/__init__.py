@@ -6,14 +6,12 @@ Slurm's words in `states`, its commands in `query`, and submitit in `submission`
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING
 
 from launcher.errors import PlanError, located
 from launcher.fabrics import environment
-from launcher.planning import ranks_environment
-from launcher.rendering import command, containers, own_image, templates
+from launcher.rendering import command, containers, templates
 from launcher.runs import badhosts
 from launcher.runs import logs as runs_logs
 from launcher.runs.status import Selection, Status
@@ -34,27 +32,15 @@ if TYPE_CHECKING:
 def render(plan: Plan) -> Files:
     """`job.sh`. Raises PlanError for options that cannot be written or that the launcher owns."""
     environment.require(plan.fabric, "slurm")
-    runtime = plan.cluster.slurm.container
     text = templates.text(
         "slurm/job.sh.j2",
-        plan=plan,
         options=options.of(plan),
         exported=exported.names(plan),
-        node=containers.node_entry(runtime, plan, gate=plan.preflight),
-        command=command.ranks(plan, plan.folder, f"{plan.folder}/ds_config.json"),
-        config=json.dumps(plan.config, indent=1),
-        environment=ranks_environment.document(plan),
-        carrier=templates.Code(ranks_environment.CARRIER),
-        caches=[
-            *ranks_environment.caches(plan, plan.image if containers.inside(runtime) else ""),
-            *command.options(plan, runtime, stops=True),
-        ],
+        node=containers.node_entry(plan.cluster.slurm.container, plan, gate=plan.preflight),
         pull=containers.pull(plan),
         bundle=containers.bundle(plan),
-        secrets=templates.home(plan.cluster.slurm.secrets),
-        secrets_named=plan.cluster.slurm.secrets,
         bad_hosts=badhosts.path(plan.workspace.runs),
-        carried=own_image.folders(plan, "slurm"),
+        **command.script_values(plan, "slurm"),
     )
     return {"job.sh": text}
 

@@ -8,36 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher import units
-from launcher.errors import PlanError, Problem, shown
+from launcher.errors import PlanError, Problem, of_field, shown
 from launcher.schedulers.slurm import exported, sbatch
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
-
-# What the launcher decides; a job that needs another value changes the field that is named.
-_OWNED = {
-    "container": "`slurm.container`",
-    "container-id": "`slurm.container`",
-    "nodes": "`nodes:` of the job",
-    "ntasks": "",  # there is one task a host
-    "ntasks-per-node": "",
-    "export": "`slurm.export`",
-    "export-file": "`slurm.export`",
-    "get-user-env": "`slurm.export`",
-    "output": "",  # logs are in the run folder
-    "tasks": "",
-    "tasks-per-node": "",
-    "time": "`walltime:` of the job",
-    "signal": "`slurm.signal_seconds`",
-    "job-name": "`name:` of the job",
-    "partition": "`slurm.partition`",
-    "account": "`slurm.account`",
-    "qos": "`slurm.qos`",
-    "array": "",  # one job is one run
-    "no-requeue": "`restarts: 0`",
-    "requeue": "`restarts:` of the job",
-}
-
 
 # sbatch sends its signal up to this many seconds early: https://slurm.schedmd.com/sbatch.html#OPT_signal
 _EARLY = 60
@@ -70,8 +45,8 @@ def _too_long(plan: Plan) -> list[Problem]:
 
 def _problem(name: str, value: Any) -> Problem | None:
     about = ("cluster", "slurm", "sbatch", name)
-    if name in _OWNED:
-        hint = f"use {_OWNED[name]}" if _OWNED[name] else "leave it out"
+    if name in sbatch.OWNED:
+        hint = f"use {sbatch.OWNED[name]}" if sbatch.OWNED[name] else "leave it out"
         return Problem(f"slurm.sbatch.{name} is set by the launcher", hint, about=about)
     for what, hint in (sbatch.name_problem(name), sbatch.value_problem(name, value)):
         if what:
@@ -83,8 +58,8 @@ def _setup(plan: Plan) -> list[Problem]:
     """Lines of the cluster's own that sbatch would read as options: they stand before the first command."""
     lines = [line for text in plan.cluster.slurm.setup for line in text.splitlines()]
     if any(line.startswith("#SBATCH") for line in lines):
-        what, hint = "slurm.setup holds an #SBATCH line", "use slurm.sbatch for options"
-        return [Problem(what, hint, about=("cluster", "slurm", "setup"))]
+        hint = "use slurm.sbatch for options"
+        return [of_field("cluster", "slurm.setup", "holds an #SBATCH line", hint)]
     return []
 
 
@@ -118,16 +93,16 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
     if plan.exclude:
         options["exclude"] = ",".join(filter(None, (str(options.get("exclude", "")), *plan.exclude)))
     if plan.after and options.get("dependency"):
-        what, about = "slurm.sbatch.dependency is set by what this job runs after", ("dependency",)
-        problems.append(Problem(what, "leave it out", about=("cluster", "slurm", "sbatch", *about)))
+        what = "is set by what this job runs after"
+        problems.append(of_field("cluster", "slurm.sbatch.dependency", what, "leave it out"))
     if plan.after:
         # afterok alone would leave a job pending for ever when the one before it fails
         options |= {"dependency": f"afterok:{':'.join(plan.after)}", "kill-on-invalid-dep": "yes"}
     for field in ("partition", "account", "qos"):
         written = getattr(slurm, field)
         if written is not None and (not written or set(written) & set("\n\r")):
-            what = f"slurm.{field} {shown(written)} cannot be written in an #SBATCH line"
-            problems.append(Problem(what, "give it one value on one line", about=("cluster", "slurm", field)))
+            what = f"{shown(written)} cannot be written in an #SBATCH line"
+            problems.append(of_field("cluster", f"slurm.{field}", what, "give it one value on one line"))
     problems += _setup(plan)
     if problems:
         raise PlanError(*problems)

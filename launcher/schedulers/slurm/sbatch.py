@@ -1,13 +1,12 @@
 """The options that a job's `slurm.sbatch` may hold, by their full names.
 
-Owns the names, and which of them sbatch takes with a value; which the launcher decides itself is said in options.py.
+Owns sbatch.json: the names, which of them sbatch takes with a value, and which the launcher decides itself.
 getopt takes any unambiguous start of a name, so `arra` would be an array: https://slurm.schedmd.com/sbatch.html
 """
 
 from __future__ import annotations
 
 import difflib
-import functools
 import json
 import re
 from pathlib import Path
@@ -15,26 +14,17 @@ from typing import Any
 
 from launcher.errors import did_you_mean
 
+_TABLES = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 # These change what sbatch answers or does, so that its job would be lost, or there would be none.
-BREAKING = {
-    "clusters": "the launcher follows jobs of this cluster alone: leave it out",
-    "help": "leave it out",
-    "parsable": "leave it out: the launcher reads sbatch's usual answer",
-    "quiet": "leave it out: the launcher reads sbatch's answer",
-    "test-only": "use `launcher check`, or --dry-run",
-    "usage": "leave it out",
-    "version": "leave it out",
-    "wait": "use the launcher's --wait",
-    "wrap": "use the job's `workload:`",
-}
+BREAKING: dict[str, str] = _TABLES["breaking"]
+# What the launcher decides; a job that needs another value changes what is named, where anything is.
+OWNED: dict[str, str] = _TABLES["owned"]
 
 
-@functools.cache
 def options() -> dict[str, str]:
     """The full names, each `switch`, `valued` or `optional`, as tests/real/slurm/test_sbatch.py hears of sbatch."""
-    data = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
-    read: dict[str, str] = data["options"]
-    return read
+    named: dict[str, str] = _TABLES["options"]
+    return named
 
 
 def name_problem(name: str) -> tuple[str, str]:
