@@ -42,7 +42,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-SLOW = {"apiserver", "deepspeed", "heavy", "image", "slurm"}  # markers; a test with none of them is quick
+# markers; a test with none of them is quick
+SLOW = {"apiserver", "deepspeed", "heavy", "image", "slurm", "torch"}
 STARTS = {"new_job", "nodes", "user"}  # fixtures that start processes: node entries, pods, local runs
 CORES = 2  # budgets are for a machine with so many, and nothing else to do
 _STARTED = time.monotonic()
@@ -95,10 +96,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 # A worker takes a file at a time, the longest first: what a file shares is made once, and no worker is left alone with
-# an image build. Only one image is built at a time, so the files that need the other one come later. (--dist loadgroup
-# has no effect: pytest 9 does not read the names that xdist 3.8 gives its groups.)
+# an image build. Each of two workers builds one image; the other files that need one come when it is there. (--dist
+# loadgroup has no effect: pytest 9 does not read the names that xdist 3.8 gives its groups.)
 LONGEST_FIRST = (
     "tests/real/image/test_cuda",
+    "tests/real/image/test_cpu",
     "tests/docker/workloads/test_memory",
     "tests/test_readme",
     "tests/docker/workloads",
