@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+pytestmark = pytest.mark.heavy  # every test has real runs
+
 # A stage's program: keeps what it was given, waits as long as a file is there, ends with a code.
 PROGRAM = """
 import os, sys, time
