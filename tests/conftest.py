@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import os
 import re
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -47,7 +46,8 @@ SLOW = {"apiserver", "deepspeed", "heavy", "image", "slurm", "torch"}
 STARTS = {"new_job", "nodes", "user"}  # fixtures that start processes: node entries, pods, local runs
 CORES = 2  # budgets are for a machine with so many, and nothing else to do
 _STARTED = time.monotonic()
-_BEFORE = pytest.StashKey[float]()
+_LAST_OF_FILE = pytest.StashKey[bool]()
+_before: list[float] = []  # what was spent when the file of tests began
 _TOOK: defaultdict[str, float] = defaultdict(float)  # file → processor seconds
 
 
@@ -127,16 +127,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("quick")
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    item.stash[_BEFORE] = _processor()
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    item.stash[_LAST_OF_FILE] = nextitem is None or nextitem.path != item.path
+    if not _before:
+        _before.append(_processor())
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What a test took travels with its last report, also from a worker."""
+    """What a file's tests took travels with the last report of them, also from a worker."""
     report = yield
-    if report.when == "teardown" and _BEFORE in item.stash:
-        report.user_properties.append(("processor", _processor() - item.stash[_BEFORE]))
+    if report.when == "teardown" and item.stash[_LAST_OF_FILE]:
+        now = _processor()
+        report.user_properties.append(("processor", now - _before[0]))
+        _before[:] = [now]
     return report
 
 
@@ -162,11 +167,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _processor() -> float:
-    """Seconds of this process, of all that it has waited for, and of the process that ranks are forked from (Linux)."""
-    forks = sys.modules.get("multiprocessing.forkserver")
-    pid = forks._forkserver._forkserver_pid if forks else None
-    ticks = 0
-    with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = sum(map(int, fields[11:15]))  # its own, and those of its forks that have ended
+    """Seconds of this process and of all below it, whether they have ended or not: servers, clusters, forks (Linux)."""
+    spent, below = dict[int, int](), defaultdict[int, list[int]](list)
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            fields = entry.read_text().rpartition(")")[2].split()
+            pid = int(entry.parent.name)
+            below[int(fields[1])].append(pid)
+            spent[pid] = sum(map(int, fields[11:15]))  # its own, and those of its children that have ended
+    ticks, waiting = 0, [*below[os.getpid()]]
+    while waiting:
+        pid = waiting.pop()
+        ticks += spent[pid]
+        waiting += below[pid]
     return sum(os.times()[:4]) + ticks / os.sysconf("SC_CLK_TCK")
