@@ -169,10 +169,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def _processor() -> float:
     """Seconds of this process and of all below it, whether they have ended or not: servers, clusters, forks (Linux)."""
     spent, below = dict[int, int](), defaultdict[int, list[int]](list)
-    for entry in Path("/proc").glob("[0-9]*/stat"):
+    for pid in (int(place.name) for place in Path("/proc").iterdir() if place.name.isdigit()):
         with contextlib.suppress(OSError):  # it has ended
-            fields = entry.read_text().rpartition(")")[2].split()
-            pid = int(entry.parent.name)
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             below[int(fields[1])].append(pid)
             spent[pid] = sum(map(int, fields[11:15]))  # its own, and those of its children that have ended
     ticks, waiting = 0, [*below[os.getpid()]]
