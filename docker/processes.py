@@ -43,9 +43,11 @@ def catching(pid: int, number: int, below: bool = False) -> set[int]:
 
 def children(pid: int) -> Iterator[int]:
     """The processes that `pid` started, or adopted."""
-    for task in Path(f"/proc/{pid}/task").glob("*"):
-        with contextlib.suppress(OSError):
-            yield from map(int, (task / "children").read_text().split())
+    # Either may end between two looks.
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                yield from map(int, (task / "children").read_text().split())
 
 
 def adopt() -> None:

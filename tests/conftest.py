@@ -10,7 +10,6 @@ import contextlib
 import itertools
 import os
 import re
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -42,11 +41,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-SLOW = {"apiserver", "deepspeed", "heavy", "image", "slurm"}  # markers; a test with none of them is quick
+# markers; a test with none of them is quick
+SLOW = {"apiserver", "deepspeed", "heavy", "image", "slurm", "torch"}
 STARTS = {"new_job", "nodes", "user"}  # fixtures that start processes: node entries, pods, local runs
 CORES = 2  # budgets are for a machine with so many, and nothing else to do
 _STARTED = time.monotonic()
-_BEFORE = pytest.StashKey[float]()
+_LAST_OF_FILE = pytest.StashKey[bool]()
+_before: list[float] = []  # what was spent when the file of tests began
 _TOOK: defaultdict[str, float] = defaultdict(float)  # file → processor seconds
 
 
@@ -95,10 +96,11 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 # A worker takes a file at a time, the longest first: what a file shares is made once, and no worker is left alone with
-# an image build. Only one image is built at a time, so the files that need the other one come later. (--dist loadgroup
-# has no effect: pytest 9 does not read the names that xdist 3.8 gives its groups.)
+# an image build. Each of two workers builds one image; the other files that need one come when it is there. (--dist
+# loadgroup has no effect: pytest 9 does not read the names that xdist 3.8 gives its groups.)
 LONGEST_FIRST = (
     "tests/real/image/test_cuda",
+    "tests/real/image/test_cpu",
     "tests/docker/workloads/test_memory",
     "tests/test_readme",
     "tests/docker/workloads",
@@ -125,16 +127,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("quick")
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    item.stash[_BEFORE] = _processor()
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    item.stash[_LAST_OF_FILE] = nextitem is None or nextitem.path != item.path
+    if not _before:
+        _before.append(_processor())
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """What a test took travels with its last report, also from a worker."""
+    """What a file's tests took travels with the last report of them, also from a worker."""
     report = yield
-    if report.when == "teardown" and _BEFORE in item.stash:
-        report.user_properties.append(("processor", _processor() - item.stash[_BEFORE]))
+    if report.when == "teardown" and item.stash[_LAST_OF_FILE]:
+        now = _processor()
+        report.user_properties.append(("processor", now - _before[0]))
+        _before[:] = [now]
     return report
 
 
@@ -160,11 +167,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 def _processor() -> float:
-    """Seconds of this process, of all that it has waited for, and of the process that ranks are forked from (Linux)."""
-    forks = sys.modules.get("multiprocessing.forkserver")
-    pid = forks._forkserver._forkserver_pid if forks else None
-    ticks = 0
-    with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks = sum(map(int, fields[11:15]))  # its own, and those of its forks that have ended
+    """Seconds of this process and of all below it, whether they have ended or not: servers, clusters, forks (Linux)."""
+    spent, below = dict[int, int](), defaultdict[int, list[int]](list)
+    for pid in (int(place.name) for place in Path("/proc").iterdir() if place.name.isdigit()):
+        with contextlib.suppress(OSError):  # it has ended
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            below[int(fields[1])].append(pid)
+            spent[pid] = sum(map(int, fields[11:15]))  # its own, and those of its children that have ended
+    ticks, waiting = 0, [*below[os.getpid()]]
+    while waiting:
+        pid = waiting.pop()
+        ticks += spent[pid]
+        waiting += below[pid]
     return sum(os.times()[:4]) + ticks / os.sysconf("SC_CLK_TCK")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import re
 import subprocess
@@ -92,11 +93,23 @@ LIMITED = sorted([*(ROOT / "launcher").rglob("*.py"), *IN_IMAGES])
 MOST_POSITIONAL, LONGEST_FUNCTION = 4, 60
 
 
+@functools.cache
+def module(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Every node of a file's code."""
+    return list(ast.walk(module(path)))
+
+
 def imported(path: Path) -> set[str]:
     """The top-level packages that a file imports, anywhere in it."""
-    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    names = [alias.name for node in nodes(path) if isinstance(node, ast.Import) for alias in node.names]
+    names += [
+        node.module or "" for node in nodes(path) if isinstance(node, ast.ImportFrom) and not node.level
+    ]
     return {name.partition(".")[0] for name in names}
 
 
@@ -130,8 +143,8 @@ def test_names_say_what_is_inside() -> None:
 
 @pytest.mark.parametrize("path", EVERYWHERE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_module_says_what_it_is_for(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert not text or ast.get_docstring(ast.parse(text)), "the first line says what the module owns"
+    code = module(path)
+    assert not code.body or ast.get_docstring(code), "the first line says what the module owns"
 
 
 def test_every_module_has_a_test_of_its_name() -> None:
@@ -151,7 +164,7 @@ def test_every_module_has_a_test_of_its_name() -> None:
 @pytest.mark.parametrize("path", LIMITED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_calls_name_what_they_pass(path: Path) -> None:
     """Beyond four values a reader counts positions; a list that is unpacked is of one kind and counts as none."""
-    calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+    calls = [node for node in nodes(path) if isinstance(node, ast.Call)]
     values = {c: [a for a in c.args if not isinstance(a, ast.Starred)] for c in calls}
     crowded = [f"line {c.lineno}" for c, given in values.items() if len(given) > MOST_POSITIONAL]
     assert crowded == []
@@ -159,11 +172,7 @@ def test_calls_name_what_they_pass(path: Path) -> None:
 
 @pytest.mark.parametrize("path", LIMITED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_functions_are_short(path: Path) -> None:
-    functions = [
-        node
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-    ]
+    functions = [node for node in nodes(path) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
     lengths = {f"{f.name}, line {f.lineno}": (f.end_lineno or f.lineno) - f.lineno + 1 for f in functions}
     assert {name for name, length in lengths.items() if length > LONGEST_FUNCTION} == set()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import signal
 import subprocess
@@ -193,3 +194,9 @@ def test_nothing_of_a_launcher_is_left_behind(new_job: Callable[..., entries.Job
     start(job, 0, "--program", "--names-from=0", "--processes=host", words=["python", "-c", launcher])
     assert job.codes() == [137], job.said(0)
     assert not entries.lives(int((job.folder / "pid").read_text()))
+
+
+def test_a_process_that_ends_while_it_is_looked_at_has_no_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)  # it was there a moment ago
+    gone = 2**22 + 1  # above the largest process id of Linux
+    assert list(importlib.import_module("processes").children(gone)) == []

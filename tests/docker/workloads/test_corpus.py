@@ -18,6 +18,8 @@ from workloads import corpus, session, tokenizer  # noqa: E402
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+pytestmark = pytest.mark.torch
+
 
 def options(*data: object, name: str = "bytes") -> argparse.Namespace:
     return argparse.Namespace(data=[*map(str, data)], tokenizer=name, model="byte-gpt", data_cache=None)

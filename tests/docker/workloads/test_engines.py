@@ -17,6 +17,8 @@ from workloads import engines, session
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.torch
+
 ARGS = argparse.Namespace(
     lr=1e-3,
     min_lr=1e-4,

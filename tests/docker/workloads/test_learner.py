@@ -16,6 +16,8 @@ from workloads import averages, chat, judges  # noqa: E402
 
 from tests.docker.workloads import ranks  # noqa: E402
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.mark.parametrize(
     ("task", "rank"), [("CAUSAL_LM", 0), ("CAUSAL_LM", 4), ("SEQ_CLS", 0), ("SEQ_CLS", 4)]

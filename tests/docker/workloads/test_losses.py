@@ -14,6 +14,8 @@ from workloads import losses, samples  # noqa: E402
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+pytestmark = pytest.mark.torch
+
 TOKENS, HIDDEN, VOCABULARY = 37, 16, 50
 SMALL: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},

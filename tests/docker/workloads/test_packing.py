@@ -13,6 +13,7 @@ from workloads import losses, packing, samples  # noqa: E402
 
 from tests.docker.workloads.test_losses import VOCABULARY, small  # noqa: E402
 
+pytestmark = pytest.mark.torch
 DOCUMENTS = np.array([[7, 7, 7, 8, 9, 9, 9, 9], [1, 1, 2, 2, 2, 3, 3, 5]])
 POSITIONS = [[0, 1, 2, 0, 0, 1, 2, 3], [0, 1, 0, 1, 2, 0, 1, 0]]
 

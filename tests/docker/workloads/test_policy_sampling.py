@@ -10,6 +10,7 @@ pytest.importorskip("trl", reason="the train extra is not installed")
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel  # noqa: E402
 from workloads import policy_sampling  # noqa: E402
 
+pytestmark = pytest.mark.torch
 CONFIG = GenerationConfig(max_new_tokens=12, eos_token_id=19, pad_token_id=18, do_sample=True, top_k=3)
 
 

@@ -17,6 +17,8 @@ from tests.docker.workloads import ranks  # noqa: E402
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.torch
+
 ALL = torch.ones(1, 3)
 
 

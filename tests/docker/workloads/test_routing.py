@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from transformers import PretrainedConfig
 
+pytestmark = pytest.mark.torch
+
 
 def settings(family: str = "mixtral", **more: object) -> PretrainedConfig:
     from transformers import AutoConfig

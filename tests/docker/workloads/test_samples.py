@@ -19,6 +19,8 @@ from tests.docker.workloads.conftest import place  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.torch
+
 TOKENS = np.arange(1003, dtype=np.uint16)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from workloads.sampling import Chooser, Sampling, adjusted, choose
 
+pytestmark = pytest.mark.torch
 SCORES = torch.tensor([0.5, -1.0, 2.0, 1.0, -torch.inf])
 
 

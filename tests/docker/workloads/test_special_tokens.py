@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from workloads import examples, finetune, stages, tokenizer
 
+pytestmark = pytest.mark.torch
 WORDS = {word: number for number, word in enumerate(("<s>", "</s>", "say", "yes", "no"))}
 
 

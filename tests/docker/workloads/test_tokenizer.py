@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from workloads import tokenizer
 
+pytestmark = pytest.mark.torch
 WORDS = {"<s>": 0, "</s>": 1, "▁the": 2, "▁cat": 3, "▁sat": 4, "s": 5, "<unk>": 6}
 
 

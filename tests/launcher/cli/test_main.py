@@ -516,7 +516,7 @@ def test_list_names_a_runs_folder_that_cannot_be_read(
 
 def test_a_dangling_runs_folder_is_refused_at_once(here: Path) -> None:
     (here / "runs").symlink_to(here / "not" / "mounted")
-    done = launcher("local", "job.yaml", cwd=here, timeout=30)
+    done = launcher("local", "job.yaml", cwd=here, timeout=60)
     assert done.returncode == 2
     assert f"it is a link to {here}/not/mounted, which does not exist" in done.stderr
 

@@ -36,6 +36,7 @@ def installed() -> dict[str, Any]:
     return deepspeed_keys.document()
 
 
+@pytest.mark.torch
 def test_the_keys_are_those_that_the_installed_deepspeed_reads(installed: dict[str, Any]) -> None:
     file = json.loads((ROOT / "launcher" / "deepspeed" / "keys.json").read_text(encoding="utf-8"))
     assert file == installed, "see tests/deepspeed_keys.py for how to write keys.json anew"
@@ -47,6 +48,7 @@ def test_the_images_have_the_deepspeed_that_the_keys_are_of() -> None:
     assert re.findall(r"^deepspeed==(\S+)", locked, re.MULTILINE) == [file["version"]]
 
 
+@pytest.mark.torch
 def test_what_deepspeed_removed_is_named(installed: dict[str, Any]) -> None:
     assert {".".join(path) for path in keys.REMOVED} == set(deepspeed_keys.removed())
     assert not {path for path in keys.REMOVED if path[0] in KNOWN and len(path) == 1}
@@ -58,6 +60,7 @@ def test_optimizers_of_deepspeed_may_be_written_in_any_case(name: str) -> None:
     assert messages({"optimizer": {"type": "sgd"}})  # torch's are attributes, in their own spelling
 
 
+@pytest.mark.torch
 def test_what_is_deprecated_is_named(installed: dict[str, Any]) -> None:
     del installed
     found = {
@@ -362,6 +365,7 @@ def test_auto_is_taken_where_the_launcher_fills_it_in(workload: str) -> None:
     assert "auto" not in json.dumps(made)
 
 
+@pytest.mark.torch
 def test_the_trainer_fills_in_what_may_be_auto() -> None:
     trainer = pytest.importorskip("transformers.integrations.deepspeed", reason="it fills `auto` in")
     config: dict[str, Any] = {"zero_optimization": {"stage": 3}}
@@ -400,6 +404,7 @@ def test_the_trainer_fills_in_what_may_be_auto() -> None:
 # DeepSpeed takes what we let through
 
 
+@pytest.mark.torch
 @settings(max_examples=60, deadline=None)
 @given(OVERRIDES | SLIPS, st.sampled_from(deepspeed_config.presets()))
 @example({"fp16": {"enabled": True, "loss_scale_window": 0}}, "zero0")

@@ -157,6 +157,7 @@ def test_a_program_of_the_users_own_may_use_what_ours_do_not() -> None:
 # What DeepSpeed itself says of those that it refuses as soon as it reads them
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("preset", "overrides"),
     [

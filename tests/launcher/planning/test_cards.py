@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher import ROOT, doctor
+from launcher import ROOT
 from launcher.cli import main
+from launcher.doctor import machine
 from launcher.planning import cards
 from launcher.schedulers import local
 from tests import samples
@@ -81,9 +81,9 @@ def test_other_cards_than_the_cluster_file_says(smi: Any) -> None:
 
 def test_doctor_says_which_entry_fits(smi: Any) -> None:
     smi(RTX_3090, RTX_3090)
-    (gpu,) = [c for c in json.loads(doctor.report_json()) if c["name"] == "gpu"]
+    (gpu,) = [check for check in machine.checks() if check.name == "gpu"]
     assert (
-        gpu["detail"]
+        gpu.detail
         == "2 × NVIDIA GeForce RTX 3090, 24.0 GiB: in a cluster file `gpu: rtx3090-24gb`, `slots: 2`"
     )
 

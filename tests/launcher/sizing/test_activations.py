@@ -110,6 +110,7 @@ def test_megatron_formula_for_gpt3() -> None:
     assert megatron(12288, 96, 2048, 1, tensor=8) < layer / 3
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     ("tokens", "hidden", "vocab"), [(8, 64, 500), (4096, 64, 500), (8192, 4096, 128256), (300, 299, 50257)]
 )

@@ -104,6 +104,7 @@ def test_mixture_activates_two_of_eight_experts() -> None:
     assert dense.active_parameters == dense.parameters
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(
     "config",
     [

@@ -16,6 +16,7 @@ def read(**section: Any) -> zero.Zero:
     return zero.read({"zero_optimization": section})
 
 
+@pytest.mark.torch
 def test_defaults_are_deepspeeds() -> None:
     config = pytest.importorskip("deepspeed.runtime.zero.config", reason="its defaults are the reference")
     offload = pytest.importorskip(

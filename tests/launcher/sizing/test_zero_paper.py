@@ -213,6 +213,7 @@ def test_offload_keeps_the_papers_bytes() -> None:
     )
 
 
+@pytest.mark.torch
 @given(
     st.integers(10**6, 10**12),
     st.integers(10**4, 10**9),

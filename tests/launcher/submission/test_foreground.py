@@ -12,6 +12,7 @@ import pytest
 from launcher import ROOT
 from tests.terminals import Terminal
 
+pytestmark = pytest.mark.heavy  # every test has a real run
 PROGRAM = """
 import os, sys
 rank = int(os.environ["RANK"])

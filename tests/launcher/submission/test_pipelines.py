@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher import ROOT
+from tests import commandline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+pytestmark = pytest.mark.heavy  # every test has real runs
 
 # A stage's program: keeps what it was given, waits as long as a file is there, ends with a code.
 PROGRAM = """
@@ -70,7 +73,8 @@ class Folder:
         return done.stdout if not code else done.stderr
 
     def stages(self, chain: str) -> dict[str, dict[str, Any]]:
-        data = json.loads(self.launcher("status", chain, "--json"))
+        env = {**self.env, "PYTHONPATH": str(ROOT)}
+        data = json.loads(commandline.asked(["status", chain, "--json"], env, self.path))
         return {stage["stage"]: stage for stage in data["stages"]}
 
     def states(self, chain: str) -> list[str]:

@@ -45,6 +45,7 @@ def called(
     return done
 
 
+@pytest.mark.heavy
 def test_beside_a_rank_on_this_machine(env: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / ".secrets").mkdir(mode=0o700)
     (tmp_path / ".secrets" / "hf-token").write_text(SECRET)

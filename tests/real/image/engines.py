@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -127,24 +128,34 @@ def environment() -> dict[str, str]:
     }
 
 
-def make_image(engine: Engine, **settings: str) -> Image:
-    """Build an image as `make image` does, with bases made here, or take the one that is there already.
+def bases(engine: Engine, flavour: str) -> str:
+    """Make the two bases of a flavour where they are missing; return their names as base.sh prints them."""
+    with exclusive("bases"):
+        return engine.run(str(check.HERE / "local/base.sh"), flavour, timeout=1200).stdout
 
-    With REBUILD among the settings it is built in any case; layers that did not change are taken again.
+
+def make_image(engine: Engine, context: Path = check.HERE, **settings: str) -> Image:
+    """Build an image of `context` as `make image` does, with bases made here, or take the one that is there already.
+
+    The flavours are built side by side: a build waits for packages half of the time. With REBUILD among the settings it
+    is built in any case; layers that did not change are taken again.
     """
-    with exclusive("build"):
+    bases(engine, settings["FLAVOUR"])
+    with exclusive(settings["FLAVOUR"]):
         command = [sys.executable, "-m", "imagebuild.build"]
-        env = {**engine.env, "BASE_IMAGE": "local", "ENGINE": "buildah", **settings}
+        own = {"PYTHONPATH": str(context), "BASE_IMAGE": "local", "ENGINE": "buildah"}
+        env = {**engine.env, **own, **settings}
         name = subprocess.run([*command, "--check"], env=env, capture_output=True, text=True, check=False)
         if name.returncode:
             pytest.fail(name.stderr, pytrace=False)
         image = name.stdout.strip()
         there = engine.run("buildah", "inspect", "--type", "image", image, ok=False).returncode == 0
-        # Other workers find it by its name; a -dirty one from an earlier run may hold older files.
+        # Other workers find it by its name, which says nothing of the files where git's hash is not in it.
         marker = (
             FOLDER / f"{image.replace(':', '-')}-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
         )
-        if "REBUILD" not in settings and (marker.exists() or (there and KEEP and "-dirty" not in image)):
+        hashed = not {"dirty", "unversioned"} & set(re.split("[:-]", image))
+        if "REBUILD" not in settings and (marker.exists() or (there and KEEP and hashed)):
             return Image(image, engine, 0.0)
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=3000, check=False)
         if done.returncode:
@@ -156,10 +167,16 @@ def make_image(engine: Engine, **settings: str) -> Image:
         return Image(image, engine, seconds)
 
 
-def rebuild_changed(image: Image, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Build the cpu image `image` again in `folder`, after a change in one workload; stdout is the new one's name."""
+def copied(folder: Path) -> Path:
+    """Return a copy of docker/ below `folder`, to change and to build; no hash of git's names it."""
     copy = folder / "docker"
     shutil.copytree(check.HERE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+def rebuild_changed(image: Image, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Build the cpu image `image` again in `folder`, after a change in one workload; stdout is the new one's name."""
+    copy = copied(folder)
     with (copy / "workloads" / "pretrain.py").open("a") as file:
         file.write("\n# changed\n")
     settings = {"PYTHONPATH": str(copy), "FLAVOUR": "cpu", "BASE_IMAGE": "local", "ENGINE": "buildah"}

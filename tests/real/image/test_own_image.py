@@ -13,7 +13,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from imagebuild import check
 from ruamel.yaml import YAML
 
 from launcher import ROOT
@@ -58,9 +57,8 @@ def images(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """The three images, built by buildah."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "train.py").write_text(IN_THE_IMAGE)
-    with engines.exclusive("build"):
-        bases = engine.run(str(check.HERE / "local/base.sh"), "cpu", timeout=1200).stdout
-        base = bases.splitlines()[-1].split()[1]
+    base = engines.bases(engine, "cpu").splitlines()[-1].split()[1]
+    with engines.exclusive("plain"):
         for name, text in ((PLAIN, PLAIN_FILE.format(base=base)), (MINE, MINE_FILE), (BARE, BARE_FILE)):
             (folder / "Dockerfile").write_text(text)
             engine.run("buildah", "bud", "-q", "-t", name, str(folder), timeout=600)

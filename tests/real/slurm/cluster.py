@@ -116,7 +116,7 @@ class Cluster:
             text = self.sh(f"squeue -h -t all -o %T -j {job_id}", check=False)
         return {line.split()[0] for line in text.splitlines() if line}  # "CANCELLED by 0"
 
-    def wait_for_state(self, job_id: int | str, *states: str, timeout: float = 40) -> str:
+    def wait_for_state(self, job_id: int | str, *states: str, timeout: float = 150) -> str:
         """Wait until the job, or every element of a job array, is in one of `states`; return the state.
 
         Raises TimeoutError with the state the job is in.
@@ -142,7 +142,7 @@ class Cluster:
     def crash(self, node: str) -> None:
         """End every process of a node at once, as a power cut does."""
         os.kill(self.first_pid.pop(node), signal.SIGKILL)
-        self._processes.pop(node).wait(10)
+        self._processes.pop(node).wait(60)
 
     def start_node(self, node: str) -> None:
         (self.folder / f"spool/{node}").mkdir(exist_ok=True)
@@ -165,7 +165,7 @@ class Cluster:
         """Stop slurmctld so that it saves its state; jobs run on, and srun, sbatch and squeue fail."""
         process = self._processes.pop("slurmctld")
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
     def reset(self) -> None:
         """Make the cluster as it was when it started: every node up and idle, no job."""
@@ -243,7 +243,7 @@ class Cluster:
         return self._processes[name]
 
     def _wait(
-        self, done: Callable[[], bool], why: Callable[[], str], timeout: float = 30, every: float = 0.02
+        self, done: Callable[[], bool], why: Callable[[], str], timeout: float = 120, every: float = 0.02
     ) -> None:
         end = time.monotonic() + timeout
         while not done():
@@ -262,7 +262,7 @@ class Cluster:
         return self.sh("sinfo -h -p debug -o '%T %D'", check=False) == f"idle {self.settings.nodes}"
 
     def _wait_until_idle(self) -> None:
-        self._wait(self._idle, lambda: f"nodes are not idle: {self.sh('sinfo -N', check=False)}", timeout=40)
+        self._wait(self._idle, lambda: f"nodes are not idle: {self.sh('sinfo -N', check=False)}")
 
     def _remove_jobs(self) -> None:
         self.sh("scancel --user=root", check=False)

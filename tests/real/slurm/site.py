@@ -13,6 +13,8 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any
 
+from tests import commandline
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -73,8 +75,8 @@ class Site:
         return self.launcher("slurm", "job.yaml", *words).stdout.strip()
 
     def status(self, run: str) -> dict[str, Any]:
-        made: dict[str, Any] = json.loads(self.launcher("status", run, "--json").stdout)
-        return made
+        read: dict[str, Any] = json.loads(commandline.asked(["status", run, "--json"], self.env, self.folder))
+        return read
 
     def wait(self, run: str, until: Callable[[dict[str, Any]], bool], limit: float = 150) -> dict[str, Any]:
         deadline = time.monotonic() + limit

@@ -62,7 +62,7 @@ class Cluster:
     def tell(self, do: str, **what: Any) -> Any:
         body = json.dumps({"do": do, **what}).encode()
         request = urllib.request.Request(f"{self.url}/_test", data=body, method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read())
 
     def objects(self) -> dict[tuple[str, str], dict[str, Any]]:

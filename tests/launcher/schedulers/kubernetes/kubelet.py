@@ -108,7 +108,7 @@ class Pod:
 
     def signal(self, number: int) -> None:
         """What the kubelet sends to a container's first process."""
-        with contextlib.suppress(ProcessLookupError, IndexError, FileNotFoundError):
+        with contextlib.suppress(OSError, IndexError):
             os.kill(self.first_pid, number)
 
     def wait(self, timeout: float) -> int:
@@ -186,9 +186,9 @@ class Kubelet:
 
     def _connect(self, n: int, pod: Pod) -> None:
         """A cable from the pod to the bridge."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 120
         while time.monotonic() < end:
-            with contextlib.suppress(IndexError, FileNotFoundError):
+            with contextlib.suppress(OSError, IndexError):
                 pid = pod.first_pid
                 break
             time.sleep(0.01)

@@ -7,14 +7,19 @@ custom resources (crds.json). What no schema tells is audit.py's.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import kubernetes_validate
+from kubernetes_validate import utils
 
 from tests.launcher.schedulers.kubernetes import crds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# kubernetes-validate reads a release's definitions, 10 ms of JSON, anew for every object.
+utils.schema_contents = functools.cache(utils.schema_contents)
 
 Object = dict[str, Any]
 OLDEST, NEWEST = "1.30", "1.37"  # sidecars need 1.29, and 1.30 is the oldest that clouds still run

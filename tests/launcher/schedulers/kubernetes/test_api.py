@@ -55,7 +55,7 @@ def test_wait_outlives_it(
     assert code == 0, err
     assert "no status, trying again: " in err
     assert words in err
-    assert time.monotonic() - began < 35
+    assert time.monotonic() - began < 200  # what the server says of a later time would be 240 s
     assert "Traceback" not in err
 
 
@@ -87,7 +87,7 @@ def test_a_busy_server_is_not_waited_for_as_long_as_it_says(cluster: Cluster, ru
     code, _, err = run("status", name)
     assert code == 4
     assert "the server is busy: try again" in err
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 70  # and not 80
     cluster.tell("failures", clear=True)
     assert state(run, name)["state"] == "PENDING"
 

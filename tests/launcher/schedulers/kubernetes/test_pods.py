@@ -112,7 +112,7 @@ def test_every_kind_starts_the_same_ranks(kind: str, more: Object, nodes: Kubele
     plan = decide(kind, job, slots=2, **more)
     config_map, templates, _ = pods(plan)
     running = nodes.start(config_map, templates)
-    codes = [pod.wait(90) for pod in running]
+    codes = [pod.wait(240) for pod in running]
     assert codes == [0, 0], "\n".join(pod.log for pod in running)
     folder = tmp_path / "runs" / (f"{plan.id}-0" if kind == "leaderworkerset" else plan.id)
     told = [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(4)]
@@ -145,7 +145,7 @@ def test_a_bad_hostfile_ends_the_job_at_once(nodes: Kubelet) -> None:
         0
     ]  # short: one host is missing
     running = nodes.start(config_map, templates[1:])
-    code = running[0].wait(30)
+    code = running[0].wait(240)
     assert code == 64
     assert "the hostfile is short" in running[0].log
     assert action(job["spec"], code) == "FailJob"
@@ -155,7 +155,7 @@ def test_a_host_that_never_comes_is_named(nodes: Kubelet) -> None:
     plan = decide("job", {"workload": "/data/program.py"}, wait="2s")
     config_map, templates, job = pods(plan)
     running = nodes.start(config_map, templates[:1])
-    code = running[0].wait(30)
+    code = running[0].wait(240)
     assert code == 69
     assert f"{templates[1][1].host}.{plan.id} never came within 2 s" in running[0].log
     assert action(job["spec"], code) == "Count"
@@ -192,7 +192,7 @@ def test_training_on_two_hosts_goes_on_after_an_eviction(nodes: Kubelet, tmp_pat
     first = nodes.start(config_map, templates)
     _wait_for_step(folder, 5, first)
     first[1].signal(signal.SIGTERM)  # as an eviction does, to one of them
-    codes = [pod.wait(120) for pod in first]
+    codes = [pod.wait(240) for pod in first]
     logs = "\n".join(pod.log for pod in first)
     assert codes == [75, 75], logs
     # The evicted pod and the one that followed it: neither counts, and both are made anew.

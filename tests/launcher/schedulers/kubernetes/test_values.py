@@ -86,7 +86,7 @@ def expanded(text: str, env: dict[str, str]) -> str:
 
 
 @given(st.dictionaries(st.from_regex(r"[A-Z_][A-Z0-9_]{0,12}", fullmatch=True), TEXT | TRICKS, max_size=4))
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_variables_arrive_unchanged(env: dict[str, str]) -> None:
     assume(not env.keys() & {"RUN_DIR", "DEEPSPEED_CONFIG", "HF_TOKEN"})
     text = kubernetes.render(variants.decide({}, {"env": env}))["manifest.yaml"]
@@ -113,7 +113,7 @@ def test_arguments_arrive_unchanged(values: list[str]) -> None:
     st.sampled_from(variants.KINDS),
     st.from_regex(r"[a-z0-9]{0,12}", fullmatch=True),
 )
-@settings(max_examples=100)
+@settings(max_examples=50)
 def test_names_are_names_for_every_kind(name: str, nodes: int, kind: str, suffix: str) -> None:
     plan = variants.decide({"kind": kind}, {"name": name, "nodes": nodes})
     plan = plan._replace(id=f"{plan.id}{suffix}")
@@ -131,7 +131,7 @@ LABELS = st.dictionaries(
 @given(
     LABELS, LABELS, st.dictionaries(TEXT, TEXT | st.from_regex(r"\d+(\.\d+)?[a-zA-Z]{0,2}", fullmatch=True))
 )
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_labels_and_quantities_are_right_or_refused(
     labels: dict[str, str], selector: dict[str, str], resources: dict[str, str]
 ) -> None:

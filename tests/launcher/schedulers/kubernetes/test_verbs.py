@@ -15,6 +15,7 @@ import pytest
 import yaml
 from kubernetes.config import incluster_config
 
+from launcher.reports import progress
 from launcher.schedulers.kubernetes import api
 from tests.launcher.schedulers.kubernetes import variants
 
@@ -671,8 +672,11 @@ def step(number: int, loss: float) -> str:
     )
 
 
-def test_wait_follows_a_run_to_its_end(cluster: Cluster, run: Run, job: str, tmp_path: Path) -> None:
+def test_wait_follows_a_run_to_its_end(
+    cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same live view as on Slurm: the steps come from rank 0's log."""
+    monkeypatch.setattr(progress, "_POLL_SHARED", 0.2)  # it looks many times between the two halves
 
     def life() -> None:
         while not (names := [n for p, n in cluster.objects() if p == "jobs"]):
