@@ -134,13 +134,12 @@ def from_config(config: Config, name: str = "", source: str = "") -> architectur
         hint = "a Hugging Face config.json names its family there, such as llama"
         raise errors.SpecError(errors.Problem("has no model_type", hint, where))
     _require_causal(config, family, where)
-    build = families.FAMILIES.get(family)
-    if build is None:
-        known = ", ".join(sorted(families.FAMILIES))
+    if family not in families.known():
+        number = len(families.known())
         return Unknown(
-            name or family, f"parameters of the family {family!r} are not counted here ({known} are)"
+            name or family, f"parameters of the family {family!r} are not counted here (those of {number} others are)"
         )
-    return build(families.ConfigReader(config, where), name or family)
+    return families.build(family, config, where, name or family)
 
 
 def _require_causal(config: Config, family: str, where: errors.Place) -> None:

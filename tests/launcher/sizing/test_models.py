@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher import errors
-from launcher.sizing import architecture, families, models
+from launcher.sizing import architecture, models
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ def compare(config: dict[str, Any]) -> None:
     """Each of our tensors is one of transformers', under its name and shape, and none is missing."""
     mine, theirs = counted(config), meta_weights(config)
     tails = [
-        *((".0." + w.name, w.shape) for w in mine.layer),
+        *((".0." + w.name, w.shape) for w in mine.stacks[0].weights),
         *((w.name, w.shape) for w in (*mine.embeddings, *mine.norms, *mine.head)),
     ]
     for tail, shape in tails:
@@ -136,7 +136,7 @@ def test_odd_configurations(config: dict[str, Any]) -> None:
 def small_configs(draw: st.DrawFn) -> dict[str, Any]:
     kv = draw(st.integers(1, 3))
     heads = kv * draw(st.integers(1, 3))
-    family = draw(st.sampled_from(sorted(families.FAMILIES)))
+    family = draw(st.sampled_from(("gpt2", "gpt_neox", "llama", "mistral", "mixtral", "qwen2", "qwen3")))
     config: dict[str, Any] = {
         "model_type": family,
         "vocab_size": draw(st.integers(3, 70)),
