@@ -187,6 +187,16 @@ def estimate_or_reason(
     return estimate(model, job, cluster), ""
 
 
+def partial_note(estimate: Estimate | None) -> str:
+    """What to say of an estimate that leaves activations out; empty where it does not."""
+    if estimate is None or estimate.model.measured:
+        return ""
+    return (
+        f"activations are not estimated: what a layer of the family {estimate.model.family!r} saves is not measured;"
+        f" the memory is of states, buffers and logits alone"
+    )
+
+
 def unknown_note(job: Job, reason: str, preset: str) -> str:
     """What to say of a job whose memory is not estimated for `reason`; empty where nobody would expect it."""
     if requested_preset(job) is None and workloads.steps(job.workload):
