@@ -1,6 +1,7 @@
 """The defaults of the model families' configurations, as the installed transformers has them.
 
-Owns the look into transformers; launcher/sizing/family_defaults.json keeps what it finds, so that the launcher needs none.
+Owns the look into transformers; launcher/sizing/family_defaults.json keeps what it finds, so that the
+launcher needs none.
 
     python -m tests.model_families > launcher/sizing/family_defaults.json
 """

@@ -79,7 +79,7 @@ TESTED_BY = (
     ("launcher/schedulers/slurm", "launcher/schedulers/test_slurm.py", "exported options query states"),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_sbatch.py", "sbatch"),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_submission.py", "submission"),
-    ("launcher/sizing", "launcher/sizing/test_models.py", "architecture families model_files"),
+    ("launcher/sizing", "launcher/sizing/test_models.py", "architecture model_files"),
     ("launcher/schedulers", "launcher/submission/test_shell.py", "inside local_shell"),
     ("launcher/sizing", "launcher/sizing/test_ladder.py", "changes"),
     ("launcher/sizing", "launcher/sizing/test_memory.py", "setup states"),

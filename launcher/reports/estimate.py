@@ -86,7 +86,11 @@ def text(estimate: Estimate) -> str:
 
 def _lines(estimate: Estimate) -> Iterator[str]:
     needed, model = estimate.evaluation.memory, estimate.model
-    active = f" ({units.count(model.active_parameters)} active)" if model.active_parameters < model.parameters else ""
+    active = (
+        f" ({units.count(model.active_parameters)} active)"
+        if model.active_parameters < model.parameters
+        else ""
+    )
     yield f"model: {units.count(model.parameters)} parameters{active}; {estimate.candidate.name}"
     slots, hosts, *disks = groups(estimate)
     yield ""

@@ -1,7 +1,7 @@
 """The tensors of each model family, from the keys of a Hugging Face configuration.
 
-Owns the reading of families.json, which describes a family by its blocks; leaves which key is meant to
-model_config.py, which layer is of which kind to layer_kinds.py, and names, files and what is a causal model to models.py.
+Owns the reading of families.json, which describes a family by its blocks; leaves which key is meant to model_config.py,
+which layer is of which kind to layer_kinds.py, and names, files and what is a causal model to models.py.
 
     families.known() -> every model_type that can be counted
     families.build("deepseek_v3", config, place, "a model") -> architecture.Architecture
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from launcher import errors
     from launcher.sizing.model_config import Sizes
 
+_POSITIONS = ("wpe", "embed_positions", "positions_embed")
 _WINDOWS = ("full_attention", "sliding_attention")
 # Tensors that an activation and the projection after it save; a written-out one saves each step.
 _SAVED = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_pytorch_tanh": 2}
@@ -62,13 +63,18 @@ def description(family: str) -> dict[str, Any]:
     return {**above, **own, "sizes": sizes}
 
 
+def size_keys(family: str) -> dict[str, list[str]]:
+    """Name of each size → the keys that it is read from, and expressions of others."""
+    return {**_table()["sizes"], **description(family)["sizes"]}
+
+
 def keys(family: str) -> set[str]:
     """The keys of a configuration that decide the family's tensors."""
     row = description(family)
     text = json.dumps([row, [_table()["blocks"].get(b) for b in _blocks(row)]])
     words = set(text.replace('"', " ").replace("?", " ").replace("-", " ").replace(",", " ").split())
     words |= {word.lstrip("+") for word in words}
-    return words | model_config.keys({**_table()["sizes"], **row["sizes"]}) | set(_ALWAYS)
+    return words | model_config.keys(size_keys(family)) | set(_ALWAYS)
 
 
 _ALWAYS = ("tie_word_embeddings", "hidden_act", "hidden_activation", "activation_function", "activation")
@@ -84,9 +90,10 @@ def _blocks(row: Mapping[str, Any]) -> Iterator[str]:
 def build(family: str, config: Mapping[str, object], where: errors.Place, name: str) -> Architecture:
     """The architecture of a family that is known. Raises SpecError for values that no model can have."""
     row = description(family)
-    spec = {**_table()["sizes"], **row["sizes"]}
     switches = {**_table()["switches"], **row.get("switches", {})}
-    sizes = model_config.Sizes(config, where, model_config.Row(spec, switches, _defaults()[family]))
+    sizes = model_config.Sizes(
+        config, where, model_config.Row(size_keys(family), switches, _defaults()[family])
+    )
     _check(row, sizes)
     embeddings = tuple(_tensors(row["embeddings"], sizes))
     stacks = tuple(_stacks(row, sizes))
@@ -104,7 +111,7 @@ def build(family: str, config: Mapping[str, object], where: errors.Place, name: 
         value_dim=sizes.of("v"),
         vocab=sizes.of("vocab"),
         positions=sizes.of("positions"),
-        learned_positions=len(embeddings) > 1 and "layernorm" not in embeddings[1].name,
+        learned_positions=any(w.name.startswith(_POSITIONS) for w in embeddings),
         tied=sizes.holds("tied"),
         embeddings=embeddings,
         stacks=stacks,
@@ -140,8 +147,10 @@ def _stacks(row: Mapping[str, Any], sizes: Sizes) -> Iterator[Stack]:
     numbers: dict[tuple[str, ...], int] = {}
     for chosen in zip(*lists, strict=True):
         numbers[chosen] = numbers.get(chosen, 0) + 1
-    for (*chosen, window), number in numbers.items():
-        blocks = [*row["layer"], *(b for c, (_, o) in zip(chosen, choices, strict=True) for b in o[c])]
+    for kinds, number in numbers.items():
+        *named, window = kinds
+        options = zip(named, choices, strict=True)
+        blocks = [*row["layer"], *(block for kind, (_, blocks) in options for block in blocks[kind])]
         weights = tuple(_tensors(blocks, sizes))
         yield _stack(weights, sizes, number, sizes.of("window") if window == _WINDOWS[1] else 0)
 
@@ -151,7 +160,12 @@ def _stack(weights: tuple[Weight, ...], sizes: Sizes, number: int, window: int) 
     of_shared = [w for w in weights if "shared" in w.name and "up_proj" in w.name]
     if not of_experts:
         up = next((w for w in weights if w.name.endswith(("up_proj.weight", "fc1.weight"))), None)
-        return Stack(number, weights, ffn=up.shape[0] if up and "gate_up" not in up.name else sizes.of("ffn"), window=window)
+        return Stack(
+            number,
+            weights,
+            ffn=up.shape[0] if up and "gate_up" not in up.name else sizes.of("ffn"),
+            window=window,
+        )
     ffn = sizes.of("expert") if "expert" in sizes.row.sizes else sizes.of("ffn")
     return Stack(
         number=number,

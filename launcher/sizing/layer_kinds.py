@@ -10,6 +10,7 @@ that the configuration answers holds. Of two kinds the first is the ordinary one
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def kinds(rules: Sequence[str], sizes: Sizes, layers: int, names: Sequence[str])
         if word == "types":
             listed = sizes.value(keys[0])
             if listed is not None:
-                return _listed_types(listed, keys[0], sizes, layers, names)
+                wrong = _wrong(listed, keys[0], layers, names)
+                return sizes.fail(wrong) if wrong else list(listed)
             continue
         chosen = _RULES[word](sizes, keys, layers)
         if chosen is not None:
@@ -35,17 +37,16 @@ def kinds(rules: Sequence[str], sizes: Sizes, layers: int, names: Sequence[str])
     return [names[0]] * layers
 
 
-def _listed_types(listed: object, key: str, sizes: Sizes, layers: int, names: Sequence[str]) -> list[str]:
+def _wrong(listed: object, key: str, layers: int, names: Sequence[str]) -> str:
+    """What is wrong with a list of kinds; empty where nothing is."""
     if not isinstance(listed, list) or len(listed) != layers:
-        sizes.fail(f"{key} must list the kind of each of the {layers} layers")
+        return f"{key} must list the kind of each of the {layers} layers"
     other = [kind for kind in listed if kind not in names]
-    if other:
-        sizes.fail(f"{key} names {other[0]!r}, which is none of {', '.join(names)}")
-    return listed
+    return f"{key} names {other[0]!r}, which is none of {', '.join(names)}" if other else ""
 
 
 def _integer(sizes: Sizes, key: str, default: str = "0") -> int:
-    value = int(key) if key.isdigit() else sizes.value(key)
+    value = int(key) if re.fullmatch("[0-9]+", key) else sizes.value(key)
     if value is None:
         return int(default)
     if isinstance(value, bool) or not isinstance(value, int):

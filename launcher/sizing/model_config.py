@@ -79,7 +79,7 @@ class Sizes:
 
     def _term(self, term: str) -> int:
         above, _, below = term.partition("/")
-        value = math.prod(int(f) if f.isdigit() else self.of(f) for f in above.split("*"))
+        value = math.prod(int(f) if re.fullmatch("[0-9]+", f) else self.of(f) for f in above.split("*"))
         if not below:
             return value
         parts = self.of(below)
@@ -120,7 +120,12 @@ class Sizes:
         raise errors.SpecError(errors.Problem(message, "correct the model's configuration", self.where))
 
 
-_MAY_BE_ZERO = {"n_shared_experts", "num_shared_experts", "moe_num_shared_experts", "shared_intermediate_size"}
+_MAY_BE_ZERO = {
+    "n_shared_experts",
+    "num_shared_experts",
+    "moe_num_shared_experts",
+    "shared_intermediate_size",
+}
 
 
 def _shown(value: object) -> str:
@@ -131,4 +136,4 @@ def _shown(value: object) -> str:
 def keys(spec: Mapping[str, Any]) -> set[str]:
     """The configuration's keys that the sizes and switches of a row name."""
     named = {key for value in spec.values() if isinstance(value, list) for key in value}
-    return {key for key in named if re.fullmatch(r"\w+", key)}
+    return {key for key in named if re.fullmatch("[A-Za-z0-9_]+", key)}

@@ -137,7 +137,8 @@ def from_config(config: Config, name: str = "", source: str = "") -> architectur
     if family not in families.known():
         number = len(families.known())
         return Unknown(
-            name or family, f"parameters of the family {family!r} are not counted here (those of {number} others are)"
+            name or family,
+            f"parameters of the family {family!r} are not counted here (those of {number} others are)",
         )
     return families.build(family, config, where, name or family)
 

@@ -66,7 +66,7 @@ def test_the_layers_are_the_most_that_fit() -> None:
     )
     job, cluster = samples.job(**{**JOB, "deepspeed": "zero3"}), samples.cluster(**GPU)
     for layers, expected in ((found.layers, True), (found.layers + 1, False)):
-        model = replace(found.estimate.model, layers=layers)
+        model = found.estimate.model.with_layers(layers)
         assert fit.estimate(model, job, cluster).fits is expected
 
 
