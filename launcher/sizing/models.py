@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 # (validate_repo_id): no dots or dashes at the ends or in a row, at most 96 characters each
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _HUB = re.compile(rf"(?!.*(?:--|\.\.)){_PART}/{_PART}")
+# What the workloads make of a named model, whatever its family's default: docker/workloads/architectures.py
+NO_DROPOUT = {"resid_pdrop": 0.0}
 NAMED = launcher.ROOT / "docker" / "workloads" / "models.json"
 
 
@@ -82,7 +84,7 @@ def load(model: str, found: Found | None = None) -> architecture.Architecture | 
     """
     entry = _named().get(model)
     if entry is not None:
-        return from_config(entry, model)
+        return from_config({**NO_DROPOUT, **entry}, model)
     file = model_files.local(model)
     if file:
         return from_config(model_files.read(file), model, str(file))

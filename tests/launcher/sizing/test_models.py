@@ -280,3 +280,11 @@ def test_a_config_that_cannot_be_opened_is_an_error_of_its_own(
     monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(errors.SpecError, match=r"config\.json: cannot be read: Permission denied"):
         models.load_if_here(str(tmp_path))
+
+
+def test_named_models_train_without_dropout() -> None:
+    named = models.load("gpt2")
+    own = models.from_config(models.named()["gpt2"])
+    assert isinstance(named, architecture.Architecture)
+    assert isinstance(own, architecture.Architecture)
+    assert (named.dropout, own.dropout) == (False, True)
