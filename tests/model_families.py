@@ -12,7 +12,7 @@ import json
 import sys
 from typing import Any
 
-from launcher.sizing import families
+from launcher.sizing import composites, families
 
 # Families of models whose configuration class the hub has, and what transformers itself reads them with.
 HUBS_OWN = {"kimi_k2": "deepseek_v3"}
@@ -30,7 +30,8 @@ def defaults(family: str) -> dict[str, Any]:
 
 def document() -> dict[str, Any]:
     """The whole of family_defaults.json."""
-    return {family: defaults(family) for family in families.known()}
+    towers = (row["tower"] for row in composites.known().values() if "tower" in row)
+    return {family: defaults(family) for family in (*families.known(), *towers)}
 
 
 if __name__ == "__main__":

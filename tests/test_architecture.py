@@ -80,6 +80,7 @@ TESTED_BY = (
     ("launcher/schedulers/slurm", "launcher/schedulers/test_sbatch.py", "sbatch"),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_submission.py", "submission"),
     ("launcher/sizing", "launcher/sizing/test_models.py", "architecture model_files"),
+    ("launcher/sizing", "launcher/sizing/test_families.py", "composites"),
     ("launcher/schedulers", "launcher/submission/test_shell.py", "inside local_shell"),
     ("launcher/sizing", "launcher/sizing/test_ladder.py", "changes"),
     ("launcher/sizing", "launcher/sizing/test_memory.py", "setup states"),

@@ -87,6 +87,7 @@ class Architecture:
     )
     layer_norm: bool = False  # norms subtract the mean; the others scale in fp32
     dropout: bool = False  # after attention and MLP
+    tower: tuple[Stack, ...] = ()  # of images, before the language model; counted apart
     latent: int = 0  # elements that one layer caches for a token in place of keys and values (MLA)
     measured: bool = True  # what the forward pass saves is known, not the states alone
 
@@ -103,12 +104,14 @@ class Architecture:
 
     @functools.cached_property
     def groups(self) -> dict[str, int]:
-        """Parameters by group: embeddings, layers (all of them), norms, head."""
+        """Parameters by group: embeddings, layers (all of them), norms, head, and vision where there is a tower."""
+        vision = sum(stack.number * stack.parameters for stack in self.tower)
         return {
             "embeddings": count(self.embeddings),
             "layers": sum(stack.number * stack.parameters for stack in self.stacks),
             "norms": count(self.norms),
             "head": count(self.head),
+            **({"vision": vision} if vision else {}),
         }
 
     @functools.cached_property
@@ -120,12 +123,12 @@ class Architecture:
     def repeated(self) -> tuple[tuple[int, tuple[Weight, ...]], ...]:
         """Every tensor once, with how often there is one like it."""
         others = (*self.embeddings, *self.norms, *self.head)
-        return ((1, others), *((stack.number, stack.weights) for stack in self.stacks))
+        return ((1, others), *((stack.number, stack.weights) for stack in (*self.stacks, *self.tower)))
 
     @functools.cached_property
     def weights(self) -> tuple[Weight, ...]:
         """Every distinct tensor with one layer of each kind standing for all."""
-        layers = tuple(w for stack in self.stacks for w in stack.weights)
+        layers = tuple(w for stack in (*self.stacks, *self.tower) for w in stack.weights)
         return (*self.embeddings, *layers, *self.norms, *self.head)
 
     @functools.cached_property
@@ -139,8 +142,7 @@ class Architecture:
 
         What DeepSpeed's ZeRO-3 estimator calls the largest layer (deepspeed/runtime/zero/stage3.py, 0.19.8).
         """
-        outside = (*self.embeddings, *self.norms, *self.head)
-        return max(_largest_module(weights) for weights in (outside, *(s.weights for s in self.stacks)))
+        return max(_largest_module(weights) for _, weights in self.repeated)
 
     @property
     def gated(self) -> bool:

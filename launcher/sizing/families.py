@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +39,15 @@ _SAVED = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_pytorch_tanh": 2}
 
 
 @functools.cache
-def _table() -> dict[str, Any]:
+def table() -> dict[str, Any]:
+    """families.json."""
     read: dict[str, Any] = json.loads(Path(__file__).with_name("families.json").read_text(encoding="utf-8"))
     return read
 
 
 @functools.cache
-def _defaults() -> dict[str, Any]:
+def defaults() -> dict[str, Any]:
+    """family_defaults.json: family → key → transformers' default."""
     file = Path(__file__).with_name("family_defaults.json")
     read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return read
@@ -52,12 +55,12 @@ def _defaults() -> dict[str, Any]:
 
 def known() -> tuple[str, ...]:
     """The families that can be counted."""
-    return tuple(_table()["families"])
+    return tuple(table()["families"])
 
 
 def description(family: str) -> dict[str, Any]:
     """What families.json says of a family, with what it has from the one that it is like."""
-    own: dict[str, Any] = _table()["families"][family]
+    own: dict[str, Any] = table()["families"][family]
     above = description(own["like"]) if "like" in own else {}
     sizes = {**above.get("sizes", {}), **own.get("sizes", {})}
     return {**above, **own, "sizes": sizes}
@@ -65,13 +68,15 @@ def description(family: str) -> dict[str, Any]:
 
 def size_keys(family: str) -> dict[str, list[str]]:
     """Name of each size → the keys that it is read from, and expressions of others."""
-    return {**_table()["sizes"], **description(family)["sizes"]}
+    return {**table()["sizes"], **description(family)["sizes"]}
 
 
 def keys(family: str) -> set[str]:
     """The keys of a configuration that decide the family's tensors."""
+    if family in table()["towers"]:
+        return set(re.findall("[a-z_]+", json.dumps(table()["towers"][family])))
     row = description(family)
-    text = json.dumps([row, [_table()["blocks"].get(b) for b in _blocks(row)]])
+    text = json.dumps([row, [table()["blocks"].get(b) for b in _blocks(row)]])
     words = set(text.replace('"', " ").replace("?", " ").replace("-", " ").replace(",", " ").split())
     words |= {word.lstrip("+") for word in words}
     return words | model_config.keys(size_keys(family)) | set(_ALWAYS)
@@ -90,12 +95,12 @@ def _blocks(row: Mapping[str, Any]) -> Iterator[str]:
 def build(family: str, config: Mapping[str, object], where: errors.Place, name: str) -> Architecture:
     """The architecture of a family that is known. Raises SpecError for values that no model can have."""
     row = description(family)
-    switches = {**_table()["switches"], **row.get("switches", {})}
+    switches = {**table()["switches"], **row.get("switches", {})}
     sizes = model_config.Sizes(
-        config, where, model_config.Row(size_keys(family), switches, _defaults()[family])
+        config, where, model_config.Row(size_keys(family), switches, defaults()[family])
     )
     _check(row, sizes)
-    embeddings = tuple(_tensors(row["embeddings"], sizes))
+    embeddings = tuple(tensors(row["embeddings"], sizes))
     stacks = tuple(_stacks(row, sizes))
     activation = sizes.word(row.get("activation") or "hidden_act", *_ALWAYS[1:])
     saved = _SAVED.get(activation, 5)
@@ -115,13 +120,13 @@ def build(family: str, config: Mapping[str, object], where: errors.Place, name: 
         tied=sizes.holds("tied"),
         embeddings=embeddings,
         stacks=stacks,
-        norms=tuple(_tensors(row["norms"], sizes)),
-        head=tuple(_tensors(row["head"], sizes)),
+        norms=tuple(tensors(row["norms"], sizes)),
+        head=tuple(tensors(row["head"], sizes)),
         mlp_tensors=saved + 2 if gated else saved,  # a gate's also saves the other half and the product
         layer_norm=row.get("norm") == "layer",
         dropout=bool(sizes.value(row["dropout"])) if "dropout" in row else False,
         latent=sizes.of("kv_rank") + sizes.of("rope") if latent else 0,
-        measured=family in _table()["measured"],
+        measured=family in table()["measured"],
     )
 
 
@@ -151,7 +156,7 @@ def _stacks(row: Mapping[str, Any], sizes: Sizes) -> Iterator[Stack]:
         *named, window = kinds
         options = zip(named, choices, strict=True)
         blocks = [*row["layer"], *(block for kind, (_, blocks) in options for block in blocks[kind])]
-        weights = tuple(_tensors(blocks, sizes))
+        weights = tuple(tensors(blocks, sizes))
         yield _stack(weights, sizes, number, sizes.of("window") if window == _WINDOWS[1] else 0)
 
 
@@ -178,10 +183,11 @@ def _stack(weights: tuple[Weight, ...], sizes: Sizes, number: int, window: int) 
     )
 
 
-def _tensors(lines: Iterable[str], sizes: Sizes) -> Iterator[Weight]:
+def tensors(lines: Iterable[str], sizes: Sizes) -> Iterator[Weight]:
+    """The tensors of lines and blocks of families.json."""
     for line in lines:
         if " " not in line:  # a block
-            yield from _tensors(_table()["blocks"][line], sizes)
+            yield from tensors(table()["blocks"][line], sizes)
             continue
         name, *words = line.split()
         if all(sizes.holds(word[1:]) for word in words if word.startswith("?")):

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import launcher
 from launcher import errors
 from launcher.namedtuple import NamedTuple
-from launcher.sizing import families, model_files
+from launcher.sizing import composites, families, model_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,6 +135,8 @@ def from_config(config: Config, name: str = "", source: str = "") -> architectur
     if not isinstance(family, str):
         hint = "a Hugging Face config.json names its family there, such as llama"
         raise errors.SpecError(errors.Problem("has no model_type", hint, where))
+    if family in composites.known():  # AutoModelForCausalLM takes them, whatever class their file names
+        return composites.build(family, config, where, name or family)
     _require_causal(config, family, where)
     if family not in families.known():
         number = len(families.known())

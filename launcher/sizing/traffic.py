@@ -154,7 +154,7 @@ def flops_per_token(model: Architecture, sequence: int) -> float:
     """
     lookup = sum(w.size for w in model.embeddings)
     head = 0 if model.head else model.vocab * model.hidden
-    weights = model.active_parameters - lookup + head
+    weights = model.active_parameters - lookup + head - model.groups.get("vision", 0)  # the text's alone
     # each layer's queries meet as many keys as its window has; MLA's values are narrower than its keys
     looked = sum(s.number * min(sequence, s.window or sequence) for s in model.stacks if s.attends)
     return 6.0 * weights + 6.0 * looked * model.heads * (model.head_dim + model.value_dim)

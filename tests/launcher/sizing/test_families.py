@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from launcher import errors
-from launcher.sizing import families, models
+from launcher.sizing import composites, families, models
 from launcher.sizing.architecture import Architecture
 from tests import model_families
 
@@ -83,7 +83,7 @@ def theirs(config: dict[str, Any]) -> Tensors:
 def _tail(name: str) -> str:
     """A tensor's name within its layer, or outside the layers without the model's own name."""
     inner = re.sub(r"^.*?\.(layers|h|blocks)\.[0-9]+\.", "", name)
-    outer = r"^(model\.)?(transformer|model|decoder|gpt_neox|biogpt)\."
+    outer = r"^(model\.)?(transformer|model|decoder|gpt_neox|biogpt|language_model)\."
     return inner if inner != name else re.sub(outer, "", name)
 
 
@@ -150,10 +150,26 @@ def test_kinds_of_layers() -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize("family", composites.known())
+def test_tensors_of_what_holds_a_language_model(family: str) -> None:
+    row = composites.known()[family]
+    config: dict[str, Any] = {"text_config": small(row["text"], False)}
+    if "tower" in row:
+        sizes = {"hidden_size": 24, "intermediate_size": 36, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config["vision_config"] = {"model_type": row["tower"], "image_size": 28, "patch_size": 7, **sizes}
+    config |= {"model_type": family, "architectures": ["SomeForConditionalGeneration"]}
+    found = models.from_config(config)
+    assert isinstance(found, Architecture)
+    made = {key: value for key, value in config.items() if key != "architectures"}
+    assert ours(found) == theirs(made)
+    assert ("vision" in found.groups) == ("tower" in row)
+
+
+@pytest.mark.heavy
 def test_families_that_are_not_counted_are_these() -> None:
     auto = pytest.importorskip("transformers.models.auto.modeling_auto", reason="its families are listed")
     every = set(auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-    assert every - set(families.known()) == set(OTHERS)
+    assert every - {*families.known(), *composites.known()} == set(OTHERS)
     assert set(families.known()) - every == set(model_families.HUBS_OWN)
 
 

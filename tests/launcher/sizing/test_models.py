@@ -237,6 +237,7 @@ def test_wrong_names(model: str, message: str) -> None:
             ": a hidden size of 33 does not divide among 32 heads",
         ),
         ('{"model_type": "llama", "num_key_value_heads": 5}', ": 32 attention heads do not divide among 5"),
+        ('{"model_type": "gemma3", "text_config": 3}', ": text_config must be an object"),
         ('{"model_type": "gpt2", "add_cross_attention": true}', ": cross-attention is not counted"),
     ],
 )
