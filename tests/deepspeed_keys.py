@@ -17,14 +17,18 @@ are those that the optimizers and schedulers take, by the names of their types.
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import json
 import os
+import re
 import sys
 import types
 import typing
 from pathlib import Path
 from typing import Any
+
+from launcher.deepspeed import keys
 
 Kinds = dict[str, Any]
 KINDS: dict[Any, str] = {bool: "bool", int: "int", float: "number", str: "text"}
@@ -33,7 +37,7 @@ READ = {
     "activation_checkpointing": {},
     "aio": {},
     "autotuning": {"enabled": True},
-    "checkpoint": {"parallel_write": {}},
+    "checkpoint": {"parallel_write": {}, "writer": {}},
     "data_types": {},
     "expert_parallel": {"enabled": False},
     "flops_profiler": {},
@@ -43,6 +47,11 @@ READ = {
 }
 # Read elsewhere than in DeepSpeedConfig: deepspeed/__init__.py (initialize) for Ulysses sequence parallelism.
 ELSEWHERE = {"sequence_parallel_size": "int", "data_parallel_size": "int"}
+# Read by the data pipeline as it goes: the names are those of its constants (data_efficiency()).
+CURRICULUM = {
+    "difficulty_type": ["percentile", "value"],
+    "schedule_type": ["custom", "fixed_discrete", "fixed_linear", "fixed_root"],
+}
 # What a mapping of the user's own names follows; DeepSpeed's data pipeline reads these as it goes.
 FREE = ("params", "arg_mappings", "model_info")
 BATCH = {"train_batch_size": 1, "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1}
@@ -95,8 +104,144 @@ def found() -> Kinds:
     top |= {name: _fields(model) for name, model in models().items()} | precisions
     top |= {"bfloat16": top["bf16"]}
     top |= {"timers": {"throughput": top.pop("throughput")}, "pipeline": _pipeline(config)}
+    top |= {"data_efficiency": data_efficiency()}
+    for path in keys.UNREAD:
+        _drop(top, path)
     kinds = {"train_batch_size": "int", "train_micro_batch_size_per_gpu": "int", "datastates_ckpt": "any"}
     return dict(sorted({**top, **kinds, **ELSEWHERE}.items()))
+
+
+def _drop(section: Kinds, path: tuple[str, ...]) -> None:
+    for name in path[:-1]:
+        section = section.get(name, {})
+    section.pop(path[-1], None)
+
+
+def data_efficiency() -> Kinds:
+    """What deepspeed/runtime/data_pipeline/ reads, under the names of its constants."""
+    from deepspeed.runtime.data_pipeline import constants
+
+    def named(prefix: str, **kinds: Any) -> Kinds:
+        return dict(sorted((getattr(constants, f"{prefix}_{name}"), kind) for name, kind in kinds.items()))
+
+    schedule = named(
+        "CURRICULUM_LEARNING_SCHEDULE",
+        DIFFICULTY="any",
+        MAX_STEP="any",
+        TOTAL_STEP="int",
+        DIFFICULTY_STEP="int",
+        ROOT_DEGREE="int",
+    )
+    metric = named(
+        "CURRICULUM_LEARNING",
+        SAMPLE_PATH="text",
+        METRIC_PATH="text",
+        CLUSTERING_TYPE="text",
+        MIN_DIFFICULTY="number",
+        MAX_DIFFICULTY="number",
+        SCHEDULE_CONFIG=schedule,
+    )
+    curriculum = named(
+        "CURRICULUM_LEARNING", ENABLED="bool", CLUSTER_PATH="text", METRICS={"*": {**metric, **CURRICULUM}}
+    )
+    batching = named(
+        "DYNAMIC_BATCHING",
+        ENABLED="bool",
+        METRICS_PATH="text",
+        LR_SCALING_METHOD="text",
+        MIN_BATCH_SIZE="int",
+        MAX_BATCH_SIZE="int",
+        SEQUENCE_PICKING_ORDER="text",
+        MAX_TOKENS="int",
+        VERBOSE="bool",
+    )
+    growth = named("RANDOM_LTD", INCREASE_STEP="int", REQUIRE_STEP="int")
+    layers = named(
+        "RANDOM_LTD", MIN_VALUE="int", MAX_VALUE="int", SCHEDULER_TYPE="text", SCHEDULE_CONFIG=growth
+    )
+    rates = named(
+        "RANDOM_LTD",
+        LAYER_TOKEN_LR_ENABLED="bool",
+        TOTAL_LAYER_TOKENS="int",
+        WARMUP_TYPE="text",
+        WARMUP_LAYER_TOKENS="int",
+    )
+    random_ltd = named(
+        "RANDOM_LTD",
+        ENABLED="bool",
+        MODEL_MASK_NAME="any",
+        MODEL_TYPE="text",
+        MICRO_BATCH_SIZE="int",
+        GLOBAL_BATCH_SIZE="int",
+        HIDDEN_STATE_ORDER="text",
+        LAYER_NUM="int",
+        LAYER_ID="any",
+        TOTAL_LAYER_NUM="int",
+        SCHEDULER=layers,
+        LAYER_TOKEN_LR_SCHEDULE=rates,
+    )
+    sampling = named("DATA_SAMPLING", ENABLED="bool", NUM_EPOCHS="int", NUM_WORKERS="int", PIN_MEMORY="bool")
+    sampling |= {constants.CURRICULUM_LEARNING: curriculum, constants.DYNAMIC_BATCHING: batching}
+    routing = {**named("DATA_ROUTING", ENABLED="bool"), constants.RANDOM_LTD: random_ltd}
+    return {
+        **named("DATA_EFFICIENCY", ENABLED="bool", SEED="int"),
+        constants.DATA_ROUTING: routing,
+        constants.DATA_SAMPLING: sampling,
+    }
+
+
+def names() -> dict[str, dict[str, str]]:
+    """Section → field names that its model takes beside their aliases, which keys.json has."""
+    made = {
+        section: {
+            name: info.alias
+            for name, info in sorted(model.model_fields.items())
+            if info.alias not in (None, name)
+        }
+        for section, model in models().items()
+        if model.model_config.get("populate_by_name")
+    }
+    return {section: found for section, found in sorted(made.items()) if found}
+
+
+def nulls() -> list[str]:
+    """Where a model takes null."""
+    return sorted(path for section, model in models().items() for path in _nulls(model, section))
+
+
+def _nulls(model: Any, path: str) -> typing.Iterator[str]:
+    for name, info in model.model_fields.items():
+        arguments = typing.get_args(info.annotation)
+        here = f"{path}.{info.alias or name}"
+        if type(None) in arguments and not _deprecated(info):
+            yield here
+        for inner in (a for a in arguments or (info.annotation,) if hasattr(a, "model_fields")):
+            yield from _nulls(inner, here)
+
+
+def texts() -> str:
+    """DeepSpeed's whole source, but for the files that declare keys."""
+    return "\n".join(text for file, text in _sources().items() if not file.endswith(_DECLARING))
+
+
+def mentions(name: str) -> set[str]:
+    """The files of DeepSpeed that say a key's name or its constant's, but for those that declare keys."""
+    found = _sources()
+    named = re.compile(rf"^([A-Z_]+) = [\"']{name}[\"']", re.MULTILINE)
+    constants = {constant for text in found.values() for constant in named.findall(text)}
+    word = re.compile(rf"\b({'|'.join([name, *constants])})\b")
+    return {file for file, text in found.items() if word.search(text) and not file.endswith(_DECLARING)}
+
+
+_DECLARING = ("config.py", "constants.py")
+
+
+@functools.cache
+def _sources() -> dict[str, str]:
+    import deepspeed
+
+    folder = Path(deepspeed.__file__).parent
+    return {str(path.relative_to(folder)): path.read_text("utf-8") for path in folder.rglob("*.py")}
 
 
 def removed() -> dict[str, str]:
@@ -214,7 +359,12 @@ def _section(section: Watched) -> Any:
 
 def _pipeline(config: Any) -> Kinds:
     defaults = config.get_pipeline_config({})
-    return {k: "auto" if v == "auto" else KINDS.get(type(v), "any") for k, v in sorted(defaults.items())}
+    made = {k: "auto" if v == "auto" else KINDS.get(type(v), "any") for k, v in defaults.items()}
+    # its engine asks for more than has a default
+    from deepspeed.runtime.pipe import engine
+
+    asked = re.findall(r"\.pipeline(?:\.get\(|\[)'(\w+)'", inspect.getsource(engine))
+    return dict(sorted({**{key: "bool" for key in asked}, **made}.items()))
 
 
 def parameters() -> dict[str, dict[str, Kinds | None]]:
@@ -286,7 +436,14 @@ def document() -> dict[str, Any]:
     import deepspeed
 
     version = deepspeed.__version__.partition("+")[0].strip()
-    return {"version": version, "keys": found(), "parameters": parameters()}
+    return {
+        "version": version,
+        "keys": found(),
+        "models": sorted({"timers" if name == "throughput" else name for name in models()}),
+        "names": names(),
+        "nulls": nulls(),
+        "parameters": parameters(),
+    }
 
 
 def difference(ours: Kinds, theirs: Kinds) -> Kinds:

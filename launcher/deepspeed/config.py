@@ -12,6 +12,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from launcher import ROOT
+from launcher.deepspeed import spellings
 from launcher.errors import PlanError, Problem
 from launcher.namedtuple import NamedTuple
 
@@ -151,7 +152,7 @@ def _is_on_nvme(section: Any) -> bool:
 
 def with_precision(overrides: Mapping[str, Any], precision: str) -> dict[str, Any]:
     """`overrides` without the `auto` of what the launcher sets itself (keys.OURS)."""
-    given = {key: value for key, value in overrides.items() if value != "auto"}
+    given = {key: value for key, value in spellings.canonical(overrides).items() if value != "auto"}
     for name in ("bf16", "fp16"):
         section = given.get(name)
         if isinstance(section, dict) and section.get("enabled") == "auto":

@@ -7,13 +7,10 @@ read.
 
 from __future__ import annotations
 
-import functools
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
-from launcher.deepspeed import kinds, versions
+from launcher.deepspeed import kinds, spellings, versions
 from launcher.errors import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -53,6 +50,17 @@ DEPRECATED: dict[KeyPath, str] = {
         "zero_optimization",
         "stage3_gather_fp16_weights_on_model_save",
     ): "use stage3_gather_16bit_weights_on_model_save",
+}
+# What DeepSpeed takes and then does nothing with, and what it always refuses (runtime/engine.py: only versions up to
+# 0.5.8 had it). tests/deepspeed_keys.py looks for their readers.
+UNREAD: dict[KeyPath, str] = {
+    ("autotuning", "min_train_batch_size"): "use min_train_micro_batch_size_per_gpu",
+    ("disable_allgather",): "leave it out",
+    ("weight_quantization", "enabled"): "leave it out: training reads quantized_initialization alone",
+    ("weight_quantization", "num_bits"): "use quantized_initialization: {num_bits: …}",
+    ("weight_quantization", "q_groups"): "leave it out: training reads quantized_initialization alone",
+    ("weight_quantization", "q_type"): "leave it out: training reads quantized_initialization alone",
+    ("zero_optimization", "allgather_partitions"): "leave it out",
 }
 # The launcher derives these: https://www.deepspeed.ai/docs/config-json/#batch-size-related-parameters
 BATCH = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
@@ -98,14 +106,8 @@ RANGES: dict[KeyPath, str] = {
 
 def known() -> dict[str, Any]:
     """The keys of the DeepSpeed in the images: a section is a mapping, a key has the kind of its value."""
-    keys: dict[str, Any] = _file()["keys"]
+    keys: dict[str, Any] = spellings.table()["keys"]
     return keys
-
-
-@functools.cache
-def _file() -> dict[str, Any]:
-    read: dict[str, Any] = json.loads(Path(__file__).with_name("keys.json").read_text(encoding="utf-8"))
-    return read
 
 
 def schema() -> dict[str, Any]:
@@ -116,9 +118,19 @@ def schema() -> dict[str, Any]:
 
 
 def _schema(kind: Any, path: KeyPath) -> dict[str, Any]:
+    plain = _schema_of_value(kind, path)
+    if path == ("zero_optimization",):
+        return {"anyOf": [plain, {"type": "boolean"}]}
+    return {"anyOf": [plain, {"type": "null"}]} if plain and spellings.may_be_null(path) else plain
+
+
+def _schema_of_value(kind: Any, path: KeyPath) -> dict[str, Any]:
     if isinstance(kind, dict):
         inner = {key: _schema(below, (*path, key)) for key, below in kind.items()}
-        return {"type": "object", "properties": inner, "additionalProperties": False}
+        more = inner.pop(_ANY_NAME, False)
+        others = spellings.names(path[0]) if path[1:] == () else {}
+        inner |= {name: inner[own] for name, own in others.items() if own in inner}
+        return {"type": "object", "properties": inner, "additionalProperties": more}
     if isinstance(kind, list):
         return {"enum": kind}
     plain = kinds.schema(RANGES.get(path, kind))
@@ -163,23 +175,35 @@ def _section(
 ) -> Iterator[tuple[KeyPath, Problem]]:
     for key, value in given.items():
         path = (*above, key)
-        name = f"deepspeed.{'.'.join(path)}"
-        if path in REMOVED and key not in known_keys:  # a version before may still have it
-            yield path, Problem(f"{name}: DeepSpeed has removed this feature", REMOVED[path])
-        elif path in DEPRECATED:
-            yield path, Problem(f"{name} is deprecated", DEPRECATED[path])
-        elif path in OURS and value == "auto":
+        *_, own = spellings.known(path)
+        kind = known_keys.get(own, known_keys.get(_ANY_NAME))
+        if spellings.is_other_value(path, value) or (path in OURS and value == "auto"):
             continue
-        elif not above and key in BATCH:
-            yield path, Problem(f"{name} is derived from `batch:`", "remove it")
-        elif key not in known_keys:
-            yield path, Problem(f"unknown key {shown(name)}", _suggestion(path, known_keys))
-        elif isinstance(known_keys[key], dict) and isinstance(value, dict):
-            yield from _section(value, known_keys[key], path, resolves)
+        if own != key and own in given:
+            what = f"deepspeed.{'.'.join(path)} is another name of {own}, which is there too"
+            yield path, Problem(what, "leave one of them out")
+        elif problem := _problem_of_name(path, known_keys, kind):
+            yield path, problem
+        elif isinstance(kind, dict) and isinstance(value, dict):
+            yield from _section(value, kind, path, resolves)
         elif path in (("optimizer", "params"), ("scheduler", "params")):
             yield from _parameters(path, value, given.get("type"), resolves)
         else:
-            yield from _value(path, value, known_keys[key], resolves)
+            yield from _value(path, value, kind, resolves)
+
+
+def _problem_of_name(path: KeyPath, known_keys: Mapping[str, Any], kind: Any) -> Problem | None:
+    """What is wrong with a key whatever its value is; `kind`: the key's, None for one that is not known."""
+    name = f"deepspeed.{'.'.join(path)}"
+    if path in UNREAD:
+        return Problem(f"{name}: DeepSpeed does nothing with it", UNREAD[path])
+    if path in REMOVED and path[-1] not in known_keys:  # a version before may still have it
+        return Problem(f"{name}: DeepSpeed has removed this feature", REMOVED[path])
+    if path in DEPRECATED:
+        return Problem(f"{name} is deprecated", DEPRECATED[path])
+    if len(path) == 1 and path[0] in BATCH:
+        return Problem(f"{name} is derived from `batch:`", "remove it")
+    return None if kind else Problem(f"unknown key {shown(name)}", _suggestion(path, known_keys))
 
 
 def _parameters(path: KeyPath, given: Any, named: Any, resolves: bool) -> Iterator[tuple[KeyPath, Problem]]:
@@ -204,7 +228,7 @@ def _parameters(path: KeyPath, given: Any, named: Any, resolves: bool) -> Iterat
 
 def _types(section: str) -> dict[str, Any]:
     """What `type` can name: DeepSpeed's own optimizers in lower case, its schedules, and torch's classes."""
-    types: dict[str, Any] = _file()["parameters"][section]
+    types: dict[str, Any] = spellings.table()["parameters"][section]
     return types
 
 
@@ -224,7 +248,7 @@ def _value(path: KeyPath, value: Any, kind: Any, resolves: bool) -> Iterator[tup
         for key, inner in value.items():
             yield from _value((*path, key), inner, "any", resolves)
     elif value == "auto":
-        if kind == "auto" or (resolves and path in AUTO):
+        if kind == "auto" or (resolves and spellings.known(path) in AUTO):
             return
         who = "Hugging Face's Trainer" if resolves else "this workload"
         yield path, Problem(f"{name}: {who} does not resolve `auto` here", "give a value, or leave it out")
@@ -245,8 +269,8 @@ def _mismatch(path: KeyPath, value: Any, kind: Any) -> str:
         return "" if chosen else ", ".join(map(str, kind[:-1])) + f" or {kind[-1]}"
     if value == "slots" and path == ("zero_optimization", "zero_hpz_partition_size"):
         return ""  # our own word, which a plan fills in
-    # 5e8 is how sizes are written in DeepSpeed's own examples; only ZeRO's section is read so generously
-    return kinds.mismatch(kind, value, rounded=path[0] == "zero_optimization")
+    # 5e8 is how sizes are written in DeepSpeed's own examples
+    return kinds.mismatch(kind, value, rounded=spellings.rounds(path))
 
 
 def _suggestion(path: KeyPath, kinds: Mapping[str, Any]) -> str:
@@ -261,4 +285,5 @@ def _suggestion(path: KeyPath, kinds: Mapping[str, Any]) -> str:
     return did_you_mean(key, kinds) or "see https://www.deepspeed.ai/docs/config-json/"
 
 
+_ANY_NAME = "*"  # in keys.json: what names of the user's own stand for
 _ANYWHERE = ("enabled", "params", "type", "dtype", "mode")

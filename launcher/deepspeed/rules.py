@@ -41,6 +41,14 @@ _IDLE = {
 }
 
 
+# Names of types as DtypeEnum of inference/config.py takes them
+_TYPES = {
+    **{name: "bf16" for name in ("bf16", "bfloat16", "bfloat", "torch.bfloat16")},
+    **{name: "fp16" for name in ("fp16", "float16", "half", "torch.float16")},
+    **{name: "fp32" for name in ("fp32", "float32", "float", "torch.float32")},
+}
+
+
 class Hosts(NamedTuple):
     """The hosts that the ranks are on; `gpu` is None where they have none.
 
@@ -128,6 +136,8 @@ def _stages(given: _Config) -> Iterator[Problem]:
     # runtime/zero/stage_1_and_2.py: NCCL's buffers start at 4 bytes
     if stage in (1, 2) and int(zero.get("allgather_bucket_size", 0)) % 2:
         yield _zero("allgather_bucket_size", "must be even", "add one")
+    if zero.get("legacy_stage1"):  # runtime/engine.py: DeepSpeed up to 0.5.8 had it
+        yield _zero("legacy_stage1", "is refused by DeepSpeed", "leave it out")
     if zero.get("reduce_bucket_size") == 0:
         yield _zero("reduce_bucket_size", "must be above 0", "leave it out")
 
@@ -201,10 +211,10 @@ def _zeropp(given: _Config, hosts: Hosts) -> Iterator[Problem]:
         return
     group = zero.get("zero_hpz_partition_size", 1)
     # utils/groups.py (_create_zero_param_parallel_group) cuts a group that is too large, and groups ranks by number:
-    # one that is not a host's would send what it is meant to keep off the fabric
-    if group not in (0, 1, hosts.slots):
+    # one that does not divide a host's would send what it is meant to keep off the fabric
+    if group not in (0, 1) and hosts.slots % group:
         what = f"is {shown(group)}, and a host has {hosts.slots} slots"
-        yield _zero("zero_hpz_partition_size", what, f"use {hosts.slots}, or the word slots")
+        yield _zero("zero_hpz_partition_size", what, f"use {hosts.slots}, a divisor of it, or the word slots")
     quantized = [key for key in _STAGE_3 if "quantized" in key and zero.get(key)]
     if quantized and hosts.gpu is None:
         yield _zero(quantized[0], "needs a GPU: DeepSpeed quantizes in CUDA alone", "use preset zero3")
@@ -223,6 +233,13 @@ def _precision(given: _Config, hosts: Hosts, precision: str) -> Iterator[Problem
         yield _top("bf16", what, "use precision: fp16")
     if fp16 and precision != "fp16" and hosts.gpu is None:
         yield _top("fp16", "is on, and the ranks have no GPU", "use precision: bf16 or fp32")
+    asked = given.section("data_types").get(
+        "param_dtype"
+    )  # runtime/engine.py (_assert_valid_mixed_precision_config)
+    enabled = "bf16" if bf16 else "fp16" if fp16 else "fp32"
+    if asked is not None and _TYPES.get(str(asked)) != enabled:
+        what = f"is {shown(asked)}, and the weights are in {enabled}"
+        yield _top("data_types.param_dtype", what, "leave it out, or set `precision:` of the job")
     for section, key in (("compile", "deepcompile"), ("aio", "use_gds")):
         if given.section(section).get(key) and hosts.gpu is None:
             yield _top(f"{section}.{key}", "needs a GPU", "leave it out")
@@ -240,8 +257,9 @@ def _gradients(given: _Config) -> Iterator[Problem]:
             )
         if whole.get("prescale_gradients"):
             yield _top("prescale_gradients", f"does not work in stage {stage}", "set reduce_scatter: false")
-    if not averaged and stage == 3:  # runtime/config.py (_do_error_check)
-        yield _top("gradient_allreduce_op", "sum does not work in stage 3", "use stage 2, or mean")
+    if not averaged:
+        yield from _summed(given)
+    yield from _own_accumulation(given)
     if zero.get("compute_grad_norm") is False:  # runtime/zero/config.py, stage_1_and_2.py
         if stage not in (1, 2):
             yield _zero("compute_grad_norm", "false works in stages 1 and 2", "leave it out")
@@ -251,6 +269,27 @@ def _gradients(given: _Config) -> Iterator[Problem]:
             )
         elif given.offload("optimizer") != "none" or zero.get("zenflow"):
             yield _zero("compute_grad_norm", "false does not work with offload", "leave it out")
+
+
+def _summed(given: _Config) -> Iterator[Problem]:
+    """Gradients that are added up: runtime/config.py (_do_error_check)."""
+    if given.stage == 3:
+        yield _top("gradient_allreduce_op", "sum does not work in stage 3", "use stage 2, or mean")
+    if given.zero.get("zenflow") is not None:
+        yield _top("gradient_allreduce_op", "sum does not work with ZenFlow", "use mean")
+    if given.section("compile").get("deepcompile"):
+        yield _top("gradient_allreduce_op", "sum does not work with DeepCompile", "use mean")
+
+
+def _own_accumulation(given: _Config) -> Iterator[Problem]:
+    """A program that counts its micro batches itself: runtime/engine.py (_do_sanity_check)."""
+    if given.whole.get("managed_gradient_accumulation") is not False:
+        return
+    if given.stage < 2 and given.zero.get("overlap_comm"):
+        what = f"false does not work with overlap_comm in stage {given.stage}"
+        yield _top("managed_gradient_accumulation", what, "set zero_optimization.overlap_comm: false")
+    if given.section("compile").get("deepcompile"):
+        yield _top("managed_gradient_accumulation", "false does not work with DeepCompile", "leave it out")
 
 
 def _optimizer(given: _Config) -> Iterator[Problem]:

@@ -40,7 +40,7 @@ class Largest(NamedTuple):
     @property
     def stretched(self) -> Architecture:
         """The model with that many layers."""
-        return replace(self.estimate.model, layers=self.layers)
+        return self.estimate.model.with_layers(self.layers)
 
 
 class Fewest(NamedTuple):
@@ -128,7 +128,7 @@ def _layers(job: Job, cluster: Cluster, estimate: Estimate) -> int:
     """The most layers of the model's width that fit."""
     model = estimate.model
     return ladder.largest(
-        lambda layers: fit.estimate(replace(model, layers=layers), job, cluster).fits, model.layers
+        lambda layers: fit.estimate(model.with_layers(layers), job, cluster).fits, model.layers
     )
 
 

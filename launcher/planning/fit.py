@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING
 
 from launcher import workloads
-from launcher.deepspeed import config
+from launcher.deepspeed import config, spellings
 from launcher.errors import PlanError, Problem, of_field
 from launcher.namedtuple import NamedTuple
 from launcher.sizing import changes, failures, ladder, models, states
@@ -141,7 +141,7 @@ def requested_preset(job: Job) -> str | None:
     """The preset that the job asks for, by name or by the stage that it writes; None where the plan may choose."""
     if job.deepspeed.preset != "auto":
         return job.deepspeed.preset
-    zero_keys = job.deepspeed.overrides.get("zero_optimization")
+    zero_keys = spellings.canonical(job.deepspeed.overrides).get("zero_optimization")
     stage = zero_keys.get("stage") if isinstance(zero_keys, dict) else None
     return None if stage is None else f"zero{stage}"
 
@@ -185,6 +185,16 @@ def estimate_or_reason(
     if isinstance(model, models.Unknown):
         return None, model.reason
     return estimate(model, job, cluster), ""
+
+
+def partial_note(estimate: Estimate | None) -> str:
+    """What to say of an estimate that leaves activations out; empty where it does not."""
+    if estimate is None or estimate.model.measured:
+        return ""
+    return (
+        f"activations are not estimated: what a layer of the family {estimate.model.family!r} saves is not measured;"
+        f" the memory is of states, buffers and logits alone"
+    )
 
 
 def unknown_note(job: Job, reason: str, preset: str) -> str:

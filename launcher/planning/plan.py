@@ -149,6 +149,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and (note := fit.unknown_note(job, unknown, preset)):
         notes.append(note)
+    notes += filter(None, [fit.partial_note(estimate)])
     version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
     notes += filter(None, [versions.note(version)])
     given = workloads.saves(job.workload) or workloads.is_script(job.workload)

@@ -28,9 +28,12 @@ def data(estimate: Estimate | None) -> dict[str, Any]:
         nulls = dict.fromkeys([*unknown.split(), "communication_by_paper"])
         return {**nulls, **{name: [] for name in ("reasons", "tried", "communication")}}
     needed, machine = estimate.evaluation.memory, estimate.machine
+    measured = estimate.model.measured
     slot = {k: v for k, v in needed.slot._asdict().items() if k != "moment"}
+    if not measured:  # the rest is a lower bound
+        slot["activations"] = None
     return {
-        "fits": estimate.fits,
+        "fits": estimate.fits if measured else estimate.fits and None,
         "reasons": list(estimate.evaluation.shortfalls),
         "memory": {
             "per_slot": {**slot, "total": needed.slot.total, "capacity": machine.slot_memory},
@@ -44,7 +47,7 @@ def data(estimate: Estimate | None) -> dict[str, Any]:
         },
         "parameters": estimate.model.parameters,
         "activation_checkpointing": estimate.candidate.checkpointing,
-        "largest_micro_batch": estimate.largest_micro,
+        "largest_micro_batch": estimate.largest_micro if measured else None,
         "tried": [
             {
                 "rung": t.candidate.name,
@@ -74,8 +77,13 @@ def text(estimate: Estimate) -> str:
 
 
 def _lines(estimate: Estimate) -> Iterator[str]:
-    needed, machine = estimate.evaluation.memory, estimate.machine
-    yield f"model: {units.count(estimate.model.parameters)} parameters; {estimate.candidate.name}"
+    needed, model = estimate.evaluation.memory, estimate.model
+    active = (
+        f" ({units.count(model.active_parameters)} active)"
+        if model.active_parameters < model.parameters
+        else ""
+    )
+    yield f"model: {units.count(model.parameters)} parameters{active}; {estimate.candidate.name}"
     slots, hosts, *disks = groups(estimate)
     yield ""
     yield from bars.text(slots)
@@ -87,13 +95,20 @@ def _lines(estimate: Estimate) -> Iterator[str]:
         yield from bars.text(group)
         yield from _parts(group)
     yield ""
-    largest = estimate.largest_micro
-    known = machine.slot_memory is not None
-    yield f"largest micro batch   {largest if known else 'unknown: the cluster file has no `memory:`'}"
+    yield f"largest micro batch   {_largest_micro(estimate)}"
     yield from _checkpoints(estimate)
     yield from _time(estimate)
     shortfalls = "; ".join(estimate.evaluation.shortfalls)
-    yield f"verdict               {'fits' if estimate.fits else f'DOES NOT FIT: {shortfalls}'}"
+    fits = "fits" if estimate.model.measured else "fits without its activations, which are not estimated"
+    yield f"verdict               {fits if estimate.fits else f'DOES NOT FIT: {shortfalls}'}"
+
+
+def _largest_micro(estimate: Estimate) -> str:
+    if not estimate.model.measured:
+        return "not estimated, as its activations are not"
+    if estimate.machine.slot_memory is None:
+        return "unknown: the cluster file has no `memory:`"
+    return str(estimate.largest_micro)
 
 
 _MOMENTS = {

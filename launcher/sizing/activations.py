@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING
 from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
-    from launcher.sizing.architecture import Architecture
+    from launcher.sizing.architecture import Architecture, Stack
     from launcher.sizing.setup import Setup
 
 FLOAT = 4
 # Of a loss in chunks: logits at once, and the tokens that a chunk has at least (docker/workloads/losses.py).
 CHUNK, ROWS = 1 << 26, 1024
-LAYER_NORM = ("gpt2", "gpt_neox")  # families whose norms subtract the mean; the others scale in fp32
 
 
 class Activations(NamedTuple):
@@ -37,30 +36,57 @@ class Activations(NamedTuple):
 
 
 def per_layer(model: Architecture, width: int, attention: str = "sdpa", sequence: int = 0) -> int:
-    """Bytes that one layer saves for one token; `width` is the bytes of one element (2 for bf16).
+    """Bytes that one layer saves for one token, the largest kind of layer; `width` is the bytes of one element.
 
     `attention` is "sdpa" (fused) or "eager", which also saves the scores: then `sequence` is needed.
     """
-    inner = model.heads * model.head_dim
-    kv = model.kv_heads * model.head_dim
-    core = 2 * width * (inner + kv) + FLOAT * model.heads  # q, output, k, v and one log-sum per head
-    if attention == "eager":
-        # softmax in fp32, its copy in the working type, and the dropped-out copy where there is dropout
-        core += model.heads * sequence * (FLOAT + width) - FLOAT * model.heads
-    if model.family == "gpt2":
-        return core + _norm(model, width) * 2 + _mlp(model, width) + 2 * _mask(model)
+    scores = sequence if attention == "eager" else 0
+    return max(of_stack(model, stack, width, scores) for stack in model.stacks)
+
+
+def of_stack(model: Architecture, stack: Stack, width: int, scores: int = 0) -> int:
+    """The same of a layer of one kind; `scores`: positions whose scores are saved, 0 where attention is fused."""
+    return (
+        _attention(model, stack, width)
+        + _scores(model, width, scores)
+        + _norms(model, stack, width)
+        + _mlp(model, stack, width)
+        + 2 * _mask(model)
+    )
+
+
+def _scores(model: Architecture, width: int, positions: int) -> int:
+    if not positions:
+        return 0
+    # softmax in fp32, its copy in the working type, and the dropped-out copy where there is dropout
+    return model.heads * positions * (FLOAT + width) - FLOAT * model.heads
+
+
+def _attention(model: Architecture, stack: Stack, width: int) -> int:
+    """Queries, keys, values, the output, one log-sum per head, and the norms of queries and keys."""
+    inner, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    out = model.heads * model.value_dim
+    core = width * (inner + kv + model.kv_heads * model.value_dim + out) + FLOAT * model.heads
     if model.family == "gpt_neox":
-        # One input for both norms; queries and keys are new tensors after the rotation, values hold all of qkv;
-        # the output is copied on the way to the projection.
-        return core + 3 * width * model.hidden + 3 * width * model.hidden + 16 + _mlp(model, width)
-    extra = _rms(inner, width, model.heads) + _rms(kv, width, model.kv_heads) if _normed(model) else 0
+        # Queries and keys are new tensors after the rotation, values hold all of qkv; the output is copied on the way
+        # to the projection.
+        return core + 3 * width * model.hidden
+    names = {weight.name: weight.size for weight in stack.weights}
+    normed = names.get("self_attn.q_norm.weight")
+    if normed is None:
+        return core
+    rows = (model.heads, model.kv_heads) if normed == model.head_dim else (1, 1)
     # q_norm and k_norm write new tensors, which the rotation does not keep.
-    extra -= width * (inner + kv) if _normed(model) else 0
-    return core + 2 * _rms(model.hidden, width, 1) + _mlp(model, width) + extra
+    return core + _rms(inner, width, rows[0]) + _rms(kv, width, rows[1]) - width * (inner + kv)
 
 
-def _normed(model: Architecture) -> bool:
-    return any(w.name.endswith("q_norm.weight") for w in model.layer)
+def _norms(model: Architecture, stack: Stack, width: int) -> int:
+    """The norms of the stream between the layers, with their outputs."""
+    names = [w.name for w in stack.weights if w.shape == (model.hidden,) and w.name.endswith(".weight")]
+    if model.family == "gpt_neox":  # one input for both
+        return 3 * width * model.hidden + 16
+    one = _norm(model, width) if model.layer_norm else _rms(model.hidden, width, 1)
+    return len(names) * one
 
 
 def _norm(model: Architecture, width: int) -> int:
@@ -76,17 +102,18 @@ def _mask(model: Architecture) -> int:
     return model.hidden if model.dropout else 0  # one byte an element
 
 
-def _mlp(model: Architecture, width: int) -> int:
-    if not model.experts:
-        return model.mlp_tensors * width * model.ffn
-    routed = model.active_experts
-    router = FLOAT * model.experts + (5 * FLOAT + 8 + 24) * routed
-    return routed * width * (model.mlp_tensors * model.ffn + 2 * model.hidden) + router
+def _mlp(model: Architecture, stack: Stack, width: int) -> int:
+    if not stack.experts:
+        return model.mlp_tensors * width * stack.ffn
+    routed = stack.active
+    router = FLOAT * stack.experts + (5 * FLOAT + 8 + 24) * routed
+    always = model.mlp_tensors * width * stack.shared
+    return routed * width * (model.mlp_tensors * stack.ffn + 2 * model.hidden) + router + always
 
 
 def tail(model: Architecture, width: int) -> int:
     """Bytes saved for one token outside the layers: token ids, the last norm, the head's input, the labels."""
-    norm = _norm(model, width) if model.family in LAYER_NORM else _rms(model.hidden, width, 1)
+    norm = _norm(model, width) if model.layer_norm else _rms(model.hidden, width, 1)
     return norm + 16 + _mask(model)
 
 
@@ -119,28 +146,34 @@ def working(model: Architecture, width: int) -> int:
     At its fullest, in the MLP: the gradients of the layer's output and of the MLP's wide tensors.
     """
     wide = 3 if model.gated else 2
-    return width * (model.hidden + wide * max(model.active_experts, 1) * model.ffn)
+    most = max(stack.ffn * max(stack.active, 1) + stack.shared for stack in model.stacks)
+    return width * (model.hidden + wide * most)
 
 
 def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) -> Activations:
     """The bytes of a micro batch.
 
+    Of a family whose layers are not measured only the logits are known: the rest is 0, and the sum a lower bound.
     With checkpointing each layer keeps its input alone, and one layer at a time is computed again. `mixed` is
     torch's autocast: the stream between the layers and both norms of each stay in fp32.
     """
-    tokens = setup.tokens
-    layer = per_layer(model, width, setup.attention, setup.sequence)
-    layer += 2 * FLOAT * model.hidden if mixed else 0
-    stream = FLOAT if mixed else width
-    kept = stream * model.hidden if setup.checkpointing else layer
-    again = layer if setup.checkpointing else 0
+    if not model.measured:
+        return Activations(saved=0, loss=loss(model, setup, width), first=0, last=0)
+    tokens, stream = setup.tokens, FLOAT if mixed else width
+    scores = setup.sequence if setup.attention == "eager" else 0
+    more = 2 * FLOAT * model.hidden if mixed else 0
+    saved = [(s.number, of_stack(model, s, width, scores) + more) for s in model.stacks]
+    largest = max(layer for _, layer in saved)
+    kept = stream * model.hidden if setup.checkpointing else largest
+    layers = model.layers * kept if setup.checkpointing else sum(number * layer for number, layer in saved)
+    again = largest if setup.checkpointing else 0
     top = tail(model, width)
     # The last norm goes backward while its own tensors are still there; a root mean square norm does so in fp32.
-    norm = top + (4 * FLOAT * model.hidden if model.family not in LAYER_NORM else width * model.hidden)
+    norm = top + (width * model.hidden if model.layer_norm else 4 * FLOAT * model.hidden)
     first = max(again + working(model, width), norm)
     return Activations(
-        saved=tokens * (model.layers * kept + top),
+        saved=tokens * (layers + top),
         loss=loss(model, setup, width),
-        first=tokens * (model.layers * kept + first),
+        first=tokens * (layers + first),
         last=tokens * (kept + again + working(model, width)),
     )

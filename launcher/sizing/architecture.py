@@ -5,6 +5,7 @@ Owns what is counted; leaves the families' tensors to families.py and names and 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from typing import TYPE_CHECKING
@@ -32,41 +33,85 @@ def count(weights: Iterable[Weight]) -> int:
     return sum(w.size for w in weights)
 
 
+class Stack(NamedTuple):
+    """`number` layers that are alike, wherever in the model they are."""
+
+    number: int
+    weights: tuple[Weight, ...]  # of one layer
+    experts: int = 0  # of a mixture; 0: dense
+    active: int = 0  # experts that a token passes through
+    ffn: int = 0  # width of the MLP, or of one expert
+    shared: int = 0  # width of the experts that every token passes through
+    window: int = 0  # positions that attention looks back; 0: all
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of one layer."""
+        return count(self.weights)
+
+    @property
+    def attends(self) -> bool:
+        """Whether its queries meet the keys of other positions; linear attention has a state instead."""
+        return not any(w.name.startswith("linear_attn.") for w in self.weights)
+
+    @property
+    def idle(self) -> int:
+        """Parameters of one layer that a token passes by."""
+        if not self.experts:
+            return 0
+        expert = count(w for w in self.weights if ".experts." in w.name)
+        return expert * (self.experts - self.active) // self.experts
+
+
 @dataclass(frozen=True)
 class Architecture:
-    """A causal language model. `layer` holds the tensors of one transformer layer; all layers are alike."""
+    """A causal language model, its layers grouped by kind."""
 
     name: str
     family: str  # Hugging Face's model_type
-    layers: int
     hidden: int
     heads: int
     kv_heads: int
-    head_dim: int
-    ffn: int  # width of the MLP (of one expert in a mixture)
+    head_dim: int  # of queries and keys
+    value_dim: int  # of values
     vocab: int
-    positions: int  # the longest sequence it was made for
+    positions: int  # the longest sequence it was made for; 0: not said
     learned_positions: bool  # a table of positions: a longer sequence is an error, not a loss of quality
     tied: bool  # the head shares the embedding's tensor
     embeddings: tuple[Weight, ...]
-    layer: tuple[Weight, ...]
+    stacks: tuple[Stack, ...]
     norms: tuple[Weight, ...]  # after the last layer
     head: tuple[Weight, ...]  # empty when tied
     mlp_tensors: (
         int  # tensors of the MLP's width that its backward pass needs (launcher/sizing/activations.py)
     )
+    layer_norm: bool = False  # norms subtract the mean; the others scale in fp32
     dropout: bool = False  # after attention and MLP
-    experts: int = 0
-    active_experts: int = 0
+    tower: tuple[Stack, ...] = ()  # of images, before the language model; counted apart
+    latent: int = 0  # elements that one layer caches for a token in place of keys and values (MLA)
+    measured: bool = True  # what the forward pass saves is known, not the states alone
+
+    @property
+    def layers(self) -> int:
+        """The number of layers."""
+        return sum(stack.number for stack in self.stacks)
+
+    def with_layers(self, layers: int) -> Architecture:
+        """The same with another number of layers: of the kind that most are of."""
+        most = max(self.stacks, key=lambda stack: stack.number)
+        longer = most._replace(number=max(most.number + layers - self.layers, 1))
+        return dataclasses.replace(self, stacks=tuple(longer if s is most else s for s in self.stacks))
 
     @functools.cached_property
     def groups(self) -> dict[str, int]:
-        """Parameters by group: embeddings, layers (all of them), norms, head."""
+        """Parameters by group: embeddings, layers (all of them), norms, head, and vision where there is a tower."""
+        vision = sum(stack.number * stack.parameters for stack in self.tower)
         return {
             "embeddings": count(self.embeddings),
-            "layers": self.layers * self.layer_parameters,
+            "layers": sum(stack.number * stack.parameters for stack in self.stacks),
             "norms": count(self.norms),
             "head": count(self.head),
+            **({"vision": vision} if vision else {}),
         }
 
     @functools.cached_property
@@ -75,14 +120,16 @@ class Architecture:
         return sum(self.groups.values())
 
     @functools.cached_property
-    def layer_parameters(self) -> int:
-        """Parameters of one transformer layer."""
-        return count(self.layer)
+    def repeated(self) -> tuple[tuple[int, tuple[Weight, ...]], ...]:
+        """Every tensor once, with how often there is one like it."""
+        others = (*self.embeddings, *self.norms, *self.head)
+        return ((1, others), *((stack.number, stack.weights) for stack in (*self.stacks, *self.tower)))
 
     @functools.cached_property
     def weights(self) -> tuple[Weight, ...]:
-        """Every distinct tensor with one layer standing for all."""
-        return (*self.embeddings, *self.layer, *self.norms, *self.head)
+        """Every distinct tensor with one layer of each kind standing for all."""
+        layers = tuple(w for stack in (*self.stacks, *self.tower) for w in stack.weights)
+        return (*self.embeddings, *layers, *self.norms, *self.head)
 
     @functools.cached_property
     def largest_parameter(self) -> int:
@@ -95,27 +142,27 @@ class Architecture:
 
         What DeepSpeed's ZeRO-3 estimator calls the largest layer (deepspeed/runtime/zero/stage3.py, 0.19.8).
         """
-        modules: dict[str, int] = {}
-        for weight in self.weights:
-            module = weight.name.rpartition(".")[0]
-            modules[module] = modules.get(module, 0) + weight.size
-        return max(modules.values())
+        return max(_largest_module(weights) for _, weights in self.repeated)
 
     @property
     def gated(self) -> bool:
         """Whether the MLP multiplies two projections (SwiGLU)."""
-        return self.family not in ("gpt2", "gpt_neox")
+        return any(".gate_proj" in w.name or ".gate_up_proj" in w.name for w in self.weights)
 
     @functools.cached_property
     def tensors(self) -> int:
         """The number of trainable tensors."""
-        return len(self.embeddings) + self.layers * len(self.layer) + len(self.norms) + len(self.head)
+        return sum(number * len(weights) for number, weights in self.repeated)
 
     @functools.cached_property
     def active_parameters(self) -> int:
         """Parameters that one token passes through: all, or the routed share of a mixture's experts."""
-        if not self.experts:
-            return self.parameters
-        expert = count(w for w in self.layer if ".experts." in w.name)
-        idle = expert * (self.experts - self.active_experts) // self.experts
-        return self.parameters - self.layers * idle
+        return self.parameters - sum(stack.number * stack.idle for stack in self.stacks)
+
+
+def _largest_module(weights: Iterable[Weight]) -> int:
+    modules: dict[str, int] = {}
+    for weight in weights:
+        module = weight.name.rpartition(".")[0]
+        modules[module] = modules.get(module, 0) + weight.size
+    return max(modules.values(), default=0)

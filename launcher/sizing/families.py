@@ -1,280 +1,204 @@
 """The tensors of each model family, from the keys of a Hugging Face configuration.
 
-Owns the families that can be counted; leaves names, files and what is a causal model to models.py.
+Owns the reading of families.json, which describes a family by its blocks; leaves which key is meant to model_config.py,
+which layer is of which kind to layer_kinds.py, and names, files and what is a causal model to models.py.
 
-    families.FAMILIES["llama"](families.ConfigReader(config, place), "llama-7b") -> architecture.Architecture
+    families.known() -> every model_type that can be counted
+    families.build("deepseek_v3", config, place, "a model") -> architecture.Architecture
 
-Tensor names and shapes are those of transformers 5 (tests/launcher/sizing/test_models.py builds them on its meta device
-and compares). Missing keys take the defaults of transformers' configuration classes.
+A tensor of families.json is a line: its name, its sizes, and words after them. `+` is a bias beside the weight, `+x`
+one where the switch x is on, `?x` the whole only there (`?-x` only where it is off), and `!` a name without `.weight`.
+
+    "self_attn.q_proj heads*head hidden +qkv_bias"
+
+Names and shapes are those of transformers 5 (tests/launcher/sizing/test_families.py builds them on its meta device and
+compares), and so are the defaults, which tests/model_families.py writes to family_defaults.json.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from typing import TYPE_CHECKING, NoReturn
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from launcher import errors
-from launcher.namedtuple import NamedTuple
-from launcher.sizing import architecture
+from launcher.sizing import layer_kinds, model_config
+from launcher.sizing.architecture import Architecture, Stack, Weight
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from launcher import errors
+    from launcher.sizing.model_config import Sizes
+
+_POSITIONS = ("wpe", "embed_positions", "positions_embed")
+_WINDOWS = ("full_attention", "sliding_attention")
+# Tensors that an activation and the projection after it save; a written-out one saves each step.
+_SAVED = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_pytorch_tanh": 2}
 
 
-_LARGEST = 2**31 - 1  # of any size of a model: products of several are still floats
+@functools.cache
+def table() -> dict[str, Any]:
+    """families.json."""
+    read: dict[str, Any] = json.loads(Path(__file__).with_name("families.json").read_text(encoding="utf-8"))
+    return read
 
 
-class ConfigReader(NamedTuple):
-    """A configuration read with checks: each method takes a key with its aliases and a default."""
-
-    config: Mapping[str, object]
-    where: errors.Place
-
-    def number(self, *keys: str, default: int) -> int:
-        """A positive integer. Raises SpecError for anything else."""
-        for key in keys:
-            value = self.config.get(key)
-            if value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                self.fail(f"{key} must be a positive integer, not {_shown(value)}")
-            if value > _LARGEST:
-                self.fail(f"{key} must be below 2^31, not {_shown(value)}")
-            return value
-        return default
-
-    def flag(self, key: str, default: bool) -> bool:
-        """True or false. Raises SpecError for anything else."""
-        value = self.config.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, bool):
-            self.fail(f"{key} must be true or false, not {_shown(value)}")
-        return value is True
-
-    def word(self, key: str, default: str) -> str:
-        """Text. Raises SpecError for anything else."""
-        value = self.config.get(key)
-        if value is not None and not isinstance(value, str):
-            self.fail(f"{key} must be text, not {_shown(value)}")
-        return default if value is None else str(value)
-
-    def head_dim(self, hidden: int, heads: int, default: int | None = None) -> int:
-        """The width of one head: head_dim, `default`, or hidden / heads, which must divide."""
-        given = self.number("head_dim", default=default or 0)
-        if not given and hidden % heads:
-            self.fail(f"a hidden size of {hidden} does not divide among {heads} heads")
-        return given or hidden // heads
-
-    def fail(self, message: str) -> NoReturn:
-        raise errors.SpecError(errors.Problem(message, "correct the model's configuration", self.where))
+@functools.cache
+def defaults() -> dict[str, Any]:
+    """family_defaults.json: family → key → transformers' default."""
+    file = Path(__file__).with_name("family_defaults.json")
+    read: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return read
 
 
-def _shown(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def known() -> tuple[str, ...]:
+    """The families that can be counted."""
+    return tuple(table()["families"])
 
 
-def _linear(name: str, out: int, inp: int, bias: bool) -> list[architecture.Weight]:
-    return [
-        architecture.Weight(f"{name}.weight", (out, inp)),
-        *([architecture.Weight(f"{name}.bias", (out,))] if bias else []),
-    ]
+def description(family: str) -> dict[str, Any]:
+    """What families.json says of a family, with what it has from the one that it is like."""
+    own: dict[str, Any] = table()["families"][family]
+    above = description(own["like"]) if "like" in own else {}
+    sizes = {**above.get("sizes", {}), **own.get("sizes", {})}
+    return {**above, **own, "sizes": sizes}
 
 
-def _conv1d(name: str, inp: int, out: int) -> list[architecture.Weight]:
-    return [architecture.Weight(f"{name}.weight", (inp, out)), architecture.Weight(f"{name}.bias", (out,))]
+def size_keys(family: str) -> dict[str, list[str]]:
+    """Name of each size → the keys that it is read from, and expressions of others."""
+    return {**table()["sizes"], **description(family)["sizes"]}
 
 
-def _layer_norm(name: str, hidden: int) -> list[architecture.Weight]:
-    return [architecture.Weight(f"{name}.weight", (hidden,)), architecture.Weight(f"{name}.bias", (hidden,))]
+def keys(family: str) -> set[str]:
+    """The keys of a configuration that decide the family's tensors."""
+    if family in table()["towers"]:
+        return set(re.findall("[a-z_]+", json.dumps(table()["towers"][family])))
+    row = description(family)
+    text = json.dumps([row, [table()["blocks"].get(b) for b in _blocks(row)]])
+    words = set(text.replace('"', " ").replace("?", " ").replace("-", " ").replace(",", " ").split())
+    words |= {word.lstrip("+") for word in words}
+    return words | model_config.keys(size_keys(family)) | set(_ALWAYS)
 
 
-def _gpt2(keys: ConfigReader, name: str) -> architecture.Architecture:
-    hidden = keys.number("n_embd", "hidden_size", default=768)
-    heads = keys.number("n_head", "num_attention_heads", default=12)
-    positions = keys.number("n_positions", "max_position_embeddings", default=1024)
-    ffn = keys.number("n_inner", default=4 * hidden)
-    vocab = keys.number("vocab_size", default=50257)
-    tied = keys.flag("tie_word_embeddings", True)
-    if keys.flag("add_cross_attention", False):
-        keys.fail("cross-attention is not counted: it has no part in a causal language model")
-    layer = [
-        *_layer_norm("ln_1", hidden),
-        *_conv1d("attn.c_attn", hidden, 3 * hidden),
-        *_conv1d("attn.c_proj", hidden, hidden),
-        *_layer_norm("ln_2", hidden),
-        *_conv1d("mlp.c_fc", hidden, ffn),
-        *_conv1d("mlp.c_proj", ffn, hidden),
-    ]
-    return architecture.Architecture(
+_ALWAYS = ("tie_word_embeddings", "hidden_act", "hidden_activation", "activation_function", "activation")
+
+
+def _blocks(row: Mapping[str, Any]) -> Iterator[str]:
+    yield from row["layer"]
+    for *_, options in row.get("choices", ()):
+        for blocks in options.values():
+            yield from blocks
+
+
+def build(family: str, config: Mapping[str, object], where: errors.Place, name: str) -> Architecture:
+    """The architecture of a family that is known. Raises SpecError for values that no model can have."""
+    row = description(family)
+    switches = {**table()["switches"], **row.get("switches", {})}
+    sizes = model_config.Sizes(
+        config, where, model_config.Row(size_keys(family), switches, defaults()[family])
+    )
+    _check(row, sizes)
+    embeddings = tuple(tensors(row["embeddings"], sizes))
+    stacks = tuple(_stacks(row, sizes))
+    activation = sizes.word(row.get("activation") or "hidden_act", *_ALWAYS[1:])
+    saved = _SAVED.get(activation, 5)
+    gated = any("gate_proj" in w.name or "gate_up_proj" in w.name for s in stacks for w in s.weights)
+    latent = any("kv_a_proj" in w.name for s in stacks for w in s.weights)
+    return Architecture(
         name=name,
-        family="gpt2",
-        layers=keys.number("n_layer", "num_hidden_layers", default=12),
-        hidden=hidden,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=keys.head_dim(hidden, heads),
-        ffn=ffn,
-        vocab=vocab,
-        positions=positions,
-        learned_positions=True,
-        tied=tied,
-        embeddings=(
-            architecture.Weight("wte.weight", (vocab, hidden)),
-            architecture.Weight("wpe.weight", (positions, hidden)),
-        ),
-        layer=tuple(layer),
-        norms=tuple(_layer_norm("ln_f", hidden)),
-        head=() if tied else (architecture.Weight("lm_head.weight", (vocab, hidden)),),
-        mlp_tensors=_activation(keys, "activation_function", "gelu_new"),
-        dropout=bool(keys.config.get("resid_pdrop", 0.1)),
+        family=family,
+        hidden=sizes.of("hidden"),
+        heads=sizes.of("heads"),
+        kv_heads=sizes.of("kv"),
+        head_dim=sizes.of("head"),
+        value_dim=sizes.of("v"),
+        vocab=sizes.of("vocab"),
+        positions=sizes.of("positions"),
+        learned_positions=any(w.name.startswith(_POSITIONS) for w in embeddings),
+        tied=sizes.holds("tied"),
+        embeddings=embeddings,
+        stacks=stacks,
+        norms=tuple(tensors(row["norms"], sizes)),
+        head=tuple(tensors(row["head"], sizes)),
+        mlp_tensors=saved + 2 if gated else saved,  # a gate's also saves the other half and the product
+        layer_norm=row.get("norm") == "layer",
+        dropout=bool(sizes.value(row["dropout"])) if "dropout" in row else False,
+        latent=sizes.of("kv_rank") + sizes.of("rope") if latent else 0,
+        measured=family in table()["measured"],
     )
 
 
-class _Llama(NamedTuple):
-    """What tells LLaMA's line apart: defaults, biases, norms of queries and keys, experts."""
-
-    family: str
-    vocab: int
-    ffn: int
-    positions: int
-    kv_heads: int | None = None
-    head_dim: int | None = None
-    qkv_bias: bool = False
-    bias_keys: bool = False  # attention_bias is read
-    mlp_bias_key: bool = False
-    qk_norm: bool = False
-    mixture: bool = False
+def _check(row: Mapping[str, Any], sizes: Sizes) -> None:
+    for key, what in row.get("refused", {}).items():
+        if sizes.value(key):
+            sizes.fail(f"{what} is not counted ({key})")
+    heads, kv = sizes.of("heads"), sizes.of("kv")
+    if kv and heads % kv:
+        sizes.fail(f"{heads} attention heads do not divide among {kv} key-value heads")
+    experts, active = sizes.of("experts"), sizes.of("active")
+    if active > experts > 0:
+        sizes.fail(f"{active} experts a token are more than the {experts} that there are")
 
 
-def _llama(line: _Llama, keys: ConfigReader, name: str) -> architecture.Architecture:
-    hidden = keys.number("hidden_size", default=4096)
-    heads = keys.number("num_attention_heads", default=32)
-    # "num_key_value_heads": null means one per head; a missing key takes the family's own default.
-    plain = "num_key_value_heads" in keys.config or line.kv_heads is None
-    kv_heads = keys.number("num_key_value_heads", default=heads if plain else line.kv_heads or heads)
-    if heads % kv_heads:
-        keys.fail(f"{heads} attention heads do not divide among {kv_heads} key-value heads")
-    head_dim = keys.head_dim(hidden, heads, line.head_dim)
-    keys.word("hidden_act", "silu")
-    ffn = keys.number("intermediate_size", default=line.ffn)
-    vocab = keys.number("vocab_size", default=line.vocab)
-    tied = keys.flag("tie_word_embeddings", False)
-    bias = keys.flag("attention_bias", False) if line.bias_keys else False
-    experts = keys.number("num_local_experts", "num_experts", default=8) if line.mixture else 0
-    active = keys.number("num_experts_per_tok", default=2) if line.mixture else 0
-    if active > experts:
-        keys.fail(f"{active} experts a token are more than the {experts} that there are")
-    layer = [
-        *_linear("self_attn.q_proj", heads * head_dim, hidden, bias or line.qkv_bias),
-        *_linear("self_attn.k_proj", kv_heads * head_dim, hidden, bias or line.qkv_bias),
-        *_linear("self_attn.v_proj", kv_heads * head_dim, hidden, bias or line.qkv_bias),
-        *_linear("self_attn.o_proj", hidden, heads * head_dim, bias),
-    ]
-    if line.qk_norm:
-        layer += [
-            architecture.Weight("self_attn.q_norm.weight", (head_dim,)),
-            architecture.Weight("self_attn.k_norm.weight", (head_dim,)),
-        ]
-    layer += _mixture(experts, hidden, ffn) if line.mixture else _gated_mlp(keys, line, hidden, ffn)
-    layer += [
-        architecture.Weight("input_layernorm.weight", (hidden,)),
-        architecture.Weight("post_attention_layernorm.weight", (hidden,)),
-    ]
-    return architecture.Architecture(
-        name=name,
-        family=line.family,
-        layers=keys.number("num_hidden_layers", default=32),
-        hidden=hidden,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
+def _stacks(row: Mapping[str, Any], sizes: Sizes) -> Iterator[Stack]:
+    """The layers by kind, in the order of their first ones."""
+    layers = sizes.of("layers")
+    choices = [(rules, options) for *rules, options in row.get("choices", ())]
+    lists = [layer_kinds.kinds(rules, sizes, layers, tuple(options)) for rules, options in choices]
+    windows = row.get("windows") if sizes.of("window") else None
+    lists.append(layer_kinds.kinds(windows or (), sizes, layers, _WINDOWS))
+    numbers: dict[tuple[str, ...], int] = {}
+    for chosen in zip(*lists, strict=True):
+        numbers[chosen] = numbers.get(chosen, 0) + 1
+    for kinds, number in numbers.items():
+        *named, window = kinds
+        options = zip(named, choices, strict=True)
+        blocks = [*row["layer"], *(block for kind, (_, blocks) in options for block in blocks[kind])]
+        weights = tuple(tensors(blocks, sizes))
+        yield _stack(weights, sizes, number, sizes.of("window") if window == _WINDOWS[1] else 0)
+
+
+def _stack(weights: tuple[Weight, ...], sizes: Sizes, number: int, window: int) -> Stack:
+    of_experts = [w for w in weights if ".experts." in w.name and len(w.shape) == 3]
+    of_shared = [w for w in weights if "shared" in w.name and "up_proj" in w.name]
+    if not of_experts:
+        up = next((w for w in weights if w.name.endswith(("up_proj.weight", "fc1.weight"))), None)
+        return Stack(
+            number,
+            weights,
+            ffn=up.shape[0] if up and "gate_up" not in up.name else sizes.of("ffn"),
+            window=window,
+        )
+    ffn = sizes.of("expert") if "expert" in sizes.row.sizes else sizes.of("ffn")
+    return Stack(
+        number=number,
+        weights=weights,
+        experts=sizes.of("experts"),
+        active=sizes.of("active"),
         ffn=ffn,
-        vocab=vocab,
-        positions=keys.number("max_position_embeddings", default=line.positions),
-        learned_positions=False,
-        tied=tied,
-        embeddings=(architecture.Weight("embed_tokens.weight", (vocab, hidden)),),
-        layer=tuple(layer),
-        norms=(architecture.Weight("norm.weight", (hidden,)),),
-        head=() if tied else (architecture.Weight("lm_head.weight", (vocab, hidden)),),
-        mlp_tensors=4,  # gate, its SiLU, up, and their product
-        experts=experts,
-        active_experts=active,
+        shared=of_shared[0].shape[0] if of_shared else 0,
+        window=window,
     )
 
 
-def _gated_mlp(keys: ConfigReader, line: _Llama, hidden: int, ffn: int) -> list[architecture.Weight]:
-    bias = keys.flag("mlp_bias", False) if line.mlp_bias_key else False
-    return [
-        *_linear("mlp.gate_proj", ffn, hidden, bias),
-        *_linear("mlp.up_proj", ffn, hidden, bias),
-        *_linear("mlp.down_proj", hidden, ffn, bias),
-    ]
+def tensors(lines: Iterable[str], sizes: Sizes) -> Iterator[Weight]:
+    """The tensors of lines and blocks of families.json."""
+    for line in lines:
+        if " " not in line:  # a block
+            yield from tensors(table()["blocks"][line], sizes)
+            continue
+        name, *words = line.split()
+        if all(sizes.holds(word[1:]) for word in words if word.startswith("?")):
+            yield from _tensor(name, words, sizes)
 
 
-def _mixture(experts: int, hidden: int, ffn: int) -> list[architecture.Weight]:
-    return [
-        architecture.Weight("mlp.gate.weight", (experts, hidden)),
-        architecture.Weight("mlp.experts.gate_up_proj", (experts, 2 * ffn, hidden)),
-        architecture.Weight("mlp.experts.down_proj", (experts, hidden, ffn)),
-    ]
-
-
-def _gpt_neox(keys: ConfigReader, name: str) -> architecture.Architecture:
-    hidden = keys.number("hidden_size", default=6144)
-    heads = keys.number("num_attention_heads", default=64)
-    ffn = keys.number("intermediate_size", default=24576)
-    vocab = keys.number("vocab_size", default=50432)
-    tied = keys.flag("tie_word_embeddings", False)
-    bias = keys.flag("attention_bias", True)
-    layer = [
-        *_layer_norm("input_layernorm", hidden),
-        *_layer_norm("post_attention_layernorm", hidden),
-        *_linear("attention.query_key_value", 3 * hidden, hidden, bias),
-        *_linear("attention.dense", hidden, hidden, bias),
-        *_linear("mlp.dense_h_to_4h", ffn, hidden, True),
-        *_linear("mlp.dense_4h_to_h", hidden, ffn, True),
-    ]
-    return architecture.Architecture(
-        name=name,
-        family="gpt_neox",
-        layers=keys.number("num_hidden_layers", default=44),
-        hidden=hidden,
-        heads=heads,
-        kv_heads=heads,
-        head_dim=keys.head_dim(hidden, heads),
-        ffn=ffn,
-        vocab=vocab,
-        positions=keys.number("max_position_embeddings", default=2048),
-        learned_positions=False,
-        tied=tied,
-        embeddings=(architecture.Weight("embed_in.weight", (vocab, hidden)),),
-        layer=tuple(layer),
-        norms=tuple(_layer_norm("final_layer_norm", hidden)),
-        head=() if tied else (architecture.Weight("lm_head.weight", (vocab, hidden)),),
-        mlp_tensors=_activation(keys, "hidden_act", "gelu"),
-    )
-
-
-def _activation(keys: ConfigReader, key: str, default: str) -> int:
-    """Tensors that the activation and the projection after it save; a written-out tanh saves each step."""
-    fused = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_pytorch_tanh": 2}
-    return fused.get(keys.word(key, default), 5)
-
-
-FAMILIES: dict[str, Callable[[ConfigReader, str], architecture.Architecture]] = {
-    "gpt2": _gpt2,
-    "gpt_neox": _gpt_neox,
-    "llama": functools.partial(
-        _llama, _Llama("llama", 32000, 11008, 2048, bias_keys=True, mlp_bias_key=True)
-    ),
-    "mistral": functools.partial(_llama, _Llama("mistral", 32000, 14336, 131072, kv_heads=8)),
-    "mixtral": functools.partial(_llama, _Llama("mixtral", 32000, 14336, 131072, kv_heads=8, mixture=True)),
-    "qwen2": functools.partial(_llama, _Llama("qwen2", 151936, 22016, 32768, kv_heads=32, qkv_bias=True)),
-    "qwen3": functools.partial(
-        _llama, _Llama("qwen3", 151936, 22016, 32768, kv_heads=32, head_dim=128, bias_keys=True, qk_norm=True)
-    ),
-}
+def _tensor(name: str, words: list[str], sizes: Sizes) -> Iterator[Weight]:
+    shape = tuple(sizes.product(word) for word in words if not word.startswith(("+", "?")))
+    if name.endswith("!"):
+        yield Weight(name[:-1], shape)
+        return
+    yield Weight(f"{name}.weight", shape)
+    if any(word == "+" or (word.startswith("+") and sizes.holds(word[1:])) for word in words):
+        yield Weight(f"{name}.bias", shape[:1])

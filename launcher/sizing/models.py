@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import launcher
 from launcher import errors
 from launcher.namedtuple import NamedTuple
-from launcher.sizing import families, model_files
+from launcher.sizing import composites, families, model_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 # (validate_repo_id): no dots or dashes at the ends or in a row, at most 96 characters each
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _HUB = re.compile(rf"(?!.*(?:--|\.\.)){_PART}/{_PART}")
+# What the workloads make of a named model, whatever its family's default: docker/workloads/architectures.py
+NO_DROPOUT = {"resid_pdrop": 0.0}
 NAMED = launcher.ROOT / "docker" / "workloads" / "models.json"
 
 
@@ -82,7 +84,7 @@ def load(model: str, found: Found | None = None) -> architecture.Architecture | 
     """
     entry = _named().get(model)
     if entry is not None:
-        return from_config(entry, model)
+        return from_config({**NO_DROPOUT, **entry}, model)
     file = model_files.local(model)
     if file:
         return from_config(model_files.read(file), model, str(file))
@@ -133,14 +135,16 @@ def from_config(config: Config, name: str = "", source: str = "") -> architectur
     if not isinstance(family, str):
         hint = "a Hugging Face config.json names its family there, such as llama"
         raise errors.SpecError(errors.Problem("has no model_type", hint, where))
+    if family in composites.known():  # AutoModelForCausalLM takes them, whatever class their file names
+        return composites.build(family, config, where, name or family)
     _require_causal(config, family, where)
-    build = families.FAMILIES.get(family)
-    if build is None:
-        known = ", ".join(sorted(families.FAMILIES))
+    if family not in families.known():
+        number = len(families.known())
         return Unknown(
-            name or family, f"parameters of the family {family!r} are not counted here ({known} are)"
+            name or family,
+            f"parameters of the family {family!r} are not counted here (those of {number} others are)",
         )
-    return build(families.ConfigReader(config, where), name or family)
+    return families.build(family, config, where, name or family)
 
 
 def _require_causal(config: Config, family: str, where: errors.Place) -> None:

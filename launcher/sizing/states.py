@@ -50,10 +50,10 @@ def secondary(model: Architecture, settings: Zero, released: int) -> int:
 
 def persistent(model: Architecture, settings: Zero) -> int:
     """Elements of the tensors that stage 3 keeps whole: those below the persistence threshold."""
-    small = sum(
-        w.size for w in (*model.embeddings, *model.norms, *model.head) if w.size < settings.persistence
+    return sum(
+        number * sum(w.size for w in weights if w.size < settings.persistence)
+        for number, weights in model.repeated
     )
-    return small + model.layers * sum(w.size for w in model.layer if w.size < settings.persistence)
 
 
 def optimizer(model: Architecture, settings: Zero, setup: Setup) -> int:

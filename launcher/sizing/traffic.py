@@ -154,8 +154,10 @@ def flops_per_token(model: Architecture, sequence: int) -> float:
     """
     lookup = sum(w.size for w in model.embeddings)
     head = 0 if model.head else model.vocab * model.hidden
-    weights = model.active_parameters - lookup + head
-    return 6.0 * weights + 12.0 * model.layers * model.heads * model.head_dim * sequence
+    weights = model.active_parameters - lookup + head - model.groups.get("vision", 0)  # the text's alone
+    # each layer's queries meet as many keys as its window has; MLA's values are narrower than its keys
+    looked = sum(s.number * min(sequence, s.window or sequence) for s in model.stacks if s.attends)
+    return 6.0 * weights + 6.0 * looked * model.heads * (model.head_dim + model.value_dim)
 
 
 class Rates(NamedTuple):

@@ -57,7 +57,7 @@ class Zero(NamedTuple):
     state_bytes: int
     gradient_bytes: int  # of the gradients that wait for the step
     states: int
-    torch_adam: bool
+    torch_adam: bool  # torch's own, and not its fused one
     autocast: bool
 
     @property
@@ -111,7 +111,7 @@ def read(config: Config) -> Zero:
         state_bytes=2 if low and _flag(bf16, "bf16_optimizer_states") else 4,
         gradient_bytes=4 if accumulate == "fp32" else 2 if accumulate in ("bf16", "fp16") else weight,
         states=STATES.get(str(kind.get("type", "adamw")).lower(), 2),
-        torch_adam=_flag(_section(kind, "params"), "torch_adam"),
+        torch_adam=_is_unfused(_section(kind, "params")),
         autocast=autocast,
     )
 
@@ -146,6 +146,14 @@ def _number(config: Config, key: str, default: int) -> int:
 def _flag(config: Config, key: str, default: bool = False) -> bool:
     value = config.get(key)
     return value if isinstance(value, bool) else default
+
+
+def _is_unfused(params: Config) -> bool:
+    """Whether Adam is torch's own with temporary tensors; the workloads ask for its fused one, but for `foreach`.
+
+    docker/workloads/engines.py (optimizer).
+    """
+    return _flag(params, "torch_adam") and not _flag(params, "fused", not _flag(params, "foreach"))
 
 
 def _ratio(value: object) -> float:

@@ -54,6 +54,10 @@ GPT2_124M: dict[str, Any] = GPT2 | {
 }
 
 
+# torch's Adam one tensor at a time, whose temporary tensors are counted
+ADAM: dict[str, Any] = {"lr": 1e-4, "torch_adam": True, "fused": False, "foreach": False}
+
+
 def case(
     name: str,
     model: dict[str, Any],
@@ -80,7 +84,7 @@ def case(
             "gradient_accumulation_steps": accumulation,
             "gradient_clipping": 1.0,
             "bf16": {"enabled": low},
-            "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "torch_adam": True, "foreach": False}},
+            "optimizer": {"type": "AdamW", "params": ADAM},
             "zero_optimization": section,
         },
     }

@@ -20,6 +20,7 @@ from typing import Any
 
 from launcher.sizing import architecture, memory, models, zero
 from launcher.sizing import setup as sizing_setup
+from tests.docker.workloads.memory_cases import ADAM
 
 STEPS = 3
 
@@ -38,7 +39,7 @@ class Case:
             "train_micro_batch_size_per_gpu": self.micro,
             "gradient_clipping": 1.0,
             "bf16": {"enabled": True},
-            "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "torch_adam": True, "foreach": False}},
+            "optimizer": {"type": "AdamW", "params": ADAM},
             "zero_optimization": {"stage": self.stage, "reduce_bucket_size": 50_000_000},
         }
 
@@ -75,7 +76,12 @@ def measure(case: Case) -> int:
     device = get_accelerator()
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # nothing is compiled for this
     deepspeed.init_distributed(device.communication_backend_name(), auto_mpi_discovery=False, verbose=False)
-    options = dict(models.named()[case.model])
+    options: dict[str, Any] = {
+        "attn_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "resid_pdrop": 0.0,
+    }  # as the workloads train it
+    options |= models.named()[case.model]
     settings = AutoConfig.for_model(str(options.pop("model_type")), use_cache=False, **options)
     held = HfDeepSpeedConfig(case.deepspeed) if case.stage == 3 else None
     model = AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16).train()

@@ -73,6 +73,71 @@ def test_what_is_deprecated_is_named(installed: dict[str, Any]) -> None:
     assert set(keys.DEPRECATED) == found | {(constants.BFLOAT16_OLD,)}
 
 
+def test_what_deepspeed_does_nothing_with_is_read_nowhere(installed: dict[str, Any]) -> None:
+    del installed
+    from deepspeed.runtime import engine
+
+    weight_quantization = set(re.findall(r"weight_quantization_config\.(\w+)", deepspeed_keys.texts()))
+    for section, *rest in keys.UNREAD:
+        name = rest[-1] if rest else section
+        if section == "weight_quantization":
+            assert name not in weight_quantization
+        elif name == "allgather_partitions":  # a method of the engine that nobody calls
+            assert hasattr(engine.DeepSpeedEngine, f"zero_{name}")
+            assert deepspeed_keys.texts().count(f"zero_{name}") == 1
+        else:
+            assert not deepspeed_keys.mentions(name), name
+    assert keys.UNREAD.keys() & {("zero_optimization", "legacy_stage1")} == set()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        *({"zero_optimization": {name: 1000}} for name in ("prefetch_bucket_size", "max_live_parameters")),
+        {"zero_optimization": {"gather_16bit_weights_on_model_save": True}},
+        {"tensor_parallel": {"replace_with_kernel_inject": True}},
+        {"pipeline": {"use_reentrant": False}},
+        {"zero_optimization": True},
+        {"zero_optimization": {"offload_optimizer": None, "offload_param": None, "overlap_comm": None}},
+        {"zero_optimization": {"zenflow": None}},
+        {"wandb": {"team": None, "group": None}},
+        {"fp16": {"loss_scale_window": 1e3, "initial_scale_power": 16.0, "hysteresis": 2.0}},
+        {"data_efficiency": {"enabled": True, "data_sampling": {"num_epochs": 1}}},
+        {"checkpoint": {"writer": {"type": "fast", "io_buffer_size": 1024}}},
+    ],
+)
+def test_what_deepspeed_takes_is_taken(overrides: dict[str, Any]) -> None:
+    assert messages(overrides, "./train.py") == []
+    assert accepts(overrides)
+
+
+def test_metrics_of_a_curriculum_have_names_of_the_users_own_and_known_keys() -> None:
+    def of(metric: dict[str, Any]) -> list[str]:
+        learning = {"enabled": True, "curriculum_metrics": {"seqlen": metric}}
+        return messages({"data_efficiency": {"data_sampling": {"curriculum_learning": learning}}})
+
+    assert of({"min_difficulty": 8, "schedule_type": "fixed_linear"}) == []
+    (message,) = of({"min_dificulty": 8})
+    assert message.endswith("did you mean 'min_difficulty'?")
+
+
+def test_other_names_lie_over_those_of_a_preset() -> None:
+    overrides = {"zero_optimization": {"prefetch_bucket_size": 7}}
+    numbers = deepspeed_config.batch(1, None, None, 1)
+    made = deepspeed_config.make(deepspeed_config.Inputs(overrides, "bf16", slots=1), "zero3", 1, numbers)
+    assert made["zero_optimization"]["stage3_prefetch_bucket_size"] == 7
+    assert "prefetch_bucket_size" not in made["zero_optimization"]
+
+
+@pytest.mark.parametrize(("written", "stage"), [(True, 1), (False, 0)])
+def test_zero_as_a_switch_is_the_stage_that_deepspeed_makes_of_it(written: bool, stage: int) -> None:
+    numbers = deepspeed_config.batch(1, None, None, 1)
+    inputs = deepspeed_config.Inputs({"zero_optimization": written}, "bf16", slots=1)
+    assert deepspeed_config.make(inputs, "zero3", 1, numbers)["zero_optimization"]["stage"] == stage
+    config = pytest.importorskip("deepspeed.runtime.zero.config", reason="it is the judge")
+    assert config.read_zero_config_deprecated({"zero_optimization": written})["stage"] == stage
+
+
 @pytest.mark.parametrize("name", deepspeed_config.presets())
 def test_presets_have_no_slips(name: str) -> None:
     assert messages(deepspeed_config.preset(name)) == []
@@ -117,8 +182,8 @@ def test_presets_have_no_slips(name: str) -> None:
             "deepspeed.zero_optimization.cpu_offload is deprecated; use offload_optimizer: {device: cpu}",
         ),
         (
-            {"zero_optimization": {"max_live_parameters": 0}},
-            "unknown key 'deepspeed.zero_optimization.max_live_parameters'; "
+            {"zero_optimization": {"stage3_max_live_params": 0}},
+            "unknown key 'deepspeed.zero_optimization.stage3_max_live_params'; "
             "did you mean 'stage3_max_live_parameters'?",
         ),
         ({"train_batch_size": 8}, "deepspeed.train_batch_size is derived from `batch:`; remove it"),
@@ -195,6 +260,32 @@ def test_presets_have_no_slips(name: str) -> None:
         (
             {"communication_data_type": "float32"},
             "deepspeed.communication_data_type: 'float32' is not known; it can be bf16, fp16, fp32",
+        ),
+        (
+            {"disable_allgather": True},
+            "deepspeed.disable_allgather: DeepSpeed does nothing with it; leave it out",
+        ),
+        (
+            {"weight_quantization": {"num_bits": 8}},
+            "deepspeed.weight_quantization.num_bits: DeepSpeed does nothing with it; "
+            "use quantized_initialization: {num_bits: …}",
+        ),
+        (
+            {"zero_optimization": {"prefetch_bucket_size": 1, "stage3_prefetch_bucket_size": 2}},
+            "deepspeed.zero_optimization.prefetch_bucket_size is another name of stage3_prefetch_bucket_size, "
+            "which is there too; leave one of them out",
+        ),
+        (
+            {"data_efficiency": {"enbled": True}},
+            "unknown key 'deepspeed.data_efficiency.enbled'; did you mean 'enabled'?",
+        ),
+        (
+            {"data_efficiency": {"data_sampling": {"num_epoch": 1}}},
+            "unknown key 'deepspeed.data_efficiency.data_sampling.num_epoch'; did you mean 'num_epochs'?",
+        ),
+        (
+            {"checkpoint": {"writer": {"typ": "fast"}}},
+            "unknown key 'deepspeed.checkpoint.writer.typ'; did you mean 'type'?",
         ),
         (
             {"optimizer": {"type": "AdamW", "params": {"lr": "auto"}}},

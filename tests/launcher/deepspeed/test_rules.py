@@ -45,6 +45,27 @@ def test_presets_go_together(name: str) -> None:
             "offload_param works in stage 3 alone, and this is stage 2",
         ),
         ("zero1", zero(zero_hpz_partition_size=8), "zero_hpz_partition_size works in stage 3 alone"),
+        ("zero1", zero(legacy_stage1=True), "legacy_stage1 is refused by DeepSpeed; leave it out"),
+        (
+            "zero1",
+            {"managed_gradient_accumulation": False},
+            "managed_gradient_accumulation false does not work with overlap_comm in stage 1",
+        ),
+        (
+            "zero2-offload",
+            {"gradient_allreduce_op": "sum", "zero_optimization": {"zenflow": {"topk_ratio": 0.1}}},
+            "gradient_allreduce_op sum does not work with ZenFlow; use mean",
+        ),
+        (
+            "zero1",
+            {"gradient_allreduce_op": "sum", "compile": {"deepcompile": True}},
+            "gradient_allreduce_op sum does not work with DeepCompile; use mean",
+        ),
+        (
+            "zero1",
+            {"data_types": {"param_dtype": "fp16"}},
+            "data_types.param_dtype is 'fp16', and the weights are in bf16",
+        ),
         ("zero2", zero(zero_quantized_weights=True), "zero_quantized_weights works in stage 3 alone"),
         ("zero2", zero(zero_quantized_gradients=True), "zero_quantized_gradients works in stage 3 alone"),
         ("zero0", zero(offload_optimizer={"device": "cpu"}), "offload_optimizer needs ZeRO"),
@@ -72,8 +93,8 @@ def test_presets_go_together(name: str) -> None:
         # ZeRO++
         (
             "zeropp",
-            zero(zero_hpz_partition_size=4),
-            "zero_hpz_partition_size is 4, and a host has 8 slots; use 8, or the word slots",
+            zero(zero_hpz_partition_size=6),
+            "zero_hpz_partition_size is 6, and a host has 8 slots; use 8, a divisor of it, or the word slots",
         ),
         ("zeropp", zero(reduce_scatter=False), "zero_quantized_gradients needs reduce_scatter"),
         # precision
@@ -125,6 +146,11 @@ def test_refused(preset: str, overrides: dict[str, Any], message: str | None) ->
         ("zero0", {"optimizer": {"type": "SGD"}}),
         ("zero1", zero(compute_grad_norm=False) | {"gradient_clipping": 0.0}),
         ("zeropp", zero(zero_hpz_partition_size=8)),
+        ("zeropp", zero(zero_hpz_partition_size=4)),
+        ("zeropp", zero(zero_hpz_partition_size=2)),
+        ("zero2", {"managed_gradient_accumulation": False}),
+        ("zero0", {"managed_gradient_accumulation": False}),
+        ("zero1", {"data_types": {"param_dtype": "bfloat16"}}),
         ("zero3-nvme", zero(offload_param={"nvme_path": "/nvme/run", "buffer_size": 5_000_000})),
         ("zero3", zero(reduce_scatter=False) | {"optimizer": {"type": "Muon"}}),
         ("zero2", {"expert_parallel": {"enabled": True, "autoep_size": 2}}),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -66,7 +65,7 @@ def test_the_layers_are_the_most_that_fit() -> None:
     )
     job, cluster = samples.job(**{**JOB, "deepspeed": "zero3"}), samples.cluster(**GPU)
     for layers, expected in ((found.layers, True), (found.layers + 1, False)):
-        model = replace(found.estimate.model, layers=layers)
+        model = found.estimate.model.with_layers(layers)
         assert fit.estimate(model, job, cluster).fits is expected
 
 

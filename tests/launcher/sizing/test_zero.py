@@ -109,3 +109,18 @@ def test_no_configuration_is_too_strange_to_weigh(config: dict[str, Any]) -> Non
     model = models.load("gpt2")
     assert isinstance(model, Architecture)
     assert memory.estimate(model, zero.read(config), setup.Setup(8, 8, 1, 128)).slot.total > 0
+
+
+@pytest.mark.parametrize(
+    ("params", "temporaries"),
+    [
+        ({}, False),
+        ({"torch_adam": True}, False),  # the workloads make it torch's fused one
+        ({"torch_adam": True, "foreach": True}, True),
+        ({"torch_adam": True, "fused": False}, True),
+        ({"torch_adam": True, "fused": True, "foreach": True}, False),
+    ],
+)
+def test_torchs_fused_adam_needs_no_temporary_tensors(params: dict[str, object], temporaries: bool) -> None:
+    settings = zero.read({"optimizer": {"type": "AdamW", "params": params}})
+    assert settings.torch_adam is temporaries
