@@ -56,8 +56,8 @@ def read(path: Path) -> Tokens:
     if dtype is None:
         if size % 2:
             raise Stop(
-                f"--data {path}: {size:,} bytes are no uint16 tokens (nanoGPT's .bin), and it has neither llm.c's "
-                f"header nor {path.with_suffix('.idx').name} beside it: copy it again, with its index if it is Megatron's"
+                f"--data {path}: {size:,} bytes are no uint16 tokens (nanoGPT's .bin); it has neither llm.c's header "
+                f"nor {path.with_suffix('.idx').name} beside it: copy it again, with its index if it is Megatron's"
             )
         return Tokens(path, NANOGPT, 0, size // 2)
     whole = LLMC_HEADER + count * (2 if dtype == "uint16" else 4)

@@ -7,8 +7,6 @@ process that is killed leaves nothing but a half file and a claim, which the nex
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import multiprocessing.connection
 import os
 import signal
 import time
@@ -23,6 +21,7 @@ from workloads.session import Stop
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
     from pathlib import Path
 
     from workloads.cutting import Shard
@@ -125,6 +124,9 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _spawned(work: Work, count: int, look: Callable[[], None]) -> None:
+    import multiprocessing
+    from multiprocessing.connection import wait
+
     # new interpreters: a rank has threads and open connections that a fork would share
     context = multiprocessing.get_context("spawn")
     running = []
@@ -136,7 +138,7 @@ def _spawned(work: Work, count: int, look: Callable[[], None]) -> None:
             sender.close()
             running.append((process, receiver))
         while running:
-            multiprocessing.connection.wait([process.sentinel for process, _ in running], LOOK)
+            wait([process.sentinel for process, _ in running], LOOK)
             ended = [pair for pair in running if pair[0].exitcode is not None]
             for process, receiver in ended:
                 _check(process, receiver)
@@ -150,7 +152,7 @@ def _spawned(work: Work, count: int, look: Callable[[], None]) -> None:
             receiver.close()
 
 
-def _check(process: multiprocessing.process.BaseProcess, receiver: Connection) -> None:
+def _check(process: BaseProcess, receiver: Connection) -> None:
     """Raise what a process has sent, or that it was killed."""
     if receiver.poll():
         with contextlib.suppress(EOFError):
