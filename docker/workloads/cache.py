@@ -58,6 +58,7 @@ def make(words: list[str], by: PreTrainedTokenizerBase, within: Path, making: Ma
     """The complete folder of the sources' tokens, made now where it is not there. Raises Stop for bad sources."""
     folder = within / key(words, by)
     if (folder / COMPLETE).exists():
+        completing.tidy(folder)  # a process may have been killed at it
         return folder
     encoder = encoding.of(by)
     shards = cutting.shards(sources.parse(words), encoder.end_token)

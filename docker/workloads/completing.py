@@ -5,6 +5,7 @@ Owns the names of these files and the summary; what they mean is said in corpus.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -73,7 +74,7 @@ def complete(work: Work, words: list[str], by: str) -> None:
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     metrics.write_atomically(folder / COMPLETE, facts)
-    _tidy(folder)
+    tidy(folder)
 
 
 def _lengths(folder: Path, name: str) -> np.ndarray:
@@ -95,11 +96,12 @@ def _write_held_out(work: Work, tokens: int) -> None:
     half.replace(work.folder / HELD_OUT)
 
 
-def _tidy(folder: Path) -> None:
+def tidy(folder: Path) -> None:
     """Remove what a complete corpus does not need: figures of shards, half files and claims of killed processes."""
     for path in folder.iterdir():
         if path.suffix in (".npz", claims.SUFFIX) or path.name.startswith("."):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else's, or gone already
+                path.unlink()
 
 
 def tell(folder: Path, log: Log) -> None:

@@ -64,7 +64,9 @@ def shards(given: list[Source], end_token: int | None) -> list[Shard]:
         together: list[Part] = []
         for part in (piece for whole in parts for piece in _cut(whole, size, end_token)):
             together.append(part)
-            if sum(one.size for one in together) >= size:
+            if (
+                sum(one.size for one in together) >= size * 3 // 4
+            ):  # pieces of a file are a little below `size`
                 made.append(Shard(f"{len(made):05}", number, tuple(together)))
                 together = []
         if together:

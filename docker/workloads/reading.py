@@ -154,7 +154,7 @@ def _unpacked(path: Path) -> io.BufferedReader:
 def _json_text(line: bytes, column: str) -> str:
     """The text of a line. Raises ValueError with what is wrong and what to do."""
     try:
-        row = json.loads(line.decode())
+        row = json.loads(line.decode().rstrip("\r\n"))
     except UnicodeDecodeError as error:
         raise ValueError(
             f"byte 0x{line[error.start]:02x} is not UTF-8: convert the file, or mend this line"

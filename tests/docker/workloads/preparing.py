@@ -108,11 +108,8 @@ def kill(folder: Path, make: Callable[[Path], object]) -> dict[str, Any]:
 
         code = ended(fork(killed))
         half = contents(within) if within.exists() else {}
-        complete = any(name.endswith("corpus.json") for name in half)
         again = ended(fork(lambda within=within: make(within)))  # type: ignore[misc]
-        tries.append(
-            [code, complete, sum(name.endswith(".idx") for name in half), again, contents(within) == whole]
-        )
+        tries.append([code, sum(name.endswith(".idx") for name in half), again, contents(within) == whole])
     return {"codes": codes, "shards": sum(name.endswith(".idx") for name in whole), "tries": tries}
 
 

@@ -43,12 +43,11 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(tmp_path: Path) -> No
     assert result["codes"] == [0]
     assert result["shards"] > 8
     assert len(result["tries"]) == preparing.MOMENTS
-    for code, complete, _, again, same in result["tries"]:
+    for code, _, again, same in result["tries"]:
         assert code == -signal.SIGKILL
         assert again == 0
         assert same, result
-        assert not complete or code  # only while it tidied up
-    assert len({shards for _, _, shards, *_ in result["tries"]}) > 4  # the moments were different ones
+    assert len({shards for _, shards, *_ in result["tries"]}) > 4  # the moments were different ones
 
 
 @pytest.mark.heavy
@@ -195,7 +194,7 @@ def test_a_wait_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     now[0] += 119
     telling.look(work(tmp_path))
     now[0] += 2
-    with pytest.raises(progress.Late, match="not ready after 2 minutes.*workload: prepare"):
+    with pytest.raises(progress.Late, match=r"not ready after 2 minutes.*workload: prepare"):
         telling.look(work(tmp_path))
 
 

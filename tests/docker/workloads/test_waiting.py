@@ -70,7 +70,7 @@ def test_what_the_first_rank_says_arrives(two: session.Session, monkeypatch: pyt
     ("error", "code", "message"),
     [
         (session.Stop("no text", 64), 64, "no text"),
-        (OSError("the disk is gone"), 66, "the disk is gone"),
+        (OSError("the disk is gone"), 74, "the disk is gone"),
         (KeyError("bug"), 1, "KeyError: 'bug'"),
     ],
 )
