@@ -87,15 +87,14 @@ def _wholes(source: Source) -> Iterator[Part]:
     if source.path == sources.BUILTIN:
         from pydoc_data.topics import topics
 
-        yield Part("builtin", source.path, 0, len(topics), sum(map(len, topics.values())))
+        yield Part("builtin", source.path, 0, len(topics), size=sum(map(len, topics.values())))
     elif source.rows:
         name, split, column = [*source.rows.split(":"), "", ""][:3]
         rows = sources.data_set(f"{name}:{split}", column or sources.COLUMN)
         if not len(rows):
             raise Stop(f"--data {source.path}: the data set has no rows")
-        yield Part(
-            "rows", f"{name}:{split}", 0, len(rows), max(1, rows.data.nbytes), column or sources.COLUMN
-        )
+        column = column or sources.COLUMN
+        yield Part("rows", f"{name}:{split}", 0, len(rows), size=max(1, rows.data.nbytes), column=column)
     else:
         for path in sources.files(source.path):
             yield _file(path, source)
@@ -113,19 +112,20 @@ def _file(path: Path, source: Source) -> Part:
     if name.endswith((".jsonl.gz", ".jsonl.zst")):
         if path.suffix == ".zst":
             packages.require("zstandard", f"--data {path}")
-        return Part("packed lines", name, 0, 1, size, source.column)
-    return Part("lines" if path.suffix == ".jsonl" else "text", name, 0, size, size, source.column)
+        return Part("packed lines", name, 0, 1, size=size, column=source.column)
+    kind = "lines" if path.suffix == ".jsonl" else "text"
+    return Part(kind, name, 0, size, size=size, column=source.column)
 
 
 def _tokens(path: Path) -> Part:
     if path.with_suffix(".idx").is_file():
         index = megatron.read_index(path.with_suffix(".idx"))
         megatron.check(index, path)
-        return Part("megatron", str(path), 0, len(index.documents) - 1, path.stat().st_size)
+        return Part("megatron", str(path), 0, len(index.documents) - 1, size=path.stat().st_size)
     tokens = token_files.read(path)
     if not tokens.length:
         raise Stop(f"--data {path}: {EMPTY}")
-    return Part("tokens", str(path), 0, tokens.length, path.stat().st_size)
+    return Part("tokens", str(path), 0, tokens.length, size=path.stat().st_size)
 
 
 def _table(path: Path, column: str) -> Part:
@@ -147,7 +147,7 @@ def _table(path: Path, column: str) -> Part:
         raise Stop(f"--data {path}: column {column!r} holds {kind}, not strings: name another")
     if not rows:
         raise Stop(f"--data {path}: {EMPTY}")
-    return Part("table", str(path), 0, groups, path.stat().st_size, column)
+    return Part("table", str(path), 0, groups, size=path.stat().st_size, column=column)
 
 
 def _cut(part: Part, size: int, end_token: int | None) -> Iterator[Part]:

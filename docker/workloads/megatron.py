@@ -49,7 +49,8 @@ def write_index(file: IO[bytes], dtype: str, lengths: np.ndarray) -> None:
     import numpy as np
 
     count, size = len(lengths), np.dtype(dtype).itemsize
-    file.write(HEADER.pack(MAGIC, 1, CODES[dtype], count, count + 1))
+    head = MAGIC, 1, CODES[dtype], count, count + 1
+    file.write(HEADER.pack(*head))
     file.write(lengths.astype("<i4").tobytes())
     ends = lengths.astype(np.int64).cumsum() * size
     file.write((ends - lengths.astype(np.int64) * size).astype("<i8").tobytes())

@@ -36,7 +36,7 @@ class Shards:
         self._ends = np.array([entry.tokens for entry in self._entries], dtype=np.int64).cumsum()
         own = np.array([entry.documents - entry.continues for entry in self._entries], dtype=np.int64)
         continued = np.array([int(entry.continues) for entry in self._entries], dtype=np.int64)
-        self._numbers = own.cumsum() - own - continued  # of the document before a shard's first one
+        self._numbers = own.cumsum() - own - continued - 1  # of the document before a shard's first one
         self._ids = functools.lru_cache(OPEN)(self._map)
         self._index = functools.lru_cache(OPEN)(self._read_index)
 

@@ -32,7 +32,7 @@ def main() -> None:
         write(*given)
 
     distributed.init_process_group = with_limit
-    shard_writer.write = late
+    shard_writer.write = late  # type: ignore[assignment]
     sys.argv[0] = "pretrain"
     pretrain.main()
 
