@@ -98,7 +98,10 @@ def complete(work: Work, words: list[str], by: PreTrainedTokenizerBase, look: Ca
 
 def _remove(folder: Path) -> None:
     """Remove what was made of bad sources, unless somebody is at work there: mended sources have another folder."""
-    if all(claims.is_gone(claims.read(path)) for path in folder.glob(f"*{claims.SUFFIX}")):
+    for path in folder.glob(f"*{claims.SUFFIX}"):
+        if claims.is_gone(claims.read(path)):  # of this host's processes, which were stopped
+            path.unlink(missing_ok=True)
+    if not list(folder.glob(f"*{claims.SUFFIX}")):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -149,7 +149,10 @@ def prepare(
 
     def make() -> Corpus:
         log = metrics.Log(session.run_dir, session.rank == 0)
-        making = cache.Making(processes=cores.usable(), log=log, minutes=wait)
-        return read(cache.make(words, by, place, making))
+        try:
+            making = cache.Making(processes=cores.usable(), log=log, minutes=wait)
+            return read(cache.make(words, by, place, making))
+        finally:
+            log.close()
 
     return waiting.each_host(session, make, wait)

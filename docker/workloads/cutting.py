@@ -34,6 +34,7 @@ class Part(NamedTuple):
     end: int  # the one after the last
     size: int  # bytes, for progress
     column: str = sources.COLUMN
+    split: str = ""  # of a data set
     begins: bool = True  # at the beginning of a document
     ends: bool = True  # at the end of one
 
@@ -89,12 +90,12 @@ def _wholes(source: Source) -> Iterator[Part]:
 
         yield Part("builtin", source.path, 0, len(topics), size=sum(map(len, topics.values())))
     elif source.rows:
-        name, split, column = [*source.rows.split(":"), "", ""][:3]
-        rows = sources.data_set(f"{name}:{split}", column or sources.COLUMN)
+        name, split, column = source.rows
+        rows = sources.data_set(source.rows)
         if not len(rows):
             raise Stop(f"--data {source.path}: the data set has no rows")
-        column = column or sources.COLUMN
-        yield Part("rows", f"{name}:{split}", 0, len(rows), size=max(1, rows.data.nbytes), column=column)
+        size = max(1, rows.data.nbytes)
+        yield Part("rows", name, 0, len(rows), size=size, column=column, split=split)
     else:
         for path in sources.files(source.path):
             yield _file(path, source)

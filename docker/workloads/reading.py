@@ -199,11 +199,11 @@ def _table(part: Part) -> Iterator[tuple[str, str]]:
 
 
 def _rows(part: Part) -> Iterator[tuple[str, str]]:
-    rows = sources.data_set(part.path, part.column)
+    rows = sources.data_set(sources.Rows(part.path, part.split, part.column))
     for first in range(part.first, part.end, ROWS):
         values = rows[first : min(first + ROWS, part.end)][part.column]
         for number, value in enumerate(values, first + 1):
-            yield _row(value, part.column, f"hf:{part.path.rstrip(':')}, row {number}")
+            yield _row(value, part.column, f"{part.path}, row {number}")
 
 
 def _row(value: Any, column: str, place: str) -> tuple[str, str]:

@@ -33,11 +33,20 @@ class Source(NamedTuple):
     column: str = COLUMN  # of .jsonl and .parquet
 
     @property
-    def rows(self) -> str:
-        """The NAME[@SUBSET][:SPLIT[:COLUMN]] of a data set; empty where it is something else."""
+    def rows(self) -> Rows | None:
+        """The data set that it names, if it names one."""
         if self.path.startswith(HUB):
-            return self.path.removeprefix(HUB)
-        return f"{self.path}::{self.column}" if saved(self.path) else ""
+            name, split, column = [*self.path.removeprefix(HUB).split(":"), "", ""][:3]
+            return Rows(name, split, column or self.column)
+        return Rows(self.path, "", self.column) if saved(self.path) else None
+
+
+class Rows(NamedTuple):
+    """A column of a Hugging Face data set."""
+
+    name: str  # NAME[@SUBSET], or a folder that save_to_disk has written
+    split: str
+    column: str
 
 
 def parse(words: Sequence[str]) -> list[Source]:
@@ -108,7 +117,7 @@ def fingerprint(source: Source) -> Any:
     if source.path == BUILTIN:
         return source.path, platform.python_version()
     if source.rows:
-        folder = Path(source.rows.partition(":")[0].partition("@")[0]).expanduser()
+        folder = Path(source.rows.name).expanduser()
         inside = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
         return source.rows, [_state(path) for path in inside]
     return source.column, [_state(path) for path in files(source.path)]
@@ -124,20 +133,21 @@ def hugging_face(name: str, column: str = "") -> Iterator[dict[str, Any]]:
 
     NAME may be a folder that `save_to_disk` has written. Raises Stop if there is no such data set or column.
     """
-    yield from data_set(name, column)
+    place, split = [*name.split(":"), ""][:2]
+    yield from data_set(Rows(place, split, column))
 
 
-def data_set(name: str, column: str = "") -> Any:
-    """The data set itself (datasets.Dataset), for `hugging_face`'s name and column."""
+def data_set(wanted: Rows) -> Any:
+    """The data set itself (datasets.Dataset), with all its columns if none is wanted. Raises Stop if there is none."""
+    name, split, column = wanted
     packages.require("datasets", f"--data hf:{name}")
     import datasets
 
-    place, split = [*name.split(":"), ""][:2]
-    place, _, subset = place.partition("@")
     try:
-        if saved(place):
-            rows = _split(datasets.load_from_disk(str(Path(place).expanduser())), split, name)
+        if saved(name):
+            rows = _split(datasets.load_from_disk(str(Path(name).expanduser())), split, name)
         else:
+            place, _, subset = name.partition("@")
             rows = datasets.load_dataset(place, subset or None, split=split or "train")
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]

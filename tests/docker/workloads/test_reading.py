@@ -79,10 +79,11 @@ def test_a_data_set_that_was_saved_to_disk_is_read(tmp_path: Path) -> None:
     one = datasets.Dataset.from_dict({"text": DOCUMENTS, "other": ["x"] * 500})
     one.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": one, "test": one.select(range(3))}).save_to_disk(tmp_path / "several")
-    assert documents(tmp_path / "one") == DOCUMENTS
+    (tmp_path / "one").rename(tmp_path / "at@home: 'one'")
+    assert documents(tmp_path / "at@home: 'one'") == DOCUMENTS
     assert documents(tmp_path / "several") == DOCUMENTS
     assert documents(f"hf:{tmp_path / 'several'}:test") == DOCUMENTS[:3]
-    assert documents(json.dumps({"path": str(tmp_path / "one"), "column": "other"})) == ["x"] * 500
+    assert documents(json.dumps({"path": str(tmp_path / "at@home: 'one'"), "column": "other"})) == ["x"] * 500
     with pytest.raises(session.Stop, match="no split 'dev' among train, test"):
         documents(f"hf:{tmp_path / 'several'}:dev")
 
