@@ -21,11 +21,16 @@ A step (every --log-every steps, and the first and last step of an attempt) has 
   expert_shares      of a mixture of experts: the share of choices that each expert got since the line before, a mean
                      over layers; expert_share_min and _max are over all experts of all layers
   router_entropy     of the routers' distributions over experts, nats: a mean over tokens and layers
+  epoch              how often the text has been seen until now: samples over samples there are; of a mixture that of
+                     the source seen most often, and source_epochs has each source's, in --data's order
+  data_share         of the steps since the line before: the share of their time in which this rank waited for a batch
   accuracy, reward, margin, kl   of the chat workloads: shares and means over the global batch
   skipped_steps      updates that DeepSpeed left out so far because fp16 overflowed; they count as steps
 
 An event has "event", "step" and "time":
   start       world_size, resumed_from (a checkpoint's tag or null), parameters, attempt (from 1), max_steps
+  tokenizing  bytes, total_bytes, bytes_per_second, seconds_left: how far --data is; once a minute
+  tokenized   folder, shards, tokens, documents, bytes, unigram_entropy, longest_document, seconds: tokens were made
   checkpoint  tag, seconds: a complete checkpoint was written
   skipped     tag, reason: a broken checkpoint was passed over at the start
   eval        loss (nats per token), bits_per_byte; of the chat workloads those of their figures that there are

@@ -191,15 +191,17 @@ def acceleration(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def text(group: argparse._ArgumentGroup) -> None:
-    """Add where the text comes from, how it becomes tokens and how it is evaluated."""
+def tokens(group: argparse._ArgumentGroup) -> None:
+    """Add where text comes from, how it becomes tokens and where these are kept."""
     group.add_argument(
         "--data",
         nargs="+",
         default=["builtin"],
         metavar="SOURCE",
-        help="text files, folders (their .txt, .md and .jsonl) or globs; hf:NAME[@SUBSET][:SPLIT[:COLUMN]] for a "
-        "Hugging Face data set; builtin for Python's own reference (0.5 MB of English, needs no download)",
+        help="text (.txt, .md, .jsonl, .jsonl.gz, .jsonl.zst, .parquet) or tokens (Megatron's .bin and .idx, nanoGPT's "
+        "and llm.c's .bin) as files, folders or globs; hf:NAME[@SUBSET][:SPLIT[:COLUMN]] for a Hugging Face data set, "
+        "or a folder of its save_to_disk; builtin for Python's own reference (0.5 MB of English, needs no download); a "
+        'mixture is of {"path": SOURCE, "weight": X}',
     )
     group.add_argument(
         "--tokenizer",
@@ -210,8 +212,20 @@ def text(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--data-cache",
         metavar="DIR",
-        help="where the tokens of --data are kept (default: data/ in the run's folder); runs may share one. "
-        "Ranks wait for the first while it tokenizes: for huge texts raise DEEPSPEED_TIMEOUT (minutes)",
+        help="where the tokens of --data are kept and found by other runs (default: $DATA_CACHE, else data/ in the "
+        "run's folder)",
+    )
+
+
+def text(group: argparse._ArgumentGroup) -> None:
+    """Add where the text comes from, how it becomes tokens and how it is evaluated."""
+    tokens(group)
+    group.add_argument(
+        "--data-wait",
+        type=number,
+        default=60.0,
+        metavar="MINUTES",
+        help="how long the ranks wait at most while the first of each host tokenizes what is not in the cache",
     )
     group.add_argument(
         "--seq-length", type=positive, default=256, metavar="N", help="tokens a sample predicts"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workloads import corpus, packing, shuffle
+from workloads import corpus, mixture, packing, shuffle, sources
 from workloads.session import Stop
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from workloads.corpus import Corpus
     from workloads.session import Session
 
-ORDER = 2  # of the samples: a change makes positions of older checkpoints mean other samples
+ORDER = 3  # of the samples: a change makes positions of older checkpoints mean other samples
 IGNORED = -100  # a label that has no part in the loss (torch's cross_entropy)
 
 
@@ -55,7 +55,7 @@ class Data:
     corpus: Corpus
     samples: Samples
     evaluation: Evaluation | None  # None without --eval-every
-    order: str  # of the samples: the same for the same text, sample length and seed
+    order: str  # of the samples: the same for the same text, weights, sample length and seed
 
 
 def load(
@@ -74,8 +74,8 @@ def load(
     import numpy as np
 
     tokenizer, tokens = corpus.tokenized(session, args, settings.vocab_size)
-    training, held_out = tokens.split()
-    samples = Samples(training, args.seq_length, args.seed, args.document_masks)
+    held_out = tokens.split()[1]
+    samples = of(tokens, args)
     check_lengths(samples, size.total, settings)
     evaluated = None
     if args.eval_every:
@@ -86,8 +86,24 @@ def load(
         predicted = held_out[1 + np.arange(count * args.seq_length)]
         bytes_ = session.first(lambda: len(tokenizer.decode(predicted, skip_special_tokens=True).encode()))
         evaluated = Evaluation(batches, len(predicted), bytes_)
-    order = f"{ORDER}:{Path(tokens.path).stem}:{args.seq_length}:{args.seed}"
+    order = f"{ORDER}:{Path(tokens.path).name}:{args.seq_length}:{args.seed}{samples.mixed}"
     return Data(tokenizer=tokenizer, corpus=tokens, samples=samples, evaluation=evaluated, order=order)
+
+
+def of(tokens: Corpus, args: argparse.Namespace) -> Samples:
+    """The samples for training: of all sources as one text, or of each by weight. Raises Stop for a short source."""
+    given = sources.parse(args.data)
+    weights = [source.weight for source in given if source.weight is not None]
+    if not weights:
+        return Samples(tokens.split()[0], args.seq_length, args.seed, args.document_masks)
+    parts = [Samples(one, args.seq_length, args.seed, args.document_masks) for one in tokens.training()]
+    for source, part in zip(given, parts, strict=True):
+        if not part.per_epoch:
+            raise Stop(
+                f"--data {source.path}: too short for one sample of {args.seq_length} tokens: give it more text, a "
+                "smaller --seq-length, or leave it out"
+            )
+    return Mixture(parts, weights)
 
 
 class Samples:
@@ -96,6 +112,8 @@ class Samples:
     Position p is the p-th sample since the run's first step. It is the same window of tokens in every run with the
     same text, sample length and seed, whatever the number of ranks and restarts. Each epoch has another order.
     """
+
+    mixed = ""  # what a mixture adds to the name of the order
 
     def __init__(self, tokens: Any, length: int, seed: int, masked: bool = False) -> None:
         """`tokens` is an array, or something that has a length and takes arrays of places as one does.
@@ -131,6 +149,10 @@ class Samples:
             starts[now] = self._starts(int(epoch), places[now])
         return windows(self._tokens, starts, self.length, self._masked)
 
+    def epochs(self, position: int) -> dict[str, Any]:
+        """How often the text has been seen before this position, as metrics.jsonl tells it."""
+        return {"epoch": position / self.per_epoch}
+
     def _starts(self, epoch: int, places: np.ndarray) -> np.ndarray:
         import numpy as np
 
@@ -139,6 +161,35 @@ class Samples:
         order = int(random.integers(2**63))
         starts: np.ndarray = shift + self.length * shuffle.permuted(places, self.per_epoch, order)
         return starts
+
+
+class Mixture(Samples):
+    """Samples of several sources, each with its own order and epochs; its weight is its share of them."""
+
+    def __init__(self, parts: list[Samples], weights: list[float]) -> None:
+        self._parts, self._schedule = parts, mixture.Schedule(weights)
+        self.length, self.per_epoch = parts[0].length, sum(part.per_epoch for part in parts)
+        self.mixed = ":" + ",".join(map(str, self._schedule.quotas))
+
+    def batch(self, positions: np.ndarray) -> Batch:
+        """The samples at these positions."""
+        import numpy as np
+        import torch
+
+        source, index = self._schedule.locate(positions)
+        places = [np.flatnonzero(source == number) for number in range(len(self._parts))]
+        batches = [
+            part.batch(index[place]) for part, place in zip(self._parts, places, strict=True) if len(place)
+        ]
+        order = torch.from_numpy(np.concatenate(places).argsort())
+        columns = zip(*batches, strict=True)
+        return Batch(*(None if column[0] is None else torch.cat(column)[order] for column in columns))
+
+    def epochs(self, position: int) -> dict[str, Any]:
+        """The same, of the source that was seen most often and of each."""
+        taken = self._schedule.taken(position)
+        each = [count / part.per_epoch for count, part in zip(taken, self._parts, strict=True)]
+        return {"epoch": max(each), "source_epochs": each}
 
 
 def ahead(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

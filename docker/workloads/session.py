@@ -211,7 +211,7 @@ def _start(run_dir: Path) -> Session:
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "LOCAL_SIZE": "1"}
     if "MASTER_ADDR" not in os.environ:  # started by hand, as one rank
         os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
-    _quiet()
+    be_quiet()
     with without_mlflow():
         import deepspeed
     import torch
@@ -262,7 +262,7 @@ def prebuilt(op: str) -> bool:
     return bool(installed_ops.get(op, False))
 
 
-def _quiet() -> None:
+def be_quiet() -> None:
     # torch deprecates the collectives DeepSpeed calls: thousands of lines otherwise
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module="torch|deepspeed")

@@ -38,16 +38,24 @@ def make(
     A trained one is kept in the run's folder `tokenizer/` and found there by a restart. Raises Stop when there is no
     such tokenizer, or when it has tokens that the model's vocabulary has no place for.
     """
+    folder = session.run_dir / "tokenizer"
+    return session.together(
+        lambda: choose(
+            name, model, vocabulary, lambda bpe: session.first(lambda: trained(bpe, folder, texts))
+        )
+    )
+
+
+def choose(name: str, model: str, vocabulary: int, train: Callable[[str], str]) -> PreTrainedTokenizerBase:
+    """The tokenizer that --tokenizer names; `train` gives the JSON of bpe:SIZE. Raises Stop as `make` does."""
     if name == "auto":
         name = "bytes" if architectures.named(model) or not _has_tokenizer(model) else model
     if name == "bytes":
         tokenizer = _wrapped(_bytes(), "bytes")
     elif name.startswith("bpe:"):
-        folder = session.run_dir / "tokenizer"
-        trained = session.first(lambda: _trained(name, folder, texts))
-        tokenizer = _wrapped_json(trained, name)
+        tokenizer = _wrapped_json(train(name), name)
     else:
-        tokenizer = session.together(lambda: _existing(name))
+        tokenizer = _existing(name)
     if len(tokenizer) > vocabulary:
         raise Stop(
             f"tokenizer {name} has {len(tokenizer):,} tokens, and model {model} a vocabulary of {vocabulary:,}: "
@@ -196,14 +204,21 @@ def _alphabet() -> dict[int, str]:
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
 
 
-def _trained(name: str, folder: Path, texts: Callable[[], Iterator[str]]) -> str:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
+def check_size(name: str) -> None:
+    """Raise Stop when the SIZE of bpe:SIZE is none."""
     size = name.removeprefix("bpe:")
     if not size.isdigit() or int(size) <= 256:
         raise Stop(
             f"--tokenizer {name}: bpe:SIZE needs a SIZE above 256, one token for each byte and one more"
         )
+
+
+def trained(name: str, folder: Path, texts: Callable[[], Iterator[str]]) -> str:
+    """The JSON of bpe:SIZE, from its folder or trained now and kept there. Raises Stop when SIZE is none."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    check_size(name)
+    size = name.removeprefix("bpe:")
     kept = folder / "tokenizer.json"
     if kept.exists() and (old := Tokenizer.from_file(str(kept))).get_vocab_size() <= int(size):
         return str(old.to_str())

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ending import NOT_FINITE
@@ -50,6 +49,7 @@ class Training:
     saved: str | None  # the tag of the newest complete checkpoint
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
+    unlogged_waiting: float = 0.0  # seconds of these in which no batch was ready
     unlogged_routing: list[Any] = field(default_factory=list)  # choices and entropy of a Routing
 
     def run(self) -> bool:
@@ -77,7 +77,7 @@ class Training:
         rate = engines.advance(engine, step - 1)
         tokens = self.size.micro * args.seq_length // self.group.size
         total, norm = torch.zeros((), device=self.this.device), None
-        for batch in islice(self.batches, self.size.accumulation):
+        for batch in self.fetched():
             loss, nats, *routed = next_token_loss(engine, batch, self.group, self.this.device)
             total += nats / tokens
             self.unlogged_routing = [
@@ -100,6 +100,14 @@ class Training:
         if stop or step == self.steps_before + 1 or due(step, args.log_every, args.max_steps):
             self.report(mean, rate, norm)
         return stop
+
+    def fetched(self) -> Iterator[Batch]:
+        """The micro batches of a step, with the time that is spent on waiting for them counted."""
+        for _ in range(self.size.accumulation):
+            began = time.perf_counter()
+            batch = next(self.batches)
+            self.unlogged_waiting += time.perf_counter() - began
+            yield batch
 
     def check_finite(self, step: int, loss: float, norm: float | None) -> None:
         """Raise Stop on every rank before a bad state can be saved. An update DeepSpeed left out did no harm."""
@@ -127,10 +135,13 @@ class Training:
                 "tokens": self.progress.tokens,
                 "max_steps": self.args.max_steps,
                 "skipped_steps": self.engine.skipped_steps,
+                "data_share": self.unlogged_waiting / self.unlogged_seconds,
+                **self.data.samples.epochs(self.progress.samples),
                 **self.routing(),
             }
         )
         self.unlogged_steps, self.unlogged_seconds, self.unlogged_routing = 0, 0.0, []
+        self.unlogged_waiting = 0.0
 
     def routing(self) -> dict[str, Any]:
         """The figures of a mixture of experts since the last log line, over all ranks."""

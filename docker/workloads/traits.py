@@ -14,3 +14,4 @@ class Traits(NamedTuple):
     chunked_loss: bool = False  # never holds the logits of a whole micro batch (losses.py)
     packages: tuple[str, ...] = ()  # modules that it needs whatever its options are (packages.py)
     bounded_length: bool = False  # refuses sequences with more tokens than the model has positions
+    needs_accelerator: bool = True  # its ranks compute on the slots' devices; else any host will do

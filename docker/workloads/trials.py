@@ -53,7 +53,7 @@ class Trial:
 
 def batches(this: Session, args: argparse.Namespace, vocabulary: int) -> Samples:
     """Python's reference in bytes: the same batches for every trial."""
-    given = Namespace(data=["builtin"], tokenizer="bytes", data_cache=None, model=args.model)
+    given = Namespace(data=["builtin"], tokenizer="bytes", data_cache=None, data_wait=60.0, model=args.model)
     _, tokens = corpus.tokenized(this, given, vocabulary)
     return Samples(tokens.split()[0], args.seq_length, args.seed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,9 @@ pytestmark = pytest.mark.torch
 
 
 def options(*data: object, name: str = "bytes") -> argparse.Namespace:
-    return argparse.Namespace(data=[*map(str, data)], tokenizer=name, model="byte-gpt", data_cache=None)
+    return argparse.Namespace(
+        data=[*map(str, data)], tokenizer=name, model="byte-gpt", data_cache=None, data_wait=60.0
+    )
 
 
 def prepared(
@@ -32,7 +35,9 @@ def prepared(
 
 
 def written(tokens: corpus.Corpus) -> Any:
-    return np.fromfile(Path(tokens.path).with_suffix(".tokens"), dtype=tokens.dtype)
+    return np.concatenate(
+        [np.fromfile(Path(tokens.path) / f"{name}.bin", dtype=tokens.dtype) for name, *_ in tokens.shards]
+    )
 
 
 def read(stream: corpus.Stream) -> bytes:
@@ -75,7 +80,7 @@ def test_held_out_are_whole_documents_of_all_sources(alone: session.Session, tmp
 
 def test_the_last_source_is_not_all_that_is_held_out(alone: session.Session) -> None:
     _, tokens = prepared(alone, "builtin")
-    held_out = np.fromfile(Path(tokens.path).with_suffix(".held-out"), dtype=np.int64).reshape(-1, 2)
+    held_out = np.fromfile(Path(tokens.path) / "held-out", dtype=np.int64).reshape(-1, 2)
     assert len(held_out) >= 16
     assert held_out[:, 0].min() < tokens.tokens / 4
     assert held_out[:, 1].max() > tokens.tokens * 3 / 4
@@ -88,7 +93,7 @@ def test_a_long_document_is_held_out_in_sections(alone: session.Session, tmp_pat
     training, held_out = tokens.split()
     assert 0.9 * tokens.tokens / 20 < len(held_out) <= tokens.tokens / 20
     assert len(training) + len(held_out) == tokens.tokens
-    sections = np.fromfile(Path(tokens.path).with_suffix(".held-out"), dtype=np.int64).reshape(-1, 2)
+    sections = np.fromfile(Path(tokens.path) / "held-out", dtype=np.int64).reshape(-1, 2)
     assert len(sections) >= 16
     assert (sections[:, 1] - sections[:, 0]).max() <= tokens.tokens // 20 // 16
     assert sorted(read(training) + read(held_out)) == sorted(source.read_bytes() + b"\n\n")
@@ -167,14 +172,18 @@ def test_tokens_are_made_once(alone: session.Session, tmp_path: Path) -> None:
     source = tmp_path / "a.txt"
     source.write_text("text " * 50)
     _, first = prepared(alone, source)
-    changed = Path(first.path).stat().st_mtime_ns
+    written_at = (Path(first.path) / "00000.bin").stat().st_mtime_ns
+    os.utime(Path(first.path) / "corpus.json", (1, 1))
     _, second = prepared(alone, source)
     assert second == first
-    assert Path(second.path).stat().st_mtime_ns == changed
+    assert second.path == first.path
+    assert (Path(second.path) / "00000.bin").stat().st_mtime_ns == written_at
+    assert (Path(second.path) / "corpus.json").stat().st_mtime > 1  # the last use
     source.write_text("other " * 50)
     _, third = prepared(alone, source)
     assert third.path != first.path
-    assert not [path for path in Path(first.path).parent.iterdir() if path.suffix.removeprefix(".").isdigit()]
+    names = sorted(path.name for path in Path(first.path).iterdir())
+    assert names == ["00000.bin", "00000.idx", "corpus.json", "held-out"]
 
 
 def test_a_bpe_is_trained_once_and_loads_again(alone: session.Session, tmp_path: Path) -> None:
@@ -199,7 +208,7 @@ def test_a_bpe_is_trained_once_and_loads_again(alone: session.Session, tmp_path:
     ("data", "name", "message"),
     [
         ("/no/such.txt", "bytes", "--data /no/such.txt: no such file or folder"),
-        ("{empty}", "bytes", "no .txt, .md, .jsonl file in this folder"),
+        ("{empty}", "bytes", "no .txt, .md, .jsonl, .jsonl.gz, .jsonl.zst, .parquet file in this folder"),
         ("{bad}", "bytes", 'bad.jsonl:2: not a JSON object with a "text"'),
         ("builtin", "bpe:256", "bpe:SIZE needs a SIZE above 256"),
         ("builtin", "bpe:600", "tokenizer bpe:600 has 600 tokens, and model byte-gpt a vocabulary of 512"),

@@ -59,6 +59,8 @@ def test_it_reports_every_step(whole: ranks.Ranks) -> None:
         assert 0 < step["grad_norm"] < 100
         assert step["tokens_per_second"] == pytest.approx(TOKENS / step["step_seconds"])
         assert step["memory_bytes"] > 50e6
+        assert 0 <= step["data_share"] < 1
+        assert step["epoch"] == pytest.approx(step["step"] * steps[0]["epoch"])
     (start,) = whole.events("start")
     assert (start["step"], start["attempt"], start["resumed_from"], start["world_size"]) == (0, 1, None, 2)
     assert [event["step"] for event in whole.events("eval")] == [45, 90]
@@ -70,8 +72,8 @@ def test_it_reports_every_step(whole: ranks.Ranks) -> None:
 
 def test_its_log_is_short(whole: ranks.Ranks) -> None:
     lines = whole.output(0).splitlines()
-    assert len(lines) == 1 + LENGTH + 3 + 2  # head, steps, checkpoints, evaluations
-    assert lines[1].startswith("step  1/90  loss 5.")
+    assert len(lines) == 2 + LENGTH + 3 + 2  # tokens, head, steps, checkpoints, evaluations
+    assert lines[2].startswith("step  1/90  loss 5.")
     assert whole.output(1) == ""
 
 

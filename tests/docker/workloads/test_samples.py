@@ -12,12 +12,13 @@ import pytest
 np = pytest.importorskip("numpy", reason="the train extra is not installed")
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from workloads import engines, samples, session  # noqa: E402
+from workloads import corpus, engines, samples, session  # noqa: E402
 
 from tests.docker.workloads.conftest import place  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.torch
 
@@ -131,3 +132,57 @@ def test_what_goes_wrong_while_reading_is_raised() -> None:
     next(batches)
     with pytest.raises(OSError, match="the disk is gone"):
         next(batches)
+
+
+def test_a_mixture_has_its_shares_on_any_number_of_ranks() -> None:
+    parts = [samples.Samples(TOKENS, 10, seed=0), samples.Samples(TOKENS[:203] + 5_000, 10, seed=0)]
+    mixed = samples.Mixture(parts, [0.75, 0.25])
+    whole = mixed.batch(np.arange(10_000)).inputs
+    assert int((whole[:, 0] >= 5_000).sum()) == 2_500
+    # each source in its own order, with its own epochs
+    assert whole[whole[:, 0] < 5_000].equal(parts[0].batch(np.arange(7_500)).inputs)
+    assert whole[whole[:, 0] >= 5_000].equal(parts[1].batch(np.arange(2_500)).inputs)
+    assert mixed.epochs(10_000) == {"epoch": 125.0, "source_epochs": [75.0, 125.0]}
+    for ranks, micro in ((1, 12), (2, 6), (4, 3)):
+        size = engines.BatchSize(micro, 1, 12)
+        seen = [next(mixed.share(96, size, place(rank, ranks))).inputs for rank in range(ranks)]
+        assert torch.cat(seen).equal(whole[96:108])
+
+
+def test_a_mixture_is_of_the_sources_shards_without_what_is_held_out(
+    alone: session.Session, tmp_path: Path
+) -> None:
+    words = []
+    for letter, weight in (("a", 0.25), ("b", 0.75)):
+        lines = [f'{{"text": "{letter * (40 + number % 7)}{number}"}}' for number in range(400)]
+        (tmp_path / f"{letter}.jsonl").write_text("\n".join(lines))
+        words.append(f'{{"path":"{tmp_path / letter}.jsonl","weight":{weight}}}')
+    options = {"tokenizer": "bytes", "model": "byte-gpt", "data_cache": None, "data_wait": 60.0}
+    args = argparse.Namespace(data=words, seq_length=16, seed=0, document_masks=True, **options)
+    _, tokens = corpus.tokenized(alone, args, 256)
+    assert tokens.source_shards == [1, 1]
+    training, held_out = tokens.split()
+    assert sum(map(len, tokens.training())) == len(training) == tokens.tokens - len(held_out)
+    mixed = samples.of(tokens, args)
+    assert isinstance(mixed, samples.Mixture)
+    batch = mixed.batch(np.arange(400))
+    letters = [{chr(token) for token in row if chr(token) in "ab"} for row in batch.inputs.tolist()]
+    assert sum(found == {"b"} for found in letters) == 300
+    assert sum(found == {"a"} for found in letters) == 100
+    assert batch.positions is not None
+    assert mixed.mixed == ":1,3"
+    # the tokens are the same whatever the weights
+    plain = argparse.Namespace(**{**vars(args), "data": [f"{tmp_path / letter}.jsonl" for letter in "ab"]})
+    assert corpus.tokenized(alone, plain, 256)[1].path == tokens.path
+    assert not samples.of(tokens, plain).mixed
+
+
+def test_a_source_too_short_for_a_sample_is_named(alone: session.Session, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a" * 500)
+    (tmp_path / "b.txt").write_text("b")
+    words = [f'{{"path":"{tmp_path / name}.txt","weight":1}}' for name in "ab"]
+    options = {"tokenizer": "bytes", "model": "byte-gpt", "data_cache": None, "data_wait": 60.0}
+    args = argparse.Namespace(data=words, seq_length=16, seed=0, document_masks=False, **options)
+    _, tokens = corpus.tokenized(alone, args, 256)
+    with pytest.raises(session.Stop, match=r"b.txt: too short for one sample of 16 tokens"):
+        samples.of(tokens, args)
