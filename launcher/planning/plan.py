@@ -16,7 +16,15 @@ from launcher.errors import LauncherError, PlanError, Problem, of_field, shown
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
 from launcher.files import validation
-from launcher.planning import accelerators, fit, inline_secrets, own_program, ranks_environment
+from launcher.planning import (
+    accelerators,
+    data_cache,
+    fit,
+    inline_secrets,
+    own_program,
+    ranks_environment,
+    without_gpus,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -126,7 +134,8 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
 
     Raises PlanError with everything that cannot work.
     """
-    job, cluster, places, image_facts, *_ = loaded
+    job, written, places, image_facts, *_ = loaded
+    cluster = without_gpus.seen(job, written)
     fabric = FABRICS[cluster.fabric]
     findings = _lint(job, cluster, fabric)
     problems = [
@@ -134,6 +143,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         *own_program.problems(job),
         *ranks_environment.problems(job, cluster),
         *accelerators.problems(cluster),
+        *data_cache.problems(cluster),
         *_written(findings, "error", job),
     ]
     try:
@@ -173,7 +183,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         mounts=_mounts(cluster, config),
         warnings=tuple(problem.at(places) for problem in warnings),
         notes=tuple(notes),
-        image=_image(cluster, workspace),
+        image=_image(written, workspace),
         places=places,
         image_facts=image_facts,
     )
@@ -226,6 +236,8 @@ def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[MountPoint, ...]:
         and any(path and deepspeed_config.below(path, disk) for path in paths)
     ):
         written.append(MountPoint(disk, host=disk, claim=None, readonly=False, local=True))
+    if cache := data_cache.own_mount(cluster):
+        written.append(MountPoint(cache, host=cache, claim=None, readonly=False, local=False))
     return tuple(written)
 
 
@@ -279,12 +291,10 @@ def _written(findings: Iterable[lint.Diagnostic], severity: lint.Severity, job: 
 
 def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[model.Variable, ...]:
     """The fabric's variables, then the cluster's, then the job's; a later one of the same name wins."""
-    exported = {
-        v.name: v
-        for v in fabrics_environment.environment(
-            fabric, gpu=cluster.gpu is not None, interface=cluster.interface
-        )
-    }
+    of_fabric = fabrics_environment.environment(
+        fabric, gpu=cluster.gpu is not None, interface=cluster.interface
+    )
+    exported = {v.name: v for v in (*of_fabric, *data_cache.variables(cluster))}
     for source, env in (("the cluster file", cluster.env), ("the job file", job.env)):
         for name, variable in env.items():
             if variable.value is None:

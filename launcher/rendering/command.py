@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher import workloads
-from launcher.planning import own_program, ranks_environment
+from launcher.planning import data_cache, own_program, ranks_environment, weights
 from launcher.rendering import containers, own_image, templates
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def script_values(plan: Plan, scheduler: Literal["local", "slurm"]) -> dict[str,
         "environment": ranks_environment.document(plan),
         "carrier": templates.Code(ranks_environment.CARRIER),
         "caches": [*caches, *options(plan, runtime, stops=scheduler == "slurm")],
+        "data_cache": data_cache.on_host(plan.cluster),
         "secrets": templates.home(secrets),
         "secrets_named": secrets,
         "carried": own_image.folders(plan, scheduler),
@@ -59,7 +60,7 @@ def script_values(plan: Plan, scheduler: Literal["local", "slurm"]) -> dict[str,
 
 
 def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:
-    """What the node entry is told of them: none for a workload of ours on its own Python.
+    """What the node entry is told of them: nothing of most workloads of ours on their own Python.
 
     `stops`: the scheduler sends a signal before the walltime, and puts a job back into its queue.
     """
@@ -74,4 +75,6 @@ def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:
         words.append(f"--python={plan.cluster.python}")
     if job.checkpoint.requeue and stops:
         words.append(f"--requeue-after={own_program.stop_after(plan)}")
+    if model := weights.fetched(plan):
+        words.append(f"--fetch={model}")
     return words

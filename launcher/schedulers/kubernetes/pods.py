@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 from launcher import exit_codes
 from launcher.fabrics import environment as fabrics_environment
 from launcher.namedtuple import NamedTuple
-from launcher.planning import accelerators, own_program, ranks_environment
+from launcher.planning import accelerators, own_program, ranks_environment, weights
 from launcher.rendering import command, containers, templates
-from launcher.schedulers.kubernetes import carried, kinds, queues, security
+from launcher.schedulers.kubernetes import carried, kinds, queues, security, storage
 from launcher.sizing import memory
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
-FOLDER = "/runs"  # where the run folders' volume is mounted in a pod
+FOLDER = storage.FOLDER
 JOB = "/job"  # the ConfigMap: hostfile, DeepSpeed configuration, plan
 HOME = "/tmp"  # docker/Dockerfile
 # Of a host: kubelet, system daemons and DaemonSets keep the rest, and a pod that asks for all is never placed.
@@ -155,7 +155,13 @@ def _run(plan: Plan) -> str:
 
 
 def _environment(plan: Plan) -> tuple[tuple[str, str, str], ...]:
+    kept = weights.home(plan, FOLDER)
     return (
+        *(
+            [(weights.HOME, kept, "weights of the hub, fetched once onto the claim of the run folders")]
+            if kept
+            else []
+        ),
         *((v.name, literal(v.value), v.why) for v in plan.environment),
         *((name, literal(value), "") for name, value in own_program.variables(plan, FOLDER).items()),
         ("RUN_DIR", f"{FOLDER}/{_run(plan)}", "volume of checkpoints and logs"),
