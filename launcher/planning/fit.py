@@ -181,6 +181,8 @@ def estimate_or_reason(
     """
     if not workloads.traits(job.workload).estimated or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
+    if job.args.get("lora-rank"):
+        return None, "the memory of training adapters (args.lora-rank) is not estimated"
     model = models.load_if_here(job.model, found)
     if isinstance(model, models.Unknown):
         return None, model.reason

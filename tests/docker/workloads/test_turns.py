@@ -20,7 +20,8 @@ CHATML = (
 )
 MARKED = (
     "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}"
-    "{% generation %}{{ m.content }}<end>{% endgeneration %}{% else %}{{ m.content }}<end>{% endif %}{{ '\n' }}{% endfor %}"
+    "{% generation %}{{ m.content }}<end>{% endgeneration %}{% else %}{{ m.content }}<end>{% endif %}"
+    "{{ '\n' }}{% endfor %}"
 )
 # the kind of template that says thoughts of the last turn alone
 FORGETFUL = (
