@@ -136,11 +136,19 @@ def attach(model: PreTrainedModel, stage: Stage, task: str = "CAUSAL_LM") -> Any
 
     # ZeRO-3 gathers parameters of one type: https://github.com/huggingface/trl/issues/6089
     adapted = get_peft_model(model, adapters, autocast_adapter_dtype=not partitioned)
-    if quantized(stage.args):
-        for parameter in adapted.parameters():
-            if parameter.requires_grad:  # peft has them in fp32 on 4-bit weights whatever it is asked for
-                parameter.data = parameter.data.to(engines.dtype(stage.config))
+    match_types(adapted, stage)
     return adapted
+
+
+def match_types(model: Any, stage: Stage) -> None:
+    """Have what is trained on 4-bit weights in the type that they are computed in.
+
+    peft has it in fp32 whatever it is asked for, and TRL makes bf16 of that whatever the run computes in.
+    """
+    if quantized(stage.args):
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(engines.dtype(stage.config))
 
 
 def recomputing(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, bool] | None:

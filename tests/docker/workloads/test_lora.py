@@ -16,10 +16,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is only installed where jobs run")
 pytest.importorskip("trl", reason="the train extra is not installed")
 
-from workloads import lora
-from workloads.session import Stop
+from workloads import lora  # noqa: E402
+from workloads.session import Stop  # noqa: E402
 
-from tests.docker.workloads import ranks, tiny
+from tests.docker.workloads import ranks, tiny  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
