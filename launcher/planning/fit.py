@@ -179,21 +179,26 @@ def estimate_or_reason(
 
     Raises SpecError for a model that is none, and PlanError for a batch that does not divide.
     """
+    if _adapts(job):
+        return None, "the memory of training adapters (args.lora-rank) is not estimated"
     if not workloads.traits(job.workload).estimated or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
-    if job.args.get("lora-rank"):
-        return None, "the memory of training adapters (args.lora-rank) is not estimated"
     model = models.load_if_here(job.model, found)
     if isinstance(model, models.Unknown):
         return None, model.reason
     return estimate(model, job, cluster), ""
 
 
+def _adapts(job: Job) -> bool:
+    """Whether the job trains adapters beside weights that stand still, of which sizing knows nothing."""
+    return bool(job.args.get("lora-rank")) and not workloads.is_script(job.workload)
+
+
 def unknown_note(job: Job, reason: str, preset: str) -> str:
     """What to say of a job whose memory is not estimated for `reason`; empty where nobody would expect it."""
     if requested_preset(job) is None and workloads.steps(job.workload):
         return f"{reason}; `deepspeed: auto` is {preset}"
-    expected = job.model and workloads.traits(job.workload).estimated
+    expected = job.model and (workloads.traits(job.workload).estimated or _adapts(job))
     return f"{reason}; no memory is estimated" if expected else ""
 
 

@@ -20,6 +20,7 @@ from workloads import lora  # noqa: E402
 from workloads.session import Stop  # noqa: E402
 
 from tests.docker.workloads import ranks, tiny  # noqa: E402
+from tests.docker.workloads.test_chat import launcher  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -269,6 +270,17 @@ def test_what_cannot_work_is_said_before_the_first_step(
     assert runs[1][name].startswith("64: ")
     assert message in runs[1][name]
     assert not (runs[0] / name / "summary.json").exists()
+
+
+def test_the_job_of_the_twin_trains_and_leaves_adapters_and_a_model(tmp_path: Path) -> None:
+    words = ("local", "jobs/smoke/finetune-lora.yaml", "--wait", "--set", "args.epochs=0.2")
+    launcher(tmp_path, *words)
+    (run,) = tmp_path.glob("smoke-finetune-lora-*")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["event"] == "end"
+    assert lines[-1]["status"] == "done"
+    assert (run / "adapter" / "adapter_model.safetensors").exists()
+    assert (run / "export" / "model.safetensors").exists()
 
 
 def options(**given: Any) -> argparse.Namespace:
