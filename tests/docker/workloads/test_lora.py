@@ -43,6 +43,7 @@ WORDS = (
 )
 STEPS = ("--max-steps=4", "--checkpoint-every=2", "--eval-every=4", "--merge")
 ROWS = 40  # of which two are held out
+STILL = ("--max-steps=1", "--eval-every=1", "--lr=1e-30", "--min-lr=0")  # nothing is learned
 EPOCHS = 10  # steps of 2 epochs of 38 examples, 8 a step
 FORMS = ("finetune", "chat_sft")
 
@@ -96,6 +97,8 @@ def cases(folder: Path, size: int) -> list[dict[str, Any]]:
         case("dpo", "chat_dpo", "pairs of messages", *few, template),
         *(case(f"epochs {w}", w, "prompts", "--epochs=2") for w in FORMS),
         *(case(f"packed {w}", w, "prompts", "--epochs=3", "--packing", "--eval-every=2") for w in FORMS),
+        *(case(f"still {w}", w, "prompts", *STILL) for w in FORMS),
+        *(case(f"still packed {w}", w, "prompts", *STILL, "--packing") for w in FORMS),
         case("no such layer", "finetune", "prompts", "--lora-targets", "q_proj", "w_proj"),
         case("no template", "chat_sft", "messages", *talk[:2]),
         case("no rank", "finetune", "prompts", "--lora-rank=0", "--merge", "--lora-alpha=3"),
@@ -249,6 +252,14 @@ def test_packs_learn_too(workload: str, runs: tuple[Path, dict[str, str]]) -> No
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.02
     evaluated = steps(runs, f"packed {workload} 1", "eval")
     assert evaluated[-1]["loss"] < evaluated[0]["loss"]
+
+
+@pytest.mark.parametrize("workload", FORMS)
+def test_packed_examples_have_the_loss_that_they_have_alone(
+    workload: str, runs: tuple[Path, dict[str, str]]
+) -> None:
+    (packed,), (alone,) = (steps(runs, f"{kind} {workload} 1", "eval") for kind in ("still packed", "still"))
+    assert packed["loss"] == pytest.approx(alone["loss"], rel=1e-6)  # of both held-out examples, in one pack
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,15 @@ def test_a_broken_file(name: str, content: bytes, message: str, tmp_path: Path) 
     assert "\n" not in stop.value.message
 
 
+def test_rows_of_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("datasets", reason="the train extra is not installed")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_bytes(LINES)
+    source = f"hf:{tmp_path / 'set'}"
+    assert list(rows.read(source)) == [(f"--data {source}: row {n}", row) for n, row in enumerate(ROWS, 1)]
+
+
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(Stop, match=r"no .jsonl, .jsonl.gz, .json, .parquet file in this folder"):
         read(tmp_path)
