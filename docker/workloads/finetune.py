@@ -87,7 +87,9 @@ def finetune(args: argparse.Namespace, this: Session) -> int:
         stage = dataclasses.replace(stage, model=stages.start(stage, kind))
 
     # the arguments come first: with them transformers knows that a ZeRO-3 model is to be partitioned as it is made
-    arguments = TrainingArguments(**trainers.settings(args, this, stage.config, stage.size))
+    settings = trainers.settings(args, this, stage.config, stage.size)
+    # the Trainer would drop where the examples of a pack are, which is for the collator and not for the model
+    arguments = TrainingArguments(**settings, remove_unused_columns=not args.packing)
     model = this.together(lambda: learner(stage, encoder))
     trainer = Trainer(
         model=model, args=arguments, data_collator=collator(stage, model, encoder), **stage.datasets

@@ -29,7 +29,7 @@ def encoded(stage: Stage, *, encoder: bool = False) -> Stage:
 
     def encode(rows: list[Row]) -> list[Row]:
         made = (tokens(row, stage.tokenizer, stage.length, encoder) for row in rows)
-        return [Row(row) for row in made if any(label != IGNORED for label in row["labels"])]
+        return [Row(row) for row in made if learned(row)]
 
     training, held_out = stage.this.together(lambda: (encode(stage.training), encode(stage.held_out)))
     stage.left_out(len(training), len(held_out))
@@ -65,6 +65,11 @@ def tokens(row: Row, by: PreTrainedTokenizerBase, length: int, encoder: bool) ->
         ids, labels = before + after, [IGNORED] * len(before) + after
     ids, labels = ids[:length], labels[:length]
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+
+def learned(row: Tokens) -> bool:
+    """Whether an example has a label: its prompt has not filled it."""
+    return any(label != IGNORED for label in row["labels"])
 
 
 def question(row: Row) -> tuple[str, str | None]:

@@ -87,7 +87,7 @@ def test_examples_without_a_label_are_left_out_before_the_first_step() -> None:
         log=types.SimpleNamespace(event=lambda *_, **more: told.append(more), say=lambda *_: None),  # type: ignore[arg-type]
         config={},
         size=None,  # type: ignore[arg-type]
-        settings=types.SimpleNamespace(),  # type: ignore[arg-type]
+        settings=types.SimpleNamespace(),
         model="",
         tokenizer=by(),
         training=examples,

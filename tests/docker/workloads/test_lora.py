@@ -124,8 +124,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
     ended: dict[str, str] = {}
     for run in started:
         assert set(run.wait(2 * ranks.TIMEOUT)) == {0}, run.output()
-        lines = [line.partition(" ended with ") for line in run.output(0).splitlines()]
-        ended |= {place.rpartition("/")[2]: end for place, _, end in lines if end}
+        told = [line.partition(" ended with ") for line in run.output(0).splitlines()]
+        ended |= {name.rpartition("/")[2]: end for name, _, end in told if end}
     return folder, ended
 
 
