@@ -21,7 +21,6 @@ def add_option(group: argparse._ArgumentGroup) -> None:
     """Add --epochs, and have --max-steps given or not."""
     group.add_argument(
         "--epochs",
-        dest="passes",  # PPO has epochs of its own
         type=options.rate,
         metavar="N",
         help=f"how often to learn each example, instead of --max-steps; neither: {STEPS} steps",
@@ -31,15 +30,15 @@ def add_option(group: argparse._ArgumentGroup) -> None:
 
 def mistake(args: argparse.Namespace) -> str:
     """What is wrong with the two options together; empty where nothing is."""
-    passes = vars(args).get("passes")
-    if passes is not None and args.max_steps is not None:
-        return f"--epochs {passes:g} and --max-steps {args.max_steps} are both given: leave one out"
+    if args.epochs is not None and args.max_steps is not None:
+        return f"--epochs {args.epochs:g} and --max-steps {args.max_steps} are both given: leave one out"
     return ""
 
 
 def steps(args: argparse.Namespace, examples: int, batch: int) -> int:
     """The optimizer steps of a run with this many examples and so many of them a step."""
-    passes = vars(args).get("passes")
     if args.max_steps is not None:
         return int(args.max_steps)
-    return STEPS if passes is None else max(1, math.ceil(round(passes * examples / batch, 6)))
+    if args.epochs is None:
+        return STEPS
+    return max(1, math.ceil(round(float(args.epochs) * examples / batch, 6)))

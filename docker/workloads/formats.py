@@ -48,15 +48,21 @@ def add_columns(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def column(word: str) -> tuple[str, str]:
-    """The key and the column of KEY=COLUMN. Raises argparse.ArgumentTypeError for anything else."""
+def columns(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """The key and the column of each word of --columns."""
+    split = (word.partition("=") for word in args.columns)
+    return [(key, name) for key, _, name in split]
+
+
+def column(word: str) -> str:
+    """The word if it is KEY=COLUMN. Raises argparse.ArgumentTypeError for anything else."""
     key, equals, name = word.partition("=")
     keys = {key: None for form in (*ANSWERS, *PAIRS) for key in (*form, *OPTIONAL.get(form, ()))}
     if key not in keys or not equals or not name:
         raise argparse.ArgumentTypeError(
             f"KEY=COLUMN with a KEY of {', '.join(keys)} is expected, not {word!r}"
         )
-    return key, name
+    return word
 
 
 def mistake(columns: Sequence[tuple[str, str]], forms: Sequence[Form]) -> str:

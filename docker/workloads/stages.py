@@ -87,7 +87,7 @@ def prepare(
     log = this.together(lambda: metrics.start(args, this.run_dir, this.rank))
     config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
     settings = this.together(lambda: architectures.config(args.model))
-    training, held_out = examples.read(this, args.data, forms, vars(args).get("columns", ()))
+    training, held_out = examples.read(this, args.data, forms, formats.columns(args))
     by = tokenizer.for_examples(this, args, settings.vocab_size, training, pad_apart=pad_apart)
     this.together(lambda: turns.adopt(by, vars(args).get("chat_template")))
     if len(by) > settings.vocab_size:
@@ -110,7 +110,9 @@ def prepare(
 
 def mistake(args: argparse.Namespace, forms: Sequence[Form]) -> str:
     """What is wrong with the options of a stage together; empty where nothing is."""
-    return epochs.mistake(args) or lora.mistake(args) or formats.mistake(args.columns, forms)
+    counted = forms != formats.PROMPTS  # where answers are sampled, epochs are something else
+    wrong = epochs.mistake(args) if counted else ""
+    return wrong or lora.mistake(args) or formats.mistake(formats.columns(args), forms)
 
 
 def refusal(parser: argparse.ArgumentParser, words: list[str], forms: Sequence[Form]) -> str | None:

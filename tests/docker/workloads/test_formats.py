@@ -137,7 +137,8 @@ def test_a_word_that_is_no_column(word: str) -> None:
 
 
 def test_a_column_may_be_called_anything() -> None:
-    assert formats.column("prompt=a = b,$c\n") == ("prompt", "a = b,$c\n")
+    word = formats.column("prompt=a = b,$c\n")
+    assert formats.columns(argparse.Namespace(columns=[word])) == [("prompt", "a = b,$c\n")]
 
 
 def test_columns_that_do_not_go_together() -> None:
