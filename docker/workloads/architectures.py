@@ -193,16 +193,19 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: 
             if module
             else [parameter]
         )
-        if ".lora_" in key:
+        if ".lora_" in key or ".original_module." in key:
             continue
         with deepspeed.zero.GatheredParameters(needed, enabled=hasattr(parameter, "ds_id")):
             if session.rank == 0:
-                whole = parameter.detach() + (module.get_delta_weight("default") if module else 0)
+                whole = _unpacked(parameter) + (module.get_delta_weight("default") if module else 0)
                 weights[_plain(key)] = whole.to(parameter.dtype).cpu().clone()
 
     def write() -> None:
         plain = model.get_base_model() if hasattr(model, "get_base_model") else model
         plain.config.use_cache = True
+        if hasattr(plain.config, "quantization_config"):  # what is written is not
+            del plain.config.quantization_config
+            plain.hf_quantizer = None
         generation = getattr(plain, "generation_config", None)
         for settings in filter(None, (plain.config, generation)):
             _end_with(settings, tokenizer)
@@ -212,6 +215,17 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: 
         tokenizer.save_pretrained(session.run_dir / "export")
 
     session.first(write)
+
+
+def _unpacked(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """A parameter's numbers; those of 4 bit (bitsandbytes) as the layer computes with them."""
+    state = getattr(parameter, "quant_state", None)
+    if state is None:
+        return parameter.detach()
+    from bitsandbytes.functional import dequantize_4bit
+
+    numbers: torch.Tensor = dequantize_4bit(parameter.detach(), state)
+    return numbers
 
 
 def end_tokens(settings: PretrainedConfig | GenerationConfig, end: int | None) -> list[int]:

@@ -10,75 +10,89 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, engines, options, packages, stages, tokenizer
+from workloads import (
+    architectures,
+    engines,
+    epochs,
+    formats,
+    lora,
+    options,
+    packages,
+    stages,
+    tokenizer,
+    turns,
+)
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
-    from peft import LoraConfig
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from workloads.formats import Form
     from workloads.stages import Stage
 
-START = "start"
 PACKAGES = ("trl", "peft")
 
 
-def add_options(command: argparse.ArgumentParser, keys: str, dropout: bool = False) -> None:
-    """Add the options of every stage; `keys` are those of one example, `dropout` says whether the stage has any."""
+def add_options(
+    command: argparse.ArgumentParser, keys: str, *, shown: bool = False, dropout: bool = False
+) -> None:
+    """Add the options of every stage; `keys` are those of one example.
+
+    `shown` is a stage whose examples have their answers; `dropout` says whether the stage has any.
+    """
     options.launcher(command)
     group = command.add_argument_group("training")
     options.optimization(group)
     options.examples(group, keys)
-    options.lora(group, dropout)
+    formats.add_columns(group)
+    if shown:
+        epochs.add_option(group)
+        turns.add_option(group)
+    lora.add_options(group, dropout=dropout, quantized=shown)
     options.reports(group)
     options.rehearsal(group)
 
 
 def prepare(
-    args: argparse.Namespace, this: Session, keys: tuple[str, ...], *, pad_apart: bool = False
+    args: argparse.Namespace, this: Session, forms: Sequence[Form], *, pad_apart: bool = False
 ) -> Stage:
-    """Read config, examples (with these keys) and tokenizer, and find the start. Raises Stop for the job's mistakes."""
+    """Read config, examples (of these forms) and tokenizer, and find the start. Raises Stop for the job's mistakes."""
     for package in PACKAGES:
         packages.require(package, "the chat workloads")
-    stage = stages.prepare(args, this, keys, pad_apart=pad_apart)
-    return dataclasses.replace(stage, model=start(stage))
+    stage = stages.prepare(args, this, forms, pad_apart=pad_apart)
+    check_pairs(stage)
+    return dataclasses.replace(stage, model=stages.start(stage))
 
 
-def start(stage: Stage) -> str:
-    """Where the weights come from: --model, or a folder with random ones for an architecture that has none.
-
-    TRL makes its frozen copies by loading the start again, so that has to be on disk.
-    """
-    args, by = stage.args, stage.tokenizer
-    if architectures.has_weights(args.model):
-        return str(args.model)
-    folder = stage.this.run_dir / START
-
-    def write() -> None:
-        if not (folder / "config.json").exists():
-            import torch
-            from transformers import AutoModelForCausalLM
-
-            torch.manual_seed(args.seed)
-            settings = architectures.config(args.model)
-            settings.eos_token_id, settings.pad_token_id = by.eos_token_id, by.pad_token_id
-            AutoModelForCausalLM.from_config(settings).save_pretrained(folder)
-            by.save_pretrained(folder)
-
-    stage.this.first(write)
-    return str(folder)
+def check_pairs(stage: Stage) -> None:
+    """Raise Stop where answers of pairs that are messages cannot become tokens, or only some are messages."""
+    rows = [row for row in (*stage.training, *stage.held_out) if isinstance(row.get("chosen"), list)]
+    if not rows:
+        return
+    turns.check(stage.tokenizer, rows[0].place)
+    text = next((row for row in stage.training if not isinstance(row.get("chosen"), list)), None)
+    if text is not None:
+        raise Stop(
+            f"{text.place}: its answers are text, and those of {rows[0].place} are messages: use one of both"
+        )
 
 
-def policy(name: str, config: dict[str, Any]) -> PreTrainedModel:
-    """A causal language model in the precision of the DeepSpeed config."""
+def policy(name: str, config: dict[str, Any], **more: Any) -> PreTrainedModel:
+    """A causal language model in the precision of the DeepSpeed config; `more` is of from_pretrained."""
     from transformers import AutoModelForCausalLM
 
-    return _loaded(AutoModelForCausalLM, name, config)
+    return _loaded(AutoModelForCausalLM, name, config, **more)
 
 
-def judge(name: str, stage: Stage, seed: int | None) -> PreTrainedModel:
+def learning(stage: Stage) -> PreTrainedModel:
+    """The policy that a stage starts from, whose weights may be in 4 bit."""
+    return policy(stage.model, stage.config, **lora.loading(stage.args, stage.config, stage.this.device))
+
+
+def judge(name: str, stage: Stage, seed: int | None, **more: Any) -> PreTrainedModel:
     """A model that gives a text one number. Its last layer is new, by `seed`; with None it must be trained already."""
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -89,7 +103,7 @@ def judge(name: str, stage: Stage, seed: int | None) -> PreTrainedModel:
         check_tokens(name, stage.tokenizer)
     else:
         torch.manual_seed(seed)
-    model = _loaded(AutoModelForSequenceClassification, name, stage.config, num_labels=1)
+    model = _loaded(AutoModelForSequenceClassification, name, stage.config, num_labels=1, **more)
     if seed is not None and len(stage.tokenizer) > model.config.vocab_size:
         model.resize_token_embeddings(len(stage.tokenizer), mean_resizing=False)  # by a token for padding
     model.config.pad_token_id = stage.tokenizer.pad_token_id
@@ -115,42 +129,13 @@ def _loaded(kind: Any, name: str, config: dict[str, Any], **more: Any) -> PreTra
         raise Stop(f"model {name!r}: {str(error).strip().splitlines()[0]}") from error
 
 
-def lora(args: argparse.Namespace, task: str = "CAUSAL_LM") -> LoraConfig | None:
-    """The LoRA that the options ask for: on every linear layer, as DeepSpeed-Chat's and QLoRA's; none for rank 0."""
-    if not args.lora_rank:
-        return None
-    import torch
-    from peft import LoraConfig
-
-    torch.manual_seed(args.seed)  # of the adapters, which are made next
-    return LoraConfig(
-        r=args.lora_rank,
-        lora_alpha=args.lora_alpha or 2 * args.lora_rank,
-        lora_dropout=vars(args).get("lora_dropout", 0.0),
-        target_modules="all-linear",
-        task_type=task,
-    )
-
-
 def learner(model: PreTrainedModel, stage: Stage, task: str = "CAUSAL_LM") -> Any:
     """A model that learns in policy optimization: without dropout, as ratios compare one network with itself.
 
     With the adapters and the activation checkpointing that the options ask for.
     """
-    from peft import get_peft_model
-
     without_dropout(model)
-    adapters, partitioned = lora(stage.args, task), engines.stage(stage.config) == 3
-    if stage.args.activation_checkpointing:
-        # ZeRO-3 recomputes adapted layers in the other way only: https://github.com/huggingface/trl/issues/2514
-        how = {"use_reentrant": True} if adapters and partitioned else None
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
-        if adapters:
-            model.enable_input_require_grads()  # else nothing before the first adapter has a gradient
-    if adapters is None:
-        return model
-    # ZeRO-3 gathers parameters of one type: https://github.com/huggingface/trl/issues/6089
-    return get_peft_model(model, adapters, autocast_adapter_dtype=not partitioned)
+    return lora.attach(model, stage, task)
 
 
 def without_dropout(model: PreTrainedModel) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from workloads import chat, options, session
+from workloads import chat, formats, lora, options, session, stages
 from workloads.traits import Traits
 
 if TYPE_CHECKING:
@@ -26,11 +26,17 @@ def parser() -> argparse.ArgumentParser:
         description="Direct preference optimization on pairs of answers.",
         allow_abbrev=False,
     )
-    chat.add_options(command, '{"prompt", "chosen", "rejected"}')
+    chat.add_options(command, '{"prompt", "chosen", "rejected"}, text or messages', shown=True)
     command.add_argument_group("preference").add_argument(
         "--beta", type=options.rate, default=0.1, help="how closely the policy is held to its start"
     )
     return command
+
+
+def refusal(words: list[str], hosts: int, slots: int) -> str | None:
+    """Why this command line cannot run, as far as it can be told before: None if it can."""
+    del hosts, slots
+    return stages.refusal(parser(), words, formats.PAIRS)
 
 
 def dpo(args: argparse.Namespace, this: Session) -> int:
@@ -38,17 +44,19 @@ def dpo(args: argparse.Namespace, this: Session) -> int:
 
     A pair counts as accurate when its better answer has become likelier, against the start, than its worse one.
     """
-    stage = chat.prepare(args, this, ("prompt", "chosen", "rejected"))
+    stage = chat.prepare(args, this, formats.PAIRS)
     from trl import DPOConfig, DPOTrainer
 
     from workloads import trainers
 
     settings = trainers.settings(args, this, stage.config, stage.size)
+    config = DPOConfig(**settings, max_length=stage.length, beta=args.beta)
+    model = this.together(lambda: chat.learning(stage))
     trainer = DPOTrainer(
-        model=this.together(lambda: chat.policy(stage.model, stage.config)),
-        args=DPOConfig(**settings, max_length=stage.length, beta=args.beta),
+        model=model,
+        args=config,
         processing_class=stage.tokenizer,
-        peft_config=chat.lora(args),
+        peft_config=this.together(lambda: lora.config(args, model)),
         **stage.datasets,
     )
     trainers.arrange(trainer, stage)

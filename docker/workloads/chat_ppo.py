@@ -22,11 +22,13 @@ from workloads import (
     checkpoints,
     corpus,
     examples,
+    formats,
     metrics,
     options,
     rewards,
     samples,
     session,
+    stages,
     tokenizer,
 )
 from workloads.session import Stop
@@ -65,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 def ppo(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank until --max-steps or a signal; returns the exit code."""
     began = time.monotonic()
-    training = prepare(chat.prepare(args, this, ("prompt",)))
+    training = prepare(chat.prepare(args, this, formats.PROMPTS))
     log, stopped = training.stage.log, this.agree()[1]
     try:
         while training.progress.step < args.max_steps and not stopped:
@@ -186,11 +188,9 @@ def finish(training: Training, began: float) -> None:
     """Export the policy, or its moving average, if asked to, and write summary.json: the run is done."""
     this, log = training.stage.this, training.stage.log
     policy = training.models.policy.module
-    if training.args.export:
-        if training.average is not None:
-            training.average.put()
-        architectures.export(policy, training.stage.tokenizer, this)
-        log.say(f"exported to {this.run_dir / 'export'}")
+    if training.average is not None and (training.args.export or training.args.lora_rank):
+        training.average.put()
+    stages.export(training.stage, policy)
     facts = {
         "parameters": architectures.parameters(policy),
         "trained_parameters": architectures.trained_parameters(policy),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from workloads import chat, session
+from workloads import chat, formats, lora, session, stages
 from workloads.traits import Traits
 
 if TYPE_CHECKING:
@@ -26,8 +26,14 @@ def parser() -> argparse.ArgumentParser:
         description="Train a reward model on pairs of answers.",
         allow_abbrev=False,
     )
-    chat.add_options(command, '{"prompt", "chosen", "rejected"}')
+    chat.add_options(command, '{"prompt", "chosen", "rejected"}, text or messages', shown=True)
     return command
+
+
+def refusal(words: list[str], hosts: int, slots: int) -> str | None:
+    """Why this command line cannot run, as far as it can be told before: None if it can."""
+    del hosts, slots
+    return stages.refusal(parser(), words, formats.PAIRS)
 
 
 def reward(args: argparse.Namespace, this: Session) -> int:
@@ -35,17 +41,19 @@ def reward(args: argparse.Namespace, this: Session) -> int:
 
     Accuracy is the share of pairs whose better answer gets the higher number.
     """
-    stage = chat.prepare(args, this, ("prompt", "chosen", "rejected"), pad_apart=True)
+    stage = chat.prepare(args, this, formats.PAIRS, pad_apart=True)
     from trl import RewardConfig, RewardTrainer
 
     from workloads import trainers
 
     config = RewardConfig(**trainers.settings(args, this, stage.config, stage.size), max_length=stage.length)
+    loading = lora.loading(args, stage.config, this.device)
+    model = this.together(lambda: chat.judge(stage.model, stage, args.seed, **loading))
     trainer = RewardTrainer(
-        model=this.together(lambda: chat.judge(stage.model, stage, args.seed)),
+        model=model,
         args=config,
         processing_class=stage.tokenizer,
-        peft_config=chat.lora(args, "SEQ_CLS"),
+        peft_config=this.together(lambda: lora.config(args, model, "SEQ_CLS")),
         **stage.datasets,
     )
     trainers.arrange(trainer, stage)

@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from workloads import chat, options, rewards, session
+from workloads import chat, formats, lora, options, rewards, session
 from workloads.session import Stop
 from workloads.traits import Traits
 
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 def rl(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank; returns the exit code."""
-    stage = chat.prepare(args, this, ("prompt",))
+    stage = chat.prepare(args, this, formats.PROMPTS)
     if stage.size.total % args.generations:
         raise Stop(
             f"the step's {stage.size.total} answers do not divide by --generations {args.generations}: change "
@@ -85,7 +85,7 @@ def rl(args: argparse.Namespace, this: Session) -> int:
         args=config,
         **stage.datasets,
         processing_class=stage.tokenizer,
-        peft_config=chat.lora(args),
+        peft_config=this.together(lambda: lora.config(args, model)),
     )
     trainers.arrange(trainer, stage, per_example=args.generations)
     reinforcement.draw_by_place(trainer, stage)

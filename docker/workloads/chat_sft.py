@@ -1,6 +1,6 @@
 """First stage of chat training, answer as shown: `python -m workloads.chat_sft`, once per rank.
 
-Owns TRL's SFTTrainer; only the answer's tokens count in the loss. What stages share is in chat.py.
+Owns TRL's SFTTrainer; only the answer's tokens count in the loss (labels.py). What stages share is in chat.py.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from workloads import chat, session
+from workloads import chat, formats, labels, lora, packs, session, stages
 from workloads.traits import Traits
 
 if TYPE_CHECKING:
@@ -22,26 +22,37 @@ def parser() -> argparse.ArgumentParser:
     """The command line; importing this module and calling this needs the standard library only."""
     command = argparse.ArgumentParser(
         prog="python -m workloads.chat_sft",
-        description="Supervised fine-tuning on prompts and answers.",
+        description="Supervised fine-tuning on conversations, or prompts and answers.",
         allow_abbrev=False,
     )
-    chat.add_options(command, '{"prompt", "completion"}', dropout=True)
+    keys = '{"messages"}, {"prompt", "completion"}, {"instruction", "input", "output"} or {"text"}'
+    chat.add_options(command, keys, shown=True, dropout=True)
+    packs.add_option(command.add_argument_group("samples"))
     return command
+
+
+def refusal(words: list[str], hosts: int, slots: int) -> str | None:
+    """Why this command line cannot run, as far as it can be told before: None if it can."""
+    del hosts, slots
+    return stages.refusal(parser(), words, formats.ANSWERS)
 
 
 def sft(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank; returns the exit code."""
-    stage = chat.prepare(args, this, ("prompt", "completion"))
+    stage = labels.encoded(chat.prepare(args, this, formats.ANSWERS))
     from trl import SFTConfig, SFTTrainer
 
     from workloads import trainers
 
-    config = SFTConfig(**trainers.settings(args, this, stage.config, stage.size), max_length=stage.length)
+    # the examples are tokens, cut and packed already
+    settings = trainers.settings(args, this, stage.config, stage.size)
+    config = SFTConfig(**settings, max_length=None, padding_free=args.packing)
+    model = this.together(lambda: chat.learning(stage))
     trainer = SFTTrainer(
-        model=this.together(lambda: chat.policy(stage.model, stage.config)),
+        model=model,
         args=config,
         processing_class=stage.tokenizer,
-        peft_config=chat.lora(args),
+        peft_config=this.together(lambda: lora.config(args, model)),
         **stage.datasets,
     )
     trainers.arrange(trainer, stage)

@@ -1,52 +1,50 @@
-"""Examples to learn from, one JSON object each: prompts, answers, and pairs of a better and a worse answer.
+"""Examples to learn from: prompts, answers, conversations, and pairs of a better and a worse answer.
 
-Owns their sources and keys, and the built-in ones, made from Python's own documentation so that every workload can be
-tried without a download; text without such a form is text.py's.
-
-    {"text": …}                              continue pretraining
-    {"prompt": …, "completion": …}           learn the answer
-    {"prompt": …, "chosen": …, "rejected": …}    learn which answer is better
+Owns which are held out, in what order they come, and the built-in ones, made from Python's own documentation so that
+every workload can be tried without a download. Their forms are formats.py's, files are rows.py's.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from workloads import text
+from workloads import formats, rows, text
+from workloads.formats import Row
 from workloads.session import Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
 
+    from workloads.formats import Form
     from workloads.session import Session
-
-    Row = dict[str, Any]
 
 HELD_OUT = 0.05  # of the examples, for evaluation
 BUILTIN = 2000
 
 
-def read(session: Session, sources: list[str], *keys: str) -> tuple[list[Row], list[Row]]:
+def read(
+    session: Session, sources: list[str], forms: Sequence[Form], columns: Sequence[tuple[str, str]] = ()
+) -> tuple[list[Row], list[Row]]:
     """The examples of all sources for training, and those held out for evaluation; all ranks call it.
 
-    Which they are does not depend on the number of ranks.
-
-    Each has `keys`, whose values are text that is not empty. Raises Stop, naming the line, where one has not.
+    Which they are does not depend on the number of ranks. Each has one of `forms`, in columns that may be called
+    otherwise. Raises Stop, naming the line, for one that has none.
     """
-    rows = session.together(lambda: [row for source in sources for row in _source(source, keys)])
-    held_out = max(1, int(len(rows) * HELD_OUT))
-    if len(rows) < 2:
+    if wrong := formats.mistake(columns, forms):
+        raise Stop(wrong)
+    read = session.together(lambda: [row for s in sources for row in _source(s, forms, dict(columns))])
+    held_out = max(1, int(len(read) * HELD_OUT))
+    if len(read) < 2:
         raise Stop(
-            f"--data {' '.join(sources)}: {len(rows)} examples are too few: one at least is held out for evaluation"
+            f"--data {' '.join(sources)}: {len(read)} examples are too few: one at least is held out for evaluation"
         )
-    random.Random(0).shuffle(rows)
-    return rows[held_out:], rows[:held_out]
+    random.Random(0).shuffle(read)
+    return read[held_out:], read[:held_out]
 
 
 def order(count: int, positions: int, seed: int) -> np.ndarray:
@@ -66,31 +64,13 @@ def evaluation_size(held_out: int, total: int) -> int:
     return max(part for part in range(1, held_out + 1) if total % part == 0)
 
 
-def _source(source: str, keys: tuple[str, ...]) -> Iterator[Row]:
+def _source(source: str, forms: Sequence[Form], columns: dict[str, str]) -> Iterator[Row]:
     if source == "builtin":
-        yield from builtin(keys)
-    elif source.startswith("hf:"):
-        for number, row in enumerate(text.hugging_face(source.removeprefix("hf:")), 1):
-            yield checked(row, keys, f"--data {source}: example {number}")
-    else:
-        for path in text.files(source):
-            with path.open(encoding="utf-8", errors="replace") as file:
-                for number, line in enumerate(file, 1):
-                    yield checked(_parsed(line), keys, f"--data {path}:{number}")
-
-
-def _parsed(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
-def checked(row: Any, keys: tuple[str, ...], place: str) -> Row:
-    """The row with `keys` alone. Raises Stop when one is missing, empty or not text."""
-    if isinstance(row, dict) and all(isinstance(row.get(key), str) and row[key] for key in keys):
-        return {key: row[key] for key in keys}
-    raise Stop(f"{place}: not a JSON object with {', '.join(keys)} that are text and not empty")
+        # of the forms that answers have, the one that all of them are made for
+        yield from builtin(("prompt", "completion") if ("prompt", "completion") in forms else forms[0])
+        return
+    for place, row in rows.read(source):
+        yield formats.example(row, place, forms, columns)
 
 
 def builtin(keys: tuple[str, ...]) -> Iterator[Row]:
@@ -107,4 +87,4 @@ def builtin(keys: tuple[str, ...]) -> Iterator[Row]:
             "chosen": rest.lower(),
             "rejected": rest.upper(),
         }
-        yield {key: example[key] for key in keys}
+        yield Row({key: example[key] for key in keys})

@@ -1,28 +1,37 @@
 """Fine-tune with Hugging Face's Trainer on DeepSpeed: `python -m workloads.finetune`, once per rank.
 
-Owns models, examples and their tokens for two tasks: a causal language model (LLaMA, GPT-2) that continues a prompt,
-and an encoder-decoder (T5) that reads it and writes the answer. The DeepSpeed side of the Trainer is trainers.py's.
+Owns models for two tasks: a causal language model (LLaMA, GPT-2) that continues a prompt, and an encoder-decoder (T5)
+that reads it and writes the answer. Examples become tokens in labels.py; the DeepSpeed side of the Trainer is
+trainers.py's.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-from typing import TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, engines, options, session, stages, tokenizer
+from workloads import (
+    architectures,
+    engines,
+    epochs,
+    formats,
+    labels,
+    lora,
+    options,
+    packs,
+    session,
+    stages,
+    turns,
+)
 from workloads.session import Session, Stop
 from workloads.stages import IGNORED
 from workloads.traits import Traits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from workloads.stages import Stage
-
-    Tokens = dict[str, list[int]]
 
 TRAITS = Traits(resolves_auto=True, estimated=True)
 
@@ -43,44 +52,62 @@ def parser() -> argparse.ArgumentParser:
         help="causal continues the prompt; seq2seq has an encoder for it; auto: what the model is",
     )
     options.optimization(group)
-    options.examples(group, '{"prompt", "completion"}, or {"text"} with --plain')
+    epochs.add_option(group)
+    keys = '{"messages"}, {"prompt", "completion"}, {"instruction", "input", "output"} or {"text"}'
+    options.examples(group, keys)
+    formats.add_columns(group)
+    turns.add_option(group)
+    packs.add_option(group)
     group.add_argument(
         "--plain", action=options.SWITCH, default=False, help='learn all of {"text"} (causal); no prompts'
     )
+    lora.add_options(group, dropout=True, quantized=True)
     options.reports(group)
     options.rehearsal(group)
     return command
 
 
+def refusal(words: list[str], hosts: int, slots: int) -> str | None:
+    """Why this command line cannot run, as far as it can be told before: None if it can."""
+    del hosts, slots
+    return stages.refusal(parser(), words, formats.ANSWERS)
+
+
 def finetune(args: argparse.Namespace, this: Session) -> int:
     """Fine-tune on this rank; returns the exit code."""
-    from datasets import Dataset
-    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+    from transformers import Trainer, TrainingArguments
 
     from workloads import trainers
 
-    stage = stages.prepare(args, this, ("text",) if args.plain else ("prompt", "completion"))
+    stage = stages.prepare(args, this, formats.TEXTS if args.plain else formats.ANSWERS)
     encoder = this.together(lambda: has_encoder(args, stage.settings))
+    stage = labels.encoded(stage, encoder=encoder)
+    if args.lora_rank:
+        kind = "AutoModelForSeq2SeqLM" if encoder else "AutoModelForCausalLM"
+        stage = dataclasses.replace(stage, model=stages.start(stage, kind))
 
     # the arguments come first: with them transformers knows that a ZeRO-3 model is to be partitioned as it is made
-    arguments = TrainingArguments(**trainers.settings(args, this, stage.config, stage.size))
-    model = this.together(lambda: build(stage, encoder))
-    training, held_out = (
-        Dataset.from_list([row for row in map(encode(stage, encoder), rows) if learned(row)])
-        for rows in (stage.training, stage.held_out)
-    )
+    settings = trainers.settings(args, this, stage.config, stage.size)
+    # the Trainer would drop where the examples of a pack are, which is for the collator and not for the model
+    arguments = TrainingArguments(**settings, remove_unused_columns=not args.packing)
+    model = this.together(lambda: learner(stage, encoder))
     trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=training,
-        eval_dataset=held_out,
-        data_collator=DataCollatorForSeq2Seq(
-            stage.tokenizer, model=model if encoder else None, label_pad_token_id=IGNORED
-        ),
+        model=model, args=arguments, data_collator=collator(stage, model, encoder), **stage.datasets
     )
     trainers.arrange(trainer, stage)
     trainer.evaluate = lambda **_: trainers.evaluate_tokens(trainer)
     return trainers.run(trainer, stage)
+
+
+def collator(stage: Stage, model: PreTrainedModel, encoder: bool) -> Any:
+    """What makes a batch of examples."""
+    from transformers import DataCollatorForSeq2Seq
+
+    if stage.args.packing:
+        return packs.collator(stage)
+    return DataCollatorForSeq2Seq(
+        stage.tokenizer, model=model if encoder else None, label_pad_token_id=IGNORED
+    )
 
 
 def has_encoder(args: argparse.Namespace, configuration: PretrainedConfig) -> bool:
@@ -91,7 +118,17 @@ def has_encoder(args: argparse.Namespace, configuration: PretrainedConfig) -> bo
         raise Stop(f"--task {args.task}: model {args.model} is {kind}")
     if encoder and args.plain:
         raise Stop("--plain: an encoder-decoder needs a prompt to read and a completion to write")
+    if encoder and args.packing:
+        raise Stop("--packing: the examples of an encoder-decoder cannot be told apart in one: leave it out")
     return encoder
+
+
+def learner(stage: Stage, encoder: bool) -> Any:
+    """The model, with the adapters that the options ask for."""
+    model = build(stage, encoder)
+    if not stage.args.lora_rank:
+        return model
+    return lora.attach(model, stage, "SEQ_2_SEQ_LM" if encoder else "CAUSAL_LM")
 
 
 def build(stage: Stage, encoder: bool) -> PreTrainedModel:
@@ -111,39 +148,11 @@ def build(stage: Stage, encoder: bool) -> PreTrainedModel:
             model.initialize_weights()
             model.tie_weights()
         return model
+    loading = lora.loading(stage.args, stage.config, stage.this.device)
     try:
-        return kind.from_pretrained(stage.model, dtype=dtype)
+        return kind.from_pretrained(stage.model, dtype=dtype, **loading)
     except (OSError, ValueError) as error:
         raise Stop(f"model {stage.model!r}: {str(error).strip().splitlines()[0]}") from error
-
-
-def encode(stage: Stage, encoder: bool) -> Callable[[dict[str, str]], Tokens]:
-    """What makes tokens of an example of this stage."""
-    return functools.partial(tokens, by=stage.tokenizer, length=stage.length, encoder=encoder)
-
-
-def tokens(row: dict[str, str], by: PreTrainedTokenizerBase, length: int, encoder: bool) -> Tokens:
-    """input_ids, attention_mask and labels of an example, at most `length` each; labels of a prompt are left out.
-
-    It begins with what the tokenizer puts first, and ends with the end token.
-    """
-    end = [by.eos_token_id]
-    if encoder:
-        ids = tokenizer.prompt_ids(by, row["prompt"]) + end
-        labels = tokenizer.prompt_ids(by, row["completion"]) + end
-    elif "text" in row:
-        ids = labels = tokenizer.prompt_ids(by, row["text"]) + end
-    else:
-        prompt = tokenizer.prompt_ids(by, row["prompt"])
-        answer = by.encode(row["completion"], add_special_tokens=False) + end
-        ids, labels = prompt + answer, [IGNORED] * len(prompt) + answer
-    ids, labels = ids[:length], labels[:length]
-    return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
-
-
-def learned(row: Tokens) -> bool:
-    """Whether an example has a label: its prompt has not filled it."""
-    return any(label != IGNORED for label in row["labels"])
 
 
 def main() -> None:

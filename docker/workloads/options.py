@@ -254,8 +254,8 @@ def examples(group: argparse._ArgumentGroup, keys: str) -> None:
         nargs="+",
         default=["builtin"],
         metavar="SOURCE",
-        help=f".jsonl files, folders or globs with {keys}; hf:NAME[@SUBSET][:SPLIT] for a Hugging Face data set; "
-        "builtin for sentences of Python's own reference",
+        help=f".jsonl (or .jsonl.gz), .json and .parquet files, folders or globs with {keys}; hf:NAME[@SUBSET][:SPLIT] "
+        "for a Hugging Face data set; builtin for sentences of Python's own reference",
     )
     group.add_argument(
         "--tokenizer",
@@ -273,27 +273,6 @@ def examples(group: argparse._ArgumentGroup, keys: str) -> None:
         metavar="N",
         help="evaluate every N steps on a twentieth of the examples that is held out; 0: never",
     )
-
-
-def lora(group: argparse._ArgumentGroup, dropout: bool) -> None:
-    """Add low-rank adapters, and the dropout before them where a stage has any."""
-    group.add_argument(
-        "--lora-rank",
-        type=count,
-        default=0,
-        metavar="R",
-        help="train adapters of this rank beside every linear layer instead of all weights; 0: all weights",
-    )
-    group.add_argument(
-        "--lora-alpha",
-        type=positive,
-        metavar="N",
-        help="their scale times the rank (default: twice the rank)",
-    )
-    if dropout:
-        group.add_argument(
-            "--lora-dropout", type=fraction, default=0.0, metavar="X", help="dropout before the adapters"
-        )
 
 
 def sampling(group: argparse._ArgumentGroup) -> None:

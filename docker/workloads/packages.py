@@ -61,6 +61,14 @@ NEEDS = (
         instead="use args.engine=transformers",
         workload="serve",
     ),
+    Need(
+        option="lora-4bit",
+        module="bitsandbytes",
+        package="bitsandbytes",
+        instead="leave args.lora-4bit out",
+    ),
+    Need("lora-rank", "peft", "peft", workload="finetune"),
+    Need("packing", "trl", "trl", workload="finetune"),
     Need("engine", "starlette", "starlette", ("transformers",), workload="serve"),
     Need("engine", "uvicorn", "uvicorn", ("transformers",), workload="serve"),
 )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from deepspeed import DeepSpeedEngine
 
-    from workloads.examples import Row
+    from workloads.formats import Row
     from workloads.ppo_models import Models
     from workloads.session import Session
     from workloads.stages import Stage

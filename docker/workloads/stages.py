@@ -8,15 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, engines, examples, metrics, tokenizer
+from workloads import architectures, engines, epochs, examples, formats, lora, metrics, tokenizer, turns
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     from datasets import Dataset
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+    from workloads.formats import Form, Row
+
+START = "start"
 IGNORED = -100  # the label that cross-entropy leaves out
 
 
@@ -32,8 +36,8 @@ class Stage:
     settings: PretrainedConfig
     model: str
     tokenizer: PreTrainedTokenizerBase
-    training: list[examples.Row]
-    held_out: list[examples.Row]
+    training: list[Row]
+    held_out: list[Row]
 
     @property
     def length(self) -> int:
@@ -48,17 +52,18 @@ class Stage:
         return limit
 
     @property
-    def datasets(self) -> dict[str, Dataset]:
-        """The examples as TRL takes them."""
+    def datasets(self) -> dict[str, Dataset | None]:
+        """The examples as Trainers take them."""
         from datasets import Dataset
 
         return {
             "train_dataset": Dataset.from_list(self.training),
-            "eval_dataset": Dataset.from_list(self.held_out),
+            "eval_dataset": Dataset.from_list(self.held_out) if self.held_out else None,
         }
 
-    def left_out(self, training: int, held_out: int, why: str) -> None:
+    def left_out(self, training: int, held_out: int, why: str = "") -> None:
         """Say how many examples are left out, given how many are kept. Raises Stop where too few are left."""
+        why = why or f"they are longer than {self.length} tokens, or leave no room for an answer"
         given = len(self.training), len(self.held_out)
         if not training:
             raise Stop(f"--data: all {given[0]} examples are left out: {why}")
@@ -71,17 +76,20 @@ class Stage:
 
 
 def prepare(
-    args: argparse.Namespace, this: Session, keys: tuple[str, ...], *, pad_apart: bool = False
+    args: argparse.Namespace, this: Session, forms: Sequence[Form], *, pad_apart: bool = False
 ) -> Stage:
-    """Read config, examples (with these keys) and tokenizer. Raises Stop for the job's mistakes.
+    """Read config, examples (of these forms) and tokenizer. Raises Stop for the job's mistakes.
 
     Set `pad_apart` where the padding token must not be the end token, even if the model has to grow by one for it.
     """
+    if wrong := mistake(args, forms):
+        raise Stop(wrong)
     log = this.together(lambda: metrics.start(args, this.run_dir, this.rank))
     config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
     settings = this.together(lambda: architectures.config(args.model))
-    training, held_out = examples.read(this, args.data, *keys)
+    training, held_out = examples.read(this, args.data, forms, formats.columns(args))
     by = tokenizer.for_examples(this, args, settings.vocab_size, training, pad_apart=pad_apart)
+    this.together(lambda: turns.adopt(by, vars(args).get("chat_template")))
     if len(by) > settings.vocab_size:
         log.say(
             f"the vocabulary of {args.model} grows by {by.pad_token} for padding: it had only its end token for it"
@@ -98,3 +106,52 @@ def prepare(
         training=training,
         held_out=held_out,
     )
+
+
+def mistake(args: argparse.Namespace, forms: Sequence[Form]) -> str:
+    """What is wrong with the options of a stage together; empty where nothing is."""
+    counted = forms != formats.PROMPTS  # where answers are sampled, epochs are something else
+    wrong = epochs.mistake(args) if counted else ""
+    return wrong or lora.mistake(args) or formats.mistake(formats.columns(args), forms)
+
+
+def refusal(parser: argparse.ArgumentParser, words: list[str], forms: Sequence[Form]) -> str | None:
+    """Why a stage with this command line cannot run, as far as it can be told before: None if it can."""
+    return mistake(parser.parse_args(["--deepspeed-config=-", *words]), forms) or None
+
+
+def start(stage: Stage, kind: str = "AutoModelForCausalLM") -> str:
+    """Where the weights come from: --model, or a folder with random ones for an architecture that has none.
+
+    TRL makes its frozen copies by loading the start again, and adapters alone are worth nothing without what they
+    belong to, so that has to be on disk.
+    """
+    args, by = stage.args, stage.tokenizer
+    if architectures.has_weights(args.model):
+        return str(args.model)
+    folder = stage.this.run_dir / START
+
+    def write() -> None:
+        if not (folder / "config.json").exists():
+            import torch
+            import transformers
+
+            torch.manual_seed(args.seed)
+            settings = architectures.config(args.model)
+            settings.eos_token_id, settings.pad_token_id = by.eos_token_id, by.pad_token_id
+            getattr(transformers, kind).from_config(settings).save_pretrained(folder)
+            by.save_pretrained(folder)
+
+    stage.this.first(write)
+    return str(folder)
+
+
+def export(stage: Stage, model: PreTrainedModel) -> None:
+    """Write what the options ask to keep of the model: adapter/ where there are adapters, export/ the whole."""
+    args, this = stage.args, stage.this
+    if args.lora_rank:
+        lora.save(model, stage.tokenizer, this)
+        stage.log.say(f"the adapters are in {this.run_dir / lora.FOLDER}")
+    if args.merge or (args.export and not args.lora_rank):
+        architectures.export(model, stage.tokenizer, this)
+        stage.log.say(f"exported to {this.run_dir / 'export'}")

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workloads import architectures
+from workloads import architectures, formats
 from workloads.session import Stop
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
+    from workloads.formats import Row
     from workloads.session import Session
 
 END_OF_TEXT = "<|endoftext|>"
@@ -83,7 +84,7 @@ def for_examples(
     session: Session,
     args: argparse.Namespace,
     vocabulary: int,
-    rows: list[dict[str, str]],
+    rows: list[Row],
     *,
     pad_apart: bool = False,
 ) -> PreTrainedTokenizerBase:
@@ -97,7 +98,7 @@ def for_examples(
         name = f"bpe:{min(vocabulary - 1, 8192)}"  # and one for padding
 
     def texts() -> Iterator[str]:
-        return (text for row in rows for text in row.values())
+        return (text for row in rows for text in formats.texts(row))
 
     by = make(session, name, args.model, vocabulary=vocabulary, texts=texts)
     if by.eos_token_id is None:

@@ -22,10 +22,13 @@ from workloads import (
     callbacks,
     checkpoints,
     engines,
+    epochs,
     examples,
     lookups,
+    lora,
     metrics,
     session,
+    stages,
 )
 from workloads.session import Session, Stop
 from workloads.stages import IGNORED
@@ -70,10 +73,11 @@ def settings(
         "adam_beta1": beta1,
         "adam_beta2": beta2,
         "warmup_steps": args.warmup_steps,
-        "max_steps": args.max_steps,
+        "max_steps": args.max_steps or 1,  # `arrange` counts the steps of epochs
         "seed": args.seed,
         "train_sampling_strategy": "sequential",  # `arrange` has put the examples in order
         "activation_checkpointing": args.activation_checkpointing,
+        "activation_checkpointing_kwargs": lora.recomputing(args, config),
         "save_strategy": "steps" if args.checkpoint_every else "no",
         "save_steps": args.checkpoint_every or 1,
         "save_total_limit": None,  # checkpoints.vouch deletes the old ones, once the new one is whole
@@ -100,13 +104,12 @@ def arrange(trainer: Trainer, stage: Stage, per_example: int = 1) -> None:
     is resumed, the step has the same examples. What is held out is cut to full micro batches, as figures are means of
     means. Raises Stop where the Trainer has left out every example.
     """
+    lora.match_types(trainer.model, stage)
     kept, held_out = trainer.train_dataset, trainer.eval_dataset
-    stage.left_out(
-        len(kept),
-        len(stage.held_out if held_out is None else held_out),
-        f"they are longer than {stage.length} tokens, or leave no room for an answer",
-    )
-    count = stage.args.max_steps * stage.size.total // per_example
+    stage.left_out(len(kept), len(stage.held_out if held_out is None else held_out))
+    steps = epochs.steps(stage.args, len(kept), stage.size.total // per_example)
+    stage.args.max_steps = trainer.args.max_steps = steps  # by which the schedule goes
+    count = steps * stage.size.total // per_example
     trainer.train_dataset = kept.select(examples.order(len(kept), count, stage.args.seed))
     if held_out:
         evaluated = examples.evaluation_size(len(held_out), stage.size.total)
@@ -227,9 +230,7 @@ def finish(trainer: Trainer, stage: Stage, began: float) -> None:
     """Export the model if asked to, and write summary.json: the run is done."""
     this, log = stage.this, stage.log
     model: PreTrainedModel = trainer.accelerator.unwrap_model(trainer.model)
-    if stage.args.export:
-        architectures.export(model, stage.tokenizer, this)
-        log.say(f"exported to {this.run_dir / 'export'}")
+    stages.export(stage, model)
     facts = {
         "parameters": architectures.parameters(model),
         "trained_parameters": architectures.trained_parameters(model),

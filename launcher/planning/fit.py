@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # What `auto` is where the size of the model is not known: DeepSpeed's advice for models that fit on one GPU.
 BLIND = "zero2"
+ADAPTERS = "the memory of training adapters (args.lora-rank) is not estimated"
 
 
 class Saving(NamedTuple):
@@ -179,6 +180,8 @@ def estimate_or_reason(
 
     Raises SpecError for a model that is none, and PlanError for a batch that does not divide.
     """
+    if adapts(job):
+        return None, ADAPTERS
     if not workloads.traits(job.workload).estimated or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
     model = models.load_if_here(job.model, hub)
@@ -197,11 +200,16 @@ def partial_note(estimate: Estimate | None) -> str:
     )
 
 
+def adapts(job: Job) -> bool:
+    """Whether the job trains adapters beside weights that stand still, of which sizing knows nothing."""
+    return bool(job.args.get("lora-rank")) and not workloads.is_script(job.workload)
+
+
 def unknown_note(job: Job, reason: str, preset: str) -> str:
     """What to say of a job whose memory is not estimated for `reason`; empty where nobody would expect it."""
     if requested_preset(job) is None and workloads.steps(job.workload):
         return f"{reason}; `deepspeed: auto` is {preset}"
-    expected = job.model and workloads.traits(job.workload).estimated
+    expected = job.model and (workloads.traits(job.workload).estimated or adapts(job))
     return f"{reason}; no memory is estimated" if expected else ""
 
 

@@ -140,7 +140,7 @@ def test_the_reward_rises(
 
 
 def test_preferences_without_a_reward_model(answering: ranks.Ranks, pairs: Path, tmp_path: Path) -> None:
-    args = (f"--data={pairs}", "--max-steps=16", "--lr=3e-3", "--eval-every=16", "--export", "--lora-rank=8")
+    args = (f"--data={pairs}", "--max-steps=16", "--lr=3e-3", "--eval-every=16", "--merge", "--lora-rank=8")
     run = done(start(tmp_path, "chat_dpo", str(answering.run_dir / "export"), *args))
     (held_out,) = run.events("eval")
     assert held_out["accuracy"] >= 0.9
@@ -153,9 +153,7 @@ def test_preferences_without_a_reward_model(answering: ranks.Ranks, pairs: Path,
 
 def test_grpo_with_a_rule_and_adapters_under_zero_3(answering: ranks.Ranks, tmp_path: Path) -> None:
     args = ("--algorithm=grpo", "--reward=lower-case", "--max-steps=3", "--max-new-tokens=8", "--lora-rank=4")
-    run = done(
-        start(tmp_path, "chat_rl", str(answering.run_dir / "export"), *args, "--export", config=ZERO_3)
-    )
+    run = done(start(tmp_path, "chat_rl", str(answering.run_dir / "export"), *args, "--merge", config=ZERO_3))
     assert all(0 <= step["reward"] <= 1 for step in run.steps())
     assert (run.run_dir / "export/model.safetensors").exists()
 

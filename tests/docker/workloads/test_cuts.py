@@ -41,7 +41,7 @@ STAGES = {
     "finetune": ("finetune", LLAMA, ()),
     "sft": ("chat_sft", LLAMA, ()),
     "reward": ("chat_reward", LLAMA, ()),
-    "dpo": ("chat_dpo", LLAMA, ("--lora-rank=4",)),
+    "dpo": ("chat_dpo", LLAMA, ("--lora-rank=4", "--merge")),
     "rloo": ("chat_rl", GPT2, (*ANSWERS, "--generations=2")),
     "grpo": ("chat_rl", GPT2, (*ANSWERS, "--generations=2", "--algorithm=grpo")),
     "ppo": ("chat_ppo", GPT2, ANSWERS),
@@ -49,7 +49,7 @@ STAGES = {
         "chat_ppo",
         LLAMA,
         (
-            *(*ANSWERS, "--epochs=2", "--lora-rank=4", "--activation-checkpointing", "--ema=0.5"),
+            *(*ANSWERS, "--epochs=2", "--lora-rank=4", "--merge", "--activation-checkpointing", "--ema=0.5"),
             *("--target-kl=0.01", "--missing-eos-penalty=1", "--ptx-data=builtin", "--ptx-weight=1"),
         ),
     ),

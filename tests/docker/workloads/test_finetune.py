@@ -176,7 +176,7 @@ def test_mistakes_are_told_in_one_line(tmp_path: Path) -> None:
     few = tmp_path / "few.jsonl"
     few.write_text('{"prompt": "a", "completion": "b"}\n')
     cases = [
-        (f"--data={bad}", f"{bad}:2: not a JSON object with prompt, completion that are text and not empty"),
+        (f"--data={bad}", f"{bad}:2: completion is empty"),
         (f"--data={few}", "1 examples are too few: one at least is held out"),
         ("--tokenizer=bytes", "has no end token, which ends an answer"),
         ("--task=seq2seq", "is a causal language model"),

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.torch
 def test_it_has_no_dropout_and_the_checkpointing_and_adapters_of_the_options(task: str, rank: int) -> None:
     settings = AutoConfig.for_model(**ranks.GPT2, num_labels=1, pad_token_id=0)
     kind = AutoModelForCausalLM if task == "CAUSAL_LM" else AutoModelForSequenceClassification
-    args = argparse.Namespace(lora_rank=rank, lora_alpha=None, activation_checkpointing=True, seed=0)
+    args = argparse.Namespace(
+        lora_rank=rank, lora_alpha=None, lora_targets=["all-linear"], activation_checkpointing=True, seed=0
+    )
     stage: Any = types.SimpleNamespace(args=args, config={})
     model = chat.learner(kind.from_config(settings), stage, task)
     inner = model.get_base_model() if rank else model

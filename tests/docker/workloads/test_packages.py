@@ -82,4 +82,16 @@ def test_what_is_missing_stops_a_rank(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_train_image_has_what_tracks_and_profiles() -> None:
     held = locks.packages("train", "cpu")
     assert {"mlflow-skinny", "py-spy", "tensorboard", "wandb", "trl", "peft", "torch", "deepspeed"} <= held
-    assert "liger-kernel" in locks.packages("train", "cuda") - held
+    assert {"liger-kernel", "bitsandbytes"} <= locks.packages("train", "cuda") - held
+
+
+def test_adapters_and_packs_need_what_chat_has_anyway() -> None:
+    args = {"lora-rank": 8, "lora-4bit": True, "packing": True}
+    wanted = [need.package for need in launcher_workloads.packages("finetune", args)]
+    assert wanted == ["bitsandbytes", "peft", "trl"]
+    assert [need.package for need in launcher_workloads.packages("finetune", {})] == []
+    assert [n.package for n in launcher_workloads.packages("chat_sft", args)] == [
+        "trl",
+        "peft",
+        "bitsandbytes",
+    ]

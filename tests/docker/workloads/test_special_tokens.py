@@ -9,7 +9,8 @@ pytest.importorskip("transformers", reason="the train extra is not installed")
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
-from workloads import examples, finetune, stages, tokenizer
+from workloads import examples, labels, stages, tokenizer
+from workloads.formats import Row
 
 pytestmark = pytest.mark.torch
 WORDS = {word: number for number, word in enumerate(("<s>", "</s>", "say", "yes", "no"))}
@@ -34,12 +35,12 @@ def words(template: str = "", extra: tuple[str, ...] = (), **special: str) -> Pr
 def test_a_prompt_begins_as_its_tokenizer_says_and_does_not_end(template: str, begin: list[int]) -> None:
     by = words(template)
     assert tokenizer.prompt_ids(by, "say yes") == [*begin, 2, 3]
-    row = {"prompt": "say", "completion": "yes"}
-    tokens = finetune.tokens(row, by, length=9, encoder=False)
+    row = Row({"prompt": "say", "completion": "yes"})
+    tokens = labels.tokens(row, by, length=9, encoder=False)
     assert tokens["input_ids"] == [*begin, 2, 3, 1]
     assert tokens["labels"] == [stages.IGNORED] * (len(begin) + 1) + [3, 1]
-    assert finetune.tokens({"text": "say yes"}, by, length=9, encoder=False)["labels"] == [*begin, 2, 3, 1]
-    assert finetune.tokens(row, by, length=9, encoder=True)["labels"] == [*begin, 3, 1]
+    assert labels.tokens(Row({"text": "say yes"}), by, length=9, encoder=False)["labels"] == [*begin, 2, 3, 1]
+    assert labels.tokens(row, by, length=9, encoder=True)["labels"] == [*begin, 3, 1]
 
 
 @pytest.mark.parametrize(
@@ -64,8 +65,8 @@ def test_padding_is_apart_from_the_end_where_it_can_be(
 
 
 def test_an_example_that_its_prompt_fills_teaches_nothing() -> None:
-    rows = [finetune.tokens({"prompt": "say " * n, "completion": "yes"}, words(), 4, False) for n in (3, 4)]
-    assert [finetune.learned(row) for row in rows] == [True, False]
+    rows = [Row({"prompt": "say " * n, "completion": "yes"}) for n in (3, 4)]
+    assert [labels.learned(labels.tokens(row, words(), 4, False)) for row in rows] == [True, False]
 
 
 def test_every_epoch_has_each_example_once_in_another_order() -> None:

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run chat-sft-lora-b33a29: hosts 1, slots 8 each, workload chat_sft, DeepSpeed zero2.
+# Run chat-sft-lora-c5d6d7: hosts 1, slots 8 each, workload chat_sft, DeepSpeed zero2.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=chat-sft-lora-b33a29
+#SBATCH --job-name=chat-sft-lora-c5d6d7
 #SBATCH --partition=gpu
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
@@ -16,7 +16,7 @@
 #SBATCH --mem=0
 # Of the shell that submits, only what --export names travels (slurm.export in the cluster file), and SLURM_*.
 set -uo pipefail
-run=/shared/runs/chat-sft-lora-b33a29
+run=/shared/runs/chat-sft-lora-c5d6d7
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -31,7 +31,7 @@ bad() {  # in no subshell: there the trap below does not hold, and Slurm's SIGTE
   local until
   local -x TZ=UTC0
   printf -v until '%(%FT%T+00:00)T' $((now + 86400))
-  echo "$1 $until $2, run chat-sft-lora-b33a29, attempt $attempt" >>/shared/runs/bad-hosts.txt
+  echo "$1 $until $2, run chat-sft-lora-c5d6d7, attempt $attempt" >>/shared/runs/bad-hosts.txt
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
 if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
@@ -43,7 +43,7 @@ if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
-  echo "restarted 10 times, the limit of the job; \`launcher resume chat-sft-lora-b33a29\` resumes from the last checkpoint"
+  echo "restarted 10 times, the limit of the job; \`launcher resume chat-sft-lora-c5d6d7\` resumes from the last checkpoint"
   finish 75
 fi
 
@@ -72,8 +72,8 @@ printf '%s\n' '{
 (umask 077 && printf '%s\n' '{
  "NCCL_DEBUG": {"value": "WARN", "why": "errors of NCCL come with their reason; otherwise only their number is shown"},
  "NCCL_NET": {"value": "IB", "why": "stop when this network cannot be used, instead of going on over TCP"},
- "RUN_DIR": {"value": "/shared/runs/chat-sft-lora-b33a29", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/chat-sft-lora-b33a29/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/chat-sft-lora-c5d6d7", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/chat-sft-lora-c5d6d7/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
@@ -84,15 +84,15 @@ srun --export=ALL --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffere
   '--container-image=registry.example.com#deepspeed-train:0123456789ab-cuda' \
     --container-mounts=/shared/runs:/shared/runs,/tmp:/tmp,/lustre/data:/data:ro \
     --no-container-mount-home /opt/venv/bin/python /opt/job/node.py \
-  --hostfile "$run/hostfile-$attempt" --run chat-sft-lora-b33a29 --folder "$run" --attempt "$attempt" --echo 0 \
+  --hostfile "$run/hostfile-$attempt" --run chat-sft-lora-c5d6d7 --folder "$run" --attempt "$attempt" --echo 0 \
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
   '--caches-for=registry.example.com/deepspeed-train:0123456789ab-cuda, h100-80gb' \
   --fetch=meta-llama/Llama-2-7b-hf -- \
   -m workloads.chat_sft \
-    --deepspeed-config=/shared/runs/chat-sft-lora-b33a29/ds_config.json \
-    --run-dir=/shared/runs/chat-sft-lora-b33a29 \
+    --deepspeed-config=/shared/runs/chat-sft-lora-c5d6d7/ds_config.json \
+    --run-dir=/shared/runs/chat-sft-lora-c5d6d7 \
     --model=meta-llama/Llama-2-7b-hf \
     --checkpoint-every=200 \
     --checkpoint-keep=2 \
@@ -105,7 +105,7 @@ srun --export=ALL --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffere
     --eval-every=200 \
     --lora-rank=128 \
     --activation-checkpointing \
-    --export
+    --merge
 code=$?
 
 # srun reports the last task to end, often 143; the node entries wrote down the first rank to fail.
@@ -128,17 +128,17 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
-    echo "cancelled; \`launcher resume chat-sft-lora-b33a29\` resumes from the last checkpoint"
+    echo "cancelled; \`launcher resume chat-sft-lora-c5d6d7\` resumes from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
-    echo "preempted: Slurm requeues or cancels it; \`launcher resume chat-sft-lora-b33a29\` resumes it once it has ended"
+    echo "preempted: Slurm requeues or cancels it; \`launcher resume chat-sft-lora-c5d6d7\` resumes it once it has ended"
     finish "$code"
   fi
   echo "requeued, to resume from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
-  echo "Slurm did not requeue it; \`launcher resume chat-sft-lora-b33a29\` resumes from the last checkpoint"
+  echo "Slurm did not requeue it; \`launcher resume chat-sft-lora-c5d6d7\` resumes from the last checkpoint"
 fi
 finish "$code"

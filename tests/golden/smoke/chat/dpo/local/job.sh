@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run smoke-chat-dpo-79cb6e: hosts 1, slots 2 each, on this machine, workload chat_dpo, DeepSpeed zero2.
+# Run smoke-chat-dpo-e5c546: hosts 1, slots 2 each, on this machine, workload chat_dpo, DeepSpeed zero2.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/smoke-chat-dpo-79cb6e
+run=/shared/runs/smoke-chat-dpo-e5c546
 attempt=0
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
@@ -29,22 +29,22 @@ printf '%s\n' '{
 # it is exported here, so no name and no value changes what this script does.
 (umask 077 && printf '%s\n' '{
  "GLOO_SOCKET_IFNAME": {"value": "lo", "why": "the interface that the cluster file names"},
- "RUN_DIR": {"value": "/shared/runs/smoke-chat-dpo-79cb6e", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-chat-dpo-79cb6e/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/smoke-chat-dpo-e5c546", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-chat-dpo-e5c546/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
 entries=()
 for ((node = 0; node < 1; node++)); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run smoke-chat-dpo-79cb6e --folder "$run" --echo 0 \
+    --hostfile "$run/hostfile" --node "$node" --run smoke-chat-dpo-e5c546 --folder "$run" --echo 0 \
     --environment "$run/environment.json" \
     --scratch=/tmp \
     --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
     '--caches-for=no image, cpu' -- \
     -m workloads.chat_dpo \
-      --deepspeed-config=/shared/runs/smoke-chat-dpo-79cb6e/ds_config.json \
-      --run-dir=/shared/runs/smoke-chat-dpo-79cb6e \
+      --deepspeed-config=/shared/runs/smoke-chat-dpo-e5c546/ds_config.json \
+      --run-dir=/shared/runs/smoke-chat-dpo-e5c546 \
       --model=tiny-llama \
       --checkpoint-every=500 \
       --checkpoint-keep=3 \
@@ -55,7 +55,7 @@ for ((node = 0; node < 1; node++)); do
       --log-every=4 \
       --eval-every=16 \
       --lora-rank=8 \
-      --export &
+      --merge &
   entries+=("$!")
 done
 trap 'signalled=1; kill -TERM "${entries[@]}" 2>/dev/null' TERM INT

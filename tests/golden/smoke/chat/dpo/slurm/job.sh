@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run smoke-chat-dpo-79cb6e: hosts 1, slots 2 each, workload chat_dpo, DeepSpeed zero2.
+# Run smoke-chat-dpo-e5c546: hosts 1, slots 2 each, workload chat_dpo, DeepSpeed zero2.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=smoke-chat-dpo-79cb6e
+#SBATCH --job-name=smoke-chat-dpo-e5c546
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --time=00:30:00
@@ -11,7 +11,7 @@
 #SBATCH --requeue
 # Of the shell that submits, only what --export names travels (slurm.export in the cluster file), and SLURM_*.
 set -uo pipefail
-run=/shared/runs/smoke-chat-dpo-79cb6e
+run=/shared/runs/smoke-chat-dpo-e5c546
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -26,7 +26,7 @@ bad() {  # in no subshell: there the trap below does not hold, and Slurm's SIGTE
   local until
   local -x TZ=UTC0
   printf -v until '%(%FT%T+00:00)T' $((now + 86400))
-  echo "$1 $until $2, run smoke-chat-dpo-79cb6e, attempt $attempt" >>/shared/runs/bad-hosts.txt
+  echo "$1 $until $2, run smoke-chat-dpo-e5c546, attempt $attempt" >>/shared/runs/bad-hosts.txt
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
 if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
@@ -38,7 +38,7 @@ if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
-  echo "restarted 10 times, the limit of the job; \`launcher resume smoke-chat-dpo-79cb6e\` resumes from the last checkpoint"
+  echo "restarted 10 times, the limit of the job; \`launcher resume smoke-chat-dpo-e5c546\` resumes from the last checkpoint"
   finish 75
 fi
 
@@ -63,8 +63,8 @@ printf '%s\n' '{
 # it is exported here, so no name and no value changes what this script does.
 (umask 077 && printf '%s\n' '{
  "GLOO_SOCKET_IFNAME": {"value": "lo", "why": "the interface that the cluster file names"},
- "RUN_DIR": {"value": "/shared/runs/smoke-chat-dpo-79cb6e", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-chat-dpo-79cb6e/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/smoke-chat-dpo-e5c546", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-chat-dpo-e5c546/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
@@ -73,14 +73,14 @@ trap : TERM USR2  # the ranks act on signals; this script only waits for them
 srun --export=ALL --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered \
   --output="$run/logs/node-%n.log" --open-mode=append \
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-  --hostfile "$run/hostfile-$attempt" --run smoke-chat-dpo-79cb6e --folder "$run" --attempt "$attempt" --echo 0 \
+  --hostfile "$run/hostfile-$attempt" --run smoke-chat-dpo-e5c546 --folder "$run" --attempt "$attempt" --echo 0 \
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
   '--caches-for=no image, cpu' -- \
   -m workloads.chat_dpo \
-    --deepspeed-config=/shared/runs/smoke-chat-dpo-79cb6e/ds_config.json \
-    --run-dir=/shared/runs/smoke-chat-dpo-79cb6e \
+    --deepspeed-config=/shared/runs/smoke-chat-dpo-e5c546/ds_config.json \
+    --run-dir=/shared/runs/smoke-chat-dpo-e5c546 \
     --model=tiny-llama \
     --checkpoint-every=500 \
     --checkpoint-keep=3 \
@@ -91,7 +91,7 @@ srun --export=ALL --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffere
     --log-every=4 \
     --eval-every=16 \
     --lora-rank=8 \
-    --export
+    --merge
 code=$?
 
 # srun reports the last task to end, often 143; the node entries wrote down the first rank to fail.
@@ -114,17 +114,17 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
-    echo "cancelled; \`launcher resume smoke-chat-dpo-79cb6e\` resumes from the last checkpoint"
+    echo "cancelled; \`launcher resume smoke-chat-dpo-e5c546\` resumes from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
-    echo "preempted: Slurm requeues or cancels it; \`launcher resume smoke-chat-dpo-79cb6e\` resumes it once it has ended"
+    echo "preempted: Slurm requeues or cancels it; \`launcher resume smoke-chat-dpo-e5c546\` resumes it once it has ended"
     finish "$code"
   fi
   echo "requeued, to resume from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
-  echo "Slurm did not requeue it; \`launcher resume smoke-chat-dpo-79cb6e\` resumes from the last checkpoint"
+  echo "Slurm did not requeue it; \`launcher resume smoke-chat-dpo-e5c546\` resumes from the last checkpoint"
 fi
 finish "$code"

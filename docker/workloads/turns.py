@@ -1,0 +1,114 @@
+"""Conversations as tokens: the tokenizer's chat template, and which tokens the assistant says.
+
+Owns how a template is found and where the assistant's turns begin and end in what it renders: by its own marks
+(`{% generation %}`, https://huggingface.co/docs/transformers/chat_templating_writing), or, where it has none, by what
+it renders of the messages before and up to each turn.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workloads.session import Stop
+
+if TYPE_CHECKING:
+    import argparse
+
+    from transformers import PreTrainedTokenizerBase
+
+    Messages = list[dict[str, Any]]
+    Span = tuple[int, int]  # characters
+
+OUT = "name one in --chat-template FILE, or use a model that is made for chats"
+
+
+def add_option(group: argparse._ArgumentGroup) -> None:
+    """Add the template for tokenizers without one."""
+    group.add_argument(
+        "--chat-template",
+        metavar="FILE",
+        help="how messages become text: a Jinja template, instead of the tokenizer's own; an export takes it along",
+    )
+
+
+def adopt(tokenizer: PreTrainedTokenizerBase, file: str | None) -> None:
+    """Give the tokenizer the template of a file, which an export takes along. Raises Stop for a file that is none."""
+    if file is None:
+        return
+    try:
+        template = Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Stop(f"--chat-template {file}: {error}") from error
+    if not template.strip():
+        raise Stop(f"--chat-template {file}: the file is empty")
+    tokenizer.chat_template = template
+    _render(tokenizer, [{"role": "user", "content": "a"}], f"--chat-template {file}")
+
+
+def check(tokenizer: PreTrainedTokenizerBase, place: str) -> None:
+    """Raise Stop where messages, such as those at `place`, cannot become tokens."""
+    if not tokenizer.chat_template:
+        raise Stop(
+            f"{place}: messages need a chat template, and tokenizer {tokenizer.name_or_path} has none: {OUT}"
+        )
+    if not tokenizer.is_fast:
+        raise Stop(f"{place}: messages need a fast tokenizer, which {tokenizer.name_or_path} is not")
+
+
+def tokens(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, place: str
+) -> tuple[list[int], list[bool]]:
+    """The ids of a conversation, and which of them the assistant says. Raises Stop, with the place, where none are."""
+    text = _render(tokenizer, messages, place)
+    if marks(tokenizer):
+        whole = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+        ids, said = whole["input_ids"], [bool(bit) for bit in whole["assistant_masks"]]
+    else:
+        spans = _spans(tokenizer, messages, text, place)
+        whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids = whole["input_ids"]
+        said = [
+            begin < end and any(first <= begin < last for first, last in spans)
+            for begin, end in whole["offset_mapping"]
+        ]
+    if not any(said):
+        raise Stop(f"{place}: the chat template renders nothing that the assistant says: {OUT}")
+    return list(ids), said
+
+
+def marks(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template marks what the assistant says."""
+    return re.search(r"\{%-?\s*generation\s*-?%\}", str(tokenizer.chat_template)) is not None
+
+
+def _spans(tokenizer: PreTrainedTokenizerBase, messages: Messages, whole: str, place: str) -> list[Span]:
+    """From where to where in the rendered text the assistant's turns go, by what is rendered without them."""
+    spans = []
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = _render(tokenizer, messages[:number], place, answers=True) if number else ""
+        until = _render(tokenizer, messages[: number + 1], place)
+        if not whole.startswith(until) or not until.startswith(before):
+            raise Stop(
+                f"{place}: message {number + 1}: the chat template renders what is before it otherwise once it is "
+                "there, so that what the assistant says cannot be told: name a template in --chat-template FILE that "
+                "marks it by {% generation %}"
+            )
+        spans.append((len(before), len(until)))
+    return spans
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, place: str, *, answers: bool = False
+) -> str:
+    """What the template makes of messages; with what begins an answer if one follows."""
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answers))
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Stop(f"{place}: the chat template refuses the messages: {reason}") from error

@@ -1,0 +1,122 @@
+"""Of a conversation what the assistant says is told apart, by a template's marks and by what it renders before."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+pytest.importorskip("transformers", reason="the train extra is not installed")
+
+from workloads import tokenizer, turns
+from workloads.session import Stop
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CHATML = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+MARKED = (
+    "{% for m in messages %}<{{ m.role }}>{% if m.role == 'assistant' %}"
+    "{% generation %}{{ m.content }}<end>{% endgeneration %}{% else %}{{ m.content }}<end>{% endif %}"
+    "{{ '\n' }}{% endfor %}"
+)
+# the kind of template that says thoughts of the last turn alone
+FORGETFUL = (
+    "{% for m in messages %}<{{ m.role }}>"
+    "{% if loop.last %}{{ m.content }}{% else %}{{ m.content.split('|')[-1] }}{% endif %}<end>{% endfor %}"
+)
+STRICT = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+TALK = [
+    {"role": "system", "content": "Be $kind."},
+    {"role": "user", "content": "Où est-il?"},
+    {"role": "assistant", "content": "Là-bas 🎉"},
+    {"role": "user", "content": "Là-bas 🎉"},
+    {"role": "assistant", "content": "Yes."},
+]
+
+
+def by(template: str | None) -> Any:
+    made = tokenizer.existing("bytes")
+    made.chat_template = template
+    return made
+
+
+def said(template: str, messages: Any = TALK) -> tuple[str, str]:
+    """The whole text, and what of it is learned."""
+    own = by(template)
+    ids, answered = turns.tokens(own, messages, "--data f.jsonl:7")
+    return own.decode(ids), own.decode(
+        [token for token, is_said in zip(ids, answered, strict=True) if is_said]
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "end"), [(CHATML, "<end>\n"), (MARKED, "<end>")], ids=["lengths", "marks"]
+)
+def test_what_the_assistant_says_is_learned_with_its_end(template: str, end: str) -> None:
+    whole, learned = said(template)
+    assert learned == f"Là-bas 🎉{end}Yes.{end}"
+    assert whole.startswith("<system>Be $kind.<end>\n<user>Où est-il?<end>\n<assistant>Là-bas 🎉<end>")
+
+
+def test_a_token_that_reaches_into_an_answer_is_not_learned() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"q": 0, "a": 1, ">": 2, ">a": 3, "<": 4}
+    bpe = models.BPE(vocab=words, merges=[(">", "a")])
+    own = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(bpe))
+    own.chat_template = (
+        "q<{% for m in messages %}{% if m.role == 'assistant' %}>{{ m.content }}{% endif %}{% endfor %}"
+    )
+    own.chat_template += "{% if add_generation_prompt %}>{% endif %}"
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "aa"}]
+    assert turns.tokens(own, messages, "") == ([0, 4, 3, 1], [False, False, False, True])
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "message"),
+    [
+        (
+            FORGETFUL,
+            [TALK[1], {"role": "assistant", "content": "hm|so"}, *TALK[3:]],
+            "message 2: the chat template",
+        ),
+        (STRICT, [TALK[1], TALK[1], TALK[2]], "the chat template refuses the messages: roles must alternate"),
+        ("{{ messages[0].content }}", TALK, "the chat template renders nothing that the assistant says"),
+        (MARKED.replace("'assistant'", "'nobody'"), TALK, "renders nothing that the assistant says"),
+    ],
+)
+def test_a_template_that_cannot_be_used(template: str, messages: Any, message: str) -> None:
+    with pytest.raises(Stop) as stop:
+        said(template, messages)
+    assert stop.value.message.startswith("--data f.jsonl:7: ")
+    assert message in stop.value.message
+
+
+def test_a_tokenizer_without_a_template_is_refused_with_the_way_out() -> None:
+    with pytest.raises(Stop, match=r"tokenizer bytes has none: name one in --chat-template FILE"):
+        turns.check(by(None), "--data f.jsonl:7")
+
+
+def test_the_template_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "a $template.jinja"
+    file.write_text(CHATML)
+    own = by(None)
+    turns.adopt(own, str(file))
+    assert own.chat_template == CHATML
+    turns.adopt(own, None)
+    assert own.chat_template == CHATML
+    for content, message in (("{% for %}", "the chat template refuses"), (" \n", "the file is empty")):
+        file.write_text(content)
+        with pytest.raises(Stop, match=message):
+            turns.adopt(own, str(file))
+    with pytest.raises(Stop, match="No such file"):
+        turns.adopt(own, str(tmp_path / "absent"))
