@@ -36,13 +36,14 @@ def add_options(command: argparse.ArgumentParser, keys: str, dropout: bool = Fal
     options.rehearsal(group)
 
 
-def prepare(
-    args: argparse.Namespace, this: Session, keys: tuple[str, ...], *, pad_apart: bool = False
-) -> Stage:
-    """Read config, examples (with these keys) and tokenizer, and find the start. Raises Stop for the job's mistakes."""
+def prepare(args: argparse.Namespace, this: Session, keys: tuple[str, ...], **how: bool) -> Stage:
+    """Read config, examples (with these keys) and tokenizer, and find the start. Raises Stop for the job's mistakes.
+
+    `how` is of stages.prepare.
+    """
     for package in PACKAGES:
         packages.require(package, "the chat workloads")
-    stage = stages.prepare(args, this, keys, pad_apart=pad_apart)
+    stage = stages.prepare(args, this, keys, **how)
     return dataclasses.replace(stage, model=start(stage))
 
 

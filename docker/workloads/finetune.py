@@ -59,7 +59,7 @@ def finetune(args: argparse.Namespace, this: Session) -> int:
 
     from workloads import trainers
 
-    stage = stages.prepare(args, this, ("text",) if args.plain else ("prompt", "completion"))
+    stage = stages.prepare(args, this, ("text",) if args.plain else ("prompt", "completion"), balanced=False)
     encoder = this.together(lambda: has_encoder(args, stage.settings))
 
     # the arguments come first: with them transformers knows that a ZeRO-3 model is to be partitioned as it is made

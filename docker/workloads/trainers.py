@@ -23,6 +23,7 @@ from workloads import (
     checkpoints,
     engines,
     examples,
+    lengths,
     lookups,
     metrics,
     session,
@@ -105,6 +106,9 @@ def arrange(trainer: Trainer, stage: Stage, per_example: int = 1) -> None:
         len(kept),
         len(stage.held_out if held_out is None else held_out),
         f"they are longer than {stage.length} tokens, or leave no room for an answer",
+    )
+    stage.cut(
+        *(lengths.cut(rows or [], stage.length, stage.tokenizer.eos_token_id) for rows in (kept, held_out))
     )
     count = stage.args.max_steps * stage.size.total // per_example
     trainer.train_dataset = kept.select(examples.order(len(kept), count, stage.args.seed))
