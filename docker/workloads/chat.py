@@ -56,13 +56,14 @@ def add_options(
     options.rehearsal(group)
 
 
-def prepare(
-    args: argparse.Namespace, this: Session, forms: Sequence[Form], *, pad_apart: bool = False
-) -> Stage:
-    """Read config, examples (of these forms) and tokenizer, and find the start. Raises Stop for the job's mistakes."""
+def prepare(args: argparse.Namespace, this: Session, forms: Sequence[Form], **how: bool) -> Stage:
+    """Read config, examples (of these forms) and tokenizer, and find the start. Raises Stop for the job's mistakes.
+
+    `how` is of stages.prepare.
+    """
     for package in PACKAGES:
         packages.require(package, "the chat workloads")
-    stage = stages.prepare(args, this, forms, pad_apart=pad_apart)
+    stage = stages.prepare(args, this, forms, **how)
     check_pairs(stage)
     return dataclasses.replace(stage, model=stages.start(stage))
 

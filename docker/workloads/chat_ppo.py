@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 def ppo(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank until --max-steps or a signal; returns the exit code."""
     began = time.monotonic()
-    training = prepare(chat.prepare(args, this, formats.PROMPTS))
+    training = prepare(chat.prepare(args, this, formats.PROMPTS, balanced=False))
     log, stopped = training.stage.log, this.agree()[1]
     try:
         while training.progress.step < args.max_steps and not stopped:

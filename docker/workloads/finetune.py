@@ -79,7 +79,8 @@ def finetune(args: argparse.Namespace, this: Session) -> int:
 
     from workloads import trainers
 
-    stage = stages.prepare(args, this, formats.TEXTS if args.plain else formats.ANSWERS)
+    forms = formats.TEXTS if args.plain else formats.ANSWERS
+    stage = stages.prepare(args, this, forms, balanced=False)
     encoder = this.together(lambda: has_encoder(args, stage.settings))
     stage = labels.encoded(stage, encoder=encoder)
     if args.lora_rank:

@@ -91,7 +91,7 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     data = samples.load(this, args, settings, size=size, reader=group.reader)
     settings.eos_token_id = data.tokenizer.eos_token_id
     if unbalanced := routing.unbalanced(settings):
-        log.say(unbalanced)
+        log.say(f"{unbalanced}: watch expert_share_min in metrics.jsonl")
     model = this.together(lambda: build(args, settings, config, this))
     groups = this.together(lambda: group.attach(model, size.micro, args.seq_length))
     identity = checkpoints.identity(

@@ -36,16 +36,19 @@ def coefficient(settings: PretrainedConfig) -> float:
     return float(getattr(settings, "router_aux_loss_coef", None) or 0.0)
 
 
-def unbalanced(settings: PretrainedConfig) -> str | None:
-    """What to say of a mixture of experts that is trained without a load-balancing loss; None of all others."""
-    if not experts(settings) or coefficient(settings):
+def unbalanced(settings: PretrainedConfig, balanced: bool = True) -> str | None:
+    """What to say of a mixture of experts that is trained without a load-balancing loss; None of all others.
+
+    `balanced` says whether the workload has such a loss for the models whose configuration weighs it.
+    """
+    if not experts(settings) or (balanced and coefficient(settings)):
         return None
     key = "router_aux_loss_coef"
-    reason = f"{key} is 0" if hasattr(settings, key) else f"{settings.model_type} has no {key}"
-    return (
-        f"the {experts(settings)} experts are trained without a load-balancing loss ({reason}): "
-        "watch expert_share_min in metrics.jsonl"
-    )
+    if not hasattr(settings, key):
+        reason = f"{settings.model_type} has no {key}"
+    else:
+        reason = "this workload has none" if coefficient(settings) else f"{key} is 0"
+    return f"the {experts(settings)} experts are trained without a load-balancing loss ({reason})"
 
 
 def routing(logits: tuple[torch.Tensor, ...], settings: PretrainedConfig) -> Routing:

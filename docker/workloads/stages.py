@@ -8,7 +8,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, engines, epochs, examples, formats, lora, metrics, tokenizer, turns
+from workloads import (
+    architectures,
+    engines,
+    epochs,
+    examples,
+    formats,
+    lora,
+    metrics,
+    routing,
+    tokenizer,
+    turns,
+)
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
@@ -74,19 +85,37 @@ class Stage:
             self.log.event("left_out", 0, training=missing[0], held_out=missing[1], reason=why)
             self.log.say(f"{sum(missing)} of {sum(given)} examples are left out: {why}")
 
+    def cut(self, training: int, held_out: int) -> None:
+        """Say how many of the examples that are kept are longer than `length`, so that their ends are not learned."""
+        if training or held_out:
+            limit = "" if self.length == self.args.seq_length else ", the model's positions"
+            self.log.event("cut", 0, training=training, held_out=held_out, tokens=self.length)
+            self.log.say(
+                f"{training + held_out} of {len(self.training) + len(self.held_out)} examples are cut: they are longer "
+                f"than {self.length} tokens{limit}, and their ends are not learned"
+            )
+
 
 def prepare(
-    args: argparse.Namespace, this: Session, forms: Sequence[Form], *, pad_apart: bool = False
+    args: argparse.Namespace,
+    this: Session,
+    forms: Sequence[Form],
+    *,
+    pad_apart: bool = False,
+    balanced: bool = True,
 ) -> Stage:
     """Read config, examples (of these forms) and tokenizer. Raises Stop for the job's mistakes.
 
     Set `pad_apart` where the padding token must not be the end token, even if the model has to grow by one for it.
+    `balanced` says whether the stage has a load-balancing loss for a mixture of experts.
     """
     if wrong := mistake(args, forms):
         raise Stop(wrong)
     log = this.together(lambda: metrics.start(args, this.run_dir, this.rank))
     config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
     settings = this.together(lambda: architectures.config(args.model))
+    if unbalanced := routing.unbalanced(settings, balanced):
+        log.say(unbalanced)
     training, held_out = examples.read(this, args.data, forms, formats.columns(args))
     by = tokenizer.for_examples(this, args, settings.vocab_size, training, pad_apart=pad_apart)
     this.together(lambda: turns.adopt(by, vars(args).get("chat_template")))

@@ -24,6 +24,7 @@ from workloads import (
     engines,
     epochs,
     examples,
+    lengths,
     lookups,
     lora,
     metrics,
@@ -107,6 +108,9 @@ def arrange(trainer: Trainer, stage: Stage, per_example: int = 1) -> None:
     lora.match_types(trainer.model, stage)
     kept, held_out = trainer.train_dataset, trainer.eval_dataset
     stage.left_out(len(kept), len(stage.held_out if held_out is None else held_out))
+    stage.cut(
+        *(lengths.cut(rows or [], stage.length, stage.tokenizer.eos_token_id) for rows in (kept, held_out))
+    )
     steps = epochs.steps(stage.args, len(kept), stage.size.total // per_example)
     stage.args.max_steps = trainer.args.max_steps = steps  # by which the schedule goes
     count = steps * stage.size.total // per_example

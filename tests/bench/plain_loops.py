@@ -8,8 +8,7 @@ section 3.2) for RLOO. No code is shared with docker/workloads.
 from __future__ import annotations
 
 import copy
-import math
-import random
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,17 +27,17 @@ if TYPE_CHECKING:
     # rows of a batch → its loss, and the figure that is compared
     Batch = Callable[[list[Row]], tuple[torch.Tensor, float]]
 
-DPO_BETA, ANSWERS = 0.1, 4  # of RLOO, to each prompt
+DPO_BETA = 0.1
 
 
 def figures(
-    stage: str, folder: Path, rows: list[Row], *, seed: int, settings: dict[str, Any]
+    stage: str, folder: Path, batches: list[list[Row]], *, seed: int, settings: dict[str, Any]
 ) -> Iterator[float]:
-    """The figure of each step of `stage` (sft, reward, dpo, rloo); `settings` has steps, batch and lr.
+    """The figure of each step of `stage` (sft, reward, dpo, rloo), whose rows are a batch; `settings` has its rates.
 
-    That of rloo has also tokens, beta and reward, which tells what an answer is worth.
+    That of rloo has also tokens, draw, beta, answers to a prompt, and reward, which tells what an answer is worth.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(seed)  # of the reward model's last layer
     kinds: dict[str, Callable[..., tuple[Any, Batch]]] = {
         "sft": _sft,
         "reward": _reward,
@@ -46,19 +45,13 @@ def figures(
         "rloo": _rloo,
     }
     model, batch = kinds[stage](folder, settings)
-    optimizer = torch.optim.AdamW(model.parameters(), settings["lr"], betas=(0.9, 0.95), weight_decay=0)
-    size = settings["batch"] // (ANSWERS if stage == "rloo" else 1)
-    steps, generator = settings["steps"], random.Random(seed)
-    order: list[Row] = []
-    for step in range(steps):
-        if len(order) < size:
-            order += generator.sample(rows, len(rows))
-        some, order = order[:size], order[size:]
-        loss, figure = batch(some)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0)
+    for rows, rate in zip(batches, settings["rates"], strict=True):
+        loss, figure = batch(rows)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = settings["lr"] * 0.5 * (1 + math.cos(math.pi * step / max(1, steps - 1)))
+            group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
         yield figure
@@ -127,10 +120,11 @@ def _dpo(folder: Path, settings: dict[str, Any]) -> tuple[Any, Batch]:
 
 def _rloo(folder: Path, settings: dict[str, Any]) -> tuple[Any, Batch]:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    start = copy.deepcopy(model)
+    start, places = copy.deepcopy(model), itertools.count(0, settings["answers"])
 
     def of_prompt(prompt: str) -> tuple[torch.Tensor, list[float]]:
-        answers = plain_ppo.answers(model, tokenizer, [prompt] * ANSWERS, settings["tokens"])
+        prompts = [prompt] * settings["answers"]
+        answers = plain_ppo.answers(model, tokenizer, prompts, place=next(places), settings=settings)
         scores = [
             settings["reward"](tokenizer.decode(ids[begin:], skip_special_tokens=True))
             for ids, begin in answers
@@ -139,7 +133,7 @@ def _rloo(folder: Path, settings: dict[str, Any]) -> tuple[Any, Batch]:
             before = _sums(start, answers)
         logs = _sums(model, answers)
         worth = torch.tensor(scores) - settings["beta"] * (logs.detach() - before)
-        others = (worth.sum() - worth) / (ANSWERS - 1)
+        others = (worth.sum() - worth) / (settings["answers"] - 1)
         return -((worth - others) * logs).mean(), scores
 
     def batch(rows: list[Row]) -> tuple[torch.Tensor, float]:

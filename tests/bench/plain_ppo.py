@@ -3,7 +3,7 @@
 Schulman et al. 2017 (https://arxiv.org/abs/1707.06347) for the clipped loss, Schulman et al. 2016
 (https://arxiv.org/abs/1506.02438, equation 16) for the advantages as the sum that it defines, Ouyang et al. 2022
 (https://arxiv.org/abs/2203.02155) for a reward at the end and a KL penalty at each token. No code is shared with
-docker/workloads, and answers are drawn by torch.multinomial.
+docker/workloads; how a token is drawn is given.
 """
 
 from __future__ import annotations
@@ -25,23 +25,26 @@ CLIP, GAMMA, LAMBDA = 0.2, 1.0, 0.95
 
 
 def rewards(
-    folder: Path, prompts: list[str], reward: Callable[[str], float], *, seed: int, settings: dict[str, Any]
+    folder: Path,
+    batches: list[list[str]],
+    reward: Callable[[str], float],
+    *,
+    seed: int,
+    settings: dict[str, Any],
 ) -> Iterator[float]:
-    """The mean reward of each step; `settings`: steps, batch, tokens, lr, beta."""
-    torch.manual_seed(seed)
+    """The mean reward of each step, whose prompts are a batch; `settings`: rates (of each step), tokens, beta, draw."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     policy = AutoModelForCausalLM.from_pretrained(folder)
+    torch.manual_seed(seed)  # of the critic's last layer
     critic = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1)
     reference = copy.deepcopy(policy)
     optimizers = [
-        torch.optim.AdamW(m.parameters(), settings["lr"], betas=(0.9, 0.95), weight_decay=0)
-        for m in (policy, critic)
+        torch.optim.AdamW(m.parameters(), betas=(0.9, 0.95), weight_decay=0) for m in (policy, critic)
     ]
-    order = [n % len(prompts) for n in range(settings["steps"] * settings["batch"])]
-    for step in range(settings["steps"]):
-        rate = settings["lr"] * (1 - step / settings["steps"])
-        batch = [prompts[n] for n in order[step * settings["batch"] :][: settings["batch"]]]
-        texts = answers(policy, tokenizer, batch, settings["tokens"])
+    place = 0
+    for prompts, rate in zip(batches, settings["rates"], strict=True):
+        texts = answers(policy, tokenizer, prompts, place=place, settings=settings)
+        place += len(prompts)
         scores = [reward(tokenizer.decode(ids[begin:], skip_special_tokens=True)) for ids, begin in texts]
         with torch.no_grad():
             old, values = logs(policy, texts), _values(critic, texts)
@@ -71,7 +74,7 @@ def _loss(
 ) -> torch.Tensor:
     """The mean over the answers' tokens; `distance` is of the log-probabilities, `gains` are not whitened yet."""
     target = gains + values
-    gain = (gains - gains.mean()) / (gains.std(correction=0) + 1e-4)
+    gain = (gains - gains.mean()) / (gains.std(correction=0) + 1e-8)
     ratio = distance.exp()
     surrogate = torch.min(ratio * gain, ratio.clamp(1 - CLIP, 1 + CLIP) * gain)
     near = values + (new - values).clamp(-CLIP, CLIP)
@@ -79,11 +82,17 @@ def _loss(
     return (0.5 * squared - surrogate).mean()
 
 
-def answers(policy: Any, tokenizer: Any, prompts: list[str], tokens: int) -> list[Text]:
-    """Each prompt with an answer of so many tokens at most, drawn token by token, and where the answer begins."""
+def answers(
+    policy: Any, tokenizer: Any, prompts: list[str], *, place: int, settings: dict[str, Any]
+) -> list[Text]:
+    """Each prompt with an answer of settings' `tokens` at most, and where the answer begins.
+
+    `draw` gives a token to each of the answers that still grow, from their places in the run (of which `place` is the
+    first prompt's) and scores, [answers, vocabulary].
+    """
     texts = [torch.tensor(tokenizer(prompt)["input_ids"]) for prompt in prompts]
     begins = [len(ids) for ids in texts]
-    for _ in range(tokens):
+    for _ in range(settings["tokens"]):
         growing = [
             n for n, ids in enumerate(texts) if len(ids) == begins[n] or ids[-1] != tokenizer.eos_token_id
         ]
@@ -92,8 +101,9 @@ def answers(policy: Any, tokenizer: Any, prompts: list[str], tokens: int) -> lis
         with torch.no_grad():
             logits = policy(pad_sequence([texts[n] for n in growing], batch_first=True)).logits
         last = logits[range(len(growing)), [len(texts[n]) - 1 for n in growing]]
-        for n, token in zip(growing, torch.multinomial(last.softmax(-1), 1), strict=True):
-            texts[n] = torch.cat([texts[n], token])
+        drawn = settings["draw"]([place + n for n in growing], last)
+        for n, token in zip(growing, drawn, strict=True):
+            texts[n] = torch.cat([texts[n], token[None]])
     return [*zip(texts, begins, strict=True)]
 
 

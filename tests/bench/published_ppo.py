@@ -3,15 +3,15 @@
     pip install --no-deps --target FOLDER trl==1.6.0
     PYTHONPATH=FOLDER python -m tests.bench.published_ppo SETTINGS
 
-SETTINGS is JSON: model (a folder), data (a .jsonl file of prompts), output_dir, steps, batch, tokens, lr, beta, seed.
-Prints the mean score of each step as JSON. A rule is in the place of a reward model: the share of lower-case letters.
+SETTINGS is JSON: model (a folder), batches (prompts of each step), output_dir, tokens, lr, beta, seed. Prints the mean
+score of each step as JSON. A rule is in the place of a reward model: the share of lower-case letters. Its own are that
+it does not clip gradients, and that an answer's score comes with the padding after its end token.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,18 +35,19 @@ class Rule(torch.nn.Module):  # type: ignore[misc]
 def curve(given: dict[str, Any]) -> list[float]:
     """The mean score of each step."""
     from datasets import Dataset
+    from torch.utils.data import DataLoader
     from transformers import (
         AutoModelForCausalLM,
         AutoModelForSequenceClassification,
         AutoTokenizer,
         PrinterCallback,
+        get_scheduler,
     )
     from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 
-    torch.manual_seed(given["seed"])
     tokenizer = AutoTokenizer.from_pretrained(given["model"], padding_side="left")
     tokenizer.add_special_tokens({"pad_token": "<|padding|>"})
-    rows = [json.loads(line)["prompt"] for line in Path(given["data"]).read_text().splitlines()]
+    prompts = [prompt for batch in given["batches"] for prompt in batch]
     by_model = ppo_trainer.get_reward
 
     def get_reward(model: Any, ids: torch.Tensor, pad: int, begin: int) -> Any:
@@ -58,17 +59,23 @@ def curve(given: dict[str, Any]) -> list[float]:
 
     ppo_trainer.get_reward = get_reward
     policy, reference = (AutoModelForCausalLM.from_pretrained(given["model"]) for _ in range(2))
+    torch.manual_seed(given["seed"])
+    critic = AutoModelForSequenceClassification.from_pretrained(given["model"], num_labels=1)
     trainer = PPOTrainer(
         args=_config(PPOConfig, given),
         processing_class=tokenizer,
         model=policy,
         ref_model=reference,
         reward_model=Rule(tokenizer),
-        value_model=AutoModelForSequenceClassification.from_pretrained(given["model"], num_labels=1),
-        train_dataset=Dataset.from_list([{"input_ids": tokenizer(row)["input_ids"]} for row in rows]),
-        eval_dataset=Dataset.from_list([{"input_ids": tokenizer(row)["input_ids"]} for row in rows[:1]]),
+        value_model=critic,
+        train_dataset=Dataset.from_list([{"input_ids": tokenizer(text)["input_ids"]} for text in prompts]),
+        eval_dataset=Dataset.from_list([{"input_ids": tokenizer(text)["input_ids"]} for text in prompts[:1]]),
     )
     trainer.remove_callback(PrinterCallback)
+    # in place of its own order and of a schedule that would end one step later
+    size = len(given["batches"][0])
+    trainer.dataloader = DataLoader(trainer.train_dataset, size, collate_fn=trainer.data_collator)
+    trainer.lr_scheduler = get_scheduler("cosine", trainer.optimizer, 0, len(given["batches"]) - 1)
     trainer.train()
     return [line["objective/scores"] for line in trainer.state.log_history if "objective/scores" in line]
 
@@ -76,8 +83,8 @@ def curve(given: dict[str, Any]) -> list[float]:
 def _config(kind: Any, given: dict[str, Any]) -> Any:
     return kind(
         output_dir=given["output_dir"],
-        total_episodes=given["steps"] * given["batch"],
-        per_device_train_batch_size=given["batch"],
+        total_episodes=sum(map(len, given["batches"])),
+        per_device_train_batch_size=len(given["batches"][0]),
         num_ppo_epochs=1,
         response_length=given["tokens"],
         stop_token="eos",

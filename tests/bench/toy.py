@@ -1,20 +1,26 @@
-"""The toy that every program of the comparison in training.py trains on: model, examples, and the numbers of a stage.
+"""The toy that every program of the comparison in training.py trains on: model, batches, rates, and a stage's numbers.
 
-Owns what has to be the same for all of them.
+Owns what has to be the same for all of them. The model has positions for every example, as what a program does with one
+that is too long is its own affair.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.docker.workloads import ranks, tiny
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-MODEL = {**ranks.LLAMA, "hidden_size": 64, "intermediate_size": 128}
+    Row = dict[str, str]
+
+MODEL = {**ranks.LLAMA, "hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 128}
 BATCH, LENGTH, TOKENS, ROWS, BETA = 16, 96, 12, 400, 0.05
+ANSWERS = 4  # of RLOO, to each prompt
 SAMPLED = ("--reward=lower-case", f"--max-new-tokens={TOKENS}", f"--beta={BETA}")
 
 
@@ -47,9 +53,21 @@ def prepare(folder: Path) -> None:
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in examples_))
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    """The examples."""
-    return [json.loads(line) for line in (folder / "data.jsonl").read_text().splitlines()]
+def batches(folder: Path, stage: str, seed: int) -> list[list[Row]]:
+    """The examples of each step, as the workload takes them: without those that it holds out, in its order."""
+    from workloads import examples
+
+    alone: Any = SimpleNamespace(together=lambda work: work())
+    forms = [("prompt", "completion", "chosen", "rejected")]
+    rows, _ = examples.read(alone, [str(folder / "data.jsonl")], forms)
+    size, steps = BATCH // (ANSWERS if stage == "rloo" else 1), STAGES[stage].steps
+    order = examples.order(len(rows), steps * size, seed)
+    return [[rows[number] for number in order[step * size :][:size]] for step in range(steps)]
+
+
+def rate(step: int, steps: int, peak: float) -> float:
+    """The rate of each step (from 0): half a cosine from `peak` to 0 at the last."""
+    return peak * 0.5 * (1 + math.cos(math.pi * step / (steps - 1)))
 
 
 def lower_case(answer: str) -> float:

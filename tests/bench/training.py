@@ -2,10 +2,11 @@
 
     python -m tests.bench.training [--seeds 3] [--only STAGE …] [--plot jobs/learning-curves.svg] [--trl-ppo FOLDER]
 
-Owns the comparison; the rivals are in rivals.py. Task, model, data, batch, rate and seeds are the same; the rivals run
-without DeepSpeed, in their own order of examples, by their own schedules. What is compared is the mean of the last
-steps over the seeds: two are alike when they differ by less than three standard errors of that difference, or by less
-than a hundredth. Three seeds tell little of one program's noise, so that of all programs of a stage counts.
+Owns the comparison; the rivals are in rivals.py. Task, weights, batches, rates and seeds are the same; the rivals run
+without DeepSpeed. Where answers are drawn, the plain loops have the workload's random numbers and the libraries their
+own; all else is the same step by step, and the largest difference at a step is printed. What is compared is the mean of
+the last steps over the seeds: two are alike when they differ by less than three standard errors of that difference, or
+by less than a hundredth. Three seeds tell little of one program's noise, so that of all programs of a stage counts.
 
 TRL's PPO is in its releases up to 1.6 only; with --trl-ppo it is compared too, once
 `pip install --no-deps --target FOLDER trl==1.6.0` has put one there.
@@ -53,7 +54,7 @@ def main() -> None:
         toy.prepare(folder)
         ours = our_curves(folder, args.only, args.seeds)
         print(f"{args.seeds} seeds, mean and standard deviation of the last {LAST} steps")
-        print(f"{'stage':9} {'figure':7} {'program':12} {'first':>7}  {'last':>16}  alike")
+        print(f"{'stage':9} {'figure':7} {'program':12} {'first':>7}  {'last':>16}  {'at a step':>9}  alike")
         for stage in args.only:
             rivals = their_curves(folder, stage, args.seeds, args.trl_ppo)
             curves[stage] = {HERE: ours[stage], **rivals}
@@ -115,7 +116,9 @@ def report(stage: str, programs: dict[str, list[list[float]]]) -> bool:
         alike = abs(last - statistics.fmean(ends[HERE])) <= max(3 * error, 0.01)
         all_alike &= alike
         first = statistics.fmean(curve[0] for curve in curves)
-        answer = "" if program == HERE else "yes" if alike else "NO"
+        pairs = zip(curves, programs[HERE], strict=True)
+        apart = max(abs(a - b) for theirs, ours in pairs for a, b in zip(theirs, ours, strict=True))
+        answer = "" if program == HERE else f"{apart:9.1e}  {'yes' if alike else 'NO'}"
         numbers = f"{first:7.4f}  {last:7.4f} ± {spreads[program]:.4f}  {answer}"
         print(f"{stage:9} {toy.STAGES[stage].figure:7} {program:12} {numbers}", flush=True)
     return all_alike

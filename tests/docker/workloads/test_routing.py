@@ -104,6 +104,10 @@ def test_a_mixture_without_a_balancing_loss_is_named() -> None:
     assert missing is not None
     assert "the 16 experts" in missing
     assert "deepseek_v3 has no router_aux_loss_coef" in missing
+    without = routing.unbalanced(settings("mixtral"), balanced=False)
+    assert without is not None
+    assert "without a load-balancing loss (this workload has none)" in without
+    assert routing.unbalanced(settings("llama"), balanced=False) is None
 
 
 @pytest.mark.deepspeed

@@ -33,9 +33,13 @@ def cases(folder: Path) -> dict[str, dict[str, Any]]:
     plain = tiny.save(folder / "plain", MODEL, words)
     penalty = tiny.save(folder / "penalty", MODEL, words, penalty=1.5)
     other = tiny.save(folder / "other", MODEL, words[::-1])
+    mixture = tiny.save(folder / "mixture", {**MODEL, "model_type": "mixtral", "num_local_experts": 4}, words)
     data = folder / "data.jsonl"
     long = [{**row, "prompt": "a long prompt " * 4} for row in SHORT]
     data.write_text("".join(json.dumps(row) + "\n" for row in SHORT + long))
+    cut = folder / "cut.jsonl"
+    ends = [{**row, "completion": " yes" * 8, "chosen": " yes" * 8} for row in SHORT[:20]]
+    cut.write_text("".join(json.dumps(row) + "\n" for row in ends + SHORT[20:]))
     too_long = folder / "long.jsonl"
     too_long.write_text("".join(json.dumps(row) + "\n" for row in long))
 
@@ -60,9 +64,11 @@ def cases(folder: Path) -> dict[str, dict[str, Any]]:
         *(case(f"{w} judged", w, plain, *judged) for w in ("chat_ppo", "chat_rl")),
         *(case(f"{w} judged under ZeRO-3", w, plain, *judged, stage=3) for w in ("chat_ppo", "chat_rl")),
         case("chat_ppo judged from the host", "chat_ppo", plain, *judged, "--offload-frozen"),
+        *(case(f"mixture {w}", w, mixture) for w in ("finetune", "chat_sft")),
         case("other tokens", "chat_ppo", other, *PPO[1:], f"--reward={folder / 'padding' / 'export'}"),
         case("no room", "chat_ppo", plain, "--reward=brief", "--max-new-tokens=64"),
         *(case(f"long {w}", w, plain) for w in ("finetune", "chat_sft", "chat_reward", "chat_dpo")),
+        *(case(f"cut {w}", w, plain, f"--data={cut}") for w in ("finetune", "chat_sft", "chat_dpo")),
         *(
             case(f"all long {w}", w, plain, f"--data={too_long}")
             for w in ("finetune", "chat_sft", "chat_reward")
@@ -185,3 +191,19 @@ def test_examples_that_are_left_out_are_counted(name: str, runs: tuple[Path, dic
     (event,) = lines(runs, name, "left_out")
     assert event["training"] + event["held_out"] == 40
     assert len(lines(runs, name)) == 2
+
+
+@pytest.mark.parametrize("workload", ["finetune", "chat_sft", "chat_dpo"])
+def test_examples_that_are_cut_are_counted(workload: str, runs: tuple[Path, dict[str, str]]) -> None:
+    (event,) = lines(runs, f"cut {workload}", "cut")
+    assert (event["training"] + event["held_out"], event["tokens"]) == (20, 24)
+    assert lines(runs, f"long {workload}", "cut") == []
+    said = "20 of 40 examples are cut: they are longer than 24 tokens, and their ends are not learned"
+    assert (runs[0] / "rank-0.log").read_text().count(said) == 3
+
+
+def test_a_mixture_of_experts_without_a_balancing_loss_is_named(runs: tuple[Path, dict[str, str]]) -> None:
+    """TRL's SFTTrainer has one, the Hugging Face Trainer has not."""
+    assert [len(lines(runs, f"mixture {w}")) for w in ("finetune", "chat_sft")] == [2, 2]
+    said = "the 4 experts are trained without a load-balancing loss (this workload has none)"
+    assert (runs[0] / "rank-0.log").read_text().count(said) == 1
