@@ -46,7 +46,8 @@ for ((node = 0; node < 1; node++)); do
     --environment "$run/environment.json" \
     --scratch=/tmp \
     --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
-    '--caches-for=no image, rtx3090-24gb' -- \
+    '--caches-for=no image, rtx3090-24gb' \
+    --fetch=Qwen/Qwen2.5-7B-Instruct -- \
     -m workloads.chat_sft \
       --deepspeed-config=/shared/runs/finetune-lora-ceaa94/ds_config.json \
       --run-dir=/shared/runs/finetune-lora-ceaa94 \

@@ -86,7 +86,8 @@ srun --export=ALL --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffere
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
-  '--caches-for=no image, rtx3090-24gb' -- \
+  '--caches-for=no image, rtx3090-24gb' \
+  --fetch=Qwen/Qwen2.5-7B-Instruct -- \
   -m workloads.chat_sft \
     --deepspeed-config=/shared/runs/finetune-lora-ceaa94/ds_config.json \
     --run-dir=/shared/runs/finetune-lora-ceaa94 \

@@ -87,7 +87,7 @@ srun --export=ALL --nodes=4 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffere
     --container-mounts=/shared/runs:/shared/runs,/tmp:/tmp,/lustre/data:/data:ro \
     --no-container-mount-home /opt/venv/bin/python /opt/job/preflight.py \
     --scratch=/tmp \
-    --floor=0 \
+    --floor=200 \
     --shm=0.25 \
     --disk=5 \
     --memlock \
