@@ -48,7 +48,7 @@ TESTED_BY = (
     (
         "launcher/cli/verbs",
         "launcher/cli/test_main.py",
-        "again check debug launch look plan report runs shared shell",
+        "again check data debug launch look plan report runs shared shell",
     ),
     ("launcher/doctor", "launcher/doctor/test_doctor.py", "looking machine ops"),
     ("launcher", "launcher/files/test_own_program.py", "entry"),
@@ -71,6 +71,7 @@ TESTED_BY = (
     ("launcher/runs", "launcher/schedulers/test_slurm.py", "badhosts sweeps"),
     ("launcher/runs", "launcher/runs/test_causes.py", "diagnosis logs status"),
     ("launcher/runs", "launcher/runs/test_record.py", "folders index"),
+    ("launcher/reports", "launcher/runs/test_prepared.py", "prepared_tables"),
     ("launcher/runs", "launcher/reports/test_comparison.py", "differences"),
     ("launcher/runs", "launcher/submission/test_pipelines.py", "pipelines"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_verbs.py", "following"),

@@ -15,7 +15,7 @@ from launcher import ROOT, __version__
 from launcher.cli import arguments, completion, options, streams
 from launcher.cli.arguments import filled
 from launcher.cli.streams import say, say_problems
-from launcher.cli.verbs import again, check, launch, look, plan, report, runs, shell
+from launcher.cli.verbs import again, check, data, launch, look, plan, report, runs, shell
 from launcher.errors import LauncherError, ToolMissingError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def parser(only: str | None = None) -> arguments.Parser:
     _add_look(verbs)
     _add_operate(verbs)
     _add_cluster(verbs)
+    _add_data(verbs)
     _add_files(verbs)
     return root
 
@@ -168,6 +169,22 @@ def _add_cluster(verbs: arguments.Verbs) -> None:
 
     if verb := verbs.add("doctor", "what this machine has and lacks", look.doctor, options.Look):
         verb.add_argument("--cluster", metavar="NAME|FILE", help="also its `python:`, as ranks would have it")
+        _json_option(verb)
+
+
+def _add_data(verbs: arguments.Verbs) -> None:
+    verbs.group("data")
+    what = "the tokenized texts that runs share: list them, show one, remove one"
+    if verb := verbs.add("data", what, data.data, options.Data):
+        actions = ("list", "show", "remove")
+        verb.add_argument("action", choices=actions, metavar="ACTION", help="list, show or remove")
+        verb.add_argument("key", nargs="?", metavar="KEY", help="a text's key, or the start of it")
+        what = "the folder to look in; default: $DATA_CACHE, else data/ of each run here"
+        either = verb.add_mutually_exclusive_group()
+        either.add_argument("--cache", type=filled, metavar="DIR", help=what)
+        what = "the `data_cache` of this cluster"
+        option = either.add_argument("--cluster", type=filled, metavar="NAME|FILE", help=what)
+        option.completer = completion.clusters  # type: ignore[attr-defined]
         _json_option(verb)
 
 

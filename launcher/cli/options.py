@@ -123,6 +123,16 @@ class List(Options):
     json: bool
 
 
+class Data(Options):
+    """data."""
+
+    action: Literal["list", "show", "remove"]
+    key: str | None
+    cache: str | None
+    cluster: str | None
+    json: bool
+
+
 class Look(Options):
     """hostfile, env, schema, doctor, completion."""
 

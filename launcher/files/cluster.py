@@ -258,6 +258,10 @@ class Cluster:
         "Ranks' Python without a container: an interpreter, a venv, or a conda environment by path or name.",
     )
     scratch: AbsolutePath = field("/tmp", "A folder on each host's own disk, for caches.")
+    data_cache: AbsolutePath | None = field(
+        None,
+        "A folder that all hosts share, for tokenized texts (DATA_CACHE); default: data/ in each run's folder.",
+    )
     mounts: dict[AbsolutePath, Annotated[Mount, Shorthand("host")]] = field(
         dict,
         "Path inside → path on the host, or {host: …, claim: …, readonly: …, local: …}.",

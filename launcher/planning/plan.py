@@ -16,7 +16,7 @@ from launcher.errors import LauncherError, PlanError, Problem, shown
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
 from launcher.files import validation
-from launcher.planning import accelerators, fit, inline_secrets, own_program, ranks_environment
+from launcher.planning import accelerators, data_cache, fit, inline_secrets, own_program, ranks_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -129,6 +129,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         *own_program.problems(job),
         *ranks_environment.problems(job, cluster),
         *accelerators.problems(cluster),
+        *data_cache.problems(cluster),
         *_written(findings, "error", job),
     ]
     try:
@@ -220,6 +221,8 @@ def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[MountPoint, ...]:
         and any(path and deepspeed_config.below(path, disk) for path in paths)
     ):
         written.append(MountPoint(disk, host=disk, claim=None, readonly=False, local=True))
+    if cache := data_cache.own_mount(cluster):
+        written.append(MountPoint(cache, host=cache, claim=None, readonly=False, local=False))
     return tuple(written)
 
 
@@ -281,12 +284,10 @@ def _written(findings: Iterable[lint.Diagnostic], severity: lint.Severity, job: 
 
 def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[model.Variable, ...]:
     """The fabric's variables, then the cluster's, then the job's; a later one of the same name wins."""
-    exported = {
-        v.name: v
-        for v in fabrics_environment.environment(
-            fabric, gpu=cluster.gpu is not None, interface=cluster.interface
-        )
-    }
+    of_fabric = fabrics_environment.environment(
+        fabric, gpu=cluster.gpu is not None, interface=cluster.interface
+    )
+    exported = {v.name: v for v in (*of_fabric, *data_cache.variables(cluster))}
     for source, env in (("the cluster file", cluster.env), ("the job file", job.env)):
         for name, variable in env.items():
             if variable.value is None:

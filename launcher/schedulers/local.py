@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from launcher import exit_codes
 from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError, located
-from launcher.planning import cards, ranks_environment
+from launcher.planning import cards, data_cache, ranks_environment
 from launcher.rendering import command, containers, hostfile, own_image, templates
 from launcher.runs import logs as runs_logs
 from launcher.runs.status import Selection, State, Status
@@ -58,6 +58,7 @@ def render(plan: Plan) -> Files:
         hostfile=hostfile.text([f"127.0.0.{i + 1}" for i in range(plan.nodes)], plan.slots),
         secrets=templates.home(plan.cluster.local.secrets),
         secrets_named=plan.cluster.local.secrets,
+        data_cache=data_cache.on_host(plan.cluster),
         carried=own_image.folders(plan, "local"),
     )
     return {"job.sh": text}

@@ -95,6 +95,7 @@ class Objects(NamedTuple):
 def render(plan: Plan) -> Files:
     """`manifest.yaml`, fit for `kubectl apply -f`. Raises PlanError for what Kubernetes would not take."""
     environment.require(plan.fabric, "kubernetes")
+    plan = storage.settled(plan)
     cluster = plan.cluster.kubernetes
     facts = record.plan_text(plan)
     labels, annotations = _labels(plan), _annotations(plan, facts)

@@ -16,13 +16,13 @@ from launcher.fabrics import environment as fabrics_environment
 from launcher.namedtuple import NamedTuple
 from launcher.planning import accelerators, own_program, ranks_environment
 from launcher.rendering import command, containers, templates
-from launcher.schedulers.kubernetes import carried, kinds, queues, security
+from launcher.schedulers.kubernetes import carried, kinds, queues, security, storage
 from launcher.sizing import memory
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
-FOLDER = "/runs"  # where the run folders' volume is mounted in a pod
+FOLDER = storage.FOLDER
 JOB = "/job"  # the ConfigMap: hostfile, DeepSpeed configuration, plan
 HOME = "/tmp"  # docker/Dockerfile
 # Of a host: kubelet, system daemons and DaemonSets keep the rest, and a pod that asks for all is never placed.

@@ -1,6 +1,7 @@
 """What becomes of a run's folder: on a claim it stays, on the pods' own disks it ends with them.
 
-Owns which runs cannot do without a claim, and what a person should know before one does.
+Owns which runs cannot do without a claim, what a person should know before one does, and that a cache of prepared
+texts may lie on that claim too.
 """
 
 from __future__ import annotations
@@ -9,13 +10,24 @@ from typing import TYPE_CHECKING
 
 from launcher import workloads
 from launcher.errors import Problem
+from launcher.planning import data_cache
+from launcher.rendering import container_checks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from launcher.planning.plan import Plan
 
+FOLDER = "/runs"  # where the run folders' volume is mounted in a pod
 _PLACE = ("cluster", "kubernetes")
+
+
+def settled(plan: Plan) -> Plan:
+    """The plan without a mount for a data_cache that lies on the volume of the run folders, which brings it."""
+    own = data_cache.own_mount(plan.cluster)
+    if own is None or not container_checks.normal(own).startswith(f"{FOLDER}/"):
+        return plan
+    return plan._replace(mounts=tuple(mount for mount in plan.mounts if mount.inside != own))
 
 
 def problems(plan: Plan) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from launcher.errors import PlanError, located
 from launcher.fabrics import environment
-from launcher.planning import ranks_environment
+from launcher.planning import data_cache, ranks_environment
 from launcher.rendering import command, containers, own_image, templates
 from launcher.runs import badhosts
 from launcher.runs import logs as runs_logs
@@ -54,6 +54,7 @@ def render(plan: Plan) -> Files:
         secrets=templates.home(plan.cluster.slurm.secrets),
         secrets_named=plan.cluster.slurm.secrets,
         bad_hosts=badhosts.path(plan.workspace.runs),
+        data_cache=data_cache.on_host(plan.cluster),
         carried=own_image.folders(plan, "slurm"),
     )
     return {"job.sh": text}

@@ -155,6 +155,19 @@ def test_compare(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(printed(capsys, "compare", "a", "b"), documented("compare"))
 
 
+def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for key, text in (
+        ("0" * 16, '{"tokens": 1, "documents": 1, "bytes": 1, "sources": ["a"]}'),
+        ("1" * 16, ""),
+    ):
+        (tmp_path / key).mkdir()
+        (tmp_path / key / "corpus.json").write_text(text)
+    for entry in printed(capsys, "data", "list", "--cache", str(tmp_path)):
+        check(entry, documented("data"))
+    for action in ("show", "remove"):
+        check(printed(capsys, "data", action, "0", "--cache", str(tmp_path)), documented("data"))
+
+
 def test_env(capsys: pytest.CaptureFixture[str]) -> None:
     for entry in printed(capsys, "env", "infiniband"):
         check(entry, documented("env"))
@@ -170,6 +183,6 @@ def test_every_verb_with_json_is_documented() -> None:
     table = next(action for action in main.parser()._actions if action.dest == "verb").choices
     assert table
     verbs = {name for name, verb in dict(table).items() if "--json" in verb._option_string_actions}
-    assert verbs == {"plan", "status", "list", "report", "compare", "env", "doctor"}
+    assert verbs == {"plan", "status", "list", "report", "compare", "data", "env", "doctor"}
     for verb in verbs:
         assert f"`python -m launcher {verb}" in PAGE or f"`{verb} --json`" in PAGE

@@ -1,0 +1,98 @@
+"""What `data` prints of prepared texts: a table, all of one, and machine-readable output (README.md has the keys)."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from launcher import units
+from launcher.reports import tables
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from launcher.runs.prepared import Prepared
+
+_HEAD = ("KEY", "STATE", "SIZE", "TOKENS", "LAST USED", "TOKENIZER", "SOURCES")
+
+
+def table(texts: Sequence[Prepared]) -> str:
+    """A line a text."""
+    rows = [
+        (
+            text.key,
+            text.state,
+            units.gigabytes(text.bytes),
+            _number(text.tokens),
+            _day(text.last_used),
+            text.tokenizer or "-",
+            _short(text.sources),
+        )
+        for text in texts
+    ]
+    return tables.table(rows, _HEAD)
+
+
+def one(text: Prepared) -> str:
+    """All that is known of a text."""
+    facts = text.facts or {}
+    rows = [
+        ("key", text.key),
+        ("state", text.state),
+        ("folder", str(text.folder)),
+        ("size", units.gigabytes(text.bytes)),
+        ("last used", _day(text.last_used)),
+    ]
+    if text.facts is not None:
+        rows += [
+            ("tokens", f"{_number(text.tokens)}, as {facts.get('dtype', '-')}"),
+            ("documents", _number(text.documents)),
+            ("text", "-" if text.text_bytes is None else units.gigabytes(text.text_bytes)),
+            ("tokenizer", f"{text.tokenizer or '-'}, vocabulary {facts.get('vocabulary', '-')}"),
+            ("shards", _number(_length(facts.get("shards")))),
+            ("created", str(facts.get("created", "-"))),
+            *(("source", source) for source in text.sources),
+        ]
+    return tables.table(rows)
+
+
+def data(text: Prepared) -> dict[str, Any]:
+    """A text, machine-readable."""
+    return {
+        "key": text.key,
+        "state": text.state,
+        "folder": str(text.folder),
+        "bytes": text.bytes,
+        "last_used": text.last_used,
+        "sources": list(text.sources),
+        "tokenizer": text.tokenizer,
+        "tokens": text.tokens,
+        "documents": text.documents,
+        "text_bytes": text.text_bytes,
+    }
+
+
+def as_json(content: Any) -> str:
+    """One document. What another wrote and no JSON reader takes, such as NaN, is null."""
+    return json.dumps(content, indent=2, ensure_ascii=False)
+
+
+def _number(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _length(value: object) -> int | None:
+    return len(value) if isinstance(value, list) else None
+
+
+def _day(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
+    except (OverflowError, ValueError, OSError):
+        return "-"
+
+
+def _short(sources: Sequence[str]) -> str:
+    text = " ".join(sources) or "-"
+    return text if len(text) <= 60 else f"{text[:57]}..."
