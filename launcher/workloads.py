@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import sys
 from importlib.machinery import PathFinder
 from importlib.util import LazyLoader
@@ -118,7 +119,7 @@ class _OnUse(NamedTuple):
 def command_line(args: Mapping[str, Any]) -> tuple[str, ...]:
     """`args` as options: `--key=value`, `--key`/`--no-key` for booleans, `--key a b` for a list.
 
-    A null value leaves the option out.
+    A null value leaves the option out; a source of a mixture is one word of JSON (files/mixture.py).
     """
     return tuple(word for key, value in args.items() for word in _words(key, value))
 
@@ -136,6 +137,9 @@ def _words(key: str, value: Any) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        source = {"path": str(value["path"]), **({"weight": value["weight"]} if "weight" in value else {})}
+        return json.dumps(source, separators=(",", ":"))
     # as it was written; repr(1e-05) and repr(0.1) are what Python reads back unchanged
     return str(getattr(value, "written", repr(value) if isinstance(value, float) else value))
 
@@ -263,6 +267,11 @@ def stack(name: str) -> list[Need]:
 def steps(workload: str) -> bool:
     """Whether it works in steps with a batch, by DeepSpeed's configuration; of a user's own program: yes."""
     return is_script(workload) or "deepspeed-config" in options(workload)
+
+
+def mixes(name: str) -> bool:
+    """Whether workload `name` reads plain text, whose sources may have weights."""
+    return {"data", "data-cache"} <= set(_options(parser(name))[1])
 
 
 def saves(workload: str) -> bool:

@@ -13,7 +13,7 @@ from launcher.deepspeed import config
 from launcher.deepspeed import keys as deepspeed_keys
 from launcher.errors import Problem, SpecError, did_you_mean, shown
 from launcher.fabrics import FABRICS
-from launcher.files import own_program
+from launcher.files import mixture, own_program
 from launcher.files.cluster import Cluster
 from launcher.files.job import Job
 from launcher.sizing import models
@@ -121,6 +121,11 @@ def _args_problems(document: Document) -> Iterator[Problem]:
         return
     fitting = {}
     for key, value in args.items():
+        if mixture.is_one(workload, key, value):
+            if not (mixed := list(mixture.problems(document, value))):
+                fitting[key] = value
+            yield from mixed
+            continue
         wrong = _argument_problem(key, value)
         if wrong:
             yield Problem(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import ROOT, __version__, workloads
 from launcher.images import registry
 from launcher.planning import inline_secrets, interpreter
-from launcher.runs import fingerprints, folders, logs
+from launcher.runs import fingerprints, folders, locked_data, logs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,7 +59,7 @@ def of(plan: Plan, scheduler: str) -> dict[str, Any]:
         "image": _image(plan, scheduler) if inside else None,
         "python": None if inside else {"path": interpreter.of(plan), "version": python},
         "packages": installed,
-        "data": _data(plan),
+        "data": locked_data.entries(plan),
         "seeds": seeds(plan),
         "deepspeed": fingerprints.text(json.dumps(plan.config, sort_keys=True)),
         "environment": _inherited(plan) if scheduler == "local" and not inside else {},
@@ -176,33 +176,6 @@ def _image(plan: Plan, scheduler: str) -> dict[str, Any]:
 def _of_image(plan: Plan) -> dict[str, str]:
     facts = plan.image_facts or registry.facts(plan.image)[0]
     return dict(facts.versions) if facts else {}
-
-
-def _data(plan: Plan) -> list[dict[str, Any]]:
-    """Every file and folder that args, `model:` and the checkpoint to start from name, as far as it is here."""
-    named = [("model", plan.job.model)]
-    for name, value in plan.args.items():
-        named += [(f"args.{name}", entry) for entry in (value if isinstance(value, list) else [value])]
-    return [entry for name, value in named if isinstance(value, str) and (entry := _datum(plan, name, value))]
-
-
-def _datum(plan: Plan, name: str, value: str) -> dict[str, Any] | None:
-    """The fingerprint of a path; None for a word that is none. What is not on this machine has no fingerprint."""
-    if not value or len(value) > 4096 or "\0" in value:
-        return None
-    host = _on_host(plan, value)
-    found = fingerprints.of(Path(host))
-    if found is None and not value.startswith(("/", "./", "../")):
-        return None
-    return {"named": name, "path": value, "host": str(Path(host).absolute()), "fingerprint": found}
-
-
-def _on_host(plan: Plan, path: str) -> str:
-    """Where what ranks see at `path` lies on the host."""
-    for mount in plan.mounts:
-        if mount.host and (path == mount.inside or path.startswith(f"{mount.inside.rstrip('/')}/")):
-            return mount.host + path[len(mount.inside.rstrip("/")) :]
-    return path
 
 
 def _inherited(plan: Plan) -> dict[str, str]:

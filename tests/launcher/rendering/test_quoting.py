@@ -190,6 +190,28 @@ def test_a_workload_of_ours_gets_its_model_and_checkpoints(
 
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("scheduler", ["local", "slurm"])
+def test_a_mixture_arrives_source_by_source(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    weights = st.floats(min_value=0, exclude_min=True, allow_infinity=False) | st.integers(1, 10)
+
+    @SOME
+    @given(st.lists(st.fixed_dictionaries({"path": TEXT, "weight": weights}), min_size=1, max_size=3))
+    def unchanged(data: list[dict[str, Any]]) -> None:
+        stage = standins.Stage(tmp_path_factory.mktemp("stage"))
+        made = decided(stage.site("plain"), {"args": {"data": data}}, {})
+        assert stage.run(schedulers.load(scheduler).render(made)["job.sh"]) == 0
+        words = arguments_after_dashes(stage.dumped("words"))
+        assert [json.loads(word) for word in workloads.parser("pretrain").parse_args(words[2:]).data] == data
+        assert stage.ran() == []
+        for loaded in read_twice(schedulers.load("kubernetes").render(made)["manifest.yaml"]):
+            (container,) = pod(loaded)["containers"]
+            told = [expanded(word, {}) for word in container["command"] if word.startswith('{"path"')]
+            assert [json.loads(word) for word in told] == data
+
+    unchanged()
+
+
+@pytest.mark.hypothesis
+@pytest.mark.parametrize("scheduler", ["local", "slurm"])
 def test_a_command_arrives_word_by_word(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     @SOME
     @given(st.lists(TEXT, min_size=1, max_size=4), TEXT, TEXT)

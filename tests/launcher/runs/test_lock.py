@@ -49,6 +49,39 @@ def test_what_is_in_it(tmp_path: Path) -> None:
     assert locked["image"] is None
 
 
+def test_each_source_of_a_mixture_is_in_it(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text("text")
+    data = [{"path": str(tmp_path / name), "weight": weight} for name, weight in (("a", 0.7), ("b", 0.3))]
+    one = prepared(tmp_path, args={"data": data})
+    entries = read(one)["data"]
+    assert [(e["named"], e["path"]) for e in entries] == [("args.data", d["path"]) for d in data]
+    assert all(entry["fingerprint"]["bytes"] == 4 for entry in entries)
+    (tmp_path / "b").write_text("other")
+    data[0]["weight"] = 0.5
+    other = prepared(tmp_path, args={"data": data})
+    told = differences.between(*(differences.read(Path(made.folder)) for made in (one, other)))
+    assert {difference.what for difference in told} == {"args.data", f"data args.data {tmp_path / 'b'}"}
+
+
+def test_a_cache_is_named_and_whatever_runs_add_to_it_is_no_change(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cluster = {"data_cache": str(cache)}
+    one = prepared(tmp_path, cluster=cluster)
+    place = {"path": str(cache), "host": str(cache), "fingerprint": None}
+    assert read(one)["data"] == [{"named": "environment.DATA_CACHE", **place}]
+    (cache / "more").write_text("tokens")
+    assert differences.between(*[differences.read(Path(one.folder))] * 2) == []
+    same = prepared(tmp_path, cluster=cluster)
+    assert differences.between(*(differences.read(Path(made.folder)) for made in (one, same))) == []
+    chosen = prepared(tmp_path, cluster=cluster, args={"data-cache": str(cache)})
+    assert read(chosen)["data"] == [{"named": "args.data-cache", **place}]
+    elsewhere = prepared(tmp_path, cluster={"data_cache": str(tmp_path / "elsewhere")})
+    told = differences.between(*(differences.read(Path(made.folder)) for made in (one, elsewhere)))
+    assert {d.what for d in told} == {"environment.DATA_CACHE", "cluster.data_cache"}
+
+
 def test_no_secret_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_TOKEN", "CUDA_API_KEY", "TRITON_THING"):
         monkeypatch.setenv(name, SECRET)
