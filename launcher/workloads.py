@@ -138,8 +138,8 @@ def _words(key: str, value: Any) -> Iterator[str]:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        source = {"path": str(value["path"]), **({"weight": value["weight"]} if "weight" in value else {})}
-        return json.dumps(source, separators=(",", ":"))
+        more = {key: value[key] for key in ("weight", "column") if key in value}
+        return json.dumps({"path": str(value["path"]), **more}, separators=(",", ":"))
     # as it was written; repr(1e-05) and repr(0.1) are what Python reads back unchanged
     return str(getattr(value, "written", repr(value) if isinstance(value, float) else value))
 

@@ -74,6 +74,7 @@ TESTED_BY = (
     ("launcher/reports", "launcher/runs/test_prepared.py", "prepared_tables"),
     ("launcher/runs", "launcher/reports/test_comparison.py", "differences"),
     ("launcher/runs", "launcher/runs/test_lock.py", "locked_data"),
+    ("launcher/runs", "launcher/runs/test_prepared.py", "claims"),
     ("launcher/runs", "launcher/submission/test_pipelines.py", "pipelines"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_verbs.py", "following"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_verbs.py", "hosts mirror"),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from launcher.files.document import Document
 
 OPTION = "data"
-_KEYS = ("path", "weight")
+_KEYS = ("path", "weight", "column")
 _EXAMPLE = "write data: [{path: a, weight: 0.7}, {path: b, weight: 0.3}]"
 
 
@@ -62,6 +62,8 @@ def _source(source: Any) -> Iterator[tuple[tuple[str, ...], str, str]]:
         yield (), "has no path", "add it: a file, a folder, a glob, or hf:NAME"
     elif path is None or isinstance(path, (bool, list, dict)) or not str(path).strip():
         yield ("path",), f"must be a file, a folder, a glob or hf:NAME, not {shown(path)}", ""
+    if "column" in source and (not isinstance(source["column"], str) or not source["column"]):
+        yield ("column",), f"must be the name of a column, not {shown(source['column'])}", ""
     weight = source.get("weight", 1)
     number = isinstance(weight, (int, float)) and not isinstance(weight, bool) and math.isfinite(weight)
     if not number or weight <= 0:

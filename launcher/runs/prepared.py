@@ -6,13 +6,12 @@ by docker/workloads/corpus.py:
     <cache>/<key>/NNNNN.bin, NNNNN.idx   a pair a shard, Megatron's layout
                   held-out, …            what else the workload keeps of it
                   corpus.json            the last file, of a text that is whole; its time is that of the last use
-                  lock                   locked by who writes
+                  *.claim                of who works on it (claims.py)
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.errors import PlanError, RunNotFoundError, SpecError, did_you_mean
 from launcher.namedtuple import NamedTuple
+from launcher.runs import claims
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 FACTS = "corpus.json"
 _REMOVED = ".removed"  # ends the name of a folder whose removal was cut short
 _KEY = re.compile(rf"[0-9a-f]{{16}}(?:{re.escape(_REMOVED)})?")
-_LOCK = re.compile(r"(?:.*[.-])?lock")
-_OWN = re.compile(r"[0-9]{5}[.](?:bin|idx).*|held-out.*|[.]?corpus[.]json.*|documents.*|tokens.*")
+# also half files of processes that were killed, which start with a dot
+_OWN = re.compile(r"[.]?[0-9]{5}[.].*|[.]?held-out.*|[.]?corpus[.].*|[.].*[.](?:json|npz|bin|idx).*")
 _MOST = 2**24  # bytes of a corpus.json
 
 
@@ -92,19 +92,26 @@ def remove(text: Prepared) -> None:
     if foreign:
         what = f"{text.folder} is no prepared text alone: it holds {', '.join(foreign[:5])}"
         raise SpecError(what, hint="move that away first, or remove the folder by hand")
-    with contextlib.ExitStack() as held:
-        for lock in _locks(text.folder):
-            if not _take(lock, held):
-                what = f"{text.key} is in use: a process holds {lock}"
-                raise PlanError(what, hint="cancel its run, or wait until it has ended")
-        gone = text.folder.with_name(text.key.removesuffix(_REMOVED) + _REMOVED)
+    gone = text.folder.with_name(text.key.removesuffix(_REMOVED) + _REMOVED)
+    try:
+        _require_unused(text.folder, text.key)
+        if text.folder != gone:
+            shutil.rmtree(gone, ignore_errors=True)
+            text.folder.rename(gone)  # so that nobody ever meets half of it under its key
         try:
-            if text.folder != gone:
-                shutil.rmtree(gone, ignore_errors=True)
-                text.folder.rename(gone)  # so that nobody ever meets half of it under its key
-            shutil.rmtree(gone)
-        except OSError as error:
-            raise SpecError(f"{error.filename or text.folder} cannot be removed: {error.strerror}") from None
+            _require_unused(gone, text.key)
+        except PlanError:  # somebody came between
+            gone.rename(text.folder)
+            raise
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise SpecError(f"{error.filename or text.folder} cannot be removed: {error.strerror}") from None
+
+
+def _require_unused(folder: Path, key: str) -> None:
+    if claim := claims.held(folder):
+        what = f"{key} is in use: a process works on it ({claim})"
+        raise PlanError(what, hint="cancel its run, or wait until it has ended")
 
 
 def _folders(cache: Path) -> Iterator[Path]:
@@ -151,9 +158,8 @@ def _read(folder: Path) -> Prepared:
 def _state(folder: Path, whole: bool) -> Literal["finished", "unfinished", "in use", "half removed"]:
     if folder.name.endswith(_REMOVED):
         return "half removed"
-    with contextlib.ExitStack() as held:
-        if not all(_take(lock, held) for lock in _locks(folder)):
-            return "in use"
+    if claims.held(folder):
+        return "in use"
     return "finished" if whole else "unfinished"
 
 
@@ -183,28 +189,4 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 def _is_foreign(entry: os.DirEntry[str]) -> bool:
     """Whether it is nothing that a workload puts there: a link, a folder, or a file of another name."""
-    known = _OWN.fullmatch(entry.name) or _LOCK.fullmatch(entry.name)
-    return not known or not entry.is_file(follow_symlinks=False)
-
-
-def _locks(folder: Path) -> list[Path]:
-    """The lock files in a folder of a cache, and the one beside it."""
-    inside = [Path(entry.path) for entry in _entries(folder) if _LOCK.fullmatch(entry.name)]
-    return [path for path in (*inside, folder.with_name(f"{folder.name}.lock")) if path.is_file()]
-
-
-def _take(lock: Path, held: contextlib.ExitStack) -> bool:
-    """Lock a file until `held` ends; False where a process has it. Both kinds of locks that a file system may have."""
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:  # another user's, who alone may write: so it is looked at for what it is, a file
-        return True
-    held.callback(os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:  # EACCES is the other word for a lock that is held; else there are no locks here
-        return not isinstance(error, PermissionError)
-    return True
+    return not _OWN.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False)

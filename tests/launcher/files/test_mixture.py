@@ -46,6 +46,12 @@ def test_any_path_arrives(path: str, tmp_path: Path) -> None:
     assert word.startswith("{")
 
 
+def test_a_source_may_name_its_column(tmp_path: Path) -> None:
+    assert words(tmp_path, "[{column: body, path: /a}]") == ['{"path":"/a","column":"body"}']
+    with pytest.raises(SpecError, match=r"data\.0\.column must be the name of a column, not 3"):
+        words(tmp_path, "[{column: 3, path: /a}]")
+
+
 def test_paths_that_look_like_numbers_are_as_written(tmp_path: Path) -> None:
     assert words(tmp_path, "[{path: 007, weight: 1}]") == ['{"path":"007","weight":1}']
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from launcher.cli import main
 from launcher.errors import PlanError, RunNotFoundError, SpecError
-from launcher.runs import prepared
+from launcher.runs import claims, prepared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,9 +117,10 @@ def test_the_start_of_a_key_is_enough_where_it_is_one_text(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("facts", [FACTS, None])
 def test_a_text_is_removed_whole(facts: Any, tmp_path: Path) -> None:
-    folder = text(tmp_path, facts=facts, lock=b"")
-    (folder / "00001.bin.4711").write_bytes(b"half")
-    (tmp_path / f"{KEY}.lock").touch()
+    folder = text(tmp_path, facts=facts)
+    for name in ("00001.npz", ".00001.bin.host.4711", ".held-out.host.4711", "00002.claim", "corpus.claim"):
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (1e9, 1e9))
     text(tmp_path, OTHER)
     prepared.remove(prepared.find([tmp_path], KEY))
     assert [t.key for t in prepared.listed([tmp_path])] == [OTHER]
@@ -137,33 +138,42 @@ def test_a_removal_that_was_cut_short_is_seen_and_ended(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-HOLDER = """
-import fcntl, sys
-file = open(sys.argv[1], "r+")
-getattr(fcntl, sys.argv[2])(file, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.parametrize("kind", ["flock", "lockf"])
-@pytest.mark.parametrize("name", [f"{KEY}/lock", f"{KEY}/00000.lock", f"{KEY}.lock"])
-def test_a_text_in_use_stays(kind: str, name: str, tmp_path: Path) -> None:
-    text(tmp_path)
-    (tmp_path / name).touch()
-    words = [sys.executable, "-c", HOLDER, str(tmp_path / name), kind]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdin
-        assert holder.stdout
-        assert holder.stdout.readline() == "held\n"
+def test_a_text_in_use_stays(tmp_path: Path) -> None:
+    folder = text(tmp_path, facts=None)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
+        told = {"host": "here", "kernel": claims._kernel(), "process": owner.pid}
+        told["started"] = claims._started(owner.pid) or ""
+        (folder / "00001.claim").write_text(json.dumps(told))
+        os.utime(folder / "00001.claim", (1e9, 1e9))  # a process that is seen needs no touch
         found = prepared.find([tmp_path], KEY)
         assert found.state == "in use"
-        with pytest.raises(PlanError, match="is in use: a process holds"):
+        with pytest.raises(PlanError, match="is in use: a process works on it"):
             prepared.remove(found)
-        assert (tmp_path / KEY / "00000.bin").exists()
-        holder.stdin.close()
+        assert (folder / "00000.bin").exists()
+        owner.communicate(b"\n")
     prepared.remove(prepared.find([tmp_path], KEY))
-    assert not (tmp_path / KEY).exists()
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ['{"kernel": "of another host", "process": 1, "started": "1"}', "", "{", "[]"]
+)
+def test_of_another_host_a_claim_counts_while_it_is_touched(content: str, tmp_path: Path) -> None:
+    claim = text(tmp_path, facts=None) / "corpus.claim"
+    claim.write_text(content)
+    assert prepared.find([tmp_path], KEY).state == "in use"
+    os.utime(claim, (time.time() - claims.VOID - 5,) * 2)
+    assert prepared.find([tmp_path], KEY).state == "unfinished"
+
+
+def test_who_comes_between_keeps_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text(tmp_path)
+    found = prepared.find([tmp_path], KEY)
+    looks = iter([None, tmp_path / "claim"])
+    monkeypatch.setattr(claims, "held", lambda folder: next(looks))
+    with pytest.raises(PlanError, match="is in use"):
+        prepared.remove(found)
+    assert [path.name for path in tmp_path.iterdir()] == [KEY]
 
 
 def _linked(folder: Path) -> None:
@@ -186,16 +196,6 @@ def test_a_folder_with_something_else_stays(spoil: Callable[[Path], None], tmp_p
         prepared.remove(prepared.find([tmp_path], KEY))
     assert (tmp_path / KEY / "00000.bin").exists()
     assert (tmp_path / "precious").read_text() == "mine"
-
-
-def test_a_reader_asks_for_no_lock_file_that_is_not_there(tmp_path: Path) -> None:
-    text(tmp_path)
-    prepared.listed([tmp_path])
-    assert not list(tmp_path.rglob("*lock"))
-    held = os.open(tmp_path, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)  # the cache itself is nobody's lock
-    prepared.remove(prepared.find([tmp_path], KEY))
-    os.close(held)
 
 
 # The verb
