@@ -48,7 +48,7 @@ TESTED_BY = (
     (
         "launcher/cli/verbs",
         "launcher/cli/test_main.py",
-        "again check data debug launch look plan report runs shared shell",
+        "again check data debug launch look plan report runs shared shell tokens",
     ),
     ("launcher/doctor", "launcher/doctor/test_doctor.py", "looking machine ops"),
     ("launcher", "launcher/files/test_own_program.py", "entry"),

@@ -17,7 +17,7 @@ import os
 import time
 from pathlib import Path
 
-from workloads import architectures, cache, cores, metrics, options, session, tokenizer
+from workloads import architectures, cache, cache_link, cores, metrics, options, session, tokenizer
 from workloads.traits import Traits
 
 TRAITS = Traits(needs_accelerator=False)
@@ -51,6 +51,8 @@ def prepare(args: argparse.Namespace) -> int:
     log = metrics.Log(run_dir, first)
     log.event("start", 0, attempt=metrics.attempts(run_dir) + 1)
     place = cache.place(args.data_cache, run_dir)
+    if first:
+        cache_link.lead(run_dir, place)
     try:
         vocabulary = architectures.config(args.model).vocab_size
         by = tokenizer.choose(

@@ -16,7 +16,15 @@ from launcher.errors import LauncherError, PlanError, Problem, shown
 from launcher.fabrics import FABRICS, lint, model
 from launcher.fabrics import environment as fabrics_environment
 from launcher.files import validation
-from launcher.planning import accelerators, data_cache, fit, inline_secrets, own_program, ranks_environment
+from launcher.planning import (
+    accelerators,
+    data_cache,
+    fit,
+    inline_secrets,
+    own_program,
+    ranks_environment,
+    without_gpus,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -121,7 +129,8 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
 
     Raises PlanError with everything that cannot work.
     """
-    job, cluster, places, image_facts, *_ = loaded
+    job, written, places, image_facts, *_ = loaded
+    cluster = without_gpus.seen(job, written)
     fabric = FABRICS[cluster.fabric]
     findings = _lint(job, cluster, fabric)
     problems = [
@@ -168,7 +177,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         mounts=_mounts(cluster, config),
         warnings=tuple(problem.at(places) for problem in warnings),
         notes=tuple(notes),
-        image=_image(cluster, workspace),
+        image=_image(written, workspace),
         places=places,
         image_facts=image_facts,
     )

@@ -39,7 +39,7 @@ def _caches(plan: Plan) -> Iterator[dict[str, Any]]:
     variable = next((v.value for v in plan.environment if v.name == data_cache.VARIABLE), None)
     for name, path in ((f"args.{_CACHE}", option), (f"environment.{data_cache.VARIABLE}", variable)):
         if isinstance(path, str) and path:
-            host = str(Path(_on_host(plan, path)).absolute())
+            host = str(Path(on_host(plan, path)).absolute())
             yield {"named": name, "path": path, "host": host, "fingerprint": None}
             return
 
@@ -48,14 +48,14 @@ def _datum(plan: Plan, name: str, value: str) -> dict[str, Any] | None:
     """The fingerprint of a path; None for a word that is none. What is not on this machine has no fingerprint."""
     if not value or len(value) > 4096 or "\0" in value:
         return None
-    host = _on_host(plan, value)
+    host = on_host(plan, value)
     found = fingerprints.of(Path(host))
     if found is None and not value.startswith(("/", "./", "../")):
         return None
     return {"named": name, "path": value, "host": str(Path(host).absolute()), "fingerprint": found}
 
 
-def _on_host(plan: Plan, path: str) -> str:
+def on_host(plan: Plan, path: str) -> str:
     """Where what ranks see at `path` lies on the host."""
     for mount in plan.mounts:
         if mount.host and (path == mount.inside or path.startswith(f"{mount.inside.rstrip('/')}/")):

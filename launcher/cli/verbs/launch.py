@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher.cli.streams import say
-from launcher.cli.verbs import shared
+from launcher.cli.verbs import shared, tokens
 from launcher.cli.verbs.shared import JOB_FAILED, OK
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def launch(given: options.Launch) -> int:
     plan_of = shared.planner(given.name, placement.bad_hosts(say) if given.exclude_bad else ())
     plans = pipelines.plan_all(stages, plan_of, given.scheduler)
     require_all(given, plans)
+    tokens.require(given, plans, {stage.name: stage.needs for stage in stages.stages})
     if not given.submits:
         return _rehearse(given, stages, {name: plan._replace(after=after) for name, plan in plans.items()})
     pipeline, prepared = pipelines.prepare(stages, plan_of, given.scheduler, after)
@@ -211,6 +212,7 @@ def _sweep(given: options.Launch) -> int:
         plan_of = shared.planner("-".join(filter(None, (given.name, f"p{index}"))), exclude)
         plans.append(pipelines.plan_all(stages, plan_of, "slurm")[""]._replace(after=after))
     require_all(given, {plan.id: plan for plan in plans})
+    tokens.require(given, {plan.id: plan for plan in plans})
     sweep = submit.sweep(plans, points)
     say(f"{sweep.id}: {len(points)} runs submitted as one array")
     say(f"compare them with: python -m launcher report {sweep.id}")

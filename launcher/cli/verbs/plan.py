@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from launcher.cli.streams import say
-from launcher.cli.verbs import shared
+from launcher.cli.verbs import shared, tokens
 from launcher.cli.verbs.shared import OK
 from launcher.errors import LauncherError, SpecError
 
@@ -31,6 +31,7 @@ def show_plan(given: options.Plan) -> int:
         refusal = shared.image_refusal(plan, plan.image_facts)
         if refusal:
             say(f"warning: {refusal}")
+    tokens.require(given, plans, {stage.name: stage.needs for stage in stages.stages})
     if given.plot:
         from launcher.reports import pictures
 

@@ -38,6 +38,16 @@ def problems(plan: Plan) -> Iterator[Problem]:
             "name a PersistentVolumeClaim that all nodes can mount (ReadWriteMany): kubernetes: {runs: CLAIM}",
             about=_PLACE,
         )
+    if not (plan.cluster.kubernetes.runs or plan.cluster.data_cache or _needs_gpus(plan)):
+        hint = "name a PersistentVolumeClaim: kubernetes: {runs: CLAIM}, or data_cache: below a claim of `mounts`"
+        yield Problem(
+            f"what workload {plan.job.workload!r} makes would end with its pods", hint, about=_PLACE
+        )
+
+
+def _needs_gpus(plan: Plan) -> bool:
+    name = plan.job.workload
+    return workloads.is_script(name) or workloads.traits(name).needs_accelerator
 
 
 def warnings(plan: Plan) -> Iterator[Problem]:
