@@ -37,6 +37,7 @@ import program
 import ranks
 import rendezvous
 import supervisor
+import weights
 from ending import BAD_INPUT, NOT_WRITABLE, SAVED, Failure, Outcome, Stop
 from team import Team
 
@@ -128,9 +129,10 @@ def supervised(
 
     # SimpleQueue, because its put() is reentrant: fit for a signal handler.
     events: queue.SimpleQueue[ranks.Event] = queue.SimpleQueue()
-    for number in SIGNALS:
-        signal.signal(number, lambda n, _: events.put(ranks.Signal(PASSED_ON.get(n, n))))
     try:
+        weights.fetch(args, variables, peers)
+        for number in SIGNALS:
+            signal.signal(number, lambda n, _: events.put(ranks.Signal(PASSED_ON.get(n, n))))
         team = Team(hosts, index, peers.port, str(args.hostfile.absolute()))
         mine = ranks.start(args.command, variables, team, program.of(args))
         copiers = logs.keep(mine, folder, args.echo, args.attempt)
@@ -177,6 +179,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
         "--requeue-after", type=float, help="seconds after SIGUSR2 at which ranks that go on are put back"
     )
     program.add_options(parser)
+    weights.add_options(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and what Python runs in every rank")
     try:
         args = parser.parse_args(words)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher import workloads
-from launcher.planning import own_program
+from launcher.planning import own_program, weights
 from launcher.rendering import containers, own_image
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def ranks(plan: Plan, folder: str, config: str, code: str = "") -> list[str]:
 
 
 def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:
-    """What the node entry is told of them: none for a workload of ours on its own Python.
+    """What the node entry is told of them: nothing of most workloads of ours on their own Python.
 
     `stops`: the scheduler sends a signal before the walltime, and puts a job back into its queue.
     """
@@ -56,4 +56,6 @@ def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:
         words.append(f"--python={plan.cluster.python}")
     if job.checkpoint.requeue and stops:
         words.append(f"--requeue-after={own_program.stop_after(plan)}")
+    if model := weights.fetched(plan):
+        words.append(f"--fetch={model}")
     return words

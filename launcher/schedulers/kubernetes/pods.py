@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import exit_codes
 from launcher.fabrics import environment as fabrics_environment
 from launcher.namedtuple import NamedTuple
-from launcher.planning import accelerators, own_program, ranks_environment
+from launcher.planning import accelerators, own_program, ranks_environment, weights
 from launcher.rendering import command, containers, templates
 from launcher.schedulers.kubernetes import carried, kinds, queues, security, storage
 from launcher.sizing import memory
@@ -161,7 +161,13 @@ def _run(plan: Plan) -> str:
 
 
 def _environment(plan: Plan) -> tuple[tuple[str, str, str], ...]:
+    kept = weights.home(plan, FOLDER)
     return (
+        *(
+            [(weights.HOME, kept, "weights of the hub, fetched once onto the claim of the run folders")]
+            if kept
+            else []
+        ),
         *((v.name, literal(v.value), v.why) for v in plan.environment),
         *((name, literal(value), "") for name, value in own_program.variables(plan, FOLDER).items()),
         ("RUN_DIR", f"{FOLDER}/{_run(plan)}", "volume of checkpoints and logs"),

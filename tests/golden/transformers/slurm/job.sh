@@ -88,7 +88,8 @@ srun --export=ALL --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffere
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
-  '--caches-for=registry.example.com/deepspeed-train:0123456789ab-cuda, h100-80gb' -- \
+  '--caches-for=registry.example.com/deepspeed-train:0123456789ab-cuda, h100-80gb' \
+  --fetch=google-t5/t5-large -- \
   -m workloads.finetune \
     --deepspeed-config=/shared/runs/transformers-2734c5/ds_config.json \
     --run-dir=/shared/runs/transformers-2734c5 \

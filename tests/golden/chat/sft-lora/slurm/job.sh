@@ -88,7 +88,8 @@ srun --export=ALL --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffere
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
-  '--caches-for=registry.example.com/deepspeed-train:0123456789ab-cuda, h100-80gb' -- \
+  '--caches-for=registry.example.com/deepspeed-train:0123456789ab-cuda, h100-80gb' \
+  --fetch=meta-llama/Llama-2-7b-hf -- \
   -m workloads.chat_sft \
     --deepspeed-config=/shared/runs/chat-sft-lora-b33a29/ds_config.json \
     --run-dir=/shared/runs/chat-sft-lora-b33a29 \

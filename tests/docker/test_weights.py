@@ -1,0 +1,115 @@
+"""A model is fetched before the ranks of any host start; a host that cannot fetch it ends the run everywhere."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.docker import entries, fakehub
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+FETCH = ("--fetch", fakehub.MODEL)
+RANK = entries.READY + "ready()"
+NEVER = {"info": [429] * 10_000}
+# What a rank finds: its own host's cache, whole
+LOOK = """
+import os, pathlib
+weights = pathlib.Path(os.environ["HF_HOME"]).glob("hub/models--team--tiny/snapshots/*/model.safetensors")
+print(*[path.stat().st_size for path in weights])
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[fakehub.Hub]:
+    with fakehub.running() as hub:
+        yield hub
+
+
+def variables(hub: fakehub.Hub, home: Path, **more: str) -> dict[str, str]:
+    clean = dict.fromkeys(("HF_HUB_OFFLINE", "HF_TOKEN"), "")
+    return {**clean, "HF_ENDPOINT": hub.address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **more}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_it_is_there_when_the_ranks_start(
+    shared: bool, hub: fakehub.Hub, new_job: Callable[..., entries.Job]
+) -> None:
+    job = new_job(hosts=2, slots=2)
+    for index in range(2):
+        home = job.folder / ("cache" if shared else f"cache-{index}")
+        begin(job, index, LOOK, variables(hub, home))
+    assert job.codes() == [0, 0], [job.said(i) for i in range(2)]
+    assert [job.log(rank) for rank in range(4)] == [f"{len(fakehub.WEIGHTS)}\n".encode()] * 4
+    assert hub.asked["get model.safetensors"] == (1 if shared else 2)
+    assert "node: model team/tiny: 3 files" in job.said(0)
+
+
+def test_no_rank_starts_where_one_host_cannot_fetch(
+    hub: fakehub.Hub, new_job: Callable[..., entries.Job]
+) -> None:
+    job = new_job(hosts=3)
+    for index in range(3):
+        more = {"HF_HUB_OFFLINE": "1"} if index == 1 else {}
+        job.start(
+            index, entries.READY + "ready()", *FETCH, **variables(hub, job.folder / f"c{index}", **more)
+        )
+    assert job.codes() == [64, 64, 64], [job.said(i) for i in range(3)]
+    assert job.outcome()[:2] == (64, -1)
+    assert "HF_HUB_OFFLINE is set, and it is not in the cache" in job.said(1)
+    assert "127.0.0.2 could not fetch the model" in job.said(0)
+    assert not list(job.folder.glob("ready-*"))
+
+
+def begin(job: entries.Job, index: int, program: str, env: dict[str, str]) -> None:
+    job.start(index, program, *FETCH, **env)  # type: ignore[arg-type]
+
+
+def waiting(job: entries.Job, index: int) -> None:
+    entries.until(lambda: "the next try is in" in job.said(index), f"host {index} waits for the hub")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR2, 75)])
+def test_a_signal_ends_it(
+    number: signal.Signals, code: int, hub: fakehub.Hub, new_job: Callable[..., entries.Job]
+) -> None:
+    hub.refusals = dict(NEVER)
+    job = new_job()
+    begin(job, 0, RANK, variables(hub, job.folder / "cache"))
+    waiting(job, 0)
+    children = [int(pid) for pid in children_of(job.entries[0].pid)]
+    job.entries[0].send_signal(number)
+    assert job.codes() == [code]
+    entries.until(lambda: not any(map(entries.lives, children)), "its process is gone")
+
+
+def test_a_host_that_is_lost_meanwhile_ends_the_others(
+    hub: fakehub.Hub, new_job: Callable[..., entries.Job]
+) -> None:
+    job = new_job(hosts=3)
+    with fakehub.running() as silent:
+        silent.refusals = dict(NEVER)
+        for index in range(3):
+            told = silent if index == 2 else hub
+            begin(job, index, RANK, variables(told, job.folder / f"c{index}"))
+        waiting(job, 2)
+        children = [int(pid) for pid in children_of(job.entries[2].pid)]
+        job.entries[2].kill()
+        assert job.codes() == [70, 70, -9], [job.said(i) for i in range(3)]
+        entries.until(lambda: not any(map(entries.lives, children)), "its process is gone with it")
+    assert "lost 127.0.0.3 while the model was fetched" in job.said(0)
+
+
+def test_without_the_option_nothing_is_asked(hub: fakehub.Hub, new_job: Callable[..., entries.Job]) -> None:
+    job = new_job(hosts=2)
+    job.start_all(entries.MEET)
+    assert job.codes() == [0, 0]
+    assert not hub.asked
+
+
+def children_of(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

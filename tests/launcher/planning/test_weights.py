@@ -1,0 +1,56 @@
+"""Which jobs have weights fetched before their ranks start, and where pods keep them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from launcher import schedulers
+from launcher.planning import weights
+from tests import samples
+from tests.launcher.schedulers.kubernetes import variants
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HUB = {"model": "team/tiny"}
+CPU: dict[str, Any] = {"gpu": None, "cpus": None, "memory": None, "fabric": "tcp", "mounts": {}}
+
+
+def test_a_model_of_the_hub_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert weights.fetched(samples.decided(HUB)) == "team/tiny"
+    others: list[dict[str, Any]] = [
+        {"model": "byte-gpt"},
+        {"model": "/data/models/tiny"},
+        {**HUB, "workload": "./train.py"},
+        {**HUB, "workload": "prepare"},
+        {"model": None, "workload": "allreduce"},
+    ]
+    assert [weights.fetched(samples.decided(job)) for job in others] == [""] * len(others)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "team" / "tiny").mkdir(parents=True)
+    (tmp_path / "team" / "tiny" / "config.json").write_text("{}")
+    assert weights.fetched(variants.decide({}, {**HUB, "workload": "serve"}, **CPU)) == "", "a folder here"
+
+
+@pytest.mark.parametrize("scheduler", ["local", "slurm"])
+def test_the_node_entry_is_told(scheduler: str) -> None:
+    on = schedulers.load(scheduler)
+    assert "--fetch=team/tiny" in on.render(samples.decided(HUB))["job.sh"]
+    assert "--fetch" not in on.render(samples.decided())["job.sh"]
+
+
+def manifest(kubernetes: dict[str, Any], **job: Any) -> str:
+    plan = variants.decide(kubernetes, {**HUB, "nodes": 1, "env": {}, **job}, **CPU)
+    return schedulers.load("kubernetes").render(plan)["manifest.yaml"]
+
+
+def test_pods_keep_them_on_the_claim() -> None:
+    text = manifest({"runs": "runs"})
+    assert '"--fetch=team/tiny"' in text
+    assert '- {name: "HF_HOME", value: "/runs/huggingface"}' in text
+    assert "HF_HOME" not in manifest({"runs": None}), "there is no claim"
+    assert "HF_HOME" not in manifest({"runs": "runs"}, model="byte-gpt")
+    assert '{name: "HF_HOME", value: "/cache"}' in manifest({"runs": "runs"}, env={"HF_HOME": "/cache"})
+    assert "/runs/huggingface" not in manifest({"runs": "runs"}, env={"HF_HUB_CACHE": "/cache"})
