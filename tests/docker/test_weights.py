@@ -55,9 +55,7 @@ def test_no_rank_starts_where_one_host_cannot_fetch(
     job = new_job(hosts=3)
     for index in range(3):
         more = {"HF_HUB_OFFLINE": "1"} if index == 1 else {}
-        job.start(
-            index, entries.READY + "ready()", *FETCH, **variables(hub, job.folder / f"c{index}", **more)
-        )
+        begin(job, index, RANK, variables(hub, job.folder / f"c{index}", **more))
     assert job.codes() == [64, 64, 64], [job.said(i) for i in range(3)]
     assert job.outcome()[:2] == (64, -1)
     assert "HF_HUB_OFFLINE is set, and it is not in the cache" in job.said(1)
