@@ -169,11 +169,20 @@ def _seen(plan: Plan) -> tuple[dict[Path, Any], list[str]]:
     files: dict[Path, Any] = {}
     unseen = []
     for path in map(_path, _words(plan)):
-        found = {} if path.startswith("hf:") else _files(locked_data.on_host(plan, path))
+        host = locked_data.on_host(plan, path)
+        found = {} if path.startswith("hf:") else _files(host)
         files |= found
-        if not found and path != _BUILTIN:
+        if not found and path != _BUILTIN and not _is_here(host):
             unseen.append(path)
     return files, unseen
+
+
+def _is_here(path: str) -> bool:
+    """Whether something is there, such as files of tokens, which Megatron names without their endings."""
+    try:
+        return any(Path(name).expanduser().exists() for name in (path, f"{path}.idx"))
+    except (OSError, ValueError, RuntimeError):
+        return False
 
 
 def _files(path: str) -> dict[Path, Any]:

@@ -85,6 +85,14 @@ def test_what_cannot_be_seen_is_said_to_be_unknown() -> None:
     assert look(decided(["/not/here"], {"slots": 2})).text == "", "nothing waits that costs"
 
 
+def test_tokens_need_no_time(tmp_path: Path) -> None:
+    text(tmp_path / "pair", 1e12, "a.bin")
+    text(tmp_path / "pair", 1e9, "a.idx")
+    for name in ("pair", "pair/a", "pair/a.bin"):
+        wait = look(decided([str(tmp_path / name)]))
+        assert (wait.size, wait.unseen, wait.text) == (0, (), "")
+
+
 def test_a_mount_is_looked_at_where_the_host_has_it(tmp_path: Path) -> None:
     text(tmp_path, 1e9)
     cluster = {**GPU, "mounts": {"/data": str(tmp_path)}, "image": "registry.example.com/x:1"}
