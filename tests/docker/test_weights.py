@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import commandline
 from tests.docker import entries, fakehub
+from tests.docker.workloads import tiny
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -107,6 +110,32 @@ def test_without_the_option_nothing_is_asked(hub: fakehub.Hub, new_job: Callable
     job.start_all(entries.MEET)
     assert job.codes() == [0, 0]
     assert not hub.asked
+
+
+SETTINGS = {
+    "model_type": "llama",
+    "vocab_size": 300,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
+
+
+@pytest.mark.deepspeed
+def test_a_job_trains_what_the_hub_has(hub: fakehub.Hub, tmp_path: Path) -> None:
+    """Two ranks, and the hub sends the weights once, cut in the middle."""
+    hub.files = {path.name: path.read_bytes() for path in tiny.save(tmp_path / "tiny", SETTINGS).iterdir()}
+    hub.refusals, hub.cuts = {"info": [429]}, [1000]
+    words = ["local", "jobs/smoke/zero3.yaml", "--wait", "--set", f"model={fakehub.MODEL}"]
+    words += ["--set", "args.max-steps=2", "--set", "args.tokenizer=auto"]
+    env = {**os.environ, **variables(hub, tmp_path / "cache"), "LAUNCHER_RUNS": str(tmp_path / "runs")}
+    commandline.launcher(words, env)
+    (run,) = (tmp_path / "runs").iterdir()
+    assert '"step": 2' in (run / "metrics.jsonl").read_text()
+    assert hub.asked["get model.safetensors"] == 2, "the second goes on where the first was cut"
+    said = "".join(path.read_text() for path in (run / "logs").glob("*.log"))
+    assert "node: model team/tiny: ready after" in said
 
 
 def children_of(pid: int) -> list[str]:
