@@ -92,6 +92,7 @@ TESTED_BY = (
     ("launcher/sizing", "launcher/sizing/test_ladder.py", "changes"),
     ("launcher/sizing", "launcher/sizing/test_memory.py", "setup states"),
     ("launcher/submission", "launcher/schedulers/test_local.py", "placement submit"),
+    ("launcher/submission", "launcher/submission/test_tokenizing.py", "texts"),
 )
 # Names that say nothing of what is inside.
 VAGUE = {"utils", "util", "helpers", "helper", "base", "manager", "common", "core", "misc"}

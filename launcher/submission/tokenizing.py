@@ -1,13 +1,10 @@
 """How long a job's ranks would tokenize their text before they train, and what GPUs that wait meanwhile cost.
 
-Owns the estimate, as far as the text can be seen from this machine, its limit, and the command that prepares first.
-The text itself is read by docker/workloads/sources.py, whose rules for files these are.
+Owns the estimate, its limit, and the command that prepares first; how much text there is, is texts.py's.
 """
 
 from __future__ import annotations
 
-import glob
-import itertools
 import json
 import math
 import shlex
@@ -16,29 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import units, workloads
-from launcher.errors import PlanError, Problem
+from launcher.errors import PlanError, Problem, SpecError
 from launcher.planning import data_cache
 from launcher.runs import locked_data, prepared
 from launcher.sizing import models
+from launcher.submission import texts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from launcher.planning.plan import Plan
 
 # Bytes of text a second of one process, as tests/bench/prepare.py measures: by a BPE of 32,000 tokens 1.7 to 2.0 MB,
-# all of it the tokenizer; bytes as they are above 100 MB, where disks come first.
-RATE, RATE_OF_BYTES = 2e6, 1e8
+# all of it the tokenizer; bytes as they are 81 MB, where disks come first.
+RATE, RATE_OF_BYTES = 2e6, 8e7
 # Seconds that GPUs may wait for tokens before a job is refused; `args.data-wait`, in minutes, says otherwise.
 LIMIT = 10 * 60.0
 WITHOUT_GPUS = 60 * 60.0  # the default of that option, after which ranks give up
 _SAID = 5.0  # seconds: a shorter wait is not worth a line
-# Bytes of text in a byte of a file, about: zstd and gzip of English, and Parquet's own compression.
-_PACKED = {".gz": 3.0, ".zst": 3.5, ".parquet": 2.0}
-_SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".arrow")
 _SMALLEST = 2**20  # bytes of a shard: there is no work for more processes
-_MOST = 100_000  # files of a source that are looked at
-_BUILTIN = "builtin"
 
 
 class Wait(NamedTuple):
@@ -88,10 +81,10 @@ def look(plan: Plan, earlier: Iterable[Plan] = ()) -> Wait | None:
         return None
     if any(_prepares(other, plan) for other in earlier):
         return None
-    files, unseen = _seen(plan)
+    files, unseen = texts.seen(plan)
     if _is_ready(plan, files):
         return None
-    size = int(sum(_text(path, status) for path, status in files.items()))
+    size = int(sum(texts.size(path, status) for path, status in files.items()))
     cores = plan.cluster.cpus or plan.slots
     processes = max(1, min(plan.nodes * int(plan.args.get("processes") or cores), -(-size // _SMALLEST)))
     gpus = plan.world_size if plan.gpu else 0
@@ -121,7 +114,7 @@ def command(plan: Plan, scheduler: str, cluster: str | None = None) -> str:
     """The command that tokenizes the plan's text into the cache where its ranks look."""
     settings = {
         "model": plan.job.model,
-        "args.data": json.dumps(_words(plan), ensure_ascii=False),
+        "args.data": json.dumps(texts.words(plan), ensure_ascii=False),
         "args.tokenizer": plan.args.get("tokenizer"),
         "args.data-cache": plan.args.get("data-cache") or ("" if _cache(plan) else "DIR"),
     }
@@ -146,16 +139,9 @@ def _prepares(other: Plan, plan: Plan) -> bool:
 
 def _asked(plan: Plan) -> tuple[list[Any], Any]:
     tokenizer = plan.args.get("tokenizer", "auto")
-    return [_path(word) for word in _words(plan)], plan.job.model if tokenizer == "auto" else tokenizer
-
-
-def _words(plan: Plan) -> list[Any]:
-    given = plan.args.get("data") or [_BUILTIN]
-    return given if isinstance(given, list) else [given]
-
-
-def _path(word: Any) -> str:
-    return str(word["path"] if isinstance(word, dict) else word)
+    return [
+        texts.path_of(word) for word in texts.words(plan)
+    ], plan.job.model if tokenizer == "auto" else tokenizer
 
 
 def _cache(plan: Plan) -> str | None:
@@ -164,69 +150,24 @@ def _cache(plan: Plan) -> str | None:
     return str(plan.args.get("data-cache") or variable or "") or None
 
 
-def _seen(plan: Plan) -> tuple[dict[Path, Any], list[str]]:
-    """(the files of the sources with their facts, the sources that are not here)."""
-    files: dict[Path, Any] = {}
-    unseen = []
-    for path in map(_path, _words(plan)):
-        host = locked_data.on_host(plan, path)
-        found = {} if path.startswith("hf:") else _files(host)
-        files |= found
-        if not found and path != _BUILTIN and not _is_here(host):
-            unseen.append(path)
-    return files, unseen
-
-
-def _is_here(path: str) -> bool:
-    """Whether something is there, such as files of tokens, which Megatron names without their endings."""
-    try:
-        return any(Path(name).expanduser().exists() for name in (path, f"{path}.idx"))
-    except (OSError, ValueError, RuntimeError):
-        return False
-
-
-def _files(path: str) -> dict[Path, Any]:
-    facts = {}
-    try:
-        for file in itertools.islice(_named(path), _MOST):
-            status = file.stat()
-            facts[file] = status
-    except (OSError, ValueError, RuntimeError):  # a closed folder, a NUL, a home of nobody
-        return {}
-    return facts
-
-
-def _named(path: str) -> Iterator[Path]:
-    here = Path(path).expanduser()
-    if here.is_file():
-        yield here
-    elif here.is_dir():
-        yield from (file for file in here.rglob("*") if file.name.endswith(_SUFFIXES) and file.is_file())
-    else:
-        yield from (Path(name) for name in glob.iglob(str(here), recursive=True) if Path(name).is_file())  # noqa: PTH207
-
-
-def _text(path: Path, status: Any) -> float:
-    """Bytes of text in a file, about; none in one of tokens."""
-    if path.suffix in (".bin", ".idx"):
-        return 0.0
-    return float(status.st_size * _PACKED.get(path.suffix, 1.0))
-
-
 def _is_ready(plan: Plan, files: dict[Path, Any]) -> bool:
     """Whether the cache has the tokens of these sources, made after the last change of their files."""
     cache = _cache(plan)
     if cache is None:
         return False
-    words = list(workloads.command_line({"data": _words(plan)})[1:])
+    words = list(workloads.command_line({"data": texts.words(plan)})[1:])
     wanted = plan.args.get("tokenizer", "auto")
     newest = max((status.st_mtime for status in files.values()), default=0.0)
+    try:
+        known = prepared.listed([Path(locked_data.on_host(plan, cache))])
+    except SpecError:  # a cache that only the ranks may read
+        return False
     return any(
         text.state == "finished"
         and list(text.sources) == words
         and wanted in ("auto", text.tokenizer)
         and _created(text) >= newest
-        for text in prepared.listed([Path(locked_data.on_host(plan, cache))])
+        for text in known
     )
 
 

@@ -1,6 +1,6 @@
 """A process that prepares tokens in forks of itself, so that many are cheap: killed, two at once, or measured.
 
-    python -m tests.docker.workloads.preparing kill|twice|memory FOLDER
+    python -m tests.docker.workloads.preparing kill|twice|memory|host FOLDER
 
 Owns what is done to them; the tests say what should come of it. Prints one JSON object. A fork is killed when it has
 opened, renamed or removed a file of the cache so many times, which is the same moment every time.
@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,12 @@ def main() -> None:
     from workloads import cache, claims, cutting, tokenizer
 
     cutting.SMALLEST, claims.VOID = SHARD, 0.2
+    if mode == "host":  # the others of its kind see the same files, with the same times
+        given, by = [str(folder / "book.txt"), str(folder / "lines.jsonl")], tokenizer.existing("bytes")
+        written = together(folder, os.uname().nodename)
+        cache.make(given, by, folder / "cache", cache.Making(1))
+        print(json.dumps(written))
+        return
     given = words(folder)
     texts = [Path(path).read_text()[:20_000] for path in given]
     tokenizer.trained("bpe:300", folder / "tokenizer", lambda: iter(texts))
@@ -113,24 +120,30 @@ def kill(folder: Path, make: Callable[[Path], object]) -> dict[str, Any]:
     return {"codes": codes, "shards": sum(name.endswith(".idx") for name in whole), "tries": tries}
 
 
-def twice(folder: Path, make: Callable[[Path], object]) -> dict[str, Any]:
-    """Two at once in one cache: how many shards each has written."""
+def together(folder: Path, name: str) -> list[str]:
+    """The names of the shards that this process writes from now on; the first one ends when two processes write."""
     from workloads import shard_writer
 
-    write = shard_writer.write
+    write, written = shard_writer.write, []
+
+    def noted(within: Path, shard: Any, *more: Any) -> None:
+        write(within, shard, *more)
+        written.append(shard.name)
+        (folder / f"{name} began").touch()
+        while len(list(folder.glob("* began"))) < 2:
+            more[-1](0)
+            time.sleep(0.01)
+
+    shard_writer.write = noted  # type: ignore[assignment]
+    return written
+
+
+def twice(folder: Path, make: Callable[[Path], object]) -> dict[str, Any]:
+    """Two at once in one cache: which shards each has written."""
 
     def start(name: str) -> Callable[[], None]:
         def work() -> None:
-            written = []
-
-            def noted(within: Path, shard: Any, *more: Any) -> None:
-                write(within, shard, *more)
-                written.append(shard.name)
-                (folder / f"{name} began").touch()
-                while len(list(folder.glob("* began"))) < 2:  # neither does all before the other has come
-                    more[-1](0)
-
-            shard_writer.write = noted  # type: ignore[assignment]
+            written = together(folder, name)
             make(folder / "cache")
             (folder / name).write_text(json.dumps(written))
 

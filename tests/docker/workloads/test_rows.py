@@ -25,7 +25,7 @@ def test_each_kind_of_file(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="the train extra is not installed")
     parquet = pytest.importorskip("pyarrow.parquet", reason="the train extra is not installed")
     (tmp_path / "a.jsonl").write_bytes(LINES)
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(LINES))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(LINES, mtime=0))
     (tmp_path / "c.json").write_text(json.dumps(ROWS))
     parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "d.parquet")
     (tmp_path / "e.txt").write_text("not an example")
@@ -50,7 +50,7 @@ def test_empty_lines_and_a_byte_order_mark_are_no_rows(tmp_path: Path) -> None:
         ("a.jsonl", b'{"a": 1}\n{"a": \n', "a.jsonl:2: not JSON: Expecting value"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "a.jsonl:2: not UTF-8 (byte 8)"),
         ("a.jsonl", b'{"a":' * 100000, "a.jsonl:1: JSON that is nested too deeply"),
-        ("a.jsonl.gz", gzip.compress(LINES)[:-9], "a.jsonl.gz: not a whole gzip file"),
+        ("a.jsonl.gz", gzip.compress(LINES, mtime=0)[:-9], "a.jsonl.gz: not a whole gzip file"),
         ("a.jsonl.gz", LINES, "a.jsonl.gz: not a whole gzip file (Not a gzipped file"),
         ("a.json", b'{"a": 1}', "a.json: not a list of objects"),
         ("a.json", b"[1,", "a.json: not JSON"),

@@ -11,7 +11,7 @@ import pytest
 
 from launcher.cli import main
 from launcher.runs import prepared
-from launcher.submission import tokenizing
+from launcher.submission import texts, tokenizing
 from tests import commandline, samples
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def test_what_counts_as_text(tmp_path: Path) -> None:
     names = ("a.txt", "b.jsonl.gz", "c.parquet", "d.md", "e.png", "f.bin")
     for name in names:
         text(tmp_path / "folder", 1e9, name)
-    factor = 1 + tokenizing._PACKED[".gz"] + tokenizing._PACKED[".parquet"] + 1
+    factor = 1 + texts._PACKED[".gz"] + texts._PACKED[".parquet"] + 1
     assert look(decided([str(tmp_path / "folder")])).size == factor * 1e9
     assert look(decided([str(tmp_path / "folder" / "*.txt")])).size == 1e9
     assert look(decided([{"path": str(tmp_path / "folder" / "d.md"), "weight": 1}])).size == 1e9
