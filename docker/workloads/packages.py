@@ -6,6 +6,7 @@ missing package all the same stops with BAD_INPUT. What a workload needs whateve
 
 from __future__ import annotations
 
+import re
 from importlib import util
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 class Need(NamedTuple):
     """`option`, where its value is one of `values` (any that is on, where there are none), needs a package.
 
+    Of an option that takes several words, such as --data, `pattern` says which.
+
     `module` is what Python imports, `package` what pip installs, `instead` what to do without it.
     """
 
@@ -27,9 +30,13 @@ class Need(NamedTuple):
     values: tuple[str, ...] = ()
     instead: str = ""
     workload: str = ""  # whose option alone is meant; empty: everybody's
+    pattern: str = ""  # a regular expression that is in one of the words
 
     def applies(self, value: Any) -> bool:
         """Whether the option with this value needs it."""
+        if self.pattern:
+            words = value if isinstance(value, (list, tuple)) else []
+            return any(re.search(self.pattern, str(word)) for word in words)
         return str(value) in self.values if self.values else value not in (None, False, "")
 
 
@@ -69,6 +76,9 @@ NEEDS = (
     ),
     Need("lora-rank", "peft", "peft", workload="finetune"),
     Need("packing", "trl", "trl", workload="finetune"),
+    Need("data", "datasets", "datasets", pattern=r"""(^|['"])hf:"""),
+    Need("data", "pyarrow", "pyarrow", pattern=r"\.parquet\b"),
+    Need("data", "zstandard", "zstandard", pattern=r"\.zst\b"),
     Need("engine", "starlette", "starlette", ("transformers",), workload="serve"),
     Need("engine", "uvicorn", "uvicorn", ("transformers",), workload="serve"),
 )

@@ -58,7 +58,9 @@ def written(made: corpus.Corpus) -> bytes:
 
 WRITERS: dict[str, Callable[[Path], object]] = {
     "a.jsonl": lambda path: path.write_bytes(LINES),
-    "a.jsonl.gz": lambda path: path.write_bytes(gzip.compress(LINES[:9_000]) + gzip.compress(LINES[9_000:])),
+    "a.jsonl.gz": lambda path: path.write_bytes(
+        gzip.compress(LINES[:9_000], mtime=0) + gzip.compress(LINES[9_000:], mtime=0)
+    ),
     "a.jsonl.zst": lambda path: path.write_bytes(zstd(LINES[:9_000]) + zstd(LINES[9_000:])),
     "a.parquet": lambda path: table(path, DOCUMENTS, row_group_size=70),
 }
@@ -160,14 +162,18 @@ BAD: list[tuple[str, bytes, str]] = [
     ("list.jsonl", b'{"text": ["x"]}\n', 'list.jsonl:1: "text" is a list, not a string'),
     ("half.jsonl", b'{"text": "\\ud83d"}\n', "half.jsonl, byte 0: half of a surrogate pair"),
     ("blank.jsonl", b"\n \n", "there is no text in it"),
-    ("cut.jsonl.gz", gzip.compress(LINES)[:-9], "cut.jsonl.gz:.*: the compressed data is cut off or broken"),
+    (
+        "cut.jsonl.gz",
+        gzip.compress(LINES, mtime=0)[:-9],
+        "cut.jsonl.gz:.*: the compressed data is cut off or broken",
+    ),
     ("no.jsonl.gz", LINES, "no.jsonl.gz:1: the compressed data is cut off or broken .Not a gzipped file"),
     (
         "bad.jsonl.gz",
-        gzip.compress(b"{}\n"),
+        gzip.compress(b"{}\n", mtime=0),
         'bad.jsonl.gz:1: not a JSON object with a "text": it has nothing',
     ),
-    ("none.jsonl.gz", gzip.compress(b""), "none.jsonl.gz: is empty"),
+    ("none.jsonl.gz", gzip.compress(b"", mtime=0), "none.jsonl.gz: is empty"),
     ("cut.jsonl.zst", zstd(LINES)[:-9], "cut.jsonl.zst:.*: the compressed data is cut off or broken"),
     ("no.jsonl.zst", LINES, "no.jsonl.zst:1: the compressed data is cut off or broken"),
     ("no.parquet", LINES, "no.parquet: not a whole Parquet file"),
