@@ -52,6 +52,7 @@ def of_stack(model: Architecture, stack: Stack, width: int, scores: int = 0) -> 
         + _norms(model, stack, width)
         + _mlp(model, stack, width)
         + 2 * _mask(model)
+        + stack.more[0 if width < FLOAT else 1]
     )
 
 

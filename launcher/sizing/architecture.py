@@ -43,6 +43,8 @@ class Stack(NamedTuple):
     ffn: int = 0  # width of the MLP, or of one expert
     shared: int = 0  # width of the experts that every token passes through
     window: int = 0  # positions that attention looks back; 0: all
+    # bytes that a token saves beside what activations.py counts for every family: in 16 bits, and in 32
+    more: tuple[int, int] = (0, 0)
 
     @property
     def parameters(self) -> int:

@@ -157,7 +157,8 @@ def _stacks(row: Mapping[str, Any], sizes: Sizes) -> Iterator[Stack]:
         options = zip(named, choices, strict=True)
         blocks = [*row["layer"], *(block for kind, (_, blocks) in options for block in blocks[kind])]
         weights = tuple(tensors(blocks, sizes))
-        yield _stack(weights, sizes, number, sizes.of("window") if window == _WINDOWS[1] else 0)
+        stack = _stack(weights, sizes, number, sizes.of("window") if window == _WINDOWS[1] else 0)
+        yield stack._replace(more=_more(row, sizes, bool(stack.experts)))
 
 
 def _stack(weights: tuple[Weight, ...], sizes: Sizes, number: int, window: int) -> Stack:
@@ -171,16 +172,25 @@ def _stack(weights: tuple[Weight, ...], sizes: Sizes, number: int, window: int) 
             ffn=up.shape[0] if up and "gate_up" not in up.name else sizes.of("ffn"),
             window=window,
         )
-    ffn = sizes.of("expert") if "expert" in sizes.row.sizes else sizes.of("ffn")
     return Stack(
         number=number,
         weights=weights,
         experts=sizes.of("experts"),
         active=sizes.of("active"),
-        ffn=ffn,
+        ffn=sizes.of("expert"),
         shared=of_shared[0].shape[0] if of_shared else 0,
         window=window,
     )
+
+
+def _more(row: Mapping[str, Any], sizes: Sizes, mixture: bool) -> tuple[int, int]:
+    """Bytes that a token saves beside the usual: `saved` of the family, what names sizes of mixtures in these alone."""
+    low = high = 0
+    for product, (in_low, in_high) in row.get("saved", {}).items():
+        if mixture or not {"active", "expert", "experts", "shared"} & set(product.split("*")):
+            size = sizes.product(product)
+            low, high = low + in_low * size, high + in_high * size
+    return low, high
 
 
 def tensors(lines: Iterable[str], sizes: Sizes) -> Iterator[Weight]:

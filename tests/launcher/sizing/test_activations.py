@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import warnings
 from typing import Any
 
 import pytest
 
-from launcher.sizing import activations, architecture, models, setup
+from launcher.sizing import activations, architecture, families, models, setup
+from tests.launcher.sizing import test_families
 
 SMALL: dict[str, Any] = {
     "vocab_size": 512,
@@ -88,6 +90,27 @@ def test_saved_tensors(name: str, low: bool, checkpointing: bool) -> None:
     log_softmax = MICRO * SEQUENCE * model.vocab * activations.FLOAT
     # Rotary tables, expert offsets and the statistics of a bf16 norm on a CPU are the rest.
     assert saved_bytes(config, low, checkpointing) == pytest.approx(expected + log_softmax, rel=0.02)
+
+
+# Wide enough that tables of the rotation are no part of it.
+WIDE = {
+    **{"hidden": 256, "heads": 4, "kv": 2, "kvn": 2, "head": 48, "ffn": 704, "vocab": 512, "positions": 512},
+    **{"window": 512, "experts": 4, "active": 2, "expert": 160, "shared": 2, "shared_ffn": 320, "layers": 6},
+}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("low", [True, False], ids=["bf16", "fp32"])
+@pytest.mark.parametrize("family", sorted({*families.table()["measured"]} - {*CONFIGS}))
+def test_saved_tensors_of_every_family_that_counts_as_measured(family: str, low: bool) -> None:
+    config = {"model_type": family, **test_families.small(family, False, WIDE)}
+    config |= {key: 0.0 for key in dir(test_families.kind_of(family)) if re.search("_p?drop(out)?$", key)}
+    model = models.from_config(config)
+    assert isinstance(model, architecture.Architecture)
+    there = setup.Setup(world=1, slots=1, micro=MICRO, sequence=SEQUENCE)
+    expected = activations.moments(model, there, 2 if low else 4).saved
+    log_softmax = MICRO * SEQUENCE * model.vocab * activations.FLOAT
+    assert saved_bytes(config, low, checkpointing=False) == pytest.approx(expected + log_softmax, rel=0.02)
 
 
 def test_dropout_keeps_one_mask_after_attention_and_one_after_the_mlp() -> None:

@@ -44,14 +44,14 @@ def kind_of(family: str) -> Any:
     return auto.CONFIG_MAPPING[model_families.HUBS_OWN.get(family, family)]
 
 
-def small(family: str, switched: bool) -> dict[str, Any]:
-    """A configuration with every size of SMALL that the family has, and all its switches off, or on."""
+def small(family: str, switched: bool, numbers: dict[str, int] = SMALL) -> dict[str, Any]:
+    """A configuration with every size of `numbers` that the family has, and all its switches off, or on."""
     row, kind = families.description(family), kind_of(family)
     config: dict[str, Any] = {"pad_token_id": None}
     for name, spec in families.size_keys(family).items():
         keys = [k for k in spec if not k.startswith("=") and _settable(kind, k)]
-        if keys and name in SMALL:
-            config[keys[0]] = SMALL[name]
+        if keys and name in numbers:
+            config[keys[0]] = numbers[name]
     if switched and "head_dim" in families.size_keys(family)["head"] and _settable(kind, "head_dim"):
         config["head_dim"] = 12
     named = families.keys(family) - row.get("refused", {}).keys() - {"use_sliding_window"}
