@@ -111,7 +111,11 @@ def check_targets(targets: list[str], model: PreTrainedModel) -> None:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    layers = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+    last = model.get_output_embeddings()  # TRL computes with its weight alone, and it may be the embedding's
+    linear = (torch.nn.Linear, Conv1D)
+    layers = [
+        name for name, module in model.named_modules() if isinstance(module, linear) and module is not last
+    ]
     ends = list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
     if ALL in targets and len(targets) > 1:
         raise Stop(f"--lora-targets: {ALL} stands alone, or name layers: {', '.join(ends)}")
