@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is only installed where jobs run")
 pytest.importorskip("trl", reason="the train extra is not installed")
 
-from workloads import lora  # noqa: E402
+from workloads import four_bit, lora  # noqa: E402
 from workloads.session import Stop  # noqa: E402
 
 from tests.docker.workloads import ranks, tiny  # noqa: E402
@@ -334,8 +334,8 @@ def test_targets_that_there_are_not(targets: list[str]) -> None:
 def test_4_bit_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workloads.packages.util.find_spec", lambda name: None)
     with pytest.raises(Stop, match="--lora-4bit: the package bitsandbytes is not installed"):
-        lora.loading(options(lora_4bit=True), {}, "cpu")
-    assert lora.loading(options(lora_4bit=False), {}, "cpu") == {}
+        four_bit.loading(options(lora_4bit=True), {}, "cpu")
+    assert four_bit.loading(options(lora_4bit=False), {}, "cpu") == {}
 
 
 def test_weights_in_4_bit_stand_still_and_are_exported_whole(tmp_path: Path) -> None:
@@ -352,7 +352,7 @@ def test_weights_in_4_bit_stand_still_and_are_exported_whole(tmp_path: Path) -> 
 
     args = options(lora_4bit=True)
     small(hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "base")
-    loading = lora.loading(args, {}, "cpu")
+    loading = four_bit.loading(args, {}, "cpu")
     packed = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32, **loading)
     stage: Any = types.SimpleNamespace(args=args, config={})
     model, ids = lora.attach(packed, stage), torch.arange(12)[None]
