@@ -31,6 +31,7 @@ TESTED_BY = (
     ("docker/workloads", "docker/workloads/test_chat.py", "examples judges reinforcement rewards"),
     ("docker/workloads", "docker/workloads/test_ppo.py", "chat_ppo ppo_models rollouts"),
     ("docker/workloads", "docker/workloads/test_serve.py", "endpoint placement"),
+    ("docker/workloads", "docker/workloads/test_lora.py", "four_bit"),
     ("docker/workloads", "docker/workloads/test_generate.py", "inference parts"),
     ("docker/workloads/openai_server", "docker/workloads/test_openai_server.py", "answers app choices"),
     ("docker/workloads/openai_server", "docker/workloads/test_openai_server.py", "decoding requests work"),

@@ -15,6 +15,7 @@ from workloads import (
     engines,
     epochs,
     formats,
+    four_bit,
     lora,
     options,
     packages,
@@ -90,7 +91,7 @@ def policy(name: str, config: dict[str, Any], **more: Any) -> PreTrainedModel:
 
 def learning(stage: Stage) -> PreTrainedModel:
     """The policy that a stage starts from, whose weights may be in 4 bit."""
-    return policy(stage.model, stage.config, **lora.loading(stage.args, stage.config, stage.this.device))
+    return policy(stage.model, stage.config, **four_bit.loading(stage.args, stage.config, stage.this.device))
 
 
 def judge(name: str, stage: Stage, seed: int | None, **more: Any) -> PreTrainedModel:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from workloads import chat, formats, lora, session, stages
+from workloads import chat, formats, four_bit, lora, session, stages
 from workloads.traits import Traits
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def reward(args: argparse.Namespace, this: Session) -> int:
     from workloads import trainers
 
     config = RewardConfig(**trainers.settings(args, this, stage.config, stage.size), max_length=stage.length)
-    loading = lora.loading(args, stage.config, this.device)
+    loading = four_bit.loading(args, stage.config, this.device)
     model = this.together(lambda: chat.judge(stage.model, stage, args.seed, **loading))
     trainer = RewardTrainer(
         model=model,

@@ -16,6 +16,7 @@ from workloads import (
     engines,
     epochs,
     formats,
+    four_bit,
     labels,
     lora,
     options,
@@ -149,7 +150,7 @@ def build(stage: Stage, encoder: bool) -> PreTrainedModel:
             model.initialize_weights()
             model.tie_weights()
         return model
-    loading = lora.loading(stage.args, stage.config, stage.this.device)
+    loading = four_bit.loading(stage.args, stage.config, stage.this.device)
     try:
         return kind.from_pretrained(stage.model, dtype=dtype, **loading)
     except (OSError, ValueError) as error:

@@ -1,15 +1,14 @@
 """Low-rank adapters (LoRA, Hu et al. 2021, https://arxiv.org/abs/2106.09685), by peft: how a model gets them and what
 is kept of them.
 
-Owns their options, and 4-bit weights below them (QLoRA, Dettmers et al. 2023, https://arxiv.org/abs/2305.14314), by
-bitsandbytes. Every workload that trains adapters has them from here.
+Owns their options; 4-bit weights below them are four_bit.py's. Every workload that trains adapters has them from here.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from workloads import engines, options, packages
+from workloads import engines, four_bit, options, packages
 from workloads.session import Stop
 
 if TYPE_CHECKING:
@@ -64,12 +63,7 @@ def add_options(group: argparse._ArgumentGroup, *, dropout: bool, quantized: boo
             help="dropout before the adapters",
         )
     if quantized:
-        group.add_argument(
-            "--lora-4bit",
-            action=options.SWITCH,
-            default=False,
-            help="keep the weights below the adapters in 4 bit (QLoRA's NF4, by bitsandbytes)",
-        )
+        four_bit.add_option(group)
 
 
 def mistake(args: argparse.Namespace) -> str:
@@ -111,7 +105,11 @@ def check_targets(targets: list[str], model: PreTrainedModel) -> None:
     import torch
     from transformers.pytorch_utils import Conv1D
 
-    layers = [name for name, module in model.named_modules() if isinstance(module, (torch.nn.Linear, Conv1D))]
+    last = model.get_output_embeddings()  # TRL computes with its weight alone, and it may be the embedding's
+    linear = (torch.nn.Linear, Conv1D)
+    layers = [
+        name for name, module in model.named_modules() if isinstance(module, linear) and module is not last
+    ]
     ends = list(dict.fromkeys(name.rpartition(".")[2] for name in layers))
     if ALL in targets and len(targets) > 1:
         raise Stop(f"--lora-targets: {ALL} stands alone, or name layers: {', '.join(ends)}")
@@ -136,19 +134,8 @@ def attach(model: PreTrainedModel, stage: Stage, task: str = "CAUSAL_LM") -> Any
 
     # ZeRO-3 gathers parameters of one type: https://github.com/huggingface/trl/issues/6089
     adapted = get_peft_model(model, adapters, autocast_adapter_dtype=not partitioned)
-    match_types(adapted, stage)
+    four_bit.match_types(adapted, stage)
     return adapted
-
-
-def match_types(model: Any, stage: Stage) -> None:
-    """Have what is trained on 4-bit weights in the type that they are computed in.
-
-    peft has it in fp32 whatever it is asked for, and TRL makes bf16 of that whatever the run computes in.
-    """
-    if quantized(stage.args):
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(engines.dtype(stage.config))
 
 
 def recomputing(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, bool] | None:
@@ -156,31 +143,6 @@ def recomputing(args: argparse.Namespace, config: dict[str, Any]) -> dict[str, b
     # ZeRO-3 recomputes adapted layers in the other way only: https://github.com/huggingface/trl/issues/2514; TRL 1.16
     # asks for it by the old name of this argument, which transformers 5.24 no longer reads by then
     return {"use_reentrant": True} if args.lora_rank and engines.stage(config) == 3 else None
-
-
-def quantized(args: argparse.Namespace) -> bool:
-    """Whether the weights below the adapters are kept in 4 bit."""
-    return bool(vars(args).get("lora_4bit"))
-
-
-def loading(args: argparse.Namespace, config: dict[str, Any], device: Any) -> dict[str, Any]:
-    """How from_pretrained loads the weights below the adapters: nothing more, or in 4 bit on this rank's device."""
-    if not quantized(args):
-        return {}
-    packages.require("bitsandbytes", "--lora-4bit")
-    from transformers import BitsAndBytesConfig
-
-    dtype = engines.dtype(config)
-    how = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=dtype,
-        bnb_4bit_quant_storage=dtype,  # ZeRO-3 partitions what is stored, all of one type
-    )
-    # under ZeRO-3 the weights are partitioned as they are loaded
-    place = {} if engines.stage(config) == 3 else {"device_map": {"": str(device)}}
-    return {"quantization_config": how, **place}
 
 
 def save(model: Any, tokenizer: PreTrainedTokenizerBase, session: Session) -> None:

@@ -24,6 +24,8 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 
 def read(source: str) -> Iterator[tuple[str, Any]]:
     """Each row of a source of --data, after its place (FILE:LINE). Raises Stop, with the place, for what is no row."""
+    if source.startswith("{"):
+        raise Stop(f"--data {source}: weights are for text to pretrain on: name the file or data set alone")
     if source.startswith("hf:"):
         for number, row in enumerate(text.hugging_face(source.removeprefix("hf:")), 1):
             yield f"--data {source}: row {number}", row

@@ -82,3 +82,5 @@ def test_no_file(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(Stop, match="no such file or folder"):
         read(tmp_path / "absent.jsonl")
+    with pytest.raises(Stop, match="weights are for text to pretrain on"):
+        list(rows.read('{"path": "a.jsonl", "weight": 1}'))
