@@ -12,9 +12,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher import ROOT, __version__, workloads
+from launcher import __version__, workloads
 from launcher.images import registry
-from launcher.planning import inline_secrets, interpreter
+from launcher.planning import inline_secrets, interpreter, own_program
 from launcher.runs import fingerprints, folders, logs
 
 if TYPE_CHECKING:
@@ -37,9 +37,9 @@ _INHERITED = (
 )
 
 
-def write(plan: Plan, scheduler: str) -> None:
-    """Write lock.json into the prepared folder of `plan`."""
-    folders.write_files(Path(plan.folder), {FILE: text(of(plan, scheduler))})
+def write(plan: Plan, scheduler: str, docker: str = "") -> None:
+    """Write lock.json into the prepared folder of `plan`. `docker`: the state of docker/ that its ranks have."""
+    folders.write_files(Path(plan.folder), {FILE: text(of(plan, scheduler, docker))})
 
 
 def text(lock: dict[str, Any]) -> str:
@@ -47,15 +47,17 @@ def text(lock: dict[str, Any]) -> str:
     return json.dumps(lock, indent=1, ensure_ascii=False) + "\n"
 
 
-def of(plan: Plan, scheduler: str) -> dict[str, Any]:
+def of(plan: Plan, scheduler: str, docker: str = "") -> dict[str, Any]:
     """What `plan` would run with now. Of a run that was prepared its code snapshot too."""
     from launcher.planning import image_check, recorded  # they read YAML, which `status` does without
 
     inside = image_check.used(plan, scheduler)
-    python, installed = ("", _of_image(plan)) if inside else interpreter.installed(interpreter.of(plan))
+    facts = (plan.image_facts or registry.facts(plan.image)[0]) if inside else None
+    held = dict(facts.versions) if facts else {}
+    python, installed = ("", held) if inside else interpreter.installed(interpreter.of(plan))
     return {
         "launcher": __version__,
-        "code": _code(plan, inside),
+        "code": _code(plan, docker),
         "image": _image(plan, scheduler) if inside else None,
         "python": None if inside else {"path": interpreter.of(plan), "version": python},
         "packages": installed,
@@ -139,15 +141,13 @@ def seeds(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _code(plan: Plan, inside: bool) -> dict[str, Any]:
-    """Hashes of what ranks run: our programs (in an image, its tag says which), the user's, and the snapshot's."""
+def _code(plan: Plan, docker: str) -> dict[str, Any]:
+    """Hashes of what ranks run: our programs, the user's, and the snapshot's."""
     is_script = workloads.is_script(plan.job.workload) and plan.job.command is None
     own = Path(plan.job.workload) if is_script and not plan.code else None
     program = fingerprints.of(own) if own else None
     return {
-        "docker": plan.workspace.image_tag
-        if inside
-        else fingerprints.folder_hash(ROOT / "docker", (".py", ".json")),
+        "docker": docker,
         "commit": plan.workspace.commit,
         "program": program and {"path": str(own and own.absolute()), **program},
         "snapshot": _snapshot(Path(plan.folder)),
@@ -173,14 +173,12 @@ def _image(plan: Plan, scheduler: str) -> dict[str, Any]:
     return {**known, "digest": digest}
 
 
-def _of_image(plan: Plan) -> dict[str, str]:
-    facts = plan.image_facts or registry.facts(plan.image)[0]
-    return dict(facts.versions) if facts else {}
-
-
 def _data(plan: Plan) -> list[dict[str, Any]]:
-    """Every file and folder that args, `model:` and the checkpoint to start from name, as far as it is here."""
-    named = [("model", plan.job.model)]
+    """Every file and folder that args, a command, `model:` and `checkpoint.resume` name, as far as it is here."""
+    resumed = own_program.resume_folder(plan.job.checkpoint.resume, plan.workspace.runs)
+    named = [("model", plan.job.model), ("checkpoint.resume", resumed)]
+    for number, word in enumerate(plan.job.command or ()):
+        named.append((f"command.{number}", word.rpartition("=")[2] if word.startswith("-") else word))
     for name, value in plan.args.items():
         named += [(f"args.{name}", entry) for entry in (value if isinstance(value, list) else [value])]
     return [entry for name, value in named if isinstance(value, str) and (entry := _datum(plan, name, value))]
@@ -190,6 +188,8 @@ def _datum(plan: Plan, name: str, value: str) -> dict[str, Any] | None:
     """The fingerprint of a path; None for a word that is none. What is not on this machine has no fingerprint."""
     if not value or len(value) > 4096 or "\0" in value:
         return None
+    if not value.startswith("/") and (plan.code or name.startswith("command.")):
+        return None  # ranks start in their code, whose snapshot has it; the command itself is on their PATH
     host = _on_host(plan, value)
     found = fingerprints.of(Path(host))
     if found is None and not value.startswith(("/", "./", "../")):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from launcher import exit_codes
 from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError, located
-from launcher.planning import cards, ranks_environment
+from launcher.planning import cards, own_program, ranks_environment
 from launcher.rendering import command, containers, hostfile, own_image, templates
 from launcher.runs import logs as runs_logs
 from launcher.runs.status import Selection, State, Status
@@ -64,8 +64,9 @@ def render(plan: Plan) -> Files:
 
 
 def warnings(plan: Plan) -> list[Problem]:
-    """Where this machine has other GPUs than the plan counts on."""
-    return [problem.at(plan.places) for problem in cards.warnings(plan)]
+    """Where this machine has other GPUs than the plan counts on, and what it does not do."""
+    found = [*cards.warnings(plan), *own_program.warnings(plan, "this machine ends no run at its walltime")]
+    return [problem.at(plan.places) for problem in found]
 
 
 def submit(plan: Plan, files: Files) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from launcher import schedulers, workloads
 from launcher.errors import Problem, RunNotFoundError, SubmitError, UnnamedJobError, shown
 from launcher.runs import folders, lock, record, sweeps
-from launcher.submission import snapshot
+from launcher.submission import programs, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ def prepare(scheduler: Scheduler, name: str, plan: Plan) -> Plan:
     try:
         record.prepare(reserved, files if reserved.id == plan.id else scheduler.render(reserved))
         snapshot.write(reserved, name)
-        lock.write(reserved, name)
+        lock.write(reserved, name, programs.of(reserved, name))
     except BaseException:
         record.abandon(reserved)
         raise

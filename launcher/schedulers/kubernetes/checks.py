@@ -41,6 +41,7 @@ _OWN_OF_JOB = ("controller-uid", "job-name")
 def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
     """Raises PlanError with everything that Kubernetes would not take."""
     problems = [
+        *container_checks.python(plan, "leave it out; image_python names the image's own"),
         *_names(plan),
         *_environment(plan, pod),
         *_paths(plan, pod),
@@ -130,7 +131,7 @@ def _paths(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
                 "use another path inside",
                 about=("cluster", "mounts", path),
             )
-        seen[path] = mount["name"]
+        seen.setdefault(path, mount["name"])
         if path == "/":
             yield Problem(
                 "a mount on / would hide the image",
@@ -143,12 +144,22 @@ def _paths(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
                 "use another path inside",
                 about=("cluster", "mounts", path),
             )
+    yield from _below(seen)
     for given in plan.mounts:
         if given.host and not given.claim and ".." in given.host.split("/"):
             yield Problem(
                 f"mounts: Kubernetes takes no '..' in a path of the host: {given.host}",
                 about=("cluster", "mounts", given.inside),
             )
+
+
+def _below(mounts: dict[str, str]) -> Iterator[Problem]:
+    """Mounts within a ConfigMap's folder, in which no folder can be made for them. `mounts`: path → volume."""
+    for folder, volume in mounts.items():
+        inside = (path for path in mounts if path != folder and container_checks.within(path, folder))
+        for path in inside if volume in ("job", "code", "programs") else ():
+            what = f"{path} is below {folder}, {_source(volume)}, where nothing else can be mounted"
+            yield Problem(what, "use another path inside", about=("cluster", "mounts", path))
 
 
 def _source(volume: str) -> str:

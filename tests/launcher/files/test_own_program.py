@@ -153,3 +153,11 @@ def test_of_other_file_systems_than_the_runs_nothing_is_known() -> None:
     decided = plan.make(load.Loaded(job, cluster), samples.SITE._replace(runs="/"))
     assert list(on_this_machine.problems(decided, "slurm")) == []
     assert list(on_this_machine.problems(decided, "local")) != []
+
+
+@pytest.mark.parametrize("scheduler", ["local", "kubernetes"])
+def test_what_is_done_on_slurm_alone_is_said_elsewhere(scheduler: str) -> None:
+    asked = samples.decided({"checkpoint": {"requeue": True}})
+    (told,) = (w for w in schedulers.warnings(scheduler, asked) if "requeue" in w.message)
+    assert told.message.startswith("checkpoint.requeue is not done: ")
+    assert not any("requeue" in w.message for w in schedulers.warnings(scheduler, samples.decided()))
