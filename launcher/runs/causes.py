@@ -41,8 +41,8 @@ class Cause(NamedTuple):
 SIGNATURES = (
     Signature(
         "secret missing",
-        r"secret \S+ is missing: put it in ",
-        "a secret that the job names is not on this host",
+        r"secret \S+ is missing or empty: put it in |secret \S+ did not come to this host",
+        "a secret that the job names is not on this host, or empty",
         "write it to the file that the message names, then submit again",
         kubernetes="create the Secret that the message names, then submit again",
     ),

@@ -52,11 +52,16 @@ def _problem(name: str, value: Any) -> Problem | None:
 
 def _setup(plan: Plan) -> list[Problem]:
     """Lines of the cluster's own that sbatch would read as options: they stand before the first command."""
-    lines = [line for text in plan.cluster.slurm.setup for line in text.splitlines()]
-    if any(line.startswith("#SBATCH") for line in lines):
-        what, hint = "slurm.setup holds an #SBATCH line", "use slurm.sbatch for options"
-        return [Problem(what, hint, about=("cluster", "slurm", "setup"))]
-    return []
+    about, setup = ("cluster", "slurm", "setup"), plan.cluster.slurm.setup
+    problems = []
+    if any(line.startswith("#SBATCH") for text in setup for line in text.splitlines()):
+        problems.append(
+            Problem("slurm.setup holds an #SBATCH line", "use slurm.sbatch for options", about=about)
+        )
+    if any("\r" in text or "\0" in text for text in setup):  # sbatch: Batch script contains DOS line breaks
+        what = "slurm.setup holds a carriage return or a NUL, which sbatch takes in no script"
+        problems.append(Problem(what, "take it away: lines end with a newline alone", about=about))
+    return problems
 
 
 def of(plan: Plan) -> list[tuple[str, Any]]:
