@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from launcher import exit_codes, units
-from launcher.runs import causes
+from launcher.runs import causes, reading
 from launcher.runs import logs as runs_logs
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def warnings(run: Run) -> list[Cause]:
 def is_fast(folder: Path) -> bool:
     """Whether the run's cluster has a fabric that is more than TCP."""
     try:
-        cluster = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["cluster"]
+        cluster = json.loads(reading.text(folder / "plan.json"))["cluster"]
         return bool(cluster["gpu"]) and cluster["fabric"] not in _TCP
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
@@ -98,7 +98,7 @@ def _starts_job(line: str) -> bool:
 def _head(path: Path) -> list[str]:
     """The first 256 KiB: NCCL names its network when it starts."""
     try:
-        with path.open("rb") as file:
+        with reading.opened(path) as file:
             return file.read(2**18).decode("utf-8", "replace").splitlines()
     except OSError:
         return []

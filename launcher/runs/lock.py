@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import __version__, workloads
 from launcher.images import registry
 from launcher.planning import inline_secrets, interpreter, own_program
-from launcher.runs import fingerprints, folders, logs
+from launcher.runs import fingerprints, folders, logs, reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 FILE = "lock.json"
 HOSTS = "hosts"  # the folder of what each host says of itself
-_MOST = 2**24  # bytes of a lock.json
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("hosts", "data"), list),
     **dict.fromkeys(("code", "image", "python", "packages", "seeds", "environment", "secrets"), dict),
@@ -75,8 +74,7 @@ def of(plan: Plan, scheduler: str, docker: str = "") -> dict[str, Any]:
 def read(folder: Path) -> dict[str, Any]:
     """The lock of the run in `folder`; {} where there is none that can be read."""
     try:
-        with (folder / FILE).open(encoding="utf-8") as file:
-            lock = json.loads(file.read(_MOST)) if (folder / FILE).is_file() else {}
+        lock = json.loads(reading.text(folder / FILE))
     except (OSError, ValueError, RecursionError):
         return {}
     return _shaped(lock) if isinstance(lock, dict) else {}
@@ -124,7 +122,7 @@ def _said(folder: Path) -> Iterator[dict[str, Any]]:
     paths = (folder / HOSTS).glob("[0-9]*.json")
     for path in sorted(paths, key=lambda p: (len(p.name), p.name)):
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            fact = json.loads(path.read_text(encoding="utf-8"))
+            fact = json.loads(reading.text(path))
             if isinstance(fact, dict):
                 yield fact
 
@@ -157,7 +155,7 @@ def _code(plan: Plan, docker: str) -> dict[str, Any]:
 def _snapshot(folder: Path) -> str | None:
     """The hash of the user's code that the run carries, as code.json has it; of what was put there alone."""
     try:
-        facts = json.loads((folder / "code.json").read_text(encoding="utf-8"))
+        facts = json.loads(reading.text(folder / "code.json"))
         return str(facts["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

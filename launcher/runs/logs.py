@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from launcher import units
 from launcher.errors import RunNotFoundError
 from launcher.namedtuple import NamedTuple
+from launcher.runs import reading
 from launcher.runs.status import ENDED
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from launcher.runs.record import Run
     from launcher.runs.status import Selection, State
+
+
+_PIECE = 2**20  # bytes of a log that are read at a time, and of what is shown as one line
 
 
 def exit_code(folder: Path) -> int | None:
@@ -62,8 +66,7 @@ def _newest(folder: Path, pattern: str) -> tuple[Path | None, float]:
 def _text(path: Path) -> str:
     """A small file of a run; '' when it cannot be read. Bytes that are not UTF-8 are replaced."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(2**20) if path.is_file() else ""
+        return reading.text(path, errors="replace")
     except OSError:
         return ""
 
@@ -71,7 +74,7 @@ def _text(path: Path) -> str:
 def tail(path: Path, count: int = 20) -> list[str]:
     """The last `count` lines of a file; [] when there is none."""
     try:
-        with path.open("rb") as file:
+        with reading.opened(path) as file:
             file.seek(max(0, path.stat().st_size - 65536))
             return file.read().decode("utf-8", "replace").splitlines()[-count:]
     except OSError:
@@ -90,26 +93,29 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
     while True:
         ended = not selection.follow or state() in ENDED
         for path in paths:
-            data, offsets[path] = _read(path, offsets[path])
-            *whole, pending[path] = (pending[path] + data).split(b"\n")
-            if ended and pending[path]:
-                whole, pending[path] = [*whole, pending[path]], b""
-            for line in whole:
-                text = line.decode("utf-8", "replace")
-                yield f"{path.stem}: {text}" if several else text
+            more = True
+            while more:
+                data = _read(path, offsets[path])
+                more, offsets[path] = bool(data), offsets[path] + len(data)
+                *whole, pending[path] = (pending[path] + data).split(b"\n")
+                if (ended and not more and pending[path]) or len(pending[path]) >= _PIECE:
+                    whole, pending[path] = [*whole, pending[path]], b""
+                for line in whole:
+                    text = line.decode("utf-8", "replace")
+                    yield f"{path.stem}: {text}" if several else text
         if ended:
             return
         time.sleep(0.3)
 
 
-def _read(path: Path, start: int) -> tuple[bytes, int]:
+def _read(path: Path, start: int) -> bytes:
+    """The next piece of a log from byte `start`; empty at its end. A log may be larger than this machine's memory."""
     try:
-        with path.open("rb") as file:
+        with reading.opened(path) as file:
             file.seek(start)
-            data = file.read()
+            return file.read(_PIECE)
     except OSError:
-        return b"", start
-    return data, start + len(data)
+        return b""
 
 
 def _paths(run: Run, selection: Selection) -> list[Path]:

@@ -20,6 +20,7 @@ from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError, l
 from launcher.planning import cards, own_program, ranks_environment
 from launcher.rendering import command, containers, hostfile, own_image, templates
 from launcher.runs import logs as runs_logs
+from launcher.runs import reading
 from launcher.runs.status import Selection, State, Status
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def _ended(code: int, run: Run) -> Status:
 def _waits(run: Run) -> str:
     """What a run says while it waits for another one, and after it waited in vain."""
     try:
-        return (run.folder / "waiting").read_text(encoding="utf-8", errors="replace").strip()
+        return reading.text(run.folder / "waiting", errors="replace").strip()
     except OSError:
         return ""
 
