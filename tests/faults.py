@@ -170,7 +170,7 @@ def walltime_is_over(site: Site) -> Row:
     assert own.steps(site, run) == list(range(1, last + 1)), "a step is missing, or was done twice"
     times = (site.path(run) / "logs" / "job.log").read_text().count("requeued, to resume")
     assert times, "it was never put back"
-    seen = f"PENDING, then RUNNING; put back {times} times"
+    seen = f"PENDING, then RUNNING; put back {times} time{'s' * (times > 1)}"
     return Row("the walltime of a program of one's own runs out", seen, "nothing")
 
 
