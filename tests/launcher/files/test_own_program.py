@@ -157,7 +157,8 @@ def test_of_other_file_systems_than_the_runs_nothing_is_known() -> None:
 
 @pytest.mark.parametrize("scheduler", ["local", "kubernetes"])
 def test_what_is_done_on_slurm_alone_is_said_elsewhere(scheduler: str) -> None:
-    asked = samples.decided({"checkpoint": {"requeue": True}})
-    (told,) = (w for w in schedulers.warnings(scheduler, asked) if "requeue" in w.message)
-    assert told.message.startswith("checkpoint.requeue is not done: ")
-    assert not any("requeue" in w.message for w in schedulers.warnings(scheduler, samples.decided()))
+    asked = samples.decided({"checkpoint": {"requeue": True}, "preflight": True, "nodes": 2})
+    told = [w.message for w in schedulers.warnings(scheduler, asked) if " is not done: " in w.message]
+    assert [message.partition(" ")[0] for message in told] == ["checkpoint.requeue", "preflight"]
+    usual = schedulers.warnings(scheduler, samples.decided({"nodes": 2}))
+    assert not any(" is not done" in w.message for w in usual)
