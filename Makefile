@@ -52,7 +52,7 @@ schema: install ## write jobs/schema/ anew
 	for kind in job cluster pipeline; do \
 		$(BIN)/python -m launcher schema $$kind > jobs/schema/$$kind.schema.json || exit 1; done
 
-faults: install ## break a real Slurm cluster on this machine in eleven ways and print what a user sees (ten minutes)
+faults: install ## break a real Slurm cluster on this machine in twelve ways and print what a user sees (a quarter of an hour)
 	$(BIN)/python -m tests.faults
 
 bench: install ## measure start-up, rendering and the way to the first training step

@@ -1,7 +1,7 @@
 """What a user sees when something breaks, as a table: `make faults` breaks a real cluster of four hosts.
 
 Owns the faults and what must hold after each; tests/real/slurm owns the cluster. Not part of `make test`:
-about ten minutes. Every training run takes 24 steps of a small GPT on two hosts with a checkpoint every 4 steps.
+a quarter of an hour. Every training run takes 24 steps of a small GPT on two hosts with a checkpoint every 4 steps.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.real.slurm import cluster, config
+from tests.real.slurm import test_own_programs as own
 from tests.real.slurm.site import ENDED, Site
 
 if TYPE_CHECKING:
@@ -154,6 +155,25 @@ def requeued(site: Site) -> Row:
     )
 
 
+# The example of jobs/own/ at five steps a second, so that it outlives the shortest walltime that is not refused.
+SLOWLY = (
+    "import builtins, time\nsay = print\nbuiltins.print = lambda *w, **k: (say(*w, **k), time.sleep(0.2))\n"
+)
+
+
+def walltime_is_over(site: Site) -> Row:
+    """Nothing but Slurm's own clock ends the attempts of a program of the user's own."""
+    last = 400
+    run = own.example(site, SLOWLY + own.START, args={"steps": last}, walltime="2m")
+    done = site.wait(run, lambda now: now["state"] in ENDED, limit=900)
+    assert done["state"] == "SUCCEEDED", site.all_logs(run)
+    assert own.steps(site, run) == list(range(1, last + 1)), "a step is missing, or was done twice"
+    times = (site.path(run) / "logs" / "job.log").read_text().count("requeued, to resume")
+    assert times, "it was never put back"
+    seen = f"PENDING, then RUNNING; put back {times} time{'s' * (times > 1)}"
+    return Row("the walltime of a program of one's own runs out", seen, "nothing")
+
+
 def preempted(site: Site) -> Row:
     run = train(site, "preempt", "cluster.slurm.partition=low")
     began = time.time()
@@ -265,8 +285,8 @@ def refused(site: Site) -> Row:
 
 # fmt: off
 FAULTS: tuple[Callable[[Site], Row], ...] = (
-    host_crashes, first_host_is_cut, slurmd_is_killed, requeued, preempted, rank_dies_while_saving, disk_is_full,
-    ten_at_once, array_of_a_hundred, held_by_admin, refused,
+    host_crashes, first_host_is_cut, slurmd_is_killed, requeued, walltime_is_over, preempted, rank_dies_while_saving,
+    disk_is_full, ten_at_once, array_of_a_hundred, held_by_admin, refused,
 )
 # fmt: on
 

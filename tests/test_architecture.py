@@ -84,7 +84,11 @@ TESTED_BY = (
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_manifests.py", "security"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_manifests.py", "trainer"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_checks.py", "resource_checks"),
-    ("launcher/schedulers/slurm", "launcher/schedulers/test_slurm.py", "exported options query states"),
+    (
+        "launcher/schedulers/slurm",
+        "launcher/schedulers/test_slurm.py",
+        "exported options query states walltime",
+    ),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_sbatch.py", "sbatch"),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_submission.py", "submission"),
     ("launcher/sizing", "launcher/sizing/test_models.py", "architecture model_files"),

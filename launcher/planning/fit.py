@@ -209,8 +209,9 @@ def unknown_note(job: Job, reason: str, preset: str) -> str:
     """What to say of a job whose memory is not estimated for `reason`; empty where nobody would expect it."""
     if requested_preset(job) is None and workloads.steps(job.workload):
         return f"{reason}; `deepspeed: auto` is {preset}"
-    expected = job.model and (workloads.traits(job.workload).estimated or adapts(job))
-    return f"{reason}; no memory is estimated" if expected else ""
+    if job.model is None or not (workloads.is_script(job.workload) or workloads.steps(job.workload)):
+        return ""
+    return f"{reason}; no memory is estimated" if workloads.traits(job.workload).estimated else reason
 
 
 def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
 # From the walltime's end: what SIGTERM, ten seconds of grace and the way back into the queue take.
-_STOP = 30
+STOP = 30
 
 
 def variables(plan: Plan, runs: str) -> dict[str, str]:
@@ -61,4 +61,16 @@ def resume_folder(named: str | None, runs: str) -> str | None:
 
 def stop_after(plan: Plan) -> int:
     """Seconds from Slurm's signal before the walltime until ranks that go on are stopped, to be put back."""
-    return max(1, plan.cluster.slurm.signal_seconds - _STOP)
+    return plan.cluster.slurm.signal_seconds - STOP
+
+
+def warnings(plan: Plan, why: str) -> Iterator[Problem]:
+    """What a job asks of Slurm alone, for a scheduler that does not do it. `why`: of its walltime, in words."""
+    hint = "leave it out, or run the job on Slurm"
+    if plan.job.checkpoint.requeue:
+        what = f"checkpoint.requeue is not done: {why}"
+        yield Problem(what, hint, about=("job", "checkpoint", "requeue"))
+    if plan.job.preflight:
+        yield Problem(
+            "preflight is not done: only Slurm's hosts are checked", hint, about=("job", "preflight")
+        )

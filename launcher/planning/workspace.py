@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from launcher import ROOT, __version__
 from launcher.deepspeed import versions
 from launcher.errors import SpecError, shown
+from launcher.planning import interpreter
 from launcher.planning.plan import Workspace
 
 if TYPE_CHECKING:
@@ -41,14 +42,14 @@ def deepspeed_note(plan: Plan) -> str:
     """
     if plan.cluster.deepspeed_version or plan.image_facts:
         return ""
-    home = Path(plan.workspace.python).parent.parent
-    installed = sorted(home.glob("lib/python3*/site-packages/deepspeed-*.dist-info"))
+    python = interpreter.of(plan)
+    installed = sorted(Path(python).parent.parent.glob("lib/python3*/*-packages/deepspeed-*.dist-info"))
     version = installed[0].name.removeprefix("deepspeed-").removesuffix(".dist-info") if installed else ""
     if not versions.note(version):
         return ""
     checked = f"keys are checked against {versions.ours().version}"
     return (
-        f"{plan.workspace.python} has DeepSpeed {version}, and {checked}: for runs without a container write "
+        f"{python} has DeepSpeed {version}, and {checked}: for runs without a container write "
         f"`deepspeed_version: {version}` into the cluster file"
     )
 

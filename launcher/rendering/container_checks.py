@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from launcher import workloads
 from launcher.errors import Problem, shown
 from launcher.images import names
+from launcher.rendering import own_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,15 +22,14 @@ if TYPE_CHECKING:
 # enroot's own ways to name an image: https://github.com/NVIDIA/enroot/blob/main/doc/cmd/import.md
 _ENROOT = re.compile(r"(?:docker|dockerd|podman)://(?:[A-Za-z0-9._-]+@)?")
 _UNPACKED = ("oci", "charliecloud")
+_PROGRAMS = "an image that is not this project's gets the node entry (image_python)"
 _OWN = {"/opt/job": "the image's programs", "/opt/venv": "the image's Python"}
 
 
 def problems(runtime: str, plan: Plan) -> Iterator[Problem]:
     """Why ranks of `plan` cannot run in a container of `runtime`."""
     script = plan.job.workload
-    if plan.cluster.python:
-        what = f"python {shown(plan.cluster.python)}: in a container ranks have the image's own"
-        yield Problem(what, "leave out `python:` or the container", about=("cluster", "python"))
+    yield from python(plan, "leave out `python:` or the container")
     own = workloads.is_script(script) and plan.job.command is None
     if own and not (plan.code or plan.code_problem) and not script.startswith("/"):
         hint = "write its absolute path, and mount its folder (`mounts:` of the cluster file)"
@@ -43,6 +43,13 @@ def problems(runtime: str, plan: Plan) -> Iterator[Problem]:
         yield Problem(
             f"the folder of runs, {plan.workspace.runs}: {runtime} splits a mount at {characters}", hint
         )
+
+
+def python(plan: Plan, hint: str) -> Iterator[Problem]:
+    """A Python of the hosts, where ranks run in the image."""
+    if plan.cluster.python:
+        what = f"python {shown(plan.cluster.python)}: in a container ranks have the image's own"
+        yield Problem(what, hint, about=("cluster", "python"))
 
 
 def _image(runtime: str, image: str, written: str) -> Iterator[Problem]:
@@ -78,10 +85,18 @@ def _mounts(plan: Plan) -> Iterator[Problem]:
         normal(plan.cluster.scratch): "`scratch`",
         **{normal(mount.inside): "a path of the fabric" for mount in plan.fabric.mounts},
     }
+    for path, what in used.items():
+        if own_image.python(plan) and within(path, own_image.INSIDE):
+            about: tuple[str, ...] = ("cluster", "scratch") if what == "`scratch`" else ()
+            yield Problem(
+                f"{path}: {what} cannot be there, where {_PROGRAMS}", "choose another folder", about=about
+            )
     for mount in plan.mounts:
         path, about = normal(mount.inside), ("cluster", "mounts", mount.inside)
         if what := hidden(path):
             yield Problem(f"a mount on {path} would hide {what}", "use another path inside", about=about)
+        elif own_image.python(plan) and within(path, own_image.INSIDE):
+            yield Problem(f"{path} is where {_PROGRAMS}", "use another path inside", about=about)
         elif path in used:
             what = f"{path} is mounted twice, as {used[path]} and as {mount.inside}"
             yield Problem(what, "use another path inside, or leave it out", about=about)
@@ -93,6 +108,11 @@ def hidden(path: str) -> str:
     if path == "/":
         return "the image"
     return next((what for own, what in _OWN.items() if f"{own}/".startswith(f"{path}/")), "")
+
+
+def within(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or lies below it."""
+    return f"{path}/".startswith(f"{folder}/")
 
 
 def normal(path: str) -> str:

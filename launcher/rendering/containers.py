@@ -167,7 +167,9 @@ def _apptainer(plan: Plan) -> Entry:
 def _engine(engine: str) -> Callable[[Plan], Entry]:
     def enter(plan: Plan) -> Entry:
         # host network: the ranks of several hosts meet on the host's own addresses
-        words = [engine, "run", "--rm", "--network=host", "--ipc=host", "--ulimit=memlock=-1"]
+        words = [engine, "run", "--rm", "--network=host", "--ipc=host"]
+        # what pins memory for GPUs and their networks; who may not raise the limit can still run without them
+        words += ["--ulimit=memlock=-1"] if plan.gpu else []
         words += [f"--label={LABEL}={plan.id}", *devices.options(engine, plan)]
         words += [f"--device={device}" for device in plan.fabric.devices]
         for host, inside, ro in _binds(plan):

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from launcher.namedtuple import NamedTuple
+from launcher.runs import reading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +35,7 @@ def current(runs: Path, now: datetime | None = None) -> list[Bad]:
     """The hosts that are listed now, each once with its newest line. A line that cannot be read counts as expired."""
     now = now or datetime.now(timezone.utc)
     try:
-        lines = (runs / NAME).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = reading.text(runs / NAME, errors="replace").splitlines()
     except OSError:
         return []
     newest = {bad.host: bad for line in lines if (bad := _read(line)) and bad.until > now}

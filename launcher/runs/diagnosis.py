@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from launcher import exit_codes, units
-from launcher.runs import causes
+from launcher.runs import causes, reading
 from launcher.runs import logs as runs_logs
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def warnings(run: Run) -> list[Cause]:
 def is_fast(folder: Path) -> bool:
     """Whether the run's cluster has a fabric that is more than TCP."""
     try:
-        cluster = json.loads((folder / "plan.json").read_text(encoding="utf-8"))["cluster"]
+        cluster = json.loads(reading.text(folder / "plan.json"))["cluster"]
         return bool(cluster["gpu"]) and cluster["fabric"] not in _TCP
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -78,7 +78,10 @@ def locks(one: dict[str, Any], other: dict[str, Any]) -> Iterator[Difference]:
         return
     for name in ("launcher", "python"):
         yield from _values(name, one.get(name), other.get(name))
-    code = [{k: v for k, v in _part(entry, "code").items() if k != "program"} for entry in (one, other)]
+    unknown = {
+        k for e in (one, other) for k in ("docker",) if not _part(e, "code").get(k)
+    }  # of a foreign image
+    code = [_without(_part(entry, "code"), {"program", *unknown}) for entry in (one, other)]
     yield from _values("code", *code)
     yield from _fingerprints(
         "code.program", _part(one, "code").get("program"), _part(other, "code").get("program")
@@ -155,6 +158,10 @@ def _values(what: str, one: Any, other: Any) -> Iterator[Difference]:
             yield from _values(f"{what}.{key}", one.get(key), other.get(key))
     elif json.dumps(one, sort_keys=True) != json.dumps(other, sort_keys=True):
         yield Difference(what, one, other)
+
+
+def _without(data: dict[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in keys}
 
 
 def _part(data: dict[str, Any], key: str) -> dict[str, Any]:

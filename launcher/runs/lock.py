@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher import ROOT, __version__, workloads
+from launcher import __version__, workloads
 from launcher.images import registry
 from launcher.planning import inline_secrets, interpreter
-from launcher.runs import fingerprints, folders, locked_data, logs, record
+from launcher.runs import fingerprints, folders, locked_data, logs, reading, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 FILE = "lock.json"
 HOSTS = "hosts"  # the folder of what each host says of itself
-_MOST = 2**24  # bytes of a lock.json
 _KINDS: dict[str, type] = {
     **dict.fromkeys(("hosts", "data"), list),
     **dict.fromkeys(("code", "image", "python", "packages", "seeds", "environment", "secrets"), dict),
@@ -37,9 +36,9 @@ _INHERITED = (
 )
 
 
-def write(plan: Plan, scheduler: str) -> None:
-    """Write lock.json into the prepared folder of `plan`."""
-    folders.write_files(Path(plan.folder), {FILE: text(of(plan, scheduler))})
+def write(plan: Plan, scheduler: str, docker: str = "") -> None:
+    """Write lock.json into the prepared folder of `plan`. `docker`: the state of docker/ that its ranks have."""
+    folders.write_files(Path(plan.folder), {FILE: text(of(plan, scheduler, docker))})
 
 
 def text(lock: dict[str, Any]) -> str:
@@ -47,15 +46,17 @@ def text(lock: dict[str, Any]) -> str:
     return json.dumps(lock, indent=1, ensure_ascii=False) + "\n"
 
 
-def of(plan: Plan, scheduler: str) -> dict[str, Any]:
+def of(plan: Plan, scheduler: str, docker: str = "") -> dict[str, Any]:
     """What `plan` would run with now. Of a run that was prepared its code snapshot too."""
     from launcher.planning import image_check, recorded  # they read YAML, which `status` does without
 
     inside = image_check.used(plan, scheduler)
-    python, installed = ("", _of_image(plan)) if inside else interpreter.installed(interpreter.of(plan))
+    facts = (plan.image_facts or registry.facts(plan.image)[0]) if inside else None
+    held = dict(facts.versions) if facts else {}
+    python, installed = ("", held) if inside else interpreter.installed(interpreter.of(plan))
     return {
         "launcher": __version__,
-        "code": _code(plan, inside),
+        "code": _code(plan, docker),
         "image": _image(plan, scheduler) if inside else None,
         "python": None if inside else {"path": interpreter.of(plan), "version": python},
         "packages": installed,
@@ -73,8 +74,7 @@ def of(plan: Plan, scheduler: str) -> dict[str, Any]:
 def read(folder: Path) -> dict[str, Any]:
     """The lock of the run in `folder`; {} where there is none that can be read."""
     try:
-        with (folder / FILE).open(encoding="utf-8") as file:
-            lock = record.strict_json(file.read(_MOST)) if (folder / FILE).is_file() else {}
+        lock = record.strict_json(reading.text(folder / FILE))
     except (OSError, ValueError, RecursionError):
         return {}
     return _shaped(lock) if isinstance(lock, dict) else {}
@@ -122,7 +122,7 @@ def _said(folder: Path) -> Iterator[dict[str, Any]]:
     paths = (folder / HOSTS).glob("[0-9]*.json")
     for path in sorted(paths, key=lambda p: (len(p.name), p.name)):
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            fact = record.strict_json(path.read_text(encoding="utf-8"))
+            fact = record.strict_json(reading.text(path))
             if isinstance(fact, dict):
                 yield fact
 
@@ -139,15 +139,13 @@ def seeds(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _code(plan: Plan, inside: bool) -> dict[str, Any]:
-    """Hashes of what ranks run: our programs (in an image, its tag says which), the user's, and the snapshot's."""
+def _code(plan: Plan, docker: str) -> dict[str, Any]:
+    """Hashes of what ranks run: our programs, the user's, and the snapshot's."""
     is_script = workloads.is_script(plan.job.workload) and plan.job.command is None
     own = Path(plan.job.workload) if is_script and not plan.code else None
     program = fingerprints.of(own) if own else None
     return {
-        "docker": plan.workspace.image_tag
-        if inside
-        else fingerprints.folder_hash(ROOT / "docker", (".py", ".json")),
+        "docker": docker,
         "commit": plan.workspace.commit,
         "program": program and {"path": str(own and own.absolute()), **program},
         "snapshot": _snapshot(Path(plan.folder)),
@@ -157,7 +155,7 @@ def _code(plan: Plan, inside: bool) -> dict[str, Any]:
 def _snapshot(folder: Path) -> str | None:
     """The hash of the user's code that the run carries, as code.json has it; of what was put there alone."""
     try:
-        facts = json.loads((folder / "code.json").read_text(encoding="utf-8"))
+        facts = json.loads(reading.text(folder / "code.json"))
         return str(facts["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -171,11 +169,6 @@ def _image(plan: Plan, scheduler: str) -> dict[str, Any]:
     engine = plan.cluster.local.container if scheduler == "local" else ""
     digest = registry.local_digest(engine, plan.image) if engine else registry.digest(plan.image)
     return {**known, "digest": digest}
-
-
-def _of_image(plan: Plan) -> dict[str, str]:
-    facts = plan.image_facts or registry.facts(plan.image)[0]
-    return dict(facts.versions) if facts else {}
 
 
 def _inherited(plan: Plan) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.planning import data_cache
+from launcher.planning import data_cache, own_program
 from launcher.runs import fingerprints
 
 if TYPE_CHECKING:
@@ -21,10 +21,16 @@ _CACHE = "data-cache"  # the workloads' option
 
 
 def entries(plan: Plan) -> list[dict[str, Any]]:
-    """Every file and folder that args, `model:` and the checkpoint to start from name, as far as it is here."""
-    named = [("model", plan.job.model), *_arguments(plan)]
+    """Every file and folder that args, a command, `model:` and `checkpoint.resume` name, as far as it is here."""
+    resumed = own_program.resume_folder(plan.job.checkpoint.resume, plan.workspace.runs)
+    named = [("model", plan.job.model), ("checkpoint.resume", resumed), *_command(plan), *_arguments(plan)]
     read = [entry for name, value in named if isinstance(value, str) and (entry := _datum(plan, name, value))]
     return [*read, *_caches(plan)]
+
+
+def _command(plan: Plan) -> Iterator[tuple[str, Any]]:
+    for number, word in enumerate(plan.job.command or ()):
+        yield f"command.{number}", word.rpartition("=")[2] if word.startswith("-") else word
 
 
 def _arguments(plan: Plan) -> Iterator[tuple[str, Any]]:
@@ -48,6 +54,8 @@ def _datum(plan: Plan, name: str, value: str) -> dict[str, Any] | None:
     """The fingerprint of a path; None for a word that is none. What is not on this machine has no fingerprint."""
     if not value or len(value) > 4096 or "\0" in value:
         return None
+    if not value.startswith("/") and (plan.code or name.startswith("command.")):
+        return None  # ranks start in their code, whose snapshot has it; the command itself is on their PATH
     host = on_host(plan, value)
     found = fingerprints.of(Path(host))
     if found is None and not value.startswith(("/", "./", "../")):

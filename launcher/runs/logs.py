@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from launcher import units
 from launcher.errors import RunNotFoundError
 from launcher.namedtuple import NamedTuple
+from launcher.runs import reading
 from launcher.runs.status import ENDED
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from launcher.runs.record import Run
     from launcher.runs.status import Selection, State
+
+
+_PIECE = 2**20  # bytes of a log that are read at a time, and of what is shown as one line
 
 
 def exit_code(folder: Path) -> int | None:
@@ -62,8 +66,7 @@ def _newest(folder: Path, pattern: str) -> tuple[Path | None, float]:
 def _text(path: Path) -> str:
     """A small file of a run; '' when it cannot be read. Bytes that are not UTF-8 are replaced."""
     try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(2**20) if path.is_file() else ""
+        return reading.text(path, errors="replace")
     except OSError:
         return ""
 
@@ -85,14 +88,16 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
     while True:
         ended = not selection.follow or state() in ENDED
         for path in paths:
-            data = read_bytes(path, offsets[path])
-            offsets[path] += len(data)
-            *whole, pending[path] = (pending[path] + data).split(b"\n")
-            if ended and pending[path]:
-                whole, pending[path] = [*whole, pending[path]], b""
-            for line in whole:
-                text = line.decode("utf-8", "replace")
-                yield f"{path.stem}: {text}" if several else text
+            more = True
+            while more:
+                data = read_bytes(path, offsets[path], _PIECE)
+                more, offsets[path] = bool(data), offsets[path] + len(data)
+                *whole, pending[path] = (pending[path] + data).split(b"\n")
+                if (ended and not more and pending[path]) or len(pending[path]) >= _PIECE:
+                    whole, pending[path] = [*whole, pending[path]], b""
+                for line in whole:
+                    text = line.decode("utf-8", "replace")
+                    yield f"{path.stem}: {text}" if several else text
         if ended:
             return
         time.sleep(0.3)
@@ -101,7 +106,7 @@ def lines(run: Run, selection: Selection, state: Callable[[], State]) -> Iterato
 def read_bytes(path: Path, start: int = 0, most: int = -1) -> bytes:
     """At most so many bytes of a file from byte `start`, below 0 from its end; none where it cannot be read."""
     try:
-        with path.open("rb") as file:
+        with reading.opened(path) as file:
             file.seek(start if start >= 0 else max(0, path.stat().st_size + start))
             return file.read(most)
     except OSError:

@@ -7,15 +7,17 @@ crash may cut the last one: what is not a number is not measured, and what is no
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from launcher import units
+from launcher.runs import reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
 FILE = "metrics.jsonl"
+_LONGEST = 2**20  # bytes of a line
 # The largest float32: ranks measure nothing above it, and sums of such values stay finite.
 LARGEST = 3.5e38
 
@@ -33,15 +35,25 @@ def read(folder: Path, start: int = 0) -> tuple[list[Record], int]:
     """The records of the run in `folder` from byte `start`, and the byte to continue at. A cut last line waits."""
     path = folder / FILE
     try:
-        if not path.is_file():  # a FIFO would block for ever
-            return [], start
-        with path.open("rb") as file:
+        with reading.opened(path) as file:
             file.seek(start)
-            whole = file.read().rpartition(b"\n")[0]
+            return _records(file, start)
     except OSError:
         return [], start
-    records = [record for line in whole.splitlines() if (record := _record(line))]
-    return records, start + (len(whole) + 1 if whole else 0)
+
+
+def _records(file: BinaryIO, start: int) -> tuple[list[Record], int]:
+    """The records of whole lines, and the byte behind the last of them. A line that is too long is none."""
+    records, at, end, is_whole = list[Record](), start, start, True
+    while piece := file.readline(_LONGEST):
+        at += len(piece)
+        if not piece.endswith(b"\n"):
+            is_whole = False
+            continue
+        if is_whole and (record := _record(piece)):
+            records.append(record)
+        is_whole, end = True, at
+    return records, end
 
 
 def steps(records: Iterable[Record]) -> list[Record]:

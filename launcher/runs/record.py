@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.errors import LauncherError, RunNotFoundError
 from launcher.files import validation
-from launcher.runs import folders, index
+from launcher.runs import folders, index, reading
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -176,7 +176,7 @@ def prepared(folder: Path, scheduler: str) -> Run:
 def read_json(path: Path) -> Any:
     """What is in a record. Raises RunNotFoundError when it cannot be read."""
     try:
-        return strict_json(path.read_text(encoding="utf-8"))
+        return strict_json(reading.text(path))
     except OSError as error:
         raise _broken(path, error.strerror or "OSError") from None
     except (ValueError, RecursionError):

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from launcher import exit_codes
 from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError, located
-from launcher.planning import cards
+from launcher.planning import cards, own_program
 from launcher.rendering import command, containers, hostfile, templates
 from launcher.runs import logs as runs_logs
+from launcher.runs import reading
 from launcher.runs.status import Selection, State, Status
 
 if TYPE_CHECKING:
@@ -51,8 +52,9 @@ def render(plan: Plan) -> Files:
 
 
 def warnings(plan: Plan) -> list[Problem]:
-    """Where this machine has other GPUs than the plan counts on."""
-    return [problem.at(plan.places) for problem in cards.warnings(plan)]
+    """Where this machine has other GPUs than the plan counts on, and what it does not do."""
+    found = [*cards.warnings(plan), *own_program.warnings(plan, "this machine ends no run at its walltime")]
+    return [problem.at(plan.places) for problem in found]
 
 
 def submit(plan: Plan, files: Files) -> str:
@@ -138,7 +140,7 @@ def cancel(run: Run) -> None:
 def _waits(run: Run) -> str:
     """What a run says while it waits for another one, and after it waited in vain."""
     try:
-        return (run.folder / "waiting").read_text(encoding="utf-8", errors="replace").strip()
+        return reading.text(run.folder / "waiting", errors="replace").strip()
     except OSError:
         return ""
 

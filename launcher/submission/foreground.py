@@ -45,6 +45,7 @@ def follow(run: Run) -> int:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=range(_FIRST, _FIRST + 3),
+            preexec_fn=os.setpgrp,  # `cancel` ends a group; Ctrl-C is this process's, then rank 0's
         )
     except OSError as error:
         raise SubmitError(f"bash did not start: {error.strerror}") from None
@@ -57,7 +58,8 @@ def follow(run: Run) -> int:
     finally:
         _take_terminal_back()
     code = logs.exit_code(run.folder)
-    return process.returncode if code is None else code
+    ended = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    return ended if code is None else code
 
 
 def _take_terminal_back() -> None:

@@ -57,7 +57,7 @@ def _image_facts(run: Run, then: dict[str, Any]) -> Facts | None:
         ops={},
         level="",
         compiler=True,
-        revision="",
+        revision=str((then.get("code") or {}).get("docker") or ""),
         versions=then.get("packages") or {},
     )
 

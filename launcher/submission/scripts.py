@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from launcher import schedulers
 from launcher.errors import LauncherError, RunNotFoundError
-from launcher.runs import record
+from launcher.runs import reading, record
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -27,7 +27,7 @@ def diff(plan: Plan, scheduler: str) -> str:
     """
     last = newest(plan, scheduler)
     try:
-        before = (last.folder / _SCRIPT).read_text(encoding="utf-8", errors="surrogateescape")
+        before = reading.text(last.folder / _SCRIPT, errors="surrogateescape")
     except OSError as error:
         raise RunNotFoundError(f"{last.folder / _SCRIPT} cannot be read: {error.strerror}") from None
     # its folder, id and ports follow from the id, which is the plan's hash: with the same one, only the plan differs

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from launcher import schedulers, workloads
 from launcher.errors import Problem, RunNotFoundError, SubmitError, UnnamedJobError, shown
-from launcher.runs import folders, lock, record, sweeps
-from launcher.submission import snapshot
+from launcher.runs import folders, lock, reading, record, sweeps
+from launcher.submission import programs, snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ def prepare(scheduler: Scheduler, name: str, plan: Plan) -> Plan:
     try:
         record.prepare(reserved, files if reserved.id == plan.id else scheduler.render(reserved))
         snapshot.write(reserved, name)
-        lock.write(reserved, name)
+        lock.write(reserved, name, programs.of(reserved, name))
     except BaseException:
         record.abandon(reserved)
         raise
@@ -60,7 +60,12 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> Run:
     """
     if run.native_id:
         _check_ended(run)
-    marks = {p: p.read_bytes() for p in (run.folder / "exit_code", run.folder / "cancelled") if p.exists()}
+    try:
+        paths = (p for p in (run.folder / "exit_code", run.folder / "cancelled") if p.exists())
+        marks = {path: reading.content(path) for path in paths}
+    except OSError as error:
+        hint = "it is none of the launcher's: move it away"
+        raise SubmitError(f"{run.id}: its exit code cannot be read: {error.strerror}", hint=hint) from None
     for path in marks:  # before it starts: a short run may end while we still look
         path.unlink()
     try:

@@ -36,12 +36,14 @@ def rerun(given: options.Rerun) -> int:
 def compare(given: options.Compare) -> int:
     from launcher.reports import comparison
 
-    runs = dict(map(_named, (given.one, given.other)))
-    if len(runs) < 2:
+    (one, first), (other, second) = map(_named, (given.one, given.other))
+    if first.resolve() == second.resolve():
         from launcher.errors import SpecError
 
-        raise SpecError(f"{next(iter(runs))} is one run", hint="name another one to compare it with")
-    compared = comparison.read(runs)
+        raise SpecError(f"{one} is one run", hint="name another one to compare it with")
+    if one == other:  # copies, or runs of two folders of runs
+        one, other = str(first), str(second)
+    compared = comparison.read({one: first, other: second})
     print(comparison.as_json(compared) if given.json else comparison.text(compared))
     return OK
 

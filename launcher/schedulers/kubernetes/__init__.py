@@ -13,6 +13,7 @@ from launcher.errors import SubmitError, located
 from launcher.fabrics import environment
 from launcher.frozen import dataclass
 from launcher.namedtuple import NamedTuple
+from launcher.planning import own_program
 from launcher.rendering import templates
 from launcher.runs import record
 from launcher.schedulers.kubernetes import carried, checks, kinds, pods, queues, storage, trainer
@@ -189,7 +190,9 @@ def separate(files: Files) -> Files:
 
 def warnings(plan: Plan) -> list[Problem]:
     """What a person should know before the run is submitted."""
-    return [problem.at(plan.places) for problem in storage.warnings(plan)]
+    why = "at the walltime Kubernetes ends a run for good, and has no queue to put it back into"
+    found = [*storage.warnings(plan), *own_program.warnings(plan, why)]
+    return [problem.at(plan.places) for problem in found]
 
 
 def submit(plan: Plan, files: Files) -> str:

@@ -85,15 +85,37 @@ def _text(content: bytes) -> str | None:
         return None
 
 
+def _paths(code: Code) -> dict[str, str]:
+    """Path in the pod → the file that is there. A ConfigMap has no links: what they lead to is there once more.
+
+    Links may lead to others, so this goes on until nothing is added, or there are more than a pod takes.
+    """
+    links = {
+        file.path: posixpath.normpath(posixpath.join(posixpath.dirname(file.path), file.link))
+        for file in code.files
+        if file.link
+    }
+    paths = latest = {file.path: file.path for file in code.files if not file.link}
+    while latest and len(paths) <= _MOST_PATHS:
+        added = {
+            posixpath.normpath(f"{link}/{posixpath.relpath(path, target)}"): source
+            for link, target in links.items()
+            for path, source in latest.items()
+            if _below(path, target) and not _below(path, link)  # of a link to a folder above itself one level
+        }
+        latest = {path: source for path, source in added.items() if path not in paths}
+        paths = {**paths, **latest}
+    return paths
+
+
+def _below(path: str, folder: str) -> bool:
+    return folder == "." or f"{path}/".startswith(f"{folder}/")
+
+
 def _linked(code: Code, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A ConfigMap has no links: the same keys once more, at the paths that a link gives them."""
-    linked = []
-    for link in (file for file in code.files if file.link):
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(link.path), link.link))
-        for item in items:
-            if item["path"] == target or item["path"].startswith(f"{target}/"):
-                linked.append({**item, "path": link.path + item["path"].removeprefix(target)})
-    return linked
+    """The same keys once more, at the paths that links give them."""
+    held = {item["path"]: item for item in items}
+    return [{**held[file], "path": path} for path, file in _paths(code).items() if path not in held]
 
 
 def problems(plan: Plan) -> Iterator[Problem]:
@@ -105,14 +127,14 @@ def problems(plan: Plan) -> Iterator[Problem]:
         "let .gitignore name what is no code, or `code: FOLDER` a part of it; or put it into the image or onto a claim "
         "of `mounts:`, and write `code: none` and the workload's path there"
     )
+    linked = any(file.link for file in code.files)
     size = sum(len(file.path.encode("utf-8", "surrogateescape")) + file.size for file in code.files)
     if size > _MOST:
         what = f"the code in {code.root} has {size:,} bytes, and a ConfigMap holds {_MOST:,}; the largest: "
         yield Problem(what + code.largest(), hint, about=about)
-    elif len(code.files) > _MOST_PATHS:
-        what = (
-            f"the code in {code.root} has {len(code.files):,} files, and a pod takes {_MOST_PATHS:,} of them"
-        )
+    elif len(_paths(code)) > _MOST_PATHS:
+        count = f"{len(code.files):,} files, and links to them" if linked else f"{len(code.files):,} files"
+        what = f"the code in {code.root} has {count}, and a pod takes {_MOST_PATHS:,} of them"
         yield Problem(what, hint, about=about)
     for file in code.files:
         if not file.path.isprintable() or file.path.startswith(".."):  # a surrogate is not printable either

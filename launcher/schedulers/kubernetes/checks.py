@@ -37,6 +37,7 @@ _OWN_OF_JOB = ("controller-uid", "job-name")
 def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
     """Raises PlanError with everything that Kubernetes would not take."""
     problems = [
+        *container_checks.python(plan, "leave it out; image_python names the image's own"),
         *_names(plan),
         *_environment(plan, pod),
         *_paths(plan, pod),
@@ -108,13 +109,23 @@ def _paths(plan: Plan, pod: pods.Pod) -> Iterator[Problem]:
         if path in seen:
             sources = f"as {_source(seen[path])} and as {_source(mount['name'])}"
             yield Problem(f"{path} is mounted twice, {sources}", hint, about=about)
-        seen[path] = mount["name"]
+        seen.setdefault(path, mount["name"])
         if hidden := container_checks.hidden(path):
             yield Problem(f"a mount on {path} would hide {hidden}", hint, about=about)
+    yield from _below(seen)
     for given in plan.mounts:
         if given.host and not given.claim and ".." in given.host.split("/"):
             what = f"mounts: Kubernetes takes no '..' in a path of the host: {given.host}"
             yield Problem(what, about=("cluster", "mounts", given.inside))
+
+
+def _below(mounts: dict[str, str]) -> Iterator[Problem]:
+    """Mounts within a ConfigMap's folder, in which no folder can be made for them. `mounts`: path → volume."""
+    for folder, volume in mounts.items():
+        inside = (path for path in mounts if path != folder and container_checks.within(path, folder))
+        for path in inside if volume in ("job", "code", "programs") else ():
+            what = f"{path} is below {folder}, {_source(volume)}, where nothing else can be mounted"
+            yield Problem(what, "use another path inside", about=("cluster", "mounts", path))
 
 
 def _source(volume: str) -> str:

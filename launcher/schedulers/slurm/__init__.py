@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from launcher.errors import PlanError, located
 from launcher.fabrics import environment
 from launcher.rendering import command, containers, templates
-from launcher.runs import badhosts
+from launcher.runs import badhosts, reading
 from launcher.runs import logs as runs_logs
 from launcher.runs.status import Selection, Status
 from launcher.schedulers import inside
@@ -87,7 +87,7 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
     query.need("sbatch")
     from launcher.schedulers.slurm import submission
 
-    text = (run.folder / "job.sh").read_text(encoding="utf-8", errors="surrogateescape")
+    text = reading.text(run.folder / "job.sh", errors="surrogateescape")
     text = re.sub(r"^#SBATCH --dependency=.*\n", "", text, flags=re.MULTILINE)
     return submission.submit(str(run.folder), text, run.nodes, exclude=exclude, after=after)
 

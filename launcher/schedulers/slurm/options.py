@@ -9,38 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import units
 from launcher.errors import PlanError, Problem, of_field, shown
-from launcher.schedulers.slurm import exported, sbatch
+from launcher.schedulers.slurm import exported, sbatch, walltime
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
-
-# sbatch sends its signal up to this many seconds early: https://slurm.schedmd.com/sbatch.html#OPT_signal
-_EARLY = 60
-
-
-def _too_short(plan: Plan) -> list[Problem]:
-    """A job whose signal to save comes at once: it would be put back again and again, and never train."""
-    needed = plan.cluster.slurm.signal_seconds + _EARLY
-    if plan.job.walltime > needed:
-        return []
-    what = (
-        f"walltime {units.clock(plan.job.walltime)} leaves no time to train: ranks get the signal to save "
-        f"{plan.cluster.slurm.signal_seconds} s before its end, and Slurm may send that {_EARLY} s early"
-    )
-    hint = f"use a walltime above {needed} s, or a smaller slurm.signal_seconds"
-    return [Problem(what, hint, about=("job", "walltime"))]
-
-
-# sbatch counts a time limit in seconds, as an int of C (slurm/src/common/parse_time.c, time_str2secs)
-_LONGEST = 2**31 - 1
-
-
-def _too_long(plan: Plan) -> list[Problem]:
-    """A walltime that Slurm's count of minutes does not hold: sbatch would take another one."""
-    if plan.job.walltime <= _LONGEST:
-        return []
-    what = f"walltime {units.clock(plan.job.walltime)} is more than Slurm can count"
-    return [Problem(what, f"use at most {_LONGEST // 86400}d", about=("job", "walltime"))]
 
 
 def _problem(name: str, value: Any) -> Problem | None:
@@ -56,11 +28,17 @@ def _problem(name: str, value: Any) -> Problem | None:
 
 def _setup(plan: Plan) -> list[Problem]:
     """Lines of the cluster's own that sbatch would read as options: they stand before the first command."""
-    lines = [line for text in plan.cluster.slurm.setup for line in text.splitlines()]
-    if any(line.startswith("#SBATCH") for line in lines):
+    problems = []
+    if any(line.startswith("#SBATCH") for text in plan.cluster.slurm.setup for line in text.splitlines()):
         hint = "use slurm.sbatch for options"
-        return [of_field("cluster", "slurm.setup", "holds an #SBATCH line", hint)]
-    return []
+        problems.append(of_field("cluster", "slurm.setup", "holds an #SBATCH line", hint))
+    if any("\r" in text or "\0" in text for text in plan.cluster.slurm.setup):
+        # sbatch: Batch script contains DOS line breaks
+        what = "holds a carriage return or a NUL, which sbatch takes in no script"
+        problems.append(
+            of_field("cluster", "slurm.setup", what, "take it away: lines end with a newline alone")
+        )
+    return problems
 
 
 def of(plan: Plan) -> list[tuple[str, Any]]:
@@ -83,7 +61,7 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
     if plan.gpu:
         # all of a host: NCCL, host memory and /dev/shm belong to one job
         options |= {"gpus-per-node": plan.slots, "exclusive": True, "mem": 0}
-    problems = [*_too_short(plan), *_too_long(plan)]
+    problems = list(walltime.problems(plan))
     for name, value in slurm.sbatch.items():
         problem = _problem(name, value)
         if problem:

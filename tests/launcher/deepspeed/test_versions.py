@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -87,6 +88,16 @@ def test_the_version_of_the_interpreter(tmp_path: Path) -> None:
     assert "has DeepSpeed 0.17.2, and keys are checked against 0.19" in workspace.deepspeed_note(decided)
     said = samples.cluster(deepspeed_version="0.17.2")
     assert workspace.deepspeed_note(decided._replace(cluster=said)) == ""
+
+
+def test_the_version_of_the_python_that_the_cluster_names(tmp_path: Path) -> None:
+    for home, version in (("ours", "0.17.2"), ("theirs", "0.16.9")):
+        (tmp_path / home / "bin").mkdir(parents=True)
+        (tmp_path / home / "bin" / "python").symlink_to(sys.executable)
+        (tmp_path / home / f"lib/python3.12/site-packages/deepspeed-{version}.dist-info").mkdir(parents=True)
+    decided = samples.decided(python=str(tmp_path / "theirs"))
+    decided = decided._replace(workspace=decided.workspace._replace(python=f"{tmp_path}/ours/bin/python"))
+    assert f"{tmp_path}/theirs/bin/python has DeepSpeed 0.16.9" in workspace.deepspeed_note(decided)
 
 
 def test_the_version_of_the_cluster_file_or_of_the_image(

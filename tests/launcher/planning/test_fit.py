@@ -147,3 +147,10 @@ def test_fewer_hosts_and_smaller_models_are_estimated_as_their_own_plans(preset:
         assert plan.estimate == fewest
         assert plan.estimate.evaluation.config == plan.config
     assert fit.estimate(fewest.model, job, samples.cluster(**CLUSTER)).machine.hosts == 8
+
+
+@pytest.mark.parametrize("workload", ["chat_dpo", "/data/own.py"])
+@pytest.mark.parametrize("preset", ["auto", "zero3"])
+def test_what_is_not_estimated_is_said_with_a_preset_too(workload: str, preset: str) -> None:
+    (note,) = samples.decided({"workload": workload, "deepspeed": preset}).notes
+    assert note.startswith(f"the memory of workload {workload!r} is not estimated")

@@ -19,7 +19,7 @@ import pytest
 
 from launcher import ROOT, schedulers
 from launcher.planning import plan
-from launcher.rendering import own_image
+from launcher.rendering import containers, own_image
 from tests import samples
 
 WEIRD = """a'b"c $HOME `id` $(id) #x, y;&|\\ \t*~ é
@@ -171,3 +171,12 @@ def test_apptainer_fetches_an_image_once_for_all_hosts_and_runs(tmp_path: Path) 
 def test_preflight_asks_for_a_part_of_the_fabrics_rate(fields: dict[str, Any], floor: str) -> None:
     decided = samples.decided({"nodes": 2}, gpu="h100-80gb", slots=8, interface="eth0", **fields)
     assert f"--floor={floor} " in schedulers.load("slurm").render(decided)["job.sh"]
+
+
+@pytest.mark.parametrize("engine", ["docker", "podman"])
+@pytest.mark.parametrize(("gpu", "asked"), [(None, False), ("h100-80gb", True)])
+def test_only_gpus_want_the_limit_of_locked_memory_away(engine: str, gpu: str | None, asked: bool) -> None:
+    """Without CAP_SYS_RESOURCE, as rootless and in many containers, an engine refuses to raise it."""
+    decided = samples.decided(image="x:1", gpu=gpu, memory="1TB")
+    words = containers.node_entry(engine, decided)
+    assert ("--ulimit=memlock=-1" in words) == asked

@@ -55,7 +55,7 @@ class Bench:
         folder = Path(reserved.folder)
         record.prepare(reserved, {"ds_config.json": json.dumps(reserved.config)})
         (folder / "code.json").write_text('{"sha256": "a"}')
-        lock.write(reserved, "slurm")
+        lock.write(reserved, "slurm", "a" * 64)
         folder.joinpath("hostfile-7-0").write_text("gpu-1 slots=2\ngpu-2 slots=2\n")
         (folder / "hosts").mkdir()
         for index, host in enumerate(("gpu-1", "gpu-2")):
@@ -178,7 +178,7 @@ def test_data_and_code_that_were_edited_are_named(bench: Bench) -> None:
     (other / "code.json").write_text('{"sha256": "b"}')
     reserved = samples.decided(bench.fields())
     reserved = reserved._replace(id=other.name, workspace=reserved.workspace._replace(runs=str(bench.runs)))
-    lock.write(reserved, "slurm")
+    lock.write(reserved, "slurm", "a" * 64)
     assert "code.snapshot" in named(one, other)
 
 
@@ -226,3 +226,16 @@ def test_the_table_and_the_json(
     assert main.main(["compare", one.name, one.name]) == 2
     assert "name another one" in capsys.readouterr().err
     assert main.main(["compare", one.name, "absent"]) == 5
+
+
+def test_folders_of_one_name_are_told_apart(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    one = bench.run()
+    other = bench.folder / "elsewhere" / one.name
+    other.parent.mkdir()
+    bench.run({"nodes": 3}).rename(other)
+    assert main.main(["compare", str(one), str(other), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["runs"] == [str(one), str(other)]
+    assert "nodes" in {difference["what"] for difference in told["differences"]}
+    assert main.main(["compare", str(one), f"{one}/../{one.name}"]) == 2
+    assert f"{one.name} is one run" in capsys.readouterr().err

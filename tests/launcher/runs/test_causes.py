@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 LINES = [
     (
         "secret missing",
-        "secret hf-token is missing: put it in ~/.secrets/hf-token, mode 0600",
-        "made here: templates/local/job.sh.j2",
+        "secret hf-token is missing or empty: put it in ~/.secrets/hf-token, mode 0600",
+        "made here: templates/shell/files.sh.j2",
     ),
     (
         "GPU memory",

@@ -163,3 +163,26 @@ def test_an_interpreter_that_does_not_start_has_no_packages(tmp_path: Path) -> N
         "a name that the hosts know is none of this machine's"
     )
     assert registry.local_digest(str(tmp_path / "no-engine"), "image") == ""
+
+
+def test_a_commands_files_and_the_checkpoint_to_start_from(tmp_path: Path) -> None:
+    (tmp_path / "corpus.txt").write_text("text")
+    saved = tmp_path / "saved" / "checkpoints"
+    (saved / "step-1").mkdir(parents=True)
+    words = ["python", "train.py", str(tmp_path / "corpus.txt"), f"--out={tmp_path}/saved", "$RUN_DIR/x"]
+    made = prepared(tmp_path, command=words, checkpoint={"resume": str(saved)})
+    named = {entry["named"]: entry for entry in read(made)["data"]}
+    assert set(named) == {"checkpoint.resume", "command.2", "command.3"}
+    assert all(entry["fingerprint"] for entry in named.values())
+    (saved / "step-1" / "weights").write_text("other")
+    again = prepared(tmp_path, command=words, checkpoint={"resume": str(saved)})
+    told = {difference.what for difference in differences.locks(read(made), read(again))}
+    assert told == {f"data checkpoint.resume {saved}", f"data command.3 {tmp_path}/saved"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"), [("a" * 12, "b" * 12, ["code.docker"]), ("a" * 12, "", [])]
+)
+def test_an_image_of_unknown_programs_is_no_difference(one: str, other: str, told: list[str]) -> None:
+    locks = [{"code": {"docker": docker, "commit": "c"}} for docker in (one, other)]
+    assert [difference.what for difference in differences.locks(*locks)] == told

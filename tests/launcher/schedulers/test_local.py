@@ -148,7 +148,11 @@ def test_a_secret_comes_from_its_file_alone(user: User, tmp_path: Path) -> None:
     written = [p for p in (user.runs / run).rglob("*") if p.is_file()]
     assert all("hf_not_for_eyes" not in p.read_text(errors="replace") for p in written)
     user.local(*settings, "env={HF_TOKEN: {secret: absent}}", code=1)
-    assert "secret absent is missing" in user.launcher("logs", user.newest()["id"]).stdout
+    run = user.newest()["id"]
+    assert "secret absent is missing" in user.launcher("logs", run).stdout
+    told = user.launcher("status", run).stdout
+    assert "a secret that the job names is not on this host" in told
+    assert "evidence: secret absent is missing or empty: put it in ~/.secrets/absent, mode 0600" in told
 
 
 def test_interrupted_wait_leaves_the_run(user: User, tmp_path: Path) -> None:

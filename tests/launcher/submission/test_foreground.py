@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher import ROOT
+from tests.docker import entries
 from tests.terminals import Terminal
 
 pytestmark = pytest.mark.heavy  # every test has a real run
@@ -78,6 +79,52 @@ def test_ctrl_c_is_rank_0s(env: dict[str, str], tmp_path: Path) -> None:
     os.write(terminal.screen, b"\x03")
     terminal.wait_for("stopped here")
     assert terminal.ended() == 0
+
+
+BEFORE_ITS_RANKS = """
+from pathlib import Path
+from launcher.runs.record import Run
+from launcher.submission import foreground
+foreground.follow(Run("slow", "local", "", Path.cwd(), 0.0, 1, 1, {}))
+"""
+
+
+def test_ctrl_c_before_rank_0_has_the_terminal_ends_the_run(env: dict[str, str], tmp_path: Path) -> None:
+    script = (
+        "trap 'echo told >told; exit 143' TERM\necho starts >&201\nsleep 600 200<&- 201>&- 202>&- & wait\n"
+    )
+    (tmp_path / "job.sh").write_text(script)
+    python = [sys.executable, "-c", BEFORE_ITS_RANKS]
+    terminal = Terminal(python, {**env, "PYTHONPATH": str(ROOT)}, tmp_path)
+    terminal.wait_for("starts")
+    os.write(terminal.screen, b"\x03")
+    terminal.ended()
+    assert "KeyboardInterrupt" in terminal.seen
+    assert (tmp_path / "told").exists()
+    assert (tmp_path / "cancelled").exists()
+
+
+def test_cancel_ends_a_run_whose_rank_does_not_leave(env: dict[str, str], tmp_path: Path) -> None:
+    text = "import os, signal, time\nsignal.signal(signal.SIGTERM, lambda *_: print('heard', flush=True))\n"
+    (tmp_path / "own.py").write_text(
+        f"{text}print('rank', os.getpid(), flush=True)\nwhile True: time.sleep(60)\n"
+    )
+    terminal = Terminal(words(tmp_path / "own.py"), env, ROOT)
+    rank = int(terminal.wait_for("rank [0-9]+").split()[1])
+    run = folder(env).name
+    cancelled = subprocess.run(
+        [sys.executable, "-m", "launcher", "cancel", run],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert cancelled.returncode == 0, cancelled.stderr
+    assert terminal.ended() == 1
+    assert "heard" in terminal.seen
+    assert "ended with 137" in terminal.seen
+    assert not entries.lives(rank)
 
 
 def test_without_a_terminal_commands_come_from_stdin(env: dict[str, str], tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Images that are not of this project, run by podman as pods: a plain Python, a user's Dockerfile, one without any.
+"""Images that are not of this project, run by podman: a plain Python, a user's Dockerfile, one without any.
 
-The manifests are what `launcher kubernetes --dry-run` prints; podman takes the part of the kubelet (test_kube_play.py).
+Pods' manifests are those of `launcher kubernetes --dry-run`; podman takes the part of the kubelet (test_kube_play.py).
 It makes no folders below a ConfigMap's volume, and no modes: those are in test_carried.py of the Kubernetes package.
 """
 
@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,12 +18,11 @@ from ruamel.yaml import YAML
 
 from launcher import ROOT
 from tests.real.image import engines
+from tests.real.image.engines import Engine
 from tests.real.image.test_kube_play import controlled
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from tests.real.image.engines import Engine
 
 pytestmark = pytest.mark.image
 
@@ -49,6 +49,12 @@ here = pathlib.Path.cwd()
 print("OLD", shared.SAID, here, sys.argv[1:], sorted(p.name for p in here.iterdir() if p.name[0] != "."), flush=True)
 print((here / "raw.dat").read_bytes(), flush=True)
 """
+WAITS = """\
+import os, time
+print("ready", os.getpid(), flush=True)
+time.sleep(600)
+"""
+HERE = "slots: 2\nfabric: loopback\nimage: {image}\nlocal: {{container: podman, secrets: {folder}}}\n"
 SITE = "slots: 2\nfabric: loopback\nimage: {image}\nkubernetes: {{cpus: 100m, memory: 500MB}}\n"
 
 
@@ -122,3 +128,43 @@ def test_an_image_without_a_python_says_so(images: Engine, tmp_path: Path) -> No
     assert code == 64, log
     said = "node: error: the image has no python3; image_python in the cluster file names its Python"
     assert log.strip() == said
+
+
+def test_a_shell_beside_a_rank_in_its_container(images: Engine, tmp_path: Path) -> None:
+    """The rank's variables, a secret among them, in its folder, with the image's Python; ended by `cancel`."""
+    (tmp_path / "token").write_text("s3cret")
+    (tmp_path / "token").chmod(0o600)
+    (tmp_path / "train.py").write_text(WAITS)
+    (tmp_path / "site.yaml").write_text(HERE.format(image=PLAIN, folder=tmp_path))
+    env = 'env: {MINE: "it\'s $(HOME)", TOKEN: {secret: token}}\n'
+    (tmp_path / "job.yaml").write_text(
+        f"name: own\ncluster: site.yaml\nbatch: {{micro: 1}}\nworkload: ./train.py\n{env}"
+    )
+    here = Engine({**images.env, "LAUNCHER_RUNS": str(tmp_path / "runs"), "PYTHONPATH": str(ROOT)})
+    launcher = (sys.executable, "-m", "launcher")
+    run = here.run(*launcher, "local", str(tmp_path / "job.yaml")).stdout.strip()
+    try:
+        log = tmp_path / "runs" / run / "logs" / "rank-1.log"
+        deadline = time.monotonic() + 120
+        while not (log.exists() and "ready" in log.read_text()):
+            assert time.monotonic() < deadline, here.run(*launcher, "status", run).stdout
+            time.sleep(0.2)
+        asked = (
+            'echo "$RANK|$MINE|$TOKEN|$PWD"; ls; cat /etc/os-release | head -1; command -v python3; exit 3\n'
+        )
+        done = subprocess.run(
+            [*launcher, "shell", run, "--rank", "1"],
+            env=here.env,
+            input=asked,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 3, done.stderr
+        first, *rest = done.stdout.splitlines()
+        assert first == f"1|it's $(HOME)|s3cret|{tmp_path}/runs/{run}/code"
+        assert {"train.py", "job.yaml"} <= set(rest)
+        assert "rank 1 on " in done.stderr
+    finally:
+        here.run(*launcher, "cancel", run)
+    assert run not in here.run("podman", "ps", "--format", "{{.Labels}}").stdout

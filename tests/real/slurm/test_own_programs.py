@@ -140,8 +140,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def example(site: Site, **fields: Any) -> str:
-    command = ["python", "-u", "-c", START, str(ROOT / "jobs" / "own" / "train.py")]
+def example(site: Site, start: str = START, **fields: Any) -> str:
+    command = ["python", "-u", "-c", start, str(ROOT / "jobs" / "own" / "train.py")]
     return submit(site, command=command, checkpoint={"every": 50, "keep": 2}, deepspeed="zero1", **fields)
 
 
@@ -180,6 +180,8 @@ time.sleep(600)
 def test_a_program_that_hears_nothing_is_put_back_at_the_walltime(signal: str, site: Site) -> None:
     """It has a checkpoint, and the job says so; `signal:` is what it would have to listen to."""
     (site.folder / "deaf.py").write_text(DEAF)
+    more = site.folder / "site.yaml"  # ten seconds to save, and thirty to be put back
+    more.write_text(more.read_text().replace("signal_seconds: 30", "signal_seconds: 40"))
     words = ["python", str(site.folder / "deaf.py")]
     run = submit(site, command=words, signal=signal, checkpoint={"requeue": True})
     site.wait(run, lambda now: now["state"] == "RUNNING" and bool(steps_so_far(site, run)))

@@ -130,3 +130,38 @@ def test_a_foreign_image_is_given_the_node_entry() -> None:
     assert '$$("$$1" --version' in words[2], "Kubernetes would read $( as a reference"
     trained = contents(objects(foreign({})), "programs")
     assert "workloads/pretrain.py" in trained
+
+
+def link(path: str, to: str) -> File:
+    return File(path, f"/home/me/{path}", 0, link=to)
+
+
+def test_links_to_links_arrive() -> None:
+    files = [file("train.py", b"1"), file("lib/v2/mod.py", b"2"), file("data/words", b"3")]
+    links = [
+        link("a-first", "current/mod.py"),  # through a link that comes later
+        link("current", "lib/latest"),
+        link("lib/latest", "v2"),
+        link("lib/v2/words", "../../data/words"),  # within a folder that links lead to
+    ]
+    arrived = contents(objects(planned(*files, *links)))
+    wanted = {"current/mod.py": b"2", "lib/latest/mod.py": b"2", "a-first": b"2", "current/words": b"3"}
+    assert {path: arrived.get(path) for path in wanted} == wanted
+
+
+def test_links_in_a_circle_of_folders_are_refused() -> None:
+    files = [file(f"{name}/f", b"1") for name in "ab"]
+    code = planned(*files, link("a/x", "../b"), link("b/y", "../a")).code
+    assert code
+    with pytest.raises(PlanError, match="and links to them"):
+        objects(planned(*code.files))
+
+
+def test_a_link_to_the_whole_code_arrives_once() -> None:
+    arrived = contents(objects(planned(file("train.py", b"1"), link("first", "train.py"), link("here", "."))))
+    assert set(arrived) == {"train.py", "first", "here/train.py", "here/first"}
+
+
+def test_a_link_to_a_folder_above_itself_arrives_once() -> None:
+    arrived = contents(objects(planned(file("train.py", b"1"), file("d/f", b"2"), link("d/up", ".."))))
+    assert set(arrived) == {"train.py", "d/f", "d/up/train.py", "d/up/d/f"}
