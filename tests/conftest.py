@@ -7,6 +7,7 @@ marker `quick`; and the account of processor time, which is the same on a busy m
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import re
@@ -125,6 +126,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("heavy")
         if not SLOW & {mark.name for mark in item.iter_markers()}:
             item.add_marker("quick")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # thousands of tests and their modules are no garbage, and need not be searched for any
 
 
 @pytest.hookimpl(tryfirst=True)
