@@ -11,6 +11,7 @@ import gc
 import itertools
 import os
 import re
+import signal
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -66,6 +67,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # as a shell's `&` and nohup start it: programs that are interrupted in tests would inherit that
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--hypothesis-profile") != "fuzz":
         # Hypothesis tries constants of the modules that are imported so far, so the examples would depend on which
         # tests this worker has run.
