@@ -89,6 +89,11 @@ def case(
     }
 
 
+# Of the small GPT-2 as of a real one, the matrices of a layer are above the threshold and the norms below it.
+SPLIT: dict[str, Any] = {
+    "stage3_prefetch_bucket_size": 1_000_000,
+    "stage3_param_persistence_threshold": 10_000,
+}
 STREAMED: dict[str, Any] = {
     "stage3_max_live_parameters": 0,
     "stage3_max_reuse_distance": 0,
@@ -108,9 +113,9 @@ CASES = [
     case("zero3-streamed", SMALL, 3, accumulation=2, save=True, **STREAMED),
     case("zero2-activations", SMALL, 2, micro=8, sequence=256),
     case("zero2-checkpointing", SMALL, 2, micro=8, sequence=256, checkpointing=True),
-    case("zero1-gpt2", GPT2, 1, micro=8, sequence=256),
+    case("zero1-gpt2", GPT2, 1),
     case("zero2-gpt2", GPT2, 2, micro=8, sequence=256),
-    case("zero3-gpt2", GPT2, 3, micro=8, sequence=256, stage3_prefetch_bucket_size=1_000_000),
+    case("zero3-gpt2", GPT2, 3, **SPLIT),
     case("zero2-fp32", SMALL, 2, micro=8, sequence=128, low=False),
 ]
 # A model that people train. A test takes too long with it; the smaller GPT-2 has the same tensors.
@@ -144,7 +149,7 @@ def run(folder: Path, cases: Sequence[dict[str, Any]] = CASES) -> dict[str, dict
             command = [sys.executable, str(program), str(folder / "cases.json"), str(folder / "out")]
             processes.append(subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT))
     try:
-        codes = [process.wait(timeout=900) for process in processes]
+        codes = [process.wait(timeout=1800) for process in processes]
     finally:
         for process in processes:
             process.kill()
