@@ -7,9 +7,11 @@ marker `quick`; and the account of processor time, which is the same on a busy m
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import re
+import signal
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -65,6 +67,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # as a shell's `&` and nohup start it: programs that are interrupted in tests would inherit that
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--hypothesis-profile") != "fuzz":
         # Hypothesis tries constants of the modules that are imported so far, so the examples would depend on which
         # tests this worker has run.
@@ -125,6 +130,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("heavy")
         if not SLOW & {mark.name for mark in item.iter_markers()}:
             item.add_marker("quick")
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # thousands of tests and their modules are no garbage, and need not be searched for any
 
 
 @pytest.hookimpl(tryfirst=True)

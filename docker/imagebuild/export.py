@@ -94,9 +94,7 @@ def bundle(engine: str, image: str, out: Path) -> str:
             _need("skopeo", "skopeo")
             _run(["skopeo", "copy", "--quiet", f"docker-daemon:{image}", f"oci:{layout}:latest"])
         else:
-            # The layout is unpacked at once: compressing it would take longer than all the rest. podman always does.
-            plain = ["--disable-compression"] if engine == "buildah" else []
-            _run([engine, "push", "--quiet", *plain, image, f"oci:{layout}:latest"])
+            _run([engine, "push", "--quiet", image, f"oci:{layout}:latest"])
         rootless = [] if os.geteuid() == 0 else ["--rootless"]
         _run(["umoci", "unpack", *rootless, "--image", f"{layout}:latest", str(folder)])
     config = folder / "config.json"

@@ -128,10 +128,10 @@ def environment() -> dict[str, str]:
     }
 
 
-def bases(engine: Engine, flavour: str) -> str:
-    """Make the two bases of a flavour where they are missing; return their names as base.sh prints them."""
+def cpu_bases(engine: Engine) -> str:
+    """Make the bases of the cpu flavour, and with them Debian's, of which all are made; return their two names."""
     with exclusive("bases"):
-        return engine.run(str(check.HERE / "local/base.sh"), flavour, timeout=1200).stdout
+        return engine.run(str(check.HERE / "local/base.sh"), "cpu", timeout=1200).stdout.splitlines()[-1]
 
 
 def make_image(engine: Engine, context: Path = check.HERE, **settings: str) -> Image:
@@ -140,7 +140,7 @@ def make_image(engine: Engine, context: Path = check.HERE, **settings: str) -> I
     The flavours are built side by side: a build waits for packages half of the time. With REBUILD among the settings it
     is built in any case; layers that did not change are taken again.
     """
-    bases(engine, settings["FLAVOUR"])
+    cpu_bases(engine)
     with exclusive(settings["FLAVOUR"]):
         command = [sys.executable, "-m", "imagebuild.build"]
         own = {"PYTHONPATH": str(context), "BASE_IMAGE": "local", "ENGINE": "buildah"}

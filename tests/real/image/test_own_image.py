@@ -63,7 +63,7 @@ def images(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Engine:
     """The three images, built by buildah."""
     folder = tmp_path_factory.mktemp("images")
     (folder / "train.py").write_text(IN_THE_IMAGE)
-    base = engines.bases(engine, "cpu").splitlines()[-1].split()[1]
+    base = engines.cpu_bases(engine).split()[1]
     with engines.exclusive("plain"):
         for name, text in ((PLAIN, PLAIN_FILE.format(base=base)), (MINE, MINE_FILE), (BARE, BARE_FILE)):
             (folder / "Dockerfile").write_text(text)

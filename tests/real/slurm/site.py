@@ -107,6 +107,11 @@ class Site:
         path.write_text(text)
         return [f"workload={json.dumps(str(path))}", "args={}", "batch={micro: 1}"]
 
+    def held(self, gate: Path, then: str = "") -> list[str]:
+        """Settings of a job that waits until there is a file `gate`, and then does what the Python text says."""
+        wait = f"while not pathlib.Path({str(gate)!r}).exists():\n    time.sleep(0.1)\n"
+        return self.program(f"import pathlib, time\n{wait}{then}\n")
+
     def starts(self, run: str) -> list[dict[str, Any]]:
         """The start event of every attempt."""
         return [r for r in self.metrics(run) if r.get("event") == "start"]

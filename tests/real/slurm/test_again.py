@@ -17,8 +17,12 @@ SLEEP = "import time; print('ready', flush=True); time.sleep(120)\n"
 def test_preemption_saves_and_goes_on_later(site: Site) -> None:
     run = site.submit("cluster.slurm.partition=low", "args.step-delay=0.3", "args.max-steps=40")
     site.wait(run, lambda _: len(site.losses(run)) >= 3)
-    site.cluster.sh("sbatch -p debug -N4 --exclusive -o /dev/null --wrap 'sleep 2'")
+    gate = site.folder.parent / "gate"
+    site.cluster.sh(
+        f"sbatch -p debug -N4 --exclusive -o /dev/null --wrap 'until [ -e {gate} ]; do sleep 0.2; done'"
+    )
     site.wait(run, lambda now: now["state"] == "PENDING")
+    gate.touch()
     done = site.ended(run)
     assert done["state"] == "SUCCEEDED", site.all_logs(run)
     first, second = site.starts(run)
@@ -51,7 +55,8 @@ def test_restarts_have_an_end(site: Site) -> None:
     for number in (1, 2):
         site.wait(run, lambda _, n=number: _attempts(site, run) == n)  # type: ignore[misc]
         site.cluster.sh(f"scontrol requeue {job}")
-        site.wait(run, lambda now: now["state"] == "PENDING")
+        # it waits for a moment only, and after the second time it ends
+        site.wait(run, lambda now, n=number: now["state"] != "RUNNING" or _attempts(site, run) > n)  # type: ignore[misc]
     done = site.ended(run)
     assert (done["state"], done["exit_code"]) == ("FAILED", 75)
     log = (site.path(run) / "logs" / "job.log").read_text()

@@ -20,10 +20,12 @@ pytestmark = pytest.mark.slurm
 
 
 def test_after_waits_for_success(site: Site) -> None:
-    good = site.submit(*site.program("import time; time.sleep(3)\n"), "nodes=1", "name=good")
+    gate = site.folder / "gate"
+    good = site.submit(*site.held(gate), "nodes=1", "name=good")
     words = [w for s in (*site.program("print('second')\n"), "nodes=1") for w in ("--set", s)]
     second = site.launcher("slurm", "job.yaml", "--after", good, *words).stdout.strip()
     site.wait(second, lambda now: now["reason"] == "waiting for a job it depends on")
+    gate.touch()
     assert site.ended(second)["state"] == "SUCCEEDED"
     assert site.status(good)["state"] == "SUCCEEDED"
     # Slurm may have forgotten the first by now: nothing is left to wait for
@@ -32,11 +34,11 @@ def test_after_waits_for_success(site: Site) -> None:
 
 
 def test_after_a_failure_nothing_starts_and_nothing_hangs(site: Site) -> None:
-    bad = site.submit(
-        *site.program("import time; time.sleep(2); raise SystemExit(5)\n"), "nodes=1", "name=bad"
-    )
+    gate = site.folder / "gate"
+    bad = site.submit(*site.held(gate, "raise SystemExit(5)"), "nodes=1", "name=bad")
     words = [w for s in (*site.program("print('never')\n"), "nodes=1") for w in ("--set", s)]
     waiting = site.launcher("slurm", "job.yaml", "--after", bad, *words).stdout.strip()
+    gate.touch()
     assert site.ended(bad)["exit_code"] == 5
     assert site.ended(waiting)["state"] == "CANCELLED"
     assert not (site.path(waiting) / "logs" / "rank-0.log").exists()
