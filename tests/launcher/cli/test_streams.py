@@ -38,7 +38,7 @@ FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system ha
 
 
 @pytest.mark.parametrize(
-    "words", ["--help", "--version", "status --help", "schema job", "env", "plan jobs/gpt2.yaml"]
+    "words", ["--help", "--version", "status --help", "schema job", "env", "plan jobs/quickstart.yaml"]
 )
 @FULL
 def test_a_stdout_that_is_full(words: str, tmp_path: Path) -> None:
