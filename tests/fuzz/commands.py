@@ -104,7 +104,7 @@ class Input:
 def make(seed: int, number: int) -> Input:
     """Input `number` of `seed`."""
     random = Random(f"{seed}:{number}")
-    build = random.choices((_of_jobs, _of_runs, _small), (70, 24, 6))[0]
+    build = random.choices((_of_jobs, _of_runs, _of_cache, _small), (68, 23, 3, 6))[0]
     words, made = build(random)
     environment = _environment(random)
     if environment.get("KUBECONFIG") == "config":
@@ -238,6 +238,19 @@ def _of_runs(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:
             words += OPTIONS[name](random)
     left = records.folders(random, recorded)
     return tuple(words), {f"runs/{name}": content for name, content in left.items()}
+
+
+def _of_cache(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:
+    """`data`, of a cache with texts in it or without."""
+    odd = ("01", "fedcba9876543210", "", "..", "/", "x" * 300)
+    action = random.choice(("list", "show", "show", "remove", "remove", "x"))
+    given = random.random() < (0.1 if action == "list" else 0.95)
+    key = (random.choice(odd) if random.random() < 0.3 else random.choice(records.KEYS),) if given else ()
+    places = (("--cache", ""), ("--cache", "loop"), ("--cluster", "laptop"), ())
+    where = random.choice(places) if random.random() < 0.3 else ("--cache", "cache")
+    json = ("--json",) if random.random() < 0.4 else ()
+    files_ = {f"cache/{name}": content for name, content in records.cache(random).items()}
+    return ("data", action, *key, *where, *json), files_
 
 
 def _small(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:

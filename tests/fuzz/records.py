@@ -38,6 +38,19 @@ CODE = {
     },
     "left_out": [],
 }
+KEYS = ("0123456789abcdef", "0123456789abcdee", "fedcba9876543210.removed")
+CORPUS = {
+    **{"format": 3, "sources": ["/data/a b"], "tokenizer": "bpe:512", "dtype": "uint16", "vocabulary": 512},
+    **{
+        "tokens": 9,
+        "documents": 2,
+        "bytes": 40,
+        "unigram_entropy": 1.5,
+        "longest_document": 5,
+        "seconds": 0.1,
+    },
+    **{"shards": [["00000", 9, 2]], "created": "2026-01-01T00:00:00Z"},
+}
 HOST = {"host": "127.0.0.1", "drivers": {}, "packages": {"torch": "2.13.0"}}
 
 
@@ -54,6 +67,21 @@ def folders(random: Random, recorded: bool = False) -> dict[str, bytes]:
         made["demo-pipeline-1/pipeline.json"] = _json(random, {"id": "demo-pipeline-1", "stages": stages})
     if random.random() < 0.2:
         made["bad-hosts.txt"] = values.damaged(random, "node7 2099-01-01T00:00:00+00:00 GPU lost\nnode8 x\n")
+    return made
+
+
+def cache(random: Random) -> dict[str, bytes]:
+    """Path → content of a cache of prepared texts: whole, unfinished, claimed, damaged."""
+    made: dict[str, bytes] = {}
+    for key in KEYS:
+        if random.random() < 0.8:
+            made[f"{key}/corpus.json"] = _json(random, CORPUS)
+        for name, share in (("00000.bin", 0.8), ("00000.idx", 0.6), (".00001.idx", 0.2), ("mine.txt", 0.1)):
+            if random.random() < share:
+                made[f"{key}/{name}"] = b"MMIDIDX\0\0"
+        if random.random() < 0.3:
+            claim = {"host": "here", "pid": 1, "started": 1.0}
+            made[f"{key}/00000.claim"] = _json(random, claim)
     return made
 
 
