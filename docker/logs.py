@@ -67,6 +67,7 @@ class Log:
                 _write(self._file, b"\n")
                 self._add_waiting()
             os.close(self._file)
+            self._file = -1  # a copier that is still there must not write into the next file
 
     def write(self, chunk: bytes) -> None:
         """What the rank writes."""

@@ -16,6 +16,8 @@ import errno
 import fnmatch
 import json
 import os
+import re
+import socket
 import sys
 import threading
 import time
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 
 LONGEST = 60.0  # seconds between two tries
 # Files that no workload reads: other frameworks' weights, and a model's second copy of its own.
-_FOREIGN = ("*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "*.gguf", "*.mlmodel", "original/*", "onnx/*")
+_FOREIGN = (
+    *("*.h5", "*.msgpack", "*.onnx", "*.ot", "*.tflite", "*.gguf", "*.mlmodel", "original/*", "onnx/*"),
+    "consolidated*",  # Mistral's own copy beside that of transformers
+)
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")  # not needed where there are safetensors
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _AGAIN = (408, 429)  # of the answers from 400 to 499, those that may change
@@ -141,7 +146,7 @@ def _point_to(cache: Path, commit: str) -> None:
     """Name the commit as that of the branch main, by which ranks look for it when the hub does not answer."""
     refs = cache / "refs"
     refs.mkdir(parents=True, exist_ok=True)
-    half = refs / f".main.{os.getpid()}"
+    half = refs / f".main.{socket.gethostname()}.{os.getpid()}"
     half.write_text(commit, encoding="ascii")
     half.replace(refs / "main")
 
@@ -173,6 +178,10 @@ def is_whole(cache: Path) -> bool:
         commit = (cache / "refs" / "main").read_text(encoding="ascii").strip()
         snapshot = cache / "snapshots" / commit
         weights = [p for p in snapshot.iterdir() if p.suffix in (".safetensors", ".bin") and p.exists()]
+        weights = [path for path in weights if path.name != "training_args.bin"]
+        numbered = [part for path in weights if (part := re.search(r"-of-(\d+)\.", path.name))]
+        if any(len(numbered) < int(part[1]) for part in numbered):  # their index may come last
+            return False
         indices = list(snapshot.glob("*.index.json"))
         shards = {name for index in indices for name in json.loads(index.read_text())["weight_map"].values()}
         return (

@@ -48,9 +48,11 @@ class Notes:
         """Add what matters to the ranks' logs until `finish`; `numbers`: pid → rank of the processes started here."""
 
         def watch() -> None:
-            while not self._ended.wait(_SECONDS):
-                self._add(kept, numbers)
-            self._add(kept, numbers)
+            ended = False
+            while not ended:
+                ended = self._ended.wait(_SECONDS)  # what came before the end is read once more after it
+                with contextlib.suppress(OSError):  # a job may empty its host's scratch
+                    self._add(kept, numbers)
 
         self._thread = threading.Thread(target=watch, daemon=True)
         self._thread.start()

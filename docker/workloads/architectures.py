@@ -73,7 +73,8 @@ def build(
 
     from workloads import engines
 
-    settings.use_cache = False
+    for part in (settings, settings.get_text_config()):
+        part.use_cache = False
     dtype = engines.dtype(deepspeed_config)
     # tells transformers to partition while it builds; `with deepspeed.zero.Init()` around it breaks its weights
     partitioned = HfDeepSpeedConfig(deepspeed_config) if engines.stage(deepspeed_config) == 3 else None
@@ -97,18 +98,24 @@ def build(
     return model
 
 
+def vocabulary(settings: PretrainedConfig) -> int:
+    """How many tokens the language model has a place for: a model of more than text keeps that inside."""
+    return int(settings.get_text_config().vocab_size)
+
+
 def pad_vocabulary(name: str, settings: PretrainedConfig, multiple: int) -> None:
     """Make the vocabulary of a model that is to be built a multiple of this number.
 
     Raises Stop where the model's weights are loaded and have another size.
     """
-    padded = -(-settings.vocab_size // multiple) * multiple
-    if padded != settings.vocab_size and has_weights(name):
+    size = vocabulary(settings)
+    padded = -(-size // multiple) * multiple
+    if padded != size and has_weights(name):
         raise Stop(
-            f"--pad-vocab {multiple}: {name} has weights for {settings.vocab_size:,} tokens, which are not resized; "
+            f"--pad-vocab {multiple}: {name} has weights for {size:,} tokens, which are not resized; "
             "leave it out, or start from random weights"
         )
-    settings.vocab_size = padded
+    settings.get_text_config().vocab_size = padded
 
 
 def fuse(model: PreTrainedModel) -> None:

@@ -7,6 +7,7 @@ is said in corpus.py. Trained tokenizers are kept in .tokenizers/ beside.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -41,6 +42,7 @@ class Making(NamedTuple):
     processes: int
     log: Log | None = None  # None where another rank tells
     minutes: float | None = None  # at most
+    look: Callable[[], None] | None = None  # called at least once a second; what it raises ends the work
 
 
 def place(option: str | None, run_dir: Path) -> Path:
@@ -51,7 +53,10 @@ def place(option: str | None, run_dir: Path) -> Path:
 
 def key(words: list[str], by: PreTrainedTokenizerBase) -> str:
     """The name of a corpus' folder: weights of a mixture have no part in it."""
-    return _hash(FORMAT, tokenizer.fingerprint(by), *map(sources.fingerprint, sources.parse(words)))
+    of, by_ids = tokenizer.fingerprint(by), encoding.of(by)
+    # tokenizer.json does not say which token ends a text: Qwen2.5 and its Instruct have the same one, and other ends
+    around = by_ids.begin, by_ids.end, by_ids.vocabulary, getattr(by, "split_special_tokens", False)
+    return _hash(FORMAT, of, around, *map(sources.fingerprint, sources.parse(words)))
 
 
 def make(words: list[str], by: PreTrainedTokenizerBase, within: Path, making: Making) -> Path:
@@ -59,15 +64,22 @@ def make(words: list[str], by: PreTrainedTokenizerBase, within: Path, making: Ma
     folder = within / key(words, by)
     if (folder / COMPLETE).exists():
         completing.tidy(folder)  # a process may have been killed at it
+        completing.check(folder)
         return folder
     encoder = encoding.of(by)
     shards = cutting.shards(sources.parse(words), encoder.end_token)
     folder.mkdir(parents=True, exist_ok=True)
     work = Work(folder, shards, encoder)
     progress = Progress(making.log, making.minutes)
+
+    def look() -> None:
+        progress.look(work)
+        if making.look is not None:
+            making.look()
+
     try:
-        tokenizing.make(work, making.processes, lambda: progress.look(work))
-        complete(work, words, by, lambda: progress.look(work))
+        tokenizing.make(work, making.processes, look)
+        complete(work, words, by, look)
     except Stop as stop:
         if stop.code == BAD_INPUT and not isinstance(stop, Late):
             _remove(folder)
@@ -91,9 +103,18 @@ def complete(work: Work, words: list[str], by: PreTrainedTokenizerBase, look: Ca
             continue
         try:
             if not (work.folder / COMPLETE).exists():
-                completing.complete(work, words, by.name_or_path)
+                completing.complete(work, words, by.name_or_path, functools.partial(_beat, claim, look))
+        except FileNotFoundError:
+            # another process that took this one for dead has completed the folder, and tidied up
+            if not (work.folder / COMPLETE).exists():
+                raise
         finally:
             claim.release()
+
+
+def _beat(claim: claims.Claim, look: Callable[[], None]) -> None:
+    claim.beat()
+    look()
 
 
 def _remove(folder: Path) -> None:

@@ -75,7 +75,8 @@ def check_pairs(stage: Stage) -> None:
     if not rows:
         return
     turns.check(stage.tokenizer, rows[0].place)
-    text = next((row for row in stage.training if not isinstance(row.get("chosen"), list)), None)
+    everything = (*stage.training, *stage.held_out)
+    text = next((row for row in everything if not isinstance(row.get("chosen"), list)), None)
     if text is not None:
         raise Stop(
             f"{text.place}: its answers are text, and those of {rows[0].place} are messages: use one of both"
@@ -106,7 +107,7 @@ def judge(name: str, stage: Stage, seed: int | None, **more: Any) -> PreTrainedM
     else:
         torch.manual_seed(seed)
     model = _loaded(AutoModelForSequenceClassification, name, stage.config, num_labels=1, **more)
-    if seed is not None and len(stage.tokenizer) > model.config.vocab_size:
+    if seed is not None and len(stage.tokenizer) > architectures.vocabulary(model.config):
         model.resize_token_embeddings(len(stage.tokenizer), mean_resizing=False)  # by a token for padding
     model.config.pad_token_id = stage.tokenizer.pad_token_id
     return model

@@ -18,6 +18,7 @@ from ending import NOT_FINITE, SAVED
 
 from workloads import (
     architectures,
+    cache,
     chat,
     checkpoints,
     corpus,
@@ -142,7 +143,7 @@ def prepare(stage: Stage) -> Training:
 def text_samples(stage: Stage) -> samples.Samples:
     """Samples of --ptx-data, each of --seq-length tokens. Raises Stop where they are too few for a step."""
     args, this = stage.args, stage.this
-    tokens = corpus.prepare(this, args.ptx_data, stage.tokenizer, this.run_dir / "data")
+    tokens = corpus.prepare(this, args.ptx_data, stage.tokenizer, cache.place(None, this.run_dir))
     plain_text = samples.Samples(tokens.split()[0], stage.length, args.seed)
     this.together(lambda: samples.check_lengths(plain_text, stage.size.total, stage.settings))
     return plain_text

@@ -33,7 +33,7 @@ class Claim:
         if time.monotonic() - self.touched >= BEAT:
             self.touched = time.monotonic()
             with contextlib.suppress(OSError):  # taken over, or the whole folder removed
-                descriptor = os.open(self.path, os.O_WRONLY | os.O_TRUNC)
+                descriptor = os.open(self.path, os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW)
                 with os.fdopen(descriptor, "w") as file:
                     json.dump({**_self(), "done": done}, file)
 

@@ -16,7 +16,7 @@ from workloads import claims, held_out, megatron, metrics
 from workloads.session import Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy as np
@@ -28,8 +28,11 @@ FORMAT = 3  # of the files; part of their key
 COMPLETE, HELD_OUT = "corpus.json", "held-out"
 
 
-def complete(work: Work, words: list[str], by: str) -> None:
-    """Write held-out and corpus.json of shards that are all there. Raises Stop when there is no token."""
+def complete(work: Work, words: list[str], by: str, beat: Callable[[], None]) -> None:
+    """Write held-out and corpus.json of shards that are all there; `beat` is called for each.
+
+    Raises Stop when there is no token.
+    """
     import numpy as np
 
     folder, encoder = work.folder, work.encoder
@@ -37,6 +40,7 @@ def complete(work: Work, words: list[str], by: str) -> None:
     entries, continued, longest, last = [], [], 0, 0
     bytes_, seconds, documents = 0, 0.0, 0
     for shard in work.shards:
+        beat()
         lengths = _lengths(folder, shard.name)
         with np.load(folder / f"{shard.name}.npz") as facts:
             counts += facts["counts"]
@@ -54,7 +58,7 @@ def complete(work: Work, words: list[str], by: str) -> None:
     total = int(counts.sum())
     if not total:
         raise Stop(f"--data {' '.join(words)}: there is no text in it")
-    _write_held_out(work, total)
+    _write_held_out(work, total, beat)
     share = counts[counts > 0] / total
     facts = {
         "format": FORMAT,
@@ -83,16 +87,20 @@ def _lengths(folder: Path, name: str) -> np.ndarray:
     return megatron.read_index(folder / f"{name}.idx").lengths.astype(np.int64)
 
 
-def _write_held_out(work: Work, tokens: int) -> None:
+def _write_held_out(work: Work, tokens: int, beat: Callable[[], None]) -> None:
     import numpy as np
 
     def shards() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for shard in work.shards:
+            beat()
             with np.load(work.folder / f"{shard.name}.npz") as facts:
                 yield _lengths(work.folder, shard.name), facts["keys"]
 
     half = work.folder / f".{HELD_OUT}.{socket.gethostname()}.{os.getpid()}"
-    held_out.choose(shards, tokens).tofile(half)
+    with half.open("wb") as file:
+        held_out.choose(shards, tokens).tofile(file)
+        file.flush()
+        os.fsync(file.fileno())
     half.replace(work.folder / HELD_OUT)
 
 
@@ -102,6 +110,22 @@ def tidy(folder: Path) -> None:
         if path.suffix in (".npz", claims.SUFFIX) or path.name.startswith("."):
             with contextlib.suppress(OSError):  # somebody else's, or gone already
                 path.unlink()
+
+
+def check(folder: Path) -> None:
+    """Raise Stop unless a complete folder still has every shard, whole: old files are purged, and copies cut off."""
+    import numpy as np
+
+    facts = json.loads((folder / COMPLETE).read_text(encoding="utf-8"))
+    item = np.dtype(facts["dtype"]).itemsize
+    for name, tokens, _ in facts["shards"]:
+        path = folder / f"{name}.bin"
+        size = path.stat().st_size if path.exists() else -1
+        if size != item * tokens or not path.with_suffix(".idx").exists():
+            raise Stop(
+                f"{path} or its .idx is gone or not whole (a purge of old files, a copy that was cut off): remove "
+                f"{folder}, and its tokens are made again"
+            )
 
 
 def tell(folder: Path, log: Log) -> None:

@@ -23,6 +23,7 @@ from workloads.token_shards import Entry, Shards
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
 
     import numpy as np
     from transformers import PreTrainedTokenizerBase
@@ -147,10 +148,10 @@ def prepare(
     The first rank of each host makes them with all its cores; the others wait, `wait` minutes at most.
     """
 
-    def make() -> Corpus:
+    def make(look: Callable[[], None]) -> Corpus:
         log = metrics.Log(session.run_dir, session.rank == 0)
         try:
-            making = cache.Making(processes=cores.usable(), log=log, minutes=wait)
+            making = cache.Making(processes=cores.usable(), log=log, minutes=wait, look=look)
             return read(cache.make(words, by, place, making))
         finally:
             log.close()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SHARDS = 1024  # aimed at, between these sizes
 SMALLEST, LARGEST = 1 << 20, 1 << 30  # bytes of source in a shard
 WINDOW = 1 << 20  # bytes in which a place for a cut is looked for
+PACKED = (".bz2", ".gz", ".xz", ".zip", ".zst")
 EMPTY = "is empty: remove it, or leave it out of --data"
 
 
@@ -63,13 +64,13 @@ def shards(given: list[Source], end_token: int | None) -> list[Shard]:
     made: list[Shard] = []
     for number, parts in enumerate(wholes):
         together: list[Part] = []
+        together_size = 0  # a sum over them for each one would take hours for millions of small files
         for part in (piece for whole in parts for piece in _cut(whole, size, end_token)):
             together.append(part)
-            if (
-                sum(one.size for one in together) >= size * 3 // 4
-            ):  # pieces of a file are a little below `size`
+            together_size += part.size
+            if together_size >= size * 3 // 4:  # pieces of a file are a little below `size`
                 made.append(Shard(f"{len(made):05}", number, tuple(together)))
-                together = []
+                together, together_size = [], 0
         if together:
             made.append(Shard(f"{len(made):05}", number, tuple(together)))
     return made
@@ -114,6 +115,8 @@ def _file(path: Path, source: Source) -> Part:
         if path.suffix == ".zst":
             packages.require("zstandard", f"--data {path}")
         return Part("packed lines", name, 0, 1, size=size, column=source.column)
+    if path.suffix in PACKED:
+        raise Stop(f"--data {path}: compressed text is read of .jsonl.gz and .jsonl.zst alone: unpack it")
     kind = "lines" if path.suffix == ".jsonl" else "text"
     return Part(kind, name, 0, size, size=size, column=source.column)
 

@@ -50,13 +50,14 @@ class Encoder:
 
 def of(by: PreTrainedTokenizerBase) -> Encoder:
     """The encoder of a tokenizer."""
-    dtype = megatron.type_for(len(by))
+    vocabulary = 1 + max(by.get_vocab().values())  # not len(by): ids may have gaps
+    dtype = megatron.type_for(vocabulary)
     between = "\n\n" if by.eos_token_id is None else ""
     end = tokenizer.encode(by, [between], dtype)[0].tolist() if between else [by.eos_token_id]
     plain = by.name_or_path == "bytes"
     fast = not plain and by.is_fast and not getattr(by, "split_special_tokens", False)
     return Encoder(
-        vocabulary=len(by),
+        vocabulary=vocabulary,
         dtype=dtype,
         begin=tokenizer.beginning(by),
         end=end,

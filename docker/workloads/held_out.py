@@ -47,8 +47,13 @@ def choose(shards: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], tokens
         chosen.append((np.stack([first[near], end[near]], axis=1) + begin, order[near]))
         begin += int(lengths.sum())
     spans, order = (np.concatenate(column) for column in zip(*chosen, strict=True))
-    spans = spans[np.argsort(order, kind="stable")]
-    kept: np.ndarray = spans[(spans[:, 1] - spans[:, 0]).cumsum() <= target]
+    sorting = np.argsort(order, kind="stable")
+    spans, order = spans[sorting], order[sorting]
+    count = int(((spans[:, 1] - spans[:, 0]).cumsum() <= target).sum())
+    fewer = (
+        int(order[:count].searchsorted(order[count])) if count < len(order) else count
+    )  # copies stay together
+    kept: np.ndarray = spans[: fewer or count]  # a text of nothing but copies cannot keep them together
     return kept
 
 

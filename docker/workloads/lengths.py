@@ -19,6 +19,8 @@ def cut(rows: Iterable[Row], length: int, end: int) -> int:
 
 
 def _is_cut(row: Row, length: int, end: int) -> bool:
+    if len(row.get("seq_lengths", ())) > 1:
+        return False  # several in a pack: one that is cut would fill it
     if "rejected_ids" in row:
         answers = max(len(row["chosen_ids"]), len(row["rejected_ids"]))
         return len(row.get("prompt_ids", ())) + answers > length

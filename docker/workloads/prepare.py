@@ -17,6 +17,8 @@ import os
 import time
 from pathlib import Path
 
+from ending import NO_CHECKPOINT
+
 from workloads import architectures, cache, cache_link, cores, metrics, options, session, tokenizer
 from workloads.traits import Traits
 
@@ -54,7 +56,7 @@ def prepare(args: argparse.Namespace) -> int:
     if first:
         cache_link.lead(run_dir, place)
     try:
-        vocabulary = architectures.config(args.model).vocab_size
+        vocabulary = architectures.vocabulary(architectures.config(args.model))
         by = tokenizer.choose(
             args.tokenizer,
             args.model,
@@ -63,9 +65,10 @@ def prepare(args: argparse.Namespace) -> int:
         )
         making = cache.Making(args.processes or cores.usable(), log if first else None)
         folder = cache.make(args.data, by, place, making)
-    except session.Stop as stop:
+    except (OSError, session.Stop) as error:
+        stop = error if isinstance(error, session.Stop) else session.Stop(str(error), NO_CHECKPOINT)
         log.event("end", 0, status="failed", reason=stop.message)
-        raise
+        raise stop from error
     cache.mark_used(folder / cache.COMPLETE)
     log.event("end", 0, status="done")
     if first:

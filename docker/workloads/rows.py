@@ -62,10 +62,16 @@ def _lines(path: Path) -> Iterator[tuple[str, Any]]:
         raise Stop(
             f"--data {path}: not a whole gzip file ({error}) after line {number}: make it anew"
         ) from error
+    except OSError as error:
+        raise Stop(f"--data {path}: {error.strerror}") from error
 
 
 def _list(path: Path) -> Iterator[tuple[str, Any]]:
-    whole = _parsed(path.read_bytes(), f"--data {path}")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Stop(f"--data {path}: {error.strerror}") from error
+    whole = _parsed(content, f"--data {path}")
     if not isinstance(whole, list):
         raise Stop(
             f"--data {path}: not a list of objects; a file with an object on each line is called .jsonl"
@@ -92,13 +98,21 @@ def _table(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _parsed(content: bytes, place: str) -> Any:
     try:
-        return json.loads(content.decode("utf-8-sig"))
+        row = json.loads(content.decode("utf-8-sig"))
+        if b"\\u" in content:
+            json.dumps(row, ensure_ascii=False).encode()
+        return row
     except UnicodeDecodeError as error:
         raise Stop(
             f"{place}: not UTF-8 (byte {error.start + 1}): convert the file, such as by iconv"
         ) from error
+    except UnicodeEncodeError as error:
+        raise Stop(
+            f"{place}: half of a surrogate pair, which is no character: mend the row, or leave it out"
+        ) from error
     except ValueError as error:
-        raise Stop(f"{place}: not JSON: {error}") from error
+        lines = ": a file with an object on each line is called .jsonl" if "Extra data" in str(error) else ""
+        raise Stop(f"{place}: not JSON: {error}{lines}") from error
     except RecursionError:
         raise Stop(f"{place}: JSON that is nested too deeply") from None
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from workloads import corpus, mixture, packing, shuffle, sources
+from workloads import architectures, corpus, mixture, packing, shuffle, sources
 from workloads.session import Stop
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def load(
     """
     import numpy as np
 
-    tokenizer, tokens = corpus.tokenized(session, args, settings.vocab_size)
+    tokenizer, tokens = corpus.tokenized(session, args, architectures.vocabulary(settings))
     held_out = tokens.split()[1]
     samples = of(tokens, args)
     check_lengths(samples, size.total, settings)
@@ -222,7 +222,7 @@ def windows(tokens: Any, starts: np.ndarray, length: int, masked: bool = False) 
 
 def check_lengths(samples: Samples, global_batch: int, settings: PretrainedConfig) -> None:
     """Raise Stop when the samples are too long for the model, or too few for one step."""
-    longest = getattr(settings, "max_position_embeddings", samples.length)
+    longest = getattr(settings.get_text_config(), "max_position_embeddings", samples.length)
     if samples.length > longest:
         raise Stop(f"--seq-length {samples.length} is more than the {longest} positions of the model")
     if samples.per_epoch < global_batch:

@@ -59,6 +59,7 @@ def write(folder: Path, shard: Shard, encoder: Encoder, beat: Callable[[int], No
     arrays: dict[str, Any] = {name: np.array(fact) for name, fact in facts.items()}
     with halves["npz"].open("wb") as file:
         np.savez(file, keys=keys, counts=writer.counts, **arrays)
+        _to_disk(file)
     with halves["idx"].open("wb") as file:
         megatron.write_index(file, encoder.dtype, lengths)
         _to_disk(file)

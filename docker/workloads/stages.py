@@ -59,7 +59,7 @@ class Stage:
     @property
     def positions(self) -> int | None:
         """How many positions the model has; None for one without a limit."""
-        limit: int | None = getattr(self.settings, "max_position_embeddings", None)
+        limit: int | None = getattr(self.settings.get_text_config(), "max_position_embeddings", None)
         return limit
 
     @property
@@ -117,9 +117,10 @@ def prepare(
     if unbalanced := routing.unbalanced(settings, balanced):
         log.say(unbalanced)
     training, held_out = examples.read(this, args.data, forms, formats.columns(args))
-    by = tokenizer.for_examples(this, args, settings.vocab_size, training, pad_apart=pad_apart)
+    vocabulary = architectures.vocabulary(settings)
+    by = tokenizer.for_examples(this, args, vocabulary, training, pad_apart=pad_apart)
     this.together(lambda: turns.adopt(by, vars(args).get("chat_template")))
-    if len(by) > settings.vocab_size:
+    if len(by) > vocabulary:
         log.say(
             f"the vocabulary of {args.model} grows by {by.pad_token} for padding: it had only its end token for it"
         )
@@ -161,7 +162,7 @@ def start(stage: Stage, kind: str = "AutoModelForCausalLM") -> str:
     folder = stage.this.run_dir / START
 
     def write() -> None:
-        if not (folder / "config.json").exists():
+        if not (folder / "tokenizer_config.json").exists():  # the last file that is written
             import torch
             import transformers
 

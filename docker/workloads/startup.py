@@ -99,7 +99,7 @@ def lesson(args: argparse.Namespace, this: Session) -> int:
     if args.max_steps <= trials.WARMUP:
         raise Stop(f"--max-steps {args.max_steps}: the first {trials.WARMUP} are not measured, so use more")
     settings = this.together(lambda: architectures.config(args.model))
-    samples = trials.batches(this, args, settings.vocab_size)
+    samples = trials.batches(this, args, architectures.vocabulary(settings))
     chosen = {name: switch for name, switch in switches(config, size).items() if name in args.switches}
     measured = []
     for name, (changed, _) in chosen.items():

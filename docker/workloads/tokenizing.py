@@ -139,11 +139,11 @@ def _spawned(work: Work, count: int, look: Callable[[], None]) -> None:
             running.append((process, receiver))
         while running:
             wait([process.sentinel for process, _ in running], LOOK)
+            stop_if_asked()  # first: the signal may have come to processes that did not ignore it yet
             ended = [pair for pair in running if pair[0].exitcode is not None]
             for process, receiver in ended:
                 _check(process, receiver)
             running = [pair for pair in running if pair not in ended]
-            stop_if_asked()
             look()
     finally:
         for process, receiver in running:

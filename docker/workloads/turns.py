@@ -89,7 +89,11 @@ def _spans(tokenizer: PreTrainedTokenizerBase, messages: Messages, whole: str, p
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = _render(tokenizer, messages[:number], place, answers=True) if number else ""
+        before = (
+            _render(tokenizer, messages[:number], place, answers=True)
+            if number
+            else _opening(tokenizer, messages[:1], place)
+        )
         until = _render(tokenizer, messages[: number + 1], place)
         if not whole.startswith(until) or not until.startswith(before):
             raise Stop(
@@ -99,6 +103,14 @@ def _spans(tokenizer: PreTrainedTokenizerBase, messages: Messages, whole: str, p
             )
         spans.append((len(before), len(until)))
     return spans
+
+
+def _opening(tokenizer: PreTrainedTokenizerBase, messages: Messages, place: str) -> str:
+    """What comes before an answer that a conversation begins with: templates take no list without messages."""
+    until = _render(tokenizer, messages, place)
+    head = _render(tokenizer, messages, place, answers=True)[len(until) :]  # what begins an answer
+    before, found, _ = until.partition(head) if head else ("", "", "")
+    return before + found if found else ""
 
 
 def _render(

@@ -30,11 +30,14 @@ _calls = itertools.count()  # the same on every rank, as of a collective
 
 def first(session: Session, work: Callable[[], T], minutes: float) -> T:
     """What `work` returns on rank 0, on every rank; what it raises stops every rank. All ranks call it."""
-    return _led(session, [0], work, minutes)
+    return _led(session, [0], lambda _: work(), minutes)
 
 
-def each_host(session: Session, work: Callable[[], T], minutes: float) -> T:
-    """What `work` returns on the first rank of this host, once it has ended on every host. All ranks call it."""
+def each_host(session: Session, work: Callable[[Callable[[], None]], T], minutes: float) -> T:
+    """What `work` returns on the first rank of this host, once it has ended on every host. All ranks call it.
+
+    `work` is given what it should call every now and then: it raises the Stop of another host.
+    """
     from torch import distributed
 
     local: list[Any] = [None] * session.world_size
@@ -42,14 +45,16 @@ def each_host(session: Session, work: Callable[[], T], minutes: float) -> T:
     return _led(session, [rank for rank, place in enumerate(local) if place == 0], work, minutes)
 
 
-def _led(session: Session, leaders: list[int], work: Callable[[], T], minutes: float) -> T:
+def _led(session: Session, leaders: list[int], work: Callable[[Callable[[], None]], T], minutes: float) -> T:
     """`leaders` are in order and begin with 0; a rank's is the last that is not above it."""
     from torch.distributed import distributed_c10d
 
     store, call = distributed_c10d._get_default_store(), next(_calls)
     keys = {leader: f"workloads/{call}/{leader}" for leader in leaders}
     if session.rank in keys:
-        store.set(keys[session.rank], pickle.dumps(_outcome(work)))
+        others = [key for leader, key in keys.items() if leader != session.rank]
+        done = _outcome(lambda: work(lambda: _raise_any(store, others)))
+        store.set(keys[session.rank], pickle.dumps(done))
     end, pause, answers = time.monotonic() + 60 * minutes + GRACE, SHORTEST, {}
     while waited_for := [leader for leader in leaders if leader not in answers]:
         for leader in waited_for:
@@ -66,6 +71,15 @@ def _led(session: Session, leaders: list[int], work: Callable[[], T], minutes: f
         pause = min(LONGEST, max(SHORTEST, 1.5 * pause))
     result: T = answers[max(leader for leader in leaders if leader <= session.rank)]
     return result
+
+
+def _raise_any(store: Any, keys: list[str]) -> None:
+    """Raise the Stop that a leader has ended with, if one of these has."""
+    for key in keys:
+        if store.check([key]):
+            _, stop = pickle.loads(store.get(key))
+            if stop is not None:
+                raise stop
 
 
 def _outcome(work: Callable[[], Any]) -> tuple[Any, Stop | None]:

@@ -66,7 +66,7 @@ def compare(args: argparse.Namespace, this: Session) -> int:
     if args.max_steps <= trials.WARMUP:
         raise Stop(f"--max-steps {args.max_steps}: the first {trials.WARMUP} are not measured, so use more")
     settings = this.together(lambda: architectures.config(args.model))
-    samples = trials.batches(this, args, settings.vocab_size)
+    samples = trials.batches(this, args, architectures.vocabulary(settings))
     measured = []
     for stage in args.stages:
         zero = {**config.get("zero_optimization", {}), "stage": stage}

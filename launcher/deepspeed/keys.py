@@ -252,6 +252,8 @@ def _value(path: KeyPath, value: Any, kind: Any, resolves: bool) -> Iterator[tup
             return
         who = "Hugging Face's Trainer" if resolves else "this workload"
         yield path, Problem(f"{name}: {who} does not resolve `auto` here", "give a value, or leave it out")
+    elif value is None and path[-1].endswith("communication_data_type"):
+        return  # what follows from the rest: deepspeed/runtime/config.py, get_communication_data_type
     elif path in WORDS and str(value).lower() not in WORDS[path]:
         yield path, Problem(f"{name}: {shown(value)} is not known", did_you_mean(str(value), WORDS[path]))
     else:

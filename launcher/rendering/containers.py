@@ -83,8 +83,8 @@ def _floor(plan: Plan) -> float:
     rate, card = plan.cluster.bandwidth, plan.cluster.card
     if not rate or not plan.fabric.memlock:  # over TCP the rate depends on the host's processors
         return 0.0
-    within = [card.link / 10**9] if card and card.link else []
-    return _FLOOR_OF_RATE * min(rate / 8, *within)
+    rates = [rate / 8, *([card.link / 10**9] if card and card.link else [])]
+    return _FLOOR_OF_RATE * min(rates)
 
 
 def _profile(plan: Plan) -> list[str]:

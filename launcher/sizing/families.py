@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from launcher.sizing.model_config import Sizes
 
 _POSITIONS = ("wpe", "embed_positions", "positions_embed")
+_MOST_LAYERS = 100_000
 _WINDOWS = ("full_attention", "sliding_attention")
 # Tensors that an activation and the projection after it save; a written-out one saves each step.
 _SAVED = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_pytorch_tanh": 2}
@@ -145,6 +146,8 @@ def _check(row: Mapping[str, Any], sizes: Sizes) -> None:
 def _stacks(row: Mapping[str, Any], sizes: Sizes) -> Iterator[Stack]:
     """The layers by kind, in the order of their first ones."""
     layers = sizes.of("layers")
+    if layers > _MOST_LAYERS:
+        sizes.fail(f"{layers:,} layers are more than any model has")
     choices = [(rules, options) for *rules, options in row.get("choices", ())]
     lists = [layer_kinds.kinds(rules, sizes, layers, tuple(options)) for rules, options in choices]
     windows = row.get("windows") if sizes.of("window") else None

@@ -115,8 +115,10 @@ def command(plan: Plan, scheduler: str, cluster: str | None = None) -> str:
     settings = {
         "model": plan.job.model,
         "args.data": json.dumps(texts.words(plan), ensure_ascii=False),
-        "args.tokenizer": plan.args.get("tokenizer"),
+        # said even where it is the default: the file has one of its own
+        "args.tokenizer": plan.args.get("tokenizer") or "auto",
         "args.data-cache": plan.args.get("data-cache") or ("" if _cache(plan) else "DIR"),
+        "cluster.data_cache": plan.cluster.data_cache,
     }
     words = ["python", "-m", "launcher", scheduler, "jobs/prepare.yaml"]
     words += ["--cluster", named] if (named := cluster or plan.job.cluster) else []
@@ -157,6 +159,8 @@ def _is_ready(plan: Plan, files: dict[Path, Any]) -> bool:
         return False
     words = list(workloads.command_line({"data": texts.words(plan)})[1:])
     wanted = plan.args.get("tokenizer", "auto")
+    named = wanted != "auto" or plan.job.model in models.named()
+    tokenizers = {"bytes" if wanted == "auto" else wanted} if named else {"bytes", plan.job.model}
     newest = max((status.st_mtime for status in files.values()), default=0.0)
     try:
         known = prepared.listed([Path(locked_data.on_host(plan, cache))])
@@ -164,11 +168,20 @@ def _is_ready(plan: Plan, files: dict[Path, Any]) -> bool:
         return False
     return any(
         text.state == "finished"
-        and list(text.sources) == words
-        and wanted in ("auto", text.tokenizer)
+        and list(map(_unweighted, text.sources)) == list(map(_unweighted, words))
+        and text.tokenizer in tokenizers
         and _created(text) >= newest
         for text in known
     )
+
+
+def _unweighted(word: str) -> tuple[str, str]:
+    """The path and the column of a source: its tokens are the same whatever its weight."""
+    try:
+        given = json.loads(word) if word.startswith("{") else {"path": word}
+    except (ValueError, RecursionError):
+        given = {"path": word}
+    return str(given.get("path")), str(given.get("column", "text"))
 
 
 def _created(text: prepared.Prepared) -> float:

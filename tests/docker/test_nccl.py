@@ -109,3 +109,12 @@ def test_a_line_is_added_between_two_of_the_ranks_own(tmp_path: Path) -> None:
         write(lines)
     log.close()
     assert (tmp_path / "rank-1.log").read_bytes() == b"abc\n1\nd\n2\ne\n3\n"
+
+
+def test_a_log_that_is_closed_writes_into_no_other_file(tmp_path: Path) -> None:
+    log = logs.Log(tmp_path, 0, "all")
+    log.close()
+    other = tmp_path / "other"
+    with other.open("wb"):  # gets the number of the file that was closed
+        log.write(b"late words of an orphan")
+    assert other.read_bytes() == b""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import transformers
 from workloads import architectures, tokenizer
 
 from tests.docker.workloads import ranks
@@ -76,3 +77,11 @@ def test_a_translating_models_answers_stay_the_likeliest(tmp_path: Path) -> None
 
     settings = T5Config(vocab_size=256, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     assert "do_sample" not in generation_settings(T5ForConditionalGeneration(settings), tmp_path)
+
+
+def test_the_vocabulary_of_a_model_of_more_than_text_is_inside() -> None:
+    settings = transformers.Gemma3Config(text_config={"vocab_size": 500})
+    assert architectures.vocabulary(settings) == 500
+    architectures.pad_vocabulary("gpt2", settings, 64)
+    assert architectures.vocabulary(settings) == 512
+    assert architectures.vocabulary(transformers.GPT2Config()) == 50257

@@ -24,3 +24,9 @@ def test_a_pair_is_cut_when_one_of_its_answers_is() -> None:
 
 def test_prompts_alone_are_not_cut() -> None:
     assert lengths.cut([{"prompt": "a long prompt"}], 1, END) == 0  # type: ignore[dict-item]
+
+
+def test_a_full_pack_of_several_is_not_cut() -> None:
+    ids = [1, END, 7, 2, END, 7]  # a template may say something after the end
+    assert lengths.cut([{"input_ids": ids, "labels": ids, "seq_lengths": [3, 3]}], 6, END) == 0  # type: ignore[dict-item]
+    assert lengths.cut([{"input_ids": ids, "labels": ids, "seq_lengths": [6]}], 6, END) == 1  # type: ignore[dict-item]

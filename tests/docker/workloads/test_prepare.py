@@ -62,6 +62,24 @@ def test_two_at_once_do_the_work_once(tmp_path: Path) -> None:
     assert result["same"]
 
 
+def test_the_end_token_is_part_of_the_key(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some words")
+    by, other = tokenizer.existing("bytes"), tokenizer.existing("bytes")
+    other.eos_token = "x"
+    keys = {cache.key([str(tmp_path / "a.txt")], one) for one in (by, other, by)}
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("name", ["00000.bin", "00000.idx"])
+def test_a_cache_that_lost_a_file_is_told(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some words " * 100)
+    by, within = tokenizer.existing("bytes"), tmp_path / "cache"
+    folder = cache.make([str(tmp_path / "a.txt")], by, within, cache.Making(1))
+    (folder / name).unlink()
+    with pytest.raises(session.Stop, match=r"00000\.bin or its \.idx is gone or not whole"):
+        cache.make([str(tmp_path / "a.txt")], by, within, cache.Making(1))
+
+
 @pytest.mark.heavy
 def test_memory_does_not_grow_with_the_text(tmp_path: Path) -> None:
     result = outcome("memory", tmp_path)

@@ -54,6 +54,8 @@ def test_empty_lines_and_a_byte_order_mark_are_no_rows(tmp_path: Path) -> None:
         ("a.jsonl.gz", LINES, "a.jsonl.gz: not a whole gzip file (Not a gzipped file"),
         ("a.json", b'{"a": 1}', "a.json: not a list of objects"),
         ("a.json", b"[1,", "a.json: not JSON"),
+        ("a.json", b'{"a": 1}\n{"a": 2}\n', "a file with an object on each line is called .jsonl"),
+        ("a.jsonl", b'{"a": "\\ud800"}\n', "a.jsonl:1: half of a surrogate pair"),
         ("a.parquet", b"PAR1 or not", "a.parquet: not a whole Parquet file"),
     ],
 )

@@ -120,3 +120,9 @@ def test_the_template_of_a_file(tmp_path: Path) -> None:
             turns.adopt(own, str(file))
     with pytest.raises(Stop, match="No such file"):
         turns.adopt(own, str(tmp_path / "absent"))
+
+
+def test_an_answer_that_comes_first_is_learned_without_its_header() -> None:
+    template = "{% if messages[0].role != 'system' %}<system>Own words.<end>\n{% endif %}" + CHATML
+    _, learned = said(template, [{"role": "assistant", "content": "Welcome"}, *TALK[1:3]])
+    assert learned == "Welcome<end>\nLà-bas 🎉<end>\n"

@@ -66,6 +66,20 @@ def test_what_the_first_rank_says_arrives(two: session.Session, monkeypatch: pyt
         monkeypatch.undo()
 
 
+def test_a_leader_at_work_hears_of_another_hosts_mistake(
+    two: session.Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = next(waiting._calls) + 1
+    monkeypatch.setattr(waiting, "_calls", iter([call, call]))
+
+    def fail(look: object) -> None:
+        raise session.Stop("a broken line")
+
+    for rank, work in ((place(0, 2, two.run_dir), fail), (two, lambda look: look())):
+        with pytest.raises(session.Stop, match="a broken line"):
+            waiting._led(rank, [0, 1], work, 0.0)
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [

@@ -513,3 +513,9 @@ def test_deepspeed_takes_what_passes(overrides: dict[str, Any], preset: str) -> 
     hosts = rules.Hosts("h100-80gb", (9, 0), slots=1, local=("/nvme",))
     if not list(rules.problems(made, hosts, "pretrain", "bf16")):
         config.DeepSpeedConfig(json.loads(json.dumps(made)))
+
+
+@pytest.mark.parametrize("key", ["communication_data_type", "seq_parallel_communication_data_type"])
+def test_no_type_of_messages_is_what_follows_from_the_rest(key: str) -> None:
+    assert not messages({key: None})
+    assert messages({key: "fp64"})

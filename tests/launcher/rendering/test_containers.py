@@ -157,19 +157,24 @@ def test_apptainer_fetches_an_image_once_for_all_hosts_and_runs(tmp_path: Path) 
     assert not (first.records / "pull").exists(), "it is there already"
 
 
+# of one's own, without rates
+CARD = {"name": "x", "memory": "80GB", "capability": 9.0}
+
+
 @pytest.mark.parametrize(
     ("fields", "floor"),
     [
         ({"fabric": "infiniband", "bandwidth": 3200}, "200"),  # half of 400 GB/s
         ({"fabric": "roce", "bandwidth": 1600}, "100"),
         ({"fabric": "infiniband", "bandwidth": 8000}, "225"),  # the GPUs' own links are slower: 450 GB/s
+        ({"fabric": "infiniband", "bandwidth": 3200, "gpu": CARD}, "200"),
         ({"fabric": "infiniband"}, "0"),
         ({"fabric": "tcp", "bandwidth": 100}, "0"),
         ({"fabric": "infiniband", "bandwidth": 3200, "slurm": {"floor": 7}}, "7"),
     ],
 )
 def test_preflight_asks_for_a_part_of_the_fabrics_rate(fields: dict[str, Any], floor: str) -> None:
-    decided = samples.decided({"nodes": 2}, gpu="h100-80gb", slots=8, interface="eth0", **fields)
+    decided = samples.decided({"nodes": 2}, **{"gpu": "h100-80gb", "slots": 8, "interface": "eth0", **fields})
     assert f"--floor={floor} " in schedulers.load("slurm").render(decided)["job.sh"]
 
 

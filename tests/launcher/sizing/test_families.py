@@ -185,3 +185,14 @@ def test_a_family_is_told_by_what_it_is_like() -> None:
         row = families.description(family)
         assert row["layer"], family
         assert row["embeddings"], family
+
+
+def test_of_two_names_of_a_size_transformers_own_wins() -> None:
+    sizes = {"model_type": "bloom", "n_layer": 3, "n_head": 4, "vocab_size": 512}
+    both = build({**sizes, "hidden_size": 32, "n_embed": 64})
+    assert both.parameters == build({**sizes, "hidden_size": 64}).parameters == 182_976
+
+
+def test_a_number_of_layers_that_no_model_has() -> None:
+    with pytest.raises(errors.SpecError, match="2,000,000,000 layers are more than any model has"):
+        build({**PUBLISHED["Gemma-3-1b"], "num_hidden_layers": 2_000_000_000})

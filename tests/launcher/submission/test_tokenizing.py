@@ -151,6 +151,7 @@ def test_tokens_that_are_there_are_found(tmp_path: Path) -> None:
         return tokenizing.look(decided(data, cluster)) is None
 
     assert ready()
+    assert ready(sources=[data[0], json.dumps({**data[1], "weight": 0.25})]), "a weight makes no other tokens"
     assert not ready(tokenizer="/other")
     assert not ready(sources=[data[0]])
     assert not ready(created="1999-01-01T00:00:00Z"), "the text has changed since"
