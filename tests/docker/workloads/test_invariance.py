@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -101,10 +100,10 @@ def test_a_run_that_is_resumed_in_the_middle_learns_the_same(whole: ranks.Ranks,
 def test_bits_per_byte_are_those_of_the_text_that_is_evaluated(whole: ranks.Ranks) -> None:
     import numpy as np
     from transformers import AutoTokenizer
-    from workloads.corpus import Corpus
+    from workloads import corpus
 
-    (cached,) = (whole.run_dir.parent / "data").glob("*.json")
-    predicted = Corpus(**json.loads(cached.read_text())).split()[1][1 + np.arange(21 * 64)]
+    (cached,) = (whole.run_dir.parent / "data").glob("*/corpus.json")
+    predicted = corpus.read(cached.parent).split()[1][1 + np.arange(21 * 64)]
     decoded = AutoTokenizer.from_pretrained(whole.run_dir / "export").decode(
         predicted, skip_special_tokens=True
     )

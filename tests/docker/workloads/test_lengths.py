@@ -28,5 +28,5 @@ def test_prompts_alone_are_not_cut() -> None:
 
 def test_a_full_pack_of_several_is_not_cut() -> None:
     ids = [1, END, 7, 2, END, 7]  # a template may say something after the end
-    assert lengths.cut([{"input_ids": ids, "labels": ids, "seq_lengths": [3, 3]}], 6, END) == 0  # type: ignore[dict-item]
-    assert lengths.cut([{"input_ids": ids, "labels": ids, "seq_lengths": [6]}], 6, END) == 1  # type: ignore[dict-item]
+    assert lengths.cut([{"input_ids": ids, "labels": ids, "seq_lengths": [3, 3]}], 6, END) == 0
+    assert lengths.cut([{"input_ids": ids, "labels": ids, "seq_lengths": [6]}], 6, END) == 1

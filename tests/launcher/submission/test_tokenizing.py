@@ -134,7 +134,7 @@ def test_a_stage_before_may_prepare_it(tmp_path: Path) -> None:
 
 
 def test_tokens_that_are_there_are_found(tmp_path: Path) -> None:
-    data = [text(tmp_path, 1e12), {"path": text(tmp_path, 1e12, "b.txt"), "weight": 1}]
+    data: list[Any] = [text(tmp_path, 1e12), {"path": text(tmp_path, 1e12, "b.txt"), "weight": 1}]
     os.utime(tmp_path / "a.txt", (1e9, 1e9))
     os.utime(tmp_path / "b.txt", (1e9, 1e9))
     folder = tmp_path / "cache" / "0123456789abcdef"
