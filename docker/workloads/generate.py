@@ -113,6 +113,8 @@ def generate(args: argparse.Namespace, this: Session) -> int:
     log.say(
         f"{args.model}: {len(missing)} of {len(parts)} parts to generate, {engine.name} on {this.world_size} ranks"
     )
+    if this.rank == 0 and not args.random_weights and (unused := sampling.unused_of(args.model)):
+        log.say(unused)
 
     done = Done()
     for number in missing[engine.replica :: engine.replicas]:

@@ -21,20 +21,6 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from transformers import PreTrainedModel
 
-# keys of a generation config that do not shape the distribution, or are the job's options
-HARMLESS = (
-    *(
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-        "decoder_start_token_id",
-        "max_length",
-        "max_new_tokens",
-    ),
-    *("do_sample", "temperature", "use_cache", "transformers_version"),
-    *("output_attentions", "output_hidden_states", "output_scores", "return_dict_in_generate"),
-)
-
 
 def draw_by_place(
     model: PreTrainedModel, temperature: float, seeds: Callable[[int], Sequence[Sequence[int]]]
@@ -67,12 +53,6 @@ def plain(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.generation_config = own
-
-
-def ignored(model: PreTrainedModel) -> dict[str, Any]:
-    """What a model's generation config asks of sampling, and training does not do."""
-    wanted = model.generation_config.to_diff_dict()
-    return {key: value for key, value in wanted.items() if key not in HARMLESS and not key.startswith("_")}
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.integrations import HfDeepSpeedConfig
 
-from workloads import chat, engines, judges, policy_sampling, rewards
+from workloads import chat, engines, judges, rewards, sampling
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -54,7 +54,5 @@ def build(stage: Stage) -> Models:
 
 def say_ignored(policy: Any, stage: Stage) -> None:
     """Say what the model's generation config asks of sampling: the ratios would not be those of what was sampled."""
-    ignored = policy_sampling.ignored(policy)
-    if ignored:
-        asked = ", ".join(f"{key}={value}" for key, value in ignored.items())
-        stage.log.say(f"the generation config of {stage.model} is not used for sampling: {asked}")
+    if unused := sampling.unused(stage.model, policy.generation_config):
+        stage.log.say(unused)

@@ -13,6 +13,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import torch
+    from transformers import GenerationConfig
+
+# keys of a generation config that do not shape the distribution, or are the job's options
+HARMLESS = (
+    *(
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "decoder_start_token_id",
+        "max_length",
+        "max_new_tokens",
+    ),
+    *("do_sample", "temperature", "use_cache", "transformers_version"),
+    *("output_attentions", "output_hidden_states", "output_scores", "return_dict_in_generate"),
+)
 
 
 @dataclass(frozen=True)
@@ -88,3 +103,37 @@ def choose(scores: torch.Tensor, sampling: Sampling, uniforms: torch.Tensor) -> 
     sums = probabilities.cumsum(-1)
     places = (sums <= uniforms[:, None] * sums[:, -1:]).sum(-1, keepdim=True)
     return (places if tokens is None else tokens.gather(-1, places))[:, 0]
+
+
+# and values that shape nothing
+NEUTRAL = {
+    "top_k": 0,
+    "top_p": 1,
+    "typical_p": 1,
+    "min_p": 0,
+    "repetition_penalty": 1,
+    "no_repeat_ngram_size": 0,
+}
+
+
+def unused(model: str, settings: GenerationConfig) -> str:
+    """What to say of a model whose generation config asks of sampling what is not done here; empty for others."""
+    wanted = settings.to_diff_dict()
+    listed = ", ".join(
+        f"{key}={value}"
+        for key, value in wanted.items()
+        if key not in HARMLESS and not key.startswith("_") and value not in (None, NEUTRAL.get(key))
+    )
+    if not listed:
+        return ""
+    return f"the generation config of {model} is not used for sampling: {listed}"
+
+
+def unused_of(model: str) -> str:
+    """The same of a folder or a model of the hub."""
+    from transformers import GenerationConfig
+
+    try:
+        return unused(model, GenerationConfig.from_pretrained(model))
+    except (OSError, ValueError):  # it has none
+        return ""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import torch
 import uvicorn
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from workloads import architectures, options, tokenizer
+from workloads import architectures, options, sampling, tokenizer
 from workloads.openai_server import app
 from workloads.openai_server.decoding import Generator
 from workloads.openai_server.work import Limits
@@ -45,6 +46,8 @@ def load(args: argparse.Namespace) -> Generator:
     model: PreTrainedModel = (
         AutoModelForCausalLM.from_pretrained(args.model, dtype=args.dtype).to(device).eval()
     )
+    if unused := sampling.unused(args.model, model.generation_config):
+        print(unused, file=sys.stderr, flush=True)
     ends = architectures.end_tokens(model.generation_config, own_tokenizer.eos_token_id)
     # how to sample is a request's to say, and where to end the choices' own
     model.generation_config = GenerationConfig(pad_token_id=0)

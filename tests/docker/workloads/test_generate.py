@@ -236,6 +236,8 @@ def test_the_model_folders_generation_settings_do_not_shape_text(
     run = start(tmp_path, folder, prompts, config=ranks.deepspeed(1, stage=0, micro=2))
     assert run.wait() == [0], run.output()
     assert [row["completion"] for row in rows(run)] == reference
+    assert "is not used for sampling: " in run.output()
+    assert "repetition_penalty=5.0" in run.output()
 
 
 def test_text_of_another_recipe_is_not_continued(exported: Path, prompts: Path, tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("transformers", reason="the train extra is not installed")
+transformers = pytest.importorskip("transformers", reason="the train extra is not installed")
 
-from workloads import formats, labels, tokenizer
-from workloads.session import Stop
-from workloads.stages import IGNORED
+from workloads import formats, labels, tokenizer  # noqa: E402
+from workloads.session import Stop  # noqa: E402
+from workloads.stages import IGNORED  # noqa: E402
 
-from tests.docker.workloads.test_turns import CHATML
+from tests.docker.workloads.test_turns import CHATML  # noqa: E402
 
 
 def by(template: str | None = None) -> Any:
@@ -87,7 +87,7 @@ def test_examples_without_a_label_are_left_out_before_the_first_step() -> None:
         log=types.SimpleNamespace(event=lambda *_, **more: told.append(more), say=lambda *_: None),  # type: ignore[arg-type]
         config={},
         size=None,  # type: ignore[arg-type]
-        settings=types.SimpleNamespace(),
+        settings=transformers.PretrainedConfig(),
         model="",
         tokenizer=by(),
         training=examples,

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="torch is only installed where jobs 
 pytest.importorskip("trl", reason="the train extra is not installed")
 
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel  # noqa: E402
-from workloads import policy_sampling  # noqa: E402
+from workloads import policy_sampling, sampling  # noqa: E402
 
 pytestmark = pytest.mark.torch
 CONFIG = GenerationConfig(max_new_tokens=12, eos_token_id=19, pad_token_id=18, do_sample=True, top_k=3)
@@ -58,9 +58,13 @@ def test_the_models_own_generation_config_does_not_shape_it(model: GPT2LMHeadMod
     model.generation_config = GenerationConfig(repetition_penalty=50.0, top_k=1, no_repeat_ngram_size=1)
     try:
         assert drawn(model, prompts, seeds) == plain
-        asked = policy_sampling.ignored(model)
-        assert asked == {"repetition_penalty": 50.0, "top_k": 1, "no_repeat_ngram_size": 1}
+        told = sampling.unused("m", model.generation_config)
+        assert told.startswith("the generation config of m is not used for sampling: ")
+        asked = set(told.partition("sampling: ")[2].split(", "))
+        assert asked == {"repetition_penalty=50.0", "top_k=1", "no_repeat_ngram_size=1"}
         assert model.generation_config.repetition_penalty == 50.0  # and is exported as it was
     finally:
         model.generation_config = own
-    assert policy_sampling.ignored(model) == {}
+    assert sampling.unused("m", model.generation_config) == ""
+    neutral = GenerationConfig(do_sample=True, temperature=0.7, top_p=1.0, top_k=0, repetition_penalty=1.0)
+    assert sampling.unused("m", neutral) == ""
