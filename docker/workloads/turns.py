@@ -62,8 +62,11 @@ def tokens(
 ) -> tuple[list[int], list[bool]]:
     """The ids of a conversation, and which of them the assistant says. Raises Stop, with the place, where none are."""
     text = _render(tokenizer, messages, place)
-    if marks(tokenizer):
-        whole = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+    marked = str(tokenizer.chat_template) if marks(tokenizer) else _trained_with(tokenizer, messages, text)
+    if marked:
+        whole = tokenizer.apply_chat_template(
+            messages, chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
+        )
         ids, said = whole["input_ids"], [bool(bit) for bit in whole["assistant_masks"]]
     else:
         spans = _spans(tokenizer, messages, text, place)
@@ -81,6 +84,24 @@ def tokens(
 def marks(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the template marks what the assistant says."""
     return re.search(r"\{%-?\s*generation\s*-?%\}", str(tokenizer.chat_template)) is not None
+
+
+def _trained_with(tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str) -> str | None:
+    """TRL's template in the place of one, such as Qwen3's, that renders earlier answers otherwise than the last one.
+
+    None where the tokenizer's own does, and where TRL has none for it. An export keeps the tokenizer's own.
+    """
+    try:
+        _spans(tokenizer, messages, text, "")
+    except Stop:
+        try:
+            from trl.chat_template_utils import get_training_chat_template
+
+            template: str | None = get_training_chat_template(tokenizer)
+            return template
+        except (ImportError, ValueError):  # no template that it knows
+            return None
+    return None
 
 
 def _spans(tokenizer: PreTrainedTokenizerBase, messages: Messages, whole: str, place: str) -> list[Span]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,9 +11,6 @@ pytest.importorskip("transformers", reason="the train extra is not installed")
 
 from workloads import tokenizer, turns
 from workloads.session import Stop
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CHATML = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>\n{% endfor %}"
@@ -126,3 +124,13 @@ def test_an_answer_that_comes_first_is_learned_without_its_header() -> None:
     template = "{% if messages[0].role != 'system' %}<system>Own words.<end>\n{% endif %}" + CHATML
     _, learned = said(template, [{"role": "assistant", "content": "Welcome"}, *TALK[1:3]])
     assert learned == "Welcome<end>\nLà-bas 🎉<end>\n"
+
+
+@pytest.mark.parametrize("name", ["qwen3", "deepseekv3", "gptoss"])
+def test_templates_that_render_turns_otherwise_later_are_trained_with_trls(name: str) -> None:
+    trl = pytest.importorskip("trl", reason="the train extra is not installed")
+    template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+    _, learned = said(template, TALK[1:])
+    assert "Là-bas 🎉" in learned
+    assert learned.index("Là-bas 🎉") < learned.index("Yes.")
+    assert "Où est-il?" not in learned
