@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from launcher.planning.plan import Plan
 
-# Bytes of text a second of one process, as tests/bench/prepare.py measures: by a BPE of 32,000 tokens 1.7 to 2.0 MB,
-# all of it the tokenizer; bytes as they are 81 MB, where disks come first.
-RATE, RATE_OF_BYTES = 2e6, 8e7
+# Bytes of text a second of one process, as tests/bench/prepare.py measures: by a BPE of 32,000 tokens 1.9 to 2.3 MB,
+# all of it the tokenizer; bytes as they are 68 MB, where disks come first.
+RATE, RATE_OF_BYTES = 2e6, 6.8e7
 # Seconds that GPUs may wait for tokens before a job is refused; `args.data-wait`, in minutes, says otherwise.
 LIMIT = 10 * 60.0
 WITHOUT_GPUS = 60 * 60.0  # the default of that option, after which ranks give up
