@@ -9,7 +9,8 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from launcher.deepspeed.config import BatchSizes
-from launcher.errors import PlanError
+from launcher.errors import PlanError, shown
+from launcher.fabrics import FABRICS
 from launcher.fabrics.model import Variable
 from launcher.files import restored, validation
 from launcher.files.cluster import Cluster  # noqa: TC001 — validation evaluates annotations
@@ -74,6 +75,10 @@ def plan(record: object, spellings: Spellings, workspace: Workspace) -> Plan:
         then = restored.restore(_Record, record, by_path)
     except ValueError as error:
         raise PlanError(f"its plan.json is not one that this launcher reads: {error}") from None
+    if then.cluster.fabric not in FABRICS:
+        raise PlanError(
+            f"its plan.json names fabric {shown(then.cluster.fabric)}, which this launcher has not"
+        )
     decided = plans.make(Loaded(then.job, then.cluster), workspace)
     reasons = {v.name: v for v in decided.variables}
     variables = tuple(

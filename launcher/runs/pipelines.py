@@ -69,7 +69,7 @@ def read(path: Path) -> PipelineRun:
         needs = {str(entry["stage"]): tuple(map(str, entry["needs"])) for entry in data["stages"]}
         wrong = [need for named in needs.values() for need in named if need not in needs]
     except (KeyError, TypeError, AttributeError) as error:
-        raise RunNotFoundError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
+        raise RunNotFoundError(f"{path} cannot be read: {record.why(error)}") from None
     if not names or wrong or any("/" in run for run in names.values()):
         raise RunNotFoundError(f"{path} cannot be read: it has no stages, or needs one that it does not have")
     runs = path.parent.parent

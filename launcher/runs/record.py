@@ -141,7 +141,7 @@ def read(path: Path) -> Run:
             former=tuple(map(str, data.get("former", ()))),
         )
     except (ValueError, TypeError, KeyError, OverflowError) as error:
-        raise _broken(path, _why(error)) from None
+        raise _broken(path, why(error)) from None
     pattern = _NATIVE.get(run.scheduler)
     if pattern and not pattern.fullmatch(run.native_id):
         raise _broken(path, f"{run.native_id[:40]!r} is no id of {run.scheduler}")
@@ -160,7 +160,7 @@ def prepared(folder: Path, scheduler: str) -> Run:
         place = {key: str(kubernetes.get(key) or "") for key in ("namespace", "context")}
         nodes, slots = int(data["nodes"]), int(data["slots"])
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise _broken(folder / _PLAN, _why(error)) from None
+        raise _broken(folder / _PLAN, why(error)) from None
     return Run(
         id=folder.name,
         scheduler=scheduler,
@@ -194,7 +194,8 @@ def _finite(number: str) -> float:
     return value
 
 
-def _why(error: Exception) -> str:
+def why(error: Exception) -> str:
+    """What is wrong with a record whose reading raised `error`."""
     missing = isinstance(error, KeyError)
     return f"{error} is missing" if missing else "a value is of another kind than this launcher writes"
 

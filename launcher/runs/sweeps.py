@@ -91,7 +91,7 @@ def read(path: Path) -> Sweep:
     try:
         pairs = [(str(entry["run"]), tuple(map(str, entry["settings"]))) for entry in data["runs"]]
     except (KeyError, TypeError) as error:
-        raise RunNotFoundError(f"{path} cannot be read: {type(error).__name__}: {error}") from None
+        raise RunNotFoundError(f"{path} cannot be read: {record.why(error)}") from None
     keys = {tuple(word.partition("=")[0] for word in point) for _, point in pairs}
     if len(keys) != 1 or not all("=" in word for _, point in pairs for word in point):
         raise RunNotFoundError(f"{path} cannot be read: its runs have not the same settings")

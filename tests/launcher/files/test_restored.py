@@ -81,6 +81,7 @@ def test_a_foreign_record_is_refused(broken: object) -> None:
         ("image", 7, "image: text is expected"),
         ("environment", {"A": 1}, "environment.A: text is expected"),
         ("cluster", {"slots": -1}, "cluster.slots: must be at least 1"),
+        ("cluster", {"slots": 1, "fabric": "\u2028"}, "names fabric"),
         ("id", [None], "id: text is expected"),
     ],
 )
