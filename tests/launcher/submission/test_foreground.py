@@ -107,10 +107,10 @@ def test_ctrl_c_before_rank_0_has_the_terminal_ends_the_run(env: dict[str, str],
 def test_cancel_ends_a_run_whose_rank_does_not_leave(env: dict[str, str], tmp_path: Path) -> None:
     text = "import os, signal, time\nsignal.signal(signal.SIGTERM, lambda *_: print('heard', flush=True))\n"
     (tmp_path / "own.py").write_text(
-        f"{text}print('rank', os.getpid(), flush=True)\nwhile True: time.sleep(60)\n"
+        f"{text}print('process', os.getpid(), flush=True)\nwhile True: time.sleep(60)\n"
     )
     terminal = Terminal(words(tmp_path / "own.py"), env, ROOT)
-    rank = int(terminal.wait_for("rank [0-9]+").split()[1])
+    rank = int(terminal.wait_for("process [0-9]+").split()[1])
     run = folder(env).name
     cancelled = subprocess.run(
         [sys.executable, "-m", "launcher", "cancel", run],
