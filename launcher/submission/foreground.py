@@ -37,6 +37,8 @@ def follow(run: Run) -> int:
     for number in range(3):
         with contextlib.suppress(OSError):  # one that is closed stays closed
             os.dup2(number, _FIRST + number)
+    # a Ctrl-C that comes before the run is recorded waits until it can be ended
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         process = subprocess.Popen(
             ["bash", f"{run.folder}/job.sh"],
@@ -45,12 +47,14 @@ def follow(run: Run) -> int:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=range(_FIRST, _FIRST + 3),
-            preexec_fn=os.setpgrp,  # `cancel` ends a group; Ctrl-C is this process's, then rank 0's
+            preexec_fn=_lead,  # `cancel` ends a group; Ctrl-C is this process's, then rank 0's
         )
     except OSError as error:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         raise SubmitError(f"bash did not start: {error.strerror}") from None
     started = record.record(run, local.native_id(process.pid), time.time())
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         process.wait()
     except KeyboardInterrupt:
         local.cancel(started)
@@ -60,6 +64,12 @@ def follow(run: Run) -> int:
     code = logs.exit_code(run.folder)
     ended = process.returncode if process.returncode >= 0 else 128 - process.returncode
     return ended if code is None else code
+
+
+def _lead() -> None:
+    """In the process that becomes bash: a group of its own, and Ctrl-C as ever."""
+    os.setpgrp()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _take_terminal_back() -> None:
