@@ -137,7 +137,7 @@ def _words(key: str, value: Any) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, dict) and "path" in value:  # any other mapping is refused: `problems`
+    if isinstance(value, dict):
         more = {key: value[key] for key in ("weight", "column") if key in value}
         return json.dumps({"path": str(value["path"]), **more}, separators=(",", ":"))
     # as it was written; repr(1e-05) and repr(0.1) are what Python reads back unchanged

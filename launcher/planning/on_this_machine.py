@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def problems(plan: Plan, scheduler: str) -> Iterator[Problem]:
     """What ranks would not find; nothing where they see other files than this machine's."""
     if plan.runtime(scheduler) != "none":
+        if _travels(plan):
+            yield from _file(plan)
         return
     path = os.environ.get("PATH", os.defpath)
     if plan.cluster.python and (scheduler == "local" or _shared(plan.cluster.python, plan)):
@@ -47,9 +49,18 @@ def _command(plan: Plan, scheduler: str, path: str) -> Iterator[Problem]:
             what, hint = f"command: {shown(word)} is not on the PATH", "install it, or write its path"
             yield Problem(what, f"{hint}; `python:` of the cluster names another environment", about=about)
         return
-    travels = plan.code is not None and not word.startswith("/")  # code_files.py looked whether it does
-    if scheduler != "local" and not travels and not _shared(word, plan):
-        return
+    if scheduler == "local" or _travels(plan) or _shared(word, plan):
+        yield from _file(plan)
+
+
+def _travels(plan: Plan) -> bool:
+    """Whether the command's program is in the code that the run takes along; code_files.py looked whether it is."""
+    word = (plan.job.command or [""])[0]
+    return plan.code is not None and "/" in word and "$" not in word and not word.startswith("/")
+
+
+def _file(plan: Plan) -> Iterator[Problem]:
+    word, about = (plan.job.command or [""])[0], ("job", "command", 0)
     file = Path(plan.code.root if plan.code else "", word)
     if not file.exists():
         yield Problem(f"command: {shown(word)} is not here", "check the path", about=about)

@@ -9,13 +9,13 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from launcher.deepspeed.config import BatchSizes
-from launcher.errors import PlanError, shown
-from launcher.fabrics import FABRICS
+from launcher.errors import PlanError
 from launcher.fabrics.model import Variable
-from launcher.files import restored, validation
-from launcher.files.cluster import Cluster  # noqa: TC001 — validation evaluates annotations
+from launcher.files import references, restored, validation
+from launcher.files.cluster import Cluster
+from launcher.files.document import Document
 from launcher.files.fields import Range, field
-from launcher.files.job import Job  # noqa: TC001
+from launcher.files.job import Job
 from launcher.files.load import Loaded
 from launcher.frozen import dataclass
 from launcher.planning import plan as plans
@@ -65,7 +65,7 @@ class _Record:
     rest: dict[str, Any] = field(dict)
 
 
-def plan(record: object, spellings: Spellings, workspace: Workspace) -> Plan:
+def plan(record: Any, spellings: Spellings, workspace: Workspace) -> Plan:
     """The plan of a run's plan.json on `workspace`. Raises PlanError where this launcher cannot make one of it."""
     try:
         by_path = {(part, *path): str(text) for part, paths in spellings.items() for path, text in paths}
@@ -75,10 +75,14 @@ def plan(record: object, spellings: Spellings, workspace: Workspace) -> Plan:
         then = restored.restore(_Record, record, by_path)
     except ValueError as error:
         raise PlanError(f"its plan.json is not one that this launcher reads: {error}") from None
-    if then.cluster.fabric not in FABRICS:
-        raise PlanError(
-            f"its plan.json names fabric {shown(then.cluster.fabric)}, which this launcher has not"
-        )
+    job = {
+        "batch": {},
+        **record["job"],
+        "args": record["args"],
+    }  # what has its default is left out of a record
+    for model, data in ((Job, job), (Cluster, record["cluster"])):
+        for problem in references.problems(Document("", data), model):
+            raise PlanError(f"its plan.json is not one that this launcher reads: {problem.message}")
     decided = plans.make(Loaded(then.job, then.cluster), workspace)
     reasons = {v.name: v for v in decided.variables}
     variables = tuple(

@@ -148,6 +148,14 @@ def start(
     return Ranks(processes, run_dir, outputs)
 
 
+def start_cases(folder: Path, size: int, cases: object) -> Ranks:
+    """Start `size` ranks in the new folder, which run one of cuts.py's cases after the other."""
+    folder.mkdir()
+    file = folder / "cases.json"
+    file.write_text(json.dumps(cases))
+    return start(folder, size, {}, str(file), module="tests.docker.workloads.cuts", given=())
+
+
 def run(
     folder: Path, size: int, deepspeed: Mapping[str, Any], *args: str, code: int = 0, **more: Any
 ) -> Ranks:

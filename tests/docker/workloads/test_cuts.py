@@ -91,11 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "data.jsonl").write_text("\n".join(rows[:ROWS]))
     started = []
     for size in (1, 2):
-        place = folder / f"{size} ranks"
-        place.mkdir()
-        (place / "cases.json").write_text(json.dumps(cases(folder, size)))
-        file = str(place / "cases.json")
-        started.append(ranks.start(place, size, {}, file, module="tests.docker.workloads.cuts", given=()))
+        started.append(ranks.start_cases(folder / f"{size} ranks", size, cases(folder, size)))
     for run in started:
         assert set(run.wait(3 * ranks.TIMEOUT)) == {0}, run.output()
         ended = [

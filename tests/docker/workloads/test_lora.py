@@ -116,11 +116,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     started = []
     for size in (1, 2):
-        place = folder / f"{size} ranks"
-        place.mkdir()
-        (place / "cases.json").write_text(json.dumps(cases(folder, size)))
-        file = str(place / "cases.json")
-        started.append(ranks.start(place, size, {}, file, module="tests.docker.workloads.cuts", given=()))
+        started.append(ranks.start_cases(folder / f"{size} ranks", size, cases(folder, size)))
     ended: dict[str, str] = {}
     for run in started:
         assert set(run.wait(2 * ranks.TIMEOUT)) == {0}, run.output()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from importlib import util
 
 import pytest
 
@@ -49,7 +48,6 @@ def test_limits_of_the_environment_hold() -> None:
     assert pages("keep", MALLOC_TRIM_THRESHOLD_="0", MALLOC_MMAP_THRESHOLD_="131072") > 10_000
 
 
-@pytest.mark.skipif(util.find_spec("mlflow") is None, reason="MLflow is not installed")
 def test_deepspeed_is_imported_without_mlflow_which_is_there_afterwards() -> None:
     program = """
 import sys

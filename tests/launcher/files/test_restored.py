@@ -81,7 +81,9 @@ def test_a_foreign_record_is_refused(broken: object) -> None:
         ("image", 7, "image: text is expected"),
         ("environment", {"A": 1}, "environment.A: text is expected"),
         ("cluster", {"slots": -1}, "cluster.slots: must be at least 1"),
-        ("cluster", {"slots": 1, "fabric": "\u2028"}, "names fabric"),
+        ("cluster", {"slots": 1, "fabric": "\u2028"}, "unknown fabric"),
+        ("job", {"name": "demo", "workload": "later"}, "unknown workload 'later'"),
+        ("args", {"data": {"weight": 1}}, "args.data"),
         ("id", [None], "id: text is expected"),
     ],
 )
