@@ -176,8 +176,9 @@ def _facts(path: Path) -> tuple[dict[str, Any] | None, float | None]:
 
 
 def _count(value: object) -> int | None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return int(value) if number and value >= 0 else None  # type: ignore[call-overload, operator]
+    if isinstance(value, float) and math.isfinite(value):
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else None
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

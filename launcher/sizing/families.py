@@ -146,6 +146,8 @@ def _check(row: Mapping[str, Any], sizes: Sizes) -> None:
 def _stacks(row: Mapping[str, Any], sizes: Sizes) -> Iterator[Stack]:
     """The layers by kind, in the order of their first ones."""
     layers = sizes.of("layers")
+    if not layers:
+        sizes.fail("it has no layers")
     if layers > _MOST_LAYERS:
         sizes.fail(f"{layers:,} layers are more than any model has")
     choices = [(rules, options) for *rules, options in row.get("choices", ())]

@@ -69,7 +69,15 @@ def test_the_last_used_is_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "facts",
-    ["", "[]", "{", '{"tokens": NaN}', '{"tokens": "many", "sources": 3, "documents": -1}', "[" * 99_999],
+    [
+        "",
+        "[]",
+        "{",
+        '{"tokens": NaN}',
+        '{"tokens": "many", "sources": 3, "documents": -1}',
+        f'{{"tokens": {"9" * 400}, "documents": {"9" * 400}}}',
+        "[" * 99_999,
+    ],
 )
 def test_what_others_wrote_breaks_nothing(
     facts: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -194,5 +194,7 @@ def test_of_two_names_of_a_size_transformers_own_wins() -> None:
 
 
 def test_a_number_of_layers_that_no_model_has() -> None:
+    with pytest.raises(errors.SpecError, match="it has no layers"):
+        build({**PUBLISHED["Gemma-3-1b"], "num_hidden_layers": None})
     with pytest.raises(errors.SpecError, match="2,000,000,000 layers are more than any model has"):
         build({**PUBLISHED["Gemma-3-1b"], "num_hidden_layers": 2_000_000_000})
