@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from ending import NOT_FINITE
 from transformers import TrainerCallback
 
-from workloads import checkpoints, engines, metrics
-from workloads.checkpoints import Identity, Progress
+from workloads import checkpoint_folder, checkpoints, engines, metrics
+from workloads.checkpoint_folder import Identity, Progress
 from workloads.session import Stop
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerControl, TrainerState
 
+    from workloads.digests import Written
     from workloads.stages import Stage
 
 # TRL's names of figures as metrics.py has them
@@ -38,7 +39,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.args, self.this, self.log = stage.args, stage.this, stage.log
         self.stopped = False
         self.saved: str | None = None
-        self.failures: list[str] = []  # to write a checkpoint, on this rank
+        self.written: dict[str, Written] = {}  # of the checkpoint by DeepSpeed, on this rank
+        self.failures: list[str] = []  # to write it
         self._began, self._rate = 0.0, 0.0
         self._seconds, self._steps, self._tokens = 0.0, 0, 0
 
@@ -111,7 +113,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, given: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         del control, more
-        path = self.this.run_dir / checkpoints.FOLDER / f"checkpoint-{state.global_step}"
+        path = self.this.run_dir / checkpoint_folder.FOLDER / f"checkpoint-{state.global_step}"
         samples = (
             state.global_step
             * given.train_batch_size
@@ -120,7 +122,12 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         )
         progress = Progress(state.global_step, samples, int(state.num_input_tokens_seen))
         keep = self.args.checkpoint_keep
-        checkpoints.vouch(self.this, path, progress, self.identity, keep=keep, failures=self.failures)
+        checkpoints.vouch(
+            *(self.this, path, progress, self.identity),
+            keep=keep,
+            written=self.written,
+            failures=self.failures,
+        )
         self.saved = path.name
         self.log.event("checkpoint", state.global_step, tag=path.name)
         self.log.say(f"checkpoint {path.name} saved")

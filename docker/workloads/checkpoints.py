@@ -1,26 +1,26 @@
-"""Checkpoints of a run: written whole or not at all, kept K deep, and resumed from the newest that is whole.
+"""Checkpoints of a run: written whole or not at all, and resumed from the newest that is sound.
 
-Owns the folder `checkpoints/`: one folder per tag `step-00000500`, written by DeepSpeed, and in it the file
-`complete.json`, written last, by rank 0, once every rank's files are on disk. It lists these files with their sizes;
-a folder without it, or with a file missing or of another size, is broken and never resumed. The state that a
-checkpoint carries is the workload's. Converting to another layout is left to DeepSpeed's ds_to_universal, whose result
-is resumed too.
+Files are written and read by DeepSpeed, below the folder that is checkpoint_folder.py's. Before a checkpoint is resumed
+each rank compares the digests of what it will read; one that is damaged is passed over for the one before. The state
+that a checkpoint carries is the workload's. Converting to another layout is left to DeepSpeed's ds_to_universal, whose
+result is resumed too.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import os
-import re
 import shutil
-from dataclasses import asdict, dataclass
+import socket
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ending import NO_CHECKPOINT
 
-from workloads import architectures, engines, metrics, tokenizer
+from workloads import architectures, checkpoint_folder, digests, engines, metrics, tokenizer
+from workloads.checkpoint_folder import Checkpoint, Identity, Progress
 from workloads.session import Stop
 
 if TYPE_CHECKING:
@@ -29,47 +29,8 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from workloads.digests import Written
     from workloads.session import Session
-
-FOLDER = "checkpoints"
-MARKER = "complete.json"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far training has come: optimizer steps, samples (the position in the data) and tokens."""
-
-    step: int = 0
-    samples: int = 0
-    tokens: int = 0
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What must be equal for a checkpoint to continue in a run: the same model, tokens and partitions."""
-
-    model: str
-    model_fingerprint: str
-    tokenizer: str
-    tokenizer_fingerprint: str
-    world_size: int
-    zero_stage: int
-    precision: str
-    data: str = ""  # of the order of samples; another one is no reason to refuse
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A complete checkpoint on disk; a universal one fits any number of ranks."""
-
-    path: Path
-    progress: Progress
-    identity: Identity
-    universal: bool = False
-
-    @property
-    def tag(self) -> str:
-        return self.path.name
 
 
 def identity(
@@ -111,12 +72,12 @@ def save(
     """
     from torch import distributed
 
-    folder = session.run_dir / FOLDER
+    folder = session.run_dir / checkpoint_folder.FOLDER
     tag = f"step-{progress.step:08d}"
     carried = {"progress": asdict(progress), "identity": asdict(identity)}
     if session.rank == 0:
         shutil.rmtree(folder / tag, ignore_errors=True)  # what is left of a broken one
-    written: dict[str, int] = {}
+    written: dict[str, Written] = {}
     failures: list[str] = []
     for name, one in {"": engine, **(others or {})}.items():
         with observed(one, folder / tag, written, failures):
@@ -131,38 +92,43 @@ def save(
             for _, failures in ranks:
                 if failures:
                     raise OSError(failures[0])
-            files = {name: size for written, _ in ranks for name, size in written.items()}
+            files = {name: file for written, _ in ranks for name, file in written.items()}
             elsewhere = [name for name in files if not (folder / tag / name).exists()]
             if elsewhere:
                 raise OSError(
                     f"{elsewhere[0]} is on another host only: the run's folder must be shared by all hosts"
                 )
-            metrics.write_atomically(folder / tag / MARKER, {"tag": tag, **carried, "files": files})
+            checkpoint_folder.mark(folder / tag, carried, files)
             _point_latest(folder, tag)
         except OSError as error:
             shutil.rmtree(folder / tag, ignore_errors=True)
             raise Stop(_cannot_write(folder, tag, error), NO_CHECKPOINT) from error
-        _prune(folder, keep)
+        checkpoint_folder.prune(folder, keep)
 
     session.first(finish)
     return tag
 
 
 def find(session: Session, older: str | None, identity: Identity, log: metrics.Log) -> Checkpoint | None:
-    """The checkpoint to start from: the newest complete one of the run, else of the older run's folder, else none.
+    """The checkpoint to start from: the newest sound one of the run, else of the older run's folder, else none.
 
-    Broken ones that are passed over are logged. Raises Stop on every rank when the one found does not fit this run,
-    or when the older run has none.
+    Those that are passed over are logged: unfinished ones, and those of which a rank finds a file damaged. Raises Stop
+    on every rank when the one found does not fit this run, or when the older run has none.
     """
+    distrusted: set[Path] = set()
+    told: set[str] = set()
 
     def broken(tag: str, reason: str) -> None:
+        if tag in told:
+            return
+        told.add(tag)
         log.say(f"checkpoint {tag} is passed over: {reason}")
-        log.event("skipped", step_of(tag), tag=tag, reason=reason)
+        log.event("skipped", checkpoint_folder.step_of(tag), tag=tag, reason=reason)
 
     def search() -> Checkpoint | None:
-        checkpoint = newest(session.run_dir / FOLDER, broken)
+        checkpoint = checkpoint_folder.newest(session.run_dir / checkpoint_folder.FOLDER, broken, distrusted)
         if checkpoint is None and older:
-            checkpoint = _universal(Path(older)) or newest(Path(older), broken)
+            checkpoint = _universal(Path(older)) or checkpoint_folder.newest(Path(older), broken, distrusted)
             if checkpoint is None:
                 raise Stop(f"--resume {older}: there is no complete checkpoint in this folder")
         reason = refusal(checkpoint, identity) if checkpoint else None
@@ -170,16 +136,14 @@ def find(session: Session, older: str | None, identity: Identity, log: metrics.L
             raise Stop(reason)
         return checkpoint
 
-    return session.first(search)
-
-
-def newest(folder: Path, broken: Callable[[str, str], None] = lambda tag, reason: None) -> Checkpoint | None:
-    """The newest complete checkpoint of a folder, if any; `broken(tag, reason)` is called for newer broken ones."""
-    for path in _newest_first(folder):
-        try:
-            return _read(path)
-        except (OSError, ValueError) as error:
-            broken(path.name, str(error))
+    while (checkpoint := session.first(search)) is not None:
+        reasons = _damage(session, checkpoint)
+        if not reasons:
+            return checkpoint
+        distrusted.add(checkpoint.path)
+        broken(checkpoint.tag, "; ".join(reasons))
+        if checkpoint.path.parent == session.run_dir / checkpoint_folder.FOLDER:
+            session.first(functools.partial(checkpoint_folder.distrust, checkpoint.path, reasons))
     return None
 
 
@@ -228,9 +192,10 @@ def load(engine: DeepSpeedEngine, checkpoint: Checkpoint, name: str = "") -> dic
 
 
 def guarded(
-    work: Callable[..., Any], failures: list[str], wrote: Callable[..., None] = lambda *_: None
+    work: Callable[..., Any],
+    failures: list[str],
 ) -> Callable[..., Any]:
-    """`work` whose failures to write are noted instead of raised; `wrote` is called after it with its arguments.
+    """`work` whose failures to write are noted instead of raised.
 
     A rank that raised would leave the others waiting in a barrier.
     """
@@ -238,9 +203,7 @@ def guarded(
 
     def call(*args: Any, **options: Any) -> Any:
         try:
-            result = work(*args, **options)
-            wrote(*args, *options.values())
-            return result
+            return work(*args, **options)
         except OSError as error:
             failures.append(str(error))
         except (RuntimeError, SafetensorError) as error:
@@ -251,18 +214,19 @@ def guarded(
 
 @contextlib.contextmanager
 def observed(
-    engine: DeepSpeedEngine, folder: Path, written: dict[str, int], failures: list[str]
+    engine: DeepSpeedEngine, folder: Path, written: dict[str, Written], failures: list[str]
 ) -> Iterator[None]:
     """Note the files that DeepSpeed writes below `folder`, and its failures to, which are not raised inside."""
     writer = engine.checkpoint_engine
 
-    def note(_state: object, path: str) -> None:
-        with open(path, "rb") as file:  # noqa: PTH123
-            os.fsync(file.fileno())  # the marker must not reach the disk before what it vouches for
-            written[str(Path(path).relative_to(folder))] = os.fstat(file.fileno()).st_size
+    save = writer.save
+
+    def write(state_dict: object, path: str) -> None:
+        # on disk when this returns: the marker must not reach the disk before what it vouches for
+        written[str(Path(path).relative_to(folder))] = digests.write(writer, save, state_dict, path)
 
     guards = [
-        (writer, "save", guarded(writer.save, failures, note)),
+        (writer, "save", guarded(write, failures)),
         (writer, "makedirs", guarded(writer.makedirs, failures)),
         (engine, "_copy_recovery_script", guarded(engine._copy_recovery_script, failures)),
     ]
@@ -275,12 +239,6 @@ def observed(
             delattr(owner, name)
 
 
-def step_of(tag: str) -> int:
-    """The step of a tag: ours, or a folder of the Hugging Face Trainer; -1 for any other name."""
-    match = re.fullmatch(r"(?:step|checkpoint)-(\d+)", tag)
-    return int(match[1]) if match else -1
-
-
 def vouch(
     session: Session,
     path: Path,
@@ -288,28 +246,32 @@ def vouch(
     identity: Identity,
     *,
     keep: int,
+    written: Mapping[str, Written],
     failures: list[str],
 ) -> None:
     """Mark a checkpoint that another program wrote as complete, then delete all but the newest `keep`.
 
-    All ranks call it once they have written, each with what it failed to write. Raises Stop as `save` does.
+    All ranks call it once they have written, each with what DeepSpeed wrote and with what it failed to write; the other
+    files are small, and rank 0 reads them for their digests. Raises Stop as `save` does.
     """
     from torch import distributed
 
-    everywhere: list[Any] = [None] * session.world_size
-    distributed.all_gather_object(everywhere, failures)
+    ranks: list[Any] = [None] * session.world_size
+    distributed.all_gather_object(ranks, (written, failures))
 
     def mark() -> None:
         try:
-            for failed in filter(None, everywhere):
-                raise OSError(failed[0])
-            files = {str(f.relative_to(path)): f.stat().st_size for f in path.rglob("*") if f.is_file()}
-            carried = {"progress": asdict(progress), "identity": asdict(identity)}
-            metrics.write_atomically(path / MARKER, {"tag": path.name, **carried, "files": files})
+            for _, failures in ranks:
+                if failures:
+                    raise OSError(failures[0])
+            known = {name: file for written, _ in ranks for name, file in written.items()}
+            names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+            files = {name: known.get(name) or digests.of(path / name) for name in names}
+            checkpoint_folder.mark(path, {"progress": asdict(progress), "identity": asdict(identity)}, files)
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
             raise Stop(_cannot_write(path.parent, path.name, error), NO_CHECKPOINT) from error
-        _prune(path.parent, keep)
+        checkpoint_folder.prune(path.parent, keep)
 
     session.first(mark)
 
@@ -321,28 +283,18 @@ def _in_words(error: Exception) -> str:
     return whole if partly else str(error).strip().splitlines()[0]
 
 
-def _newest_first(folder: Path) -> list[Path]:
-    tags = [path for path in folder.glob("*-*") if step_of(path.name) >= 0]
-    return sorted(tags, key=lambda path: step_of(path.name), reverse=True)
+def _damage(session: Session, checkpoint: Checkpoint) -> list[str]:
+    """What any rank finds damaged of the files that it will read; all ranks call it, and get the same."""
+    from torch import distributed
 
-
-def _read(path: Path) -> Checkpoint:
-    """A checkpoint whose files are all there. Raises OSError or ValueError that says what is wrong with it."""
-    try:
-        marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ValueError(f"it was not finished ({MARKER} is missing)") from error
-    for name, size in marker["files"].items():
-        try:
-            actual = (path / name).stat().st_size
-        except FileNotFoundError as error:
-            raise ValueError(f"{name} is missing") from error
-        if actual != size:
-            raise ValueError(f"{name} has {actual} bytes instead of {size}")
-    try:
-        return Checkpoint(path, Progress(**marker["progress"]), Identity(**marker["identity"]))
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{MARKER} is of another version ({error})") from error
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    place = (session.rank, session.world_size, local_rank)
+    mine = digests.damaged(checkpoint.path, digests.share(checkpoint.digests, *place), checkpoint.digests)
+    seen: list[Any] = [None] * session.world_size
+    distributed.all_gather_object(
+        seen, [f"{what} (found by rank {session.rank} on {socket.gethostname()})" for what in mine]
+    )
+    return [reason for reasons in seen for reason in reasons]
 
 
 def _universal(folder: Path) -> Checkpoint | None:
@@ -367,21 +319,8 @@ def _point_latest(folder: Path, tag: str) -> None:
     half.replace(folder / "latest")
 
 
-def _prune(folder: Path, keep: int) -> None:
-    complete = 0
-    for path in _newest_first(folder):
-        with contextlib.suppress(OSError, ValueError):
-            _read(path)
-            complete += 1
-            if complete <= keep:
-                continue
-        if complete:  # newer than the newest complete one is nothing yet
-            (path / MARKER).unlink(missing_ok=True)  # half deleted must not look whole
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def _cannot_write(folder: Path, tag: str, error: OSError) -> str:
-    last = newest(folder)
+    last = checkpoint_folder.newest(folder)
     free = shutil.disk_usage(folder).free / 2**30 if folder.exists() else 0.0
     return f"checkpoint {tag} could not be written to {folder} ({free:.1f} GiB free): {error}; " + (
         f"the last complete one is {last.tag}" if last else "there is no complete one yet"

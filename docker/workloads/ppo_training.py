@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from workloads import (
     averages,
+    checkpoint_folder,
     checkpoints,
     engines,
     examples,
@@ -25,7 +26,7 @@ from workloads import (
     rollouts,
     samples,
 )
-from workloads.checkpoints import Identity, Progress
+from workloads.checkpoint_folder import Identity, Progress
 
 if TYPE_CHECKING:
     import argparse
@@ -192,7 +193,7 @@ class Training:
         self.stage.log.event("checkpoint", self.progress.step, tag=self.saved)
         self.stage.log.say(f"checkpoint {self.saved} saved")
 
-    def resume(self, checkpoint: checkpoints.Checkpoint) -> None:
+    def resume(self, checkpoint: checkpoint_folder.Checkpoint) -> None:
         """Continue from a checkpoint."""
         carried = checkpoints.load(self.models.policy, checkpoint)
         checkpoints.load(self.models.critic, checkpoint, "critic")

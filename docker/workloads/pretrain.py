@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from workloads import (
     architectures,
+    checkpoint_folder,
     checkpoints,
     engines,
     metrics,
@@ -107,7 +108,7 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     if args.compile:
         this.together(lambda: engines.compile(engine, args.compile))
     engine.train()
-    progress = checkpoints.restore(engine, checkpoint) if checkpoint else checkpoints.Progress()
+    progress = checkpoints.restore(engine, checkpoint) if checkpoint else checkpoint_folder.Progress()
     training = Training(
         args=args,
         this=this,
@@ -159,7 +160,7 @@ def build(
     return model
 
 
-def announce(training: Training, checkpoint: checkpoints.Checkpoint | None) -> None:
+def announce(training: Training, checkpoint: checkpoint_folder.Checkpoint | None) -> None:
     """Log what is trained, by what, and from where it continues."""
     this, log, identity, progress = training.this, training.log, training.identity, training.progress
     log.say(

@@ -20,6 +20,7 @@ from transformers import PrinterCallback
 from workloads import (
     architectures,
     callbacks,
+    checkpoint_folder,
     checkpoints,
     engines,
     epochs,
@@ -59,7 +60,7 @@ def settings(
     whole = {**config, "optimizer": {**optimizer, "params": params}}
     beta1, beta2 = _number(given, "betas", [args.beta1, args.beta2])
     return {
-        "output_dir": str(this.run_dir / checkpoints.FOLDER),
+        "output_dir": str(this.run_dir / checkpoint_folder.FOLDER),
         "deepspeed": whole,
         "per_device_train_batch_size": size.micro,
         "per_device_eval_batch_size": size.micro,
@@ -203,7 +204,7 @@ def run(trainer: Trainer, stage: Stage) -> int:
     )
     reporter = callbacks.Reporter(trainer, stage, identity, attempt)
     trainer.add_callback(reporter)
-    note_failures(trainer, reporter.failures)
+    note_writing(trainer, reporter)
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         if not reporter.stopped:
@@ -218,13 +219,15 @@ def run(trainer: Trainer, stage: Stage) -> int:
     return SAVED if reporter.stopped else os.EX_OK
 
 
-def note_failures(trainer: Trainer, failures: list[str]) -> None:
-    """Let this rank go on when it cannot write a part of a checkpoint, and note why: the others wait for it."""
+def note_writing(trainer: Trainer, reporter: callbacks.Reporter) -> None:
+    """Have the reporter know what this rank writes of a checkpoint, and fails to: it goes on, as the others wait."""
+    failures = reporter.failures
     inner = checkpoints.guarded(trainer._save_checkpoint, failures)
 
     def save(*args: Any, **more: Any) -> None:
         path = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
-        with checkpoints.observed(trainer.deepspeed, path, {}, failures):
+        reporter.written.clear()
+        with checkpoints.observed(trainer.deepspeed, path, reporter.written, failures):
             inner(*args, **more)
 
     trainer._save = checkpoints.guarded(trainer._save, failures)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from ending import NOT_FINITE
 
-from workloads import checkpoints, engines, packing, routing
-from workloads.checkpoints import Progress
+from workloads import checkpoint_folder, checkpoints, engines, packing, routing
+from workloads.checkpoint_folder import Progress
 from workloads.session import Stop
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Training:
     data: samples.Data
     batches: Iterator[Batch]  # of training, from the next step on
     size: engines.BatchSize
-    identity: checkpoints.Identity
+    identity: checkpoint_folder.Identity
     parameters: int  # of the whole model
     attempt: int
     steps_before: int  # this attempt

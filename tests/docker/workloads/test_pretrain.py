@@ -103,14 +103,18 @@ def test_a_signal_saves_and_the_run_continues_exactly(whole: ranks.Ranks, tmp_pa
     shutil.copytree(run.run_dir / "checkpoints", older)
     before = {path: path.stat().st_mtime_ns for path in older.rglob("*")}
 
-    # the newest checkpoint is damaged: the one before holds
-    weights = run.run_dir / "checkpoints" / saved["tag"] / "mp_rank_00_model_states.pt"
-    weights.write_bytes(weights.read_bytes()[:-1])
+    # one byte of the newest checkpoint is damaged, in a file that rank 1 alone reads: the one before holds
+    newest = run.run_dir / "checkpoints" / saved["tag"]
+    (states,) = newest.glob("*pp_rank_1_*optim_states.pt")
+    data = bytearray(states.read_bytes())
+    data[len(data) // 2] ^= 1
+    states.write_bytes(data)
     again = ranks.start(tmp_path, 2, STAGE_1, *LONG)
     assert again.wait() == [0, 0], again.output()
     (skipped,) = again.events("skipped")
     assert skipped["tag"] == saved["tag"]
-    assert "bytes instead of" in skipped["reason"]
+    assert f"{states.name} has other bytes than were written" in skipped["reason"]
+    assert "found by rank 1 on " in skipped["reason"]
     start = again.events("start")[-1]
     assert (start["step"], start["resumed_from"], start["attempt"]) == (30, "step-00000030", 2)
     assert again.losses() == whole.losses()
