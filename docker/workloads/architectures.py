@@ -7,6 +7,7 @@ memory planner reads too.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import os
@@ -208,23 +209,41 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: 
         with deepspeed.zero.GatheredParameters(needed, enabled=hasattr(parameter, "ds_id")):
             if session.rank == 0:
                 whole = _unpacked(parameter) + (module.get_delta_weight("default") if module else 0)
-                weights[_plain(key)] = whole.to(parameter.dtype).cpu().clone()
+                weights[plain_name(key)] = whole.to(parameter.dtype).cpu().clone()
 
-    def write() -> None:
-        plain = model.get_base_model() if hasattr(model, "get_base_model") else model
-        plain.config.use_cache = True
-        if hasattr(plain.config, "quantization_config"):  # what is written is not
-            del plain.config.quantization_config
-            plain.hf_quantizer = None
-        generation = getattr(plain, "generation_config", None)
-        for settings in filter(None, (plain.config, generation)):
-            _end_with(settings, tokenizer)
-        if generation and not plain.config.is_encoder_decoder:
-            _sample(generation)
-        plain.save_pretrained(session.run_dir / "export", state_dict=weights)
-        tokenizer.save_pretrained(session.run_dir / "export")
+    session.first(lambda: write(model, tokenizer, weights, session.run_dir / "export"))
 
-    session.first(write)
+
+def write(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    weights: dict[str, torch.Tensor],
+    folder: Path,
+) -> None:
+    """Write these weights of a model as a Hugging Face folder: safetensors, configurations and tokenizer."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain.config.use_cache = True
+    if hasattr(plain.config, "quantization_config"):  # what is written is not
+        del plain.config.quantization_config
+        plain.hf_quantizer = None
+    generation = getattr(plain, "generation_config", None)
+    for settings in filter(None, (plain.config, generation)):
+        _end_with(settings, tokenizer)
+    if generation and not plain.config.is_encoder_decoder:
+        _sample(generation)
+    plain.save_pretrained(folder, state_dict=weights)
+    tokenizer.save_pretrained(folder)
+
+
+def describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write what is needed beside weights to build the model again: its configurations and tokenizer."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    settings = copy.deepcopy(plain.config)
+    settings.architectures = [type(plain).__name__]
+    settings.save_pretrained(folder)
+    if generation := getattr(plain, "generation_config", None):
+        generation.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _unpacked(parameter: torch.nn.Parameter) -> torch.Tensor:
@@ -264,7 +283,7 @@ def _sample(settings: GenerationConfig) -> None:
             setattr(settings, name, value)
 
 
-def _plain(key: str) -> str:
+def plain_name(key: str) -> str:
     """A parameter's name without what peft puts around and into it."""
     return (
         key.removeprefix("base_model.model.")

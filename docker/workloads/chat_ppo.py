@@ -110,6 +110,7 @@ def prepare(stage: Stage) -> Training:
         world_size=this.world_size,
     )
     checkpoint = checkpoints.find(this, args.resume, identity, stage.log)
+    checkpoints.describe(this, models.policy.module, stage.tokenizer)
     training = ppo_training.Training(
         stage=stage,
         models=models,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FOLDER = "checkpoints"
 MARKER = "complete.json"
 DAMAGED = "damaged.json"
+MODEL = "model"  # beside the tags: what is needed beside weights to build the model again
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,8 @@ def _marker(path: Path) -> dict[str, Any]:
             else f"it was not finished ({MARKER} is missing)"
         )
         raise ValueError(why) from error
+    if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
+        raise ValueError(f"{MARKER} is of another version")
     seal = marker.pop("seal", None)
     if seal is not None and seal != digests.seal(marker):
         raise ValueError(f"{MARKER} has other bytes than were written")

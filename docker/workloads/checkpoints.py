@@ -53,6 +53,12 @@ def identity(
     )
 
 
+def describe(session: Session, model: PreTrainedModel, by: PreTrainedTokenizerBase) -> None:
+    """Write beside the checkpoints what is needed to build the model again from any of them (export.py)."""
+    folder = session.run_dir / checkpoint_folder.FOLDER / checkpoint_folder.MODEL
+    session.first(lambda: architectures.describe(model, by, folder))
+
+
 def save(
     engine: DeepSpeedEngine,
     session: Session,

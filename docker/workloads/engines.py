@@ -77,9 +77,14 @@ def precision(config: dict[str, Any]) -> str:
 
 def dtype(config: dict[str, Any]) -> torch.dtype:
     """The type of the model's weights that goes with the config's precision."""
+    return type_of(precision(config))
+
+
+def type_of(precision: str) -> torch.dtype:
+    """The type of weights in this precision."""
     import torch
 
-    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision(config)]
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[precision]
 
 
 def start(

@@ -188,6 +188,7 @@ def run(trainer: Trainer, stage: Stage) -> int:
         world_size=this.world_size,
     )
     checkpoint = checkpoints.find(this, args.resume, identity, log)
+    checkpoints.describe(this, trainer.model, stage.tokenizer)
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
     log.say(
         f"{identity.model}, tokenizer {identity.tokenizer}; {this.world_size} ranks, ZeRO-{identity.zero_stage}, "

@@ -203,6 +203,41 @@ def test_an_exported_model_is_the_trained_one(stages: list[ranks.Ranks]) -> None
     assert len(text.encode()) >= len("The é".encode()) + 8
 
 
+def test_a_model_is_exported_from_a_checkpoint_without_its_ranks(
+    stages: list[ranks.Ranks], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file
+    from workloads import export
+
+    at_its_end = load_file(stages[3].run_dir / "export/model.safetensors")
+    for stage, tolerance in ((0, 1e-5), (1, 1e-5), (3, 0)):
+        folder = tmp_path / f"stage-{stage}"
+        assert export.main([str(stages[stage].run_dir / "checkpoints/step-00000005"), str(folder)]) == 0
+        weights = load_file(folder / "model.safetensors")
+        assert weights.keys() == at_its_end.keys()
+        for name, tensor in weights.items():
+            assert (tensor - at_its_end[name]).abs().max() <= tolerance, name
+    ours, theirs = ({path.name: path for path in f.iterdir()} for f in (folder, stages[3].run_dir / "export"))
+    assert ours.keys() == theirs.keys()
+    for name in ours.keys() - {
+        "model.safetensors",
+        "tokenizer_config.json",
+    }:  # which says that it was read locally
+        assert ours[name].read_text() == theirs[name].read_text()
+
+    before = stages[3].run_dir / "checkpoints/step-00000003"
+    assert export.main([str(before), str(folder)]) == 64
+    assert capsys.readouterr().err == f"error: {folder} exists: name a new folder\n"
+    broken = tmp_path / "run/checkpoints/step-00000003"
+    shutil.copytree(before, broken)
+    with next(broken.glob("*pp_rank_1*optim_states.pt")).open("r+b") as file:
+        file.seek(500)
+        file.write(b"\xff")
+    assert export.main([str(broken), str(tmp_path / "new")]) == 64
+    assert "optim_states.pt has other bytes than were written" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_folder_with_weights_starts_from_them(stages: list[ranks.Ranks], tmp_path: Path) -> None:
     trained = stages[3]
     config = ranks.deepspeed(2, stage=3)
