@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
+import stat
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from workloads import digests, metrics
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 FOLDER = "checkpoints"
 MARKER = "complete.json"
 DAMAGED = "damaged.json"
+_MOST = 2**26  # bytes of a marker: of 100,000 ranks
 MODEL = "model"  # beside the tags: what is needed beside weights to build the model again
 
 
@@ -109,35 +113,55 @@ def read(path: Path) -> Checkpoint:
     marker = _marker(path)
     for name, size in marker["files"].items():
         try:
-            actual = (path / name).stat().st_size
+            status = (path / name).stat()
         except FileNotFoundError as error:
             raise ValueError(f"{name} is missing") from error
-        if actual != size:
-            raise ValueError(f"{name} has {actual} bytes instead of {size}")
+        if not stat.S_ISREG(status.st_mode) or status.st_size != size:
+            raise ValueError(f"{name} has {status.st_size} bytes instead of {size}")
     try:
         progress, identity = Progress(**marker["progress"]), Identity(**marker["identity"])
-        return Checkpoint(path, progress, identity, digests=marker.get(digests.KIND, {}))
     except (KeyError, TypeError) as error:
         raise ValueError(f"{MARKER} is of another version ({error})") from error
+    numbers = (*vars(progress).values(), identity.world_size, identity.zero_stage)
+    if not all(type(number) is int for number in numbers):
+        raise ValueError(f"{MARKER} is of another version")
+    return Checkpoint(path, progress, identity, digests=marker.get(digests.KIND, {}))
 
 
 def _marker(path: Path) -> dict[str, Any]:
     """What complete.json says, as it was written. Raises OSError or ValueError."""
     try:
-        marker: dict[str, Any] = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        marker: Any = json.loads(_text(path / MARKER))
     except FileNotFoundError as error:
-        why = (
-            f"it is damaged, see {DAMAGED}"
-            if (path / DAMAGED).exists()
-            else f"it was not finished ({MARKER} is missing)"
-        )
+        damaged = (path / DAMAGED).exists()
+        why = f"it is damaged, see {DAMAGED}" if damaged else f"it was not finished ({MARKER} is missing)"
         raise ValueError(why) from error
-    if not isinstance(marker, dict) or not isinstance(marker.get("files"), dict):
+    except RecursionError:
+        marker = None
+    if not isinstance(marker, dict) or not all(
+        map(_is_listing, (marker.get("files"), marker.get(digests.KIND, {})))
+    ):
         raise ValueError(f"{MARKER} is of another version")
     seal = marker.pop("seal", None)
     if seal is not None and seal != digests.seal(marker):
         raise ValueError(f"{MARKER} has other bytes than were written")
     return marker
+
+
+def _is_listing(names: object) -> bool:
+    """Whether it is a mapping of files of the checkpoint alone: what others wrote may name any."""
+    return isinstance(names, dict) and not any(
+        PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name
+        for name in names
+    )
+
+
+def _text(path: Path) -> bytes:
+    """What a file holds; a pipe of that name is not waited for."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError(f"{path.name} is no file")
+        return file.read(_MOST)
 
 
 def prune(folder: Path, keep: int) -> None:

@@ -15,7 +15,7 @@ from launcher import ROOT, __version__
 from launcher.cli import arguments, completion, options, streams
 from launcher.cli.arguments import filled
 from launcher.cli.streams import say, say_problems
-from launcher.cli.verbs import again, check, data, launch, look, plan, report, runs, shell
+from launcher.cli.verbs import again, check, checkpoints, data, launch, look, plan, report, runs, shell
 from launcher.errors import LauncherError, ToolMissingError
 
 if TYPE_CHECKING:
@@ -153,6 +153,23 @@ def _add_operate(verbs: arguments.Verbs) -> None:
         _run_option(verb)
         _flag(verb, "--force", "also where code, data, image or packages have changed since")
         _flag(verb, "--wait", "follow the run until it ends; exit code 1 if it failed")
+
+    what = "the checkpoints of a run: list, verify, export or delete them"
+    if verb := verbs.add("checkpoints", what, checkpoints.checkpoints, options.Checkpoints):
+        _checkpoint_options(verb)
+
+
+def _checkpoint_options(verb: argparse.ArgumentParser) -> None:
+    _run_option(verb)
+    either = verb.add_mutually_exclusive_group()
+    either.add_argument("--verify", action="store_true", help="read each byte, and compare the digests")
+    what = "write the newest as a model for transformers to the new folder DIR; needs torch"
+    either.add_argument("--export", type=filled, metavar="DIR", help=what)
+    either.add_argument(
+        "--keep", type=int, metavar="N", help="delete all but the newest N, once the run has ended"
+    )
+    verb.add_argument("--step", type=int, metavar="N", help="with --export: the checkpoint of this step")
+    _json_option(verb)
 
 
 def _add_cluster(verbs: arguments.Verbs) -> None:

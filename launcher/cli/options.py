@@ -123,6 +123,17 @@ class List(Options):
     json: bool
 
 
+class Checkpoints(Options):
+    """checkpoints."""
+
+    run: str
+    verify: bool
+    export: str | None
+    keep: int | None
+    step: int | None
+    json: bool
+
+
 class Data(Options):
     """data."""
 

@@ -77,12 +77,14 @@ OPTIONS: dict[str, Callable[[Random], tuple[str, ...]]] = {
     "--debug": lambda _: ("--debug",),
     "--on": lambda r: ("--on", r.choice(("local", "slurm", "kubernetes", "k8s", "", "x"))),
     "--all": lambda _: ("--all",),
+    "--verify": lambda _: ("--verify",),
+    "--keep": lambda r: ("--keep", r.choice(("1", "2", "0", "-1", "9" * 400, "x", ""))),
 }
 FILE_OPTIONS = ("--cluster", "--cluster=", "--strict")
 JOB_OPTIONS = (*FILE_OPTIONS, "--name")
 RUN_VERBS = (
     *("list", "status", "status", "logs", "report", "report", "cancel", "resume", "rerun", "rerun"),
-    *("compare", "compare", "shell"),
+    *("compare", "compare", "shell", "checkpoints", "checkpoints"),
 )
 LAUNCH = (*JOB_OPTIONS, "--force", "--wait", "--after")
 PLAN = (*JOB_OPTIONS, "--json", "--json", "--max-model", "--min-nodes", "--min-nodes", "--html", "--png")
@@ -227,6 +229,7 @@ def _of_runs(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:
         "rerun": ("--force",),
         "compare": ("--json",),
         "shell": ("--rank", "--host"),
+        "checkpoints": ("--json", "--verify", "--keep"),
     }.get(verb, ())
     recorded = verb in {"rerun", "compare", "shell"} and random.random() < 0.9
     one = (lambda r: r.choice(records.RUNS[:2])) if recorded else run

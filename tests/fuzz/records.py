@@ -51,6 +51,15 @@ CORPUS = {
     },
     **{"shards": [["00000", 9, 2]], "created": "2026-01-01T00:00:00Z"},
 }
+CHECKPOINT = {
+    "progress": {"step": 1, "samples": 4, "tokens": 64},
+    "identity": {
+        **{"model": "gpt2", "model_fingerprint": "m", "tokenizer": "bytes", "tokenizer_fingerprint": "t"},
+        **{"world_size": 2, "zero_stage": 1, "precision": "bf16"},
+    },
+    "files": {"states.pt": 8},
+    "xxh3_128": {"states.pt": "0f4c8e3b7a0d5c6e9b1a2f3d4c5b6a79"},
+}
 HOST = {"host": "127.0.0.1", "drivers": {}, "packages": {"torch": "2.13.0"}}
 
 
@@ -85,6 +94,15 @@ def cache(random: Random) -> dict[str, bytes]:
     return made
 
 
+def _checkpoints(random: Random) -> dict[str, bytes]:
+    made = {}
+    for tag in ("step-00000001", "step-00000002", "checkpoint-3"):
+        if random.random() < 0.3:
+            made[f"checkpoints/{tag}/states.pt"] = b"12345678"
+            made[f"checkpoints/{tag}/complete.json"] = _json(random, CHECKPOINT)
+    return made
+
+
 def _run(random: Random, run: str, recorded: bool) -> dict[str, bytes]:
     scheduler = random.choice(("local", "local", "slurm", "kubernetes"))
     run_record = {
@@ -112,6 +130,7 @@ def _run(random: Random, run: str, recorded: bool) -> dict[str, bytes]:
     if random.random() < 0.3:
         made["code.json"] = _json(random, CODE)
         made["code/train.py"] = b"print(1)\n"
+    made |= _checkpoints(random)
     if random.random() < 0.2:
         made["hosts/0.json"] = _json(random, HOST)
     for name, content in (

@@ -155,6 +155,22 @@ def test_compare(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(printed(capsys, "compare", "a", "b"), documented("compare"))
 
 
+def test_checkpoints(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for tag in ("step-00000001", "step-00000002"):
+        (runs / "a" / "checkpoints" / tag).mkdir(parents=True)
+    identity = dict.fromkeys(("model", "model_fingerprint", "tokenizer", "tokenizer_fingerprint"), "x")
+    marker = {
+        "progress": {"step": 2, "samples": 8, "tokens": 64},
+        "identity": {**identity, "world_size": 2, "zero_stage": 1, "precision": "fp32"},
+        "files": {},
+    }
+    (runs / "a/checkpoints/step-00000002/complete.json").write_text(json.dumps(marker))
+    whole, half = printed(capsys, "checkpoints", "a")
+    assert (whole["state"], whole["tokens"], half["state"]) == ("complete", 64, "unfinished")
+    for entry in (whole, half):
+        check(entry, documented("checkpoints"))
+
+
 def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for key, text in (
         ("0" * 16, '{"tokens": 1, "documents": 1, "bytes": 1, "sources": ["a"]}'),
@@ -183,6 +199,6 @@ def test_every_verb_with_json_is_documented() -> None:
     table = next(action for action in main.parser()._actions if action.dest == "verb").choices
     assert table
     verbs = {name for name, verb in dict(table).items() if "--json" in verb._option_string_actions}
-    assert verbs == {"plan", "status", "list", "report", "compare", "data", "env", "doctor"}
+    assert verbs == {"plan", "status", "list", "report", "compare", "checkpoints", "data", "env", "doctor"}
     for verb in verbs:
         assert f"`python -m launcher {verb}" in PAGE or f"`{verb} --json`" in PAGE
