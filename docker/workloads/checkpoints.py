@@ -2,8 +2,7 @@
 
 Files are written and read by DeepSpeed, below the folder that is checkpoint_folder.py's. Before a checkpoint is resumed
 each rank compares the digests of what it will read; one that is damaged is passed over for the one before. The state
-that a checkpoint carries is the workload's. Converting to another layout is left to DeepSpeed's ds_to_universal, whose
-result is resumed too.
+that a checkpoint carries is the workload's.
 """
 
 from __future__ import annotations
@@ -19,7 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from ending import NO_CHECKPOINT
 
-from workloads import architectures, checkpoint_folder, digests, engines, metrics, tokenizer
+from workloads import (
+    architectures,
+    checkpoint_folder,
+    digests,
+    engines,
+    metrics,
+    tokenizer,
+    universal,
+    waiting,
+)
 from workloads.checkpoint_folder import Checkpoint, Identity, Progress
 from workloads.session import Stop
 
@@ -31,6 +39,8 @@ if TYPE_CHECKING:
 
     from workloads.digests import Written
     from workloads.session import Session
+
+CONVERTING = 24 * 60.0  # minutes at most
 
 
 def identity(
@@ -106,6 +116,7 @@ def save(
                 )
             checkpoint_folder.mark(folder / tag, carried, files)
             _point_latest(folder, tag)
+            shutil.rmtree(folder / universal.FOLDER, ignore_errors=True)  # this one fits
         except OSError as error:
             shutil.rmtree(folder / tag, ignore_errors=True)
             raise Stop(_cannot_write(folder, tag, error), NO_CHECKPOINT) from error
@@ -115,11 +126,14 @@ def save(
     return tag
 
 
-def find(session: Session, older: str | None, identity: Identity, log: metrics.Log) -> Checkpoint | None:
+def find(
+    session: Session, older: str | None, identity: Identity, log: metrics.Log, *, converts: bool = False
+) -> Checkpoint | None:
     """The checkpoint to start from: the newest sound one of the run, else of the older run's folder, else none.
 
-    Those that are passed over are logged: unfinished ones, and those of which a rank finds a file damaged. Raises Stop
-    on every rank when the one found does not fit this run, or when the older run has none.
+    Those that are passed over are logged: unfinished ones, and those of which a rank finds a file damaged. One of
+    another number of ranks is converted first, where the workload `converts`. Raises Stop on every rank when the one
+    found does not fit this run, or when the older run has none.
     """
     distrusted: set[Path] = set()
     told: set[str] = set()
@@ -134,18 +148,21 @@ def find(session: Session, older: str | None, identity: Identity, log: metrics.L
     def search() -> Checkpoint | None:
         checkpoint = checkpoint_folder.newest(session.run_dir / checkpoint_folder.FOLDER, broken, distrusted)
         if checkpoint is None and older:
-            checkpoint = _universal(Path(older)) or checkpoint_folder.newest(Path(older), broken, distrusted)
+            checkpoint = universal.read(Path(older)) or checkpoint_folder.newest(
+                Path(older), broken, distrusted
+            )
             if checkpoint is None:
                 raise Stop(f"--resume {older}: there is no complete checkpoint in this folder")
-        reason = refusal(checkpoint, identity) if checkpoint else None
-        if reason:
-            raise Stop(reason)
-        return checkpoint
+        return checkpoint and _fitting(checkpoint, identity, converts)
+
+    def converted(checkpoint: Checkpoint) -> Checkpoint:
+        folder = session.run_dir / checkpoint_folder.FOLDER
+        return universal.convert(checkpoint, folder, log) if parted(checkpoint, identity) else checkpoint
 
     while (checkpoint := session.first(search)) is not None:
         reasons = _damage(session, checkpoint)
         if not reasons:
-            return checkpoint
+            return waiting.first(session, functools.partial(converted, checkpoint), CONVERTING)
         distrusted.add(checkpoint.path)
         broken(checkpoint.tag, "; ".join(reasons))
         if checkpoint.path.parent == session.run_dir / checkpoint_folder.FOLDER:
@@ -153,8 +170,21 @@ def find(session: Session, older: str | None, identity: Identity, log: metrics.L
     return None
 
 
-def refusal(checkpoint: Checkpoint, identity: Identity) -> str | None:
-    """Why a checkpoint cannot continue in a run of this identity; None if it can."""
+def _fitting(checkpoint: Checkpoint, identity: Identity, converts: bool) -> Checkpoint:
+    """The checkpoint. Raises Stop where it cannot continue in a run of this identity."""
+    if reason := refusal(checkpoint, identity, converts):
+        raise Stop(reason)
+    return checkpoint
+
+
+def parted(checkpoint: Checkpoint, identity: Identity) -> bool:
+    """Whether a checkpoint has its states in as many parts as ranks, and the run has another number of these."""
+    theirs = checkpoint.identity
+    return not checkpoint.universal and theirs.zero_stage > 0 and theirs.world_size != identity.world_size
+
+
+def refusal(checkpoint: Checkpoint, identity: Identity, converts: bool = False) -> str | None:
+    """Why a checkpoint cannot continue in a run of this identity; None if it can, once it is converted."""
     theirs, ours = checkpoint.identity, identity
     if theirs.model_fingerprint != ours.model_fingerprint:
         return f"{checkpoint.path} is of another model: {theirs.model}, not {ours.model}; give this run another folder"
@@ -168,7 +198,7 @@ def refusal(checkpoint: Checkpoint, identity: Identity) -> str | None:
             f"{checkpoint.path} was written by {_layout(theirs)}, and {_layout(ours)} cannot read it: "
             "use what wrote it"
         )
-    if not checkpoint.universal and theirs.zero_stage and theirs.world_size != ours.world_size:
+    if parted(checkpoint, identity) and not converts:
         return (
             f"{checkpoint.path} was written by {_layout(theirs)}, and this run has {_layout(ours)}: DeepSpeed reads "
             "its partitions back only with as many ranks. Use as many, or convert it first: "
@@ -301,21 +331,6 @@ def _damage(session: Session, checkpoint: Checkpoint) -> list[str]:
         seen, [f"{what} (found by rank {session.rank} on {socket.gethostname()})" for what in mine]
     )
     return [reason for reasons in seen for reason in reasons]
-
-
-def _universal(folder: Path) -> Checkpoint | None:
-    """The checkpoint that ds_to_universal wrote to a folder, if it did; what it carries is in DeepSpeed's files."""
-    import torch
-
-    pointer = folder / "latest_universal"
-    if not pointer.exists():
-        return None
-    path = folder / pointer.read_text(encoding="utf-8").strip()
-    states = sorted(path.glob("*model_states.pt"))
-    if not states:
-        raise Stop(f"--resume {folder}: {path} has no model states")
-    carried = torch.load(states[0], map_location="cpu", mmap=True, weights_only=False)
-    return Checkpoint(path, Progress(**carried["progress"]), Identity(**carried["identity"]), universal=True)
 
 
 def _point_latest(folder: Path, tag: str) -> None:

@@ -100,7 +100,7 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     )
     identity = dataclasses.replace(identity, data=data.order)
     parameters = architectures.parameters(model)  # DeepSpeed may spread experts over ranks
-    checkpoint = checkpoints.find(this, args.resume, identity, log)
+    checkpoint = checkpoints.find(this, args.resume, identity, log, converts=True)
     checkpoints.describe(this, model, data.tokenizer)
     with routing.recordable():
         engine = engines.start(
