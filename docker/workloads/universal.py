@@ -53,8 +53,8 @@ def convert(checkpoint: Checkpoint, folder: Path, log: metrics.Log) -> Checkpoin
         return there
     for old in (kept, half):
         shutil.rmtree(old, ignore_errors=True)
-    half.mkdir(parents=True)
     _require_room(checkpoint.path, folder)
+    half.mkdir(parents=True)
     began = time.monotonic()
     log.say(f"checkpoint {checkpoint.tag} is converted for another number of ranks")
     try:
@@ -71,6 +71,7 @@ def convert(checkpoint: Checkpoint, folder: Path, log: metrics.Log) -> Checkpoin
 
 def _require_room(path: Path, folder: Path) -> None:
     """The states of the optimizer are written twice: as pieces, and put together."""
+    folder.mkdir(parents=True, exist_ok=True)
     states = [file for file in path.glob("*optim_states.pt") if file.is_file()]
     needed, free = 2 * sum(file.stat().st_size for file in states), shutil.disk_usage(folder).free
     if free < needed:
