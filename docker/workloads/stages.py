@@ -102,19 +102,17 @@ def prepare(
     forms: Sequence[Form],
     *,
     pad_apart: bool = False,
-    balanced: bool = True,
 ) -> Stage:
     """Read config, examples (of these forms) and tokenizer. Raises Stop for the job's mistakes.
 
     Set `pad_apart` where the padding token must not be the end token, even if the model has to grow by one for it.
-    `balanced` says whether the stage has a load-balancing loss for a mixture of experts.
     """
     if wrong := mistake(args, forms):
         raise Stop(wrong)
     log = this.together(lambda: metrics.start(args, this.run_dir, this.rank))
     config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
     settings = this.together(lambda: architectures.config(args.model))
-    if unbalanced := routing.unbalanced(settings, balanced):
+    if unbalanced := routing.unbalanced(settings):
         log.say(unbalanced)
     training, held_out = examples.read(this, args.data, forms, formats.columns(args))
     vocabulary = architectures.vocabulary(settings)

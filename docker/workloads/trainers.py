@@ -19,6 +19,7 @@ from transformers import PrinterCallback
 
 from workloads import (
     architectures,
+    balancing,
     callbacks,
     checkpoints,
     engines,
@@ -33,10 +34,10 @@ from workloads import (
     stages,
 )
 from workloads.session import Session, Stop
-from workloads.stages import IGNORED
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Iterable
 
     import torch
     from transformers import PreTrainedModel, Trainer
@@ -69,6 +70,7 @@ def settings(
         "fp16": engines.precision(config) == "fp16",
         "use_cpu": this.device.type == "cpu",
         "dataloader_pin_memory": this.device.type != "cpu",
+        **_loading(args, this, size),
         "learning_rate": _number(given, "lr", args.lr),
         "weight_decay": _number(given, "weight_decay", args.weight_decay),
         "adam_epsilon": _number(given, "eps", 1e-8),
@@ -92,6 +94,17 @@ def settings(
         "disable_tqdm": True,
         "report_to": [],
     }
+
+
+def _loading(args: argparse.Namespace, this: Session, size: engines.BatchSize) -> dict[str, Any]:
+    """How batches are made ahead of the step: a step's at least, in other processes, in the order of one."""
+    workers = vars(args).get("loader_workers", 0)
+    if workers is None:
+        workers = int(this.device.type != "cpu")  # on a CPU they would take the step's own cores
+    if not workers:
+        return {}
+    ahead = {"dataloader_prefetch_factor": max(2, math.ceil(size.accumulation / workers))}
+    return {"dataloader_num_workers": workers, "dataloader_persistent_workers": True, **ahead}
 
 
 def _number(given: dict[str, Any], key: str, otherwise: Any) -> Any:
@@ -123,26 +136,22 @@ def arrange(trainer: Trainer, stage: Stage, per_example: int = 1) -> None:
         trainer.args.per_device_eval_batch_size = math.gcd(stage.size.micro, share)
 
 
-def evaluate_tokens(trainer: Trainer) -> dict[str, float]:
+def evaluate_tokens(
+    trainer: Trainer, judge: Callable[[Any, dict[str, torch.Tensor]], Iterable[torch.Tensor]]
+) -> dict[str, float]:
     """Loss of the held-out labels, nats a token, and the share that is held likeliest: each token weighs the same.
 
-    The Trainer's own mean gives each batch the same weight, so it depends on how they are cut.
+    The Trainer's own mean gives each batch the same weight, so it depends on how they are cut. `judge` gives the
+    Judged of a model and a batch.
     """
     import torch
-    from torch.nn.functional import cross_entropy
 
-    model, encoder = trainer.model_wrapped, trainer.model.config.is_encoder_decoder
+    model = trainer.model_wrapped
     sums = torch.zeros(3, dtype=torch.float64, device=trainer.args.device)
     model.eval()
     for batch in trainer.get_eval_dataloader():
-        labels = batch["labels"] if encoder else batch.pop("labels")
         with torch.no_grad():
-            logits = model(**batch).logits  # [examples, tokens, vocabulary]
-        if not encoder:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
-        right = (logits.argmax(-1) == labels).sum()
-        sums += torch.stack([loss.double(), right, (labels != IGNORED).sum()])
+            sums += torch.stack([part.double() for part in judge(model, batch)])
     loss, right, tokens = trainer.accelerator.reduce(sums).tolist()
     figures = {"eval_loss": loss / tokens, "eval_accuracy": right / tokens}
     trainer.log(figures)
@@ -201,7 +210,11 @@ def run(trainer: Trainer, stage: Stage) -> int:
         attempt=attempt,
         max_steps=args.max_steps,
     )
-    reporter = callbacks.Reporter(trainer, stage, identity, attempt)
+    policy = trainer.model.get_base_model() if args.lora_rank else trainer.model
+    balance = balancing.of(policy, packed=vars(args).get("packing", False))
+    if balance is not None:
+        balancing.follow(trainer, balance)
+    reporter = callbacks.Reporter(trainer, stage, identity, attempt=attempt, balance=balance)
     trainer.add_callback(reporter)
     note_failures(trainer, reporter.failures)
     try:
