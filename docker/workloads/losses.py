@@ -152,7 +152,7 @@ class _Chunked(torch.autograd.Function):  # type: ignore[misc]
             if bias is not None and ctx.needs_input_grad[2]
             else None,
         )
-        total = nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        total, nats = torch.zeros(2, dtype=torch.float32, device=hidden.device)
         for first in range(0, len(hidden), rows):
             part = slice(first, first + rows)
             logits = linear(hidden[part], weight, bias).float()

@@ -160,9 +160,9 @@ class Training:
     def evaluate(self) -> None:
         """Log what the held-out prompts' answers are worth, each time sampled by the same random numbers."""
         this, size = self.stage.this, self.stage.size
-        count = examples.evaluation_size(len(self.held_out), size.total)
-        rows = math.ceil(count / this.world_size)
-        places = (this.rank * rows + np.arange(rows)) % count
+        evaluated = examples.evaluated(len(self.held_out), size.total, this.world_size)
+        rows = len(evaluated) // this.world_size
+        places = np.array(evaluated[this.rank * rows :][:rows])
         batches = [
             rollouts.answers(
                 self.models,

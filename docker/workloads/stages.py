@@ -118,6 +118,7 @@ def prepare(
     vocabulary = architectures.vocabulary(settings)
     by = tokenizer.for_examples(this, args, vocabulary, training, pad_apart=pad_apart)
     this.together(lambda: turns.adopt(by, vars(args).get("chat_template")))
+    turns.keep_date(by, this, log)
     if len(by) > vocabulary:
         log.say(
             f"the vocabulary of {args.model} grows by {by.pad_token} for padding: it had only its end token for it"

@@ -130,10 +130,10 @@ def arrange(trainer: Trainer, stage: Stage, per_example: int = 1) -> None:
     count = steps * stage.size.total // per_example
     trainer.train_dataset = kept.select(examples.order(len(kept), count, stage.args.seed))
     if held_out:
-        evaluated = examples.evaluation_size(len(held_out), stage.size.total)
-        trainer.eval_dataset = held_out.select(range(evaluated))
-        share = max(1, evaluated // stage.this.world_size)
-        trainer.args.per_device_eval_batch_size = math.gcd(stage.size.micro, share)
+        ranks = stage.this.world_size
+        evaluated = examples.evaluated(len(held_out), stage.size.total, ranks)
+        trainer.eval_dataset = held_out.select(evaluated)
+        trainer.args.per_device_eval_batch_size = math.gcd(stage.size.micro, len(evaluated) // ranks)
 
 
 def evaluate_tokens(
