@@ -39,7 +39,7 @@ def refusal(words: list[str], hosts: int, slots: int) -> str | None:
 
 def sft(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank; returns the exit code."""
-    stage = labels.encoded(chat.prepare(args, this, formats.ANSWERS))
+    stage = labels.encoded(chat.prepare(args, this, formats.ANSWERS, spreads=True))
     from trl import SFTConfig, SFTTrainer
 
     from workloads import trainers

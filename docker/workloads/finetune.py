@@ -82,7 +82,7 @@ def finetune(args: argparse.Namespace, this: Session) -> int:
     from workloads import trainers
 
     forms = formats.TEXTS if args.plain else formats.ANSWERS
-    stage = stages.prepare(args, this, forms)
+    stage = stages.prepare(args, this, forms, spreads=True)
     encoder = this.together(lambda: has_encoder(args, stage.settings))
     stage = labels.encoded(stage, encoder=encoder)
     if args.lora_rank:

@@ -138,10 +138,7 @@ def check(args: argparse.Namespace, config: dict[str, Any]) -> None:
         raise session.Stop(
             "--document-masks: attention that --sequence-parallel divides cannot keep documents apart"
         )
-    if args.export and routing.spread(config):
-        raise session.Stop(
-            "--export: experts that expert_parallel spreads over ranks are not put together again; leave it out"
-        )
+    routing.check_spread(args, config)
 
 
 def build(

@@ -8,7 +8,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from workloads.session import Stop
+
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterator
 
     import torch
@@ -121,6 +124,22 @@ def spread(config: dict[str, Any]) -> bool:
     """Whether a DeepSpeed config spreads experts over ranks (its AutoEP)."""
     section = config.get("expert_parallel", {})
     return bool(section.get("enabled", False)) and section.get("autoep_size", 1) > 1
+
+
+def check_spread(args: argparse.Namespace, config: dict[str, Any], able: bool = True) -> None:
+    """Raise Stop where experts are to be spread over ranks and the workload is not `able` to, or an option is not."""
+    if not spread(config):
+        return
+    if not able:
+        raise Stop("expert_parallel: this workload has every expert on each rank; leave it out")
+    if args.export:
+        raise Stop(
+            "--export: experts that expert_parallel spreads over ranks are not put together again; leave it out"
+        )
+    if vars(args).get("lora_rank"):
+        raise Stop(
+            "--lora-rank: expert_parallel spreads experts that are trained themselves; leave out one of them"
+        )
 
 
 @contextlib.contextmanager

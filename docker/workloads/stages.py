@@ -102,8 +102,11 @@ def prepare(
     forms: Sequence[Form],
     *,
     pad_apart: bool = False,
+    spreads: bool = False,
 ) -> Stage:
     """Read config, examples (of these forms) and tokenizer. Raises Stop for the job's mistakes.
+
+    `spreads` says whether the stage can do with experts that DeepSpeed spreads over ranks.
 
     Set `pad_apart` where the padding token must not be the end token, even if the model has to grow by one for it.
     """
@@ -111,6 +114,7 @@ def prepare(
         raise Stop(wrong)
     log = this.together(lambda: metrics.start(args, this.run_dir, this.rank))
     config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
+    routing.check_spread(args, config, spreads)
     settings = this.together(lambda: architectures.config(args.model))
     if unbalanced := routing.unbalanced(settings):
         log.say(unbalanced)

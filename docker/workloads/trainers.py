@@ -30,6 +30,7 @@ from workloads import (
     lookups,
     lora,
     metrics,
+    routing,
     session,
     stages,
 )
@@ -196,6 +197,7 @@ def run(trainer: Trainer, stage: Stage) -> int:
         world_size=this.world_size,
     )
     checkpoint = checkpoints.find(this, args.resume, identity, log)
+    parameters = architectures.parameters(trainer.model)  # DeepSpeed may spread experts over ranks
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
     log.say(
         f"{identity.model}, tokenizer {identity.tokenizer}; {this.world_size} ranks, ZeRO-{identity.zero_stage}, "
@@ -206,7 +208,7 @@ def run(trainer: Trainer, stage: Stage) -> int:
         checkpoint.progress.step if checkpoint else 0,
         world_size=this.world_size,
         resumed_from=checkpoint.tag if checkpoint else None,
-        parameters=architectures.parameters(trainer.model),
+        parameters=parameters,
         attempt=attempt,
         max_steps=args.max_steps,
     )
@@ -218,9 +220,10 @@ def run(trainer: Trainer, stage: Stage) -> int:
     trainer.add_callback(reporter)
     note_failures(trainer, reporter.failures)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        with routing.recordable():
+            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         if not reporter.stopped:
-            finish(trainer, stage, began)
+            finish(trainer, stage, {"parameters": parameters, "seconds": time.monotonic() - began})
     except Stop as stop:
         log.event("end", trainer.state.global_step, status="failed", reason=stop.message)
         raise
@@ -244,15 +247,10 @@ def note_failures(trainer: Trainer, failures: list[str]) -> None:
     trainer._save_checkpoint = save
 
 
-def finish(trainer: Trainer, stage: Stage, began: float) -> None:
+def finish(trainer: Trainer, stage: Stage, facts: dict[str, Any]) -> None:
     """Export the model if asked to, and write summary.json: the run is done."""
     this, log = stage.this, stage.log
     model: PreTrainedModel = trainer.accelerator.unwrap_model(trainer.model)
     stages.export(stage, model)
-    facts = {
-        "parameters": architectures.parameters(model),
-        "trained_parameters": architectures.trained_parameters(model),
-        "world_size": this.world_size,
-        "seconds": time.monotonic() - began,
-    }
-    metrics.finish(log, this, trainer.state.global_step, facts)
+    more = {"trained_parameters": architectures.trained_parameters(model), "world_size": this.world_size}
+    metrics.finish(log, this, trainer.state.global_step, {**facts, **more})
