@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from workloads.stages import Stage
 
-TRAITS = Traits(resolves_auto=True, estimated=True)
+TRAITS = Traits(resolves_auto=True, estimated=True, chunked_loss=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -118,6 +118,10 @@ def prepare(
     settings = this.together(lambda: architectures.config(args.model))
     if unbalanced := routing.unbalanced(settings):
         log.say(unbalanced)
+    if routing.balanced(settings) and args.activation_checkpointing and lora.recomputing(args, config):
+        log.say(
+            "the load-balancing loss has no gradient: adapters under ZeRO-3 with --activation-checkpointing lose it"
+        )
     training, held_out = examples.read(this, args.data, forms, formats.columns(args))
     vocabulary = architectures.vocabulary(settings)
     by = tokenizer.for_examples(this, args, vocabulary, training, pad_apart=pad_apart)

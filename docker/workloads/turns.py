@@ -71,7 +71,7 @@ def keep_date(tokenizer: PreTrainedTokenizerBase, this: Session, log: metrics.Lo
 
     date = datetime.fromisoformat(this.first(first))
     # transformers 5.24 takes no function for a template, and TRL renders pairs itself
-    chat_template_utils.datetime = SimpleNamespace(now=lambda: date)  # type: ignore[attr-defined]
+    chat_template_utils.datetime = SimpleNamespace(now=lambda: date)
 
 
 def check(tokenizer: PreTrainedTokenizerBase, place: str) -> None:

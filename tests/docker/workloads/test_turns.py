@@ -143,7 +143,8 @@ DATED = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}\n{% endi
 
 def dated(run_dir: Path) -> str:
     """What a conversation becomes in an attempt of a run."""
-    own, this = by(DATED), SimpleNamespace(run_dir=run_dir, first=lambda work: work())
+    own: Any = by(DATED)
+    this: Any = SimpleNamespace(run_dir=run_dir, first=lambda work: work())
     log = metrics.Log(run_dir, writes=True)
     turns.keep_date(own, this, log)
     log.close()
@@ -167,6 +168,6 @@ def test_a_resumed_run_renders_the_date_of_its_first_start(
 
 
 def test_a_template_without_a_date_is_left_alone(tmp_path: Path) -> None:
-    this = SimpleNamespace(run_dir=tmp_path)  # which nothing is asked of
+    this: Any = SimpleNamespace(run_dir=tmp_path)  # which nothing is asked of
     turns.keep_date(by(CHATML), this, None)  # type: ignore[arg-type]
     assert not metrics.read(tmp_path)
