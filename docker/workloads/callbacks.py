@@ -20,6 +20,7 @@ from workloads.session import Stop
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerControl, TrainerState
 
+    from workloads import balancing
     from workloads.digests import Written
     from workloads.stages import Stage
 
@@ -34,8 +35,16 @@ PLAIN = {
 class Reporter(TrainerCallback):  # type: ignore[misc]
     """Writes what the Trainer tells to metrics.jsonl, and stops it on a signal or when the loss is not finite."""
 
-    def __init__(self, trainer: Trainer, stage: Stage, identity: Identity, attempt: int) -> None:
-        self.trainer, self.identity, self.attempt = trainer, identity, attempt
+    def __init__(
+        self,
+        trainer: Trainer,
+        stage: Stage,
+        identity: Identity,
+        *,
+        attempt: int,
+        balance: balancing.Balance | None,
+    ) -> None:
+        self.trainer, self.identity, self.attempt, self.balance = trainer, identity, attempt, balance
         self.args, self.this, self.log = stage.args, stage.this, stage.log
         self.stopped = False
         self.saved: str | None = None
@@ -107,6 +116,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
                 "max_steps": self.args.max_steps,
                 "skipped_steps": engine.skipped_steps,
                 **{_plain(key): logs[key] for key in logs if _plain(key) in metrics.CHAT},
+                **(self.balance.figures() if self.balance is not None else {}),
             }
         )
         self._seconds, self._steps, self._tokens = 0.0, 0, tokens

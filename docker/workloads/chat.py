@@ -50,6 +50,7 @@ def add_options(
     options.examples(group, keys)
     formats.add_columns(group)
     if shown:
+        options.loading(group)
         epochs.add_option(group)
         turns.add_option(group)
     lora.add_options(group, dropout=dropout, quantized=shown)

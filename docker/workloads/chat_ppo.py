@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 def ppo(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank until --max-steps or a signal; returns the exit code."""
     began = time.monotonic()
-    training = prepare(chat.prepare(args, this, formats.PROMPTS, balanced=False))
+    training = prepare(chat.prepare(args, this, formats.PROMPTS))
     log, stopped = training.stage.log, this.agree()[1]
     try:
         while training.progress.step < args.max_steps and not stopped:
@@ -181,6 +181,7 @@ def step(training: Training) -> bool:
                 "max_steps": args.max_steps,
                 "skipped_steps": training.models.policy.skipped_steps,
                 **figures,
+                **training.models.routers(),
             }
         )
     return stop

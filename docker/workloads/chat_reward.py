@@ -41,7 +41,7 @@ def reward(args: argparse.Namespace, this: Session) -> int:
 
     Accuracy is the share of pairs whose better answer gets the higher number.
     """
-    stage = chat.prepare(args, this, formats.PAIRS, pad_apart=True, balanced=False)
+    stage = chat.prepare(args, this, formats.PAIRS, pad_apart=True)
     from trl import RewardConfig, RewardTrainer
 
     from workloads import trainers

@@ -6,7 +6,7 @@ Owns TRL's SFTTrainer; only the answer's tokens count in the loss (labels.py). W
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workloads import chat, formats, labels, lora, packs, session, stages
 from workloads.traits import Traits
@@ -39,7 +39,7 @@ def refusal(words: list[str], hosts: int, slots: int) -> str | None:
 
 def sft(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank; returns the exit code."""
-    stage = labels.encoded(chat.prepare(args, this, formats.ANSWERS))
+    stage = labels.encoded(chat.prepare(args, this, formats.ANSWERS, spreads=True))
     from trl import SFTConfig, SFTTrainer
 
     from workloads import trainers
@@ -56,8 +56,14 @@ def sft(args: argparse.Namespace, this: Session) -> int:
         **stage.datasets,
     )
     trainers.arrange(trainer, stage)
-    trainer.evaluate = lambda **_: trainers.evaluate_tokens(trainer)
+    trainer.evaluate = lambda **_: trainers.evaluate_tokens(trainer, judge)
     return trainers.run(trainer, stage)
+
+
+def judge(model: Any, batch: dict[str, Any]) -> Any:
+    """The Judged of a batch, by the last layer that TRL gives the model, which computes logits in tiles."""
+    found = model(**batch, fused_lm_head=True)
+    return -found.log_probs.sum(), found.is_top1.sum(), found.label_mask.sum()
 
 
 def main() -> None:

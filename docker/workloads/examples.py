@@ -64,6 +64,15 @@ def evaluation_size(held_out: int, total: int) -> int:
     return max(part for part in range(1, held_out + 1) if total % part == 0)
 
 
+def evaluated(held_out: int, total: int, ranks: int) -> list[int]:
+    """Which held-out examples are evaluated: each as often as the others, and as many as `ranks` divide.
+
+    Where they are fewer than a step has samples, they come several times, so that means are theirs for any ranks.
+    """
+    size = evaluation_size(held_out, total)
+    return [place % size for place in range(math.lcm(size, ranks))]
+
+
 def _source(source: str, forms: Sequence[Form], columns: dict[str, str]) -> Iterator[Row]:
     if source == "builtin":
         # of the forms that answers have, the one that all of them are made for

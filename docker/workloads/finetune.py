@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from workloads.stages import Stage
 
-TRAITS = Traits(resolves_auto=True, estimated=True)
+TRAITS = Traits(resolves_auto=True, estimated=True, chunked_loss=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     epochs.add_option(group)
     keys = '{"messages"}, {"prompt", "completion"}, {"instruction", "input", "output"} or {"text"}'
     options.examples(group, keys)
+    options.loading(group)
     formats.add_columns(group)
     turns.add_option(group)
     packs.add_option(group)
@@ -81,7 +82,7 @@ def finetune(args: argparse.Namespace, this: Session) -> int:
     from workloads import trainers
 
     forms = formats.TEXTS if args.plain else formats.ANSWERS
-    stage = stages.prepare(args, this, forms, balanced=False)
+    stage = stages.prepare(args, this, forms, spreads=True)
     encoder = this.together(lambda: has_encoder(args, stage.settings))
     stage = labels.encoded(stage, encoder=encoder)
     if args.lora_rank:
@@ -97,8 +98,22 @@ def finetune(args: argparse.Namespace, this: Session) -> int:
         model=model, args=arguments, data_collator=collator(stage, model, encoder), **stage.datasets
     )
     trainers.arrange(trainer, stage)
-    trainer.evaluate = lambda **_: trainers.evaluate_tokens(trainer)
+    trainer.evaluate = lambda **_: trainers.evaluate_tokens(trainer, judge_encoded if encoder else judge)
     return trainers.run(trainer, stage)
+
+
+def judge(model: Any, batch: dict[str, Any]) -> Any:
+    """The Judged of a batch by a causal model."""
+    return model(**batch, judged=True)
+
+
+def judge_encoded(model: Any, batch: dict[str, Any]) -> Any:
+    """The Judged of a batch by an encoder-decoder."""
+    from workloads import losses
+
+    labels = batch["labels"]
+    learned = labels != IGNORED
+    return *losses.judge(model(**batch).logits[learned], labels[learned]), learned.sum()
 
 
 def collator(stage: Stage, model: PreTrainedModel, encoder: bool) -> Any:
@@ -127,7 +142,11 @@ def has_encoder(args: argparse.Namespace, configuration: PretrainedConfig) -> bo
 
 def learner(stage: Stage, encoder: bool) -> Any:
     """The model, with the adapters that the options ask for."""
+    from workloads import causal_loss
+
     model = build(stage, encoder)
+    if not encoder:
+        causal_loss.attach(model)
     if not stage.args.lora_rank:
         return model
     return lora.attach(model, stage, "SEQ_2_SEQ_LM" if encoder else "CAUSAL_LM")

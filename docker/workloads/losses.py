@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.nn.functional import cross_entropy, linear
 
-from workloads import routing
 from workloads.samples import IGNORED
 
 if TYPE_CHECKING:
@@ -32,45 +31,60 @@ RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head
 class Loss(NamedTuple):
     """Sums over the tokens that have a label."""
 
-    total: torch.Tensor  # what is minimized: nats, with z-loss and, for experts, the load-balancing loss
+    total: torch.Tensor  # what is minimized: nats, with z-loss
     nats: torch.Tensor  # the cross-entropy alone, without gradient
 
 
 def attach(model: PreTrainedModel, z_loss: float = 0.0, liger: bool = False) -> bool:
     """Have the model's forward take labels [samples, length] and return a Loss; returns whether it is chunked.
 
-    Of a mixture of experts with a load-balancing loss it returns the choices and the entropy of a Routing as well.
     `z_loss` is the weight of the squared log-sum of the logits (PaLM, arXiv 2204.02311, section 5). Families that
     change the logits after the last layer have them whole.
     """
     plain = type(model).forward
     head = model.get_output_embeddings()
-    chunked = not any(getattr(model.config, key, None) for key in RESCALED)
-    recorded = {"output_router_logits": True} if routing.coefficient(model.config) else {}
+    in_chunks = chunked(model)
 
     def forward(
         self: PreTrainedModel, input_ids: torch.Tensor, labels: torch.Tensor, **inputs: Any
     ) -> tuple[torch.Tensor, ...]:
-        if not chunked:
+        if not in_chunks:
             logits = plain(self, input_ids=input_ids, **inputs).logits
             return tuple(of_logits(logits.flatten(0, 1), labels.flatten(), z_loss))
-        outputs = self.base_model(input_ids=input_ids, **recorded, **inputs)
-        total, nats = head(outputs.last_hidden_state.flatten(0, 1), labels.flatten())
-        if not getattr(outputs, "router_logits", None):
-            return total, nats
-        routed = routing.routing(outputs.router_logits, self.config)
-        balance = routing.coefficient(self.config) * routed.balance * labels.numel()
-        return total + balance, nats, routed.choices, routed.entropy
+        hidden = self.base_model(input_ids=input_ids, **inputs).last_hidden_state
+        sums: tuple[torch.Tensor, ...] = head(hidden.flatten(0, 1), labels.flatten())
+        return sums
 
-    def last(self: torch.nn.Linear, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    model.forward = types.MethodType(forward, model)
+    if in_chunks:
+        attach_last(head, z_loss, liger)
+    return in_chunks
+
+
+def chunked(model: PreTrainedModel) -> bool:
+    """Whether the loss of this model can be computed from hidden states in chunks: the last layer gives its logits."""
+    rescaled = any(getattr(model.config, key, None) for key in RESCALED)
+    return not rescaled and type(model.get_output_embeddings()) is torch.nn.Linear
+
+
+def attach_last(head: torch.nn.Linear, z_loss: float = 0.0, liger: bool = False) -> None:
+    """Have a model's last layer, where it is given labels, return a Loss, as a tuple.
+
+    With `judged` it returns the cross-entropy, in nats, and how many labels are the likeliest: sums without gradient.
+    """
+
+    def last(
+        self: torch.nn.Linear, hidden: torch.Tensor, labels: torch.Tensor | None = None, judged: bool = False
+    ) -> Any:
         # the module's own forward, so that ZeRO-3 gathers its weight for it; a plain tuple, which its hooks can read
+        if labels is None:
+            return linear(hidden, self.weight, self.bias)
+        if judged:
+            return _judged(self, hidden, labels)
         function = _liger if liger else linear_cross_entropy
         return tuple(function(hidden, self.weight, self.bias, labels, z_loss=z_loss))
 
-    model.forward = types.MethodType(forward, model)
-    if chunked:
-        head.forward = types.MethodType(last, head)
-    return chunked
+    head.forward = types.MethodType(last, head)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # its loop and its in-place steps are what saves memory
@@ -96,7 +110,7 @@ def chunk_rows(tokens: int, hidden: int, vocabulary: int) -> int:
 
     All of them where that takes less than the fp32 gradient of the weight in which several chunks add up.
     """
-    return tokens if tokens <= hidden else min(tokens, max(ROWS, CHUNK // vocabulary))
+    return max(1, tokens) if tokens <= hidden else min(tokens, max(ROWS, CHUNK // vocabulary))
 
 
 def of_logits(logits: torch.Tensor, labels: torch.Tensor, z_loss: float = 0.0) -> Loss:
@@ -138,7 +152,7 @@ class _Chunked(torch.autograd.Function):  # type: ignore[misc]
             if bias is not None and ctx.needs_input_grad[2]
             else None,
         )
-        total = nats = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        total, nats = torch.zeros(2, dtype=torch.float32, device=hidden.device)
         for first in range(0, len(hidden), rows):
             part = slice(first, first + rows)
             logits = linear(hidden[part], weight, bias).float()
@@ -197,6 +211,22 @@ def _accumulate(
         of_weight.addmm_(slope.T, hidden.to(weight.dtype))
     elif of_weight is not None:
         of_weight += slope.T @ hidden
+
+
+def judge(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The cross-entropy of logits [tokens, vocabulary], nats, and how many labels are the likeliest: sums."""
+    nats = cross_entropy(logits.float(), labels, reduction="sum", ignore_index=IGNORED)
+    return nats, (logits.argmax(-1) == labels).sum()
+
+
+def _judged(head: torch.nn.Linear, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    rows = chunk_rows(len(hidden), hidden.shape[1], len(head.weight))
+    with torch.no_grad():
+        parts = [
+            torch.stack([sums.double() for sums in judge(linear(states, head.weight, head.bias), aims)])
+            for states, aims in zip(hidden.split(rows), labels.split(rows), strict=True)
+        ]
+    return tuple(torch.stack(parts).sum(0))
 
 
 def _liger(

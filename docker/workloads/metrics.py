@@ -35,6 +35,7 @@ An event has "event", "step" and "time":
   skipped     tag, reason: a broken checkpoint was passed over at the start
   eval        loss (nats per token), bits_per_byte; of the chat workloads those of their figures that there are
   left_out    training, held_out: how many examples are not used; reason
+  chat_date   date: what a chat template that renders the date renders, in this and all later attempts
   cut         training, held_out: how many examples lose their end; tokens: the most that an example has
   score       task, and its metrics: of evaluate
   saved       tag (or null: nothing new to save), signal: the run stops on a signal and can be started again

@@ -275,6 +275,17 @@ def examples(group: argparse._ArgumentGroup, keys: str) -> None:
     )
 
 
+def loading(group: argparse._ArgumentGroup) -> None:
+    """Add how batches of examples are made."""
+    group.add_argument(
+        "--loader-workers",
+        type=count,
+        metavar="N",
+        help="processes of each rank that make batches ahead of the step; batches and their order do not depend on it "
+        "(default: 1 on an accelerator, 0 on a CPU)",
+    )
+
+
 def sampling(group: argparse._ArgumentGroup) -> None:
     """Add how answers are sampled while a policy learns."""
     group.add_argument(

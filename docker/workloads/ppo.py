@@ -10,11 +10,6 @@ from __future__ import annotations
 import torch
 
 
-def log_probabilities(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Log-probability of each of `tokens`; `logits` are those that predicted them, [answers, tokens, vocabulary]."""
-    return torch.log_softmax(logits.float(), dim=-1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
-
-
 def mean(values: torch.Tensor, mask: torch.Tensor, count: float) -> torch.Tensor:
     """The sum over the answers' tokens divided by `count`, a scalar.
 

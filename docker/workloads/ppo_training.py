@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import distributed
-from torch.nn.functional import cross_entropy
 
 from workloads import (
     averages,
@@ -129,16 +128,17 @@ class Training:
     def learn(self, batch: Answers, lesson: Lesson, share: float, ends: bool) -> tuple[float, float]:
         """One backward pass of policy and critic over a micro batch, which `ends` an update; returns their losses."""
         args, models, (gains, returns) = self.args, self.models, lesson
-        new = rollouts.log_probabilities(models.policy, batch.given, batch.begin, args.temperature)
+        of_policy, of_critic = models.balances
+        new = rollouts.log_probabilities(models.policy, batch.given, batch.begin)
         losses = ppo.policy_losses(new, batch.old, gains, batch.answered, clip=args.clip)
         policy = ppo.mean(losses, batch.answered, share)
         models.policy.set_gradient_accumulation_boundary(ends)
-        models.policy.backward(policy)
+        models.policy.backward(policy if of_policy is None else policy + of_policy.mean())
         models.policy.step()
         values = models.critic(**batch.given)[:, batch.begin - 1 : -1]
         losses = ppo.value_losses(values, batch.values, returns, clip=args.clip)
         critic = ppo.mean(losses, batch.answered, share)
-        models.critic.backward(critic)
+        models.critic.backward(critic if of_critic is None else critic + of_critic.mean())
         models.critic.step()
         return float(policy.detach()), float(critic.detach())
 
@@ -152,18 +152,18 @@ class Training:
         policy = self.models.policy
         batch = self.plain_text.batch(places)
         inputs, labels = batch.inputs.to(self.stage.this.device), batch.labels.to(self.stage.this.device)
-        logits = policy(input_ids=inputs, use_cache=False).logits
-        loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten())
+        loss = policy(input_ids=inputs, shift_labels=labels, use_cache=False).loss
+        balance = self.models.balances[0]
         policy.set_gradient_accumulation_boundary(False)  # of the same update as the answers
-        policy.backward(self.args.ptx_weight * loss)
+        policy.backward(self.args.ptx_weight * (loss if balance is None else loss + balance.mean()))
         return float(loss.detach())
 
     def evaluate(self) -> None:
         """Log what the held-out prompts' answers are worth, each time sampled by the same random numbers."""
         this, size = self.stage.this, self.stage.size
-        count = examples.evaluation_size(len(self.held_out), size.total)
-        rows = math.ceil(count / this.world_size)
-        places = (this.rank * rows + np.arange(rows)) % count
+        evaluated = examples.evaluated(len(self.held_out), size.total, this.world_size)
+        rows = len(evaluated) // this.world_size
+        places = np.array(evaluated[this.rank * rows :][:rows])
         batches = [
             rollouts.answers(
                 self.models,

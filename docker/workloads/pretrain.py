@@ -82,6 +82,7 @@ def pretrain(args: argparse.Namespace, this: Session) -> int:
 
 def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Training:
     """Everything that training needs, with the newest checkpoint loaded. Raises Stop for mistakes in the job."""
+    from workloads import balancing
     from workloads.training import Training
 
     group = this.together(lambda: ulysses.group(args.sequence_parallel, args.seq_length, this))
@@ -95,6 +96,7 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
         log.say(f"{unbalanced}: watch expert_share_min in metrics.jsonl")
     model = this.together(lambda: build(args, settings, config, this))
     groups = this.together(lambda: group.attach(model, size.micro, args.seq_length))
+    balance = balancing.of(model, group=groups and groups.get_sequence_parallel_group())
     identity = checkpoints.identity(
         args.model, model, data.tokenizer, config=config, world_size=this.world_size
     )
@@ -122,6 +124,7 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
         size=size,
         identity=identity,
         parameters=parameters,
+        balance=balance,
         attempt=this.first(lambda: metrics.attempts(this.run_dir) + 1),
         steps_before=progress.step,
         progress=progress,
@@ -137,10 +140,7 @@ def check(args: argparse.Namespace, config: dict[str, Any]) -> None:
         raise session.Stop(
             "--document-masks: attention that --sequence-parallel divides cannot keep documents apart"
         )
-    if args.export and routing.spread(config):
-        raise session.Stop(
-            "--export: experts that expert_parallel spreads over ranks are not put together again; leave it out"
-        )
+    routing.check_spread(args, config)
 
 
 def build(

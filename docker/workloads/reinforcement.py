@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from workloads import judges, policy_sampling, tokenizer
+from workloads import examples, judges, policy_sampling, tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,12 +44,16 @@ def draw_by_place(trainer: Any, stage: Stage) -> None:
     policy = trainer.model.get_base_model() if stage.args.lora_rank else trainer.model
     this = stage.this
     drawn: Counter[tuple[int, int]] = Counter()  # answers so far, by step and whether it is of training
+    held_out = examples.evaluation_size(max(1, len(stage.held_out)), stage.size.total)
 
     def seeds(rows: int) -> list[tuple[int, ...]]:
         when = (trainer.state.global_step, int(trainer.model.training))
         first = drawn[when] + this.rank * rows
         drawn[when] += this.world_size * rows
-        return [(stage.args.seed, *when, first + row) for row in range(rows)]
+        places = [first + row for row in range(rows)]
+        if not trainer.model.training:  # an example that is evaluated twice is answered alike
+            places = [place % held_out for place in places]
+        return [(stage.args.seed, *when, place) for place in places]
 
     policy.generate = policy_sampling.draw_by_place(policy, stage.args.temperature, seeds)
     reference = trainer.ref_model and trainer.accelerator.unwrap_model(trainer.ref_model)

@@ -14,6 +14,7 @@ from torch import distributed
 from transformers import GenerationConfig
 
 from workloads import engines, judges, policy_sampling, ppo, tokenizer
+from workloads.samples import IGNORED
 from workloads.session import Stop
 
 if TYPE_CHECKING:
@@ -118,9 +119,9 @@ def answers(
         answered = before_end(ids[:, begin:], end)
         mask = torch.cat([mask, answered], dim=1)
         given = {"input_ids": ids, "attention_mask": mask, "position_ids": judges.places(mask)}
-        old = log_probabilities(models.policy, given, begin, stage.args.temperature)
+        old = log_probabilities(models.policy, given, begin)
         with _as_reference(models) as engine:
-            reference = log_probabilities(engine, given, begin, stage.args.temperature)
+            reference = log_probabilities(engine, given, begin)
         return Answers(
             ids=ids,
             mask=mask,
@@ -139,12 +140,15 @@ def before_end(tokens: torch.Tensor, end: int) -> torch.Tensor:
     return ((ended == 0) | ((ended == 1) & (tokens == end))).long()
 
 
-def log_probabilities(
-    engine: DeepSpeedEngine, given: dict[str, torch.Tensor], begin: int, temperature: float
-) -> torch.Tensor:
-    """Log-probability of each token from `begin` on, [rows, tokens]."""
-    logits = engine(**given, use_cache=False).logits[:, begin - 1 : -1] / temperature
-    return ppo.log_probabilities(logits, given["input_ids"][:, begin:])
+def log_probabilities(engine: DeepSpeedEngine, given: dict[str, torch.Tensor], begin: int) -> torch.Tensor:
+    """Log-probability of each token from `begin` on, [rows, tokens]; 0 for padding.
+
+    Those at --temperature, which the engine's model has from ppo_models.fused.
+    """
+    labels = given["input_ids"].masked_fill(given["attention_mask"] == 0, IGNORED)
+    labels[:, :begin] = IGNORED
+    logs: torch.Tensor = engine(**given, labels=labels, fused_lm_head=True).log_probs[:, begin - 1 :]
+    return logs
 
 
 def _left_padded(prompts: list[list[int]], stage: Stage) -> tuple[torch.Tensor, torch.Tensor]:

@@ -102,24 +102,31 @@ def prepare(
     forms: Sequence[Form],
     *,
     pad_apart: bool = False,
-    balanced: bool = True,
+    spreads: bool = False,
 ) -> Stage:
     """Read config, examples (of these forms) and tokenizer. Raises Stop for the job's mistakes.
 
+    `spreads` says whether the stage can do with experts that DeepSpeed spreads over ranks.
+
     Set `pad_apart` where the padding token must not be the end token, even if the model has to grow by one for it.
-    `balanced` says whether the stage has a load-balancing loss for a mixture of experts.
     """
     if wrong := mistake(args, forms):
         raise Stop(wrong)
     log = this.together(lambda: metrics.start(args, this.run_dir, this.rank))
     config, size = this.together(lambda: engines.read(args.deepspeed_config, this.world_size))
+    routing.check_spread(args, config, spreads)
     settings = this.together(lambda: architectures.config(args.model))
-    if unbalanced := routing.unbalanced(settings, balanced):
+    if unbalanced := routing.unbalanced(settings):
         log.say(unbalanced)
+    if routing.balanced(settings) and args.activation_checkpointing and lora.recomputing(args, config):
+        log.say(
+            "the load-balancing loss has no gradient: adapters under ZeRO-3 with --activation-checkpointing lose it"
+        )
     training, held_out = examples.read(this, args.data, forms, formats.columns(args))
     vocabulary = architectures.vocabulary(settings)
     by = tokenizer.for_examples(this, args, vocabulary, training, pad_apart=pad_apart)
     this.together(lambda: turns.adopt(by, vars(args).get("chat_template")))
+    turns.keep_date(by, this, log)
     if len(by) > vocabulary:
         log.say(
             f"the vocabulary of {args.model} grows by {by.pad_token} for padding: it had only its end token for it"

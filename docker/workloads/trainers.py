@@ -19,6 +19,7 @@ from transformers import PrinterCallback
 
 from workloads import (
     architectures,
+    balancing,
     callbacks,
     checkpoint_folder,
     checkpoints,
@@ -30,14 +31,15 @@ from workloads import (
     lookups,
     lora,
     metrics,
+    routing,
     session,
     stages,
 )
 from workloads.session import Session, Stop
-from workloads.stages import IGNORED
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable, Iterable
 
     import torch
     from transformers import PreTrainedModel, Trainer
@@ -70,6 +72,7 @@ def settings(
         "fp16": engines.precision(config) == "fp16",
         "use_cpu": this.device.type == "cpu",
         "dataloader_pin_memory": this.device.type != "cpu",
+        **_loading(args, this, size),
         "learning_rate": _number(given, "lr", args.lr),
         "weight_decay": _number(given, "weight_decay", args.weight_decay),
         "adam_epsilon": _number(given, "eps", 1e-8),
@@ -95,6 +98,17 @@ def settings(
     }
 
 
+def _loading(args: argparse.Namespace, this: Session, size: engines.BatchSize) -> dict[str, Any]:
+    """How batches are made ahead of the step: a step's at least, in other processes, in the order of one."""
+    workers = vars(args).get("loader_workers", 0)
+    if workers is None:
+        workers = int(this.device.type != "cpu")  # on a CPU they would take the step's own cores
+    if not workers:
+        return {}
+    ahead = {"dataloader_prefetch_factor": max(2, math.ceil(size.accumulation / workers))}
+    return {"dataloader_num_workers": workers, "dataloader_persistent_workers": True, **ahead}
+
+
 def _number(given: dict[str, Any], key: str, otherwise: Any) -> Any:
     value = given.get(key, "auto")
     return otherwise if value == "auto" else value
@@ -118,32 +132,28 @@ def arrange(trainer: Trainer, stage: Stage, per_example: int = 1) -> None:
     count = steps * stage.size.total // per_example
     trainer.train_dataset = kept.select(examples.order(len(kept), count, stage.args.seed))
     if held_out:
-        evaluated = examples.evaluation_size(len(held_out), stage.size.total)
-        trainer.eval_dataset = held_out.select(range(evaluated))
-        share = max(1, evaluated // stage.this.world_size)
-        trainer.args.per_device_eval_batch_size = math.gcd(stage.size.micro, share)
+        ranks = stage.this.world_size
+        evaluated = examples.evaluated(len(held_out), stage.size.total, ranks)
+        trainer.eval_dataset = held_out.select(evaluated)
+        trainer.args.per_device_eval_batch_size = math.gcd(stage.size.micro, len(evaluated) // ranks)
 
 
-def evaluate_tokens(trainer: Trainer) -> dict[str, float]:
+def evaluate_tokens(
+    trainer: Trainer, judge: Callable[[Any, dict[str, torch.Tensor]], Iterable[torch.Tensor]]
+) -> dict[str, float]:
     """Loss of the held-out labels, nats a token, and the share that is held likeliest: each token weighs the same.
 
-    The Trainer's own mean gives each batch the same weight, so it depends on how they are cut.
+    The Trainer's own mean gives each batch the same weight, so it depends on how they are cut. `judge` gives the
+    Judged of a model and a batch.
     """
     import torch
-    from torch.nn.functional import cross_entropy
 
-    model, encoder = trainer.model_wrapped, trainer.model.config.is_encoder_decoder
+    model = trainer.model_wrapped
     sums = torch.zeros(3, dtype=torch.float64, device=trainer.args.device)
     model.eval()
     for batch in trainer.get_eval_dataloader():
-        labels = batch["labels"] if encoder else batch.pop("labels")
         with torch.no_grad():
-            logits = model(**batch).logits  # [examples, tokens, vocabulary]
-        if not encoder:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="sum")
-        right = (logits.argmax(-1) == labels).sum()
-        sums += torch.stack([loss.double(), right, (labels != IGNORED).sum()])
+            sums += torch.stack([part.double() for part in judge(model, batch)])
     loss, right, tokens = trainer.accelerator.reduce(sums).tolist()
     figures = {"eval_loss": loss / tokens, "eval_accuracy": right / tokens}
     trainer.log(figures)
@@ -189,6 +199,7 @@ def run(trainer: Trainer, stage: Stage) -> int:
     )
     checkpoint = checkpoints.find(this, args.resume, identity, log)
     checkpoints.describe(this, trainer.model, stage.tokenizer)
+    parameters = architectures.parameters(trainer.model)  # DeepSpeed may spread experts over ranks
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
     log.say(
         f"{identity.model}, tokenizer {identity.tokenizer}; {this.world_size} ranks, ZeRO-{identity.zero_stage}, "
@@ -199,17 +210,22 @@ def run(trainer: Trainer, stage: Stage) -> int:
         checkpoint.progress.step if checkpoint else 0,
         world_size=this.world_size,
         resumed_from=checkpoint.tag if checkpoint else None,
-        parameters=architectures.parameters(trainer.model),
+        parameters=parameters,
         attempt=attempt,
         max_steps=args.max_steps,
     )
-    reporter = callbacks.Reporter(trainer, stage, identity, attempt)
+    policy = trainer.model.get_base_model() if args.lora_rank else trainer.model
+    balance = balancing.of(policy, packed=vars(args).get("packing", False))
+    if balance is not None:
+        balancing.follow(trainer, balance)
+    reporter = callbacks.Reporter(trainer, stage, identity, attempt=attempt, balance=balance)
     trainer.add_callback(reporter)
     note_writing(trainer, reporter)
     try:
-        trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        with routing.recordable():
+            trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         if not reporter.stopped:
-            finish(trainer, stage, began)
+            finish(trainer, stage, {"parameters": parameters, "seconds": time.monotonic() - began})
     except Stop as stop:
         log.event("end", trainer.state.global_step, status="failed", reason=stop.message)
         raise
@@ -235,15 +251,10 @@ def note_writing(trainer: Trainer, reporter: callbacks.Reporter) -> None:
     trainer._save_checkpoint = save
 
 
-def finish(trainer: Trainer, stage: Stage, began: float) -> None:
+def finish(trainer: Trainer, stage: Stage, facts: dict[str, Any]) -> None:
     """Export the model if asked to, and write summary.json: the run is done."""
     this, log = stage.this, stage.log
     model: PreTrainedModel = trainer.accelerator.unwrap_model(trainer.model)
     stages.export(stage, model)
-    facts = {
-        "parameters": architectures.parameters(model),
-        "trained_parameters": architectures.trained_parameters(model),
-        "world_size": this.world_size,
-        "seconds": time.monotonic() - began,
-    }
-    metrics.finish(log, this, trainer.state.global_step, facts)
+    more = {"trained_parameters": architectures.trained_parameters(model), "world_size": this.world_size}
+    metrics.finish(log, this, trainer.state.global_step, {**facts, **more})

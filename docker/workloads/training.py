@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ending import NOT_FINITE
 
-from workloads import checkpoint_folder, checkpoints, engines, packing, routing
+from workloads import checkpoint_folder, checkpoints, engines, packing
 from workloads.checkpoint_folder import Progress
 from workloads.session import Stop
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from deepspeed import DeepSpeedEngine
 
-    from workloads import metrics, samples, ulysses
+    from workloads import balancing, metrics, samples, ulysses
     from workloads.samples import Batch
     from workloads.session import Session
 
@@ -43,6 +43,7 @@ class Training:
     size: engines.BatchSize
     identity: checkpoint_folder.Identity
     parameters: int  # of the whole model
+    balance: balancing.Balance | None  # of a mixture of experts
     attempt: int
     steps_before: int  # this attempt
     progress: Progress
@@ -50,7 +51,6 @@ class Training:
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
     unlogged_waiting: float = 0.0  # seconds of these in which no batch was ready
-    unlogged_routing: list[Any] = field(default_factory=list)  # choices and entropy of a Routing
 
     def run(self) -> bool:
         """Train to the last step; returns whether a signal ended it before, with everything saved."""
@@ -78,11 +78,10 @@ class Training:
         tokens = self.size.micro * args.seq_length // self.group.size
         total, norm = torch.zeros((), device=self.this.device), None
         for batch in self.fetched():
-            loss, nats, *routed = next_token_loss(engine, batch, self.group, self.this.device)
+            loss, nats = next_token_loss(engine, batch, self.group, self.this.device)
             total += nats / tokens
-            self.unlogged_routing = [
-                a + b for a, b in zip(self.unlogged_routing or [0, 0], routed, strict=False)
-            ]
+            if self.balance is not None:  # each of the group's ranks has its part of the samples' losses
+                loss = loss + self.balance.mean() * self.group.size * tokens
             if engine.is_gradient_accumulation_boundary():
                 answer = self.this.agreeing(total / self.size.accumulation)
             engine.backward(loss / (tokens * self.scale))
@@ -137,22 +136,10 @@ class Training:
                 "skipped_steps": self.engine.skipped_steps,
                 "data_share": self.unlogged_waiting / self.unlogged_seconds,
                 **self.data.samples.epochs(self.progress.samples),
-                **self.routing(),
+                **(self.balance.figures() if self.balance is not None else {}),
             }
         )
-        self.unlogged_steps, self.unlogged_seconds, self.unlogged_routing = 0, 0.0, []
-        self.unlogged_waiting = 0.0
-
-    def routing(self) -> dict[str, Any]:
-        """The figures of a mixture of experts since the last log line, over all ranks."""
-        import torch
-
-        for sums in self.unlogged_routing:
-            torch.distributed.all_reduce(sums)
-        if not self.unlogged_routing:
-            return {}
-        choices, entropy = self.unlogged_routing
-        return routing.figures(choices, entropy, self.engine.module.config)
+        self.unlogged_steps, self.unlogged_seconds, self.unlogged_waiting = 0, 0.0, 0.0
 
     def evaluate(self) -> None:
         """Log the loss on the held-out text."""
@@ -186,10 +173,7 @@ class Training:
 def next_token_loss(
     engine: DeepSpeedEngine, batch: Batch, group: ulysses.Group, device: torch.device
 ) -> tuple[torch.Tensor, ...]:
-    """What is minimized and the cross-entropy alone: sums over this rank's part of the batch, nats, scalars.
-
-    Of a mixture of experts the choices and the entropy of a Routing too.
-    """
+    """What is minimized and the cross-entropy alone: sums over this rank's part of the batch, nats, scalars."""
     inputs, labels, more = group.part(batch)
     inputs, labels = (tensor.to(device, non_blocking=True) for tensor in (inputs, labels))
     if batch.positions is not None:

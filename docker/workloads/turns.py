@@ -8,15 +8,20 @@ it renders of the messages before and up to each turn.
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from workloads import metrics
 from workloads.session import Stop
 
 if TYPE_CHECKING:
     import argparse
 
     from transformers import PreTrainedTokenizerBase
+
+    from workloads.session import Session
 
     Messages = list[dict[str, Any]]
     Span = tuple[int, int]  # characters
@@ -45,6 +50,28 @@ def adopt(tokenizer: PreTrainedTokenizerBase, file: str | None) -> None:
         raise Stop(f"--chat-template {file}: the file is empty")
     tokenizer.chat_template = template
     _render(tokenizer, [{"role": "user", "content": "a"}], f"--chat-template {file}")
+
+
+def keep_date(tokenizer: PreTrainedTokenizerBase, this: Session, log: metrics.Log) -> None:
+    """Have a template that renders the date, such as Llama 3.2's, render that of the run's first start.
+
+    Else a run that is resumed on another day learns other tokens. metrics.jsonl keeps it. All ranks call this.
+    """
+    if "strftime_now" not in str(tokenizer.chat_template):
+        return
+
+    def first() -> str:
+        dates = [line["date"] for line in metrics.read(this.run_dir) if line.get("event") == "chat_date"]
+        date: str = dates[0] if dates else datetime.now().astimezone().isoformat(timespec="seconds")
+        if not dates:
+            log.event("chat_date", 0, date=date)
+        return date
+
+    from transformers.utils import chat_template_utils
+
+    date = datetime.fromisoformat(this.first(first))
+    # transformers 5.24 takes no function for a template, and TRL renders pairs itself
+    chat_template_utils.datetime = SimpleNamespace(now=lambda: date)
 
 
 def check(tokenizer: PreTrainedTokenizerBase, place: str) -> None:

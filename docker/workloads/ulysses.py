@@ -68,6 +68,10 @@ class Group:
                 f"--sequence-parallel: DeepSpeed's Ulysses knows no {model.config.model_type}; "
                 "use a model of LLaMA's kind"
             )
+        if (
+            getattr(model.config, "head_dim", 0) is None
+        ):  # Mixtral's; DeepSpeed 0.19.8 reckons it where it is missing
+            model.config.head_dim = model.config.hidden_size // model.config.num_attention_heads
         try:
             return UlyssesSPAttentionHF.register_with_transformers(
                 model_name_or_path=model,

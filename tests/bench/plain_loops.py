@@ -16,7 +16,7 @@ from torch.nn.functional import logsigmoid
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from tests.bench import plain_ppo
+from tests.bench import plain_experts, plain_ppo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,10 +73,11 @@ def _sft(folder: Path, settings: dict[str, Any]) -> tuple[Any, Batch]:
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
     def batch(rows: list[Row]) -> tuple[torch.Tensor, float]:
-        logs = torch.cat(
-            plain_ppo.logs(model, [_text(tokenizer, row["prompt"], row["completion"]) for row in rows])
-        )
-        return -logs.mean(), -float(logs.mean().detach())
+        texts = [_text(tokenizer, row["prompt"], row["completion"]) for row in rows]
+        logs = torch.cat(plain_ppo.logs(model, texts))
+        lengths = [len(ids) - begin for ids, begin in texts]
+        balance = plain_experts.balance(model, [ids for ids, _ in texts], lengths)
+        return balance - logs.mean(), -float(logs.mean().detach())
 
     return model, batch
 
@@ -95,7 +96,10 @@ def _reward(folder: Path, settings: dict[str, Any]) -> tuple[Any, Batch]:
 
     def batch(rows: list[Row]) -> tuple[torch.Tensor, float]:
         loss = -logsigmoid(scores(rows, "chosen") - scores(rows, "rejected")).mean()
-        return loss, float(loss.detach())
+        texts = [
+            _text(tokenizer, row["prompt"], row[key])[0] for row in rows for key in ("chosen", "rejected")
+        ]
+        return loss + plain_experts.balance(model, texts), float(loss.detach())
 
     return model, batch
 

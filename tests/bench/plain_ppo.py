@@ -15,6 +15,8 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from tests.bench import plain_experts
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
@@ -54,12 +56,14 @@ def rewards(
             earned = -settings["beta"] * (before - by_reference)
             earned[-1] += score
             advantages.append(_advantages(earned, estimates))
-        _loss(
+        loss = _loss(
             torch.cat(logs(policy, texts)) - torch.cat(old),
             torch.cat(advantages),
             new=torch.cat(_values(critic, texts)),
             values=torch.cat(values),
-        ).backward()
+        )
+        whole = [ids for ids, _ in texts]
+        (loss + sum(plain_experts.balance(model, whole) for model in (policy, critic))).backward()
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 torch.nn.utils.clip_grad_norm_(group["params"], 1.0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tests.docker.workloads import ranks, tiny
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     Row = dict[str, str]
@@ -44,11 +45,11 @@ STAGES = {
 }
 
 
-def prepare(folder: Path) -> None:
+def prepare(folder: Path, model: Mapping[str, Any] = MODEL) -> None:
     """Write the model `tiny` and the examples `data.jsonl` that all programs read."""
     from workloads import examples
 
-    tiny.save(folder / "tiny", MODEL)
+    tiny.save(folder / "tiny", model)
     examples_ = [*examples.builtin(("prompt", "completion", "chosen", "rejected"))][:ROWS]
     (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in examples_))
 

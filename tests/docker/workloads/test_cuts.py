@@ -27,6 +27,10 @@ pytestmark = [
 
 LLAMA = {**ranks.LLAMA, "num_hidden_layers": 1, "hidden_size": 32}
 GPT2 = {**ranks.GPT2, "vocab_size": 320, "n_layer": 1, "n_embd": 32}
+MIXTRAL = {
+    **{**LLAMA, "model_type": "mixtral", "sliding_window": None},
+    **{"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.5},
+}
 STEPS = 3
 ROWS = 48  # of which two are held out
 # an eps above rounding errors, which Adam would else blow up to whole updates where the gradient is 0
@@ -39,7 +43,7 @@ WORDS = (
 ANSWERS = ("--reward=lower-case", "--max-new-tokens=6", "--beta=0.05")
 STAGES = {
     "finetune": ("finetune", LLAMA, ()),
-    "sft": ("chat_sft", LLAMA, ()),
+    "sft": ("chat_sft", LLAMA, ("--loader-workers=1",)),
     "reward": ("chat_reward", LLAMA, ()),
     "dpo": ("chat_dpo", LLAMA, ("--lora-rank=4", "--merge")),
     "rloo": ("chat_rl", GPT2, (*ANSWERS, "--generations=2")),
@@ -53,9 +57,17 @@ STAGES = {
             *("--target-kl=0.01", "--missing-eos-penalty=1", "--ptx-data=builtin", "--ptx-weight=1"),
         ),
     ),
+    "finetune-moe": ("finetune", MIXTRAL, ()),
+    "sft-moe": ("chat_sft", MIXTRAL, ("--packing",)),
+    "reward-moe": ("chat_reward", MIXTRAL, ()),
+    "rloo-moe": ("chat_rl", MIXTRAL, (*ANSWERS, "--generations=2")),
+    "ppo-moe": ("chat_ppo", MIXTRAL, (*ANSWERS, "--ptx-data=builtin", "--ptx-weight=1")),
 }
 CUTS = ("ZeRO-2", "ZeRO-3")
-FIGURES = ("loss", "grad_norm", "reward", "kl", "margin", "critic_loss", "ptx_loss", "beta", "tokens")
+FIGURES = (
+    *("loss", "grad_norm", "reward", "kl", "margin", "critic_loss", "ptx_loss", "beta", "tokens"),
+    *("expert_share_min", "expert_share_max", "router_entropy"),
+)
 EVALUATED = ("loss", "accuracy", "reward", "margin", "kl")
 
 
@@ -85,7 +97,7 @@ def cases(folder: Path, size: int) -> list[dict[str, Any]]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The runs of all stages and cuts."""
     folder = tmp_path_factory.mktemp("cuts")
-    for model in (LLAMA, GPT2):
+    for model in (LLAMA, GPT2, MIXTRAL):
         tiny.save(folder / str(model["model_type"]), model)
     rows = [json.dumps(row) for row in examples.builtin(("prompt", "completion", "chosen", "rejected"))]
     (folder / "data.jsonl").write_text("\n".join(rows[:ROWS]))

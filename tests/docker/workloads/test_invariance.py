@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
 from tests.docker.workloads import ranks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 pytestmark = pytest.mark.deepspeed
 
 MODEL = {**ranks.LLAMA, "num_key_value_heads": 4}  # so that Ulysses can divide the heads
+EXPERTS = {
+    **{**MODEL, "model_type": "mixtral", "sliding_window": None, "num_hidden_layers": 1},
+    **{"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.5},
+}
 STEPS = 4
 ARGS = (
     *("--seq-length=64", "--lr=5e-3", "--min-lr=1e-3", "--warmup-steps=2", "--log-every=1", "--export"),
@@ -33,13 +38,13 @@ class Cut(NamedTuple):
     stage: int
     sequence: int = 1  # ranks that share a sample
 
-    def run(self, folder: Path, cache: Path, *args: str) -> ranks.Ranks:
+    def run(self, folder: Path, cache: Path, *args: str, model: Mapping[str, Any] = MODEL) -> ranks.Ranks:
         groups = self.size // self.sequence
         config = ranks.deepspeed(groups, self.stage, self.micro, self.accumulation, gradient_clipping=0.5)
         assert config["train_batch_size"] == 8
         shared = (f"--sequence-parallel={self.sequence}", f"--data-cache={cache / 'data'}")
         folder.mkdir(parents=True, exist_ok=True)
-        return ranks.run(folder, self.size, config, *ARGS, *shared, *args, model=MODEL)
+        return ranks.run(folder, self.size, config, *ARGS, *shared, *args, model=model)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +86,23 @@ def assert_same(run: ranks.Ranks, whole: ranks.Ranks) -> None:
 )
 def test_each_cut_learns_the_same(cut: Cut, whole: ranks.Ranks, tmp_path: Path) -> None:
     assert_same(cut.run(tmp_path, whole.run_dir.parent), whole)
+
+
+@pytest.fixture(scope="module")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> ranks.Ranks:
+    folder = tmp_path_factory.mktemp("mixture")
+    return Cut(size=1, micro=8, accumulation=1, stage=1).run(folder, folder, model=EXPERTS)
+
+
+@pytest.mark.parametrize(
+    "cut", [Cut(2, 1, 4, stage=3), Cut(2, 8, 1, stage=2, sequence=2)], ids=lambda cut: "-".join(map(str, cut))
+)
+def test_each_cut_balances_experts_alike(cut: Cut, mixture: ranks.Ranks, tmp_path: Path) -> None:
+    run = cut.run(tmp_path, mixture.run_dir.parent, model=EXPERTS)
+    assert_same(run, mixture)
+    figures = ("expert_share_min", "expert_share_max", "router_entropy")
+    for ours, theirs in zip(run.steps(), mixture.steps(), strict=True):
+        assert [ours[key] for key in figures] == pytest.approx([theirs[key] for key in figures], abs=LOSS)
 
 
 def test_a_run_that_is_resumed_in_the_middle_learns_the_same(whole: ranks.Ranks, tmp_path: Path) -> None:

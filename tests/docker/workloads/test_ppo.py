@@ -22,12 +22,6 @@ pytestmark = pytest.mark.torch
 ALL = torch.ones(1, 3)
 
 
-def test_log_probabilities_are_those_of_the_tokens() -> None:
-    logits = torch.log(torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]]]))
-    found = ppo.log_probabilities(logits, torch.tensor([[2, 1]]))
-    assert found.exp().tolist() == [pytest.approx([0.25, 0.8])]
-
-
 def test_the_score_comes_with_the_last_token_and_distance_costs() -> None:
     policy, reference = torch.tensor([[-1.0, -1.0, -1.0]] * 2), torch.tensor([[-2.0, -1.0, -3.0]] * 2)
     mask = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])

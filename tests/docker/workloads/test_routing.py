@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
-from workloads import losses, routing  # noqa: E402
+from workloads import balancing, losses, routing  # noqa: E402
 
 from tests.docker.workloads import ranks  # noqa: E402
 from tests.docker.workloads.test_losses import SHAPE, VOCABULARY  # noqa: E402
@@ -75,23 +75,43 @@ def test_the_routers_learn_from_it(family: str, checkpointing: bool) -> None:
         if checkpointing:
             model.activation_checkpointing_enable()
         losses.attach(model)
-        total, nats, *routed = model(input_ids=block[:, :-1], labels=block[:, 1:])
+        balance = balancing.of(model)
+        total, _ = model(input_ids=block[:, :-1], labels=block[:, 1:])
+        assert (balance is None) is (coefficient == 0)
+        if balance is not None:
+            added = balance.mean()
+            rows = torch.arange(2).repeat_interleave(8)
+            expected = routing.routing(_router_logits(model, block), config, rows).balance.mean()
+            assert added.item() == pytest.approx(10.0 * expected.item(), rel=1e-5)
+            total = total + added
         total.backward()
         slopes[coefficient] = {
             n: p.grad.clone() for n, p in model.named_parameters() if n.endswith("gate.weight")
         }
-        assert len(routed) == (2 if coefficient else 0)
-        if routed:
-            expected = nats + 10.0 * 16 * routing.routing(_router_logits(model, block), config).balance
-            assert total.item() == pytest.approx(expected.item(), rel=1e-4)
     assert len(slopes[0.0]) == 2
     for name, slope in slopes[0.0].items():
         assert (slope - slopes[10.0][name]).abs().max() > 1e-3
 
 
 def _router_logits(model: Any, block: Any) -> tuple[Any, ...]:
-    outputs = model.base_model(input_ids=block[:, :-1], output_router_logits=True)
+    with torch.no_grad():
+        outputs = model.base_model(input_ids=block[:, :-1], output_router_logits=True)
     return tuple(outputs.router_logits)
+
+
+def logits_of(tokens: int, layers: int = 2) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(tokens, 4, generator=generator, dtype=torch.float64) for _ in range(layers))
+
+
+def test_the_loss_of_a_sequence_does_not_depend_on_the_others_or_on_padding() -> None:
+    config = settings(num_local_experts=4, num_experts_per_tok=2)
+    logits, sequences = logits_of(12), torch.tensor([0] * 5 + [-1] * 2 + [1] * 4 + [-1])
+    routed = routing.routing(logits, config, sequences)
+    for number in (0, 1):
+        alone = routing.routing(tuple(layer[sequences == number] for layer in logits), config)
+        assert routed.balance[number].item() == pytest.approx(alone.balance.item(), rel=1e-6)
+    assert routed.choices.sum().item() == 2 * 2 * 9
 
 
 def test_a_mixture_without_a_balancing_loss_is_named() -> None:
@@ -104,10 +124,12 @@ def test_a_mixture_without_a_balancing_loss_is_named() -> None:
     assert missing is not None
     assert "the 16 experts" in missing
     assert "deepseek_v3 has no router_aux_loss_coef" in missing
-    without = routing.unbalanced(settings("mixtral"), balanced=False)
-    assert without is not None
-    assert "without a load-balancing loss (this workload has none)" in without
-    assert routing.unbalanced(settings("llama"), balanced=False) is None
+    encoder = routing.unbalanced(settings("switch_transformers", router_aux_loss_coef=0.01, num_experts=8))
+    assert encoder is not None
+    assert (
+        "the 8 experts are trained without a load-balancing loss (there is none for an encoder-decoder)"
+        in encoder
+    )
 
 
 @pytest.mark.deepspeed

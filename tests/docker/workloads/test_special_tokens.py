@@ -82,3 +82,13 @@ def test_every_epoch_has_each_example_once_in_another_order() -> None:
 )
 def test_what_is_evaluated_fills_micro_batches_of_any_cut(held_out: int, total: int, evaluated: int) -> None:
     assert examples.evaluation_size(held_out, total) == evaluated
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 6, 12])
+@pytest.mark.parametrize("held_out", [1, 5, 7, 8, 11, 12, 40])
+def test_what_is_evaluated_divides_among_the_ranks_and_weighs_alike(held_out: int, ranks: int) -> None:
+    evaluated = examples.evaluated(held_out, 12, ranks)
+    assert len(evaluated) % ranks == 0
+    assert len(evaluated) <= max(12, held_out)
+    size = examples.evaluation_size(held_out, 12)
+    assert {evaluated.count(place) for place in range(size)} == {len(evaluated) // size}

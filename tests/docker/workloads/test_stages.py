@@ -21,6 +21,7 @@ pytestmark = pytest.mark.deepspeed
 
 SIZE = 300
 MODEL = {**ranks.LLAMA, "num_hidden_layers": 1, "vocab_size": SIZE}
+UNBALANCED = {**MODEL, "model_type": "mixtral", "num_local_experts": 4, "router_aux_loss_coef": 0.0}
 SHORT = [
     {"prompt": f"say {n}:", "completion": " yes", "chosen": " yes", "rejected": " no"} for n in range(10, 50)
 ]
@@ -33,7 +34,7 @@ def cases(folder: Path) -> dict[str, dict[str, Any]]:
     plain = tiny.save(folder / "plain", MODEL, words)
     penalty = tiny.save(folder / "penalty", MODEL, words, penalty=1.5)
     other = tiny.save(folder / "other", MODEL, words[::-1])
-    mixture = tiny.save(folder / "mixture", {**MODEL, "model_type": "mixtral", "num_local_experts": 4}, words)
+    mixture = tiny.save(folder / "mixture", UNBALANCED, words)
     data = folder / "data.jsonl"
     long = [{**row, "prompt": "a long prompt " * 4} for row in SHORT]
     data.write_text("".join(json.dumps(row) + "\n" for row in SHORT + long))
@@ -203,7 +204,6 @@ def test_examples_that_are_cut_are_counted(workload: str, runs: tuple[Path, dict
 
 
 def test_a_mixture_of_experts_without_a_balancing_loss_is_named(runs: tuple[Path, dict[str, str]]) -> None:
-    """TRL's SFTTrainer has one, the Hugging Face Trainer has not."""
     assert [len(lines(runs, f"mixture {w}")) for w in ("finetune", "chat_sft")] == [2, 2]
-    said = "the 4 experts are trained without a load-balancing loss (this workload has none)"
-    assert (runs[0] / "rank-0.log").read_text().count(said) == 1
+    said = "the 4 experts are trained without a load-balancing loss (router_aux_loss_coef is 0)"
+    assert (runs[0] / "rank-0.log").read_text().count(said) == 2

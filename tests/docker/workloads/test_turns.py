@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 pytest.importorskip("transformers", reason="the train extra is not installed")
 
-from workloads import tokenizer, turns
+from workloads import metrics, tokenizer, turns
 from workloads.session import Stop
 
 CHATML = (
@@ -134,3 +136,38 @@ def test_templates_that_render_turns_otherwise_later_are_trained_with_trls(name:
     assert "Là-bas 🎉" in learned
     assert learned.index("Là-bas 🎉") < learned.index("Yes.")
     assert "Où est-il?" not in learned
+
+
+DATED = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}\n{% endif %}" + CHATML
+
+
+def dated(run_dir: Path) -> str:
+    """What a conversation becomes in an attempt of a run."""
+    own: Any = by(DATED)
+    this: Any = SimpleNamespace(run_dir=run_dir, first=lambda work: work())
+    log = metrics.Log(run_dir, writes=True)
+    turns.keep_date(own, this, log)
+    log.close()
+    return str(own.decode(turns.tokens(own, TALK, "--data f.jsonl:1")[0]))
+
+
+def test_a_resumed_run_renders_the_date_of_its_first_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from datetime import datetime
+
+    from transformers.utils import chat_template_utils
+
+    monkeypatch.setattr(chat_template_utils, "datetime", datetime)  # as it is put back afterwards
+    first = dated(tmp_path)
+    (line,) = metrics.read(tmp_path)
+    assert first.startswith(datetime.fromisoformat(line["date"]).strftime("%d %b %Y\n<system>"))
+    (tmp_path / metrics.FILE).write_text(json.dumps({**line, "date": "2024-02-29T23:59:59+01:00"}) + "\n")
+    assert dated(tmp_path).startswith("29 Feb 2024\n<system>")
+    assert len(metrics.read(tmp_path)) == 1
+
+
+def test_a_template_without_a_date_is_left_alone(tmp_path: Path) -> None:
+    this: Any = SimpleNamespace(run_dir=tmp_path)  # which nothing is asked of
+    turns.keep_date(by(CHATML), this, None)  # type: ignore[arg-type]
+    assert not metrics.read(tmp_path)
