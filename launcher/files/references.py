@@ -110,9 +110,8 @@ def _deepspeed_problems(document: Document) -> Iterator[Problem]:
         overrides = {key: value for key, value in section.items() if key != "preset"}
         workload = own_program.workload(document)
         for keys, problem in deepspeed_keys.problems(overrides, workload, document.deepspeed):
-            if ("deepspeed", *keys) in document.unreadable:  # which has been said
-                continue
-            yield Problem(problem.message, problem.hint, document.place(("deepspeed", *keys)))
+            if not document.is_unread(("deepspeed", *keys)):
+                yield Problem(problem.message, problem.hint, document.place(("deepspeed", *keys)))
 
 
 def _args_problems(document: Document) -> Iterator[Problem]:

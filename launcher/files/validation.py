@@ -57,7 +57,7 @@ def validate(document: Document, model: type[Valid], problems: list[Problem]) ->
     wrong = [*document.problems, *references.problems(document, model)]
     value, violations = read(model, document.data)
     for keys, message, hint, unknown in violations:
-        if not any(keys[: len(path)] == path for path in document.unreadable):
+        if not document.is_unread(keys):
             hint = (_elsewhere(model, keys) if unknown else "") or hint
             wrong.append(Problem(message, hint, document.place(keys)))
     problems += wrong
@@ -245,7 +245,7 @@ class _Reader(NamedTuple):
             if key in value:
                 start = len(self.violations)
                 parts[field.name] = self.value(hint_of(model, field.name), value[key], (*keys, key))
-                if value[key] is None and not required:
+                if value[key] is None and not required and not field.metadata.get("needed"):
                     self._hint(start, "remove the key to get its default")
             elif required:
                 self.violations.append(_missing(field, (*keys, key)))
