@@ -90,8 +90,8 @@ class Document:
 
     def copy(self) -> Document:
         """Another one with the same content, to change."""
-        lists = {"problems": list(self.problems), "unreadable": list(self.unreadable)}
-        return replace(self, data=copy.deepcopy(self.data), places=dict(self.places), **lists)
+        data, places, problems = copy.deepcopy(self.data), dict(self.places), list(self.problems)
+        return replace(self, data=data, places=places, problems=problems, unreadable=list(self.unreadable))
 
 
 class Reader:
