@@ -48,9 +48,10 @@ def problems(document: Document, model: type) -> Iterator[Problem]:
             continue
         if value not in known():
             what = keys[-1] if keys != ("deepspeed",) else "preset"
-            yield Problem(
-                f"unknown {what} {shown(value)}", did_you_mean(value, known()), document.place(keys)
-            )
+            hint = did_you_mean(value, known())
+            if keys[0] == "deepspeed" and value.endswith(".json"):
+                hint = "write the file's keys here: deepspeed: {zero_optimization: {stage: 2}}"
+            yield Problem(f"unknown {what} {shown(value)}", hint, document.place(keys))
     if model in tables:
         yield from _environment_problems(document)
     if model is Job:

@@ -28,7 +28,7 @@ from typing import (
 from launcher import workloads
 from launcher.errors import Problem, SpecError, did_you_mean, shown
 from launcher.files import references
-from launcher.files.cluster import Cluster
+from launcher.files.cluster import Cluster, Slurm
 from launcher.files.fields import Longest, Misplaced, Pattern, Range, Read, Shorthand, Then
 from launcher.files.job import Job
 from launcher.namedtuple import NamedTuple
@@ -137,6 +137,8 @@ def _elsewhere(model: Any, keys: Keys) -> str:
     for name, other in (("job", Job), ("cluster", Cluster)):
         if len(keys) == 1 and other is not model and key in fields(other):
             return f"it belongs in the {name} file"
+    if model is Cluster and keys == ("slurm", key) and not did_you_mean(key, fields(Slurm), most=0):
+        return f"options of sbatch go below `sbatch:`: sbatch: {{{key}: …}}"
     option = key.replace("_", "-")
     if keys == (key,) and model is Job and option in workloads.known():
         return f"options of the workload go below `args:`: args: {{{option}: …}}"
