@@ -12,9 +12,10 @@ MINUTES ?= 60
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(BIN)/.installed: pyproject.toml
+$(BIN)/.installed: pyproject.toml tests/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+	  --constraint tests/constraints.txt --editable '.[train,test]'
 	# pip compiles what it copies, but not what stays in place: without this each command would until it may write here
 	$(BIN)/python -m compileall -q launcher docker
 	@touch $@

@@ -7,6 +7,8 @@ import subprocess
 from typing import Any
 
 import pytest
+from imagebuild import check
+from packaging.requirements import Requirement
 from ruamel.yaml import YAML
 
 from launcher import ROOT, __version__
@@ -64,3 +66,11 @@ def test_the_changelog_has_this_version_and_known_sections() -> None:
     assert [version for version, date in versions if not date] in ([], ["Unreleased"])
     sections = set(re.findall(r"^### (\w+)$", CHANGES, re.MULTILINE))
     assert sections <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def test_the_tests_train_with_the_torch_of_the_cpu_image() -> None:
+    """Without the bound `make install` downloads 3 GB of a build for CUDA, with which nothing was tried."""
+    (bound,) = re.findall(r"^torch.*", (ROOT / "tests" / "constraints.txt").read_text("utf-8"), re.MULTILINE)
+    held = check.pins(check.HERE / "requirements" / "torch-cpu.txt")["torch"]
+    assert held in Requirement(bound).specifier
+    assert "--constraint tests/constraints.txt" in MAKEFILE

@@ -62,7 +62,23 @@ class Parser(argparse.ArgumentParser):
             self.error(f"unexpected {words[0]!r}")
         close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"see `{self.prog} --help`"
+        if "--set" in self._option_string_actions and (key := _key_of(flag)):
+            hint = f"it is a key of a file: --set {key}=VALUE"
         self.refuse(f"unknown option {flag!r}", hint)
+
+
+def _key_of(flag: str) -> str:
+    """The key of a job, a cluster or a workload's options that an option is called like; '' for none."""
+    from launcher import workloads
+    from launcher.files import cluster, job, validation
+
+    option = flag.lstrip("-")
+    name = option.replace("-", "_")
+    models = {"": job.Job, "cluster.": cluster.Cluster, "cluster.slurm.": cluster.Slurm}
+    for prefix, model in {**models, "cluster.kubernetes.": cluster.Kubernetes}.items():
+        if name in validation.fields(model):
+            return f"{prefix}{name}"
+    return f"args.{option}" if option in workloads.known() else ""
 
 
 class Verbs:

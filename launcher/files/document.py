@@ -84,11 +84,14 @@ class Document:
             path = path[:-1]
         return self.places.get(path, Place(self.source, 1, 1))
 
+    def is_unread(self, path: Keys) -> bool:
+        """Whether the value at `path`, or what it is in, could not be read: what is wrong with it has been said."""
+        return any(path[: len(unread)] == unread for unread in self.unreadable)
+
     def copy(self) -> Document:
         """Another one with the same content, to change."""
-        return replace(
-            self, data=copy.deepcopy(self.data), places=dict(self.places), problems=list(self.problems)
-        )
+        data, places, problems = copy.deepcopy(self.data), dict(self.places), list(self.problems)
+        return replace(self, data=data, places=places, problems=problems, unreadable=list(self.unreadable))
 
 
 class Reader:

@@ -68,9 +68,14 @@ class Shorthand:
     types: tuple[str, ...] = ("string",)
 
 
-def field(default: Any = dataclasses.MISSING, description: str = "", *, key: str = "") -> Any:
-    """A field of a file. `default`: a value, or a function that makes it; `key`: its name there, if not Python's."""
-    metadata = {"description": description, **({"key": key} if key else {})}
+def field(
+    default: Any = dataclasses.MISSING, description: str = "", *, key: str = "", needed: bool = False
+) -> Any:
+    """A field of a file. `default`: a value, or a function that makes it; `key`: its name there, if not Python's.
+
+    `needed`: most jobs have to write it, so that its default is no advice.
+    """
+    metadata = {"description": description, "needed": needed, **({"key": key} if key else {})}
     if callable(default):
         return dataclasses.field(default_factory=default, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

@@ -66,6 +66,7 @@ class Job:
     batch: Batch = field(
         Batch(micro=1),
         "What each step works on. Only workloads without a model's batch leave it out.",
+        needed=True,
     )
     precision: Literal["auto", "bf16", "fp16", "fp32"] = field("auto", "auto is bf16 where the GPU has it.")
     deepspeed: Annotated[DeepSpeed, Shorthand("preset")] = field(

@@ -37,8 +37,7 @@ def problems(document: Document, value: Any) -> Iterator[Problem]:
         return
     for index, source in enumerate(value):
         for keys, what, hint in _source(source):
-            # a source that could not be read at all has been said
-            if (*at, index, *keys) not in document.unreadable:
+            if not document.is_unread((*at, index, *keys)):
                 named = ".".join(map(str, (*at, index, *keys)))
                 yield Problem(f"{named} {what}", hint, document.place((*at, index, *keys)))
     weighted = [isinstance(source, dict) and "weight" in source for source in value]

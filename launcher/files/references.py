@@ -48,9 +48,10 @@ def problems(document: Document, model: type) -> Iterator[Problem]:
             continue
         if value not in known():
             what = keys[-1] if keys != ("deepspeed",) else "preset"
-            yield Problem(
-                f"unknown {what} {shown(value)}", did_you_mean(value, known()), document.place(keys)
-            )
+            hint = did_you_mean(value, known())
+            if keys[0] == "deepspeed" and value.endswith(".json"):
+                hint = "write the file's keys here: deepspeed: {zero_optimization: {stage: 2}}"
+            yield Problem(f"unknown {what} {shown(value)}", hint, document.place(keys))
     if model in tables:
         yield from _environment_problems(document)
     if model is Job:
@@ -110,9 +111,8 @@ def _deepspeed_problems(document: Document) -> Iterator[Problem]:
         overrides = {key: value for key, value in section.items() if key != "preset"}
         workload = own_program.workload(document)
         for keys, problem in deepspeed_keys.problems(overrides, workload, document.deepspeed):
-            if ("deepspeed", *keys) in document.unreadable:  # which has been said
-                continue
-            yield Problem(problem.message, problem.hint, document.place(("deepspeed", *keys)))
+            if not document.is_unread(("deepspeed", *keys)):
+                yield Problem(problem.message, problem.hint, document.place(("deepspeed", *keys)))
 
 
 def _args_problems(document: Document) -> Iterator[Problem]:

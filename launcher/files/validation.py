@@ -28,7 +28,7 @@ from typing import (
 from launcher import workloads
 from launcher.errors import Problem, SpecError, did_you_mean, shown
 from launcher.files import references
-from launcher.files.cluster import Cluster
+from launcher.files.cluster import Cluster, Slurm
 from launcher.files.fields import Longest, Misplaced, Pattern, Range, Read, Shorthand, Then
 from launcher.files.job import Job
 from launcher.namedtuple import NamedTuple
@@ -57,7 +57,7 @@ def validate(document: Document, model: type[Valid], problems: list[Problem]) ->
     wrong = [*document.problems, *references.problems(document, model)]
     value, violations = read(model, document.data)
     for keys, message, hint, unknown in violations:
-        if not any(keys[: len(path)] == path for path in document.unreadable):
+        if not document.is_unread(keys):
             hint = (_elsewhere(model, keys) if unknown else "") or hint
             wrong.append(Problem(message, hint, document.place(keys)))
     problems += wrong
@@ -137,6 +137,8 @@ def _elsewhere(model: Any, keys: Keys) -> str:
     for name, other in (("job", Job), ("cluster", Cluster)):
         if len(keys) == 1 and other is not model and key in fields(other):
             return f"it belongs in the {name} file"
+    if model is Cluster and keys == ("slurm", key) and not did_you_mean(key, fields(Slurm), most=0):
+        return f"options of sbatch go below `sbatch:`: sbatch: {{{key}: …}}"
     option = key.replace("_", "-")
     if keys == (key,) and model is Job and option in workloads.known():
         return f"options of the workload go below `args:`: args: {{{option}: …}}"
@@ -245,7 +247,7 @@ class _Reader(NamedTuple):
             if key in value:
                 start = len(self.violations)
                 parts[field.name] = self.value(hint_of(model, field.name), value[key], (*keys, key))
-                if value[key] is None and not required:
+                if value[key] is None and not required and not field.metadata.get("needed"):
                     self._hint(start, "remove the key to get its default")
             elif required:
                 self.violations.append(_missing(field, (*keys, key)))

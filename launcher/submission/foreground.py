@@ -19,6 +19,8 @@ from launcher.schedulers import local
 from launcher.submission import submit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
 
@@ -26,21 +28,30 @@ _VARIABLE = "LAUNCHER_TERMINAL"
 _FIRST = 200  # of three descriptors, above all that this process has open
 
 
-def prepare(plan: Plan) -> Run:
-    """The run of `plan` in its own folder, not yet started. Raises what rendering raises, with nothing left behind."""
+def start(plan: Plan, announce: Callable[[Run], None]) -> tuple[Run, subprocess.Popen[bytes]]:
+    """Start `plan` in a folder of its own, after `announce`. Returns the run, not yet recorded, and its script.
+
+    Raises what rendering raises, and SubmitError where the script does not start, with nothing left behind.
+    """
     prepared = submit.prepare(local, "local", plan)
-    return record.prepared(Path(prepared.folder), "local")
+    try:
+        run = record.prepared(Path(prepared.folder), "local")
+        announce(run)
+        return run, script(run)
+    except BaseException:
+        record.abandon(prepared)
+        raise
 
 
-def follow(run: Run) -> int:
-    """Start `run` and wait for its end. Returns its exit code; Ctrl-C, where rank 0 does not take it, ends the run."""
+def script(run: Run) -> subprocess.Popen[bytes]:
+    """The run's script with this terminal; a Ctrl-C waits for `follow` from now on. Raises SubmitError."""
     for number in range(3):
         with contextlib.suppress(OSError):  # one that is closed stays closed
             os.dup2(number, _FIRST + number)
     # a Ctrl-C that comes before the run is recorded waits until it can be ended
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             ["bash", f"{run.folder}/job.sh"],
             env={**os.environ, _VARIABLE: str(_FIRST)},
             stdin=subprocess.DEVNULL,
@@ -52,12 +63,20 @@ def follow(run: Run) -> int:
     except OSError as error:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         raise SubmitError(f"bash did not start: {error.strerror}") from None
-    started = record.record(run, local.native_id(process.pid), time.time())
+
+
+def follow(run: Run, process: subprocess.Popen[bytes]) -> int:
+    """Record `run`, whose script is `process`, and wait for its end.
+
+    Returns its exit code; Ctrl-C, where rank 0 does not take it, and whatever else stops this process end the run.
+    """
+    native_id = local.native_id(process.pid)
     try:
+        record.record(run, native_id, time.time())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         process.wait()
-    except KeyboardInterrupt:
-        local.cancel(started)
+    except BaseException:
+        local.cancel(run._replace(native_id=native_id))
         raise
     finally:
         _take_terminal_back()

@@ -39,11 +39,19 @@ def prepare(scheduler: Scheduler, name: str, plan: Plan) -> Plan:
 
 
 def submit(scheduler: Scheduler, name: str, plan: Plan) -> Run:
-    """Submit a prepared plan, which may have got what it waits for since. Raises what the scheduler raises."""
+    """Submit a prepared plan, which may have got what it waits for since. Raises what the scheduler raises.
+
+    A job that cannot be recorded, on a full disk say, is cancelled.
+    """
     files = scheduler.render(plan)
     folders.write_files(Path(plan.folder), files)
+    run = record.prepared(Path(plan.folder), name)
     native_id = scheduler.submit(plan, files)
-    return record.record(record.prepared(Path(plan.folder), name), native_id, time.time())
+    try:
+        return record.record(run, native_id, time.time())
+    except BaseException:
+        scheduler.cancel(run._replace(native_id=native_id))
+        raise
 
 
 def abandon_refused(plan: Plan, error: BaseException) -> None:

@@ -10,6 +10,7 @@ from launcher.cli.verbs.shared import JOB_FAILED, OK
 
 if TYPE_CHECKING:
     from launcher.cli import options
+    from launcher.runs.record import Run
 
 
 def debug(given: options.Launch) -> int:
@@ -30,8 +31,11 @@ def debug(given: options.Launch) -> int:
         hint = "use --set cluster.local.container=none, or `launcher shell` beside the running rank"
         raise PlanError(Problem(what, hint, about=about)).at(plan.places)
     launch.require_all(given, plans)
-    run = foreground.prepare(plan)
-    say(f"{run.id}: rank 0 has this terminal, other ranks write to {run.folder / 'logs'}")
-    code = foreground.follow(run)
+    run, process = foreground.start(plan, _announce)
+    code = foreground.follow(run, process)
     say(f"{run.id}: ended with {code}; folder {run.folder}")
     return JOB_FAILED if code else OK
+
+
+def _announce(run: Run) -> None:
+    say(f"{run.id}: rank 0 has this terminal, other ranks write to {run.folder / 'logs'}")

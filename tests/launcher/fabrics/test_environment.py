@@ -298,6 +298,10 @@ def test_what_is_wrong_is_found(fabric: str, name: str, value: str, severity: st
         ("gcp-gib", {"NCCL_IB_TC": "52", "NCCL_SHIMNET_GUEST_CONFIG_CHECKER_CONFIG_FILE": "/x"}),
         ("none", {"NCCL_IB_HCA": "mlx5", "FI_PROVIDER": "cxi", "NCCL_NET": "AWS Libfabric"}),
         (
+            "infiniband",
+            {"NCCL_IB_SUBNET_AWARE_ROUTING": "1", "NCCL_IBVERBS_LIB": "/l", "NCCL_RMA_DISABLE": "1"},
+        ),
+        (
             "tcp",
             {"NCCL_VERSION": "2.29.7", "HF_HOME": "/data", "OMP_NUM_THREADS": "8", "WANDB_MODE": "offline"},
         ),

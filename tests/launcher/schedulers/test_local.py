@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from launcher import ROOT
-from tests import commandline
+from launcher.files import load
+from launcher.planning import plan
+from launcher.runs import record
+from launcher.submission import submit
+from tests import commandline, samples
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -175,3 +181,22 @@ def test_interrupted_wait_leaves_the_run(user: User, tmp_path: Path) -> None:
     assert run["state"] == "RUNNING"
     user.launcher("cancel", run["id"])
     assert user.newest()["state"] == "CANCELLED"
+
+
+def test_a_job_that_cannot_be_recorded_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its folder would go, and nobody could name the job."""
+    site = plan.Workspace(str(ROOT), str(tmp_path), sys.executable, "0123456789ab")
+    loaded = load.Loaded(samples.job(), samples.cluster())
+    cancelled: list[record.Run] = []
+    scheduler: Any = types.SimpleNamespace(
+        render=lambda _: {"job.sh": "true\n"}, submit=lambda *_: "77", cancel=cancelled.append
+    )
+    prepared = submit.prepare(scheduler, "slurm", plan.make(loaded, site))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(record, "record", full)
+    with pytest.raises(OSError, match="No space left"):
+        submit.submit(scheduler, "slurm", prepared)
+    assert [run.native_id for run in cancelled] == ["77"]

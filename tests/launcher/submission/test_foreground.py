@@ -85,7 +85,8 @@ BEFORE_ITS_RANKS = """
 from pathlib import Path
 from launcher.runs.record import Run
 from launcher.submission import foreground
-foreground.follow(Run("slow", "local", "", Path.cwd(), 0.0, 1, 1, {}))
+run = Run("slow", "local", "", Path.cwd(), 0.0, 1, 1, {})
+foreground.follow(run, foreground.script(run))
 """
 
 
@@ -141,3 +142,45 @@ def test_without_a_terminal_commands_come_from_stdin(env: dict[str, str], tmp_pa
     assert done.returncode == 0, done.stderr
     assert "rank 0 terminal False False False" in done.stdout
     assert "after 42" in done.stdout
+
+
+def test_a_script_that_does_not_start_leaves_nothing(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(PROGRAM)
+    (tmp_path / "bin").mkdir()  # without bash
+    done = subprocess.run(
+        words(tmp_path / "own.py"),
+        cwd=ROOT,
+        env={**env, "PATH": str(tmp_path / "bin")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 4, done.stderr
+    assert "bash did not start: No such file or directory" in done.stderr
+    assert list(Path(env["LAUNCHER_RUNS"]).iterdir()) == []
+
+
+NOT_RECORDED = """
+from pathlib import Path
+from launcher.runs import record
+from launcher.submission import foreground
+
+def full(*_):
+    raise OSError(28, "No space left on device")
+
+record.record = full
+run = record.Run("lost", "local", "", Path.cwd(), 0.0, 1, 1, {})
+process = foreground.script(run)
+print(process.pid, flush=True)
+foreground.follow(run, process)
+"""
+
+
+def test_a_run_that_cannot_be_recorded_does_not_go_on(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "job.sh").write_text("sleep 600\n")
+    python = [sys.executable, "-c", NOT_RECORDED]
+    python_path = {**env, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(python, cwd=tmp_path, env=python_path, capture_output=True, text=True, timeout=120)
+    assert "No space left on device" in done.stderr
+    assert not entries.lives(int(done.stdout))
