@@ -84,6 +84,22 @@ def test_the_end_token_is_part_of_the_key(tmp_path: Path) -> None:
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("name", ["a.txt", "saved", ""])
+def test_the_spelling_of_a_path_is_no_part_of_the_key(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    (folder / "saved").mkdir(parents=True)
+    (folder / "saved" / "state.json").write_text("{}")  # as save_to_disk leaves it
+    (folder / "a.txt").write_text("some words")
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    spelled = [f"{tmp_path}/{way}/{name}" for way in ("folder", "./folder", "folder/", "x/../folder", "link")]
+    by = tokenizer.existing("bytes")
+    (tmp_path / "x").mkdir()
+    assert len({cache.key([word], by) for word in (*spelled, f"folder/{name}", f"./link/{name}")}) == 1
+
+
 @pytest.mark.parametrize("name", ["00000.bin", "00000.idx"])
 def test_a_cache_that_lost_a_file_is_told(name: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("some words " * 100)
