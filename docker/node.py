@@ -143,7 +143,7 @@ def supervised(
         mine = ranks.start(args.command, variables, team, program.of(args))
         kept = logs.keep(mine, folder, args.echo, args.attempt)
     except Stop as stop:
-        peers.tell(type="failed", code=stop.code, rank=-1, host=host)
+        peers.tell(type="failed", code=stop.code, rank=-1, host=host, why=f"{host}: {stop}")
         raise
     if notes:
         notes.follow(kept, mine.numbers)

@@ -229,6 +229,15 @@ def options(name: str) -> frozenset[str]:
     return frozenset(_options(parser(name))[0])
 
 
+def hub_names(name: str, args: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """(value, whether with weights) of the options of workload `name` that may name a repository of the hub."""
+    kind = _module("options").HubName
+    for option, action in _options(parser(name))[1].items():
+        value = args.get(option, action.default)
+        if isinstance(action.type, kind) and isinstance(value, str) and value not in action.type.others:
+            yield value, action.type.weights
+
+
 @functools.cache
 def known() -> frozenset[str]:
     """The options that jobs may set in `args`, of all workloads."""

@@ -39,7 +39,11 @@ TESTED_BY = (
     ("docker/workloads/tasks", "docker/workloads/test_evaluate.py", "python_lines"),
     ("docker/workloads", "docker/workloads/test_corpus.py", "text token_shards"),
     ("docker/workloads", "docker/workloads/test_megatron.py", "encoding token_files"),
-    ("docker/workloads", "docker/workloads/test_prepare.py", "cache claims completing cores progress"),
+    (
+        "docker/workloads",
+        "docker/workloads/test_prepare.py",
+        "cache claims completing cores progress readers",
+    ),
     ("docker/workloads", "docker/workloads/test_prepare.py", "shard_writer tokenizing"),
     ("docker/workloads", "docker/workloads/test_reading.py", "cutting sources zstd_frames"),
     ("docker/workloads", "docker/workloads/test_pretrain.py", "training"),

@@ -55,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
     group = command.add_argument_group("reinforcement")
     group.add_argument(
         "--reward",
+        type=options.HubName(weights=True, others=tuple(rewards.RULES)),
         required=True,
         metavar="MODEL|RULE",
         help="a folder that chat_reward exported, which the critic starts from too; a hub name; or a rule: "

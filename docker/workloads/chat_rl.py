@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     group = command.add_argument_group("reinforcement")
     group.add_argument(
         "--reward",
+        type=options.HubName(weights=True, others=tuple(rewards.RULES)),
         required=True,
         metavar="MODEL|RULE",
         help=f"a folder that chat_reward exported, a hub name, or a rule: {', '.join(rewards.RULES)}",

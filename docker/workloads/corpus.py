@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workloads import cache, cores, metrics, tokenizer, waiting
+from workloads import cache, cores, metrics, readers, tokenizer, waiting
 from workloads.token_shards import Entry, Shards
 
 if TYPE_CHECKING:
@@ -152,7 +152,9 @@ def prepare(
         log = metrics.Log(session.run_dir, session.rank == 0)
         try:
             making = cache.Making(processes=cores.usable(), log=log, minutes=wait, look=look)
-            return read(cache.make(words, by, place, making))
+            folder = cache.make(words, by, place, making)
+            readers.hold(folder)
+            return read(folder)
         finally:
             log.close()
 

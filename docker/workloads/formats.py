@@ -2,7 +2,8 @@
 
 Owns the forms below, standard library only. Files are read by rows.py, and labels.py makes tokens of them.
 
-    {"messages": [{"role": …, "content": …}, …]}         a conversation: learn what the assistant says
+    {"messages": [{"role": …, "content": …}, …]}         a conversation: learn what the assistant says; "tools" that it
+                                                         may call (JSON schemas) may be beside it
     {"prompt": …, "completion": …}                       learn the answer
     {"instruction": …, "input": …, "output": …}          the same, as Alpaca has it; the input may be missing
     {"text": …}                                          continue pretraining
@@ -12,6 +13,7 @@ Owns the forms below, standard library only. Files are read by rows.py, and labe
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING, Any
 
 from workloads.session import Stop
@@ -25,7 +27,10 @@ ANSWERS = (("messages",), ("prompt", "completion"), ("instruction", "output"), (
 TEXTS = (("text",),)
 PAIRS = (("prompt", "chosen", "rejected"), ("chosen", "rejected"))
 PROMPTS = (("prompt",),)
-OPTIONAL: dict[tuple[str, ...], tuple[str, ...]] = {("instruction", "output"): ("input",)}
+OPTIONAL: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("messages",): ("tools",),
+    ("instruction", "output"): ("input",),
+}
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _SHAREGPT = {"system": "system", "human": "user", "gpt": "assistant", "function_response": "tool"}
 
@@ -99,6 +104,8 @@ def example(row: Any, place: str, forms: Sequence[Form], columns: Mapping[str, s
     for key, value in read.items():
         if key == "messages" or ("chosen" in form and isinstance(value, list)):
             read[key] = list(_messages(value, f"{place}: {columns.get(key, key)}", key))
+        elif key == "tools":
+            read[key] = _tools(value, f"{place}: {columns.get(key, key)}")
         elif not isinstance(value, str) or not value:
             what = "is empty" if value in ("", None) else f"is {_kind(value)}, not text"
             raise Stop(f"{place}: {columns.get(key, key)} {what}")
@@ -160,7 +167,41 @@ def _message(message: Any, place: str) -> dict[str, Any]:
     if not (isinstance(content, str) and content) and not calls:
         what = "no content" if content in ("", None) else f"content that is {_kind(content)}, not text"
         raise Stop(f"{place} has {what}")
-    return {key: value for key, value in message.items() if value is not None}
+    whole = {key: value for key, value in message.items() if value is not None}
+    return whole | ({"tool_calls": list(_calls(calls, place))} if calls else {})
+
+
+def _calls(calls: Any, place: str) -> Iterator[dict[str, Any]]:
+    """Tool calls as chat templates take them: arguments that are JSON, as OpenAI has it, become the object they are."""
+    for call in calls if isinstance(calls, list) else [None]:
+        call = call if isinstance(call, dict) else {}
+        function = call.get("function", call)
+        if not isinstance(function, dict) or not function.get("name"):
+            raise Stop(f'{place} has a tool call that is not {{"function": {{"name": …, "arguments": …}}}}')
+        arguments = function.get("arguments") or {}
+        if isinstance(arguments, str):
+            arguments = _json(arguments, f"{place} has arguments of the tool {function['name']}")
+        if not isinstance(arguments, dict):
+            raise Stop(
+                f"{place} has arguments of the tool {function['name']} that are {_kind(arguments)}, not an object"
+            )
+        whole = {**function, "arguments": arguments}
+        yield {**call, "function": whole} if "function" in call else whole
+
+
+def _tools(tools: Any, place: str) -> list[Any]:
+    """The tools that are offered, also as JSON of their list."""
+    tools = _json(tools, place) if isinstance(tools, str) else tools
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise Stop(f"{place} is {_kind(tools)}, not a list of tools, each an object (its JSON schema)")
+    return tools
+
+
+def _json(text: str, what: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Stop(f"{what} that are no JSON: {str(error)[:100]}") from error
 
 
 def _role(message: dict[str, Any]) -> str:

@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument("--seed", type=options.count, default=0, help="for sampling")
     group.add_argument(
         "--tokenizer",
+        type=options.tokenizer_name,
         default="auto",
         metavar="NAME",
         help="bytes, a folder or hub name; auto: the model's own",

@@ -55,7 +55,7 @@ def tokens(row: Row, by: PreTrainedTokenizerBase, length: int, encoder: bool) ->
         ids, labels = (tokenizer.prompt_ids(by, text) + end for text in (prompt, answer or ""))
     elif "messages" in row or ("instruction" in row and by.chat_template):
         turns.check(by, row.place)
-        ids, said = turns.tokens(by, row.get("messages") or conversation(row), row.place)
+        ids, said = turns.tokens(by, row.get("messages") or conversation(row), row.place, row.get("tools"))
         labels = [token if answered else IGNORED for token, answered in zip(ids, said, strict=True)]
     elif answer is None:
         ids = labels = tokenizer.prompt_ids(by, prompt) + end

@@ -47,6 +47,20 @@ share = _bounded(float, sys.float_info.min, 1.0, "a number above 0 and up to 1")
 fraction = _bounded(float, 0.0, 1.0 - sys.float_info.epsilon, "a number from 0 to below 1")
 
 
+class HubName:
+    """The type of an option whose value may be a name of the hub, which is fetched before the ranks start."""
+
+    def __init__(self, *, weights: bool, others: tuple[str, ...] = ()) -> None:
+        """`weights`: with them, else a tokenizer alone. `others`: words that mean something else."""
+        self.weights, self.others = weights, others
+
+    def __call__(self, word: str) -> str:
+        return word
+
+
+tokenizer_name = HubName(weights=False, others=("auto", "bytes"))
+
+
 def launcher(parser: argparse.ArgumentParser, only: Container[str] = LAUNCHER_OPTIONS) -> None:
     """Add the options that the launcher fills in from the job (or `only` some); a job's `args` cannot set them."""
     group = parser.add_argument_group(LAUNCHER_GROUP)
@@ -205,6 +219,7 @@ def tokens(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--tokenizer",
+        type=tokenizer_name,
         default="auto",
         metavar="NAME",
         help="bytes; bpe:SIZE, trained on the data; a folder or hub name; auto: the model's own, else bytes",
@@ -259,6 +274,7 @@ def examples(group: argparse._ArgumentGroup, keys: str) -> None:
     )
     group.add_argument(
         "--tokenizer",
+        type=tokenizer_name,
         default="auto",
         metavar="NAME",
         help="bpe:SIZE, trained on the data; a folder or hub name; auto: the model's own, else as large a bpe as fits",

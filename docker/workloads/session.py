@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _signals: list[int] = []
+at_end = contextlib.ExitStack()  # closed when this rank leaves: the interpreter's own end never comes
 
 
 class Stop(Exception):
@@ -336,6 +337,7 @@ def _leave(code: int, orderly: bool) -> None:
     """Exit for good: the interpreter's own end can hang on, or be aborted by, threads of the backends."""
     from torch import distributed
 
+    at_end.close()
     if orderly and distributed.is_initialized():
         with contextlib.suppress(RuntimeError):  # another rank is gone already
             distributed.barrier()  # rank 0 holds the rendezvous: it must not be the first to go

@@ -118,8 +118,10 @@ def fingerprint(source: Source) -> Any:
         return source.path, platform.python_version()
     if source.rows:
         folder = Path(source.rows.name).expanduser()
-        inside = sorted(file for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else []
-        return source.rows, [_state(path) for path in inside]
+        if not folder.is_dir():
+            return source.rows, []
+        inside = sorted(file for file in folder.resolve().rglob("*") if file.is_file())
+        return source.rows._replace(name=str(folder.resolve())), [_state(path) for path in inside]
     return source.column, [_state(path) for path in files(source.path)]
 
 

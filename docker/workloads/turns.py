@@ -11,7 +11,7 @@ import re
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workloads import metrics
 from workloads.session import Stop
@@ -49,7 +49,7 @@ def adopt(tokenizer: PreTrainedTokenizerBase, file: str | None) -> None:
     if not template.strip():
         raise Stop(f"--chat-template {file}: the file is empty")
     tokenizer.chat_template = template
-    _render(tokenizer, [{"role": "user", "content": "a"}], f"--chat-template {file}")
+    Talk(tokenizer, f"--chat-template {file}").render([{"role": "user", "content": "a"}])
 
 
 def keep_date(tokenizer: PreTrainedTokenizerBase, this: Session, log: metrics.Log) -> None:
@@ -85,18 +85,22 @@ def check(tokenizer: PreTrainedTokenizerBase, place: str) -> None:
 
 
 def tokens(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, place: str
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, place: str, tools: list[Any] | None = None
 ) -> tuple[list[int], list[bool]]:
-    """The ids of a conversation, and which of them the assistant says. Raises Stop, with the place, where none are."""
-    text = _render(tokenizer, messages, place)
-    marked = str(tokenizer.chat_template) if marks(tokenizer) else _trained_with(tokenizer, messages, text)
+    """The ids of a conversation, and which of them the assistant says. Raises Stop, with the place, where none are.
+
+    `tools` are the JSON schemas of those that the assistant may call.
+    """
+    talk = Talk(tokenizer, place, tools)
+    text = talk.render(messages)
+    marked = str(tokenizer.chat_template) if marks(tokenizer) else _trained_with(talk, messages, text)
     if marked:
         whole = tokenizer.apply_chat_template(
-            messages, chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
+            messages, tools=tools, chat_template=marked, return_dict=True, return_assistant_tokens_mask=True
         )
         ids, said = whole["input_ids"], [bool(bit) for bit in whole["assistant_masks"]]
     else:
-        spans = _spans(tokenizer, messages, text, place)
+        spans = _spans(talk, messages, text)
         whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids = whole["input_ids"]
         said = [
@@ -113,62 +117,66 @@ def marks(tokenizer: PreTrainedTokenizerBase) -> bool:
     return re.search(r"\{%-?\s*generation\s*-?%\}", str(tokenizer.chat_template)) is not None
 
 
-def _trained_with(tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str) -> str | None:
+def _trained_with(talk: Talk, messages: Messages, text: str) -> str | None:
     """TRL's template in the place of one, such as Qwen3's, that renders earlier answers otherwise than the last one.
 
     None where the tokenizer's own does, and where TRL has none for it. An export keeps the tokenizer's own.
     """
     try:
-        _spans(tokenizer, messages, text, "")
+        _spans(talk, messages, text)
     except Stop:
         try:
             from trl.chat_template_utils import get_training_chat_template
 
-            template: str | None = get_training_chat_template(tokenizer)
+            template: str | None = get_training_chat_template(talk.tokenizer)
             return template
         except (ImportError, ValueError):  # no template that it knows
             return None
     return None
 
 
-def _spans(tokenizer: PreTrainedTokenizerBase, messages: Messages, whole: str, place: str) -> list[Span]:
+def _spans(talk: Talk, messages: Messages, whole: str) -> list[Span]:
     """From where to where in the rendered text the assistant's turns go, by what is rendered without them."""
     spans = []
     for number, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        before = (
-            _render(tokenizer, messages[:number], place, answers=True)
-            if number
-            else _opening(tokenizer, messages[:1], place)
-        )
-        until = _render(tokenizer, messages[: number + 1], place)
+        before = talk.render(messages[:number], answers=True) if number else _opening(talk, messages[:1])
+        until = talk.render(messages[: number + 1])
         if not whole.startswith(until) or not until.startswith(before):
             raise Stop(
-                f"{place}: message {number + 1}: the chat template renders what is before it otherwise once it is "
-                "there, so that what the assistant says cannot be told: name a template in --chat-template FILE that "
-                "marks it by {% generation %}"
+                f"{talk.place}: message {number + 1}: the chat template renders what is before it otherwise once it "
+                "is there, so that what the assistant says cannot be told: name a template in --chat-template FILE "
+                "that marks it by {% generation %}"
             )
         spans.append((len(before), len(until)))
     return spans
 
 
-def _opening(tokenizer: PreTrainedTokenizerBase, messages: Messages, place: str) -> str:
+def _opening(talk: Talk, messages: Messages) -> str:
     """What comes before an answer that a conversation begins with: templates take no list without messages."""
-    until = _render(tokenizer, messages, place)
-    head = _render(tokenizer, messages, place, answers=True)[len(until) :]  # what begins an answer
+    until = talk.render(messages)
+    head = talk.render(messages, answers=True)[len(until) :]  # what begins an answer
     before, found, _ = until.partition(head) if head else ("", "", "")
     return before + found if found else ""
 
 
-def _render(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, place: str, *, answers: bool = False
-) -> str:
-    """What the template makes of messages; with what begins an answer if one follows."""
-    from jinja2 import TemplateError
+class Talk(NamedTuple):
+    """What a conversation is rendered with, and where it was read."""
 
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answers))
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Stop(f"{place}: the chat template refuses the messages: {reason}") from error
+    tokenizer: PreTrainedTokenizerBase
+    place: str
+    tools: list[Any] | None = None
+
+    def render(self, messages: Messages, *, answers: bool = False) -> str:
+        """What the template makes of messages; with what begins an answer if one follows. Raises Stop if it refuses."""
+        from jinja2 import TemplateError
+
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tools=self.tools, tokenize=False, add_generation_prompt=answers
+            )
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise Stop(f"{self.place}: the chat template refuses the messages: {reason}") from error
+        return str(text)

@@ -1,4 +1,4 @@
-"""Weights of the hub, which the node entry fetches once a host before the ranks start (docker/weights.py).
+"""Weights and tokenizers of the hub, which the node entry fetches once a host before ranks start (docker/weights.py).
 
 Owns for which jobs, and where on Kubernetes they are kept.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher import workloads
+from launcher.namedtuple import NamedTuple
 from launcher.sizing import models
 
 if TYPE_CHECKING:
@@ -18,18 +19,39 @@ _PLACES = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
 HOME = "HF_HOME"
 
 
-def fetched(plan: Plan) -> str:
-    """The hub model whose weights the ranks load; '' where they load none, and of a program of the user's own."""
+class Fetched(NamedTuple):
+    """Repositories of the hub that the ranks of a job read: with weights, and for their tokenizer alone."""
+
+    models: tuple[str, ...] = ()
+    tokenizers: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> list[str]:
+        """The node entry's."""
+        return [f"--fetch={name}" for name in self.models] + [
+            f"--fetch-tokenizer={name}" for name in self.tokenizers
+        ]
+
+
+def fetched(plan: Plan) -> Fetched:
+    """What `model:` and the workload's options name of the hub; nothing of a program of the user's own."""
     job = plan.job
-    if workloads.is_script(job.workload) or job.model is None or not models.is_of_hub(job.model):
-        return ""
-    loads = "model" in workloads.options(job.workload) and workloads.traits(job.workload).needs_accelerator
-    return job.model if loads else ""
+    if workloads.is_script(job.workload):
+        return Fetched()
+    read = list(workloads.hub_names(job.workload, plan.args))
+    named = {name for name, _ in read if models.is_repository(name)}
+    if job.model and models.is_of_hub(job.model) and "model" in workloads.options(job.workload):
+        named.add(job.model)
+        loads = workloads.traits(job.workload).needs_accelerator and not plan.args.get("random-weights")
+        read.insert(0, (job.model, loads))
+    whole = [name for name, weights in read if name in named and weights]
+    rest = [name for name, _ in read if name in named and name not in whole]
+    return Fetched(tuple(dict.fromkeys(whole)), tuple(dict.fromkeys(rest)))
 
 
 def home(plan: Plan, folder: str) -> str:
     """HF_HOME of pods: below `folder`, the claim of the run folders; '' where the files say it, or none is needed."""
     said = {v.name for v in plan.environment} | {secret.variable for secret in plan.secrets}
-    if not fetched(plan) or not plan.cluster.kubernetes.runs or said & set(_PLACES):
+    if not any(fetched(plan)) or not plan.cluster.kubernetes.runs or said & set(_PLACES):
         return ""
     return f"{folder}/huggingface"

@@ -75,6 +75,4 @@ def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:
         words.append(f"--python={plan.cluster.python}")
     if job.checkpoint.requeue and stops:
         words.append(f"--requeue-after={own_program.stop_after(plan)}")
-    if model := weights.fetched(plan):
-        words.append(f"--fetch={model}")
-    return words
+    return words + weights.fetched(plan).options

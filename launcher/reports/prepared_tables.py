@@ -12,6 +12,7 @@ from launcher.reports import tables
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from launcher.runs.metrics import Record
     from launcher.runs.prepared import Prepared
 
 _HEAD = ("KEY", "STATE", "SIZE", "TOKENS", "LAST USED", "TOKENIZER", "SOURCES")
@@ -96,3 +97,25 @@ def _day(seconds: float) -> str:
 def _short(sources: Sequence[str]) -> str:
     text = " ".join(sources) or "-"
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def progress(records: Sequence[Record]) -> str:
+    """How far tokenizing is, or what it made; empty where nothing is known of it."""
+    told = [record for record in records if record.event in ("tokenizing", "tokenized")]
+    if not told:
+        return ""
+    known = told[-1].figures
+    if told[-1].event == "tokenized":
+        return f"tokenized: {known.get('documents', 0):,.0f} documents, {known.get('tokens', 0):,.0f} tokens"
+    parts = [f"tokenizing: {share(told[-1]):.0%} of {units.gigabytes(int(known.get('total_bytes', 0)))}"]
+    if rate := known.get("bytes_per_second"):
+        parts.append(f"{rate / 1e6:,.1f} MB/s")
+    if "seconds_left" in known:
+        parts.append(f"{units.brief(known['seconds_left'])} left")
+    return ", ".join(parts)
+
+
+def share(record: Record) -> float:
+    """The share of the text that an event of tokenizing tells of."""
+    whole = record.figures.get("total_bytes", 0.0)
+    return min(1.0, max(0.0, record.figures.get("bytes", 0.0) / whole)) if whole > 0 else 0.0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import units
 from launcher.errors import SubmitError
-from launcher.reports import tables
+from launcher.reports import prepared_tables, tables
 from launcher.runs import diagnosis, metrics
 from launcher.runs.status import ENDED, Status
 
@@ -87,13 +87,17 @@ class _View:
 
     @property
     def fraction(self) -> float:
-        whole = self.steps[-1].figures.get("max_steps", 0.0) if self.steps else 0.0
+        if not self.steps:
+            told = metrics.events(self.records, "tokenizing")
+            return prepared_tables.share(told[-1]) if told else 0.0
+        whole = self.steps[-1].figures.get("max_steps", 0.0)
         return min(self.steps[-1].step / whole, 1.0) if whole > 0 else 0.0
 
     def line(self, now: Status) -> str:
         if not self.steps and now.state == "RUNNING":
             urls = self.words("ready", "url")
-            return f"serving at {urls[-1]}" if urls else "running: ranks are starting"
+            started = prepared_tables.progress(self.records) or "running: ranks are starting"
+            return f"serving at {urls[-1]}" if urls else started
         if not self.steps or now.state == "PENDING":
             return f"{now.state.lower()}{f': {now.reason}' if now.reason else ''}"
         left = seconds_left(self.steps)
@@ -177,6 +181,8 @@ def _summary(run: Run, now: Status, view: _View) -> str:
     steps = view.steps
     change = trend(steps)
     rows = [("run", f"{run.id} succeeded"), *([change] if change else [])]
+    if not steps and (made := prepared_tables.progress(view.records)):
+        rows.append(("text", made.removeprefix("tokenized: ")))
     speeds = [speed for step in steps if (speed := step.figures.get("tokens_per_second"))]
     if speeds:
         rows.append(("speed", f"{tables.number(statistics.median(speeds), ',.0f')} tokens/s (median)"))

@@ -149,6 +149,7 @@ def status_json(run: Run, now: Status) -> str:
 
 def status(run: Run, now: Status) -> str:
     """A run's status as text, with its progress and its first failure."""
+    from launcher.reports import prepared_tables
     from launcher.runs import diagnosis, metrics
 
     rows = [
@@ -163,9 +164,11 @@ def status(run: Run, now: Status) -> str:
     ]
     if now.exit_code is not None:
         rows.insert(2, ("exit code", str(now.exit_code)))
-    steps = metrics.steps(metrics.read(run.folder)[0])
-    if steps:
+    records = metrics.read(run.folder)[0]
+    if steps := metrics.steps(records):
         rows.append(("progress", progress_line(steps[-1])))
+    elif words := prepared_tables.progress(records):
+        rows.append(("progress", words))
     return "\n".join([table(rows), *diagnosis.report(run, now)])
 
 

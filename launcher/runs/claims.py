@@ -1,4 +1,5 @@
-"""Who works in a folder of a data cache, by the claims that the workload keeps there (docker/workloads/claims.py).
+"""Who writes or reads in a folder of a data cache, by the claims that workloads keep there (docker/workloads/claims.py,
+readers.py).
 
 Owns what a claim says from outside: its owner lives on this host, or has touched the claim of late. A claim is a JSON
 object with `kernel`, which numbers processes, `process` and `started`; its owner touches it every few seconds.
@@ -14,15 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-SUFFIX = ".claim"
+SUFFIXES = (".claim", ".reader")  # of who writes, of who reads
 VOID = 60.0  # seconds without a touch, after which nobody works there
 _MOST = 2**16  # bytes
 
 
 def held(folder: Path) -> Path | None:
-    """A claim in `folder` whose owner is at work; None where nobody is."""
+    """A claim in `folder` whose owner is at work, or reads; None where nobody is."""
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(SUFFIX))
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(SUFFIXES))
     except OSError:
         return None
     return next((folder / name for name in names if _is_held(folder / name)), None)

@@ -6,6 +6,7 @@ A cache of tokenized texts is named without a fingerprint: runs add to it, and w
 
 from __future__ import annotations
 
+import posixpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,8 @@ def _datum(plan: Plan, name: str, value: str) -> dict[str, Any] | None:
 
 def on_host(plan: Plan, path: str) -> str:
     """Where what ranks see at `path` lies on the host."""
+    plain = posixpath.normpath(path) if path.startswith("/") else path
     for mount in plan.mounts:
-        if mount.host and (path == mount.inside or path.startswith(f"{mount.inside.rstrip('/')}/")):
-            return mount.host + path[len(mount.inside.rstrip("/")) :]
+        if mount.host and (plain == mount.inside or plain.startswith(f"{mount.inside.rstrip('/')}/")):
+            return mount.host + plain[len(mount.inside.rstrip("/")) :]
     return path

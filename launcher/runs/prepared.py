@@ -6,7 +6,7 @@ by docker/workloads/corpus.py:
     <cache>/<key>/NNNNN.bin, NNNNN.idx   a pair a shard, Megatron's layout
                   held-out, …            what else the workload keeps of it
                   corpus.json            the last file, of a text that is whole; its time is that of the last use
-                  *.claim                of who works on it (claims.py)
+                  *.claim, *.reader      of who writes it, and who reads it (claims.py)
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def find(caches: Sequence[Path], key: str) -> Prepared:
 def remove(text: Prepared) -> None:
     """Remove the folder of a text, following no link.
 
-    Raises PlanError for one that a process writes, and SpecError for a folder with something else in it, or that may
-    not be removed.
+    Raises PlanError for one that a run writes or reads, and SpecError for a folder with something else in it, or that
+    may not be removed.
     """
     foreign = sorted(entry.name for entry in _entries(text.folder) if _is_foreign(entry))
     if foreign:
@@ -110,7 +110,7 @@ def remove(text: Prepared) -> None:
 
 def _require_unused(folder: Path, key: str) -> None:
     if claim := claims.held(folder):
-        what = f"{key} is in use: a process works on it ({claim})"
+        what = f"{key} is in use: a run {'reads' if claim.suffix == '.reader' else 'writes'} it ({claim})"
         raise PlanError(what, hint="cancel its run, or wait until it has ended")
 
 

@@ -41,10 +41,10 @@ if TYPE_CHECKING:
 
     Config = Mapping[str, object]
 
-# owner/name, as huggingface_hub takes it: https://huggingface.co/docs/huggingface_hub/package_reference/utilities
+# [owner/]name, as huggingface_hub takes it: https://huggingface.co/docs/huggingface_hub/package_reference/utilities
 # (validate_repo_id): no dots or dashes at the ends or in a row, at most 96 characters each
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
-_HUB = re.compile(rf"(?!.*(?:--|\.\.)){_PART}/{_PART}")
+_HUB = re.compile(rf"(?!.*(?:--|\.\.))(?:{_PART}/)?{_PART}")
 # What the workloads make of a named model, whatever its family's default: docker/workloads/architectures.py
 NO_DROPOUT = {"resid_pdrop": 0.0}
 NAMED = launcher.ROOT / "docker" / "workloads" / "models.json"
@@ -88,7 +88,7 @@ def load(model: str, found: Found | None = None) -> architecture.Architecture | 
     file = model_files.local(model)
     if file:
         return from_config(model_files.read(file), model, str(file))
-    if _is_hub_name(model):
+    if "/" in model and _is_hub_name(model):
         return _of_hub(model, found)
     hint = (
         errors.did_you_mean(model, _named(), most=0)
@@ -99,14 +99,19 @@ def load(model: str, found: Found | None = None) -> architecture.Architecture | 
 
 def is_of_hub(model: str) -> bool:
     """Whether `model` can only be found on the hub: neither a named model nor here."""
+    return model not in _named() and "/" in model and is_repository(model)
+
+
+def is_repository(word: str) -> bool:
+    """Whether `word` can only be a repository of the hub: [owner/]name, and nothing here is called so."""
     try:
-        return model not in _named() and not model_files.local(model) and _is_hub_name(model)
+        return _is_hub_name(word) and not model_files.local(word)
     except errors.SpecError:
         return False
 
 
-def _is_hub_name(model: str) -> bool:
-    return bool(_HUB.fullmatch(model)) and not model.endswith((".json", ".git"))
+def _is_hub_name(word: str) -> bool:
+    return bool(_HUB.fullmatch(word)) and not word.endswith((".json", ".git"))
 
 
 def _of_hub(model: str, found: Found | None) -> architecture.Architecture | Unknown:

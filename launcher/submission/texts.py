@@ -5,6 +5,7 @@ Owns the rules for files, which are those of docker/workloads/sources.py, and th
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import itertools
 from pathlib import Path
@@ -33,6 +34,15 @@ def words(plan: Plan) -> list[Any]:
 def path_of(word: Any) -> str:
     """The path of a source."""
     return str(word["path"] if isinstance(word, dict) else word)
+
+
+def place(plan: Plan, path: str) -> str:
+    """Where a source is, however it is spelled: no link, dot or second slash in it; what is no path as it is."""
+    if path == BUILTIN or path.startswith("hf:"):
+        return path
+    with contextlib.suppress(OSError, ValueError, RuntimeError):
+        return str(Path(locked_data.on_host(plan, path)).expanduser().resolve())
+    return path
 
 
 def seen(plan: Plan) -> tuple[dict[Path, Any], list[str]]:

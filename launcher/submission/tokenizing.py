@@ -5,6 +5,7 @@ Owns the estimate, its limit, and the command that prepares first; how much text
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shlex
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 # Bytes of text a second of one process, as tests/bench/prepare.py measures: by a BPE of 32,000 tokens 1.9 to 2.3 MB,
 # all of it the tokenizer; bytes as they are 68 MB, where disks come first.
 RATE, RATE_OF_BYTES = 2e6, 6.8e7
+# `bpe:SIZE` is trained first, by one process, on so many bytes at most (docker/workloads/tokenizer.py): 12 MB in 3.0
+# processor seconds for 32,000 tokens, in 2.6 for 8,000.
+TRAINING_RATE, TRAINED_ON = 4e6, 1e8
 # Seconds that GPUs may wait for tokens before a job is refused; `args.data-wait`, in minutes, says otherwise.
 LIMIT = 10 * 60.0
 WITHOUT_GPUS = 60 * 60.0  # the default of that option, after which ranks give up
@@ -90,7 +94,7 @@ def look(plan: Plan, earlier: Iterable[Plan] = ()) -> Wait | None:
     gpus = plan.world_size if plan.gpu else 0
     return Wait(
         size=size,
-        seconds=size / (_rate(plan) * processes),
+        seconds=_training(plan, size) + size / (_rate(plan) * processes),
         processes=processes,
         gpus=gpus,
         limit=_limit(plan),
@@ -134,16 +138,15 @@ def _prepares(other: Plan, plan: Plan) -> bool:
     cache = plan.args.get("data-cache")
     # in a pod the folder of a run is below another one
     left = isinstance(cache, str) and cache.rstrip("/").endswith(f"/{other.id}/data")
-    return _asked(plan) == _asked(other) and (
-        left or (_cache(plan) is not None and _cache(plan) == _cache(other))
-    )
+    shared, theirs = _cache(plan), _cache(other)
+    same = bool(shared and theirs) and texts.place(plan, str(shared)) == texts.place(other, str(theirs))
+    return _asked(plan) == _asked(other) and (left or same)
 
 
-def _asked(plan: Plan) -> tuple[list[Any], Any]:
+def _asked(plan: Plan) -> tuple[list[tuple[str, str]], str]:
     tokenizer = plan.args.get("tokenizer", "auto")
-    return [
-        texts.path_of(word) for word in texts.words(plan)
-    ], plan.job.model if tokenizer == "auto" else tokenizer
+    by = str(plan.job.model if tokenizer == "auto" else tokenizer)
+    return _sources(plan, texts.words(plan)), texts.place(plan, by)
 
 
 def _cache(plan: Plan) -> str | None:
@@ -157,7 +160,7 @@ def _is_ready(plan: Plan, files: dict[Path, Any]) -> bool:
     cache = _cache(plan)
     if cache is None:
         return False
-    words = list(workloads.command_line({"data": texts.words(plan)})[1:])
+    sources = _sources(plan, texts.words(plan))
     wanted = plan.args.get("tokenizer", "auto")
     named = wanted != "auto" or plan.job.model in models.named()
     tokenizers = {"bytes" if wanted == "auto" else wanted} if named else {"bytes", plan.job.model}
@@ -167,21 +170,27 @@ def _is_ready(plan: Plan, files: dict[Path, Any]) -> bool:
     except SpecError:  # a cache that only the ranks may read
         return False
     return any(
-        text.state == "finished"
-        and list(map(_unweighted, text.sources)) == list(map(_unweighted, words))
-        and text.tokenizer in tokenizers
+        text.facts is not None  # whole, whoever reads it
+        and text.state != "half removed"
+        and _sources(plan, text.sources) == sources
+        and texts.place(plan, text.tokenizer) in {texts.place(plan, name) for name in tokenizers if name}
         and _created(text) >= newest
         for text in known
     )
 
 
-def _unweighted(word: str) -> tuple[str, str]:
-    """The path and the column of a source: its tokens are the same whatever its weight."""
-    try:
-        given = json.loads(word) if word.startswith("{") else {"path": word}
-    except (ValueError, RecursionError):
-        given = {"path": word}
-    return str(given.get("path")), str(given.get("column", "text"))
+def _sources(plan: Plan, words: Iterable[Any]) -> list[tuple[str, str]]:
+    """The place and the column of each source: its tokens are the same whatever its weight and its spelling."""
+    return [(texts.place(plan, source["path"]), source["column"]) for source in map(_source, words)]
+
+
+def _source(word: Any) -> dict[str, str]:
+    """A source as the job or corpus.json has it: a path, a mapping, or that as JSON."""
+    given = word if isinstance(word, dict) else {"path": str(word)}
+    if isinstance(word, str) and word.startswith("{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            given = json.loads(word)
+    return {"path": str(given.get("path")), "column": str(given.get("column", "text"))}
 
 
 def _created(text: prepared.Prepared) -> float:
@@ -196,6 +205,12 @@ def _rate(plan: Plan) -> float:
     tokenizer = plan.args.get("tokenizer", "auto")
     named = plan.job.model in models.named()  # an architecture brings no tokenizer of its own
     return RATE_OF_BYTES if tokenizer == "bytes" or (tokenizer == "auto" and named) else RATE
+
+
+def _training(plan: Plan, size: int) -> float:
+    """Seconds until the tokenizer is trained."""
+    trains = str(plan.args.get("tokenizer", "auto")).startswith("bpe:")
+    return min(size, TRAINED_ON) / TRAINING_RATE if trains else 0.0
 
 
 def _limit(plan: Plan) -> float:

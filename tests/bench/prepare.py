@@ -3,8 +3,9 @@
     python -m tests.bench.prepare [--megabytes 24] [--vocabulary 32000]
 
 Owns the comparison. The text is the source code and the documentation of the installed packages, a document a file;
-the tokenizer is trained on a part of it, and both sides end with tokens on disk. Ends with 1 when `prepare` takes more
-processor seconds with one process.
+the tokenizer is trained on a part of it, and both sides end with tokens on disk. The two are measured in turn, because
+what else the machine does changes even processor seconds; the ratio is the median of these pairs. Ends with 1 when
+`prepare` takes more processor seconds with one process.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import sys
 import sysconfig
 import tempfile
@@ -25,13 +27,13 @@ from tests.docker.workloads import ranks
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROUNDS = 3  # of which the shortest counts: other programs can only slow one down
+ROUNDS = 3
 
 
 class Took(NamedTuple):
     """What one round took."""
 
-    processor: float  # seconds, of all processes together: they hardly depend on what else the machine does
+    processor: float  # seconds, of all processes together
     wall: float
     tokens: int
 
@@ -52,41 +54,41 @@ def main() -> None:
         size = write_text(folder / "text.jsonl", args.megabytes * 1_000_000)
         tokenizer = train(folder, args.vocabulary)
         print(
-            f"{size / 1e6:.1f} MB of text, a vocabulary of {args.vocabulary:,}; the shortest of {ROUNDS} rounds"
+            f"{size / 1e6:.1f} MB of text, a vocabulary of {args.vocabulary:,}; each the shortest of {ROUNDS} rounds"
         )
         print(
             f"{'program':14} {'processes':>9} {'tokens a processor s':>20} {'tokens/s':>10} {'MB/s':>7} times map"
         )
         slower = False
         for processes in sorted({1, len(os.sched_getaffinity(0))}):
-            rival = shortest(by_map, folder, tokenizer, processes)
-            ours = shortest(by_prepare, folder, tokenizer, processes)
-            row("datasets.map", processes, size, rival)
-            row("prepare", processes, size, ours)
-            times = rival.processor / ours.processor, rival.wall / ours.wall
-            print(f"{'':64} {times[0]:.2f} by processor seconds, {times[1]:.2f} by wall seconds", flush=True)
-            slower |= processes == 1 and times[0] < 1
-        row("prepare, bytes", 1, size, shortest(by_prepare, folder, "bytes", 1))
+            pairs = [
+                (took(by_map, folder, tokenizer, processes), took(by_prepare, folder, tokenizer, processes))
+                for _ in range(ROUNDS)
+            ]
+            row("datasets.map", processes, size, min(rival for rival, _ in pairs))
+            row("prepare", processes, size, min(ours for _, ours in pairs))
+            processor = statistics.median(rival.processor / ours.processor for rival, ours in pairs)
+            wall = statistics.median(rival.wall / ours.wall for rival, ours in pairs)
+            print(f"{'':64} {processor:.2f} by processor seconds, {wall:.2f} by wall seconds", flush=True)
+            slower |= processes == 1 and processor < 1
+        row("prepare, bytes", 1, size, took(by_prepare, folder, "bytes", 1))
     raise SystemExit(1 if slower else 0)
 
 
-def row(name: str, processes: int, size: int, took: Took) -> None:
-    """Print what a program took."""
+def row(name: str, processes: int, size: int, round_: Took) -> None:
+    """Print what a round took."""
     print(
-        f"{name:14} {processes:9} {took.tokens / took.processor:20,.0f} {took.tokens / took.wall:10,.0f} "
-        f"{size / took.wall / 1e6:7.2f}",
+        f"{name:14} {processes:9} {round_.tokens / round_.processor:20,.0f} {round_.tokens / round_.wall:10,.0f} "
+        f"{size / round_.wall / 1e6:7.2f}",
         flush=True,
     )
 
 
-def shortest(work: Callable[[Path, str, int], int], folder: Path, tokenizer: str, processes: int) -> Took:
-    """The round of `work`, which returns tokens, that took the fewest processor seconds."""
-    rounds = []
-    for _ in range(ROUNDS):
-        processor, wall = sum(os.times()[:4]), time.perf_counter()
-        tokens = work(folder, tokenizer, processes)
-        rounds.append(Took(sum(os.times()[:4]) - processor, time.perf_counter() - wall, tokens))
-    return min(rounds)
+def took(work: Callable[[Path, str, int], int], folder: Path, tokenizer: str, processes: int) -> Took:
+    """What one round of `work`, which returns tokens, took."""
+    processor, wall = sum(os.times()[:4]), time.perf_counter()
+    tokens = work(folder, tokenizer, processes)
+    return Took(sum(os.times()[:4]) - processor, time.perf_counter() - wall, tokens)
 
 
 def write_text(path: Path, most: int) -> int:

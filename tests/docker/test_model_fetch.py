@@ -39,7 +39,7 @@ def environment(home: Path, hub: fakehub.Hub | None, **more: str) -> dict[str, s
 def fetch(
     home: Path, hub: fakehub.Hub | None, *words: str, model: str = fakehub.MODEL, **more: str
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(PROGRAM), model, "--pause", "0.01", *words]
+    command = [sys.executable, str(PROGRAM), f"--model={model}", "--pause", "0.01", *words]
     return subprocess.run(
         command, env=environment(home, hub, **more), capture_output=True, text=True, timeout=120
     )
@@ -98,7 +98,7 @@ def test_a_hub_that_never_answers_ends_the_run(tmp_path: Path, hub: fakehub.Hub)
 def test_what_no_try_would_mend_is_said_at_once(tmp_path: Path, hub: fakehub.Hub) -> None:
     done = fetch(tmp_path, hub, model="team/other")
     assert done.returncode == ending.BAD_INPUT
-    assert "the hub has no such model, or shows it only to who has a token" in done.stderr
+    assert "the hub has none of this name, or shows it only to who has a token" in done.stderr
     hub.refusals = {"info": [403]}
     assert fetch(tmp_path, hub).returncode == ending.BAD_INPUT
     assert hub.asked["info"] == 1
@@ -126,11 +126,31 @@ def test_a_model_that_is_there_needs_no_hub(tmp_path: Path, hub: fakehub.Hub) ->
 
 
 def test_hosts_with_one_cache_fetch_once(tmp_path: Path, hub: fakehub.Hub) -> None:
-    words = [sys.executable, str(PROGRAM), fakehub.MODEL]
+    words = [sys.executable, str(PROGRAM), f"--model={fakehub.MODEL}"]
     started = [subprocess.Popen(words, env=environment(tmp_path, hub)) for _ in range(3)]
     assert [process.wait(120) for process in started] == [0, 0, 0]
     check(tmp_path)
     assert hub.asked["get model.safetensors"] == 1
+
+
+def test_of_a_tokenizer_no_weights_come(tmp_path: Path, hub: fakehub.Hub) -> None:
+    alone = [sys.executable, str(PROGRAM), f"--tokenizer={fakehub.MODEL}"]
+    for _ in range(2):
+        assert subprocess.run(alone, env=environment(tmp_path, hub), timeout=120).returncode == 0
+    names = {path.name for path in snapshot(tmp_path).iterdir()}
+    assert names == {"config.json", "tokenizer.json"}
+    offline = subprocess.run(alone, env=environment(tmp_path, None, HF_HUB_OFFLINE="1"), timeout=120)
+    assert offline.returncode == 0
+    assert fetch(tmp_path, hub).returncode == 0, "the weights come when they are wanted"
+    check(tmp_path)
+
+
+def test_each_of_several_is_fetched_or_told(tmp_path: Path, hub: fakehub.Hub) -> None:
+    done = fetch(tmp_path, hub, "--model=team/other", "--tokenizer=team/third")
+    assert done.returncode == ending.BAD_INPUT
+    check(tmp_path)
+    for what in ("model team/other", "tokenizer team/third"):
+        assert f"error: {what}: the hub has none of this name" in done.stderr
 
 
 def test_a_folder_is_no_model_of_the_hub(tmp_path: Path, hub: fakehub.Hub) -> None:
@@ -144,24 +164,13 @@ def test_no_token_is_said(tmp_path: Path, hub: fakehub.Hub) -> None:
     assert "secretsecret" not in done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    ("files", "kept"),
-    [
-        (["a.safetensors", "b.bin", "c.json"], ["a.safetensors", "c.json"]),
-        (["b.bin", "original/b.pth", "c.json"], ["b.bin", "c.json"]),
-        (["x/a.safetensors", "b.bin"], ["x/a.safetensors", "b.bin"]),
-        (["tf_model.h5", "flax_model.msgpack", "m.gguf"], []),
-    ],
-)
-def test_wanted(files: list[str], kept: list[str]) -> None:
-    assert model_fetch.wanted(files) == kept
-
-
 def test_progress_has_a_rate_and_the_time_left(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     blobs = tmp_path / "blobs"
     blobs.mkdir()
-    args, ended = model_fetch.arguments(["m", "--news", "0.05"]), threading.Event()
-    thread = threading.Thread(target=model_fetch._tell, args=(args, tmp_path, 4_000_000_000, ended))
+    args, ended = model_fetch.arguments(["--news", "0.05"]), threading.Event()
+    thread = threading.Thread(
+        target=model_fetch._tell, args=(args, model_fetch.Wanted("m", True, tmp_path), 4_000_000_000, ended)
+    )
     thread.start()
     told = ""
     while " s left" not in told:  # each line follows a growth

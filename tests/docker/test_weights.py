@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -62,8 +62,33 @@ def test_no_rank_starts_where_one_host_cannot_fetch(
     assert job.codes() == [64, 64, 64], [job.said(i) for i in range(3)]
     assert job.outcome()[:2] == (64, -1)
     assert "HF_HUB_OFFLINE is set, and it is not in the cache" in job.said(1)
-    assert "127.0.0.2 could not fetch the model" in job.said(0)
+    for other in (0, 2):
+        assert "error: 127.0.0.2: team/tiny could not be fetched" in job.said(other)
     assert not list(job.folder.glob("ready-*"))
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_no_host_goes_on_trying_when_another_has_failed(
+    failing: int, hub: fakehub.Hub, new_job: Callable[..., entries.Job]
+) -> None:
+    hub.refusals = dict(NEVER)  # the others would try for minutes
+    job = new_job(hosts=3)
+    for index in range(3):
+        more = {"HF_HUB_OFFLINE": "1"} if index == failing else {}
+        begin(job, index, RANK, variables(hub, job.folder / f"c{index}", **more))
+    assert job.codes() == [64, 64, 64], [job.said(i) for i in range(3)]
+    for other in {0, 1, 2} - {failing}:
+        assert f"error: 127.0.0.{failing + 1}: team/tiny could not be fetched" in job.said(other)
+        assert "tries without progress" not in job.said(other)
+
+
+def test_tokenizers_come_without_weights(hub: fakehub.Hub, new_job: Callable[..., entries.Job]) -> None:
+    job = new_job()
+    home: dict[str, Any] = variables(hub, job.folder / "cache")
+    job.start(0, LOOK, "--fetch-tokenizer", fakehub.MODEL, **home)
+    assert job.codes() == [0], job.said(0)
+    assert job.log(0) == b"\n"
+    assert "node: tokenizer team/tiny: 2 files" in job.said(0)
 
 
 def begin(job: entries.Job, index: int, program: str, env: dict[str, str]) -> None:
@@ -102,7 +127,7 @@ def test_a_host_that_is_lost_meanwhile_ends_the_others(
         job.entries[2].kill()
         assert job.codes() == [70, 70, -9], [job.said(i) for i in range(3)]
         entries.until(lambda: not any(map(entries.lives, children)), "its process is gone with it")
-    assert "lost 127.0.0.3 while the model was fetched" in job.said(0)
+    assert "lost 127.0.0.3 before all had fetched from the hub" in job.said(0)
 
 
 def test_without_the_option_nothing_is_asked(hub: fakehub.Hub, new_job: Callable[..., entries.Job]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 import pytest
@@ -63,6 +64,56 @@ TOOL = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "argument
 def test_an_assistant_may_call_a_tool_instead_of_speaking() -> None:
     messages = [USER, TOOL, {"role": "tool", "content": "4"}, ANSWER]
     assert read({"messages": messages})["messages"] == messages
+
+
+def called(function: Any, **more: Any) -> dict[str, Any]:
+    return {"role": "assistant", "tool_calls": [{"function": function, **more}]}
+
+
+def test_arguments_of_a_tool_that_are_json_become_what_templates_take() -> None:
+    row = {"messages": [USER, called({"name": "f", "arguments": '{"a": [1, "é"]}'}, id="1"), ANSWER]}
+    (call,) = read(row)["messages"][1]["tool_calls"]
+    assert call == {"function": {"name": "f", "arguments": {"a": [1, "é"]}}, "id": "1"}
+    flat = {"role": "assistant", "tool_calls": [{"name": "f"}]}
+    assert read({"messages": [USER, flat, ANSWER]})["messages"][1]["tool_calls"] == [
+        {"name": "f", "arguments": {}}
+    ]
+
+
+def test_tools_stand_beside_messages_as_a_list_or_as_its_json() -> None:
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    for given in (tools, json.dumps(tools)):
+        assert read({"messages": [USER, ANSWER], "tools": given})["tools"] == tools
+        assert read({"messages": [USER, ANSWER], "t": given}, tools="t")["tools"] == tools
+    assert "tools" not in read({"messages": [USER, ANSWER], "tools": None})
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"tools": "f"}, "tools that are no JSON: Expecting value"),
+        ({"tools": {"f": 1}}, "tools is an object, not a list of tools"),
+        ({"tools": ["f"]}, "tools is a list, not a list of tools, each an object"),
+        (
+            {"messages": [USER, {"role": "assistant", "tool_calls": "f"}]},
+            "message 2 has a tool call that is not",
+        ),
+        ({"messages": [USER, called({"arguments": {}})]}, "message 2 has a tool call that is not"),
+        (
+            {"messages": [USER, called({"name": "f", "arguments": "{"})]},
+            "message 2 has arguments of the tool f that are no JSON",
+        ),
+        (
+            {"messages": [USER, called({"name": "f", "arguments": "[1]"})]},
+            "message 2 has arguments of the tool f that are a list, not an object",
+        ),
+    ],
+)
+def test_what_is_wrong_with_tools_is_said(row: Any, message: str) -> None:
+    with pytest.raises(Stop) as stop:
+        read({"messages": [USER, ANSWER], **row})
+    assert stop.value.message.startswith("--data f.jsonl:7: ")
+    assert message in stop.value.message
 
 
 @pytest.mark.parametrize(
@@ -132,7 +183,7 @@ def test_a_missing_column_is_called_as_the_job_calls_it() -> None:
 
 @pytest.mark.parametrize("word", ["prompt", "prompt=", "=question", "answer=b", ""])
 def test_a_word_that_is_no_column(word: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match="KEY=COLUMN with a KEY of messages, prompt"):
+    with pytest.raises(argparse.ArgumentTypeError, match="KEY=COLUMN with a KEY of messages, tools, prompt"):
         formats.column(word)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,8 +16,21 @@ import pytest
 np = pytest.importorskip("numpy", reason="the train extra is not installed")
 pytest.importorskip("transformers", reason="the train extra is not installed")
 
-from workloads import cache, claims, cores, cutting, prepare, progress, session, tokenizer, tokenizing  # noqa: E402
+from workloads import (  # noqa: E402
+    cache,
+    claims,
+    completing,
+    cores,
+    cutting,
+    prepare,
+    progress,
+    readers,
+    session,
+    tokenizer,
+    tokenizing,
+)
 
+from launcher.runs import claims as launcher_claims  # noqa: E402
 from tests.docker.workloads import preparing, ranks  # noqa: E402
 
 if TYPE_CHECKING:
@@ -68,6 +82,22 @@ def test_the_end_token_is_part_of_the_key(tmp_path: Path) -> None:
     other.eos_token = "x"
     keys = {cache.key([str(tmp_path / "a.txt")], one) for one in (by, other, by)}
     assert len(keys) == 2
+
+
+@pytest.mark.parametrize("name", ["a.txt", "saved", ""])
+def test_the_spelling_of_a_path_is_no_part_of_the_key(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "folder"
+    (folder / "saved").mkdir(parents=True)
+    (folder / "saved" / "state.json").write_text("{}")  # as save_to_disk leaves it
+    (folder / "a.txt").write_text("some words")
+    (tmp_path / "link").symlink_to(folder)
+    monkeypatch.chdir(tmp_path)
+    spelled = [f"{tmp_path}/{way}/{name}" for way in ("folder", "./folder", "folder/", "x/../folder", "link")]
+    by = tokenizer.existing("bytes")
+    (tmp_path / "x").mkdir()
+    assert len({cache.key([word], by) for word in (*spelled, f"folder/{name}", f"./link/{name}")}) == 1
 
 
 @pytest.mark.parametrize("name", ["00000.bin", "00000.idx"])
@@ -256,6 +286,31 @@ def test_a_claim_of_another_host_is_void_when_nobody_touches_it(
     assert watch.claim(path) is None  # the last touch is seen now
     now[0] += claims.VOID + 1
     assert watch.claim(path) is not None
+
+
+def test_who_reads_says_so_until_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = contextlib.ExitStack()
+    monkeypatch.setattr(session, "at_end", ours)
+    monkeypatch.setattr(claims, "BEAT", 0.01)
+    if not (number := os.fork()):
+        readers.hold(tmp_path)
+        os._exit(0)  # killed, as far as anybody sees
+    os.waitpid(number, 0)
+    (left,) = tmp_path.iterdir()
+    assert launcher_claims.held(tmp_path) is None, "its process is gone"
+    readers.hold(tmp_path)
+    readers.hold(tmp_path / "not there")
+    (own,) = tmp_path.iterdir()
+    assert own != left
+    assert launcher_claims.held(tmp_path) == own
+    completing.tidy(tmp_path)  # as another job does that finds the corpus complete
+    os.utime(own, (1e9, 1e9))
+    end = time.monotonic() + 60
+    while own.stat().st_mtime == 1e9:  # other hosts see nothing but this
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    ours.close()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -48,10 +48,10 @@ def by(template: str | None) -> Any:
     return made
 
 
-def said(template: str, messages: Any = TALK) -> tuple[str, str]:
+def said(template: str, messages: Any = TALK, tools: Any = None) -> tuple[str, str]:
     """The whole text, and what of it is learned."""
     own = by(template)
-    ids, answered = turns.tokens(own, messages, "--data f.jsonl:7")
+    ids, answered = turns.tokens(own, messages, "--data f.jsonl:7", tools)
     return own.decode(ids), own.decode(
         [token for token, is_said in zip(ids, answered, strict=True) if is_said]
     )
@@ -171,3 +171,25 @@ def test_a_template_without_a_date_is_left_alone(tmp_path: Path) -> None:
     this: Any = SimpleNamespace(run_dir=tmp_path)  # which nothing is asked of
     turns.keep_date(by(CHATML), this, None)  # type: ignore[arg-type]
     assert not metrics.read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_1"])
+def test_calls_of_tools_are_learned_and_their_answers_are_not(name: str) -> None:
+    trl = pytest.importorskip("trl", reason="the train extra is not installed")
+    template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+    call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Łódź"}}}
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "And in Łódź?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "minus 4", "name": "weather"},
+        {"role": "assistant", "content": "Cold."},
+    ]
+    about = {"name": "weather", "description": "how warm", "parameters": {"type": "object", "properties": {}}}
+    whole, learned = said(template, messages, [{"type": "function", "function": about}])
+    assert "how warm" in whole
+    assert "Be brief." in whole
+    assert "weather" in learned
+    assert "Cold." in learned
+    for unsaid in ("how warm", "Be brief.", "minus 4", "And in"):
+        assert unsaid not in learned

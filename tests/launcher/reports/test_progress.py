@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,6 +54,46 @@ def test_a_policy_tells_its_reward() -> None:
 def test_the_time_that_is_left(steps: list[tuple[int, float | None]], seconds: float | None) -> None:
     figures = [(n, {"max_steps": 10.0, **({} if time is None else {"time": time})}) for n, time in steps]
     assert progress.seconds_left([Record(n, "", figure, {}) for n, figure in figures]) == seconds
+
+
+HALF = {"bytes": 5e8, "total_bytes": 1e9, "bytes_per_second": 2e6}
+
+
+@pytest.mark.parametrize(
+    ("event", "figures", "words", "share"),
+    [
+        (
+            "tokenizing",
+            {**HALF, "seconds_left": 250.0},
+            "tokenizing: 50% of 1.0 GB, 2.0 MB/s, 4 min 10 s left",
+            0.5,
+        ),
+        ("tokenizing", {}, "tokenizing: 0% of 0 B", 0.0),
+        (
+            "tokenizing",
+            {"bytes": -1e300, "total_bytes": 1e-300, "seconds_left": 0.0},
+            "tokenizing: 0% of",
+            0.0,
+        ),
+        ("tokenized", {"documents": 2e3, "tokens": 3e6}, "tokenized: 2,000 documents, 3,000,000 tokens", 0.0),
+        ("start", {}, "running: ranks are starting", 0.0),
+    ],
+)
+def test_while_there_are_no_steps_it_tells_of_the_text(
+    event: str, figures: dict[str, float], words: str, share: float, run: Run
+) -> None:
+    view = progress._View(run, records=[Record(0, event, figures, {})])
+    assert view.line(Status("RUNNING")).startswith(words)
+    assert view.fraction == share
+    told = [{"event": event, "step": 0, **figures}]
+    run.folder.mkdir(exist_ok=True)
+    (run.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    assert (words in tables.status(run, Status("RUNNING"))) == event.startswith("tokeniz")
+    if event == "tokenized":
+        view.read()
+        assert f"text    {words.removeprefix('tokenized: ')}" in progress._summary(
+            run, Status("SUCCEEDED"), view
+        )
 
 
 class Flaky:

@@ -146,16 +146,20 @@ def test_a_removal_that_was_cut_short_is_seen_and_ended(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_text_in_use_stays(tmp_path: Path) -> None:
-    folder = text(tmp_path, facts=None)
+@pytest.mark.parametrize(
+    ("claim", "facts", "does"),
+    [("00001.claim", None, "writes"), ("corpus.host.7.0a.reader", FACTS, "reads")],
+)
+def test_a_text_in_use_stays(claim: str, facts: Any, does: str, tmp_path: Path) -> None:
+    folder = text(tmp_path, facts=facts)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as owner:
         told = {"host": "here", "kernel": claims._kernel(), "process": owner.pid}
         told["started"] = claims._started(owner.pid) or ""
-        (folder / "00001.claim").write_text(json.dumps(told))
-        os.utime(folder / "00001.claim", (1e9, 1e9))  # a process that is seen needs no touch
+        (folder / claim).write_text(json.dumps(told))
+        os.utime(folder / claim, (1e9, 1e9))  # a process that is seen needs no touch
         found = prepared.find([tmp_path], KEY)
         assert found.state == "in use"
-        with pytest.raises(PlanError, match="is in use: a process works on it"):
+        with pytest.raises(PlanError, match=f"is in use: a run {does} it"):
             prepared.remove(found)
         assert (folder / "00000.bin").exists()
         owner.communicate(b"\n")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from launcher import entry
 from launcher.cli import main
 from launcher.runs import prepared
 from launcher.submission import texts, tokenizing
@@ -75,6 +76,38 @@ def test_bytes_are_faster_than_bpe(tmp_path: Path) -> None:
     slow, fast = look(decided(data)), look(decided(data, tokenizer="bytes"))
     assert slow.seconds / fast.seconds == tokenizing.RATE_OF_BYTES / tokenizing.RATE
     assert look(decided(data, tokenizer="auto")).seconds == fast.seconds, "a named architecture reads bytes"
+
+
+def test_a_tokenizer_of_its_own_is_trained_first(tmp_path: Path) -> None:
+    assert tokenizing.TRAINED_ON == entry.module("workloads.tokenizer").TRAINED_ON
+    for size, trained in ((8e6, 8e6), (1e12, tokenizing.TRAINED_ON)):
+        data = [text(tmp_path, size)]
+        more = look(decided(data, tokenizer="bpe:512")).seconds - look(decided(data)).seconds
+        assert more == pytest.approx(trained / tokenizing.TRAINING_RATE)
+
+
+def test_a_path_is_one_source_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text(tmp_path / "data", 1e12)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    shared = {**GPU, "data_cache": str(tmp_path / "cache")}
+    fields = {
+        "workload": "prepare",
+        "model": "gpt2",
+        "args": {"data": [f"{tmp_path}/data"], "tokenizer": "/tok"},
+    }
+    prepare = samples.decided(fields, **shared)
+    for spelling in (
+        f"{tmp_path}/data/",
+        f"{tmp_path}/./data",
+        f"{tmp_path}/x/../data",
+        "data",
+        "./data",
+        "link",
+    ):
+        plan = decided([spelling], {**shared, "data_cache": f"{tmp_path}/./cache/"}, tokenizer="/tok/")
+        assert tokenizing.look(plan, [prepare]) is None, spelling
+    assert look(decided([f"{tmp_path}/data/*"], shared), prepare).size == 1e12, "a glob is another source"
 
 
 def test_what_cannot_be_seen_is_said_to_be_unknown() -> None:
@@ -152,6 +185,10 @@ def test_tokens_that_are_there_are_found(tmp_path: Path) -> None:
 
     assert ready()
     assert ready(sources=[data[0], json.dumps({**data[1], "weight": 0.25})]), "a weight makes no other tokens"
+    (tmp_path / "link").symlink_to(tmp_path)
+    (tmp_path / "cache" / "0123456789abcdef" / "corpus.1.reader").write_text("")  # touched right now
+    for spelling in (f"{tmp_path}/./a.txt", f"{tmp_path}//a.txt", str(tmp_path / "link" / "a.txt")):
+        assert ready(sources=[spelling, facts["sources"][1]], tokenizer="/tok/"), spelling
     assert not ready(tokenizer="/other")
     assert not ready(sources=[data[0]])
     assert not ready(created="1999-01-01T00:00:00Z"), "the text has changed since"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ruamel.yaml import YAML
 
+from launcher import ROOT
 from launcher.cli import main
 from tests.launcher.schedulers.kubernetes.test_verbs import KUBECTL
 
@@ -84,6 +85,33 @@ def test_each_stage_is_submitted_when_the_one_before_has_succeeded(
     assert f"--model=/runs/{first}/export" in command  # as the ranks see it
     found = told(capsys, "status", "chain-pipeline-1", "--json")
     assert [(s["run"], s["state"]) for s in found["stages"]] == [(first, "SUCCEEDED"), (second, "SUCCEEDED")]
+
+
+def test_a_corpus_is_tokenized_in_pods_without_gpus_before_any_gpu_is_asked_for(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, (prepare, train) = launch(
+        str(ROOT / "jobs/llama-7b-corpus.yaml"), cluster, ["Complete", "Complete"]
+    )
+    assert code == 0, capsys.readouterr().err
+    before, after = (cluster.objects()["jobs", name]["spec"] for name in (prepare, train))
+    assert (before["completions"], after["completions"]) == (2, 4)
+    pods = [spec["template"]["spec"] for spec in (before, after)]
+    assert ["nvidia" in json.dumps(pod) for pod in pods] == [False, True], "neither asked for nor tolerated"
+    first, second = (pod["containers"][0] for pod in pods)
+    assert first["image"].endswith("-cpu")
+    assert second["image"].endswith("-cuda")
+    assert set(first["resources"]["limits"]) == {"memory"}
+    assert int(first["resources"]["requests"]["cpu"]) > 1, "every core tokenizes"
+    assert f"--run-dir=/runs/{prepare}" in first["command"]
+    assert f"--data-cache=/runs/{prepare}/data" in second["command"]
+    for pod, container in zip(pods, (first, second), strict=True):
+        claims = {
+            v["name"]: v["persistentVolumeClaim"] for v in pod["volumes"] if "persistentVolumeClaim" in v
+        }
+        places = {m["mountPath"]: claims.get(m["name"]) for m in container["volumeMounts"]}
+        assert places["/runs"] == {"claimName": "runs"}, "what one leaves the other finds"
+        assert (places["/data"] or {})["claimName"] == "data"
 
 
 def test_a_failure_ends_the_pipeline(
