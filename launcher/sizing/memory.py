@@ -122,7 +122,7 @@ def estimate(model: Architecture, settings: Zero, setup: Setup) -> Memory:
 def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     use = activations.moments(model, setup, settings.activation_bytes, mixed=settings.autocast)
     kept = states.retained(settings)
-    gathered = model.parameters - states.persistent(model, settings)
+    gathered = model.stored(settings.weight_bytes) - states.persistent(model, settings)
     whole = states.parameters(model, settings, setup)
     early = whole + states.secondary(model, settings, gathered - kept)
     late = whole + states.secondary(model, settings, gathered)
@@ -132,7 +132,7 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     least = states.forward_buffers(model, settings, setup, states.live(model, settings, 0))
     reducing = states.reduction_buffers(model, settings, setup)
     first, last = states.copied(model, settings, setup)
-    new = reducing + first + settings.weight_bytes * model.largest_parameter
+    new = reducing + first + settings.weight_bytes * model.largest_trained
     flat = reducing + last + states.unreduced(model, settings)
 
     def slot(moment: str, parameters: int, gradients: int, buffers: int, saved: int, logits: int = 0) -> Slot:
@@ -179,7 +179,7 @@ def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) 
 def host(model: Architecture, settings: Zero, setup: Setup) -> Host:
     """Bytes of one host's memory."""
     ranks = min(setup.slots, setup.world)
-    own = states.shard(model.parameters, setup.world)
+    own = states.shard(model.trained, setup.world)
     share = settings.offload_ratio if settings.stage == 3 else 1.0
     optim, params, grads, staging = 0, 0, 0, 0
     if settings.offload_optimizer == "cpu":
@@ -187,18 +187,19 @@ def host(model: Architecture, settings: Zero, setup: Setup) -> Host:
         grads = int(share * own * settings.master_bytes)
         grads += own * settings.gradient_bytes if settings.stage == 3 or settings.accumulation > 1 else 0
         # Stages 1 and 2: the updated weights on their way to the slot, the largest gradient on its way from it.
-        staging += settings.weight_bytes * (own + model.largest_parameter) if settings.stage < 3 else 0
+        staging += settings.weight_bytes * (own + model.largest_trained) if settings.stage < 3 else 0
     elif settings.offload_optimizer == "nvme":
         grads = own * settings.gradient_bytes
         staging += settings.optimizer_buffers * settings.master_bytes * min(own, settings.sub_group)
+    part = states.shard(model.stored(settings.weight_bytes), setup.world)
     if settings.offload_param != "none":
         params = settings.weight_bytes * (
-            own if settings.offload_param == "cpu" else min(own, settings.max_in_cpu)
+            part if settings.offload_param == "cpu" else min(part, settings.max_in_cpu)
         )
     if settings.offload_param == "nvme":
         staging += settings.param_buffers * settings.param_buffer_size * settings.weight_bytes
     most, cuda = setup.pinned_round, setup.device == "cuda"
-    tensors = _pinned(settings, own) if cuda else ()
+    tensors = _pinned(settings, own, part) if cuda else ()
     rounding = sum(
         number * (_power_of_two(size) - size) for size, number in tensors if most is None or size <= most
     )
@@ -214,8 +215,10 @@ def host(model: Architecture, settings: Zero, setup: Setup) -> Host:
     )
 
 
-def _pinned(settings: Zero, own: int) -> Iterator[tuple[int, int]]:
+def _pinned(settings: Zero, own: int, part: int) -> Iterator[tuple[int, int]]:
     """Bytes of the large page-locked tensors of one rank, and how many there are of that size.
+
+    `own` elements of the rank are trained, of `part` weights.
 
     torch rounds such memory up to a power of two (ATen/core/CachingHostAllocator.h) unless PYTORCH_ALLOC_CONF
     sets pinned_max_round_threshold_mb, so that a tensor may take almost twice its size.
@@ -229,7 +232,7 @@ def _pinned(settings: Zero, own: int) -> Iterator[tuple[int, int]]:
             tile = min(own, settings.sub_group)
             yield tile * settings.master_bytes, own // tile if tile else 0
     if settings.offload_param == "cpu":
-        yield own * settings.weight_bytes, 1
+        yield part * settings.weight_bytes, 1
 
 
 def _power_of_two(size: int) -> int:
@@ -239,17 +242,20 @@ def _power_of_two(size: int) -> int:
 def nvme(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes that one host's ranks swap to its NVMe."""
     ranks = min(setup.slots, setup.world)
-    own = states.shard(model.parameters, setup.world)
+    own = states.shard(model.trained, setup.world)
     size = 0
     if settings.offload_optimizer == "nvme":
         size += states.optimizer_shard(model, settings, setup) + own * settings.master_bytes
     if settings.offload_param == "nvme":
-        size += settings.weight_bytes * own
+        size += settings.weight_bytes * states.shard(model.stored(settings.weight_bytes), setup.world)
     return ranks * size
 
 
 def checkpoint(model: Architecture, settings: Zero) -> int:
-    """Bytes of one checkpoint, all ranks' files together: weights once, master weights and moments once."""
-    whole = model.parameters * (states.master(settings) + settings.states * settings.state_bytes)
-    weights = 0 if settings.stage == 3 else settings.weight_bytes * model.parameters
+    """Bytes of one checkpoint, all ranks' files together: weights once, master weights and moments once.
+
+    Weights that stand still are left out.
+    """
+    whole = model.trained * (states.master(settings) + settings.states * settings.state_bytes)
+    weights = 0 if settings.stage == 3 else settings.weight_bytes * model.trained
     return whole + weights
