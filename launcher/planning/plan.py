@@ -21,6 +21,7 @@ from launcher.planning import (
     data_cache,
     fit,
     inline_secrets,
+    learning,
     own_program,
     ranks_environment,
     without_gpus,
@@ -159,7 +160,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and (note := fit.unknown_note(job, unknown, preset)):
         notes.append(note)
-    notes += filter(None, [fit.partial_note(estimate)])
+    notes += filter(None, [fit.partial_note(estimate), learning.judge_note(job) if estimate else ""])
     version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
     notes += filter(None, [versions.note(version)])
     given = workloads.saves(job.workload) or workloads.is_script(job.workload)
@@ -243,7 +244,8 @@ def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[MountPoint, ...]:
 
 def _args(job: Job, estimate: fit.Estimate | None) -> dict[str, Any]:
     """The job's args, with activation checkpointing where the plan needs it."""
-    if estimate and estimate.candidate.checkpointing and "activation-checkpointing" not in job.args:
+    chosen = estimate and estimate.request.checkpointing is None and estimate.candidate.checkpointing
+    if chosen and "activation-checkpointing" not in job.args:
         return {**job.args, "activation-checkpointing": True}
     return dict(job.args)
 

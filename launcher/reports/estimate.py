@@ -112,6 +112,8 @@ def _largest_micro(estimate: Estimate) -> str:
 
 
 _MOMENTS = {
+    "sampling": "the sampling of answers",
+    "forward": "the forward pass, at its end",
     "loss": "the forward pass, when the loss is computed",
     "backward": "the backward pass, at its start",
     "end": "the backward pass, at its end",

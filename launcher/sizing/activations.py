@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FLOAT = 4
 # Of a loss in chunks: logits at once, and the tokens that a chunk has at least (docker/workloads/losses.py).
 CHUNK, ROWS = 1 << 26, 1024
+TILE = 4096, 32768  # tokens and columns of logits that TRL has at once
 
 
 class Activations(NamedTuple):
@@ -176,14 +177,34 @@ def loss(model: Architecture, setup: Setup, width: int) -> int:
     backward pass. A loss in chunks has the logits of some tokens at a time, and keeps the gradients of the head's
     input and weight from the forward pass to the backward pass.
     """
-    if not setup.chunked_loss:
+    kind = setup.learning.loss
+    if kind == "whole":
         return setup.tokens * 3 * FLOAT * model.vocab
+    if kind == "score":
+        return setup.tokens * FLOAT
+    if kind == "tiles":
+        return _tiles(model, setup, width)
+    if kind == "answers":  # all logits, and of the answers' what the temperature, the cast and the log-softmax make
+        forward = setup.tokens * width + setup.answered * (width + 2 * FLOAT)
+        return model.vocab * max(forward, setup.answered * 3 * FLOAT)
     rows = loss_rows(model, setup.tokens)
     several = rows < setup.tokens
     passing = rows * model.vocab * (FLOAT + (width if width < FLOAT else 0))
     weight = model.vocab * model.hidden * (FLOAT if several else width)  # chunks add up in fp32
     cast = model.vocab * model.hidden * width if several and width < FLOAT else 0
     return passing + setup.tokens * model.hidden * width + weight + cast
+
+
+def _tiles(model: Architecture, setup: Setup, width: int) -> int:
+    """Bytes of TRL's fused head in the backward pass (trl/kernels/chunked_logprob.py, 1.16).
+
+    A tile of logits at a time, the gradients of the head's input and of its weight in fp32, and both cast.
+    """
+    cpu = setup.device == "cpu"  # torch's operations make three more of a tile there, in fp32
+    tile = min(setup.tokens, TILE[0]) * (min(model.vocab, TILE[1]) if cpu else TILE[1])
+    trained = not model.adapters
+    gradients = setup.tokens * model.hidden + (model.vocab * model.hidden if trained else 0)
+    return tile * (width + (3 * FLOAT if cpu else 0)) + gradients * (FLOAT + (width if width < FLOAT else 0))
 
 
 def loss_rows(model: Architecture, tokens: int) -> int:

@@ -184,6 +184,12 @@ class Architecture:
         """
         return max(_largest_module(weights) for _, weights in self.repeated)
 
+    @functools.cached_property
+    def largest_late_module(self) -> int:
+        """The same of those after the embedding."""
+        late = (self.head, *(stack.weights for stack in self.stacks))
+        return max(map(_largest_module, late))
+
     @property
     def gated(self) -> bool:
         """Whether the MLP multiplies two projections (SwiGLU)."""

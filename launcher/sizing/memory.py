@@ -10,8 +10,8 @@ ladder.py.
       .nvme    bytes on each host's NVMe
       .checkpoint    bytes that one checkpoint takes on shared storage
 
-All counts are bytes. A slot is at its fullest at one of four moments: when the loss is computed (every saved
-tensor and the logits), at the start of the layers' backward pass, at its end (all gradients), or in the
+All counts are bytes. A slot is at its fullest at one of five moments: when the forward pass ends (every saved tensor,
+and in stage 3 the last weights on their way; before it a policy samples answers), when the loss is computed (every saved tensor and the logits), at the start of the layers' backward pass, at its end (all gradients), or in the
 optimizer's step. `Slot` holds the fullest one, so that its parts add up to its total; `Memory.moments` has all.
 
 The states are those that DeepSpeed 0.19.8 was measured to hold (tests/docker/workloads/test_memory_measured.py), from
@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher.namedtuple import NamedTuple
-from launcher.sizing import activations, states
+from launcher.sizing import activations, cache, others, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ SHM = 1 * GIB
 
 
 class Slot(NamedTuple):
-    """Bytes on one slot at `moment`: "loss", "backward", "end" (of the backward pass) or "step"."""
+    """Bytes on one slot at `moment`: "sampling", "forward", "loss", "backward", "end" (of the backward pass) or "step"."""
 
     moment: str
     parameters: int
@@ -106,10 +106,10 @@ class Memory(NamedTuple):
 
 def estimate(model: Architecture, settings: Zero, setup: Setup) -> Memory:
     """The bytes that `model` needs under the DeepSpeed configuration that zero.read made `settings` of."""
-    slots = _moments(model, settings, setup)
+    slots = [*_moments(model, settings, setup), *_critics(model, settings, setup)]
     if setup.device == "cpu":
         slots = _held(slots, model, settings, setup)
-    moments = {slot.moment: slot for slot in slots}
+    moments = {slot.moment: slot for slot in sorted(slots, key=lambda slot: slot.total)}
     return Memory(
         slot=max(moments.values(), key=lambda m: m.total),
         host=host(model, settings, setup),
@@ -122,26 +122,33 @@ def estimate(model: Architecture, settings: Zero, setup: Setup) -> Memory:
 def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     use = activations.moments(model, setup, settings.activation_bytes, mixed=settings.autocast)
     kept = states.retained(settings)
-    gathered = model.stored(settings.weight_bytes) - states.persistent(model, settings)
+    gathered = states.gathered(model, settings)
     whole = states.parameters(model, settings, setup)
     early = whole + states.secondary(model, settings, gathered - kept)
     late = whole + states.secondary(model, settings, gathered)
     before = states.waiting(model, settings, setup)
     optim = states.optimizer(model, settings, setup)
-    full = states.forward_buffers(model, settings, setup, states.live(model, settings, kept))
-    least = states.forward_buffers(model, settings, setup, states.live(model, settings, 0))
+    fetched, there = states.fetched(model, settings), states.live(model, settings, kept)
+    forward = states.forward_buffers(model, settings, setup, there + fetched)
+    full = states.forward_buffers(model, settings, setup, there + (fetched if kept < gathered else 0))
+    least = states.forward_buffers(model, settings, setup, states.live(model, settings, 0) + fetched)
     reducing = states.reduction_buffers(model, settings, setup)
     first, last = states.copied(model, settings, setup)
     new = reducing + first + settings.weight_bytes * model.largest_trained
     flat = reducing + last + states.unreduced(model, settings)
 
+    beside = others.held(settings, setup)
+    # a reference that is asked about the same texts, between the forward and the backward pass
+    asked = 0 if setup.learning.sampled else beside.gathered
+
     def slot(moment: str, parameters: int, gradients: int, buffers: int, saved: int, logits: int = 0) -> Slot:
         context = CONTEXT if setup.device == "cuda" else 0
+        buffers += beside.buffers
         return Slot(
             moment=moment,
-            parameters=parameters,
-            gradients=gradients,
-            optimizer=optim,
+            parameters=parameters + beside.parameters,
+            gradients=gradients + beside.gradients,
+            optimizer=optim + beside.optimizer,
             activations=saved,
             logits=logits,
             buffers=buffers,
@@ -149,22 +156,52 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
         )
 
     end, left = states.gradients(model, settings, setup), states.reduced(model, settings, setup)
+    sampling = [slot("sampling", early, before, buffers=_sampling(model, settings, setup), saved=0)]
     return [
-        slot("loss", early, before, buffers=full, saved=use.saved, logits=use.loss),
+        *(sampling if setup.learning.sampled else []),
+        slot("forward", early, before, buffers=forward + asked, saved=use.saved),
+        slot("loss", early, before, buffers=full + asked, saved=use.saved, logits=use.loss),
         slot("backward", early, before, buffers=full + new, saved=use.first),
         slot("end", late, end, buffers=least + flat, saved=use.last),
         slot("step", late, left, buffers=states.step(model, settings, setup), saved=0),
     ]
 
 
+def _critics(model: Architecture, settings: Zero, setup: Setup) -> Iterator[Slot]:
+    """The moments in which a second model learns, and the first is beside it."""
+    for other in setup.learning.others:
+        if other.trained:
+            rest = (*(one for one in setup.learning.others if one is not other), other._replace(model=model))
+            learning = setup.learning._replace(loss="score", others=rest, sampled="")
+            yield from _moments(other.model, settings, setup._replace(learning=learning))
+
+
+def _sampling(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes beside the states while answers are sampled: weights gathered, keys and values, the logits of a token."""
+    width, learning = settings.weight_bytes, setup.learning
+    rows = setup.micro * (settings.accumulation if learning.sampled == "step" else 1)
+    weights = 0
+    if settings.stage == 3:
+        all_of_them = states.gathered(model, settings)
+        weights = all_of_them if learning.gathered else states.live(model, settings, states.retained(settings))
+    kept = cache.text(model, width, setup.sequence) + cache.copy(model, width, setup.sequence)
+    prompt = setup.sequence - min(learning.answer, setup.sequence)
+    prefill = prompt * activations.working(model, width)
+    chosen = model.vocab * (width + 3 * FP32)  # of one token; the prompt's others have none
+    buckets = states.buckets(model, settings, setup) if settings.stage == 3 else 0
+    return buckets + width * weights + rows * (kept + max(prefill, chosen))
+
+
 def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     """The slots of a rank without a GPU: what was freed since the fullest moment stays resident, as margin."""
     gathered = states.live(model, settings, states.retained(settings)) if settings.stage == 3 else 0
+    gathered += states.fetched(model, settings) if settings.stage == 3 else 0
 
     def reusable(slot: Slot) -> int:
-        rows = activations.loss_rows(model, setup.tokens) if setup.chunked_loss else setup.tokens
+        chunks = setup.learning.loss == "chunks"
+        rows = activations.loss_rows(model, setup.tokens) if chunks else setup.tokens
         logits = slot.logits if FP32 * rows * model.vocab <= HELD else 0
-        weights = settings.weight_bytes * gathered if slot.moment in ("loss", "backward") else 0
+        weights = settings.weight_bytes * gathered if slot.moment in ("forward", "loss", "backward") else 0
         return slot.activations + logits + weights
 
     most = max(map(reusable, slots))
@@ -179,6 +216,7 @@ def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) 
 def host(model: Architecture, settings: Zero, setup: Setup) -> Host:
     """Bytes of one host's memory."""
     ranks = min(setup.slots, setup.world)
+    beside = others.held(settings, setup)
     own = states.shard(model.trained, setup.world)
     share = settings.offload_ratio if settings.stage == 3 else 1.0
     optim, params, grads, staging = 0, 0, 0, 0
@@ -204,8 +242,8 @@ def host(model: Architecture, settings: Zero, setup: Setup) -> Host:
         number * (_power_of_two(size) - size) for size, number in tensors if most is None or size <= most
     )
     return Host(
-        optimizer=ranks * optim,
-        parameters=ranks * params,
+        optimizer=ranks * (optim + beside.host_optimizer),
+        parameters=ranks * (params + beside.host),
         gradients=ranks * grads,
         pinned=ranks * staging,
         rounding=ranks * rounding,

@@ -195,15 +195,24 @@ def copied(model: Architecture, settings: Zero, setup: Setup) -> tuple[int, int]
     return 0 if whole else width * size, width * (size - after)
 
 
-def live(model: Architecture, settings: Zero, kept: int) -> int:
-    """Elements of weights gathered at once by stage 3 when `kept` of them stay, besides the persistent ones.
+def gathered(model: Architecture, settings: Zero) -> int:
+    """Elements of weights that stage 3 gathers when a module needs them: all but the persistent ones."""
+    return model.stored(settings.weight_bytes) - persistent(model, settings)
 
-    What is being fetched is there twice: in the buffer that receives it and copied out
+
+def live(model: Architecture, settings: Zero, kept: int) -> int:
+    """Elements of weights gathered at once by stage 3 when `kept` of them stay, besides the persistent ones."""
+    return min(gathered(model, settings), kept + model.largest_module)
+
+
+def fetched(model: Architecture, settings: Zero) -> int:
+    """Elements of weights on their way, at most, once the embedding is there.
+
+    They are there twice: in the buffer that receives them and copied out
     (deepspeed/runtime/zero/partition_parameters.py, AllGatherCoalescedHandle).
     """
-    gathered = model.stored(settings.weight_bytes) - persistent(model, settings)
-    fetched = max(min(settings.prefetch, settings.max_live), model.largest_module)
-    return min(gathered, kept + model.largest_module) + min(gathered, fetched)
+    prefetched = min(settings.prefetch, settings.max_live)
+    return min(gathered(model, settings), max(prefetched, model.largest_late_module))
 
 
 def retained(settings: Zero) -> int:
