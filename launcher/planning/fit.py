@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from launcher.sizing.architecture import Architecture
     from launcher.sizing.ladder import Candidate, Evaluation, Machine, Request, Search
 
-# What `auto` is where nothing is known of the model's size: what needs the least memory of a GPU without a host's.
-BLIND = "zero3"
+# What `auto` is where the size of the model that a job names is not known: what takes the least of a GPU without the
+# host's memory. A program that names none gets DeepSpeed's advice for models that fit on one GPU.
+BLIND, NAMELESS = "zero3", "zero2"
 
 
 class Saving(NamedTuple):
@@ -201,8 +202,8 @@ def partial_note(estimate: Estimate | None) -> str:
         return ""
     if not estimate.known_length:
         return (
-            "activations are not estimated: no option of the program says how many tokens a sample has (seq-length); the"
-            " memory is of states and buffers alone"
+            "activations are not estimated: no option of the program says how many tokens a sample has (seq-length);"
+            " the memory is of states and buffers alone"
         )
     return (
         f"activations are not estimated: what a layer of the family {estimate.model.family!r} saves is not measured;"
@@ -210,10 +211,16 @@ def partial_note(estimate: Estimate | None) -> str:
     )
 
 
+def blind_preset(job: Job) -> str:
+    """What `deepspeed: auto` is where no memory is estimated."""
+    return BLIND if job.model is not None and workloads.steps(job.workload) else NAMELESS
+
+
 def unknown_note(job: Job, reason: str, preset: str) -> str:
     """What to say of a job whose memory is not estimated for `reason`; empty where nobody would expect it."""
     if requested_preset(job) is None and workloads.steps(job.workload):
-        return f"{reason}; `deepspeed: auto` is {preset}"
+        unknown = "nothing is known of the memory, so " if preset == BLIND else ""
+        return f"{reason}; {unknown}`deepspeed: auto` is {preset}"
     if job.model is None or not (workloads.is_script(job.workload) or workloads.steps(job.workload)):
         return ""
     return f"{reason}; no memory is estimated" if workloads.traits(job.workload).estimated else reason
@@ -248,7 +255,7 @@ def sequence_problem(job: Job, estimate: Estimate) -> Problem | None:
     model = estimate.model
     strict = workloads.traits(job.workload).bounded_length or model.learned_positions
     length = estimate.request.sequence * sequence_parallel_degree(job)
-    if length <= model.positions or not strict:
+    if not model.positions or length <= model.positions or not strict:
         return None
     what = f"{length} is more than the {model.positions} positions of {model.name}"
     hint = f"use args.seq-length={model.positions}, or a model with more"

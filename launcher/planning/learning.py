@@ -1,7 +1,7 @@
 """What a training job holds beside its model: adapters, and in chat training references, judges, critics and answers.
 
-Owns the way from a job's `args` to the words of sizing; the sizes are sizing's, and what a workload holds is declared in
-docker/workloads/ (traits.py, Learning).
+Owns the way from a job's `args` to the words of sizing; the sizes are sizing's, and what a workload holds is declared
+in docker/workloads/ (traits.py, Learning).
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from launcher.files.job import Job
 
 # How programs of one's own call the tokens of a sample, and recomputation: first ours, then the usual ones.
-LENGTHS = ("seq-length", "sequence-length", "max-seq-length", "max-length", "block-size", "seq_length", "max_seq_length")
+LENGTHS = (
+    "seq-length",
+    "sequence-length",
+    "max-seq-length",
+    "max-length",
+    "block-size",
+    "seq_length",
+    "max_seq_length",
+)
 RECOMPUTING = ("activation-checkpointing", "gradient-checkpointing", "gradient_checkpointing")
 ALL_LAYERS = "all-linear"  # docker/workloads/lora.py
 
@@ -142,7 +150,9 @@ def _adapted(found: Architecture, job: Job) -> Architecture:
     try:
         return adapters.attach(found, asked)
     except ValueError as error:
-        raise PlanError(of_field("job", "args.lora-targets", str(error), "name layers of the model")) from None
+        raise PlanError(
+            of_field("job", "args.lora-targets", str(error), "name layers of the model")
+        ) from None
 
 
 def _answer(job: Job) -> int:

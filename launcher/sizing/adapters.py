@@ -4,11 +4,11 @@ Owns which tensors peft adds; leaves what they cost to states.py and activations
 
     adapters.attach(model, Adapters(rank=16, targets=())) -> Architecture
 
-The result has the model's tensors, which stand still, and two for each adapted layer: `lora_A`, rank × in, and `lora_B`,
-out × rank. adapters.json has what does not follow from a tensor's shape: families whose experts transformers 5 has as
-parameters and not as layers, for which peft replaces targets (peft 0.21, utils/transformers_weight_conversion.py), and
-matrices of modules that are no linear layers, such as routers. tests/launcher/sizing/test_adapters.py compares with peft
-for every family.
+The result has the model's tensors, which stand still, and two for each adapted layer: `lora_A`, rank × in, and
+`lora_B`, out × rank. adapters.json has what does not follow from a tensor's shape: families whose experts transformers
+5 has as parameters and not as layers, for which peft replaces targets (peft 0.21, transformers_weight_conversion.py),
+and matrices of modules that are no linear layers, such as routers. tests/launcher/sizing/test_adapters.py compares with
+peft for every family.
 """
 
 from __future__ import annotations
@@ -92,7 +92,11 @@ def _times(model: Architecture, weight: Weight, targets: tuple[str, ...], *, lin
     replaced = table()["replaced"].get(table()["families"].get(model.family), {})
     wanted = {p for t, p in replaced.items() if not targets or any(_ends(target, t) for target in targets)}
     if any(_ends(weight.name, parameter) for parameter in wanted):
-        return sum(parameter == "gate_up_proj" for parameter in replaced.values()) if "gate_up" in weight.name else 1
+        return (
+            sum(parameter == "gate_up_proj" for parameter in replaced.values())
+            if "gate_up" in weight.name
+            else 1
+        )
     own = module.rpartition(".")[2]
     return int(linear and own not in replaced and (not targets or any(_ends(module, t) for t in targets)))
 

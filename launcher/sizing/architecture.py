@@ -147,6 +147,11 @@ class Architecture:
         """Parameters that are kept in 4 bit."""
         return self._sum(lambda weight: weight.size if weight.packed else 0)
 
+    @functools.cached_property
+    def largest_packed(self) -> int:
+        """Elements of the largest tensor in 4 bit."""
+        return max((weight.size for weight in self.weights if weight.packed), default=0)
+
     def stored(self, width: int) -> int:
         """Elements of `width` bytes that all parameters take."""
         return self._sum(lambda weight: weight.stored(width)) if self.packed else self.parameters

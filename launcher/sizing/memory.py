@@ -10,9 +10,10 @@ ladder.py.
       .nvme    bytes on each host's NVMe
       .checkpoint    bytes that one checkpoint takes on shared storage
 
-All counts are bytes. A slot is at its fullest at one of five moments: when the forward pass ends (every saved tensor,
-and in stage 3 the last weights on their way; before it a policy samples answers), when the loss is computed (every saved tensor and the logits), at the start of the layers' backward pass, at its end (all gradients), or in the
-optimizer's step. `Slot` holds the fullest one, so that its parts add up to its total; `Memory.moments` has all.
+All counts are bytes. A slot is at its fullest at one of these moments: while a policy samples answers, when the forward
+pass ends (every saved tensor, and in stage 3 the last weights on their way), when the loss is computed (every saved
+tensor and the logits), at the start of the layers' backward pass, at its end (all gradients), or in the optimizer's step.
+`Slot` holds the fullest one, so that its parts add up to its total; `Memory.moments` has all.
 
 The states are those that DeepSpeed 0.19.8 was measured to hold (tests/docker/workloads/test_memory_measured.py), from
 deepspeed/runtime/zero/stage_1_and_2.py, deepspeed/runtime/zero/stage3.py and deepspeed/runtime/fp16/.
@@ -55,7 +56,7 @@ SHM = 1 * GIB
 
 
 class Slot(NamedTuple):
-    """Bytes on one slot at `moment`: "sampling", "forward", "loss", "backward", "end" (of the backward pass) or "step"."""
+    """Bytes on one slot at `moment`: sampling, forward, loss, backward, end (of the backward pass) or step."""
 
     moment: str
     parameters: int
@@ -183,7 +184,9 @@ def _sampling(model: Architecture, settings: Zero, setup: Setup) -> int:
     weights = 0
     if settings.stage == 3:
         all_of_them = states.gathered(model, settings)
-        weights = all_of_them if learning.gathered else states.live(model, settings, states.retained(settings))
+        weights = (
+            all_of_them if learning.gathered else states.live(model, settings, states.retained(settings))
+        )
     kept = cache.text(model, width, setup.sequence) + cache.copy(model, width, setup.sequence)
     prompt = setup.sequence - min(learning.answer, setup.sequence)
     prefill = prompt * activations.working(model, width)

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import launcher
 from launcher import errors
 from launcher.namedtuple import NamedTuple
-from launcher.sizing import composites, families, model_files
+from launcher.sizing import by_size, composites, families, model_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,7 +87,8 @@ def load(model: str, found: Found | None = None) -> architecture.Architecture | 
         return from_config({**NO_DROPOUT, **entry}, model)
     file = model_files.local(model)
     if file:
-        return from_config(model_files.read(file), model, str(file))
+        config = model_files.read(file)
+        return _or_by_size(from_config(config, model, str(file)), config, file.parent)
     if _is_hub_name(model):
         return _of_hub(model, found)
     hint = (
@@ -119,9 +120,21 @@ def _of_hub(model: str, found: Found | None) -> architecture.Architecture | Unkn
         )
         return Unknown(model, reason)
     try:
-        return from_config(found.config, model, found.source)
+        return _or_by_size(
+            from_config(found.config, model, found.source), found.config, Path(found.source).parent
+        )
     except errors.SpecError as error:
         return Unknown(model, error.problems[0].message)
+
+
+def _or_by_size(
+    found: architecture.Architecture | Unknown, config: Config, folder: Path
+) -> architecture.Architecture | Unknown:
+    """A model of a family that is not described, by the size of its files, where they are here."""
+    if not isinstance(found, Unknown):
+        return found
+    number = by_size.parameters(folder, config)
+    return (by_size.build(config, number, found.name) if number else None) or found
 
 
 def from_config(config: Config, name: str = "", source: str = "") -> architecture.Architecture | Unknown:

@@ -41,7 +41,7 @@ def parameters(model: Architecture, settings: Zero, setup: Setup) -> int:
 def quantization(model: Architecture) -> int:
     """Bytes of the constants of weights in 4 bit, which every rank has whole.
 
-    One for each block of 64 weights in 8 bits, and one for each 256 of those in fp32: QLoRA, arXiv 2305.14314, section 3.
+    One of 8 bits for each block of 64 weights, one in fp32 for each 256 of those: QLoRA, arXiv 2305.14314, section 3.
     """
     blocks = -(-model.packed // BLOCK)
     return blocks + 4 * -(-blocks // BLOCKS)
@@ -62,7 +62,8 @@ def secondary(model: Architecture, settings: Zero, released: int) -> int:
 def persistent(model: Architecture, settings: Zero) -> int:
     """Elements of the tensors that stage 3 keeps whole: those below the persistence threshold."""
     return sum(
-        number * sum(size for w in weights if (size := w.stored(settings.weight_bytes)) < settings.persistence)
+        number
+        * sum(size for w in weights if (size := w.stored(settings.weight_bytes)) < settings.persistence)
         for number, weights in model.repeated
     )
 
@@ -151,6 +152,7 @@ def forward_buffers(model: Architecture, settings: Zero, setup: Setup, gathered:
     Stage 3 has its bucket from the start; stage 1 keeps those of an earlier micro batch.
     """
     cast = 2 * model.parameters if settings.autocast else 0
+    cast += settings.weight_bytes * model.largest_packed  # which each layer has anew as it computes
     if settings.stage == 3:
         return buckets(model, settings, setup) + settings.weight_bytes * gathered + cast
     staged = settings.stage > 0 and settings.offload_optimizer != "none"
@@ -235,9 +237,7 @@ def norm(model: Architecture, settings: Zero, setup: Setup) -> int:
 def step(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes that the optimizer's step needs beside the states and the gradients."""
     # NCCL gathers the updated weights in place, gloo into a copy.
-    copy = (
-        settings.weight_bytes * model.trained if setup.device == "cpu" and settings.stage in (1, 2) else 0
-    )
+    copy = settings.weight_bytes * model.trained if setup.device == "cpu" and settings.stage in (1, 2) else 0
     if settings.offload_optimizer != "none":
         return copy
     fp32 = settings.master_bytes
