@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def text(model: Architecture, width: int, length: int, ranks: int = 1) -> int:
     """Bytes for one text of `length` tokens on one of `ranks` that share its heads.
 
-    A sliding window bounds what its layers keep. MLA's keys and values are kept as attention reads them. Layers of linear attention have a state instead, which does not grow and is not counted.
+    A sliding window bounds what its layers keep. MLA's keys and values are kept as attention reads them. Layers of
+    linear attention have a state instead, which does not grow and is not counted.
     """
     token = width * model.kv_heads * (model.head_dim + model.value_dim)
     kept = sum(s.number * min(length, s.window or length) for s in model.stacks if s.attends)

@@ -12,7 +12,8 @@ ladder.py.
 
 All counts are bytes. A slot is at its fullest at one of these moments: while a policy samples answers, when the forward
 pass ends (every saved tensor, and in stage 3 the last weights on their way), when the loss is computed (every saved
-tensor and the logits), at the start of the layers' backward pass, at its end (all gradients), or in the optimizer's step.
+tensor and the logits), at the start of the layers' backward pass, at its end (all gradients), or in the optimizer's
+step.
 `Slot` holds the fullest one, so that its parts add up to its total; `Memory.moments` has all.
 
 The states are those that DeepSpeed 0.19.8 was measured to hold (tests/docker/workloads/test_memory_measured.py), from

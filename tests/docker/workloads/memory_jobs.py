@@ -4,8 +4,8 @@ Owns the cases and their runs; test_memory_jobs.py holds some of them to limits,
 
     python -m tests.docker.workloads.memory_jobs
 
-prints all of them as the table of templates/deepspeed/README.md. The baseline is the same job with a model of 100
-thousand parameters. What is planned is what `plan` says of the job, without its margin; glibc gives freed memory back
+prints all of them as the table of templates/deepspeed/README.md. The baseline is chat_sft with a model of 100 thousand
+parameters. What is planned is what `plan` says of the job, without its margin; glibc gives freed memory back
 at once, so that what is resident is what is in use.
 """
 
@@ -67,13 +67,12 @@ CASES = [
 
 def measured(case: Case) -> int:
     """Bytes of rank 0's peak resident memory in three steps, above the baseline."""
-    return _resident(case, MODEL) - _baseline(case.workload, case.low)
+    return _resident(case, MODEL) - _baseline(case.low)
 
 
 @functools.cache
-def _baseline(workload: str, low: bool) -> int:
-    small = next(case for case in CASES if case.workload == workload)
-    return _resident(small._replace(stage=2, micro=1, sequence=64, low=low), NONE)
+def _baseline(low: bool) -> int:
+    return _resident(Case("baseline", "chat_sft", 2, sequence=64, low=low), NONE)
 
 
 def _resident(case: Case, model: dict[str, Any]) -> int:
@@ -99,7 +98,7 @@ def _rows(case: Case) -> list[dict[str, str]]:
     """Examples as long as the job's samples are at most; its tokenizer's tokens are bytes."""
     long = "0123456789abcdef" * (case.sequence // 8)
     if case.workload in ("finetune", "chat_sft"):
-        return [{"text": f"{number:06} {long[: case.sequence // 2]}"} for number in range(2048)]
+        return [{"text": f"{number:06}{long[:24]}"} for number in range(4096)]  # with begin and end 32 tokens
     if case.workload in ("chat_reward", "chat_dpo"):
         return [{"prompt": f"{n:06}", "chosen": long, "rejected": long[::-1]} for n in range(256)]
     return [{"prompt": f"{n:06}{long}"[: case.sequence - 1]} for n in range(256)]

@@ -1,4 +1,4 @@
-"""Adapters' tensors against those that peft adds on torch's meta device for every family, and what frozen weights take."""
+"""Adapters' tensors against those that peft adds on torch's meta device, and what frozen weights take."""
 
 from __future__ import annotations
 
