@@ -21,11 +21,13 @@ class Learning(NamedTuple):
 class Traits(NamedTuple):
     """What the launcher must know of a program beside its command line."""
 
+    generates: bool = False  # computes no gradients: weights, keys and values are what it holds
     serves: bool = False  # answers requests until it is stopped
     resolves_auto: bool = False  # Hugging Face's Trainer fills in `auto` in DeepSpeed's configuration
     learning: Learning | None = None  # None: it trains nothing
     packages: tuple[str, ...] = ()  # modules that it needs whatever its options are (packages.py)
     bounded_length: bool = False  # refuses sequences with more tokens than the model has positions
+    encoders: bool = False  # trains encoder-decoders too
     needs_accelerator: bool = True  # its ranks compute on the slots' devices; else any host will do
 
     @property

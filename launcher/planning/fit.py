@@ -186,7 +186,7 @@ def estimate_or_reason(
     if not (own or workloads.traits(job.workload).estimated) or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
     try:
-        model = models.load_if_here(job.model, hub)
+        model = models.load_if_here(job.model, hub, encoders=workloads.traits(job.workload).encoders)
     except SpecError as error:
         if not own:  # whose model may be anything
             raise
@@ -222,6 +222,8 @@ def unknown_note(job: Job, reason: str, preset: str) -> str:
         unknown = "nothing is known of the memory, so " if preset == BLIND else ""
         return f"{reason}; {unknown}`deepspeed: auto` is {preset}"
     if job.model is None or not (workloads.is_script(job.workload) or workloads.steps(job.workload)):
+        return ""
+    if workloads.traits(job.workload).generates:
         return ""
     return f"{reason}; no memory is estimated" if workloads.traits(job.workload).estimated else reason
 

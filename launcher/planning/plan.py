@@ -20,6 +20,7 @@ from launcher.planning import (
     accelerators,
     data_cache,
     fit,
+    generating,
     inline_secrets,
     learning,
     own_program,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from launcher.files.load import Loaded
     from launcher.images.facts import Facts
     from launcher.planning.code import Code
+    from launcher.sizing.inference import Inference
 
 # A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).
 _STEM = 45
@@ -82,6 +84,7 @@ class Plan(NamedTuple):
     precision: str
     args: dict[str, Any]  # the workload's options
     estimate: fit.Estimate | None  # None where memory is not estimated
+    inference: Inference | None  # of a workload that only generates
     variables: tuple[model.Variable, ...]
     secrets: tuple[Secret, ...]
     mounts: tuple[MountPoint, ...]
@@ -150,6 +153,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     try:
         batch = fit.batch(job, cluster)
         estimate, unknown = fit.estimate_or_reason(job, cluster, loaded.hub)
+        generated, unsized = generating.estimate_or_reason(job, cluster, loaded.hub)
         preset, config = _deepspeed(job, cluster, estimate)
         problems += _clashes(job, cluster, estimate, config)
     except LauncherError as error:
@@ -160,6 +164,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and (note := fit.unknown_note(job, unknown, preset)):
         notes.append(note)
+    notes += [f"{unsized}; no memory is estimated"] if unsized else []
     notes += filter(None, [fit.partial_note(estimate), learning.judge_note(job) if estimate else ""])
     version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
     notes += filter(None, [versions.note(version)])
@@ -179,6 +184,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         precision=fit.precision(job, cluster),
         args=_args(job, estimate),
         estimate=estimate,
+        inference=generated,
         variables=_variables(job, cluster, fabric),
         secrets=_secrets(job, cluster),
         mounts=_mounts(cluster, config),

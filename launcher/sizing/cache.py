@@ -17,9 +17,8 @@ def text(model: Architecture, width: int, length: int, ranks: int = 1) -> int:
     A sliding window bounds what its layers keep. MLA's keys and values are kept as attention reads them. Layers of
     linear attention have a state instead, which does not grow and is not counted.
     """
-    token = width * model.kv_heads * (model.head_dim + model.value_dim)
-    kept = sum(s.number * min(length, s.window or length) for s in model.stacks if s.attends)
-    return kept * -(-token // ranks)
+    token = width * -(-model.kv_heads // ranks) * (model.head_dim + model.value_dim)
+    return token * sum(s.number * min(length, s.window or length) for s in model.stacks if s.attends)
 
 
 def copy(model: Architecture, width: int, length: int) -> int:

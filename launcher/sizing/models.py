@@ -171,11 +171,22 @@ def _require_causal(config: Config, family: str, where: errors.Place) -> None:
     raise errors.SpecError(errors.Problem(f"{what} is not a causal language model", hint, where))
 
 
-def load_if_here(name: str, found: Found | None = None) -> architecture.Architecture | Unknown:
-    """The named or local model, or the hub's; a path that only the ranks can see is not known here."""
+def load_if_here(
+    name: str, found: Found | None = None, *, encoders: bool = False
+) -> architecture.Architecture | Unknown:
+    """The named or local model, or the hub's; a path that only the ranks can see is not known here.
+
+    With `encoders` an encoder-decoder is no error, but not known either.
+    """
     try:
         return load(name, found)
     except errors.SpecError:
+        if (
+            encoders
+            and (file := model_files.local(name))
+            and model_files.read(file).get("is_encoder_decoder")
+        ):
+            return Unknown(name, f"{name} is an encoder-decoder, whose memory is not estimated")
         reason = model_files.elsewhere(Path(name)) if name.startswith("/") else ""
         if reason:
             return Unknown(name, f"{name} {reason}, so its size is not known")
