@@ -87,6 +87,12 @@ def traits(workload: str) -> Traits:
     return declared
 
 
+@functools.cache
+def reward_rules() -> frozenset[str]:
+    """The names that `args.reward` can have without being a model's."""
+    return frozenset(_module("rewards").RULES)
+
+
 def estimated() -> list[str]:
     """The workloads whose memory is estimated."""
     return [name for name in names() if traits(name).estimated]

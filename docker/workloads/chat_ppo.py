@@ -33,7 +33,7 @@ from workloads import (
     tokenizer,
 )
 from workloads.session import Stop
-from workloads.traits import Traits
+from workloads.traits import Learning, Traits
 
 if TYPE_CHECKING:
     from workloads.ppo_training import Training
@@ -41,7 +41,10 @@ if TYPE_CHECKING:
     from workloads.stages import Stage
 
 
-TRAITS = Traits(packages=chat.PACKAGES)
+TRAITS = Traits(
+    packages=chat.PACKAGES,
+    learning=Learning(loss="answers", reference=True, judge=True, critic=True, sampled="micro"),
+)
 
 
 def parser() -> argparse.ArgumentParser:

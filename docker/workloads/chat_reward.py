@@ -10,13 +10,13 @@ import argparse
 from typing import TYPE_CHECKING
 
 from workloads import chat, formats, four_bit, lora, session, stages
-from workloads.traits import Traits
+from workloads.traits import Learning, Traits
 
 if TYPE_CHECKING:
     from workloads.session import Session
 
 
-TRAITS = Traits(resolves_auto=True, packages=chat.PACKAGES)
+TRAITS = Traits(resolves_auto=True, packages=chat.PACKAGES, learning=Learning(loss="score", texts=2))
 
 
 def parser() -> argparse.ArgumentParser:

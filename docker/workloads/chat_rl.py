@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING
 
 from workloads import chat, formats, lora, options, rewards, session
 from workloads.session import Stop
-from workloads.traits import Traits
+from workloads.traits import Learning, Traits
 
 if TYPE_CHECKING:
     from workloads.session import Session
 
 
-TRAITS = Traits(resolves_auto=True, packages=chat.PACKAGES)
+TRAITS = Traits(
+    resolves_auto=True,
+    packages=chat.PACKAGES,
+    learning=Learning(loss="tiles", reference=True, judge=True, sampled="step"),
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,13 +9,13 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from workloads import chat, formats, labels, lora, packs, session, stages
-from workloads.traits import Traits
+from workloads.traits import Learning, Traits
 
 if TYPE_CHECKING:
     from workloads.session import Session
 
 
-TRAITS = Traits(resolves_auto=True, packages=chat.PACKAGES)
+TRAITS = Traits(resolves_auto=True, packages=chat.PACKAGES, learning=Learning(loss="tiles"))
 
 
 def parser() -> argparse.ArgumentParser:

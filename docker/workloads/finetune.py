@@ -27,14 +27,14 @@ from workloads import (
 )
 from workloads.session import Session, Stop
 from workloads.stages import IGNORED
-from workloads.traits import Traits
+from workloads.traits import Learning, Traits
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
     from workloads.stages import Stage
 
-TRAITS = Traits(resolves_auto=True, estimated=True, chunked_loss=True)
+TRAITS = Traits(resolves_auto=True, learning=Learning(loss="chunks"), encoders=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from workloads.parts import Part
     from workloads.session import Session
 
-TRAITS = Traits()
+TRAITS = Traits(generates=True)
 
 FOLDER, SUCCESS = "generated", "_SUCCESS"
 

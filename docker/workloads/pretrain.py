@@ -29,7 +29,7 @@ from workloads import (
     session,
     ulysses,
 )
-from workloads.traits import Traits
+from workloads.traits import Learning, Traits
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from workloads.training import Training
 
 
-TRAITS = Traits(estimated=True, chunked_loss=True, bounded_length=True)
+TRAITS = Traits(learning=Learning(loss="chunks"), bounded_length=True)
 
 
 def parser() -> argparse.ArgumentParser:

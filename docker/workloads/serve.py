@@ -38,7 +38,7 @@ from workloads.placement import Place
 from workloads.session import Stop
 from workloads.traits import Traits
 
-TRAITS = Traits(serves=True)
+TRAITS = Traits(serves=True, generates=True)
 
 KEY = "VLLM_API_KEY"
 ENDPOINT, MODEL = "endpoint.json", "model"

@@ -98,7 +98,7 @@ def _model_problems(document: Document) -> Iterator[Problem]:
         named = str(named)
     if isinstance(named, str) and workloads.traits(own_program.workload(document)).estimated:
         try:
-            models.load_if_here(named)
+            models.load_if_here(named, encoders=workloads.traits(own_program.workload(document)).encoders)
         except SpecError as error:
             for problem in error.problems:
                 yield Problem(problem.message, problem.hint, problem.place or document.place(("model",)))

@@ -138,8 +138,6 @@ def _require_figures(job: Job, cluster: Cluster) -> None:
         what = f"the memory of workload {job.workload!r} is not estimated"
         hint = f"it is of {', '.join(workloads.estimated())}"
         raise PlanError(Problem(what, hint, about=("job", "workload")))
-    if fit.adapts(job):
-        raise PlanError(Problem(fit.ADAPTERS, about=("job", "args", "lora-rank")))
     if cluster.gpu is None and cluster.memory is None:
         what = "the cluster file does not say how much memory its hosts have"
         raise PlanError(Problem(what, "add memory: 512GB to it", about=("cluster", "memory")))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from launcher import workloads
 from launcher.deepspeed import config, spellings
-from launcher.errors import PlanError, Problem, of_field
+from launcher.errors import PlanError, Problem, SpecError, of_field
 from launcher.namedtuple import NamedTuple
+from launcher.planning import learning
 from launcher.sizing import changes, failures, ladder, models, states
 
 if TYPE_CHECKING:
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from launcher.sizing.architecture import Architecture
     from launcher.sizing.ladder import Candidate, Evaluation, Machine, Request, Search
 
-# What `auto` is where the size of the model is not known: DeepSpeed's advice for models that fit on one GPU.
-BLIND = "zero2"
-ADAPTERS = "the memory of training adapters (args.lora-rank) is not estimated"
+# What `auto` is where the size of the model that a job names is not known: what takes the least of a GPU without the
+# host's memory. A program that names none gets DeepSpeed's advice for models that fit on one GPU.
+BLIND, NAMELESS = "zero3", "zero2"
 
 
 class Saving(NamedTuple):
@@ -50,6 +51,7 @@ class Estimate(NamedTuple):
     every: int  # steps between checkpoints
     keep: int  # checkpoints
     hosts: int | None = None  # that the cluster has; None: not said
+    known_length: bool = True  # how many tokens a sample has; a user's program may not say it
 
     @property
     def fits(self) -> bool:
@@ -180,11 +182,15 @@ def estimate_or_reason(
 
     Raises SpecError for a model that is none, and PlanError for a batch that does not divide.
     """
-    if adapts(job):
-        return None, ADAPTERS
-    if not workloads.traits(job.workload).estimated or job.model is None:
+    own = workloads.is_script(job.workload)
+    if not (own or workloads.traits(job.workload).estimated) or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
-    model = models.load_if_here(job.model, hub)
+    try:
+        model = models.load_if_here(job.model, hub, encoders=workloads.traits(job.workload).encoders)
+    except SpecError as error:
+        if not own:  # whose model may be anything
+            raise
+        return None, f"its memory is not estimated: {error.problems[0].message}"
     if isinstance(model, models.Unknown):
         return None, model.reason
     return estimate(model, job, cluster), ""
@@ -194,22 +200,30 @@ def partial_note(estimate: Estimate | None) -> str:
     """What to say of an estimate that leaves activations out; empty where it does not."""
     if estimate is None or estimate.model.measured:
         return ""
+    if not estimate.known_length:
+        return (
+            "activations are not estimated: no option of the program says how many tokens a sample has (seq-length);"
+            " the memory is of states and buffers alone"
+        )
     return (
         f"activations are not estimated: what a layer of the family {estimate.model.family!r} saves is not measured;"
         f" the memory is of states, buffers and logits alone"
     )
 
 
-def adapts(job: Job) -> bool:
-    """Whether the job trains adapters beside weights that stand still, of which sizing knows nothing."""
-    return bool(job.args.get("lora-rank")) and not workloads.is_script(job.workload)
+def blind_preset(job: Job) -> str:
+    """What `deepspeed: auto` is where no memory is estimated."""
+    return BLIND if job.model is not None and workloads.steps(job.workload) else NAMELESS
 
 
 def unknown_note(job: Job, reason: str, preset: str) -> str:
     """What to say of a job whose memory is not estimated for `reason`; empty where nobody would expect it."""
     if requested_preset(job) is None and workloads.steps(job.workload):
-        return f"{reason}; `deepspeed: auto` is {preset}"
+        unknown = "nothing is known of the memory, so " if preset == BLIND else ""
+        return f"{reason}; {unknown}`deepspeed: auto` is {preset}"
     if job.model is None or not (workloads.is_script(job.workload) or workloads.steps(job.workload)):
+        return ""
+    if workloads.traits(job.workload).generates:
         return ""
     return f"{reason}; no memory is estimated" if workloads.traits(job.workload).estimated else reason
 
@@ -217,6 +231,7 @@ def unknown_note(job: Job, reason: str, preset: str) -> str:
 def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
     """The Estimate of the job with `model` in place of its own. Raises PlanError for a batch that does not divide."""
     machine, request = _machine(job, cluster), _request(model, job, cluster)
+    model = learning.model(model, job)
     preset, search = requested_preset(job), None
     if preset is not None:
         candidate = ladder.Candidate(preset, bool(request.checkpointing))
@@ -233,6 +248,7 @@ def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
         every=job.checkpoint.every,
         keep=job.checkpoint.keep,
         hosts=cluster.hosts,
+        known_length=bool(learning.sequence(job)),
     )
 
 
@@ -241,7 +257,7 @@ def sequence_problem(job: Job, estimate: Estimate) -> Problem | None:
     model = estimate.model
     strict = workloads.traits(job.workload).bounded_length or model.learned_positions
     length = estimate.request.sequence * sequence_parallel_degree(job)
-    if length <= model.positions or not strict:
+    if not model.positions or length <= model.positions or not strict:
         return None
     what = f"{length} is more than the {model.positions} positions of {model.name}"
     hint = f"use args.seq-length={model.positions}, or a model with more"
@@ -312,20 +328,16 @@ def _pinned_round(job: Job, cluster: Cluster) -> int | None:
 
 def _request(model: Architecture, job: Job, cluster: Cluster) -> Request:
     numbers, degree = batch(job, cluster), sequence_parallel_degree(job)
-    option = {
-        name: job.args.get(name, workloads.default(job.workload, name))
-        for name in ("seq-length", "attention")
-    }
     return ladder.Request(
         inputs=inputs(job, cluster, model),
         micro=numbers.micro,
         accumulation=numbers.accumulation,
         # of each rank; attention sees the whole sequence, but a share of the heads that is as large
-        sequence=max(1, int(option["seq-length"] or 1) // degree),
+        sequence=max(1, learning.sequence(job) // degree),
         train=job.batch.global_,
         sequence_parallel=degree,
-        checkpointing=job.args.get("activation-checkpointing"),
-        attention=str(option["attention"] or "sdpa"),
-        chunked_loss=workloads.traits(job.workload).chunked_loss,
+        checkpointing=learning.recomputes(job),
+        attention=str(learning.option(job, "attention") or "sdpa"),
+        learning=learning.of(model, job),
         pinned_round=_pinned_round(job, cluster),
     )

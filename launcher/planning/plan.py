@@ -20,7 +20,9 @@ from launcher.planning import (
     accelerators,
     data_cache,
     fit,
+    generating,
     inline_secrets,
+    learning,
     own_program,
     ranks_environment,
     without_gpus,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from launcher.files.load import Loaded
     from launcher.images.facts import Facts
     from launcher.planning.code import Code
+    from launcher.sizing.inference import Inference
 
 # A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).
 _STEM = 45
@@ -81,6 +84,7 @@ class Plan(NamedTuple):
     precision: str
     args: dict[str, Any]  # the workload's options
     estimate: fit.Estimate | None  # None where memory is not estimated
+    inference: Inference | None  # of a workload that only generates
     variables: tuple[model.Variable, ...]
     secrets: tuple[Secret, ...]
     mounts: tuple[MountPoint, ...]
@@ -149,6 +153,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     try:
         batch = fit.batch(job, cluster)
         estimate, unknown = fit.estimate_or_reason(job, cluster, loaded.hub)
+        generated, unsized = generating.estimate_or_reason(job, cluster, loaded.hub)
         preset, config = _deepspeed(job, cluster, estimate)
         problems += _clashes(job, cluster, estimate, config)
     except LauncherError as error:
@@ -159,7 +164,8 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and (note := fit.unknown_note(job, unknown, preset)):
         notes.append(note)
-    notes += filter(None, [fit.partial_note(estimate)])
+    notes += [f"{unsized}; no memory is estimated"] if unsized else []
+    notes += filter(None, [fit.partial_note(estimate), learning.judge_note(job) if estimate else ""])
     version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
     notes += filter(None, [versions.note(version)])
     given = workloads.saves(job.workload) or workloads.is_script(job.workload)
@@ -178,6 +184,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         precision=fit.precision(job, cluster),
         args=_args(job, estimate),
         estimate=estimate,
+        inference=generated,
         variables=_variables(job, cluster, fabric),
         secrets=_secrets(job, cluster),
         mounts=_mounts(cluster, config),
@@ -193,7 +200,7 @@ def _deepspeed(job: Job, cluster: Cluster, estimate: fit.Estimate | None) -> tup
     """The preset, and what is written to ds_config.json: what the estimate is of, where there is one."""
     if estimate:
         return estimate.candidate.preset, dict(estimate.evaluation.config)
-    preset = fit.requested_preset(job) or fit.BLIND
+    preset = fit.requested_preset(job) or fit.blind_preset(job)
     inputs, batch = fit.inputs(job, cluster), fit.batch(job, cluster)
     return preset, deepspeed_config.make(inputs, preset, job.nodes, batch)
 
@@ -243,7 +250,8 @@ def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[MountPoint, ...]:
 
 def _args(job: Job, estimate: fit.Estimate | None) -> dict[str, Any]:
     """The job's args, with activation checkpointing where the plan needs it."""
-    if estimate and estimate.candidate.checkpointing and "activation-checkpointing" not in job.args:
+    chosen = estimate and estimate.request.checkpointing is None and estimate.candidate.checkpointing
+    if chosen and "activation-checkpointing" not in job.args:
         return {**job.args, "activation-checkpointing": True}
     return dict(job.args)
 

@@ -25,7 +25,7 @@ def data(estimate: Estimate | None) -> dict[str, Any]:
     """`fits`, `memory` and the rest of `plan --json`; bytes. The same keys, null or empty, where it is not known."""
     if estimate is None:
         unknown = "fits memory parameters activation_checkpointing largest_micro_batch bound checkpoints"
-        nulls = dict.fromkeys([*unknown.split(), "communication_by_paper"])
+        nulls = dict.fromkeys([*unknown.split(), "trained_parameters", "communication_by_paper"])
         return {**nulls, **{name: [] for name in ("reasons", "tried", "communication")}}
     needed, machine = estimate.evaluation.memory, estimate.machine
     measured = estimate.model.measured
@@ -46,6 +46,7 @@ def data(estimate: Estimate | None) -> dict[str, Any]:
             "checkpoint": needed.checkpoint,
         },
         "parameters": estimate.model.parameters,
+        "trained_parameters": estimate.model.trained,
         "activation_checkpointing": estimate.candidate.checkpointing,
         "largest_micro_batch": estimate.largest_micro if measured else None,
         "tried": [
@@ -83,7 +84,8 @@ def _lines(estimate: Estimate) -> Iterator[str]:
         if model.active_parameters < model.parameters
         else ""
     )
-    yield f"model: {units.count(model.parameters)} parameters{active}; {estimate.candidate.name}"
+    trained = f", {units.count(model.trained)} trained" if model.adapters else ""
+    yield f"model: {units.count(model.parameters)} parameters{active}{trained}; {estimate.candidate.name}"
     slots, hosts, *disks = groups(estimate)
     yield ""
     yield from bars.text(slots)
@@ -112,6 +114,8 @@ def _largest_micro(estimate: Estimate) -> str:
 
 
 _MOMENTS = {
+    "sampling": "the sampling of answers",
+    "forward": "the forward pass, at its end",
     "loss": "the forward pass, when the loss is computed",
     "backward": "the backward pass, at its start",
     "end": "the backward pass, at its end",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import units, workloads
 from launcher.fabrics import FABRICS, model
-from launcher.reports import estimate
+from launcher.reports import estimate, inference
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -59,6 +59,8 @@ def plan(plan: Plan) -> str:
         ("run folder", plan.folder),
     ]
     memory = ["", estimate.text(plan.estimate)] if plan.estimate else []
+    if plan.inference:
+        memory = ["", inference.text(plan.inference, "GPU" if plan.gpu else "rank")]
     lines = [table(rows), *memory, "", "environment of the ranks:"]
     for v in plan.environment:
         lines.append(units.printable(f"  {v.name}={v.value}" + (f"  # {v.why}" if v.why else "")))
@@ -123,6 +125,7 @@ def plan_json(plan: Plan) -> str:
             "deepspeed": {"preset": plan.preset, "config": plan.config},
             "args": plan.args,
             **estimate.data(plan.estimate),
+            "inference": inference.data(plan.inference),
             "precision": plan.precision,
             "image": plan.image,
             "folder": plan.folder,

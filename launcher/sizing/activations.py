@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
-    from launcher.sizing.architecture import Architecture, Stack
+    from launcher.sizing.architecture import Adapters, Architecture, Stack
     from launcher.sizing.setup import Setup
 
 FLOAT = 4
 # Of a loss in chunks: logits at once, and the tokens that a chunk has at least (docker/workloads/losses.py).
 CHUNK, ROWS = 1 << 26, 1024
+TILE = 4096, 32768  # tokens and columns of logits that TRL has at once
+TILE_ON_CPU = 28  # bytes more of each of their elements, measured
 
 
 class Activations(NamedTuple):
@@ -44,16 +46,63 @@ def per_layer(model: Architecture, width: int, attention: str = "sdpa", sequence
     return max(of_stack(model, stack, width, scores) for stack in model.stacks)
 
 
-def of_stack(model: Architecture, stack: Stack, width: int, scores: int = 0) -> int:
-    """The same of a layer of one kind; `scores`: positions whose scores are saved, 0 where attention is fused."""
+def of_stack(model: Architecture, stack: Stack, width: int, scores: int = 0, mask: int = 1) -> int:
+    """The same of a layer of one kind; `scores`: positions whose scores are saved, 0 where attention is fused.
+
+    `mask`: bytes of an element of what dropout saves.
+    """
     return (
         _attention(model, stack, width)
         + _scores(model, width, scores)
         + _norms(model, stack, width)
         + _mlp(model, stack, width)
-        + 2 * _mask(model)
+        + 2 * mask * _mask(model)
         + stack.more[0 if width < FLOAT else 1]
+        + (_adapters(model.adapters, stack, width, mask) if model.adapters else 0)
     )
+
+
+def _adapters(adapters: Adapters, stack: Stack, width: int, mask: int) -> int:
+    """What the adapters save, but for their inputs, less what only weights that are trained need.
+
+    An adapter's first matrix saves its input and the second its own; dropout before it makes an input of its own, and a
+    mask. A layer without an adapter saves no input.
+    """
+    first = [w for w in stack.weights if w.name.endswith(".lora_A")]
+    inner = sum(w.shape[0] * width for w in first)
+    dropped = sum(w.shape[1] * (width + mask) for w in first) if adapters.dropout else 0
+    return inner + dropped
+
+
+def merged(stack: Stack) -> int:
+    """Elements of a layer's experts with their adapters added, which are made anew in each forward pass and saved."""
+    names = {w.name.removesuffix(".lora_A") for w in stack.weights if w.name.endswith(".lora_A")}
+    return sum(w.size for w in stack.weights if len(w.shape) == 3 and w.name in names)
+
+
+def _reads(model: Architecture, stack: Stack, layers: frozenset[str]) -> bool:
+    """Whether one of these layers saves its input: of weights that stand still, whether it has an adapter.
+
+    Dropout before an adapter gives it an input of its own. Of a family that has none of these layers nothing is known,
+    so the input counts.
+    """
+    if not model.adapters:
+        return True
+    if model.adapters.dropout and not model.adapters.targets:
+        return False
+    names = {_own_name(w.name) for w in stack.weights} & layers
+    adapted = {_own_name(w.name.removesuffix(".lora_A")) for w in stack.weights if w.name.endswith(".lora_A")}
+    return not names or (bool(names & adapted) and not model.adapters.dropout)
+
+
+def _own_name(name: str) -> str:
+    return name.removesuffix(".weight").rpartition(".")[2]
+
+
+# Layers that read the same tensor: the norm's before attention and before the MLP, and the MLP's wide one.
+_BEFORE_ATTENTION = frozenset(["q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn"])
+_BEFORE_MLP = frozenset(["gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1"])
+_AFTER_MLP = frozenset(["down_proj", "fc2", "mlp.c_proj"])
 
 
 def _scores(model: Architecture, width: int, positions: int) -> int:
@@ -78,7 +127,7 @@ def _attention(model: Architecture, stack: Stack, width: int) -> int:
         return core
     rows = (model.heads, model.kv_heads) if normed == model.head_dim else (1, 1)
     # q_norm and k_norm write new tensors, which the rotation does not keep.
-    return core + _rms(inner, width, rows[0]) + _rms(kv, width, rows[1]) - width * (inner + kv)
+    return core + _rms(model, inner, width, rows[0]) + _rms(model, kv, width, rows[1]) - width * (inner + kv)
 
 
 def _norms(model: Architecture, stack: Stack, width: int) -> int:
@@ -86,36 +135,39 @@ def _norms(model: Architecture, stack: Stack, width: int) -> int:
     names = [w.name for w in stack.weights if w.shape == (model.hidden,) and w.name.endswith(".weight")]
     if model.family == "gpt_neox":  # one input for both
         return 3 * width * model.hidden + 16
-    one = _norm(model, width) if model.layer_norm else _rms(model.hidden, width, 1)
-    return len(names) * one
+    one = _norm(model, width) if model.layer_norm else _rms(model, model.hidden, width, 1)
+    unread = sum(not _reads(model, stack, ends) for ends in (_BEFORE_ATTENTION, _BEFORE_MLP))
+    return len(names) * one - unread * width * model.hidden
 
 
 def _norm(model: Architecture, width: int) -> int:
     return 2 * width * model.hidden + 2 * FLOAT  # input, output, mean and deviation
 
 
-def _rms(size: int, width: int, rows: int) -> int:
-    # The fp32 copy of the input, the inverse deviation, the normalized value, the output.
-    return FLOAT * size + FLOAT * rows + 2 * width * size
+def _rms(model: Architecture, size: int, width: int, rows: int) -> int:
+    # The fp32 copy of the input, the inverse deviation, the normalized value where the scale is trained, the output.
+    return FLOAT * size + FLOAT * rows + (1 if model.adapters else 2) * width * size
 
 
 def _mask(model: Architecture) -> int:
-    return model.hidden if model.dropout else 0  # one byte an element
+    return model.hidden if model.dropout else 0
 
 
 def _mlp(model: Architecture, stack: Stack, width: int) -> int:
     if not stack.experts:
-        return model.mlp_tensors * width * stack.ffn
+        return (model.mlp_tensors - (not _reads(model, stack, _AFTER_MLP))) * width * stack.ffn
     routed = stack.active
     router = FLOAT * stack.experts + (5 * FLOAT + 8 + 24) * routed
     always = model.mlp_tensors * width * stack.shared
-    return routed * width * (model.mlp_tensors * stack.ffn + 2 * model.hidden) + router + always
+    wide = model.mlp_tensors - (not _reads(model, stack, _AFTER_MLP))
+    stream = 1 + _reads(model, stack, _BEFORE_MLP)
+    return routed * width * (wide * stack.ffn + stream * model.hidden) + router + always
 
 
-def tail(model: Architecture, width: int) -> int:
+def tail(model: Architecture, width: int, mask: int = 1) -> int:
     """Bytes saved for one token outside the layers: token ids, the last norm, the head's input, the labels."""
-    norm = _norm(model, width) if model.layer_norm else _rms(model.hidden, width, 1)
-    return norm + 16 + _mask(model)
+    norm = _norm(model, width) if model.layer_norm else _rms(model, model.hidden, width, 1)
+    return norm + 16 + mask * _mask(model) - (width * model.hidden if model.adapters else 0)
 
 
 def loss(model: Architecture, setup: Setup, width: int) -> int:
@@ -126,14 +178,38 @@ def loss(model: Architecture, setup: Setup, width: int) -> int:
     backward pass. A loss in chunks has the logits of some tokens at a time, and keeps the gradients of the head's
     input and weight from the forward pass to the backward pass.
     """
-    if not setup.chunked_loss:
+    kind = setup.learning.loss
+    if kind == "whole":
         return setup.tokens * 3 * FLOAT * model.vocab
+    if kind == "score":
+        return setup.tokens * FLOAT
+    if kind == "tiles":
+        return _tiles(model, setup, width)
+    if (
+        kind == "answers"
+    ):  # all logits, and of the answers' what the temperature, the cast and the log-softmax make
+        forward = setup.tokens * width + setup.answered * (width + 2 * FLOAT)
+        return model.vocab * max(forward, setup.answered * 3 * FLOAT)
     rows = loss_rows(model, setup.tokens)
     several = rows < setup.tokens
     passing = rows * model.vocab * (FLOAT + (width if width < FLOAT else 0))
     weight = model.vocab * model.hidden * (FLOAT if several else width)  # chunks add up in fp32
     cast = model.vocab * model.hidden * width if several and width < FLOAT else 0
     return passing + setup.tokens * model.hidden * width + weight + cast
+
+
+def _tiles(model: Architecture, setup: Setup, width: int) -> int:
+    """Bytes of TRL's fused head in the backward pass (trl/kernels/chunked_logprob.py, 1.16).
+
+    A tile of logits at a time, the gradients of the head's input and of its weight in fp32, and both cast.
+    """
+    cpu = setup.device == "cpu"  # torch's operations instead of Triton's kernel, which works in place
+    tile = min(setup.tokens, TILE[0]) * (min(model.vocab, TILE[1]) if cpu else TILE[1])
+    trained = not model.adapters
+    gradients = setup.tokens * model.hidden + (model.vocab * model.hidden if trained else 0)
+    return tile * (width + (TILE_ON_CPU if cpu else 0)) + gradients * (
+        FLOAT + (width if width < FLOAT else 0)
+    )
 
 
 def loss_rows(model: Architecture, tokens: int) -> int:
@@ -163,18 +239,21 @@ def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) 
     tokens, stream = setup.tokens, FLOAT if mixed else width
     scores = setup.sequence if setup.attention == "eager" else 0
     more = 2 * FLOAT * model.hidden if mixed else 0
-    saved = [(s.number, of_stack(model, s, width, scores) + more) for s in model.stacks]
+    whole = max(width * merged(s) for s in model.stacks)
+    made = sum(s.number * width * merged(s) for s in model.stacks) if not setup.checkpointing else 0
+    mask = width if setup.device == "cpu" else 1  # CUDA's is of booleans, a CPU's the factors themselves
+    saved = [(s.number, of_stack(model, s, width, scores, mask) + more) for s in model.stacks]
     largest = max(layer for _, layer in saved)
     kept = stream * model.hidden if setup.checkpointing else largest
     layers = model.layers * kept if setup.checkpointing else sum(number * layer for number, layer in saved)
     again = largest if setup.checkpointing else 0
-    top = tail(model, width)
+    top = tail(model, width, mask)
     # The last norm goes backward while its own tensors are still there; a root mean square norm does so in fp32.
     norm = top + (width * model.hidden if model.layer_norm else 4 * FLOAT * model.hidden)
     first = max(again + working(model, width), norm)
     return Activations(
-        saved=tokens * (layers + top),
+        saved=tokens * (layers + top) + made,
         loss=loss(model, setup, width),
-        first=tokens * (layers + first),
-        last=tokens * (kept + again + working(model, width)),
+        first=tokens * (layers + first) + made + whole,
+        last=tokens * (kept + again + working(model, width)) + 2 * whole,
     )

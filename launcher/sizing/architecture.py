@@ -14,18 +14,24 @@ from launcher.frozen import dataclass
 from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 
 class Weight(NamedTuple):
-    """One trainable tensor: its name as transformers spells it (within its layer) and its shape."""
+    """One tensor of parameters: its name as transformers spells it (within its layer) and its shape."""
 
     name: str
     shape: tuple[int, ...]
+    trained: bool = True
+    packed: bool = False  # kept in 4 bit, two in a byte
 
     @property
     def size(self) -> int:
         return math.prod(self.shape)
+
+    def stored(self, width: int) -> int:
+        """Elements of `width` bytes that it takes."""
+        return -(-self.size // (2 * width)) if self.packed else self.size
 
 
 def count(weights: Iterable[Weight]) -> int:
@@ -65,6 +71,15 @@ class Stack(NamedTuple):
         return expert * (self.experts - self.active) // self.experts
 
 
+class Adapters(NamedTuple):
+    """Low-rank adapters: what adapters.py makes of a job's options."""
+
+    rank: int
+    targets: tuple[str, ...]  # ends of names of layers; none: every linear layer but the last
+    dropout: bool = False  # before each adapter
+    packed: bool = False  # the weights below them are in 4 bit
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A causal language model, its layers grouped by kind."""
@@ -92,6 +107,7 @@ class Architecture:
     tower: tuple[Stack, ...] = ()  # of images, before the language model; counted apart
     latent: int = 0  # elements that one layer caches for a token in place of keys and values (MLA)
     measured: bool = True  # what the forward pass saves is known, not the states alone
+    adapters: Adapters | None = None  # beside weights that stand still
 
     @property
     def layers(self) -> int:
@@ -118,8 +134,30 @@ class Architecture:
 
     @functools.cached_property
     def parameters(self) -> int:
-        """Trainable parameters; a tied head counts once."""
+        """All parameters, those that stand still too; a tied head counts once."""
         return sum(self.groups.values())
+
+    @functools.cached_property
+    def trained(self) -> int:
+        """Parameters that have gradients: all, or those of adapters."""
+        return self._sum(lambda weight: weight.size if weight.trained else 0)
+
+    @functools.cached_property
+    def packed(self) -> int:
+        """Parameters that are kept in 4 bit."""
+        return self._sum(lambda weight: weight.size if weight.packed else 0)
+
+    @functools.cached_property
+    def largest_packed(self) -> int:
+        """Elements of the largest tensor in 4 bit."""
+        return max((weight.size for weight in self.weights if weight.packed), default=0)
+
+    def stored(self, width: int) -> int:
+        """Elements of `width` bytes that all parameters take."""
+        return self._sum(lambda weight: weight.stored(width)) if self.packed else self.parameters
+
+    def _sum(self, size: Callable[[Weight], int]) -> int:
+        return sum(number * sum(map(size, weights)) for number, weights in self.repeated)
 
     @functools.cached_property
     def repeated(self) -> tuple[tuple[int, tuple[Weight, ...]], ...]:
@@ -139,12 +177,23 @@ class Architecture:
         return max(w.size for w in self.weights)
 
     @functools.cached_property
+    def largest_trained(self) -> int:
+        """Elements of the largest tensor that has a gradient."""
+        return max((w.size for w in self.weights if w.trained), default=0)
+
+    @functools.cached_property
     def largest_module(self) -> int:
         """Parameters of the largest single module, its own tensors only.
 
         What DeepSpeed's ZeRO-3 estimator calls the largest layer (deepspeed/runtime/zero/stage3.py, 0.19.8).
         """
         return max(_largest_module(weights) for _, weights in self.repeated)
+
+    @functools.cached_property
+    def largest_late_module(self) -> int:
+        """The same of those after the embedding."""
+        late = (self.head, *(stack.weights for stack in self.stacks))
+        return max(map(_largest_module, late))
 
     @property
     def gated(self) -> bool:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.deepspeed import config
 from launcher.namedtuple import NamedTuple
 from launcher.sizing import memory, traffic, zero
-from launcher.sizing.setup import Setup
+from launcher.sizing.setup import WHOLE, Setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from launcher.sizing.architecture import Architecture
     from launcher.sizing.gpus import Gpu
     from launcher.sizing.memory import Memory
+    from launcher.sizing.setup import Learning
 
 
 class Candidate(NamedTuple):
@@ -98,7 +99,7 @@ class Request(NamedTuple):
     sequence_parallel: int = 1  # ranks that share a sample
     checkpointing: bool | None = None
     attention: str = "sdpa"
-    chunked_loss: bool = False  # this and the next as in Setup
+    learning: Learning = WHOLE  # this and the next as in Setup
     pinned_round: int | None = None
 
     def divides(self, world: int) -> bool:
@@ -203,7 +204,7 @@ def evaluate(model: Architecture, machine: Machine, request: Request, candidate:
         sequence=request.sequence,
         checkpointing=candidate.checkpointing,
         attention=request.attention,
-        chunked_loss=request.chunked_loss,
+        learning=request.learning,
         device="cpu" if machine.gpu is None else "cuda",
         pinned_round=request.pinned_round,
     )

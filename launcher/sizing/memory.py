@@ -10,9 +10,11 @@ ladder.py.
       .nvme    bytes on each host's NVMe
       .checkpoint    bytes that one checkpoint takes on shared storage
 
-All counts are bytes. A slot is at its fullest at one of four moments: when the loss is computed (every saved
-tensor and the logits), at the start of the layers' backward pass, at its end (all gradients), or in the
-optimizer's step. `Slot` holds the fullest one, so that its parts add up to its total; `Memory.moments` has all.
+All counts are bytes. A slot is at its fullest at one of these moments: while a policy samples answers, when the forward
+pass ends (every saved tensor, and in stage 3 the last weights on their way), when the loss is computed (every saved
+tensor and the logits), at the start of the layers' backward pass, at its end (all gradients), or in the optimizer's
+step.
+`Slot` holds the fullest one, so that its parts add up to its total; `Memory.moments` has all.
 
 The states are those that DeepSpeed 0.19.8 was measured to hold (tests/docker/workloads/test_memory_measured.py), from
 deepspeed/runtime/zero/stage_1_and_2.py, deepspeed/runtime/zero/stage3.py and deepspeed/runtime/fp16/.
@@ -23,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher.namedtuple import NamedTuple
-from launcher.sizing import activations, states
+from launcher.sizing import activations, cache, others, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +57,7 @@ SHM = 1 * GIB
 
 
 class Slot(NamedTuple):
-    """Bytes on one slot at `moment`: "loss", "backward", "end" (of the backward pass) or "step"."""
+    """Bytes on one slot at `moment`: sampling, forward, loss, backward, end (of the backward pass) or step."""
 
     moment: str
     parameters: int
@@ -106,10 +108,10 @@ class Memory(NamedTuple):
 
 def estimate(model: Architecture, settings: Zero, setup: Setup) -> Memory:
     """The bytes that `model` needs under the DeepSpeed configuration that zero.read made `settings` of."""
-    slots = _moments(model, settings, setup)
+    slots = [*_moments(model, settings, setup), *_critics(model, settings, setup)]
     if setup.device == "cpu":
         slots = _held(slots, model, settings, setup)
-    moments = {slot.moment: slot for slot in slots}
+    moments = {slot.moment: slot for slot in sorted(slots, key=lambda slot: slot.total)}
     return Memory(
         slot=max(moments.values(), key=lambda m: m.total),
         host=host(model, settings, setup),
@@ -122,26 +124,33 @@ def estimate(model: Architecture, settings: Zero, setup: Setup) -> Memory:
 def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     use = activations.moments(model, setup, settings.activation_bytes, mixed=settings.autocast)
     kept = states.retained(settings)
-    gathered = model.parameters - states.persistent(model, settings)
+    gathered = states.gathered(model, settings)
     whole = states.parameters(model, settings, setup)
     early = whole + states.secondary(model, settings, gathered - kept)
     late = whole + states.secondary(model, settings, gathered)
     before = states.waiting(model, settings, setup)
     optim = states.optimizer(model, settings, setup)
-    full = states.forward_buffers(model, settings, setup, states.live(model, settings, kept))
-    least = states.forward_buffers(model, settings, setup, states.live(model, settings, 0))
+    fetched, there = states.fetched(model, settings), states.live(model, settings, kept)
+    forward = states.forward_buffers(model, settings, setup, there + fetched)
+    full = states.forward_buffers(model, settings, setup, there + (fetched if kept < gathered else 0))
+    least = states.forward_buffers(model, settings, setup, states.live(model, settings, 0) + fetched)
     reducing = states.reduction_buffers(model, settings, setup)
     first, last = states.copied(model, settings, setup)
-    new = reducing + first + settings.weight_bytes * model.largest_parameter
+    new = reducing + first + settings.weight_bytes * model.largest_trained
     flat = reducing + last + states.unreduced(model, settings)
+
+    beside = others.held(settings, setup)
+    # a reference that is asked about the same texts, between the forward and the backward pass
+    asked = 0 if setup.learning.sampled else beside.gathered
 
     def slot(moment: str, parameters: int, gradients: int, buffers: int, saved: int, logits: int = 0) -> Slot:
         context = CONTEXT if setup.device == "cuda" else 0
+        buffers += beside.buffers
         return Slot(
             moment=moment,
-            parameters=parameters,
-            gradients=gradients,
-            optimizer=optim,
+            parameters=parameters + beside.parameters,
+            gradients=gradients + beside.gradients,
+            optimizer=optim + beside.optimizer,
             activations=saved,
             logits=logits,
             buffers=buffers,
@@ -149,22 +158,54 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
         )
 
     end, left = states.gradients(model, settings, setup), states.reduced(model, settings, setup)
+    sampling = [slot("sampling", early, before, buffers=_sampling(model, settings, setup), saved=0)]
     return [
-        slot("loss", early, before, buffers=full, saved=use.saved, logits=use.loss),
+        *(sampling if setup.learning.sampled else []),
+        slot("forward", early, before, buffers=forward + asked, saved=use.saved),
+        slot("loss", early, before, buffers=full + asked, saved=use.saved, logits=use.loss),
         slot("backward", early, before, buffers=full + new, saved=use.first),
         slot("end", late, end, buffers=least + flat, saved=use.last),
         slot("step", late, left, buffers=states.step(model, settings, setup), saved=0),
     ]
 
 
+def _critics(model: Architecture, settings: Zero, setup: Setup) -> Iterator[Slot]:
+    """The moments in which a second model learns, and the first is beside it."""
+    for other in setup.learning.others:
+        if other.trained:
+            rest = (*(one for one in setup.learning.others if one is not other), other._replace(model=model))
+            learning = setup.learning._replace(loss="score", others=rest, sampled="")
+            yield from _moments(other.model, settings, setup._replace(learning=learning))
+
+
+def _sampling(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes beside the states while answers are sampled: weights gathered, keys and values, the logits of a token."""
+    width, learning = settings.weight_bytes, setup.learning
+    rows = setup.micro * (settings.accumulation if learning.sampled == "step" else 1)
+    weights = 0
+    if settings.stage == 3:
+        all_of_them = states.gathered(model, settings)
+        weights = (
+            all_of_them if learning.gathered else states.live(model, settings, states.retained(settings))
+        )
+    kept = cache.text(model, width, setup.sequence) + cache.copy(model, width, setup.sequence)
+    prompt = setup.sequence - min(learning.answer, setup.sequence)
+    prefill = prompt * activations.working(model, width)
+    chosen = model.vocab * (width + 3 * FP32)  # of one token; the prompt's others have none
+    buckets = states.buckets(model, settings, setup) if settings.stage == 3 else 0
+    return buckets + width * weights + rows * (kept + max(prefill, chosen))
+
+
 def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     """The slots of a rank without a GPU: what was freed since the fullest moment stays resident, as margin."""
     gathered = states.live(model, settings, states.retained(settings)) if settings.stage == 3 else 0
+    gathered += states.fetched(model, settings) if settings.stage == 3 else 0
 
     def reusable(slot: Slot) -> int:
-        rows = activations.loss_rows(model, setup.tokens) if setup.chunked_loss else setup.tokens
+        chunks = setup.learning.loss == "chunks"
+        rows = activations.loss_rows(model, setup.tokens) if chunks else setup.tokens
         logits = slot.logits if FP32 * rows * model.vocab <= HELD else 0
-        weights = settings.weight_bytes * gathered if slot.moment in ("loss", "backward") else 0
+        weights = settings.weight_bytes * gathered if slot.moment in ("forward", "loss", "backward") else 0
         return slot.activations + logits + weights
 
     most = max(map(reusable, slots))
@@ -179,7 +220,8 @@ def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) 
 def host(model: Architecture, settings: Zero, setup: Setup) -> Host:
     """Bytes of one host's memory."""
     ranks = min(setup.slots, setup.world)
-    own = states.shard(model.parameters, setup.world)
+    beside = others.held(settings, setup)
+    own = states.shard(model.trained, setup.world)
     share = settings.offload_ratio if settings.stage == 3 else 1.0
     optim, params, grads, staging = 0, 0, 0, 0
     if settings.offload_optimizer == "cpu":
@@ -187,24 +229,25 @@ def host(model: Architecture, settings: Zero, setup: Setup) -> Host:
         grads = int(share * own * settings.master_bytes)
         grads += own * settings.gradient_bytes if settings.stage == 3 or settings.accumulation > 1 else 0
         # Stages 1 and 2: the updated weights on their way to the slot, the largest gradient on its way from it.
-        staging += settings.weight_bytes * (own + model.largest_parameter) if settings.stage < 3 else 0
+        staging += settings.weight_bytes * (own + model.largest_trained) if settings.stage < 3 else 0
     elif settings.offload_optimizer == "nvme":
         grads = own * settings.gradient_bytes
         staging += settings.optimizer_buffers * settings.master_bytes * min(own, settings.sub_group)
+    part = states.shard(model.stored(settings.weight_bytes), setup.world)
     if settings.offload_param != "none":
         params = settings.weight_bytes * (
-            own if settings.offload_param == "cpu" else min(own, settings.max_in_cpu)
+            part if settings.offload_param == "cpu" else min(part, settings.max_in_cpu)
         )
     if settings.offload_param == "nvme":
         staging += settings.param_buffers * settings.param_buffer_size * settings.weight_bytes
     most, cuda = setup.pinned_round, setup.device == "cuda"
-    tensors = _pinned(settings, own) if cuda else ()
+    tensors = _pinned(settings, own, part) if cuda else ()
     rounding = sum(
         number * (_power_of_two(size) - size) for size, number in tensors if most is None or size <= most
     )
     return Host(
-        optimizer=ranks * optim,
-        parameters=ranks * params,
+        optimizer=ranks * (optim + beside.host_optimizer),
+        parameters=ranks * (params + beside.host),
         gradients=ranks * grads,
         pinned=ranks * staging,
         rounding=ranks * rounding,
@@ -214,8 +257,10 @@ def host(model: Architecture, settings: Zero, setup: Setup) -> Host:
     )
 
 
-def _pinned(settings: Zero, own: int) -> Iterator[tuple[int, int]]:
+def _pinned(settings: Zero, own: int, part: int) -> Iterator[tuple[int, int]]:
     """Bytes of the large page-locked tensors of one rank, and how many there are of that size.
+
+    `own` elements of the rank are trained, of `part` weights.
 
     torch rounds such memory up to a power of two (ATen/core/CachingHostAllocator.h) unless PYTORCH_ALLOC_CONF
     sets pinned_max_round_threshold_mb, so that a tensor may take almost twice its size.
@@ -229,7 +274,7 @@ def _pinned(settings: Zero, own: int) -> Iterator[tuple[int, int]]:
             tile = min(own, settings.sub_group)
             yield tile * settings.master_bytes, own // tile if tile else 0
     if settings.offload_param == "cpu":
-        yield own * settings.weight_bytes, 1
+        yield part * settings.weight_bytes, 1
 
 
 def _power_of_two(size: int) -> int:
@@ -239,17 +284,20 @@ def _power_of_two(size: int) -> int:
 def nvme(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes that one host's ranks swap to its NVMe."""
     ranks = min(setup.slots, setup.world)
-    own = states.shard(model.parameters, setup.world)
+    own = states.shard(model.trained, setup.world)
     size = 0
     if settings.offload_optimizer == "nvme":
         size += states.optimizer_shard(model, settings, setup) + own * settings.master_bytes
     if settings.offload_param == "nvme":
-        size += settings.weight_bytes * own
+        size += settings.weight_bytes * states.shard(model.stored(settings.weight_bytes), setup.world)
     return ranks * size
 
 
 def checkpoint(model: Architecture, settings: Zero) -> int:
-    """Bytes of one checkpoint, all ranks' files together: weights once, master weights and moments once."""
-    whole = model.parameters * (states.master(settings) + settings.states * settings.state_bytes)
-    weights = 0 if settings.stage == 3 else settings.weight_bytes * model.parameters
+    """Bytes of one checkpoint, all ranks' files together: weights once, master weights and moments once.
+
+    Weights that stand still are left out.
+    """
+    whole = model.trained * (states.master(settings) + settings.states * settings.state_bytes)
+    weights = 0 if settings.stage == 3 else settings.weight_bytes * model.trained
     return whole + weights

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import launcher
 from launcher import errors
 from launcher.namedtuple import NamedTuple
-from launcher.sizing import composites, families, model_files
+from launcher.sizing import by_size, composites, families, model_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -87,7 +87,8 @@ def load(model: str, found: Found | None = None) -> architecture.Architecture | 
         return from_config({**NO_DROPOUT, **entry}, model)
     file = model_files.local(model)
     if file:
-        return from_config(model_files.read(file), model, str(file))
+        config = model_files.read(file)
+        return _or_by_size(from_config(config, model, str(file)), config, file.parent)
     if "/" in model and _is_hub_name(model):
         return _of_hub(model, found)
     hint = (
@@ -124,9 +125,21 @@ def _of_hub(model: str, found: Found | None) -> architecture.Architecture | Unkn
         )
         return Unknown(model, reason)
     try:
-        return from_config(found.config, model, found.source)
+        return _or_by_size(
+            from_config(found.config, model, found.source), found.config, Path(found.source).parent
+        )
     except errors.SpecError as error:
         return Unknown(model, error.problems[0].message)
+
+
+def _or_by_size(
+    found: architecture.Architecture | Unknown, config: Config, folder: Path
+) -> architecture.Architecture | Unknown:
+    """A model of a family that is not described, by the size of its files, where they are here."""
+    if not isinstance(found, Unknown):
+        return found
+    number = by_size.parameters(folder, config)
+    return (by_size.build(config, number, found.name) if number else None) or found
 
 
 def from_config(config: Config, name: str = "", source: str = "") -> architecture.Architecture | Unknown:
@@ -163,11 +176,22 @@ def _require_causal(config: Config, family: str, where: errors.Place) -> None:
     raise errors.SpecError(errors.Problem(f"{what} is not a causal language model", hint, where))
 
 
-def load_if_here(name: str, found: Found | None = None) -> architecture.Architecture | Unknown:
-    """The named or local model, or the hub's; a path that only the ranks can see is not known here."""
+def load_if_here(
+    name: str, found: Found | None = None, *, encoders: bool = False
+) -> architecture.Architecture | Unknown:
+    """The named or local model, or the hub's; a path that only the ranks can see is not known here.
+
+    With `encoders` an encoder-decoder is no error, but not known either.
+    """
     try:
         return load(name, found)
     except errors.SpecError:
+        if (
+            encoders
+            and (file := model_files.local(name))
+            and model_files.read(file).get("is_encoder_decoder")
+        ):
+            return Unknown(name, f"{name} is an encoder-decoder, whose memory is not estimated")
         reason = model_files.elsewhere(Path(name)) if name.startswith("/") else ""
         if reason:
             return Unknown(name, f"{name} {reason}, so its size is not known")

@@ -2,7 +2,34 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from launcher.namedtuple import NamedTuple
+
+if TYPE_CHECKING:
+    from launcher.sizing.architecture import Architecture
+
+
+class Other(NamedTuple):
+    """A model beside the one that learns, as a DeepSpeed engine of its own."""
+
+    model: Architecture
+    trained: bool  # by the same configuration; else it stands still, partitioned where the first is
+    offloaded: bool = False  # its parameters are in host memory
+
+
+class Learning(NamedTuple):
+    """What a rank does with a micro batch, and holds beside the model; docker/workloads/traits.py says it."""
+
+    loss: str = "whole"  # from logits as docker/workloads/traits.py lists them
+    texts: int = 1  # that one sample has
+    others: tuple[Other, ...] = ()
+    sampled: str = ""  # answers are sampled for a "micro" batch or a "step" at once
+    answer: int = 0  # tokens of one
+    gathered: bool = False  # stage 3 has all weights whole meanwhile
+
+
+WHOLE = Learning()
 
 
 class Setup(NamedTuple):
@@ -14,7 +41,7 @@ class Setup(NamedTuple):
     sequence: int
     checkpointing: bool = False  # activation checkpointing of every layer
     attention: str = "sdpa"  # or "eager"
-    chunked_loss: bool = False  # the logits of some tokens at a time (docker/workloads/losses.py)
+    learning: Learning = WHOLE
     workers: int = 2  # data loader processes of each rank
     device: str = "cuda"  # or "cpu": ranks without a GPU
     pinned_round: int | None = (
@@ -24,4 +51,9 @@ class Setup(NamedTuple):
     @property
     def tokens(self) -> int:
         """Tokens of one micro batch."""
-        return self.micro * self.sequence
+        return self.micro * self.learning.texts * self.sequence
+
+    @property
+    def answered(self) -> int:
+        """Those of them whose loss is learned."""
+        return self.micro * self.learning.texts * min(self.learning.answer or self.sequence, self.sequence)

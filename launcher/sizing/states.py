@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from launcher.sizing.zero import Zero
 
 DOUBLE = 8
+BLOCK, BLOCKS = 64, 256  # of quantization in 4 bit, and of its own constants (bitsandbytes)
 # Gradients that the engine flattens for one all-reduce without ZeRO (DeepSpeedEngine.buffered_allreduce_fallback).
 FLATTENED = 500_000_000
 
@@ -29,11 +30,21 @@ def shard(size: int, world: int) -> int:
 def parameters(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes of weights that stay on a slot. Stage 3 keeps its shard, and small tensors whole."""
     width = settings.weight_bytes
+    stored, constants = model.stored(width), quantization(model)
     if settings.stage < 3:
-        return width * model.parameters
+        return width * stored + constants
     kept = persistent(model, settings)
-    own = 0 if settings.offload_param != "none" else shard(model.parameters, setup.world)
-    return width * (own + kept)
+    own = 0 if settings.offload_param != "none" else shard(stored, setup.world)
+    return width * (own + kept) + constants
+
+
+def quantization(model: Architecture) -> int:
+    """Bytes of the constants of weights in 4 bit, which every rank has whole.
+
+    One of 8 bits for each block of 64 weights, one in fp32 for each 256 of those: QLoRA, arXiv 2305.14314, section 3.
+    """
+    blocks = -(-model.packed // BLOCK)
+    return blocks + 4 * -(-blocks // BLOCKS)
 
 
 def secondary(model: Architecture, settings: Zero, released: int) -> int:
@@ -51,7 +62,8 @@ def secondary(model: Architecture, settings: Zero, released: int) -> int:
 def persistent(model: Architecture, settings: Zero) -> int:
     """Elements of the tensors that stage 3 keeps whole: those below the persistence threshold."""
     return sum(
-        number * sum(w.size for w in weights if w.size < settings.persistence)
+        number
+        * sum(size for w in weights if (size := w.stored(settings.weight_bytes)) < settings.persistence)
         for number, weights in model.repeated
     )
 
@@ -66,7 +78,7 @@ def optimizer(model: Architecture, settings: Zero, setup: Setup) -> int:
 
 def optimizer_shard(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes of one rank's master weights and moments, wherever they are."""
-    own = shard(model.parameters, setup.world) if settings.stage else model.parameters
+    own = shard(model.trained, setup.world) if settings.stage else model.trained
     return own * (master(settings) + settings.states * settings.state_bytes)
 
 
@@ -82,12 +94,12 @@ def gradients(model: Architecture, settings: Zero, setup: Setup) -> int:
     are there then, as in the paper, and the rank's own part is copied out of them. With overlap and no
     accumulation it drops what other ranks own as it goes, like stage 2.
     """
-    full = settings.weight_bytes * model.parameters
-    own = settings.weight_bytes * shard(model.parameters, setup.world)
+    full = settings.weight_bytes * model.trained
+    own = settings.weight_bytes * shard(model.trained, setup.world)
     if settings.stage == 0:
         return full
     if settings.whole_gradients:
-        return settings.gradient_bytes * model.parameters
+        return settings.gradient_bytes * model.trained
     if settings.stage == 3:
         return waiting(model, settings, setup)
     if settings.stage == 1 and not (settings.overlap and settings.accumulation == 1):
@@ -102,36 +114,36 @@ def unreduced(model: Architecture, settings: Zero) -> int:
 
     Without ZeRO, and for BF16_Optimizer, the engine flattens them once the backward pass has ended.
     """
-    flattened = min(model.parameters, FLATTENED)
+    flattened = min(model.trained, FLATTENED)
     if settings.whole_gradients:
         return settings.gradient_bytes * flattened
-    return settings.weight_bytes * (flattened if settings.stage == 0 else model.largest_parameter)
+    return settings.weight_bytes * (flattened if settings.stage == 0 else model.largest_trained)
 
 
 def waiting(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes of gradients that earlier micro batches left behind."""
-    own = settings.gradient_bytes * shard(model.parameters, setup.world)
+    own = settings.gradient_bytes * shard(model.trained, setup.world)
     if settings.whole_gradients:  # and those in 16 bits that the last micro batch added to them
         added = settings.weight_bytes if settings.accumulation > 1 else 0
-        return (settings.gradient_bytes + added) * model.parameters
+        return (settings.gradient_bytes + added) * model.trained
     if settings.stage == 3:  # one flat buffer from the start
         return 0 if settings.offload_optimizer != "none" else own
     if settings.accumulation == 1:
         return 0
     if settings.stage < 2:
-        return settings.weight_bytes * model.parameters
+        return settings.weight_bytes * model.trained
     return 0 if settings.offload_optimizer != "none" else own
 
 
 def reduced(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes of gradients when the step begins."""
     if settings.stage == 0:
-        return settings.weight_bytes * model.parameters
+        return settings.weight_bytes * model.trained
     if settings.whole_gradients:
-        return settings.gradient_bytes * model.parameters
+        return settings.gradient_bytes * model.trained
     if settings.offload_optimizer != "none":
         return 0
-    return settings.gradient_bytes * shard(model.parameters, setup.world)
+    return settings.gradient_bytes * shard(model.trained, setup.world)
 
 
 def forward_buffers(model: Architecture, settings: Zero, setup: Setup, gathered: int) -> int:
@@ -140,11 +152,12 @@ def forward_buffers(model: Architecture, settings: Zero, setup: Setup, gathered:
     Stage 3 has its bucket from the start; stage 1 keeps those of an earlier micro batch.
     """
     cast = 2 * model.parameters if settings.autocast else 0
+    cast += settings.weight_bytes * model.largest_packed  # which each layer has anew as it computes
     if settings.stage == 3:
         return buckets(model, settings, setup) + settings.weight_bytes * gathered + cast
     staged = settings.stage > 0 and settings.offload_optimizer != "none"
     earlier = buckets(model, settings, setup) if settings.stage == 1 and settings.accumulation > 1 else 0
-    return cast + earlier + (settings.weight_bytes * model.largest_parameter if staged else 0)
+    return cast + earlier + (settings.weight_bytes * model.largest_trained if staged else 0)
 
 
 def buckets(model: Architecture, settings: Zero, setup: Setup) -> int:
@@ -155,7 +168,7 @@ def buckets(model: Architecture, settings: Zero, setup: Setup) -> int:
     if not settings.contiguous or settings.whole_gradients:
         return 0
     elements = settings.reduce_bucket * (2 if settings.overlap and settings.stage < 3 else 1)
-    return settings.weight_bytes * (min(elements, model.parameters) if setup.device == "cpu" else elements)
+    return settings.weight_bytes * (min(elements, model.trained) if setup.device == "cpu" else elements)
 
 
 def reduction_buffers(model: Architecture, settings: Zero, setup: Setup) -> int:
@@ -173,26 +186,35 @@ def copied(model: Architecture, settings: Zero, setup: Setup) -> tuple[int, int]
     Stages 1 and 2 flatten the parts of several ranks (allreduce_bucket), stage 3 rearranges. A bucket that holds all
     gradients is reduced at the end only; there this is what is needed beyond the rank's part, which is made after it.
     """
-    width, whole = settings.weight_bytes, settings.reduce_bucket >= model.parameters
+    width, whole = settings.weight_bytes, settings.reduce_bucket >= model.trained
     if settings.stage == 3:
-        size = width * min(max(settings.reduce_bucket, model.largest_parameter), model.parameters)
+        size = width * min(max(settings.reduce_bucket, model.largest_trained), model.trained)
         return 0 if whole else size, size
     if settings.stage == 0 or settings.whole_gradients or not (settings.contiguous and settings.multi_rank):
         return 0, 0
-    size = min(settings.reduce_bucket, model.parameters, FLATTENED)
+    size = min(settings.reduce_bucket, model.trained, FLATTENED)
     after = shard(size, setup.world) if settings.offload_optimizer == "none" else 0
     return 0 if whole else width * size, width * (size - after)
 
 
-def live(model: Architecture, settings: Zero, kept: int) -> int:
-    """Elements of weights gathered at once by stage 3 when `kept` of them stay, besides the persistent ones.
+def gathered(model: Architecture, settings: Zero) -> int:
+    """Elements of weights that stage 3 gathers when a module needs them: all but the persistent ones."""
+    return model.stored(settings.weight_bytes) - persistent(model, settings)
 
-    What is being fetched is there twice: in the buffer that receives it and copied out
+
+def live(model: Architecture, settings: Zero, kept: int) -> int:
+    """Elements of weights gathered at once by stage 3 when `kept` of them stay, besides the persistent ones."""
+    return min(gathered(model, settings), kept + model.largest_module)
+
+
+def fetched(model: Architecture, settings: Zero) -> int:
+    """Elements of weights on their way, at most, once the embedding is there.
+
+    They are there twice: in the buffer that receives them and copied out
     (deepspeed/runtime/zero/partition_parameters.py, AllGatherCoalescedHandle).
     """
-    gathered = model.parameters - persistent(model, settings)
-    fetched = max(min(settings.prefetch, settings.max_live), model.largest_module)
-    return min(gathered, kept + model.largest_module) + min(gathered, fetched)
+    prefetched = min(settings.prefetch, settings.max_live)
+    return min(gathered(model, settings), max(prefetched, model.largest_late_module))
 
 
 def retained(settings: Zero) -> int:
@@ -208,16 +230,14 @@ def retained(settings: Zero) -> int:
 def norm(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes for the norm of one gradient, which DeepSpeed takes in fp64 (zero/utils.py, get_norm_dtype)."""
     if settings.stage == 3:
-        return DOUBLE * shard(model.largest_parameter, setup.world)
-    return DOUBLE * min(model.largest_parameter, shard(model.parameters, setup.world))
+        return DOUBLE * shard(model.largest_trained, setup.world)
+    return DOUBLE * min(model.largest_trained, shard(model.trained, setup.world))
 
 
 def step(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes that the optimizer's step needs beside the states and the gradients."""
     # NCCL gathers the updated weights in place, gloo into a copy.
-    copy = (
-        settings.weight_bytes * model.parameters if setup.device == "cpu" and settings.stage in (1, 2) else 0
-    )
+    copy = settings.weight_bytes * model.trained if setup.device == "cpu" and settings.stage in (1, 2) else 0
     if settings.offload_optimizer != "none":
         return copy
     fp32 = settings.master_bytes
@@ -225,11 +245,11 @@ def step(model: Architecture, settings: Zero, setup: Setup) -> int:
     work = 2 * fp32 if settings.torch_adam else 0
     if settings.stage == 0:
         if settings.weight_bytes == fp32:
-            return work * model.largest_parameter
+            return work * model.largest_trained
         # fp32 gradients: a list that the fused optimizer flattens, or one tensor at a time
-        single = fp32 * model.parameters + work * model.largest_parameter
-        return single if settings.torch_adam else 2 * fp32 * model.parameters
-    own = shard(model.parameters, setup.world)
+        single = fp32 * model.trained + work * model.largest_trained
+        return single if settings.torch_adam else 2 * fp32 * model.trained
+    own = shard(model.trained, setup.world)
     if settings.stage < 3 and settings.weight_bytes < settings.gradient_bytes:
         return max(own * work, norm(model, settings, setup), copy)  # gradients lie flat and in fp32 already
     flat, kept = settings.gradient_bytes, 0

@@ -72,7 +72,7 @@ def collectives(model: Architecture, settings: Zero, setup: Setup) -> tuple[Coll
     """The collectives of one optimizer step; none for a single rank."""
     if setup.world == 1:
         return ()
-    whole = float(settings.weight_bytes * model.parameters)
+    whole = float(settings.weight_bytes * model.trained)
     scope = "world" if setup.world > setup.slots else "host"
     if settings.stage == 0:
         return (Collective("gradients", "all_reduce", whole, 1, group=setup.world, scope=scope),)
@@ -80,7 +80,7 @@ def collectives(model: Architecture, settings: Zero, setup: Setup) -> tuple[Coll
         kind = "all_reduce" if settings.multi_rank else "reduce"
         times = settings.accumulation if settings.stage == 2 else 1
         if settings.whole_gradients:
-            kind, reduced = "all_reduce", float(settings.gradient_bytes * model.parameters)
+            kind, reduced = "all_reduce", float(settings.gradient_bytes * model.trained)
         else:
             reduced = whole
         return (
@@ -92,7 +92,8 @@ def collectives(model: Architecture, settings: Zero, setup: Setup) -> tuple[Coll
 
 def _stage3(model: Architecture, settings: Zero, setup: Setup, scope: str) -> Iterable[Collective]:
     times, world = settings.accumulation, setup.world
-    gathered = settings.weight_bytes * float(model.parameters - states.persistent(model, settings))
+    small = states.persistent(model, settings)
+    gathered = settings.weight_bytes * float(model.stored(settings.weight_bytes) - small)
     weights = gathered / 2 if settings.quantized_weights else gathered
     yield Collective("weights, forward", "all_gather", weights, times, group=world, scope=scope)
     again = 1 - kept(model, settings)
@@ -100,7 +101,7 @@ def _stage3(model: Architecture, settings: Zero, setup: Setup, scope: str) -> It
         near = settings.hpz > 1
         group, where = (settings.hpz, "host") if near else (world, scope)
         yield Collective("weights, backward", "all_gather", again * weights, times, group=group, scope=where)
-    whole = float(settings.weight_bytes * model.parameters)
+    whole = float(settings.weight_bytes * model.trained)
     if settings.quantized_gradients and setup.world > setup.slots:
         # Two hops in 4 bits: within the host, then each slot its part among the hosts.
         hosts = world // setup.slots
@@ -117,11 +118,14 @@ def _stage3(model: Architecture, settings: Zero, setup: Setup, scope: str) -> It
         )
     else:
         yield Collective("gradients", "reduce_scatter", whole, times, group=world, scope=scope)
+    if small:  # those that stay whole are gathered anew after the update (stage3.py, _post_step)
+        message = float(settings.weight_bytes * small)
+        yield Collective("updated small weights", "all_gather", message, 1, group=world, scope=scope)
 
 
 def kept(model: Architecture, settings: Zero) -> float:
     """The share of stage 3's gathered weights that stay from the forward to the backward pass."""
-    gathered = model.parameters - states.persistent(model, settings)
+    gathered = model.stored(settings.weight_bytes) - states.persistent(model, settings)
     return min(1.0, states.retained(settings) / gathered) if gathered else 1.0
 
 
@@ -143,7 +147,7 @@ def by_paper(model: Architecture, settings: Zero, setup: Setup) -> float:
     """
     micro = settings.accumulation
     times = {0: 2, 1: 2, 2: micro + 1, 3: 3 * micro}[settings.stage]
-    return times * settings.weight_bytes * float(model.parameters) * (setup.world - 1) / setup.world
+    return times * settings.weight_bytes * float(model.trained) * (setup.world - 1) / setup.world
 
 
 def flops_per_token(model: Architecture, sequence: int) -> float:
@@ -155,9 +159,10 @@ def flops_per_token(model: Architecture, sequence: int) -> float:
     lookup = sum(w.size for w in model.embeddings)
     head = 0 if model.head else model.vocab * model.hidden
     weights = model.active_parameters - lookup + head - model.groups.get("vision", 0)  # the text's alone
+    still = max(0, weights - model.trained) if model.adapters else 0  # without a gradient of their own
     # each layer's queries meet as many keys as its window has; MLA's values are narrower than its keys
     looked = sum(s.number * min(sequence, s.window or sequence) for s in model.stacks if s.attends)
-    return 6.0 * weights + 6.0 * looked * model.heads * (model.head_dim + model.value_dim)
+    return 6.0 * weights - 2.0 * still + 6.0 * looked * model.heads * (model.head_dim + model.value_dim)
 
 
 class Rates(NamedTuple):
@@ -186,7 +191,7 @@ def bound(model: Architecture, settings: Zero, setup: Setup, gpu: Gpu, rates: Ra
     if between and rates.fabric is None:
         return Bound(compute=compute, intra=intra, fabric=None, optimizer=update)
     outside = between / rates.fabric if rates.fabric else 0.0
-    late = [c for c in moved if c.what == "updated weights"]
+    late = [c for c in moved if c.what.startswith("updated")]
     after = max(volume(late, "slot") / gpu.link, volume(late, "fabric", setup.slots) / (rates.fabric or 1.0))
     during = max(intra, outside) - after
     step = (max(compute, during) if settings.overlap else compute + during) + after + update
@@ -205,7 +210,7 @@ def bound(model: Architecture, settings: Zero, setup: Setup, gpu: Gpu, rates: Ra
 def _update(model: Architecture, settings: Zero, setup: Setup, gpu: Gpu, rates: Rates) -> float:
     """Seconds for what the optimizer and the offload of one step move."""
     ranks = min(setup.slots, setup.world)
-    own = states.shard(model.parameters, setup.world if settings.stage else 1)
+    own = states.shard(model.trained, setup.world if settings.stage else 1)
     if settings.offload_optimizer == "none":
         seconds = own * ADAM_BYTES / gpu.bandwidth
     else:
@@ -214,7 +219,8 @@ def _update(model: Architecture, settings: Zero, setup: Setup, gpu: Gpu, rates: 
     if settings.offload_optimizer == "nvme":
         seconds += ranks * own * (16 + 12) / rates.nvme
     if settings.offload_param != "none":
-        passes = 2 * settings.accumulation * own * settings.weight_bytes
+        held = states.shard(model.stored(settings.weight_bytes), setup.world)
+        passes = 2 * settings.accumulation * held * settings.weight_bytes
         slow = ranks * passes / rates.nvme if settings.offload_param == "nvme" else 0.0
         seconds += max(passes / gpu.host, slow)
     return seconds

@@ -84,9 +84,12 @@ def warn(plan: Plan, strict: bool) -> None:
 
 def require_fit(plan: Plan, force: bool) -> None:
     """Refuse a plan that runs out of memory; with `force` only warn."""
-    if plan.estimate is None or plan.estimate.fits:
-        return
-    _refuse(plan.estimate.refusal().at(plan.places), force)
+    if plan.estimate and not plan.estimate.fits:
+        _refuse(plan.estimate.refusal().at(plan.places), force)
+    if plan.inference and not plan.inference.fits:
+        from launcher.planning import generating
+
+        _refuse(generating.refusal(plan.inference, plan.job, plan.cluster).at(plan.places), force)
 
 
 def _refuse(refusal: LauncherError | None, force: bool) -> None:

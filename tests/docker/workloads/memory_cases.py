@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.sizing import architecture, memory, models, zero
+from launcher.sizing import adapters, architecture, memory, models, zero
 from launcher.sizing import setup as sizing_setup
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def case(
     checkpointing: bool = False,
     save: bool = False,
     low: bool = True,
+    lora: int = 0,
     **keys: Any,
 ) -> dict[str, Any]:
     # Buckets below the model's size, so that they are used and do not hide the states.
@@ -82,6 +83,7 @@ def case(
         "sequence": sequence,
         "checkpointing": checkpointing,
         "save": save,
+        "lora": lora,
         "deepspeed": {
             "train_micro_batch_size_per_gpu": micro,
             "gradient_accumulation_steps": accumulation,
@@ -103,6 +105,7 @@ STREAMED: dict[str, Any] = {
     "stage3_max_reuse_distance": 0,
     "stage3_prefetch_bucket_size": 0,
 }
+ADAPTED: dict[str, Any] = {"reduce_bucket_size": 200_000}
 CASES = [
     case("zero1", LLAMA, 1),
     case("zero2", LLAMA, 2),
@@ -121,6 +124,13 @@ CASES = [
     case("zero2-gpt2", GPT2, 2, micro=8, sequence=256),
     case("zero3-gpt2", GPT2, 3, **SPLIT),
     case("zero2-fp32", SMALL, 2, micro=8, sequence=128, low=False),
+    case("lora-zero1", LLAMA, 1, lora=16, **ADAPTED),
+    case("lora-zero2", LLAMA, 2, lora=16, **ADAPTED),
+    case("lora-zero3", LLAMA, 3, lora=16, stage3_prefetch_bucket_size=1_000_000, **ADAPTED),
+    case("lora-zero2-activations", SMALL, 2, micro=8, sequence=256, lora=16, **ADAPTED),
+    case("lora-zero2-checkpointing", SMALL, 2, micro=8, sequence=256, checkpointing=True, lora=16, **ADAPTED),
+    case("lora-zero2-gpt2", GPT2, 2, micro=4, sequence=256, lora=8, **ADAPTED),
+    case("lora-zero2-fp32", SMALL, 2, micro=4, low=False, lora=128, **ADAPTED),
 ]
 # A model that people train. A test takes too long with it; the smaller GPT-2 has the same tensors.
 LARGE = [
@@ -170,6 +180,8 @@ def predicted(
     """The model, settings and set-up of a case, and the planner's forecast."""
     model = models.from_config(one["model"])
     assert isinstance(model, architecture.Architecture)
+    if one["lora"]:
+        model = adapters.attach(model, architecture.Adapters(one["lora"], ()))
     settings = zero.read(one["deepspeed"])
     setup = sizing_setup.Setup(
         RANKS, RANKS, one["micro"], one["sequence"], checkpointing=one["checkpointing"], device="cpu"

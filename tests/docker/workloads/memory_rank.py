@@ -89,8 +89,12 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(settings, dtype=dtype).train()
     if case.get("checkpointing"):
-        model.activation_checkpointing_enable()
-    engine, *_ = deepspeed.initialize(model=model, config=config, model_parameters=model.parameters())
+        how = {"use_reentrant": True} if case.get("lora") and stage == 3 else None
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
+    if case.get("lora"):
+        model = adapted(model, case["lora"], case.get("checkpointing", False), stage)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    engine, *_ = deepspeed.initialize(model=model, config=config, model_parameters=trained)
     marks: list[Mark] = []
 
     def forward() -> torch.Tensor:
@@ -127,6 +131,16 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     engine.destroy()
     del held
     return result
+
+
+def adapted(model: Any, rank: int, checkpointing: bool, stage: int) -> Any:
+    """The model with adapters, as docker/workloads/lora.py attaches them."""
+    from peft import LoraConfig, get_peft_model
+
+    if checkpointing:
+        model.enable_input_require_grads()
+    how = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(model, how, autocast_adapter_dtype=stage != 3)
 
 
 def peaks(profiler: Any, marks: list[Mark]) -> dict[str, int]:

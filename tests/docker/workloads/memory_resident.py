@@ -98,7 +98,7 @@ def planned(case: Case, margin: bool) -> int:
         case.micro,
         case.sequence,
         checkpointing=case.checkpointing,
-        chunked_loss=True,
+        learning=sizing_setup.Learning(loss="chunks"),
         device="cpu",
     )
     found = memory.estimate(model, zero.read(case.deepspeed), setup).moments.values()

@@ -86,7 +86,7 @@ def settings_of(plan: Plan) -> tuple[zero.Zero, setup.Setup]:
         micro=written["train_micro_batch_size_per_gpu"],
         sequence=SEQUENCE,
         checkpointing=plan.estimate.candidate.checkpointing,
-        chunked_loss=plan.job.workload in ("pretrain", "finetune"),
+        learning=setup.Learning(loss="chunks" if plan.job.workload in ("pretrain", "finetune") else "whole"),
     )
 
 

@@ -150,5 +150,5 @@ def test_a_loss_in_chunks_keeps_the_gradient_of_the_head_and_not_the_logits() ->
     assert not isinstance(model, models.Unknown)
     whole = setup.Setup(1, 1, 1, 8192)
     assert activations.loss(model, whole, 2) == 8192 * 128256 * 12
-    few = activations.loss(model, whole._replace(chunked_loss=True), 2)
+    few = activations.loss(model, whole._replace(learning=setup.Learning(loss="chunks")), 2)
     assert few == 1024 * 128256 * 6 + 8192 * 4096 * 2 + 128256 * 4096 * 6

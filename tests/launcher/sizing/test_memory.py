@@ -74,8 +74,9 @@ def test_llama_7b_with_zero3_keeps_its_shard_and_what_is_gathered() -> None:
     found = memory.estimate(model, settings(3), sizing_setup.Setup(world, 8, 1, 2048))
     norms = 65 * 4096  # below the persistence threshold
     assert found.slot.parameters == 2 * (-(-psi // world) + norms)
-    # DeepSpeed's defaults: 1e9 weights may stay, and the 32000 x 4096 embedding is fetched through a copy.
-    assert states.live(model, settings(3), states.retained(settings(3))) == 10**9 + 2 * 32000 * 4096
+    # DeepSpeed's defaults: 1e9 weights may stay, and the 32000 x 4096 head is fetched through a copy.
+    assert states.live(model, settings(3), states.retained(settings(3))) == 10**9 + 32000 * 4096
+    assert states.fetched(model, settings(3)) == 32000 * 4096
     assert found.checkpoint == 12 * psi
 
 

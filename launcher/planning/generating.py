@@ -1,0 +1,146 @@
+"""Whether a model that only generates fits its slots, and how many texts at once: of the workloads generate and serve.
+
+Owns the way from a job's engine and options to the words of sizing, and the changes that help; the arithmetic is
+sizing/inference.py's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from launcher import workloads
+from launcher.errors import PlanError, Problem, SpecError
+from launcher.planning import fit
+from launcher.planning.learning import option
+from launcher.sizing import inference, models
+from launcher.sizing.inference import Asked, Inference, Split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from launcher.files.cluster import Cluster
+    from launcher.files.job import Job
+    from launcher.sizing.architecture import Architecture
+
+# vLLM's own: https://docs.vllm.ai/en/latest/configuration/engine_args.html
+SHARE, TEXTS = 0.9, 256
+# Tokens of a prompt that `generate` is planned with, beside those of the answer: it has no option for them.
+PROMPT = 1024
+
+
+def estimate_or_reason(
+    job: Job, cluster: Cluster, hub: models.Found | None = None
+) -> tuple[Inference | None, str]:
+    """What the job needs on one slot, or None and why that is not known (nothing for a workload that trains)."""
+    found = _model(job, hub)
+    if found is None or isinstance(found, models.Unknown):
+        return None, found.reason if found else ""
+    return _estimate(found, job, cluster, _split(job, cluster)), ""
+
+
+def _model(job: Job, hub: models.Found | None) -> Architecture | models.Unknown | None:
+    if workloads.is_script(job.workload) or not workloads.traits(job.workload).generates or job.model is None:
+        return None
+    try:
+        return models.load_if_here(job.model, hub)
+    except SpecError as error:  # of a model that is none, the workload says more
+        return models.Unknown(job.model, error.problems[0].message)
+
+
+def _estimate(model: Architecture, job: Job, cluster: Cluster, split: Split) -> Inference:
+    memory = cluster.memory
+    slot = cluster.card.memory if cluster.card else memory // cluster.slots if memory else None
+    return inference.estimate(model, split, _asked(model, job, cluster), slot)
+
+
+def _asked(model: Architecture, job: Job, cluster: Cluster) -> Asked:
+    gpu = cluster.card is not None
+    if job.workload == "serve":
+        length = option(job, "max-length") or model.positions or PROMPT
+        texts, share = _engine_option(job, "max-num-seqs"), _engine_option(job, "gpu-memory-utilization")
+        vllm = option(job, "engine") == "vllm"
+        return Asked(
+            length=int(length),
+            texts=int(texts or TEXTS) if vllm else 1,
+            width=2 if gpu else 4,
+            share=(share or SHARE) if vllm else 1.0,
+            gpu=gpu,
+        )
+    length = PROMPT + int(option(job, "max-new-tokens") or 0)
+    width = 4 if fit.precision(job, cluster) == "fp32" else 2
+    return Asked(min(length, model.positions or length), job.batch.micro, width, gpu=gpu)
+
+
+def _engine_option(job: Job, name: str) -> float | None:
+    """The value of one of the server's own options, where it is a number."""
+    for word in option(job, "engine-options") or ():
+        key, _, value = str(word).partition("=")
+        if key.lstrip("-").replace("_", "-") == name and re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", value):
+            return float(value)
+    return None
+
+
+def _split(job: Job, cluster: Cluster) -> Split:
+    engine, slots = option(job, "engine"), cluster.slots
+    if job.workload == "serve":
+        if engine != "vllm":
+            return Split()
+        tensor = option(job, "tensor-parallel") or slots
+        given = option(job, "tensor-parallel")
+        return Split(tensor, option(job, "pipeline-parallel") or (1 if given else job.nodes), paged=True)
+    preset = fit.requested_preset(job) or ""
+    if engine == "zero" or (engine == "auto" and preset.startswith("zero3")):
+        away = preset in ("zero3-offload", "zero3-nvme")
+        return Split(partitioned=job.nodes * slots, offloaded=away)
+    return Split(tensor=slots) if engine == "tensor-parallel" else Split()
+
+
+def refusal(found: Inference, job: Job, cluster: Cluster) -> PlanError:
+    """What to say of a job that does not fit: why, and the smallest changes with each of which it would."""
+    changes = list(_changes(found, job, cluster))
+    where = "GPU" if cluster.card else "rank"
+    need = found.weights + found.other + found.text * (1 if found.split.paged else found.asked.texts)
+    have = int(found.asked.share * (found.capacity or 0))
+    what = f"{job.model} does not fit: needs {need / 1e9:.1f} GB per {where}, {have / 1e9:.1f} GB available"
+    hint = f"use {', or '.join(changes[:3])}" if changes else "use more or larger GPUs, or a smaller model"
+    return PlanError(Problem(what, hint, about=("job", "model")))
+
+
+def _changes(found: Inference, job: Job, cluster: Cluster) -> Iterator[str]:
+    """Changes with each of which alone it fits, least first, in the words of the command line."""
+
+    def fits(split: Split, asked: Asked = found.asked) -> bool:
+        return inference.estimate(found.model, split, asked, found.capacity).fits
+
+    def first(
+        setting: str, values: Iterable[int], change: Callable[[int], tuple[Split, Asked]]
+    ) -> Iterator[str]:
+        yield from (f"--set {setting}={n}" for n in [*filter(lambda n: fits(*change(n)), values)][:1])
+
+    split, asked = found.split, found.asked
+    if split.paged:
+        lengths = (n for n in (asked.length >> by for by in range(1, 12)) if n >= 256)
+        yield from first("args.max-length", lengths, lambda n: (split, asked._replace(length=n)))
+        tensor = (n for n in range(split.tensor + 1, cluster.slots + 1) if cluster.slots % n == 0)
+        yield from first("args.tensor-parallel", tensor, lambda n: (split._replace(tensor=n), asked))
+        if not option(job, "pipeline-parallel") and not option(job, "tensor-parallel"):
+            hosts = range(job.nodes + 1, job.nodes + 16)
+            yield from first("nodes", hosts, lambda n: (split._replace(pipeline=n), asked))
+    elif job.workload == "generate":
+        fewer = (n for n in (asked.texts >> by for by in range(1, 12)) if n)
+        yield from first("batch.micro", fewer, lambda n: (split, asked._replace(texts=n)))
+        yield from _other_engines(found, job, cluster, fits)
+
+
+def _other_engines(
+    found: Inference, job: Job, cluster: Cluster, fits: Callable[[Split], bool]
+) -> Iterator[str]:
+    slots, world = cluster.slots, job.nodes * cluster.slots
+    heads = found.model.heads % slots == 0 and found.model.kv_heads % slots == 0
+    if found.split.tensor < slots and heads and fits(Split(tensor=slots)):
+        yield "--set args.engine=tensor-parallel --set deepspeed=zero0"
+    if found.split.partitioned < world and fits(Split(partitioned=world)):
+        yield "--set args.engine=zero --set deepspeed=zero3"
+    if not found.split.offloaded and fits(Split(partitioned=world, offloaded=True)):
+        yield "--set args.engine=zero --set deepspeed=zero3-offload"
