@@ -40,8 +40,8 @@ settings.register_profile(
 settings.load_profile("gate")
 # tests that want a hub have one of their own
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Images of Python set it. Then pytest rewrites its plugins' assertions, and each program that a test starts compiles what
-# it imports, every time anew.
+# Containers often set it. Then pytest rewrites its plugins' assertions, and each program that a test starts compiles
+# what it imports, every time anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
