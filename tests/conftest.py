@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import signal
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -39,6 +40,10 @@ settings.register_profile(
 settings.load_profile("gate")
 # tests that want a hub have one of their own
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Containers often set it. Then pytest rewrites its plugins' assertions, and each program that a test starts compiles
+# what it imports, every time anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ending import BAD_INPUT, NO_CHECKPOINT
 
-from workloads import options
+from workloads import imports, options
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from types import FrameType
 
     import torch
@@ -213,8 +213,8 @@ def _start(run_dir: Path) -> Session:
     if "MASTER_ADDR" not in os.environ:  # started by hand, as one rank
         os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     be_quiet()
-    with without_mlflow():
-        import deepspeed
+    imports.deepspeed()
+    import deepspeed
     import torch
     from deepspeed.accelerator import get_accelerator
 
@@ -237,23 +237,6 @@ def _start(run_dir: Path) -> Session:
         device=torch.device(accelerator.device_name(local_rank)),
         run_dir=run_dir,
     )
-
-
-@contextlib.contextmanager
-def without_mlflow() -> Iterator[None]:
-    """Imports DeepSpeed's way round MLflow: its autotuner, which no rank runs, imports it wherever it is installed.
-
-    That is 1.1 of 2.7 seconds of a processor for `import deepspeed` in every rank, and 1,500 modules
-    (deepspeed/autotuning/autotuner.py, 0.19.8).
-    """
-    hidden = "mlflow" not in sys.modules
-    if hidden:
-        sys.modules["mlflow"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if hidden:
-            del sys.modules["mlflow"]
 
 
 def prebuilt(op: str) -> bool:

@@ -48,13 +48,14 @@ def problems(name: str, args: dict[str, Any]) -> list[str]:
 @pytest.mark.hypothesis
 @pytest.mark.parametrize("name", workloads.names())
 def test_what_has_no_problem_is_parsed(name: str) -> None:
+    default = vars(parsed(name, {}))
+
     @given(st.dictionaries(st.sampled_from(sorted(OPTIONS[name])), VALUES, max_size=5))
     def fits(args: dict[str, Any]) -> None:
         args = {**REQUIRED[name], **args}
         bad = {key for key, _ in workloads.problems(name, args)}
         good = {key: value for key, value in args.items() if key not in bad}
         made = vars(parsed(name, good))  # argparse would exit
-        default = vars(parsed(name, {}))
         for key, value in args.items():
             field = key.replace("-", "_")
             if key in bad or value is None:

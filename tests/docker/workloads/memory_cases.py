@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from launcher import ROOT
 from launcher.sizing import adapters, architecture, memory, models, zero
 from launcher.sizing import setup as sizing_setup
 
@@ -158,6 +159,7 @@ def run(folder: Path, cases: Sequence[dict[str, Any]] = CASES) -> dict[str, dict
             "MASTER_PORT": str(port),
             "DS_ACCELERATOR": "cpu",
             "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": str(ROOT / "docker"),
         }
         with (folder / f"rank-{rank}.log").open("wb") as log:
             command = [sys.executable, str(program), str(folder / "cases.json"), str(folder / "out")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import gc
+import importlib
 import itertools
 import json
 import logging
@@ -48,6 +49,9 @@ def count(name: str, position: int) -> None:
 for collective, place in WHOLE.items():
     count(collective, place)
 
+from workloads import imports  # noqa: E402
+
+imports.deepspeed()
 import deepspeed  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
@@ -63,7 +67,7 @@ class Mark(NamedTuple):
 
 
 def live() -> int:
-    """Bytes of all tensors that Python can reach, each storage once."""
+    """Bytes of all tensors that Python can reach and that were made since `gc.freeze()`, each storage once."""
     gc.collect()
     storages: dict[int, int] = {}
     for item in gc.get_objects():
@@ -78,7 +82,8 @@ def live() -> int:
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
     """Train a few steps of one case, and describe the last."""
-    before = live()
+    gc.collect()
+    gc.freeze()  # modules, and what earlier cases left: a million objects that need not be searched for tensors
     config, options = case["deepspeed"], dict(case["model"])
     settings = AutoConfig.for_model(options.pop("model_type"), use_cache=False, **options)
     dtype = torch.bfloat16 if config.get("bf16", {}).get("enabled") else torch.float32
@@ -108,13 +113,13 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
             marks.append(Mark("forward", time.time_ns(), None))
             engine.backward(loss)
             del loss
-            marks.append(Mark("backward", time.time_ns(), live() - before))
+            marks.append(Mark("backward", time.time_ns(), live()))
             engine.step()
-            marks.append(Mark("step", time.time_ns(), live() - before))
+            marks.append(Mark("step", time.time_ns(), live()))
 
     for _ in range(2):
         step()  # the first fills the optimizer's state and stage 3's trace
-    rest = live() - before
+    rest = live()
     SENT.clear()
     marks[:] = [Mark("start", time.time_ns(), rest)]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
@@ -123,7 +128,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     loss = forward()
     engine.backward(loss)
     del loss
-    result["after"] = live() - before
+    result["after"] = live()
     engine.step()
     result["parameters"] = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     if case.get("save"):
@@ -181,9 +186,11 @@ def saved(engine: Any) -> int:
 def main() -> None:
     torch.set_num_threads(1)
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # nothing is compiled for this test
-    gc.freeze()  # the modules' own objects need not be searched for tensors
     deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
-    results = {case["name"]: measure(case) for case in json.loads(Path(sys.argv[1]).read_text())}
+    cases = json.loads(Path(sys.argv[1]).read_text())
+    for name in {case["model"]["model_type"] for case in cases}:
+        importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+    results = {case["name"]: measure(case) for case in cases}
     Path(f"{sys.argv[2]}.{torch.distributed.get_rank()}").write_text(json.dumps(results))
     torch.distributed.barrier()
     os._exit(0)  # gloo's threads may abort a regular exit

@@ -63,7 +63,7 @@ PATH = f"/{NAME}/resolve/main/config.json"
 def servers() -> Iterator[list[Hub]]:
     made = [Hub(), Hub()]
     for server in made:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield made
     for server in made:
         server.shutdown()

@@ -94,12 +94,12 @@ def test_a_record_is_read_whole(tmp_path: Path) -> None:
 
 
 def test_what_is_larger_than_memory_is_read_in_pieces(tmp_path: Path) -> None:
-    """A gigabyte without a line's end is no record, and is not held at once; the records behind it are read."""
+    """256 MiB without a line's end are no record, and are not held at once; the records behind them are read."""
     (tmp_path / "logs").mkdir()
     for name in (metrics.FILE, "logs/job.log"):
         with (tmp_path / name).open("wb") as file:
-            file.truncate(2**30)
-            file.seek(2**30)
+            file.truncate(2**28)
+            file.seek(2**28)
             file.write(b'\n{"step": 1, "loss": 2}\n{"step": 2')
     run = record.Run("r", "local", "1:1", tmp_path, 0.0, 1, 1, {})
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

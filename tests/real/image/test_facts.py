@@ -117,7 +117,7 @@ def served(cpu_image: Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         place = f"127.0.0.1:{server.server_port}"
         settings = tmp_path / ".config" / "containers" / "registries.conf"
         settings.parent.mkdir(parents=True)

@@ -140,13 +140,15 @@ def tls_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, 
 
 @pytest.fixture
 def cluster(fake_server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
-    """The server, empty, and this process's environment set so that the launcher finds it."""
+    """The server, empty, and this process's environment set so that the launcher finds it, and asks it often."""
     made = Cluster(fake_server, tmp_path)
     made.tell("reset")
     made.tell("rules", without=[])
     monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig()))
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr("launcher.reports.progress._POLL_SHARED", 0.1)
+    monkeypatch.setattr("launcher.schedulers.kubernetes.podlogs._PAUSE", 0.1)
     return made
 
 

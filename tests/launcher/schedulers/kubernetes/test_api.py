@@ -31,21 +31,30 @@ TROUBLE: dict[str, tuple[list[Any], str]] = {
 }
 
 
+@pytest.fixture
+def followed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a run is submitted and `--wait` begins to ask for its state."""
+    begun, follow = threading.Event(), progress.follow
+
+    def following(*words: Any) -> int:
+        begun.set()
+        return follow(*words)
+
+    monkeypatch.setattr(progress, "follow", following)
+    return begun
+
+
 @pytest.mark.parametrize("name", TROUBLE)
-def test_wait_outlives_it(
-    name: str, cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_wait_outlives_it(name: str, cluster: Cluster, followed: threading.Event, run: Run, job: str) -> None:
     answer, words = TROUBLE[name]
-    monkeypatch.setattr(progress, "_POLL_SHARED", 0.2)
 
     def life() -> None:
-        while not (names := [n for p, n in cluster.objects() if p == "jobs"]):
-            time.sleep(0.05)
-        time.sleep(1)
+        assert followed.wait(60)
+        (name,) = (n for p, n in cluster.objects() if p == "jobs")
         cluster.tell("rules", failures=[answer] * 6)
         while cluster.tell("failures"):
             time.sleep(0.05)
-        finish(cluster, names[0], "Complete")
+        finish(cluster, name, "Complete")
 
     thread = threading.Thread(target=life)
     thread.start()
@@ -60,15 +69,12 @@ def test_wait_outlives_it(
 
 
 def test_wait_that_gives_up_says_that_the_run_continues(
-    cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, followed: threading.Event, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_POLL_SHARED", 0.2)
     monkeypatch.setattr(progress, "_PATIENCE", 1.0)
 
     def life() -> None:
-        while not [n for p, n in cluster.objects() if p == "jobs"]:
-            time.sleep(0.05)
-        time.sleep(1)
+        assert followed.wait(60)
         cluster.tell("rules", failures=[[503, ""]] * 1000)
 
     thread = threading.Thread(target=life)

@@ -15,7 +15,6 @@ import pytest
 import yaml
 from kubernetes.config import incluster_config
 
-from launcher.reports import progress
 from launcher.schedulers.kubernetes import api
 from tests.launcher.schedulers.kubernetes import variants
 
@@ -653,7 +652,7 @@ def test_followed_logs_go_on_in_the_next_pod(cluster: Cluster, run: Run, job: st
         cluster.pod(name, 0, "Failed", uid="first", container=ended(75, "2026-01-01T00:00:04Z"))
         second = cluster.pod(name, 0, uid="other", made="2026-01-01T00:01:00Z")
         cluster.log(second, stamp(9, "[0] step 2"))
-        time.sleep(2.5)
+        time.sleep(0.5)  # it looks several times while there are two
         finish(cluster, name, "Complete")
 
     thread = threading.Thread(target=life)
@@ -676,7 +675,6 @@ def test_wait_follows_a_run_to_its_end(
     cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same live view as on Slurm: the steps come from rank 0's log."""
-    monkeypatch.setattr(progress, "_POLL_SHARED", 0.2)  # it looks many times between the two halves
 
     def life() -> None:
         while not (names := [n for p, n in cluster.objects() if p == "jobs"]):
@@ -686,7 +684,7 @@ def test_wait_follows_a_run_to_its_end(
             cluster.pod(name, index)
         pod = f"{name}-0-abcde"
         cluster.log(pod, *(stamp(n, step(n, 3 - n / 10)) for n in range(1, 11)))
-        time.sleep(3.5)
+        time.sleep(3.5)  # it looks many times between the two halves
         cluster.log(pod, *(stamp(n, step(n, 3 - n / 10)) for n in range(11, 21)))
         cluster.log(pod, stamp(30, "[0] checkpoint step-00000020 saved in 0.1 s"))
         finish(cluster, name, "Complete")

@@ -1,0 +1,61 @@
+"""What a rank imports with DeepSpeed, and what is there all the same when it is used."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.docker.workloads.ranks import DOCKER
+
+pytestmark = pytest.mark.heavy  # reads torch and DeepSpeed in an interpreter of its own
+
+PROGRAM = """
+import sys
+import torch
+from workloads import imports
+
+calls, compiler = [], torch.compile
+
+def recorded(function):
+    calls.append(function.__name__)
+    return lambda *words, **named: (function.__name__, words, named)
+
+torch.compile = recorded
+imports.deepspeed()
+assert torch.compile is recorded
+read = {name.partition(".")[0] for name in sys.modules}
+assert "deepspeed" in read
+assert "mlflow" not in read
+assert "torch._inductor.lowering" not in sys.modules
+
+from deepspeed.runtime.zero import utils
+from deepspeed.runtime.zero.muon import muon_optimizer, original_muon
+
+utils.dist.get_rank = lambda: 0
+assert utils.is_zero_supported_optimizer(torch.optim.AdamW([torch.zeros(1)]))
+assert not calls
+assert muon_optimizer.MuonWithAuxAdam in utils.ZERO_SUPPORTED_OPTIMIZERS
+assert original_muon.muon_update(1, beta=2) == ("muon_update", (1,), {"beta": 2})
+assert original_muon.muon_update(3) == ("muon_update", (3,), {})
+assert calls == ["muon_update"], "compiled once, when it is called"
+torch.compiler.is_compiling = lambda: True
+matrix = torch.eye(3)
+inlined = original_muon.zeropower_via_newtonschulz5(matrix, 5)
+assert inlined.shape == (3, 3)
+assert calls == ["muon_update"], "what is compiled takes a part of it as it is written"
+
+from mlflow import MlflowClient
+"""
+
+
+def test_deepspeed_is_imported_without_what_a_rank_does_not_use() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={"PYTHONPATH": str(DOCKER), "DS_ACCELERATOR": "cpu", "MLFLOW_DISABLE_TELEMETRY": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
