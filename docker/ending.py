@@ -26,11 +26,11 @@ UNFIT: int = _CODES["UNFIT"]["code"]
 
 
 class Stop(Exception):
-    """Ends the node entry with a message and an exit code."""
+    """Ends the node entry with a message and an exit code; `host` is whose fault it is, where that is known."""
 
-    def __init__(self, code: int, message: str) -> None:
+    def __init__(self, code: int, message: str, host: str = "") -> None:
         super().__init__(message)
-        self.code = code
+        self.code, self.host = code, host
 
 
 @dataclass(frozen=True)

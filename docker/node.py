@@ -143,6 +143,7 @@ def supervised(
         mine = ranks.start(args.command, variables, team, program.of(args))
         kept = logs.keep(mine, folder, args.echo, args.attempt)
     except Stop as stop:
+        stop.host = stop.host or host
         peers.tell(type="failed", code=stop.code, rank=-1, host=host, why=f"{host}: {stop}")
         raise
     if notes:
@@ -213,7 +214,7 @@ def main() -> int:
     except Stop as stop:
         ignore_signals()
         say(f"error: {stop}")
-        outcome.write(Failure(stop.code, -1, socket.gethostname()))
+        outcome.write(Failure(stop.code, -1, stop.host or socket.gethostname()))
         return stop.code
 
 

@@ -111,8 +111,8 @@ def _hear(node: int, alive: bool, peers: Peers, waiting: set[int]) -> None:
 def _ended(peers: Peers, message: Message, host: str) -> Stop:
     """Why the run ends, told to the others with the host that it is about."""
     why = message.get("why") or f"lost {host} before all had fetched from the hub"
-    stop = Stop(int(message.get("code", LOST)), str(why))
-    peers.tell(type="failed", code=stop.code, rank=-1, host=message.get("host", host), why=why)
+    stop = Stop(int(message.get("code", LOST)), str(why), str(message.get("host", host)))
+    peers.tell(type="failed", code=stop.code, rank=-1, host=stop.host, why=why)
     return stop
 
 

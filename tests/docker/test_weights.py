@@ -77,6 +77,7 @@ def test_no_host_goes_on_trying_when_another_has_failed(
         more = {"HF_HUB_OFFLINE": "1"} if index == failing else {}
         begin(job, index, RANK, variables(hub, job.folder / f"c{index}", **more))
     assert job.codes() == [64, 64, 64], [job.said(i) for i in range(3)]
+    assert job.outcome()[:3] == (64, -1, f"127.0.0.{failing + 1}"), "whoever writes it first"
     for other in {0, 1, 2} - {failing}:
         assert f"error: 127.0.0.{failing + 1}: team/tiny could not be fetched" in job.said(other)
         assert "tries without progress" not in job.said(other)

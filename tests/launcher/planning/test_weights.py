@@ -82,6 +82,9 @@ def test_pods_keep_them_on_the_claim() -> None:
     text = manifest({"runs": "runs"})
     assert '"--fetch=team/tiny"' in text
     assert '- {name: "HF_HOME", value: "/runs/huggingface"}' in text
+    tokenizer = manifest({"runs": "runs"}, model="byte-gpt", args={"tokenizer": "team/words"})
+    assert '"--fetch-tokenizer=team/words"' in tokenizer
+    assert '- {name: "HF_HOME", value: "/runs/huggingface"}' in tokenizer
     assert "HF_HOME" not in manifest({"runs": None}), "there is no claim"
     assert "HF_HOME" not in manifest({"runs": "runs"}, model="byte-gpt")
     assert '{name: "HF_HOME", value: "/cache"}' in manifest({"runs": "runs"}, env={"HF_HOME": "/cache"})
