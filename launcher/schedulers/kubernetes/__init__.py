@@ -88,6 +88,10 @@ class Objects(NamedTuple):
         return trainer.overrides(self.plan, self.pod)
 
     @property
+    def channel(self) -> str:
+        return pods.channel(self.plan)
+
+    @property
     def left(self) -> list[str]:
         return trainer.left(self.plan)
 

@@ -32,6 +32,8 @@ def documents(name: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("version", [schemas.OLDEST, schemas.NEWEST])
 @pytest.mark.parametrize("name", PLANS)
 def test_fits_the_schemas(name: str, version: str) -> None:
+    if PLANS[name].fabric.compute_domain and version == schemas.OLDEST:
+        pytest.skip("claims of devices have had another form until 1.31; NVIDIA's driver needs 1.32")
     assert [p for d in documents(name) for p in schemas.problems(d, version)] == []
 
 
