@@ -15,7 +15,7 @@ from launcher import ROOT, __version__
 from launcher.cli import arguments, completion, options, streams
 from launcher.cli.arguments import filled
 from launcher.cli.streams import say, say_problems
-from launcher.cli.verbs import again, check, data, launch, look, plan, report, runs, shell
+from launcher.cli.verbs import again, check, cluster, data, launch, look, plan, report, runs, shell
 from launcher.errors import LauncherError, ToolMissingError
 
 if TYPE_CHECKING:
@@ -157,6 +157,29 @@ def _add_operate(verbs: arguments.Verbs) -> None:
 
 def _add_cluster(verbs: arguments.Verbs) -> None:
     verbs.group("cluster")
+    what = "write the cluster file of what is there, or print the Role that the launcher needs"
+    if verb := verbs.add("cluster", what, cluster.cluster, options.Cluster):
+        verb.add_argument("action", choices=("discover", "rbac"), metavar="ACTION", help="discover or rbac")
+        what = "discover: slurm, kubernetes or local; default: what this machine has"
+        verb.add_argument("scheduler", nargs="?", choices=_SCHEDULERS, metavar="SCHEDULER", help=what)
+        what = "discover: write to FILE instead of standard output"
+        verb.add_argument("-o", dest="output", type=filled, metavar="FILE", help=what)
+        _flag(verb, "--force", "discover: overwrite FILE")
+        _flag(
+            verb,
+            "--update",
+            "discover: show how FILE would change, and write nothing; exit code 1 if it would",
+        )
+        what = "discover slurm: the hosts of this partition; default: Slurm's own default"
+        verb.add_argument("--partition", type=filled, metavar="NAME", help=what)
+        what = "discover kubernetes: of the kubeconfig; default: the current one"
+        verb.add_argument("--context", type=filled, metavar="NAME", help=what)
+        what = "default: that of the context"
+        verb.add_argument("--namespace", type=filled, metavar="NAME", help=what)
+        what = "rbac: only what runs on this cluster need; default: of every kind"
+        option = verb.add_argument("--cluster", type=filled, metavar="NAME|FILE", help=what)
+        option.completer = completion.clusters  # type: ignore[attr-defined]
+
     what = "DeepSpeed's hostfile of a host list or allocation"
     if verb := verbs.add("hostfile", what, look.hostfile, options.Look):
         verb.add_argument("hostlist", nargs="?", metavar="HOSTLIST|-", help="node[1-4,7]; - reads stdin")

@@ -133,6 +133,20 @@ class Data(Options):
     json: bool
 
 
+class Cluster(Options):
+    """cluster."""
+
+    action: Literal["discover", "rbac"]
+    scheduler: str | None
+    output: str | None
+    force: bool
+    update: bool
+    partition: str | None
+    context: str | None
+    namespace: str | None
+    cluster: str | None
+
+
 class Look(Options):
     """hostfile, env, schema, doctor, completion."""
 

@@ -52,7 +52,7 @@ def problems(document: Document, model: type) -> Iterator[Problem]:
             continue
         if value not in known():
             what = keys[-1] if keys != ("deepspeed",) else "preset"
-            hint = did_you_mean(value, known()) or _LISTED.get(what, "")
+            hint = did_you_mean(value, known()) or _LISTED.get(str(what), "")
             yield Problem(f"unknown {what} {shown(value)}", hint, document.place(keys))
     if model in tables:
         yield from _environment_problems(document)

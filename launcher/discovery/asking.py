@@ -1,0 +1,42 @@
+"""One question to a command of this machine, with a time limit."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+from launcher.namedtuple import NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SECONDS = 30
+
+
+class Answer(NamedTuple):
+    """What a command printed, or why it is no answer: `refusal` is '' for one that succeeded."""
+
+    text: str
+    refusal: str = ""
+
+
+def ask(words: Sequence[str], seconds: float = SECONDS) -> Answer:
+    """Run a command in the C locale. Never raises: what went wrong is the answer's `refusal`."""
+    try:
+        done = subprocess.run(
+            ["env", "LC_ALL=C", *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return Answer("", f"{words[0]} did not answer within {seconds:g} s")
+    except OSError as error:
+        return Answer("", f"{words[0]}: {error.strerror or error}")
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        last = said[-1] if said else f"exit code {done.returncode}"
+        return Answer(done.stdout, last if last.startswith(words[0]) else f"{words[0]}: {last}")
+    return Answer(done.stdout)
