@@ -3,6 +3,7 @@
 Owns how each is produced; test_golden.py and test_errors.py compare. A golden file that nothing produces is an error.
 
     tests/golden/<job>/<file>       what each scheduler renders of every jobs/**/*.yaml; of a pipeline, each stage
+    tests/golden/clusters/<file>    what `cluster discover` writes of the answers in launcher/discovery/answers.py
     tests/golden/fabrics/<name>.env what `env` prints of each fabric
     tests/golden/kubernetes/<file>  what Kubernetes gets in other kinds, queues and fabrics (kubernetes/variants.py)
     tests/errors/<case>.case        a command line and the files it reads; <case>.txt is its exit code and stderr
@@ -27,6 +28,7 @@ from launcher.fabrics import FABRICS, environment
 from launcher.files import load
 from launcher.planning import plan
 from tests import samples
+from tests.launcher.discovery import answers
 from tests.launcher.schedulers.kubernetes import variants
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def rendered() -> dict[Path, str]:
         for scheduler in schedulers.SCHEDULERS:
             folder = GOLDEN / name / scheduler
             made |= {folder / file: text for file, text in _rendered(decided, scheduler).items()}
+    made |= {GOLDEN / "clusters" / file: text for file, text in answers.rendered().items()}
     made |= {GOLDEN / "fabrics" / f"{name}.env": _exports(fabric) for name, fabric in FABRICS.items()}
     made |= {GOLDEN / "kubernetes" / file: text for file, text in variants.rendered().items()}
     return made

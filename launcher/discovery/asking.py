@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,8 @@ def ask(words: Sequence[str], seconds: float = SECONDS) -> Answer:
     """Run a command in the C locale. Never raises: what went wrong is the answer's `refusal`."""
     try:
         done = subprocess.run(
-            ["env", "LC_ALL=C", *words],
+            words,
+            env={**os.environ, "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -34,7 +36,10 @@ def ask(words: Sequence[str], seconds: float = SECONDS) -> Answer:
     except subprocess.TimeoutExpired:
         return Answer("", f"{words[0]} did not answer within {seconds:g} s")
     except OSError as error:
-        return Answer("", f"{words[0]}: {error.strerror or error}")
+        missing = isinstance(error, FileNotFoundError)
+        return Answer(
+            "", f"{words[0]} is not on PATH" if missing else f"{words[0]}: {error.strerror or error}"
+        )
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
         last = said[-1] if said else f"exit code {done.returncode}"

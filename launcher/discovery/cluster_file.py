@@ -47,7 +47,7 @@ _GPUS = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915")
 
 
 class Card(NamedTuple):
-    """The GPU of the hosts: `name` of the table, '' where there are several `candidates`, or none. `seen`: its name there."""
+    """The GPU of the hosts as it was `seen`, and its name in the table: empty where there are several, or none."""
 
     name: str
     seen: str
@@ -69,8 +69,8 @@ def of_slurm(facts: Slurm, partition: str | None = None) -> str:
         memory=f"{chosen.memory // _MIB}MiB",
         partition=there.get(chosen.partition),
         mixed=len(chosen.gpus) > 1,
-        # the partition has hosts with other GPUs: without its type, a job would get either
-        typed=bool(own and own.type and any(h.gpus != chosen.gpus for h in same)),
+        # the partition has other GPUs too: without their type, a job would get either
+        typed=bool(own and own.type and (len(chosen.gpus) > 1 or any(h.gpus != chosen.gpus for h in same))),
         others=[(h, _limits(there.get(h.partition))) for h in facts.hosts if h != chosen],
         limits=_limits(there.get(chosen.partition)),
         account=facts.accounts[0] if len(facts.accounts) == 1 else None,

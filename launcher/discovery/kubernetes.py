@@ -68,7 +68,12 @@ def learn(context: str | None = None, namespace: str | None = None) -> Kubernete
     Raises ToolMissingError without a kubeconfig, SubmitError when the server does not answer or knows no such user.
     """
     server = api.connect(context)
-    asked, space = _Asked(server), namespace or server.namespace
+    return look(server, namespace or server.namespace)
+
+
+def look(server: api.Server, space: str) -> Kubernetes:
+    """What the server says of the namespace `space`."""
+    asked = _Asked(server)
     version = asked.get("the version", "/version").get("gitVersion", "")
     core = f"/api/v1/namespaces/{space}"
     own = asked.get("the namespace's Pod Security", core, f"`kubectl get namespace {space} -o yaml`")
@@ -165,11 +170,11 @@ def missing(server: api.Server, namespace: str, needs: Sequence[str]) -> list[st
         for rule in rights.rules(needs)
         for resource in rule.resources
         for verb in rule.verbs
-        if not _may(server, namespace, verb, rule.group, resource)
+        if not _may(server, namespace, verb, (rule.group, resource))
     ]
 
 
-def _may(server: api.Server, namespace: str, verb: str, *what: str) -> bool:
+def _may(server: api.Server, namespace: str, verb: str, what: tuple[str, str]) -> bool:
     group, resource = what
     name, _, part = resource.partition("/")
     attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": name, "subresource": part}

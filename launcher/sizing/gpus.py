@@ -87,12 +87,12 @@ def named(word: str) -> list[str]:
     that name differ; none where no card has it.
     """
     words = _words(word)
-    if re.search(r"(?:^|[^a-z])mig(?:[^a-z]|$)|\dg\.", word.lower()):
+    if re.search(r"(?:^|[^a-z])mig(?:[^a-z]|$)|[0-9]g\.", word.lower()):
         return []  # a slice of a card has other memory
     own = [name for name in _table() if _words(name) == words]
     if own:
         return own
-    sizes = {part for part in words if re.fullmatch(r"\d+gb", part)}
+    sizes = {part for part in words if re.fullmatch("[0-9]+gb", part)}
     found = []
     for name in _table():
         *model, size = _words(name)  # h100, pcie, 80gb
