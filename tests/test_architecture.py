@@ -20,6 +20,7 @@ EVERYWHERE = sorted([*(ROOT / "launcher").rglob("*.py"), *IN_IMAGES, *(ROOT / "t
 # command line, a fabric by all that every fabric must have, a part of an algorithm by the algorithm's own test.
 TESTED_BY = (
     ("launcher/discovery", "launcher/discovery/test_slurm.py", "asking facts slurm_output"),
+    ("launcher/discovery", "real/slurm/test_discover.py", "live_slurm"),
     ("launcher/discovery", "launcher/discovery/test_cluster_file.py", "local"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_applying.py", "rights"),
     ("docker", "docker/test_preflight.py", "allreduce links"),

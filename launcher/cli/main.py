@@ -94,6 +94,8 @@ def _add_look(verbs: arguments.Verbs) -> None:
         verb.add_argument("jobs", nargs="+", type=filled, metavar="JOB", help="job and pipeline files")
         what = "only for this scheduler, on which it then must be possible: local, slurm or kubernetes"
         _repeated(verb, "--on", dest="on", metavar="SCHEDULER", what=what, choices=_SCHEDULERS)
+        what = "ask the scheduler too whether it could start as it is: limits, rights, quota; submit nothing"
+        _flag(verb, "--live", what)
         _file_options(verb)
 
     what = "what a job would change: in its live Kubernetes objects, or against its last run on Slurm or here"

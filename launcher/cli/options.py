@@ -70,6 +70,7 @@ class Check(Files):
 
     jobs: Sequence[str]
     on: Sequence[str]
+    live: bool
 
 
 class Run(Options):

@@ -10,8 +10,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher.errors import SpecError, ToolMissingError
+
+if TYPE_CHECKING:
+    from launcher.planning.plan import Plan
+    from launcher.schedulers import Files
 
 
 def here() -> str:
@@ -30,3 +35,19 @@ def here() -> str:
     if len(found) > 1:
         raise SpecError("there are Slurm and a kubeconfig here", hint="say which: `cluster discover slurm`")
     return found[0]
+
+
+def live(scheduler: str, plan: Plan, files: Files) -> str:
+    """What `scheduler` says of a plan whose files are rendered: when it would start, or that it takes it.
+
+    Raises SubmitError with all that keeps it from starting, ToolMissingError when the scheduler is not here.
+    """
+    if scheduler == "slurm":
+        from launcher.discovery import live_slurm
+
+        return live_slurm.check(plan, files["job.sh"])
+    if scheduler == "kubernetes":
+        from launcher.discovery import live_kubernetes
+
+        return live_kubernetes.check(plan, files["manifest.yaml"])
+    return "this machine has no queue: it would start at once"

@@ -19,15 +19,19 @@ class Answer(NamedTuple):
 
     text: str
     refusal: str = ""
+    said: str = ""  # on standard error
 
 
-def ask(words: Sequence[str], seconds: float = SECONDS) -> Answer:
-    """Run a command in the C locale. Never raises: what went wrong is the answer's `refusal`."""
+def ask(words: Sequence[str], seconds: float = SECONDS, given: str = "") -> Answer:
+    """Run a command in the C locale, with `given` on its standard input.
+
+    Never raises: what went wrong is the answer's `refusal`.
+    """
     try:
         done = subprocess.run(
             words,
             env={**os.environ, "LC_ALL": "C"},
-            stdin=subprocess.DEVNULL,
+            input=given,
             capture_output=True,
             text=True,
             errors="replace",
@@ -44,4 +48,4 @@ def ask(words: Sequence[str], seconds: float = SECONDS) -> Answer:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
         last = said[-1] if said else f"exit code {done.returncode}"
         return Answer(done.stdout, last if last.startswith(words[0]) else f"{words[0]}: {last}")
-    return Answer(done.stdout)
+    return Answer(done.stdout, said=done.stderr)

@@ -17,6 +17,8 @@ from tests.launcher.discovery import answers
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from launcher.files.cluster import Cluster
+
 TEXTS = answers.rendered()
 
 
@@ -27,7 +29,7 @@ def test_each_is_a_cluster_file(name: str, tmp_path: Path) -> None:
 
 
 def test_one_answer_is_a_field_and_several_are_a_comment(tmp_path: Path) -> None:
-    def read(name: str) -> load.Cluster:
+    def read(name: str) -> Cluster:
         (tmp_path / name).write_text(TEXTS[name], encoding="utf-8")
         return load.load_cluster(str(tmp_path / name))
 

@@ -65,7 +65,7 @@ def test_what_the_commands_say_becomes_the_file(tools: Path, capsys: Any) -> Non
 def test_what_is_refused_is_a_comment_and_a_line(
     tools: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking.ask, "__defaults__", (0.5,))
+    monkeypatch.setattr(asking.ask, "__defaults__", (0.5, ""))
     put(
         tools,
         "sacctmgr",
