@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from launcher.discovery.facts import Partition
     from launcher.planning.plan import Plan
 
-# sinfo's short states (%t) of hosts on which jobs start, now or when others have ended; `*` behind one: it does not answer
+# sinfo's short states (%t) of hosts on which jobs start, now or when others have ended; `*` behind one: no answer
 _USABLE = re.compile(r"(?:idle|alloc|mix|comp|resv|plnd)[^*]?")
 
 
