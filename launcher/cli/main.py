@@ -74,6 +74,8 @@ def _launch_options(verb: argparse.ArgumentParser, scheduler: str) -> None:
         _repeated(verb, "--sweep", dest="sweep", metavar="KEY=V,V…", what=what)
     if scheduler == "kubernetes":
         _flag(verb, "--server-dry-run", "validate by the API server's dry run; submit nothing")
+        what = "with --dry-run: also the claims that the job names, of this size: 1Ti, or 1Ti:CLASS"
+        verb.add_argument("--with-claims", type=filled, metavar="SIZE[:CLASS]", help=what)
     verb.set_defaults(scheduler=scheduler)
 
 

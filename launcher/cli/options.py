@@ -49,6 +49,7 @@ class Launch(Job):
     exclude_bad: bool = False
     sweep: Sequence[str] = ()
     server_dry_run: bool = False
+    with_claims: str | None = None
     debug: bool = False
 
     @property
