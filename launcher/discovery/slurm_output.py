@@ -1,4 +1,4 @@
-"""The text that Slurm's commands print, as facts. Pure; the same from Slurm 21.08 to 25.11.
+"""The text that Slurm's commands print, as facts. Pure.
 
 Their JSON is not used: its shape follows the plugin of the release (openapi/v0.0.37 … data_parser/v0.0.44: a limit is a
 number in one and {set, infinite, number} in the next), while fields that a format names have not changed.
