@@ -101,7 +101,7 @@ def look(server: api.Server, space: str) -> Kubernetes:
         claims=tuple(map(_claim, claims)),
         pod_security=own.get("metadata", {}).get("labels", {}).get(_ENFORCED, ""),
         quotas=tuple(row for quota in quotas for row in _quota(quota)),
-        refused=tuple(missing(server, space, [name for name, _ in served])),
+        refused=tuple(_refused(asked, space, [name for name, _ in served])),
         lacks=tuple(asked.lacks),
     )
 
@@ -158,6 +158,18 @@ def _quota(quota: dict[str, Any]) -> list[tuple[str, str, str]]:
     status = quota.get("status", {})
     used = status.get("used", {})
     return [(name, used.get(name, "0"), hard) for name, hard in status.get("hard", {}).items()]
+
+
+def _refused(asked: _Asked, space: str, needs: Sequence[str]) -> list[str]:
+    """`missing`; [] and one lack more where the server does not say."""
+    try:
+        return missing(asked.server, space, needs)
+    except api.Refusal as refusal:
+        if refusal.status in {0, 401}:
+            raise
+        where = "`kubectl auth can-i --list`"
+        asked.lacks.append(Lack("what you may do", refusal.problems[0].message, where))
+        return []
 
 
 def missing(server: api.Server, namespace: str, needs: Sequence[str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
+import os
+import pwd
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,10 +65,18 @@ def _told(lacks: list[Lack], what: str, words: Sequence[str]) -> str:
 
 
 def _accounting(lacks: list[Lack]) -> tuple[list[Qos], list[str]]:
-    own = ["sacctmgr", "-n", "-P", "show", "assoc", f"user={getpass.getuser()}"]
+    own = ["sacctmgr", "-n", "-P", "show", "assoc", f"user={_user()}"]
     accounts = _told(lacks, "accounts", [*own, f"format={output.ASSOCIATION}"])
     levels = _told(lacks, "QOS", ["sacctmgr", "-n", "-P", "show", "qos", f"format={output.QOS}"])
     return output.qos(levels), output.accounts(accounts)
+
+
+def _user() -> str:
+    """Slurm goes by the number of the user, whatever LOGNAME says; one without a name is asked for by it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
 
 
 def _containers(lacks: list[Lack], conf: str) -> list[tuple[str, str]]:

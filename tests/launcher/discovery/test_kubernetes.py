@@ -103,6 +103,14 @@ def test_a_server_that_does_not_answer(cluster: Cluster, run: Run, monkeypatch: 
     assert (code, "no Kubernetes cluster is configured" in err) == (6, True)
 
 
+def test_a_server_that_does_not_say_what_one_may_do(cluster: Cluster, run: Run) -> None:
+    cluster.tell("rules", without=["selfsubjectaccessreviews"])
+    code, out, err = run("cluster", "discover", "kubernetes")
+    assert code == 0
+    assert "not learned: what you may do" in err
+    assert "RIGHTS" not in out
+
+
 def test_a_user_whose_credentials_are_rejected(cluster: Cluster, run: Run) -> None:
     code, out, err = run("cluster", "discover", "kubernetes", "--context", "expired")
     assert (code, out) == (4, "")
