@@ -3,6 +3,8 @@
 Owns how each is produced; test_golden.py and test_errors.py compare. A golden file that nothing produces is an error.
 
     tests/golden/<job>/<file>       what each scheduler renders of every jobs/**/*.yaml; of a pipeline, each stage
+    tests/golden/clusters/<file>    what `cluster discover` writes of the answers in launcher/discovery/answers.py
+    tests/golden/fabrics/<name>.env what `env` prints of each fabric
     tests/golden/kubernetes/<file>  what Kubernetes gets in other kinds, queues and fabrics (kubernetes/variants.py)
     tests/errors/<case>.case        a command line and the files it reads; <case>.txt is its exit code and stderr
 """
@@ -22,14 +24,17 @@ from unittest import mock
 from launcher import ROOT, schedulers
 from launcher.cli import main as cli_main
 from launcher.errors import LauncherError
+from launcher.fabrics import FABRICS, environment
 from launcher.files import load
 from launcher.planning import plan
 from tests import samples
+from tests.launcher.discovery import answers
 from tests.launcher.schedulers.kubernetes import variants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from launcher.fabrics.model import Fabric
     from launcher.files.stages import Stages
 
 HERE = Path(__file__).parent
@@ -54,6 +59,8 @@ def rendered() -> dict[Path, str]:
         for scheduler in schedulers.SCHEDULERS:
             folder = GOLDEN / name / scheduler
             made |= {folder / file: text for file, text in _rendered(decided, scheduler).items()}
+    made |= {GOLDEN / "clusters" / file: text for file, text in answers.rendered().items()}
+    made |= {GOLDEN / "fabrics" / f"{name}.env": _exports(fabric) for name, fabric in FABRICS.items()}
     made |= {GOLDEN / "kubernetes" / file: text for file, text in variants.rendered().items()}
     return made
 
@@ -63,6 +70,10 @@ def _rendered(decided: plan.Plan, scheduler: str) -> dict[str, str]:
         return schedulers.load(scheduler).render(decided)
     except LauncherError as error:
         return {"refused.txt": f"exit {error.exit_code}\n{error}\n"}
+
+
+def _exports(fabric: Fabric) -> str:
+    return environment.text(environment.environment(fabric, gpu=True, interface=None), fabric.script)
 
 
 def _rendered_pipeline(stages: Stages, folder: Path) -> dict[Path, str]:

@@ -19,6 +19,10 @@ EVERYWHERE = sorted([*(ROOT / "launcher").rglob("*.py"), *IN_IMAGES, *(ROOT / "t
 # Modules without a test file of their name: (folder, the test that holds them, their names). A verb is tested by its
 # command line, a fabric by all that every fabric must have, a part of an algorithm by the algorithm's own test.
 TESTED_BY = (
+    ("launcher/discovery", "launcher/discovery/test_slurm.py", "asking facts slurm_output"),
+    ("launcher/discovery", "real/slurm/test_discover.py", "live_slurm"),
+    ("launcher/discovery", "launcher/discovery/test_cluster_file.py", "local"),
+    ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_applying.py", "rights"),
     ("docker", "docker/test_preflight.py", "allreduce links"),
     ("docker", "docker/test_node.py", "ending hostfile logs"),
     ("docker", "docker/test_program.py", "processes team"),
@@ -54,7 +58,7 @@ TESTED_BY = (
     (
         "launcher/cli/verbs",
         "launcher/cli/test_main.py",
-        "again check data debug launch look plan report runs shared shell tokens",
+        "again check cluster data debug launch look plan report runs shared shell tokens",
     ),
     ("launcher/doctor", "launcher/doctor/test_doctor.py", "looking machine ops"),
     ("launcher", "launcher/files/test_own_program.py", "entry"),

@@ -15,7 +15,19 @@ from launcher import ROOT, __version__
 from launcher.cli import arguments, completion, options, streams
 from launcher.cli.arguments import filled
 from launcher.cli.streams import say, say_problems
-from launcher.cli.verbs import again, check, checkpoints, data, launch, look, plan, report, runs, shell
+from launcher.cli.verbs import (
+    again,
+    check,
+    checkpoints,
+    cluster,
+    data,
+    launch,
+    look,
+    plan,
+    report,
+    runs,
+    shell,
+)
 from launcher.errors import LauncherError, ToolMissingError
 
 if TYPE_CHECKING:
@@ -74,6 +86,8 @@ def _launch_options(verb: argparse.ArgumentParser, scheduler: str) -> None:
         _repeated(verb, "--sweep", dest="sweep", metavar="KEY=V,V…", what=what)
     if scheduler == "kubernetes":
         _flag(verb, "--server-dry-run", "validate by the API server's dry run; submit nothing")
+        what = "with --dry-run: also the claims that the job names, of this size: 1Ti, or 1Ti:CLASS"
+        verb.add_argument("--with-claims", type=filled, metavar="SIZE[:CLASS]", help=what)
     verb.set_defaults(scheduler=scheduler)
 
 
@@ -94,6 +108,8 @@ def _add_look(verbs: arguments.Verbs) -> None:
         verb.add_argument("jobs", nargs="+", type=filled, metavar="JOB", help="job and pipeline files")
         what = "only for this scheduler, on which it then must be possible: local, slurm or kubernetes"
         _repeated(verb, "--on", dest="on", metavar="SCHEDULER", what=what, choices=_SCHEDULERS)
+        what = "ask the scheduler too whether it could start as it is: limits, rights, quota; submit nothing"
+        _flag(verb, "--live", what)
         _file_options(verb)
 
     what = "what a job would change: in its live Kubernetes objects, or against its last run on Slurm or here"
@@ -174,6 +190,29 @@ def _checkpoint_options(verb: argparse.ArgumentParser) -> None:
 
 def _add_cluster(verbs: arguments.Verbs) -> None:
     verbs.group("cluster")
+    what = "write the cluster file of what is there, or print the Role that the launcher needs"
+    if verb := verbs.add("cluster", what, cluster.cluster, options.Cluster):
+        verb.add_argument("action", choices=("discover", "rbac"), metavar="ACTION", help="discover or rbac")
+        what = "discover: slurm, kubernetes or local; default: what this machine has"
+        verb.add_argument("scheduler", nargs="?", choices=_SCHEDULERS, metavar="SCHEDULER", help=what)
+        what = "discover: write to FILE instead of standard output"
+        verb.add_argument("-o", dest="output", type=filled, metavar="FILE", help=what)
+        _flag(verb, "--force", "discover: overwrite FILE")
+        _flag(
+            verb,
+            "--update",
+            "discover: show how FILE would change, and write nothing; exit code 1 if it would",
+        )
+        what = "discover slurm: the hosts of this partition; default: Slurm's own default"
+        verb.add_argument("--partition", type=filled, metavar="NAME", help=what)
+        what = "discover kubernetes: of the kubeconfig; default: the current one"
+        verb.add_argument("--context", type=filled, metavar="NAME", help=what)
+        what = "default: that of the context"
+        verb.add_argument("--namespace", type=filled, metavar="NAME", help=what)
+        what = "rbac: only what runs on this cluster need; default: of every kind"
+        option = verb.add_argument("--cluster", type=filled, metavar="NAME|FILE", help=what)
+        option.completer = completion.clusters  # type: ignore[attr-defined]
+
     what = "DeepSpeed's hostfile of a host list or allocation"
     if verb := verbs.add("hostfile", what, look.hostfile, options.Look):
         verb.add_argument("hostlist", nargs="?", metavar="HOSTLIST|-", help="node[1-4,7]; - reads stdin")

@@ -49,6 +49,7 @@ class Launch(Job):
     exclude_bad: bool = False
     sweep: Sequence[str] = ()
     server_dry_run: bool = False
+    with_claims: str | None = None
     debug: bool = False
 
     @property
@@ -70,6 +71,7 @@ class Check(Files):
 
     jobs: Sequence[str]
     on: Sequence[str]
+    live: bool
 
 
 class Run(Options):
@@ -142,6 +144,20 @@ class Data(Options):
     cache: str | None
     cluster: str | None
     json: bool
+
+
+class Cluster(Options):
+    """cluster."""
+
+    action: Literal["discover", "rbac"]
+    scheduler: str | None
+    output: str | None
+    force: bool
+    update: bool
+    partition: str | None
+    context: str | None
+    namespace: str | None
+    cluster: str | None
 
 
 class Look(Options):

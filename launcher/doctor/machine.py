@@ -42,7 +42,7 @@ def checks() -> Iterator[Check]:
     """What training needs of the host."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield Check("machine", "cores", "ok", str(cores))
-    level = cpu_level(_flags())
+    level = cpu_level(flags())
     if level:
         yield Check("machine", "cpu level", "ok", f"{level} (the cluster file's `cpu_level`)")
     shm = Path("/dev/shm")
@@ -74,7 +74,8 @@ def cpu_level(flags: set[str]) -> str:
     return level
 
 
-def _flags() -> set[str]:
+def flags() -> set[str]:
+    """What /proc/cpuinfo says this processor can do; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

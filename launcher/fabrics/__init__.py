@@ -2,8 +2,9 @@
 
 Owns the reading of a provider's file, which has each value with its reason and its source; what is done with them is
 `launcher.fabrics.environment`'s. A new fabric is one entry in the file of its provider, with the fields of
-`model.Fabric`, whose sources are names of the file's `links`; what the entry leaves out is as in the fabric that it is
-`like`, and a `note` is for whoever reads the file.
+`model.Fabric`, whose sources are names of the file's `links`, each with its address and what it is of: the day of a
+commit, the release of a manual, or the day on which a page without either was read. What the entry leaves out is as in
+the fabric that it is `like`, and a `note` is for whoever reads the file.
 
 Only what a source asks for is set. Everything else is left to NCCL, which chooses by the hardware it finds:
 a value carried over from another network is worse than none.
@@ -20,7 +21,7 @@ from launcher.fabrics.model import Bandwidth, Fabric, Forbidden, HostPath, Sidec
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_PROVIDERS = ("generic", "aws", "azure", "gcp", "oracle")
+_PROVIDERS = ("generic", "aws", "azure", "gcp", "oracle", "coreweave", "alibaba")
 
 
 def _read(name: str, entry: Mapping[str, Any], links: Mapping[str, str], like: Fabric) -> Fabric:
@@ -68,7 +69,8 @@ def _fabrics() -> dict[str, Fabric]:
         for name, entry in table["fabrics"].items():
             like = known[entry.pop("like")] if "like" in entry else Fabric("", "", ())
             entry.pop("note", None)
-            known[name] = _read(name, entry, table["links"], like)
+            links = {key: address for key, (address, _) in table["links"].items()}
+            known[name] = _read(name, entry, links, like)._replace(checked=table["checked"])
     return known
 
 

@@ -37,7 +37,17 @@ def lint(environ: Mapping[str, str], fabric: Fabric) -> list[Diagnostic]:
 
 
 def _first(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
-    checks = (_set_by_launcher, _only_loopback, _forbidden, _foreign, _harmful, _old, _unknown, _experiment)
+    checks = (
+        _set_by_launcher,
+        _only_loopback,
+        _forbidden,
+        _foreign,
+        _without_plugin,
+        _harmful,
+        _old,
+        _unknown,
+        _experiment,
+    )
     diagnostics = (check(name, value, fabric) for check in checks)
     return next(filter(None, diagnostics), None)
 
@@ -76,7 +86,7 @@ def _foreign(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
 
 def _other_net(value: str, fabric: Fabric) -> Diagnostic | None:
     aliases = {"libfabric": "aws libfabric", "ofi": "aws libfabric"}
-    wanted = aliases.get(value.lower(), value.lower())
+    wanted = "ib" if value.lower().startswith("ibext_v") else aliases.get(value.lower(), value.lower())
     if fabric.net and wanted != fabric.net.lower():
         message = f"NCCL_NET={value} is not the network of {fabric.name!r}, which is {fabric.net!r}"
         return Diagnostic("NCCL_NET", message, "warning")
@@ -85,6 +95,15 @@ def _other_net(value: str, fabric: Fabric) -> Diagnostic | None:
         return None
     return Diagnostic(
         "NCCL_NET", f"NCCL_NET={value} stops the job on {fabric.name!r}: it is for {_some(owners)}", "warning"
+    )
+
+
+def _without_plugin(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
+    """SHARP beside NCCL_NET=IB: NCCL takes it only from the plugin whose network it uses, and says nothing."""
+    if name != "NCCL_COLLNET_ENABLE" or value != "1" or (fabric.net or "").lower() != "ib":
+        return None
+    return Diagnostic(
+        name, f"{name}=1 does nothing beside NCCL_NET=IB: use `fabric: infiniband-sharp`", "warning"
     )
 
 
@@ -111,6 +130,8 @@ def _unknown(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
 
 
 def _experiment(name: str, value: str, fabric: Fabric) -> Diagnostic | None:
+    if instead := variables.deprecated(name, value):
+        return Diagnostic(name, f"{name}={value} is deprecated: {instead}", "note")
     if name not in variables.experiments():
         return None
     return Diagnostic(

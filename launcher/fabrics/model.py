@@ -78,6 +78,7 @@ class Fabric(NamedTuple):
     name: str
     title: str
     sources: tuple[str, ...]
+    checked: str = ""  # the day on which its values were last compared with its sources
     # Empty means every scheduler. Paths and interfaces of one cloud differ between its Slurm images and its
     # Kubernetes nodes; then there is a fabric for each.
     schedulers: tuple[str, ...] = ()
@@ -94,6 +95,7 @@ class Fabric(NamedTuple):
     # `privileged` pod, which mounts them.
     devices: tuple[str, ...] = ()
     mounts: tuple[HostPath, ...] = ()
+    bare: bool = False  # a path has the job's number, which no mount of a container can name
     memlock: bool = False  # network memory is pinned: the limit on locked memory must be unlimited
     # Kubernetes alone. Resources are for one host.
     resources: Mapping[str, int | str] = {}
@@ -102,6 +104,9 @@ class Fabric(NamedTuple):
     sidecars: tuple[Sidecar, ...] = ()
     host_network: bool = False
     privileged: bool = False
+    # Pods ask for a channel of a ComputeDomain of the run's own, with which NVIDIA's DRA driver joins the hosts'
+    # NVLink: https://github.com/NVIDIA/k8s-dra-driver-gpu. On Slurm, switch/nvidia_imex or a prolog does it.
+    compute_domain: bool = False
     bandwidth: Bandwidth | None = None
 
 

@@ -13,7 +13,14 @@ from typing import Any
 from launcher.namedtuple import NamedTuple
 
 # Variables of plugins, which are too many to list.
-_PLUGINS = ("NCCL_FASTRAK_", "NCCL_GPUDIRECTTCPX_", "NCCL_SHIMNET_", "NCCL_SHARP_", "NCCL_IBEXT_")
+_PLUGINS = (
+    "NCCL_FASTRAK_",
+    "NCCL_GPUDIRECTTCPX_",
+    "NCCL_SHIMNET_",
+    "NCCL_SHARP_",
+    "NCCL_IBEXT_",
+    "NCCL_UCX_",
+)
 
 
 class Harm(NamedTuple):
@@ -51,6 +58,12 @@ def experiments() -> frozenset[str]:
 def instead_of(name: str) -> str:
     """What to use instead of a name that is read no longer, or only for old scripts; empty for any other."""
     return str(_table()["renamed"].get(name, ""))
+
+
+def deprecated(name: str, value: str) -> str:
+    """What to use instead of a variable, or a value of it, that NCCL's guide calls deprecated; empty for any other."""
+    table = _table()["deprecated"]
+    return str(table.get(name, table.get(f"{name}={value}", "")))
 
 
 def harm(name: str) -> Harm | None:

@@ -203,6 +203,10 @@ class Kubernetes:
         "capability",
         "How RDMA may pin memory: capability (root with IPC_LOCK), or node: the node sets no limit.",
     )
+    pod_patch: dict[Literal["metadata", "spec"], dict[str, Any]] = field(
+        dict,
+        "Kubernetes' own keys, merged into every pod (strategic merge): init containers, runtimeClassName, claims …",
+    )
     fail_on: Annotated[list[Annotated[int, Range(1, 255)]], Longest(200)] = field(
         lambda: exit_codes.with_restart("never"),
         "Exit codes that end the run at once: bad input, loss not finite, no run folder, out of memory.",

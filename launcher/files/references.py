@@ -34,6 +34,10 @@ _JOB: dict[Keys, Callable[[], Sequence[str]]] = {
 }
 
 
+# where to see the names, of which there are too many for a message
+_LISTED = {"fabric": "see `launcher env`"}
+
+
 def problems(document: Document, model: type) -> Iterator[Problem]:
     """Names that do not exist, and options and keys that a workload or DeepSpeed does not take."""
     data = document.data
@@ -48,7 +52,7 @@ def problems(document: Document, model: type) -> Iterator[Problem]:
             continue
         if value not in known():
             what = keys[-1] if keys != ("deepspeed",) else "preset"
-            hint = did_you_mean(value, known())
+            hint = did_you_mean(value, known()) or _LISTED.get(str(what), "")
             if keys[0] == "deepspeed" and value.endswith(".json"):
                 hint = "write the file's keys here: deepspeed: {zero_optimization: {stage: 2}}"
             yield Problem(f"unknown {what} {shown(value)}", hint, document.place(keys))

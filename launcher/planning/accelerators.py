@@ -21,7 +21,7 @@ _RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel": "gpu.in
 VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel"}
 # Fabrics that set nothing but what RCCL reads too, which has NCCL's own names:
 # https://rocm.docs.amd.com/projects/rccl/en/latest/api-reference/env-variables.html
-_ANY = ("none", "loopback", "tcp", "infiniband", "roce", "oci")
+_ANY = ("none", "loopback", "tcp", "infiniband", "roce", "oci", "oci-mi300x")
 # Intel's library is oneCCL, which reads none of NCCL's names: fabrics that set next to nothing.
 _WITHOUT_NCCL = ("none", "loopback", "tcp")
 

@@ -35,6 +35,9 @@ def problems(runtime: str, plan: Plan) -> Iterator[Problem]:
         hint = "write its absolute path, and mount its folder (`mounts:` of the cluster file)"
         what = f"workload {shown(script)}: a container does not start in this folder"
         yield Problem(what, hint, about=("job", "workload"))
+    if plan.fabric.bare:
+        what = f"fabric {plan.fabric.name!r} has a path with the job's number, which no container can mount"
+        yield Problem(what, "run without a container (slurm.container: none)", about=("cluster", "fabric"))
     yield from _image(runtime, plan.image, plan.cluster.image)
     yield from _mounts(plan)
     if runtime != "oci" and (split := set(plan.workspace.runs) & set(":,\n\"'\\")):

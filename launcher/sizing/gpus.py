@@ -78,3 +78,52 @@ def fitting(model: str, memory: int) -> str:
         and abs(memory / 2**30 / row["memory_gib"] - 1) < _NEAR
     ]
     return max(fits)[1] if fits else ""
+
+
+def named(word: str) -> list[str]:
+    """The table's names that a scheduler's word for a GPU may mean: `h100`, `nvidia_h100_80gb_hbm3`, `NVIDIA-L40S`.
+
+    One where the word is the table's own name, or says which card and how much memory it is; several where cards of
+    that name differ; none where no card has it.
+    """
+    words = _words(word)
+    if re.search(r"(?:^|[^a-z])mig(?:[^a-z]|$)|[0-9]g\.", word.lower()):
+        return []  # a slice of a card has other memory
+    own = [name for name in _table() if _words(name) == words]
+    if own:
+        return own
+    sizes = {part for part in words if re.fullmatch("[0-9]+gb", part)}
+    found = []
+    for name in _table():
+        *model, size = _words(name)  # h100, pcie, 80gb
+        if set(model) <= set(words) and (not sizes or size in sizes):
+            found.append((len(model), name))
+    # `NVIDIA H100 PCIe` is no SXM card: the name that says most is meant
+    most = max((length for length, _ in found), default=0)
+    told = [name for length, name in found if length == most]
+    # a bare `h100` may be any card whose name begins so
+    wider = [name for name in _table() if len(words) == 1 and _words(name)[0] == words[0]]
+    return list(dict.fromkeys([*told, *wider]))
+
+
+# the maker's words, and how the card is mounted, which the table's names leave out where there is one way
+_MAKERS = {
+    "nvidia",
+    "tesla",
+    "geforce",
+    "amd",
+    "instinct",
+    "sxm",
+    "sxm2",
+    "sxm3",
+    "sxm4",
+    "sxm5",
+    "hbm2",
+    "hbm2e",
+}
+_MAKERS |= {"hbm3", "hbm3e"}
+
+
+def _words(name: str) -> list[str]:
+    parts = re.split(r"[^a-z0-9]+", name.lower().replace("rtx ", "rtx").replace("rtx_", "rtx"))
+    return [part for part in parts if part and part not in _MAKERS] or [name.lower()]

@@ -34,18 +34,19 @@ def _check(path: str, given: options.Check) -> int:
             shared.require_fit(plan, force=False)
     except LauncherError as error:
         return _say_problems(path, error)
-    named = [schedulers.ALIASES.get(name, name) for name in given.on]
+    named = [schedulers.ALIASES.get(name, name) for name in given.on or _here(given)]
     codes, unusable = [], OK
     for name in dict.fromkeys(named or schedulers.SCHEDULERS):
         try:
             if stages.name:  # what stages can read of each other differs
                 plans = pipelines.plan_all(stages, plan_of, name)
             for plan in plans.values():
-                shared.require_image(plan, name, force=False, ask=False)
+                shared.require_image(plan, name, force=False, ask=given.live)
         except LauncherError as error:
             unusable = max(unusable, _say_problems(f"{path}: not on {name}", error))
             continue
-        codes.append(_render(name, path, plans))
+        code = _render(name, path, plans)
+        codes.append(_live(name, path, plans) if given.live and code == OK else code)
     return max([unusable, *codes]) if named or all(codes) else unusable
 
 
@@ -60,6 +61,29 @@ def _render(scheduler: str, path: str, plans: Mapping[str, Plan]) -> int:
         return _say_problems(f"{path}: not on {scheduler}", error)
     print(f"{path}: ok on {scheduler}")
     return OK
+
+
+def _here(given: options.Check) -> list[str]:
+    """With --live, the scheduler that this machine has signs of."""
+    from launcher import discovery
+
+    return [discovery.here()] if given.live else []
+
+
+def _live(scheduler: str, path: str, plans: Mapping[str, Plan]) -> int:
+    """What the scheduler itself says of each stage."""
+    from launcher import discovery, schedulers
+
+    code = OK
+    for name, plan in plans.items():
+        title = f"{path}: {name}" if name else path
+        try:
+            said = discovery.live(scheduler, plan, schedulers.load(scheduler).render(plan))
+        except LauncherError as error:
+            code = max(code, _say_problems(title, error))
+        else:
+            print(f"{title}: {said}")
+    return code
 
 
 def _say_problems(job: str, error: LauncherError) -> int:

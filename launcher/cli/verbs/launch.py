@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def launch(given: options.Launch) -> int:
-    from launcher.errors import PlanError
+    from launcher.errors import PlanError, SpecError
     from launcher.submission import pipelines, placement
 
     shared.check_suffix(given.name)
@@ -29,6 +29,9 @@ def launch(given: options.Launch) -> int:
         from launcher.cli.verbs import debug
 
         return debug.debug(given)
+    if given.with_claims and not given.dry_run:
+        what = "--with-claims goes with --dry-run: a claim outlives its runs, so it is made by hand"
+        raise SpecError(what, hint="… --dry-run --with-claims 1Ti | kubectl apply --server-side -f -")
     stages = shared.load_stages(given.job, given)
     led = given.scheduler == "kubernetes" and len(stages.stages) > 1
     if led and given.submits and not given.wait:
@@ -83,11 +86,9 @@ def _rehearse(given: options.Launch, stages: Stages, plans: Mapping[str, Plan]) 
     if given.output:  # nothing is written where a later stage is refused
         for name, files in rendered.items():
             require_own(folders[name], separate(files))
-    answers = dict[str, "list[str]"]()
-    if given.server_dry_run:
-        from launcher.schedulers import kubernetes
-
-        answers = {name: kubernetes.rehearse(plans[name], files) for name, files in rendered.items()}
+    if given.with_claims:
+        _print_claims(given.with_claims, plans)
+    answers = _asked(plans, rendered) if given.server_dry_run else {}
     for stage in stages.stages:
         files = rendered[stage.name]
         order = f"stage {stage.name}" + (f", after {' and '.join(stage.needs)}" if stage.needs else "")
@@ -102,6 +103,21 @@ def _rehearse(given: options.Launch, stages: Stages, plans: Mapping[str, Plan]) 
         if stage.needs:
             say(f"{order}: what is printed or written does not enforce this dependency")
     return OK
+
+
+def _asked(plans: Mapping[str, Plan], rendered: Mapping[str, dict[str, str]]) -> dict[str, list[str]]:
+    """What the API server says of each stage's manifest."""
+    from launcher.schedulers import kubernetes
+
+    return {name: kubernetes.rehearse(plans[name], files) for name, files in rendered.items()}
+
+
+def _print_claims(storage: str, plans: Mapping[str, Plan]) -> None:
+    """The claims that the stages name, each once, ahead of the manifests."""
+    from launcher.schedulers.kubernetes import storage as claims
+
+    texts = [part for plan in plans.values() for part in claims.claims(plan, storage).split("---\n") if part]
+    print(*dict.fromkeys(f"{text}---\n" for text in texts), sep="", end="")
 
 
 def require_own(folder: str, files: dict[str, str]) -> None:

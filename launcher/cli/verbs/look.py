@@ -93,14 +93,15 @@ def fabric_env(given: options.Look) -> int:
         print(tables.fabrics(given.json))
         return OK
     if given.fabric not in FABRICS:
-        raise SpecError(f"unknown fabric {given.fabric!r}", hint=did_you_mean(given.fabric, FABRICS))
+        hint = did_you_mean(given.fabric, FABRICS) or "see `launcher env`"
+        raise SpecError(f"unknown fabric {given.fabric!r}", hint=hint)
     fabric = FABRICS[given.fabric]
     variables = environment.environment(fabric, gpu=True, interface=None)
-    print(
-        tables.variables_json(variables)
-        if given.json
-        else environment.text(variables, fabric.script).rstrip("\n")
-    )
+    if given.json:
+        print(tables.variables_json(variables))
+    else:
+        print(f"# {fabric.name}: {fabric.title}; compared with its sources on {fabric.checked}")
+        print(environment.text(variables, fabric.script), end="")
     return OK
 
 

@@ -88,6 +88,10 @@ class Objects(NamedTuple):
         return trainer.overrides(self.plan, self.pod)
 
     @property
+    def channel(self) -> str:
+        return pods.channel(self.plan)
+
+    @property
     def left(self) -> list[str]:
         return trainer.left(self.plan)
 
@@ -116,7 +120,12 @@ def render(plan: Plan) -> Files:
         pod=parts[0].pod,
         parts=parts,
     )
-    return {MANIFEST: templates.text(f"kubernetes/{cluster.kind}.yaml.j2", run=objects)}
+    text = templates.text(f"kubernetes/{cluster.kind}.yaml.j2", run=objects)
+    if cluster.pod_patch:
+        from launcher.schedulers.kubernetes import patching
+
+        text = patching.patched(plan, text)
+    return {MANIFEST: text}
 
 
 def _labels(plan: Plan) -> dict[str, str]:

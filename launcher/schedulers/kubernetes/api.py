@@ -179,7 +179,7 @@ def _words(server: Server, status: int, reason: str, message: str, path: str, is
     if status == 404:
         return _absent(server, message, path, is_status)
     hints = {
-        403: "RBAC: templates/kubernetes/rbac.yaml has the Role to ask for; `kubectl auth can-i --list` shows yours",
+        403: "RBAC: `launcher cluster rbac` prints the Role to ask for; `kubectl auth can-i --list` shows yours",
         409: "",
         413: "the manifest is too large for this server: use fewer hosts",
         429: "the server is busy: try again",

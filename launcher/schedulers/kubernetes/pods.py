@@ -61,6 +61,7 @@ class Pod(NamedTuple):
     node_selector: dict[str, str]
     scheduler: str | None
     rights: security.Rights
+    claims: tuple[dict[str, Any], ...] = ()
     spread: tuple[dict[str, Any], ...] = ()
     probe: dict[str, Any] | None = None
 
@@ -108,6 +109,7 @@ def make(plan: Plan, labels: dict[str, str], queue: queues.Queueing) -> Pod:
         node_selector=cluster.node_selector,
         scheduler=cluster.scheduler or queue.scheduler,
         rights=security.rights(plan),
+        claims=_claims(plan),
         spread=_spread(plan),
     )
 
@@ -208,6 +210,17 @@ def _least_memory(plan: Plan) -> int:
         return processes
     estimated = plan.estimate.evaluation.memory
     return estimated.host.total if plan.gpu else processes + plan.slots * estimated.slot.total
+
+
+def channel(plan: Plan) -> str:
+    """The name of the claims' template that NVIDIA's DRA driver makes of the run's ComputeDomain."""
+    return f"{kinds.name(plan)}-channel"
+
+
+def _claims(plan: Plan) -> tuple[dict[str, Any], ...]:
+    """Devices that are claimed, not counted: a channel for NVLink between hosts."""
+    wanted = plan.fabric.compute_domain and plan.gpu
+    return ({"name": "imex", "resourceClaimTemplateName": channel(plan)},) if wanted else ()
 
 
 def _spread(plan: Plan) -> tuple[dict[str, Any], ...]:

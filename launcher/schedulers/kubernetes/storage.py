@@ -1,7 +1,7 @@
 """What becomes of a run's folder: on a claim it stays, on the pods' own disks it ends with them.
 
-Owns which runs cannot do without a claim, what a person should know before one does, and that a cache of prepared
-texts may lie on that claim too.
+Owns which runs cannot do without a claim, the manifests of those that they name, what a person should know before one
+goes without, and that a cache of prepared texts may lie on that claim too.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher import workloads
-from launcher.errors import Problem
+from launcher.errors import Problem, SpecError
+from launcher.files import kubernetes_syntax
+from launcher.namedtuple import NamedTuple
 from launcher.planning import data_cache
-from launcher.rendering import container_checks
+from launcher.rendering import container_checks, templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +30,37 @@ def settled(plan: Plan) -> Plan:
     if own is None or not container_checks.normal(own).startswith(f"{FOLDER}/"):
         return plan
     return plan._replace(mounts=tuple(mount for mount in plan.mounts if mount.inside != own))
+
+
+class Claim(NamedTuple):
+    """A PersistentVolumeClaim that a run mounts, and what for."""
+
+    name: str
+    why: str
+
+
+def claims(plan: Plan, storage: str) -> str:
+    """Manifests of the claims that `plan` names, each followed by `---`; '' where it names none.
+
+    `storage`: a size, or SIZE:CLASS. Raises SpecError for what is no size.
+    """
+    size, _, storage_class = storage.partition(":")
+    try:
+        kubernetes_syntax.quantity(size)
+    except ValueError as error:
+        raise SpecError(f"--with-claims {storage}: {error}", hint="write it as 1Ti, or 1Ti:CLASS") from None
+    runs = plan.cluster.kubernetes.runs
+    named = {runs: Claim(runs, "kubernetes.runs: run folders and checkpoints")} if runs else {}
+    for mount in plan.mounts:
+        if mount.claim:
+            named.setdefault(mount.claim, Claim(mount.claim, f"mounts: {mount.inside}"))
+    return templates.text(
+        "kubernetes/claims.yaml.j2",
+        claims=list(named.values()),
+        namespace=plan.cluster.kubernetes.namespace,
+        size=size,
+        storage_class=storage_class,
+    )
 
 
 def problems(plan: Plan) -> Iterator[Problem]:

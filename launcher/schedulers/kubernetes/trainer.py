@@ -109,6 +109,7 @@ def problems(plan: Plan, pod: Pod) -> Iterator[Problem]:
     release, fabric = plan.cluster.kubernetes.trainer, plan.fabric
     wanted = {
         "sidecars (fabric {fabric})": bool(pod.sidecars),
+        "claims of devices (fabric {fabric})": bool(pod.claims),
         "the host's network (fabric {fabric})": pod.rights.host_network,
         "kubernetes.priority_class": plan.cluster.kubernetes.priority_class is not None,
         "another scheduler (kubernetes.scheduler, queueing)": pod.scheduler is not None,

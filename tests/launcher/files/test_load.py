@@ -64,6 +64,7 @@ VALUES = [
         "{b/c: 3}",
         "[{operator: Exists}]",
         "{nodeAffinity: {}}",
+        "{spec: {}}",
     ),
 ]
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from launcher import ROOT
 from launcher.cli import main as cli_main
 from launcher.schedulers import kubernetes
+from launcher.schedulers.kubernetes import rights
 from tests.launcher.schedulers.kubernetes import broken, variants
 from tests.real.apiserver import apiserver
 from tests.real.apiserver.apiserver import Server
@@ -113,8 +113,7 @@ def test_manifest_is_accepted_without_a_warning(
 
 
 def test_the_role_is_accepted(server: Server) -> None:
-    text = (ROOT / "templates" / "kubernetes" / "rbac.yaml").read_text(encoding="utf-8")
-    text = text.replace("namespace: training", f"namespace: {server.namespace}")
+    text = rights.role(rights.every(), server.namespace)
     done = server.kubectl(
         "create", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text, check=False
     )

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Settings:
     """What a test may choose. Times are in seconds; `gpus`, `cpus` and `memory_mb` are per node.
 
-    `oci` is the text of oci.conf (the container runtime), `extra` more lines for slurm.conf.
+    `types` are of the nodes' GPUs, in turn; without, they have none. `oci` is the text of oci.conf (the container
+    runtime), `extra` more lines for slurm.conf.
     """
 
     nodes: int = 4
@@ -31,6 +32,11 @@ class Settings:
     slurmd_timeout: int = 6
     oci: str = ""
     extra: str = ""
+    types: tuple[str, ...] = ()
+
+    def gpu_type(self, name: str) -> str:
+        """The type of a node's GPUs; '' where they have none."""
+        return self.types[self.names.index(name) % len(self.types)] if self.types else ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -164,7 +170,7 @@ wait $!
 def _slurm_conf(settings: Settings, network: Network, folder: Path) -> str:
     nodes = "\n".join(
         f"NodeName={name} NodeAddr={network.address(name)} CPUs={settings.cpus} "
-        f"RealMemory={settings.memory_mb} Gres=gpu:{settings.gpus}"
+        f"RealMemory={settings.memory_mb} Gres={_gres(settings, name)}"
         for name in settings.names
     )
     return f"""\
@@ -234,10 +240,17 @@ AccountingStoragePass={folder}/run/munge.socket
 AccountingStorageTRES=gres/gpu"""
 
 
+def _gres(settings: Settings, name: str) -> str:
+    return ":".join(filter(None, ("gpu", settings.gpu_type(name), str(settings.gpus))))
+
+
 def _gres_conf(settings: Settings, folder: Path) -> str:
     if not settings.gpus:
         return ""
-    return f"Name=gpu File={folder}/dev/nvidia[0-{settings.gpus - 1}] Flags=nvidia_gpu_env\n"
+    files = f"Name=gpu File={folder}/dev/nvidia[0-{settings.gpus - 1}] Flags=nvidia_gpu_env"
+    if not settings.types:
+        return f"{files}\n"
+    return "".join(f"NodeName={n} {files} Type={settings.gpu_type(n)}\n" for n in settings.names)
 
 
 def _hosts(settings: Settings, network: Network) -> str:

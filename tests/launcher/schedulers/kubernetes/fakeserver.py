@@ -52,6 +52,15 @@ RESOURCES = {
     "leaderworkersets": ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"),
     "podgroups": ("scheduling.volcano.sh/v1beta1", "PodGroup"),
     "workloads": ("kueue.x-k8s.io/v1beta1", "Workload"),
+    "localqueues": ("kueue.x-k8s.io/v1beta1", "LocalQueue"),
+    "computedomains": ("resource.nvidia.com/v1beta1", "ComputeDomain"),
+    "namespaces": ("v1", "Namespace"),
+    "persistentvolumeclaims": ("v1", "PersistentVolumeClaim"),
+    "resourcequotas": ("v1", "ResourceQuota"),
+    "secrets": ("v1", "Secret"),
+    "serviceaccounts": ("v1", "ServiceAccount"),
+    "storageclasses": ("storage.k8s.io/v1", "StorageClass"),
+    "selfsubjectaccessreviews": ("authorization.k8s.io/v1", "SelfSubjectAccessReview"),
 }
 IMMUTABLE = {"Job": ("template", "completions", "completionMode"), "JobSet": ("replicatedJobs",)}
 # token → (user, verbs it may use; None is all). `member` has the rights that a test gives: "group/resource" → verbs.
@@ -87,6 +96,7 @@ class Store:
             self.forbidden: set[tuple[str, str]] = set()  # (verb, plural)
             self.role: set[tuple[str, ...]] = set()  # (group, resource, verb) that `member` has
             self.used: set[tuple[str, ...]] = set()  # those of them that it has used
+            self.refused: set[tuple[str, ...]] = set()  # those that it wanted and does not have
             self.denied: dict[str, str] = {}  # plural → what an admission webhook says
             self.patience: dict[str, int] = {}  # plural → how often it says so, if not always
             self.warnings: dict[str, list[str]] = {}
@@ -283,6 +293,8 @@ class Handler(BaseHTTPRequestHandler):
         verb = {"GET": "get" if name else "list", "POST": "create", "PATCH": "patch", "DELETE": "delete"}[
             self.command
         ]
+        if plural == "selfsubjectaccessreviews":  # everyone may ask
+            return self.send(201, self.review(token, body))
         self.authorize(token, verb, f"{plural}{match['log'] or ''}", space)
         applied = verb == "patch" and "apply-patch" in self.headers["Content-Type"]
         if (
@@ -297,13 +309,28 @@ class Handler(BaseHTTPRequestHandler):
             code, answer, self.store.warnings.get(plural, ()) if verb in {"create", "patch"} else ()
         )
 
-    def authorize(self, token: str, verb: str, plural: str, space: str) -> None:
+    def review(self, token: str, body: Object) -> Object:
+        asked = body["spec"]["resourceAttributes"]
+        plural = asked["resource"] + ("/" + asked["subresource"] if asked.get("subresource") else "")
+        used, refused = set(self.store.used), set(self.store.refused)
+        try:
+            self.authorize(token, asked["verb"], plural, asked["namespace"], asked.get("group", ""))
+            allowed = True
+        except Refuse:
+            allowed = False
+        self.store.used, self.store.refused = used, refused  # to ask is not to use
+        return {**body, "status": {"allowed": allowed}}
+
+    def authorize(self, token: str, verb: str, plural: str, space: str, group: str | None = None) -> None:
         user, verbs = USERS[token]
-        group = self.store.resources[plural.partition("/")[0]][0].rpartition("/")[0]
+        if group is None:
+            group = self.store.resources[plural.partition("/")[0]][0].rpartition("/")[0]
         right = (group, plural, verb)
         if token == "member":
             self.store.used.add(right)
         missing = token == "member" and right not in self.store.role
+        if missing:
+            self.store.refused.add(right)
         if missing or (verbs is not None and verb not in verbs) or (verb, plural) in self.store.forbidden:
             raise Refuse(
                 403,
@@ -430,6 +457,10 @@ class Handler(BaseHTTPRequestHandler):
         return sorted(store.used)
 
     @staticmethod
+    def do_refused(store: Store, _: Object) -> list[Any]:
+        return sorted(store.refused)
+
+    @staticmethod
     def do_failures(store: Store, body: Object) -> list[Any]:
         if body.get("clear"):
             store.failures.clear()
@@ -483,6 +514,8 @@ def _discovery(path: str, store: Store) -> Object | None:
         }
         for group in sorted({v.partition("/")[0] for v in versions})
     ]
+    if path == "/version":
+        return {"major": "1", "minor": "34", "gitVersion": "v1.34.1", "platform": "linux/amd64"}
     if path == "/api":
         return {"kind": "APIVersions", "versions": ["v1"]}
     if path == "/apis":
@@ -493,7 +526,13 @@ def _discovery(path: str, store: Store) -> Object | None:
     api = path.removeprefix("/apis/") if path.startswith("/apis/") else path.removeprefix("/api/")
     if api in versions | {"v1"} and path in {f"/apis/{api}", f"/api/{api}"}:
         found = [
-            {"name": plural, "kind": kind, "namespaced": plural != "nodes", "verbs": ["get", "list", "patch"]}
+            {
+                "name": plural,
+                "kind": kind,
+                "namespaced": plural
+                not in {"nodes", "namespaces", "storageclasses", "selfsubjectaccessreviews"},
+                "verbs": ["get", "list", "patch"],
+            }
             for plural, (of, kind) in there.items()
             if of == api
         ]

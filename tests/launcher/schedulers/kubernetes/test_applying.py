@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from ruamel.yaml import YAML
 
-from launcher import ROOT
 from launcher.schedulers.kubernetes import kinds
+from launcher.schedulers.kubernetes import rights as role
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.launcher.schedulers.kubernetes.conftest import Cluster
 
 Run = Any
@@ -30,19 +32,23 @@ def test_warnings_of_the_server_are_shown_at_submission(cluster: Cluster, run: R
     ]
 
 
-def rights() -> set[tuple[str, str, str]]:
-    """(API group, resource, verb) of every rule of rbac.yaml."""
-    text = (ROOT / "templates" / "kubernetes" / "rbac.yaml").read_text(encoding="utf-8")
+def rights(*needs: str) -> set[tuple[str, str, str]]:
+    """(API group, resource, verb) of every rule that is printed, but for the nodes that `cluster discover` lists."""
+    text = role.role(needs or role.every(), "training")
     documents = [d for d in YAML(typ="safe", pure=True).load_all(text) if "rules" in d]
-    return {
+    found = {
         (group, resource, verb)
         for document in documents
         for rule in document["rules"]
         for group, resource, verb in itertools.product(rule["apiGroups"], rule["resources"], rule["verbs"])
     }
+    return found - {("", "nodes", "list")}
 
 
-def live(cluster: Cluster, run: Run, job: str, kind: str, queueing: str) -> None:
+DOMAIN = ("cluster.gpu=gb200-186gb", "cluster.fabric=efa-p6e-gb200", "model=gpt2")
+
+
+def live(cluster: Cluster, run: Run, job: str, kind: str, queueing: str, *more: str) -> None:
     """Every verb that talks to the server, for one kind and queue. The pod is a host of kind job alone (else 5)."""
     settings = [
         "--set",
@@ -52,6 +58,7 @@ def live(cluster: Cluster, run: Run, job: str, kind: str, queueing: str) -> None
     ]
     if queueing == "kueue":
         settings += ["--set", "cluster.kubernetes.queue=research"]
+    settings += [word for setting in more for word in ("--set", setting)]
     code, out, err = run("kubernetes", job, *settings)
     assert code == 0, err
     name, plural = out.strip(), f"{kind}s"
@@ -84,9 +91,58 @@ def test_the_role_has_the_rights_that_every_verb_needs_and_no_more(
     live(cluster, run, job, "job", "kueue")
     cluster.tell("rules", apis={"podgroups": "scheduling.x-k8s.io/v1alpha1"})
     live(cluster, run, job, "job", "coscheduling")
+    live(cluster, run, job, "job", "coscheduling", *DOMAIN)
     used = {tuple(right) for right in cluster.tell("used")}
     assert used - rights() == set()
     assert rights() - used == set()
+
+
+def follow(cluster: Cluster, run: Run, job: str) -> None:
+    """The verbs of a run of kind job, whatever they answer: submitted, waiting, running, ended, resumed, cancelled."""
+    _, out, _ = run("kubernetes", job)
+    name = out.strip()
+    if not name:
+        return
+    for condition in (
+        [],
+        [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": ""}],
+    ):
+        cluster.tell("status", plural="jobs", name=name, status={"conditions": condition})
+        pod = cluster.pod(
+            name, 0, spec={"nodeName": "gpu-0"}, conditions=[{"type": "Ready", "status": "False"}]
+        )
+        cluster.log(pod, "2026-01-01T00:00:01.1Z [0] step 1/9")
+        for words in (("status", name), ("logs", name), ("diff", job), ("status", name)):
+            run(*words)
+        cluster.tell("remove", plural="pods", name=pod)
+        run("status", name)
+    for verb in ("resume", "cancel"):
+        run(verb, name)
+
+
+@pytest.mark.heavy
+def test_no_right_of_the_role_can_be_left_out(
+    cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig("member")))
+    for right in sorted(rights("job")):
+        cluster.tell("reset")
+        cluster.tell("rules", role=sorted(rights("job") - {right}))
+        follow(cluster, run, job)
+        assert cluster.tell("refused") == [list(right)], right
+
+
+def test_the_role_of_a_cluster_file_is_its_own(run: Run, tmp_path: Path) -> None:
+    site = tmp_path / "own.yaml"
+    site.write_text("slots: 1\nkubernetes: {kind: jobset, queue: research, namespace: nlp}\n")
+    code, out, err = run("cluster", "rbac", "--cluster", str(site))
+    assert (code, err) == (0, "")
+    documents = [d for d in YAML(typ="safe", pure=True).load_all(out) if d["kind"] == "Role"]
+    (own,) = documents
+    assert own["metadata"]["namespace"] == "nlp"
+    resources = {r for rule in own["rules"] for r in rule["resources"]}
+    assert {"jobsets", "workloads"} <= resources
+    assert not resources & {"services", "podgroups", "trainjobs", "computedomains"}
 
 
 def test_without_a_right_the_refusal_names_the_role(
@@ -97,5 +153,5 @@ def test_without_a_right_the_refusal_names_the_role(
     code, _, err = run("kubernetes", job)
     assert code == 4
     assert 'User "member" cannot create resource "jobs" in API group "batch"' in err
-    assert "templates/kubernetes/rbac.yaml" in err
+    assert "`launcher cluster rbac` prints the Role to ask for" in err
     assert cluster.objects() == {}

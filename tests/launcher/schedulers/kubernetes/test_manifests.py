@@ -12,8 +12,8 @@ import pytest
 import yaml
 from ruamel.yaml import YAML
 
-from launcher import ROOT
 from launcher.schedulers import kubernetes
+from launcher.schedulers.kubernetes import rights
 from tests.launcher.schedulers.kubernetes import audit, crds, schemas, variants
 
 PLANS = variants.plans()
@@ -32,6 +32,8 @@ def documents(name: str) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("version", [schemas.OLDEST, schemas.NEWEST])
 @pytest.mark.parametrize("name", PLANS)
 def test_fits_the_schemas(name: str, version: str) -> None:
+    if PLANS[name].fabric.compute_domain and version == schemas.OLDEST:
+        pytest.skip("claims of devices have had another form until 1.31; NVIDIA's driver needs 1.32")
     assert [p for d in documents(name) for p in schemas.problems(d, version)] == []
 
 
@@ -197,7 +199,7 @@ UNKNOWN: dict[str, Any] = {"cpus": None, "memory": None}
 
 @pytest.mark.parametrize("version", [schemas.OLDEST, schemas.NEWEST])
 def test_the_role_fits_the_schemas(version: str) -> None:
-    text = (ROOT / "templates" / "kubernetes" / "rbac.yaml").read_text(encoding="utf-8")
+    text = rights.role(rights.every(), "training")
     for document in yaml.load_all(text, yaml.CSafeLoader):
         assert schemas.problems(document, version) == []
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from launcher import workloads
 from launcher.cli import main
 from launcher.errors import PlanError
 from launcher.schedulers import kubernetes
-from tests.launcher.schedulers.kubernetes import variants
+from tests.launcher.schedulers.kubernetes import schemas, variants
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,3 +65,29 @@ def test_the_refusal_has_its_place(tmp_path: Path, capsys: pytest.CaptureFixture
     )
     assert main.main(["kubernetes", str(tmp_path / "job.yaml"), "--dry-run"]) == 3
     assert f"{tmp_path}/site.yaml:4:1: 2 hosts save checkpoints" in capsys.readouterr().err
+
+
+def test_the_claims_that_a_job_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "site.yaml").write_text(
+        "slots: 1\nimage: registry.example.com/x:1\nmounts: {/data: {claim: corpus}, /more: {claim: corpus}}\n"
+        "kubernetes: {runs: runs, namespace: nlp}\n"
+    )
+    words = ["kubernetes", "jobs/quickstart.yaml", "--cluster", str(tmp_path / "site.yaml")]
+    assert main.main([*words, "--dry-run", "--with-claims", "1Ti:fast"]) == 0
+    documents = list(yaml.safe_load_all(capsys.readouterr().out))
+    claims = [d for d in documents if d["kind"] == "PersistentVolumeClaim"]
+    assert [c["metadata"] for c in claims] == [
+        {"name": "runs", "namespace": "nlp"},
+        {"name": "corpus", "namespace": "nlp"},
+    ]
+    assert [p for c in claims for p in schemas.problems(c)] == []
+    for claim in claims:
+        assert claim["spec"] == {
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": "fast",
+            "resources": {"requests": {"storage": "1Ti"}},
+        }
+    assert documents[-1]["kind"] == "Job"
+    assert main.main([*words, "--dry-run", "--with-claims", "1Ti"]) == 0
+    first = next(yaml.safe_load_all(capsys.readouterr().out))
+    assert "storageClassName" not in first["spec"]

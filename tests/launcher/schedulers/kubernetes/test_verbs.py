@@ -89,7 +89,7 @@ def test_a_refusal_in_the_middle_takes_back_what_was_made(cluster: Cluster, run:
     code, _, err = run("kubernetes", job)
     assert code == 4
     assert 'User "admin" cannot patch resource "jobs" in API group "batch" in the namespace "training"' in err
-    assert "rbac.yaml has the Role to ask for" in err
+    assert "`launcher cluster rbac` prints the Role to ask for" in err
     assert cluster.objects() == {}
 
 

@@ -1,0 +1,216 @@
+"""`kubernetes.pod_patch`: a strategic merge over rendered pods, for what the launcher has no field for.
+
+Owns the merge, and what of a pod a patch may not change, because the run depends on it; patching.json has Kubernetes'
+own names. https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+
+from launcher.errors import PlanError, Problem, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from launcher.planning.plan import Plan
+
+Object = dict[str, Any]
+_TABLES = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+_KEYS: Mapping[str, str] = _TABLES["keys"]
+# Of a pod, and of the container that has the ranks: what the launcher decides, and what a file changes instead.
+_POD = {
+    "restartPolicy": "`restarts:` of the job",
+    "subdomain": "",
+    "hostname": "",
+    "hostNetwork": "`fabric:`",
+    "terminationGracePeriodSeconds": "kubernetes.grace_seconds",
+    "schedulerName": "kubernetes.scheduler",
+    "tolerations": "kubernetes.tolerations, which are added to those that a run needs",
+}
+_CONTAINER = {"image": "`image:`", "command": "`command:` of the job", "args": "`args:` of the job"}
+_LISTS = {"env": "`env:`", "volumeMounts": "`mounts:`"}
+
+
+def patched(plan: Plan, manifest: str) -> str:
+    """The manifest with the plan's patch in each of its pods. Comments stay.
+
+    Raises PlanError for what is no patch of a pod, or would break the run.
+    """
+    patch: dict[str, Any] = {str(part): own for part, own in plan.cluster.kubernetes.pod_patch.items()}
+    if not patch:
+        return manifest
+    if problems := [*_unknown(plan, patch)]:
+        raise PlanError(*problems)
+    return "\n---\n".join(_document(plan, text, patch) for text in manifest.split("\n---\n"))
+
+
+def _unknown(plan: Plan, patch: Mapping[str, Any]) -> Iterator[Problem]:
+    """Fields that no pod has, and a TrainJob on somebody else's runtime, whose pods are not rendered here."""
+    if plan.cluster.kubernetes.runtime:
+        what = "pod_patch: the pods of a runtime of the cluster are not the launcher's to patch"
+        yield _problem(what, "leave kubernetes.runtime out: the run then creates its own runtime")
+    spec = patch.get("spec", {})
+    for field in spec:
+        if field not in _TABLES["pod"] and not field.startswith("$"):
+            yield _problem(
+                f"pod_patch: a pod's spec has no {field!r}", did_you_mean(field, _TABLES["pod"], 0)
+            )
+    for kind in ("containers", "initContainers"):
+        entries = spec.get(kind) or []
+        for entry in entries if isinstance(entries, list) else [entries]:
+            if not isinstance(entry, dict) or not entry.get("name"):
+                yield _problem(
+                    f"pod_patch: every entry of {kind} needs a name", "the ranks' container is `node`"
+                )
+                continue
+            for field in entry:
+                if field not in _TABLES["container"] and not field.startswith("$"):
+                    hint = did_you_mean(field, _TABLES["container"], 0)
+                    yield _problem(f"pod_patch: container {entry['name']!r} has no field {field!r}", hint)
+
+
+def _problem(what: str, hint: str = "") -> Problem:
+    return Problem(f"kubernetes.{what}", hint, about=("cluster", "kubernetes", "pod_patch"))
+
+
+def _document(plan: Plan, text: str, patch: Mapping[str, Any]) -> str:
+    """One document of the manifest; a document without pods is left as it is."""
+    yaml = YAML()
+    yaml.preserve_quotes, yaml.width = True, 2**20
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    document = yaml.load(text)
+    templates = list(_templates(document))
+    if not templates:
+        return text
+    for template in templates:
+        before = copy.deepcopy(template)
+        _merge(template, patch)
+        if problems := list(_broken(before, template)):
+            raise PlanError(*problems)
+    written = io.StringIO()
+    yaml.dump(document, written)
+    return written.getvalue().removesuffix("\n") + ("\n" if text.endswith("\n") else "")
+
+
+def _templates(node: Any) -> Iterator[Object]:
+    """Every pod template below `node`: what has a spec with containers."""
+    if isinstance(node, list):
+        for entry in node:
+            yield from _templates(entry)
+    elif isinstance(node, dict):
+        spec = node.get("spec")
+        if isinstance(spec, dict) and "containers" in spec:
+            yield node
+            return
+        for entry in node.values():
+            yield from _templates(entry)
+
+
+def _merge(target: Object, patch: Mapping[str, Any]) -> None:
+    """Kubernetes' strategic merge, in place: null removes, lists with a merge key are merged by it, others replaced."""
+    for key, value in patch.items():
+        if key == "$patch":
+            continue
+        if value is None:
+            target.pop(key, None)
+        elif (
+            isinstance(value, dict) and isinstance(target.get(key), dict) and value.get("$patch") != "replace"
+        ):
+            _merge(target[key], value)
+        elif isinstance(value, list) and key in _KEYS and isinstance(target.get(key), list):
+            target[key] = _merged(target[key], value, _KEYS[key])
+        else:
+            target[key] = _clean(value)
+
+
+def _merged(entries: list[Any], patches: list[Any], key: str) -> list[Any]:
+    for patch in patches:
+        own = patch.get(key) if isinstance(patch, dict) else None
+        found = next((entry for entry in entries if isinstance(entry, dict) and entry.get(key) == own), None)
+        if found is None:
+            entries.append(_clean(patch))
+        elif patch.get("$patch") == "delete":
+            entries.remove(found)
+        else:
+            _merge(found, patch)
+    return entries
+
+
+def _clean(value: Any) -> Any:
+    """A value that is new, without the directives of a patch."""
+    if isinstance(value, dict):
+        return {k: _clean(v) for k, v in value.items() if k != "$patch" and v is not None}
+    if isinstance(value, list):
+        return [_clean(entry) for entry in value]
+    # in quotes: the server's YAML takes a bare `on` or `0x1` for no text
+    return DoubleQuotedScalarString(value) if isinstance(value, str) else value
+
+
+def _broken(before: Object, after: Object) -> Iterator[Problem]:
+    """What the run needs of a pod and the patch has changed or taken away."""
+    labels, kept = before["metadata"]["labels"], after["metadata"].get("labels") or {}
+    for name in labels:
+        if kept.get(name) != labels[name]:
+            yield _problem(f"pod_patch changes label {name}: the launcher finds the run's pods by it")
+    old, new = before["spec"], after["spec"]
+    for field, instead in _POD.items():
+        if field in old and new.get(field) != old[field]:
+            yield _problem(
+                f"pod_patch changes {field}", f"use {instead}" if instead else "hosts find each other by it"
+            )
+    for volume in old["volumes"]:
+        if _named(new.get("volumes") or [], volume["name"]) != volume:
+            yield _problem(
+                f"pod_patch changes volume {volume['name']!r}, which the run has", "give yours another name"
+            )
+    yield from _containers(old["containers"], new["containers"])
+
+
+def _containers(old: list[Any], new: list[Any]) -> Iterator[Problem]:
+    """The ranks' container, the only one of `old`, as the patch leaves it, and those beside it."""
+    rank = old[0]
+    for container in new:
+        if container["name"] != rank["name"]:
+            what = f"pod_patch: container {container['name']!r} would keep the pod when its ranks have ended"
+            yield _problem(
+                what, "put it below initContainers with `restartPolicy: Always`, which is a sidecar"
+            )
+    now = _named(new, rank["name"])
+    if now is None:
+        yield _problem(f"pod_patch removes container {rank['name']!r}, which has the ranks")
+        return
+    for field, instead in _CONTAINER.items():
+        if rank.get(field) != now.get(field):
+            yield _problem(f"pod_patch changes the ranks' {field}", f"use {instead}")
+    yield from _lost(rank, now)
+
+
+def _lost(rank: Object, patched_rank: Object) -> Iterator[Problem]:
+    """Variables, mounts and devices of the ranks that the patch changes or removes."""
+    for field, instead in _LISTS.items():
+        key = _KEYS[field]
+        now = {entry[key]: entry for entry in patched_rank.get(field) or []}
+        for entry in rank.get(field) or []:
+            if now.get(entry[key]) != entry:
+                yield _problem(f"pod_patch changes {field} {entry[key]} of the ranks", f"use {instead}")
+    limits, now = (
+        rank["resources"].get("limits") or {},
+        (patched_rank.get("resources") or {}).get("limits") or {},
+    )
+    for name, amount in limits.items():
+        if now.get(name) != amount:
+            yield _problem(
+                f"pod_patch changes the ranks' limit {name}", "use slots, or kubernetes.resources and memory"
+            )
+
+
+def _named(entries: list[Any], name: str) -> Any:
+    return next((entry for entry in entries if entry.get("name") == name), None)

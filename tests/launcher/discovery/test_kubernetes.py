@@ -1,0 +1,117 @@
+"""A namespace asked on the fake API server, as the users of its kubeconfig."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.launcher.discovery import answers
+from tests.launcher.schedulers.kubernetes.conftest import cluster, fake_server, job, run
+
+if TYPE_CHECKING:
+    from tests.launcher.schedulers.kubernetes.conftest import Cluster
+
+__all__ = ["cluster", "fake_server", "job", "run"]
+Run = Any
+
+
+def furnish(cluster: Cluster, cloud: str) -> None:
+    """The nodes of a cloud, a shared claim, a quota and a queue."""
+    for number, node in enumerate(answers.CLOUDS[cloud]):
+        named = {"kind": "Node", **node, "metadata": {**node["metadata"], "name": f"n{number}"}}
+        cluster.tell("put", plural="nodes", namespace="", object=named)
+    claim = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Ti"}}}
+    for kind, plural, name, more in (
+        ("PersistentVolumeClaim", "persistentvolumeclaims", "shared", {"spec": claim}),
+        ("LocalQueue", "localqueues", "research", {}),
+        (
+            "ResourceQuota",
+            "resourcequotas",
+            "gpus",
+            {"status": {"hard": {"pods": "9"}, "used": {"pods": "2"}}},
+        ),
+    ):
+        document = {"kind": kind, "metadata": {"name": name}, **more}
+        cluster.tell("put", plural=plural, object=document)
+    labels = {"pod-security.kubernetes.io/enforce": "baseline"}
+    own = {"kind": "Namespace", "metadata": {"name": "training", "labels": labels}}
+    cluster.tell("put", plural="namespaces", namespace="", object=own)
+
+
+def test_the_file_passes_check_and_a_job_is_submitted_with_it(
+    cluster: Cluster, run: Run, job: str, tmp_path: Path
+) -> None:
+    furnish(cluster, "aws")
+    file = str(tmp_path / "found.yaml")
+    code, out, err = run("cluster", "discover", "kubernetes", "-o", file)
+    assert (code, out) == (0, ""), err
+    text = Path(file).read_text()
+    for line in (
+        'fabric: "efa-p5"',
+        'queue: "research"',
+        'runs: "shared"',
+        "hosts: 4",
+        "baseline",
+        "pods 2 of 9",
+    ):
+        assert line in text
+    assert "RIGHTS" not in text
+    assert run("check", job, "--cluster", file, "--set", "model=gpt2", "--on", "kubernetes")[0] == 0
+    code, out, err = run("kubernetes", job, "--cluster", file, "--set", "model=gpt2")
+    assert code == 0, err
+    assert ("jobs", out.strip()) in cluster.objects()
+
+
+def test_what_a_user_may_not_see_or_do_is_said(
+    cluster: Cluster, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    furnish(cluster, "aws")
+    code, out, err = run("cluster", "discover", "kubernetes", "--context", "viewer")
+    assert code == 0
+    assert "RIGHTS that the launcher needs and you do not have" in out
+    assert "create jobs.batch" in out
+    assert "get pods/log" not in out
+    code, out, err = run("cluster", "discover", "kubernetes", "--context", "member")
+    assert code == 0
+    assert "not learned: nodes: GPUs, CPUs, memory, network: the API server refused (403)" in err
+    assert "The nodes are not known" in out
+
+
+@pytest.mark.parametrize(
+    "gone", [["jobsets"], ["jobsets", "trainjobs", "trainingruntimes", "localqueues", "workloads"]]
+)
+def test_only_the_kinds_that_are_installed(cluster: Cluster, run: Run, gone: list[str]) -> None:
+    cluster.tell("rules", without=gone)
+    out = run("cluster", "discover", "kubernetes")[1]
+    assert "job (batch/v1)" in out
+    assert "jobset (" not in out
+    assert ("trainjob (" in out, "kueue" in out) == (len(gone) == 1, len(gone) == 1)
+
+
+def test_a_server_that_does_not_answer(cluster: Cluster, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        config = cluster.kubeconfig(server=f"http://127.0.0.1:{closed.getsockname()[1]}")
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    code, out, err = run("cluster", "discover", "kubernetes")
+    assert (code, out) == (4, "")
+    assert "does not answer" in err
+    code, _, err = run("cluster", "discover", "kubernetes", "--context", "nowhere")
+    assert (code, "no Kubernetes cluster is configured" in err) == (6, True)
+
+
+def test_a_server_that_does_not_say_what_one_may_do(cluster: Cluster, run: Run) -> None:
+    cluster.tell("rules", without=["selfsubjectaccessreviews"])
+    code, out, err = run("cluster", "discover", "kubernetes")
+    assert code == 0
+    assert "not learned: what you may do" in err
+    assert "RIGHTS" not in out
+
+
+def test_a_user_whose_credentials_are_rejected(cluster: Cluster, run: Run) -> None:
+    code, out, err = run("cluster", "discover", "kubernetes", "--context", "expired")
+    assert (code, out) == (4, "")
+    assert "rejected the credentials" in err

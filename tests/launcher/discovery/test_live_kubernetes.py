@@ -1,0 +1,90 @@
+"""`check --live` on the fake API server: what is missing is named, all at once, and nothing is created."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tests.launcher.discovery.test_kubernetes import furnish
+from tests.launcher.schedulers.kubernetes.conftest import cluster, fake_server, job, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+    from tests.launcher.schedulers.kubernetes.conftest import Cluster
+
+__all__ = ["cluster", "fake_server", "job", "run"]
+Run = Any
+
+
+def live(run: Run, job: str, *settings: str) -> tuple[int, str, str]:
+    words = [w for s in ("cluster.kubernetes.runs=shared", *settings) for w in ("--set", s)]
+    found: tuple[int, str, str] = run("check", job, "--live", "--on", "kubernetes", *words)
+    return found
+
+
+def test_what_it_needs_is_there(cluster: Cluster, run: Run, job: str) -> None:
+    furnish(cluster, "aws")
+    before = cluster.objects()
+    code, out, err = live(run, job, "cluster.kubernetes.queue=research")
+    assert code == 0, err
+    assert out.endswith(": the API server takes every object, in namespace training\n")
+    assert cluster.objects() == before
+
+
+def test_everything_that_is_missing_is_said_at_once(
+    cluster: Cluster, run: Run, job: str, tmp_path: Path
+) -> None:
+    furnish(cluster, "aws")
+    limits = {"hard": {"pods": "3", "requests.cpu": "100"}, "used": {"pods": "2", "requests.cpu": "1"}}
+    quota = {"kind": "ResourceQuota", "metadata": {"name": "small"}, "status": limits}
+    cluster.tell("put", plural="resourcequotas", object=quota)
+    before = cluster.objects()
+    code, _, err = live(
+        run,
+        job,
+        "cluster.kubernetes.runs=gone",
+        "cluster.kubernetes.queue=nowhere",
+        "cluster.kubernetes.service_account=nobody",
+        "cluster.kubernetes.image_pull_secrets=[registry]",
+        'env={"HF_TOKEN": {"secret": "hf"}}',
+        'cluster.mounts={"/data": {"claim": "corpus"}}',
+    )
+    assert code == 4
+    for said in (
+        "persistentvolumeclaim 'gone' is not in namespace training",
+        "persistentvolumeclaim 'corpus' is not in namespace training",
+        "secret 'hf' is not in namespace training",
+        "secret 'registry' is not in namespace training",
+        "serviceaccount 'nobody' is not in namespace training",
+        "'nowhere' is no LocalQueue of namespace training",
+        "quota small: pods 2 of 3 are used, and the run asks for 2 × 1",
+    ):
+        assert said in err, err
+    assert "requests.cpu" not in err
+    assert cluster.objects() == before
+
+
+def test_rights_that_are_missing(
+    cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    furnish(cluster, "aws")
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig("viewer")))
+    code, _, err = live(run, job)
+    assert code == 4
+    assert "you may not create configmaps" in err
+    assert "create jobs.batch" in err
+    assert "launcher cluster rbac" in err
+
+
+def test_a_refusal_of_the_dry_run(cluster: Cluster, run: Run, job: str) -> None:
+    furnish(cluster, "aws")
+    cluster.tell("rules", denied={"jobs": 'admission webhook "policy" denied the request: no team label'})
+    code, _, err = live(run, job)
+    assert (code, "no team label" in err) == (4, True)
+
+
+def test_this_machine_has_no_queue(run: Run, job: str) -> None:
+    code, out, _ = run("check", job, "--live", "--on", "local", "--set", "nodes=1")
+    assert (code, "it would start at once" in out) == (0, True)
