@@ -103,9 +103,10 @@ def test_a_steps_share_is_the_same_for_any_ranks_and_accumulation(
     scaled: bool | None, items: int | None
 ) -> None:
     """What reaches the gate's gradient, as ranks' gradients are averaged and those of micro batches added."""
-    rows, slopes = sequences(), []
+    rows: Any = sequences()
+    slopes: list[Any] = []
     for ranks, steps in ((1, 1), (2, 2), (1, 4), (4, 1)):
-        size, slope = 4 // (ranks * steps), 0.0
+        size, slope = 4 // (ranks * steps), torch.zeros(())
         for first in range(0, 4, size):
             trainer = Trainer(
                 accelerator=SimpleNamespace(num_processes=ranks),
@@ -113,7 +114,7 @@ def test_a_steps_share_is_the_same_for_any_ranks_and_accumulation(
                 loss_is_scaled_for_ga=scaled,
             )
             model, balance = noted()
-            balancing.follow(trainer, balance)  # type: ignore[arg-type]
+            balancing.follow(trainer, balance)
             batch = padded(rows[first : first + size])
             loss = trainer.compute_loss(model, batch, num_items_in_batch=items)
             assert loss.item() == 0
