@@ -103,7 +103,8 @@ def test_a_steps_share_is_the_same_for_any_ranks_and_accumulation(
     scaled: bool | None, items: int | None
 ) -> None:
     """What reaches the gate's gradient, as ranks' gradients are averaged and those of micro batches added."""
-    rows, slopes = sequences(), []
+    rows: Any = sequences()
+    slopes: list[Any] = []
     for ranks, steps in ((1, 1), (2, 2), (1, 4), (4, 1)):
         size, slope = 4 // (ranks * steps), torch.zeros(())
         for first in range(0, 4, size):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the train extra is not installed")
 
 from workloads import balancing, losses, routing  # noqa: E402
+from workloads.session import Stop  # noqa: E402
 
 from tests.docker.workloads import ranks  # noqa: E402
 from tests.docker.workloads.test_losses import SHAPE, VOCABULARY  # noqa: E402
@@ -132,6 +135,26 @@ def test_a_mixture_without_a_balancing_loss_is_named() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "able", "said"),
+    [
+        ({}, False, "expert_parallel: this workload has every expert on each rank; leave it out"),
+        (
+            {"export": True},
+            True,
+            "--export: experts that expert_parallel spreads over ranks are not put together",
+        ),
+        ({"lora_rank": 4}, True, "--lora-rank: expert_parallel spreads experts that are trained themselves"),
+    ],
+)
+def test_where_experts_cannot_be_spread_it_is_said(options: dict[str, Any], able: bool, said: str) -> None:
+    args = argparse.Namespace(**{"export": False, **options})
+    routing.check_spread(args, {"expert_parallel": {"enabled": True, "autoep_size": 1}}, able)
+    routing.check_spread(args, {"expert_parallel": {"enabled": False, "autoep_size": 2}}, able)
+    with pytest.raises(Stop, match=re.escape(said)):
+        routing.check_spread(args, {"expert_parallel": {"enabled": True, "autoep_size": 2}}, able)
+
+
 @pytest.mark.deepspeed
 def test_all_experts_of_the_twin_are_used_after_200_steps(tmp_path: Path) -> None:
     config = ranks.deepspeed(1, stage=2, micro=8)
@@ -172,6 +195,21 @@ def test_experts_spread_over_ranks_learn_as_whole_ones(stage: int, tmp_path: Pat
     again = ranks.run(tmp_path / "spread", 2, apart, *args, model="tiny-mixtral")
     assert again.events("start")[-1]["resumed_from"] == "step-00000002"
     assert again.losses() == pytest.approx(whole.losses(), abs=2e-4)
+
+
+@pytest.mark.deepspeed
+def test_the_trainers_experts_spread_over_ranks_learn_as_whole_ones(tmp_path: Path) -> None:
+    args = ("--seq-length=32", "--lr=1e-3", "--max-steps=3", "--log-every=1")
+    runs = []
+    for section in ({"enabled": False}, {"enabled": True, "autoep_size": 2, "use_grouped_mm": False}):
+        config = {**ranks.deepspeed(2, 2), "expert_parallel": section}
+        folder = tmp_path / str(section["enabled"])
+        runs.append(ranks.run(folder, 2, config, *args, model="tiny-mixtral", workload="finetune"))
+    whole, spread = runs
+    assert spread.losses() == pytest.approx(whole.losses(), abs=2e-4)
+    assert [step["expert_shares"] for step in spread.steps()] == [
+        step["expert_shares"] for step in whole.steps()
+    ]
 
 
 @pytest.mark.deepspeed
