@@ -2,9 +2,10 @@
 # to the last digit, so it cannot be in the other images.
 #
 #   docker build -f docker/serve.Dockerfile -t registry.example.com/vllm-serve:0.33.0 docker
+# Its images are tagged v and the release. v0.32.0 was seen in use by others; this tag was not (README.md).
 ARG VLLM_IMAGE=vllm/vllm-openai:v0.33.0
 FROM ${VLLM_IMAGE}
-# Where launcher/containers.py looks for Python.
+# Where launcher/rendering/containers.py looks for Python.
 RUN [ -x /opt/venv/bin/python ] || { install -d /opt/venv/bin; ln -s "$(command -v python3)" /opt/venv/bin/python; }
 ENV PYTHONPATH=/opt/job PYTHONUNBUFFERED=1 HOME=/tmp USER=serve HF_HOME=/tmp/cache/huggingface \
     VLLM_CACHE_ROOT=/tmp/cache/vllm
