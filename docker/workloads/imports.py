@@ -1,4 +1,4 @@
-"""How a rank imports DeepSpeed: without what it would load and not use. Half of a rank's start-up was that."""
+"""How a rank imports DeepSpeed: without what it would load and not use."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def compiled_when_called() -> Iterator[None]:
     """Functions that are decorated with `torch.compile` meanwhile load the compiler when they are called first.
 
     DeepSpeed decorates three functions of Muon so, and imports them for every optimizer, to ask whether it is Muon
-    (is_zero_supported_optimizer in deepspeed/runtime/zero/utils.py, 0.19.8).
+    (is_zero_supported_optimizer in deepspeed/runtime/zero/utils.py, 0.19.8). That is 1.1 of 5.2 seconds of a processor
+    for three steps of pretraining a tiny LLaMA, and 42 MB of each rank.
     """
     import torch
 
