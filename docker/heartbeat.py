@@ -9,7 +9,9 @@ makes (0700) and removes. The file is one record of SIZE bytes, written by one p
 A reader that meets half of a new record sees a sum that is wrong, and looks again. The keys, all but `step` optional:
 
     beat      counts the records of this process            pid   the process
-    step      the last step that is done                    phase one of PHASES: what the rank does now
+    step      the last step that is done                    phase one of PHASES: what the rank does now; null while a
+                                                                  program has named none
+    began     the step that this process began after
     since     when that began; CLOCK_MONOTONIC, seconds     at    when the record was written, the same clock
     spent     {phase: seconds} that have ended, by phase
     steps     {"count", "sum", "squares", "last": […], "own": […]} of the steps that this process has done after its
@@ -71,6 +73,7 @@ class Beat:
     """A record as it was read. `since` and `at` are seconds of CLOCK_MONOTONIC, None where the rank tells none."""
 
     step: int
+    began: int = 0
     phase: str | None = None
     since: float | None = None
     at: float | None = None
@@ -89,6 +92,8 @@ class Writer:
             with contextlib.suppress(OSError):
                 self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._number, self._pid = 0, os.getpid()
+        self._began: int | None = None
+        self._named = False  # whether the program tells its phases
         self._step, self._phase, self._since = 0, START, time.monotonic()
         self._count, self._sum, self._squares = 0, 0.0, 0.0
         self._last: deque[float] = deque(maxlen=LAST)
@@ -97,7 +102,9 @@ class Writer:
 
     def phase(self, name: str, step: int | None = None) -> None:
         """From now on the rank does `name`, one of PHASES; `step`: the last one that is done."""
+        self._named = True
         if step is not None:
+            self._begin(step)
             self._step = step
         self._go_on(name, time.monotonic())
         self._write()
@@ -114,6 +121,7 @@ class Writer:
 
     def step(self, number: int, own: float = 0.0) -> None:
         """Step `number` is done, and the next begins. `own`: seconds before this rank waited for the others."""
+        self._begin(number - 1)
         now = time.monotonic()
         seconds = now - self._since
         if self._phase == STEP:
@@ -126,6 +134,9 @@ class Writer:
         self._go_on(STEP, now)
         self._write()
 
+    def _begin(self, step: int) -> None:
+        self._began = step if self._began is None else self._began
+
     def _go_on(self, name: str, now: float) -> None:
         self._spent[self._phase] = self._spent.get(self._phase, 0.0) + now - self._since
         self._phase, self._since = name, now
@@ -136,7 +147,8 @@ class Writer:
         self._number += 1
         record = {
             "step": self._step,
-            "phase": self._phase,
+            "phase": self._phase if self._named else None,
+            "began": self._began or 0,
             "since": round(self._since, 4),
             "at": round(time.monotonic(), 4),
             "beat": self._number,
@@ -228,6 +240,7 @@ def _beat(record: dict[str, Any]) -> Beat:
     )
     return Beat(
         step=int(record["step"]),
+        began=int(record.get("began", 0)),
         phase=record["phase"] if record.get("phase") in PHASES else None,
         since=_time(record.get("since")),
         at=_time(record.get("at")),

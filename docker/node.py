@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
+import os
 import queue
 import signal
 import socket
@@ -30,6 +32,7 @@ from typing import Any
 import caches
 import carried
 import environment
+import hang
 import heartbeat
 import hostfile
 import inventory
@@ -38,7 +41,11 @@ import nccl
 import program
 import ranks
 import rendezvous
+import restarts
+import stacks
 import supervisor
+import terminal
+import watch
 import weights
 from ending import BAD_INPUT, NOT_WRITABLE, SAVED, Failure, Outcome, Stop
 from team import Team
@@ -135,12 +142,13 @@ def supervised(
 
     # SimpleQueue, because its put() is reentrant: fit for a signal handler.
     events: queue.SimpleQueue[ranks.Event] = queue.SimpleQueue()
+    told = Path(variables[heartbeat.VARIABLE] or os.devnull)
     try:
         weights.fetch(args, variables, peers)
         for number in SIGNALS:
             signal.signal(number, lambda n, _: events.put(ranks.Signal(PASSED_ON.get(n, n))))
         team = Team(hosts, index, peers.port, str(args.hostfile.absolute()))
-        variables = variables | (notes.variables if notes else {})
+        variables = variables | (notes.variables if notes else {}) | stacks.variables(told, variables)
         mine = ranks.start(args.command, variables, team, program.of(args))
         kept = logs.keep(mine, folder, args.echo, args.attempt)
     except Stop as stop:
@@ -148,7 +156,9 @@ def supervised(
         raise
     if notes:
         notes.follow(kept, mine.numbers)
+    watched = watch.Watch(mine, kept, told, events.put, **limit(args.stall))
     threading.Thread(target=ranks.reap, args=(events,), daemon=True).start()
+    watched.follow()
     peers.follow(lambda node, message: events.put(ranks.Heard(node, message)))
     code = supervisor.Supervisor(
         ranks=mine,
@@ -157,16 +167,37 @@ def supervised(
         outcome=outcome,
         events=events,
         say=say,
+        hang=hang.Hang(args.folder, args.attempt, watched, peers=peers, index=index, say=say),
+        decision=restarts.Decision(args.folder, told, args.attempt, by_code=args.restarts_by_code, say=say),
         walltime=supervisor.Walltime(args.requeue_after, args.folder / "checkpoints"),
     ).wait()
-    logs.finish(kept.values())
-    if notes:
-        notes.finish(folder / f"nccl-{host}" if code not in (0, SAVED) else None)
-    for log in kept.values():
-        log.close()
+    watched.finish()
+    finish(kept, notes, folder / f"nccl-{host}" if code not in (0, SAVED) else None)
     if code == 0 and index == 0:
         outcome.succeed(host)
     return code
+
+
+def finish(kept: dict[int, logs.Log], notes: nccl.Notes | None, evidence: Path | None) -> None:
+    """Close the ranks' logs, with all that is left to be written."""
+    logs.finish(kept.values())
+    if notes:
+        notes.finish(evidence)
+    for log in kept.values():
+        log.close()
+
+
+def limit(stall: str) -> dict[str, Any]:
+    """What `--stall` means to Watch; a run at whose breakpoint() somebody thinks is never stalled."""
+    judges = stall != "off" and not os.environ.get(terminal.VARIABLE)
+    return {"judges": judges, "wish": None if stall in {"auto", "off"} else float(stall)}
+
+
+def stall(text: str) -> str:
+    """Raises ValueError for what is neither a word nor a number of seconds."""
+    if text not in {"auto", "off"} and not 0 < float(text) < math.inf:
+        raise ValueError
+    return text
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -190,6 +221,14 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     parser.add_argument(
         "--requeue-after", type=float, help="seconds after SIGUSR2 at which ranks that go on are put back"
+    )
+    parser.add_argument(
+        "--stall", type=stall, default="auto", help="seconds without progress that end it, or auto, or off"
+    )
+    parser.add_argument(
+        "--restarts-by-code",
+        action="store_true",
+        help="end with another code where a restart would not help",
     )
     program.add_options(parser)
     weights.add_options(parser)
