@@ -1,7 +1,9 @@
 """What happens when no rank of the run advances any more: stacks of all hosts at once, a verdict, and the end.
 
 Owns the agreement between the hosts. Every host tells node 0 when its ranks are quiet, and when they are not; once all
-are, or somebody asks for the stacks, node 0 tells all to take them, and says what they show:
+are, or somebody asks for the stacks, node 0 tells all to take them, and says what they show. Of a program that never
+told a step, nothing is ended that does not show ranks which wait for others, unless the job sets a limit of its own: a
+server may be silent for as long as nobody asks.
 
     {"type": "quiet", "state": "moves" | "quiet" | "done"}    a host to node 0, at each change
     {"type": "dump", "name": "0-1"}                           node 0 to all
@@ -14,6 +16,7 @@ does not answer could hold up is done in threads, and not waited for.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
 import time
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from links import Message, Peers
 
 PATIENCE = 20.0  # seconds that hosts have to answer
-_WRITING = 10.0
+_WRITING, _READING = 10.0, 2.0
 _LONGEST = 50_000  # bytes of a host's answer: links.py reads lines of 64 KiB
 _FITS = (
     (6, 25),
@@ -60,7 +63,6 @@ class Hang:
     states: dict[int, str] = field(default_factory=dict)
     answers: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     name: str = ""  # of what is being taken; '' when nothing is
-    _number: int = 0
     _came: threading.Condition = field(default_factory=threading.Condition)
 
     def mark(self, node: int, state: str) -> None:
@@ -77,8 +79,7 @@ class Hang:
         """Have all hosts take their stacks; `cause` is "stall" or "asked". Node 0's alone."""
         if self.index or self.name:
             return
-        self._number += 1
-        self.name = f"{self.attempt}-{self._number}"
+        self.name = stacks.within(_READING, self._unused, f"{self.attempt}-{time.time():.0f}")
         self.answers.clear()
         self.peers.tell(type="dump", name=self.name)
         threading.Thread(target=self._gather, args=(self.name, cause), daemon=True).start()
@@ -94,6 +95,10 @@ class Hang:
                 self.answers[node] = message["ranks"]
                 self._came.notify()
 
+    def _unused(self) -> str:
+        names = (f"{self.attempt}-{number}" for number in itertools.count(1))
+        return next(name for name in names if not (self.folder / "stacks" / name).exists())
+
     def _answer(self, name: str) -> None:
         self.peers.tell(type="dumped", name=name, ranks=self._take(name))
 
@@ -103,7 +108,6 @@ class Hang:
             self.answers[0] = own
             self._came.wait_for(lambda: len(self.answers) == len(self.peers.hosts), PATIENCE)
             answers = dict(self.answers)
-        moved = cause == "stall" and "moves" in self.states.values()
         records = [record for node in sorted(answers) for record in answers[node]]
         found = verdict.judge([_stack(record) for record in records])
         absent = [host for node, host in enumerate(self.peers.hosts) if node not in answers]
@@ -114,8 +118,12 @@ class Hang:
         if found.of_host and found.host:
             stacks.within(_WRITING, lambda: self._blame(found), None)
         self.name = ""
-        if cause == "stall" and not moved:  # a rank may have woken up meanwhile
-            self.say(f"stalled for {self.watched.silence:.0f} s: {text}")
+        if cause == "asked" or "moves" in self.states.values():  # a rank may have woken up meanwhile
+            return
+        told = found.waits or any(record["step"] is not None for record in records)
+        ends = told or self.watched.wish is not None
+        self.say(f"{'stalled' if ends else 'silent'} for {self.watched.silence:.0f} s: {text}")
+        if ends:
             self.watched.put(Stalled(found.rank, found.host, found.of_host, text))
 
     def _take(self, name: str) -> list[dict[str, Any]]:

@@ -168,7 +168,7 @@ def supervised(
         events=events,
         say=say,
         hang=hang.Hang(args.folder, args.attempt, watched, peers=peers, index=index, say=say),
-        decision=restarts.Decision(args.folder, told, args.attempt, by_code=args.restarts_by_code, say=say),
+        decision=decision(args, told),
         walltime=supervisor.Walltime(args.requeue_after, args.folder / "checkpoints"),
     ).wait()
     watched.finish()
@@ -176,6 +176,11 @@ def supervised(
     if code == 0 and index == 0:
         outcome.succeed(host)
     return code
+
+
+def decision(args: argparse.Namespace, told: Path) -> restarts.Decision:
+    """Node 0's, whether the run is started again."""
+    return restarts.Decision(args.folder, told, args.attempt, by_code=args.restarts_by_code, say=say)
 
 
 def finish(kept: dict[int, logs.Log], notes: nccl.Notes | None, evidence: Path | None) -> None:
@@ -253,7 +258,11 @@ def main() -> int:
     except Stop as stop:
         ignore_signals()
         say(f"error: {stop}")
-        outcome.write(Failure(stop.code, -1, socket.gethostname()))
+        failure = Failure(stop.code, -1, socket.gethostname())
+        outcome.write(failure)
+        with contextlib.suppress(Stop):
+            if hostfile.find_index(hostfile.read_hostfile(args.hostfile), args.node) == 0:
+                return decision(args, Path(os.devnull)).code(failure, wanted=True)
         return stop.code
 
 

@@ -98,10 +98,10 @@ class Decision:
         decided = stacks.within(_READING, lambda: self._decide(failure, wanted), None)
         if decided is None or decided[0]:
             return failure.code
-        if wanted:
-            self.say(f"a restart would not help: {decided[1]}")
-        hopeless = self.by_code and RESTARTS.get(failure.code) != "never" and wanted
-        return NOT_CURED if hopeless else failure.code
+        if not wanted or RESTARTS.get(failure.code) == "never":
+            return failure.code
+        self.say(f"a restart would not help: {decided[1]}")
+        return NOT_CURED if self.by_code else failure.code
 
     def _decide(self, failure: Failure, wanted: bool) -> tuple[bool, str]:
         beats = [beat for beat in map(heartbeat.read, self.told.glob("rank-*")) if beat]

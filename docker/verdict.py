@@ -66,6 +66,8 @@ class Doing(NamedTuple):
 class Verdict:
     """`text`: the sentence. `rank` and `host`: whom the others wait for, -1 and '' when it is nobody in particular.
 
+    `waits`: whether a rank waits for others.
+
     `of_host`: the host is to blame and not the program: a process that was stopped, a file system or device.
     """
 
@@ -73,6 +75,7 @@ class Verdict:
     rank: int = -1
     host: str = ""
     of_host: bool = False
+    waits: bool = False
 
 
 def parse(text: str) -> tuple[tuple[Frame, ...], ...]:
@@ -151,12 +154,11 @@ def judge(stacks: list[Stack]) -> Verdict:
     elif len(groups) == 1 and waiting and len(stacks) > 1:
         text += ": the network or a GPU does not answer"
     if not culprits or sum(map(len, culprits.values())) == len(stacks) > 1:
-        blamed = [s for key, group in groups.items() if _of_host(key[0]) for s in group]
-        return Verdict(
-            text, host=blamed[0].host if len({s.host for s in blamed}) == 1 else "", of_host=bool(blamed)
-        )
+        blamed = [stack for (what, _), group in groups.items() if _of_host(what) for stack in group]
+        host = blamed[0].host if len({stack.host for stack in blamed}) == 1 else ""
+        return Verdict(text, host=host, of_host=bool(host), waits=bool(waiting))
     (what, _), group = min(culprits.items(), key=lambda entry: (not _of_host(entry[0][0]), len(entry[1])))
-    return Verdict(text, group[0].rank, group[0].host, _of_host(what))
+    return Verdict(text, group[0].rank, group[0].host, _of_host(what), bool(waiting))
 
 
 def _of_host(what: Doing) -> bool:
