@@ -23,7 +23,9 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import flight
 import heartbeat
+import rank_shell
 import stacks
 import verdict
 import watch
@@ -133,8 +135,11 @@ class Hang:
         if ranks.start_ranks:
             started = {one: rank for pid in numbers for rank, one in stacks.ranks_below(pid).items()}
             numbers = started or numbers
+        nothing: dict[int, Path] = {}
+        began, recorded = time.time(), stacks.within(_READING, lambda: _asked(numbers), nothing)
         taken = stacks.take(numbers, self.watched.folder)
         stacks.within(_WRITING, lambda: self._keep(name, taken, numbers), None)
+        stacks.within(_WRITING, lambda: flight.keep(recorded, began, self.folder / "stacks" / name), None)
         host = self.peers.hosts[self.index]
         full = [_record(numbers[pid], host, one, self.watched.folder) for pid, one in taken.items()]
         for threads, frames in _FITS:
@@ -172,6 +177,10 @@ class Hang:
 
         write(self.watched.folder / watch.ANSWER)
         stacks.within(_WRITING, lambda: write(self.folder / "stacks" / name / "verdict.json"), None)
+
+
+def _asked(numbers: dict[int, int]) -> dict[int, Path]:
+    return flight.ask({rank: rank_shell.environment_of(str(pid)) for pid, rank in numbers.items()})
 
 
 def _record(rank: int, host: str, taken: stacks.Taken, told: Path) -> dict[str, Any]:

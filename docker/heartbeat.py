@@ -28,7 +28,6 @@ import contextlib
 import functools
 import json
 import os
-import tempfile
 import time
 import zlib
 from collections import deque
@@ -178,6 +177,8 @@ def folder(scratch: Path | None) -> Iterator[dict[str, str]]:
 
     The variable is empty where there is no room for one: then no rank tells anything.
     """
+    import tempfile  # for the node entry: a rank, and the launcher, need it not
+
     try:
         made = tempfile.TemporaryDirectory(prefix="heartbeat-", dir=scratch, ignore_cleanup_errors=True)
     except OSError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heartbeat import LAST
+from heartbeat import FIRST, LAST, STEP
 
 if TYPE_CHECKING:
     from heartbeat import Beat
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 LIMITS: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("limits.json").read_text(encoding="ascii")
 )
-_BY_PACE = ("step", "untold")  # what `watch.stall` of the job sets
+_BY_PACE = (STEP, "untold")  # what `watch.stall` of the job sets
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Pace:
             self.known = signs != Signs()
         elif self._advanced(before):
             self.known = True
-            same = before.beat is not None and before.beat.phase == "step" == self.phase
-            if same or self.phase == "untold":
+            step = self.phase == STEP and before.beat is not None and before.beat.phase in {FIRST, STEP}
+            if step or self.phase == "untold":
                 self.slowest.append(now - self.since)
             self.since = now
 

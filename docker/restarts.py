@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FILE = "attempts.jsonl"
 _MEMORY = re.compile(rb"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out of memory")
 _TAIL = 2**16
+_NO_HISTORY = (OSError, ValueError, TypeError, KeyError, IndexError)
 _READING = 5.0  # seconds, for a run folder that does not answer
 
 
@@ -121,7 +122,7 @@ class Decision:
         return decided
 
     def _before(self) -> Attempt | None:
-        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, IndexError):
+        with contextlib.suppress(*_NO_HISTORY):
             last: dict[str, Any] = json.loads(
                 (self.folder / FILE).read_text(encoding="utf-8").splitlines()[-1]
             )

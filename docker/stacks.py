@@ -33,6 +33,7 @@ VARIABLE = "LAUNCHER_STACKS"
 NUMBER = signal.SIGRTMIN + 7  # glibc keeps the first two, other tools take the next or the last ones
 _PATIENCE = 3.0  # seconds for a process to write its stacks, which takes it some milliseconds
 _SPY = 10.0
+_NOT_SAID = (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError)
 _READING = 2.0  # for lines of source, which may lie on a file system that does not answer
 
 
@@ -127,7 +128,7 @@ def _spied(pid: int) -> str:
     if not (spy := shutil.which("py-spy")):
         return ""
     words = [spy, "dump", "--json", "--native", "--nonblocking", "--pid", str(pid)]
-    with contextlib.suppress(OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError):
+    with contextlib.suppress(*_NOT_SAID):
         said = subprocess.run(words, capture_output=True, timeout=_SPY, check=True, stdin=subprocess.DEVNULL)
         threads: list[Any] = json.loads(said.stdout)
         return "\n".join(map(_as_faulthandler, sorted(threads, key=_is_main)))

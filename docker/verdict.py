@@ -158,7 +158,8 @@ def judge(stacks: list[Stack]) -> Verdict:
         host = blamed[0].host if len({stack.host for stack in blamed}) == 1 else ""
         return Verdict(text, host=host, of_host=bool(host), waits=bool(waiting))
     (what, _), group = min(culprits.items(), key=lambda entry: (not _of_host(entry[0][0]), len(entry[1])))
-    return Verdict(text, group[0].rank, group[0].host, _of_host(what), bool(waiting))
+    one = group[0]
+    return Verdict(text, one.rank, one.host, of_host=_of_host(what), waits=bool(waiting))
 
 
 def _of_host(what: Doing) -> bool:
