@@ -148,18 +148,28 @@ def judge(stacks: list[Stack]) -> Verdict:
     text = "; ".join(_words(key, group, len(stacks)) for key, group in order[:_MOST])
     if len(order) > _MOST:
         text += f"; {sum(len(group) for _, group in order[_MOST:])} ranks are elsewhere"
-    culprits = others or _odd(waiting)
+    culprits = _culprits(waiting, others)
     if len(waiting) > 1 and not others:
         text = f"ranks are in different collectives: {text}"
     elif len(groups) == 1 and waiting and len(stacks) > 1:
         text += ": the network or a GPU does not answer"
-    if not culprits or sum(map(len, culprits.values())) == len(stacks) > 1:
-        blamed = [stack for (what, _), group in groups.items() if _of_host(what) for stack in group]
-        host = blamed[0].host if len({stack.host for stack in blamed}) == 1 else ""
-        return Verdict(text, host=host, of_host=bool(host), waits=bool(waiting))
-    (what, _), group = min(culprits.items(), key=lambda entry: (not _of_host(entry[0][0]), len(entry[1])))
-    one = group[0]
-    return Verdict(text, one.rank, one.host, of_host=_of_host(what), waits=bool(waiting))
+    if not culprits:
+        return Verdict(text, waits=bool(waiting))
+    (what, _), group = min(culprits.items(), key=lambda entry: len(entry[1]))
+    one, whole = group[0], len(group) == len(stacks) > 1
+    if whole and len({stack.host for stack in group}) > 1:
+        return Verdict(text, waits=bool(waiting))
+    rank = -1 if whole else one.rank
+    return Verdict(text, rank, one.host, of_host=_of_host(what), waits=bool(waiting))
+
+
+Groups = dict[tuple[Doing, int | None], list[Stack]]
+
+
+def _culprits(waiting: Groups, others: Groups) -> Groups:
+    """Whom the others wait for: a host at fault first, then who is in no collective, then who is in another one."""
+    of_host = {key: group for key, group in others.items() if _of_host(key[0])}
+    return of_host or (others if waiting or len(others) == 1 else _odd(others)) or _odd(waiting)
 
 
 def _of_host(what: Doing) -> bool:
@@ -170,14 +180,12 @@ def _size(entry: tuple[tuple[Doing, int | None], list[Stack]]) -> tuple[int, int
     return -len(entry[1]), entry[1][0].rank
 
 
-def _odd(
-    waiting: dict[tuple[Doing, int | None], list[Stack]],
-) -> dict[tuple[Doing, int | None], list[Stack]]:
-    """Of ranks in different collectives those that are fewer than any others; none where that is nobody."""
-    sizes = sorted(len(group) for group in waiting.values())
+def _odd(groups: Groups) -> Groups:
+    """Those that are fewer than any others; none where that is nobody."""
+    sizes = sorted(len(group) for group in groups.values())
     if len(sizes) < 2 or sizes[0] == sizes[1]:
         return {}
-    return {key: group for key, group in waiting.items() if len(group) == sizes[0]}
+    return {key: group for key, group in groups.items() if len(group) == sizes[0]}
 
 
 def _words(key: tuple[Doing, int | None], group: list[Stack], all_: int) -> str:

@@ -34,9 +34,9 @@ def all_reduce(name):
     Path(f"{name}-{os.environ['RANK']}").touch()
     while not all(Path(f"{name}-{rank}").exists() for rank in range(int(os.environ["WORLD_SIZE"]))):
         _wait()
-broadcast = lambda name: None
-def barrier(name):
-    all_reduce(name)
+def barrier():
+    while True:
+        _wait()
 def _wait():
     time.sleep(0.02)
 """
@@ -50,7 +50,7 @@ def sleep():
 def stop():
     os.kill(os.getpid(), 19)
 def other():
-    barrier("nobody-comes")
+    barrier()
 def fifo():
     open("fifo").read()
 def loop():

@@ -96,7 +96,8 @@ def test_it_is_left_in_the_run_folder(decision: restarts.Decision, tmp_path: Pat
 
 def test_what_is_told_to_end_is_not_started_again(decision: restarts.Decision, tmp_path: Path) -> None:
     advance(decision, 103)
-    assert decision.code(ending.Failure(143, 2, "b"), wanted=False) == 143
+    for code, wanted in ((1, False), (143, True), (130, True)):
+        assert decision.code(ending.Failure(code, 2, "b"), wanted) == code
     assert not (tmp_path / "again-7-0").exists()
 
 

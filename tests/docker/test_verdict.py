@@ -143,6 +143,18 @@ def test_the_backward_pass_waits_in_a_thread_of_its_own() -> None:
     assert verdict.judge([stack]).text == "rank 0 on a waits in all_reduce (engine.py:2104)"
 
 
+def test_without_a_collective_that_is_known() -> None:
+    """Who waits for whom is not known; a host at fault is, and one rank among many that does something else."""
+    polling = (Frame("/code/mine.py", 5, "wait", "time.sleep(1)"),)
+    stacks = ranks(polling, polling)
+    stacks[1] = Stack(1, "b", 412, "T")
+    assert (verdict.judge(stacks).rank, verdict.judge(stacks).of_host) == (1, True)
+    assert verdict.judge(ranks(polling, SPIN, polling)).rank == 1
+    assert verdict.judge(ranks(polling, SPIN)).rank == -1
+    assert verdict.judge(ranks(polling, polling)).rank == -1
+    assert verdict.judge(ranks(SPIN)).rank == 0
+
+
 def test_many_places_are_counted() -> None:
     many = [(Frame("/code/a.py", line, "f"),) for line in range(9)]
     assert verdict.judge(ranks(*many)).text.endswith("; 5 ranks are elsewhere")
