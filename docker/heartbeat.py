@@ -171,23 +171,6 @@ def sealed(record: dict[str, Any]) -> bytes:
     return text + b"%08x\n" % zlib.crc32(text)
 
 
-@contextlib.contextmanager
-def folder(scratch: Path | None) -> Iterator[dict[str, str]]:
-    """The variable that ranks need, for a folder below `scratch` that goes when the context ends.
-
-    The variable is empty where there is no room for one: then no rank tells anything.
-    """
-    import tempfile  # for the node entry: a rank, and the launcher, need it not
-
-    try:
-        made = tempfile.TemporaryDirectory(prefix="heartbeat-", dir=scratch, ignore_cleanup_errors=True)
-    except OSError:
-        yield {VARIABLE: ""}
-        return
-    with made as name:
-        yield {VARIABLE: name}
-
-
 def path(folder: str | Path, rank: int | str) -> Path:
     """The file of a rank."""
     return Path(folder) / f"rank-{rank}"

@@ -40,6 +40,7 @@ import logs
 import nccl
 import program
 import ranks
+import records
 import rendezvous
 import restarts
 import stacks
@@ -116,7 +117,7 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
         if (active := program.chosen(program.of(args), variables)) and args.python:
             for note in [f"python {active.python}", *active.notes]:
                 say(note)
-        with nccl.notes(variables, args.scratch) as notes, heartbeat.folder(args.scratch) as told:
+        with nccl.notes(variables, args.scratch) as notes, records.folder(args.scratch) as told:
             return supervised(
                 args, variables | told, hosts, index=index, notes=notes, folder=folder, outcome=outcome
             )

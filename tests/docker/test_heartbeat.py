@@ -157,8 +157,6 @@ def test_without_a_node_entry_nothing_fails() -> None:
 
 def test_a_full_disk_is_no_reason_not_to_train(tmp_path: Path) -> None:
     heartbeat.Writer(tmp_path / "gone" / "rank-0").step(1)
-    with heartbeat.folder(tmp_path / "gone") as variables:
-        assert variables == {heartbeat.VARIABLE: ""}
 
 
 def test_a_forked_child_is_not_the_rank(file: Path) -> None:
@@ -171,14 +169,6 @@ def test_a_forked_child_is_not_the_rank(file: Path) -> None:
     beat = heartbeat.read(file)
     assert beat
     assert beat.step == 1
-
-
-def test_the_folder_is_the_users_alone_and_goes(tmp_path: Path) -> None:
-    with heartbeat.folder(tmp_path) as variables:
-        (folder,) = tmp_path.iterdir()
-        assert variables == {heartbeat.VARIABLE: str(folder)}
-        assert folder.stat().st_mode & 0o777 == 0o700
-    assert not list(tmp_path.iterdir())
 
 
 def test_one_call_for_a_program_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
