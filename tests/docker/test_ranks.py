@@ -59,8 +59,8 @@ def test_ranks_have_deepspeeds_environment(new_job: Callable[..., entries.Job]) 
         ours_alone = {"LAUNCHER_HEARTBEAT", "LAUNCHER_STACKS"}
         assert added == {"LOCAL_WORLD_SIZE", "OMP_NUM_THREADS", "PYTHONPATH"} | ours_alone
         assert our["LOCAL_WORLD_SIZE"] == our["LOCAL_SIZE"]
-        hook, code = our["PYTHONPATH"].split(":")
-        assert (Path(hook).name, code) == ("python", str(entries.DOCKER))
+        code, hook = our["PYTHONPATH"].split(":")
+        assert (code, Path(hook).name) == (str(entries.DOCKER), "python")
 
 
 @pytest.mark.deepspeed
