@@ -22,7 +22,12 @@ NOT_STARTED: int = _CODES["NOT_STARTED"]["code"]
 NOT_WRITABLE: int = _CODES["NOT_WRITABLE"]["code"]
 NO_CHECKPOINT: int = _CODES["NO_CHECKPOINT"]["code"]
 SAVED: int = _CODES["SAVED"]["code"]
+STALLED: int = _CODES["STALLED"]["code"]
+NOT_CURED: int = _CODES["NOT_CURED"]["code"]
 UNFIT: int = _CODES["UNFIT"]["code"]
+
+# code → whether a restart may help: restarts.py
+RESTARTS: dict[int, str] = {entry["code"]: entry["restart"] for entry in _CODES.values()}
 
 
 class Stop(Exception):
@@ -42,6 +47,10 @@ class Failure:
     host: str
 
     def __str__(self) -> str:
+        if self.code == STALLED:
+            return "the run has stalled" + (
+                f"; the others wait for rank {self.rank} on {self.host}" if self.rank >= 0 else ""
+            )
         if self.rank < 0:
             return f"lost {self.host}" if self.code == LOST else f"{self.host} ended with {self.code}"
         return f"rank {self.rank} on {self.host} ended with {self.code}"

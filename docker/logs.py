@@ -35,12 +35,14 @@ class Log:
         self._inside_line = False
         self._waiting = b""  # added while the rank is inside a line
         self.copier: threading.Thread | None = None
+        self.count = 0  # bytes that the rank wrote
 
     def copy(self, source: IO[bytes]) -> None:
         """Byte for byte to the file, whole lines to stdout. A full disk loses lines, never the rank."""
         pending = b""
         while chunk := os.read(source.fileno(), 65536):
             self.write(chunk)
+            self.count += len(chunk)
             if not self._echoed:
                 continue
             whole, newline, rest = (pending + chunk).rpartition(b"\n")

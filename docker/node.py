@@ -18,6 +18,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
+import os
 import queue
 import signal
 import socket
@@ -30,14 +32,21 @@ from typing import Any
 import caches
 import carried
 import environment
+import hang
+import heartbeat
 import hostfile
 import inventory
 import logs
 import nccl
 import program
 import ranks
+import records
 import rendezvous
+import restarts
+import stacks
 import supervisor
+import terminal
+import watch
 import weights
 from ending import BAD_INPUT, NOT_WRITABLE, SAVED, Failure, Outcome, Stop
 from team import Team
@@ -108,9 +117,9 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
         if (active := program.chosen(program.of(args), variables)) and args.python:
             for note in [f"python {active.python}", *active.notes]:
                 say(note)
-        with nccl.notes(variables, args.scratch) as notes:
+        with nccl.notes(variables, args.scratch) as notes, records.folder(args.scratch) as told:
             return supervised(
-                args, variables, hosts, index=index, notes=notes, folder=folder, outcome=outcome
+                args, variables | told, hosts, index=index, notes=notes, folder=folder, outcome=outcome
             )
 
 
@@ -134,12 +143,13 @@ def supervised(
 
     # SimpleQueue, because its put() is reentrant: fit for a signal handler.
     events: queue.SimpleQueue[ranks.Event] = queue.SimpleQueue()
+    told = Path(variables[heartbeat.VARIABLE] or os.devnull)
     try:
         weights.fetch(args, variables, peers)
         for number in SIGNALS:
             signal.signal(number, lambda n, _: events.put(ranks.Signal(PASSED_ON.get(n, n))))
         team = Team(hosts, index, peers.port, str(args.hostfile.absolute()))
-        variables = variables | (notes.variables if notes else {})
+        variables = variables | (notes.variables if notes else {}) | stacks.variables(told, variables)
         mine = ranks.start(args.command, variables, team, program.of(args))
         kept = logs.keep(mine, folder, args.echo, args.attempt)
     except Stop as stop:
@@ -148,7 +158,9 @@ def supervised(
         raise
     if notes:
         notes.follow(kept, mine.numbers)
+    watched = watch.Watch(mine, kept, told, events.put, **limit(args.stall))
     threading.Thread(target=ranks.reap, args=(events,), daemon=True).start()
+    watched.follow()
     peers.follow(lambda node, message: events.put(ranks.Heard(node, message)))
     code = supervisor.Supervisor(
         ranks=mine,
@@ -157,16 +169,42 @@ def supervised(
         outcome=outcome,
         events=events,
         say=say,
+        hang=hang.Hang(args.folder, args.attempt, watched, peers=peers, index=index, say=say),
+        decision=decision(args, told),
         walltime=supervisor.Walltime(args.requeue_after, args.folder / "checkpoints"),
     ).wait()
-    logs.finish(kept.values())
-    if notes:
-        notes.finish(folder / f"nccl-{host}" if code not in (0, SAVED) else None)
-    for log in kept.values():
-        log.close()
+    watched.finish()
+    finish(kept, notes, folder / f"nccl-{host}" if code not in (0, SAVED) else None)
     if code == 0 and index == 0:
         outcome.succeed(host)
     return code
+
+
+def decision(args: argparse.Namespace, told: Path) -> restarts.Decision:
+    """Node 0's, whether the run is started again."""
+    return restarts.Decision(args.folder, told, args.attempt, by_code=args.restarts_by_code, say=say)
+
+
+def finish(kept: dict[int, logs.Log], notes: nccl.Notes | None, evidence: Path | None) -> None:
+    """Close the ranks' logs, with all that is left to be written."""
+    logs.finish(kept.values())
+    if notes:
+        notes.finish(evidence)
+    for log in kept.values():
+        log.close()
+
+
+def limit(stall: str) -> dict[str, Any]:
+    """What `--stall` means to Watch; a run at whose breakpoint() somebody thinks is never stalled."""
+    judges = stall != "off" and not os.environ.get(terminal.VARIABLE)
+    return {"judges": judges, "wish": None if stall in {"auto", "off"} else float(stall)}
+
+
+def stall(text: str) -> str:
+    """Raises ValueError for what is neither a word nor a number of seconds."""
+    if text not in {"auto", "off"} and not 0 < float(text) < math.inf:
+        raise ValueError
+    return text
 
 
 def arguments(words: list[str]) -> argparse.Namespace:
@@ -191,6 +229,14 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--requeue-after", type=float, help="seconds after SIGUSR2 at which ranks that go on are put back"
     )
+    parser.add_argument(
+        "--stall", type=stall, default="auto", help="seconds without progress that end it, or auto, or off"
+    )
+    parser.add_argument(
+        "--restarts-by-code",
+        action="store_true",
+        help="end with another code where a restart would not help",
+    )
     program.add_options(parser)
     weights.add_options(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and what Python runs in every rank")
@@ -214,7 +260,11 @@ def main() -> int:
     except Stop as stop:
         ignore_signals()
         say(f"error: {stop}")
-        outcome.write(Failure(stop.code, -1, stop.host or socket.gethostname()))
+        failure = Failure(stop.code, -1, stop.host or socket.gethostname())
+        outcome.write(failure)
+        with contextlib.suppress(Stop):
+            if hostfile.find_index(hostfile.read_hostfile(args.hostfile), args.node) == 0:
+                return decision(args, Path(os.devnull)).code(failure, wanted=True)
         return stop.code
 
 

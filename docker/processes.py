@@ -58,20 +58,48 @@ def adopt() -> None:
 def kill_below(pid: int) -> None:
     """SIGKILL to all that run below `pid`."""
     for _ in range(_TRIES):
-        there = [one for one in _all_below(pid) if _runs(one)]
+        there = [one for one in below(pid) if state(one) not in {"", "Z", "X"}]
         for one in there:
             kill(one, signal.SIGKILL)
         if not there:
             return
 
 
-def _all_below(pid: int) -> Iterator[int]:
+def below(pid: int) -> Iterator[int]:
     for child in children(pid):
         yield child
-        yield from _all_below(child)
+        yield from below(child)
 
 
-def _runs(pid: int) -> bool:
+def state(pid: int) -> str:
+    """The letter that proc(5) has for it: R S D T t Z X; '' when it is gone."""
     with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+    return ""
+
+
+def waits_in(pid: int) -> str:
+    """The kernel's function that the process waits in; '' when it waits in none, or that is kept from this user."""
+    with contextlib.suppress(OSError):
+        name = Path(f"/proc/{pid}/wchan").read_text(errors="replace")
+        return "" if name == "0" else name
+    return ""
+
+
+def moved(pid: int) -> int:
+    """Bytes that the process has read and written, and read from disks; 0 where that is not told (proc_pid_io(5))."""
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+        values = {name: int(value) for name, _, value in (line.partition(":") for line in lines)}
+        return sum(values.get(name, 0) for name in ("rchar", "wchar", "read_bytes"))
+    return 0
+
+
+def has_open(pid: int, file: str) -> bool:
+    """Whether the process has a file open."""
+    with contextlib.suppress(OSError):
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(entry.readlink()) == file:
+                    return True
     return False

@@ -60,7 +60,29 @@ class Heard:
     message: Message
 
 
-Event = Signal | Exit | Heard
+@dataclass(frozen=True)
+class Quiet:
+    """How all ranks here are: one "moves", all that run are "quiet" for too long, or all are "done"."""
+
+    state: str
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Somebody wants to see the ranks' stacks."""
+
+
+@dataclass(frozen=True)
+class Stalled:
+    """No rank of the run advances: `why`, and the rank and host that the others wait for, -1 and '' without one."""
+
+    rank: int
+    host: str
+    of_host: bool
+    why: str
+
+
+Event = Signal | Exit | Heard | Quiet | Asked | Stalled
 
 
 @dataclass

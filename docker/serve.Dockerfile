@@ -9,7 +9,7 @@ FROM ${VLLM_IMAGE}
 RUN [ -x /opt/venv/bin/python ] || { install -d /opt/venv/bin; ln -s "$(command -v python3)" /opt/venv/bin/python; }
 ENV PYTHONPATH=/opt/job PYTHONUNBUFFERED=1 HOME=/tmp USER=serve HF_HOME=/tmp/cache/huggingface \
     VLLM_CACHE_ROOT=/tmp/cache/vllm
-COPY --chmod=755 *.py exit_codes.json /opt/job/
+COPY --chmod=755 *.py exit_codes.json limits.json frames.json /opt/job/
 COPY --chmod=755 workloads /opt/job/workloads
 USER 10001:10001
 WORKDIR /tmp

@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ending import LOST, SAVED, Failure, Outcome
-from ranks import Event, Exit, Ranks, Signal
+from ending import LOST, SAVED, STALLED, Failure, Outcome
+from ranks import Asked, Event, Exit, Quiet, Ranks, Signal, Stalled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hang import Hang
     from links import Message, Peers
+    from restarts import Decision
 
 
 # How long ranks have to leave after another one failed: they wait in a collective that will never end.
@@ -67,7 +69,11 @@ class Supervisor:
     outcome: Outcome
     events: queue.SimpleQueue[Event]
     say: Callable[[str], None]
+    hang: Hang
+    decision: Decision
     failure: Failure | None = None
+    code: int = 0  # of the run
+    told: bool = False  # whether somebody wants it to end
     deadline: float = float("inf")  # when the ranks that are left are killed
     killed: bool = False
     walltime: Walltime = field(default_factory=Walltime)
@@ -91,18 +97,31 @@ class Supervisor:
                 if time.monotonic() >= self.deadline and not self._kill():
                     break
                 continue
-            if isinstance(event, Signal):
-                if event.number == signal.SIGUSR2:
-                    self.walltime.begin()
-                self.ranks.pass_on(event.number)
-            elif isinstance(event, Exit):
-                self._ended(event)
-            else:
-                self._heard(event.node, event.message)
+            self._handle(event)
         self.ranks.kill()
         if self.first and not self.failure:
             self.peers.tell(type="done")
-        return self.failure.code if self.failure else 0
+        return self.code
+
+    def _handle(self, event: Event) -> None:
+        if isinstance(event, Signal):
+            self.told = True
+            if event.number == signal.SIGUSR2:
+                self.walltime.begin()
+            self.ranks.pass_on(event.number)
+        elif isinstance(event, Exit):
+            self._ended(event)
+        elif isinstance(event, Stalled):
+            if not self.failure:
+                self._fail(Failure(STALLED, event.rank, event.host or self.host))
+        elif self.failure and isinstance(event, Quiet | Asked):
+            return
+        elif isinstance(event, Quiet):
+            self.hang.mark(self.hang.index, event.state)
+        elif isinstance(event, Asked):
+            self.hang.ask("asked")
+        else:
+            self._heard(event.node, event.message)
 
     def _kill(self) -> bool:
         """Kill the ranks that are left. False when that was tried before: a hung driver or disk holds them."""
@@ -137,6 +156,10 @@ class Supervisor:
         self.deadline = time.monotonic() + GRACE
 
     def _heard(self, node: int, message: Message) -> None:
+        if message.get("type") in {"quiet", "dump", "dumped"}:
+            if not self.failure:
+                self.hang.heard(node, message)
+            return
         if node not in self.unfinished:
             return
         self.unfinished.remove(node)
@@ -148,13 +171,17 @@ class Supervisor:
             return
         decided = node == 0 and message["type"] == "failed" and failure != self.failure
         if decided or not self.failure:
-            self._fail(failure)
+            self._fail(failure, message.get("ends"))
 
-    def _fail(self, failure: Failure) -> None:
-        self.failure = failure
+    def _fail(self, failure: Failure, ends: int | None = None) -> None:
+        """The run has failed; `ends`: its exit code as node 0 has decided it."""
+        self.failure, self.code = failure, failure.code if ends is None else int(ends)
         self.outcome.write(failure)
         self.say(str(failure))
-        self.peers.tell(type="failed", code=failure.code, rank=failure.rank, host=failure.host)
+        if self.first:
+            self.code = self.decision.code(failure, wanted=not self.told)
+        facts = {"code": failure.code, "rank": failure.rank, "host": failure.host}
+        self.peers.tell(type="failed", **facts, ends=self.code)
         if self.first:
             self.unfinished.clear()
         if failure.code == SAVED:

@@ -26,6 +26,7 @@ TESTED_BY = (
     ("docker", "docker/test_preflight.py", "allreduce links"),
     ("docker", "docker/test_node.py", "ending hostfile logs"),
     ("docker", "docker/test_program.py", "processes team"),
+    ("docker", "docker/test_stacks.py", "on_signal"),
     ("docker", "launcher/submission/test_foreground.py", "terminal"),
     ("docker/imagebuild", "docker/imagebuild/test_build.py", "export wheels"),
     ("docker/imagebuild", "docker/imagebuild/test_wheel.py", "ops"),

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import heartbeat
 from ending import NO_CHECKPOINT
 
 from workloads import (
@@ -69,6 +70,7 @@ def describe(session: Session, model: PreTrainedModel, by: PreTrainedTokenizerBa
     session.first(lambda: architectures.describe(model, by, folder))
 
 
+@heartbeat.told(heartbeat.CHECKPOINT)
 def save(
     engine: DeepSpeedEngine,
     session: Session,
@@ -213,6 +215,7 @@ def restore(engine: DeepSpeedEngine, checkpoint: Checkpoint) -> Progress:
     return Progress(**load(engine, checkpoint)["progress"])
 
 
+@heartbeat.told(heartbeat.LOAD)
 def load(engine: DeepSpeedEngine, checkpoint: Checkpoint, name: str = "") -> dict[str, Any]:
     """Load weights, optimizer and schedule into a fresh engine, the one saved by that name; returns what it carries."""
     with engines.own_settings(engine):

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import heartbeat
 from ending import BAD_INPUT, NO_CHECKPOINT
 
 from workloads import imports, options
@@ -143,6 +144,7 @@ def run(
 ) -> None:
     """Run a workload's program on this rank and exit with the code it returns or its Stop carries."""
     _listen()
+    heartbeat.mine().phase(heartbeat.START)
     name = parser.prog.split(".")[-1]
     orderly = True
     try:
@@ -166,6 +168,7 @@ def run(
 def run_apart(parser: argparse.ArgumentParser, program: Callable[[argparse.Namespace], int]) -> None:
     """Like `run` for a program whose ranks never talk to each other: without torch, and no Session."""
     _listen()
+    heartbeat.mine().phase(heartbeat.OTHER)
     try:
         code = program(options.parse(parser))
     except Stop as stop:
@@ -321,6 +324,7 @@ def _leave(code: int, orderly: bool) -> None:
     from torch import distributed
 
     at_end.close()
+    heartbeat.mine().phase(heartbeat.END)
     if orderly and distributed.is_initialized():
         with contextlib.suppress(RuntimeError):  # another rank is gone already
             distributed.barrier()  # rank 0 holds the rendezvous: it must not be the first to go

@@ -165,6 +165,12 @@ def _add_operate(verbs: arguments.Verbs) -> None:
         either.add_argument("--rank", type=int, metavar="N", help="beside this rank; default: 0")
         either.add_argument("--host", type=filled, metavar="H", help="on this host, beside its first rank")
 
+    if verb := verbs.add(
+        "stacks", "what each rank of a running run is in right now", shell.stacks, options.Run
+    ):
+        _run_option(verb)
+        _json_option(verb)
+
     if verb := verbs.add("rerun", "run the same once more, as a new run", again.rerun, options.Rerun):
         _run_option(verb)
         _flag(verb, "--force", "also where code, data, image or packages have changed since")

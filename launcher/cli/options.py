@@ -75,7 +75,7 @@ class Check(Files):
 
 
 class Run(Options):
-    """status, logs, cancel, resume."""
+    """status, logs, cancel, resume, stacks."""
 
     run: str
     json: bool = False

@@ -145,6 +145,17 @@ def _measure(convert: Callable[[str], int], examples: str) -> Callable[[object],
     return read
 
 
+def _duration_or(*words: str) -> Callable[[object], object]:
+    measured = _measure(units.seconds, f"10m, or {' or '.join(words)}")
+
+    def read(value: object) -> object:
+        if value not in words:
+            measured(value)
+        return value
+
+    return read
+
+
 def _bindable(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -170,6 +181,17 @@ Seconds = Annotated[
     Read(
         _measure(units.seconds, "48h, 90m or 48:00:00"),
         {"type": "string", "pattern": f"^(?:{units.DURATION}|{units.CLOCK})$", "examples": ["48h", "90m"]},
+    ),
+]
+Patience = Annotated[
+    str,
+    Read(
+        _duration_or("auto", "off"),
+        {
+            "type": "string",
+            "pattern": f"^(?:auto|off|{units.DURATION}|{units.CLOCK})$",
+            "examples": ["auto", "10m", "off"],
+        },
     ),
 ]
 Bytes = Annotated[

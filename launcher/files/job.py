@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from launcher import workloads
-from launcher.files.fields import Count, Name, Range, Seconds, Shorthand, Text, field
+from launcher.files.fields import Count, Name, Patience, Range, Seconds, Shorthand, Text, field
 from launcher.files.shared import Environment
 from launcher.frozen import dataclass
 
@@ -30,6 +30,14 @@ class Checkpoint:
     requeue: bool = field(
         False,
         "At the walltime back into the queue whatever the program ends with, if RUN_DIR/checkpoints has a file.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    stall: Patience = field(
+        "auto",
+        "How long no rank may advance before the hang is explained and ended: auto is its own pace, or 10m, or off.",
     )
 
 
@@ -75,8 +83,9 @@ class Job:
     args: dict[str, Any] = field(dict, "Options of the workload.")
     checkpoint: Checkpoint = Checkpoint()
     restarts: Annotated[int, Range(0, 1000)] = field(
-        10, "How often the run is restarted after preemption, walltime or a lost host."
+        10, "How often the run is restarted after an interruption, or a failure that a restart may cure."
     )
+    watch: Annotated[Watch, Shorthand("stall")] = field(Watch(), "What is done about ranks that hang.")
     signal: Literal["USR2", "TERM", "USR1", "none"] = field(
         "USR2", "What ranks get before the walltime, to save and end with 75."
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher import workloads
+from launcher import units, workloads
 from launcher.planning import data_cache, own_program, ranks_environment, weights
 from launcher.rendering import containers, own_image, templates
 
@@ -75,4 +75,14 @@ def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:
         words.append(f"--python={plan.cluster.python}")
     if job.checkpoint.requeue and stops:
         words.append(f"--requeue-after={own_program.stop_after(plan)}")
+    if (stall := _stall(plan, runtime)) != "auto":
+        words.append(f"--stall={stall}")
     return words + weights.fetched(plan).options
+
+
+def _stall(plan: Plan, runtime: str) -> str:
+    """The node entry's word for `watch.stall`. What serves on Kubernetes waits for as long as nobody asks."""
+    said = plan.job.watch.stall
+    if said == "auto" and runtime == "kubernetes" and plan.cluster.kubernetes.kind == "leaderworkerset":
+        return "off"
+    return said if said in {"auto", "off"} else str(units.seconds(said))

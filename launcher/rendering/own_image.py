@@ -68,7 +68,7 @@ def folders(plan: Plan, scheduler: str) -> list[str]:
 def programs() -> tuple[tuple[str, bytes], ...]:
     """(path, content) of the node entry, preflight and our workloads, as /opt/job has them in our images."""
     home = ROOT / "docker"
-    paths = [*home.glob("*.py"), home / "exit_codes.json"]
+    paths = [*home.glob("*.py"), *(home / f"{name}.json" for name in ("exit_codes", "frames", "limits"))]
     paths += [p for p in (home / "workloads").rglob("*") if p.suffix in {".py", ".json", ".yaml"}]
     return tuple((path.relative_to(home).as_posix(), path.read_bytes()) for path in sorted(paths))
 

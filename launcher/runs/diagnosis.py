@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from launcher import exit_codes, units
-from launcher.runs import causes, reading
+from launcher.runs import causes, hangs, reading
 from launcher.runs import logs as runs_logs
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from launcher.runs.record import Run
     from launcher.runs.status import Status
 
+_STALLED = exit_codes.BY_NAME["STALLED"].code
 _SOCKETS = "NCCL on sockets"
 _TCP = {"none", "loopback", "tcp"}
 _MOST = 64  # logs of other ranks that are read
@@ -35,6 +36,8 @@ def report(run: Run, now: Status) -> list[str]:
         path = run.folder / "logs" / (f"rank-{failure.rank}.log" if failure.rank >= 0 else "job.log")
         who = f"rank {failure.rank}" if failure.rank >= 0 else "node entry"
         lines.append(f"first failure  {who} on {failure.host}, exit code {failure.code}")
+        if failure.code == _STALLED and (found := hangs.newest(run.folder)):
+            lines.append(f"hang           {units.printable(found[1]['verdict'])}; stacks in {found[0]}")
         lines += [f"last lines of {path}:", *(f"  {units.printable(line)}" for line in _newest(path)[-12:])]
     return lines + [line for cause in explain(run, now) for line in _cause("likely cause   ", cause)]
 
@@ -49,7 +52,9 @@ def explain(run: Run, now: Status) -> list[Cause]:
     What the exit code alone says comes last, when no log says more.
     """
     failure = runs_logs.failure(run.folder)
-    for paths in _sources(run.folder, failure.rank if failure else -1):
+    # why a run stalled is said by the node entry, and not in the log of a rank that hangs
+    rank = failure.rank if failure and failure.code != _STALLED else -1
+    for paths in _sources(run.folder, rank):
         lines = (line for path in paths for line in _newest(path))
         if shown := [
             c for c in causes.search(lines, is_fast(run.folder), run.scheduler) if c.name != _SOCKETS

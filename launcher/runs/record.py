@@ -10,7 +10,9 @@ Owns `run.json`, `plan.json` and the layout below; how a run is doing is its sch
                 logs/           job.log, node-<n>.log, rank-<n>.log
                 metrics.jsonl   written by rank 0
                 checkpoints/    <tag>/ …
-                outcome-<attempt>, unfit-<attempt>, exit_code, cancelled
+                outcome-<attempt>, unfit-<attempt>, again-<attempt>, exit_code, cancelled
+                attempts.jsonl  how each ended, and whether it is started again: docker/restarts.py
+                stacks/         what ranks hung in: hangs.py
     <runs>/bad-hosts.txt        hosts that --exclude-bad leaves out: badhosts.py
 """
 

@@ -1,4 +1,4 @@
-"""shell: a shell beside a rank."""
+"""shell, stacks: what is asked of ranks that run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from launcher.cli.verbs import again
+from launcher.cli.verbs.shared import OK
 
 if TYPE_CHECKING:
     from launcher.cli import options
@@ -23,3 +24,14 @@ def shell(given: options.Shell) -> int:
     sys.stderr.flush()
     # in place of this process, so that the terminal, its size and Ctrl-C are the shell's
     os.execvp(words[0], words)
+
+
+def stacks(given: options.Run) -> int:
+    run = again.single(given.run)
+    from launcher.reports import stacks as report
+    from launcher.reports import tables
+    from launcher.submission import stacks as asking  # it reads YAML
+
+    found = asking.take(run)
+    print(tables.dump(found) if given.json else report.text(found))
+    return OK

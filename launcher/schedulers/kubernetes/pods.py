@@ -146,6 +146,8 @@ def _command(plan: Plan) -> tuple[str, ...]:
         *(("--environment", f"{JOB}/environment.json") if plan.fabric.script else ()),
         *(literal(word) for word in ranks_environment.caches(plan, plan.image)),
         *command.options(plan, "kubernetes"),
+        # a controller sees nothing but exit codes
+        *(() if plan.cluster.kubernetes.kind == "leaderworkerset" else ("--restarts-by-code",)),
         "--",
         *(literal(word).replace("\0", run) for word in ranks),
     )

@@ -138,7 +138,8 @@ def start(
     new = before or module or env
     processes: list[subprocess.Popen[bytes] | forks.Fork] = []
     for rank, output in enumerate(outputs):
-        environment = _environment(rank, size, port) | dict(env or {})
+        told = {"LAUNCHER_HEARTBEAT": str(folder)}  # rank-N: docker/heartbeat.py
+        environment = _environment(rank, size, port) | told | dict(env or {})
         name = module or f"workloads.{workload}"
         processes.append(
             _interpreter([name, *words], environment, output, before)

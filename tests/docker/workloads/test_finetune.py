@@ -9,6 +9,7 @@ import shutil
 import signal
 from typing import TYPE_CHECKING, Any
 
+import heartbeat
 import pytest
 
 from tests.docker.workloads import ranks
@@ -67,6 +68,14 @@ def test_it_learns(whole: ranks.Ranks) -> None:
     summary = json.loads((whole.run_dir / "summary.json").read_text())
     assert summary["steps"] == LENGTH
     assert summary["trained_parameters"] == summary["parameters"]
+
+
+def test_each_rank_tells_how_far_it_is(whole: ranks.Ranks) -> None:
+    beat = heartbeat.read(heartbeat.path(whole.run_dir.parent, 1))
+    assert beat
+    last = whole.steps()[-1]["step"]
+    assert (beat.step, beat.phase, beat.began, beat.steps.count) == (last, "end", 0, last - 1)
+    assert {"start", "first step", "step", "evaluate", "checkpoint"} <= set(beat.spent)
 
 
 def test_numbers_of_the_config_hold_and_auto_is_filled_in(whole: ranks.Ranks) -> None:

@@ -10,6 +10,7 @@ import shutil
 import signal
 from typing import TYPE_CHECKING
 
+import heartbeat
 import pytest
 
 from tests.docker.workloads import ranks
@@ -66,6 +67,15 @@ def test_it_reports_every_step(whole: ranks.Ranks) -> None:
         whole.events("eval")[-1]["loss"] / math.log(2)
     )
     assert whole.events("end")[0]["status"] == "done"
+
+
+def test_each_rank_tells_how_far_it_is(whole: ranks.Ranks) -> None:
+    for rank in range(2):
+        beat = heartbeat.read(heartbeat.path(whole.run_dir.parent, rank))
+        assert beat
+        assert (beat.step, beat.phase, beat.began, beat.steps.count) == (LENGTH, "end", 0, LENGTH - 1)
+        assert {"start", "first step", "step", "evaluate", "checkpoint"} <= set(beat.spent)
+        assert len(beat.steps.last) == heartbeat.LAST
 
 
 def test_its_log_is_short(whole: ranks.Ranks) -> None:

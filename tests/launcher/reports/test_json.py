@@ -199,6 +199,8 @@ def test_every_verb_with_json_is_documented() -> None:
     table = next(action for action in main.parser()._actions if action.dest == "verb").choices
     assert table
     verbs = {name for name, verb in dict(table).items() if "--json" in verb._option_string_actions}
-    assert verbs == {"plan", "status", "list", "report", "compare", "checkpoints", "data", "env", "doctor"}
+    assert verbs == {
+        *("plan", "status", "list", "report", "compare", "checkpoints", "data", "env", "doctor", "stacks"),
+    }
     for verb in verbs:
         assert f"`python -m launcher {verb}" in PAGE or f"`{verb} --json`" in PAGE

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 # (cause, line, where it is from). "made here": written by the versions in pyproject.toml in a rehearsal.
 LINES = [
     (
+        "hang",
+        "node: stalled for 602 s: 7 of 8 ranks wait in all_reduce (engine.py:2104, step 412); rank 5 on gpu03 is in "
+        "data loading (text.py:88, step 412)",
+        "docker/hang.py",
+    ),
+    (
         "secret missing",
         "secret hf-token is missing or empty: put it in ~/.secrets/hf-token, mode 0600",
         "made here: templates/shell/files.sh.j2",

@@ -43,7 +43,7 @@ def test_life_of_a_run_on_two_hosts(site: Site) -> None:
 
 
 def test_a_failing_rank_gives_its_code_and_name(site: Site) -> None:
-    settings = ("args.fail-at-step=3", "args.fail-rank=1", "args.fail-code=3")
+    settings = ("args.fail-at-step=3", "args.fail-rank=1", "args.fail-code=3", "restarts=0")
     words = [w for s in settings for w in ("--set", s)]
     done = site.launcher("slurm", "job.yaml", "--wait", *words, code=1)
     assert "FAILED" in done.stderr
@@ -51,6 +51,17 @@ def test_a_failing_rank_gives_its_code_and_name(site: Site) -> None:
     assert (run["state"], run["exit_code"]) == ("FAILED", 3)
     assert f"rank 1 on {run['hosts'][1]}, exit code 3" in site.launcher("status", run["id"]).stdout
     assert site.cluster.sh(f"sacct -X -n -P -j {run['native_id']} -o State,ExitCode") == "FAILED|3:0"
+
+
+def test_a_failure_is_started_again_as_long_as_steps_advance(site: Site) -> None:
+    """A code that means nothing: once from the checkpoint after step 2, after which it then fails too."""
+    settings = ("args.fail-at-step=3", "args.fail-rank=1", "args.fail-code=3", "args.fail-attempts=9")
+    run = site.submit(*settings, "checkpoint.every=1")
+    assert site.ended(run)["exit_code"] == 3, site.all_logs(run)
+    lines = (site.path(run) / "attempts.jsonl").read_text().splitlines()
+    attempts = [json.loads(line) for line in lines]
+    assert [(one["began"], one["step"], one["again"]) for one in attempts] == [(0, 2, True), (2, 2, False)]
+    assert "a restart would not help: no step was done since it was started" in site.all_logs(run)
 
 
 @pytest.mark.parametrize("by", ["launcher", "scancel"])

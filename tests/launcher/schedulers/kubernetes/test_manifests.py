@@ -167,7 +167,7 @@ def test_service_and_policy_select_the_runs_own_pods(name: str) -> None:
 def test_failures_are_told_apart() -> None:
     job = documents("job-plain")[-1]["spec"]
     rules = [(r["action"], r.get("onExitCodes", {}).get("values")) for r in job["podFailurePolicy"]["rules"]]
-    assert rules == [("Ignore", None), ("FailJob", [64, 65, 73, 137]), ("Ignore", [70, 75])]
+    assert rules == [("Ignore", None), ("FailJob", [64, 65, 73, 77, 137]), ("Ignore", [70, 75])]
     assert job["backoffLimit"] == PLANS["job-plain"].job.restarts * 2
     spec = documents("jobset-plain")[-1]["spec"]
     inner = spec["replicatedJobs"][0]["template"]["spec"]
@@ -176,7 +176,7 @@ def test_failures_are_told_apart() -> None:
     # the message of https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/controller/job/pod_failure_policy.go
     told = "Container node for pod training/x failed with exit code 64 matching FailJob rule at index 1"
     assert re.search(fatal["onJobFailureMessagePatterns"][0], told)
-    assert inner["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [64, 65, 73, 137]
+    assert inner["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [64, 65, 73, 77, 137]
 
 
 def test_secrets_are_references_alone() -> None:

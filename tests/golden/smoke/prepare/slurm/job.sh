@@ -98,10 +98,11 @@ case $said in
 esac
 case $code in
   70) bad "$host" "was lost" ;;
-  76) while read -r host reason; do bad "$host" "$reason"; done <"$run/unfit-$attempt" ;;
+  76 | 72) [ ! -s "$run/unfit-$attempt" ] || while read -r host reason; do bad "$host" "$reason"; done <"$run/unfit-$attempt" ;;
 esac
-# Saved on a signal, or a host was lost, which Slurm may notice later than we do; it keeps the job until then.
-if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ]; } && [ "$restarts" -lt 10 ]; then
+# Saved on a signal; a host was lost, which Slurm may notice later than we do and keeps the job until then; or the first
+# host's node entry has found that a restart may help (docker/restarts.py).
+if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ] || [ -e "$run/again-$attempt" ]; } && [ "$restarts" -lt 10 ]; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then

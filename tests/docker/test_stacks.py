@@ -1,0 +1,128 @@
+"""The stacks of real processes: Pythons that listen, others that must not be harmed, and the user's sitecustomize."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import processes
+import pytest
+import stacks
+import verdict
+
+from tests.docker import entries
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+SPIN = "print('up', flush=True)\ndef spin():\n    sum(range(10**13))\nspin()\n"
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    started: list[subprocess.Popen[bytes]] = []
+    variables = stacks.variables(tmp_path, entries.CLEAN)
+
+    def begin(*words: str, **more: str) -> subprocess.Popen[bytes]:
+        env = {**entries.CLEAN, **variables, **more}
+        started.append(subprocess.Popen(words, stdout=subprocess.PIPE, env=env))
+        assert started[-1].stdout
+        assert started[-1].stdout.readline() == b"up\n"
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.wait(entries.LIMIT)
+
+
+def test_an_endless_loop_in_c_answers(start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path) -> None:
+    script = tmp_path / "spin.py"
+    script.write_text(SPIN)
+    process = start(sys.executable, str(script))
+    entries.until(lambda: "in spin" in stacks.take([process.pid], tmp_path)[process.pid].text, "it spins")
+    for _ in range(2):  # the second time what came before is no part of it
+        taken = stacks.take([process.pid], tmp_path)[process.pid]
+        (frames,) = stacks.with_source(verdict.parse(taken.text))
+        assert [frame.function for frame in frames] == ["spin", "<module>"]
+        assert frames[0].text == "sum(range(10**13))"
+        assert taken.why == ""
+    assert process.poll() is None
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (sys.executable, "-I", "-c", SPIN),
+        (sys.executable, "-S", "-c", SPIN),
+        ("sh", "-c", "echo up; while :; do sleep 1; done"),
+    ],
+)
+def test_others_are_not_harmed(
+    words: tuple[str, ...],
+    start: Callable[..., subprocess.Popen[bytes]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # no py-spy
+    process = start(*words)
+    taken = stacks.take([process.pid], tmp_path)[process.pid]
+    assert taken.text == ""
+    assert "py-spy" in taken.why
+    assert process.poll() is None
+
+
+def test_a_stopped_process_is_told_as_such(
+    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    process = start(sys.executable, "-c", SPIN)
+    os.kill(process.pid, 19)
+    entries.until(lambda: processes.state(process.pid) == "T", "it is stopped")
+    taken = stacks.take([process.pid], tmp_path)[process.pid]
+    assert (taken.state, taken.text, taken.why) == ("T", "", "it did not answer the signal")
+
+
+def test_a_process_that_is_gone(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait(entries.LIMIT)
+    assert stacks.take([gone.pid], tmp_path)[gone.pid].state == ""
+
+
+def test_the_users_own_sitecustomize_is_imported(
+    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "sitecustomize.py").write_text("MINE = True\n")
+    program = (
+        "import sitecustomize, sys; assert sitecustomize.MINE; "
+        f"assert {str(tmp_path / 'python')!r} not in sys.path; print('up', flush=True); import time; time.sleep(600)"
+    )
+    process = start(sys.executable, "-c", program, PYTHONPATH=f"{tmp_path / 'python'}:{own}")
+    assert processes.catches(process.pid, stacks.NUMBER)
+
+
+def test_a_program_without_the_folder_starts_all_the_same(tmp_path: Path) -> None:
+    stacks.variables(tmp_path, {})
+    env = {**entries.CLEAN, "PYTHONPATH": str(tmp_path / "python"), stacks.VARIABLE: "nonsense"}
+    done = subprocess.run([sys.executable, "-c", "print('up')"], env=env, capture_output=True)
+    assert (done.stdout, done.stderr) == (b"up\n", b"")
+
+
+def test_no_folder_no_stacks(tmp_path: Path) -> None:
+    assert stacks.variables(tmp_path / "gone", {}) == {}
+
+
+def test_what_takes_too_long_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert stacks.within(0.1, lambda: (tmp_path / "fifo").read_text(), "otherwise") == "otherwise"
+    os.close(os.open(tmp_path / "fifo", os.O_RDWR))  # lets the thread go
+    assert stacks.within(60, lambda: "done", "otherwise") == "done"
+
+
+def test_py_spys_words() -> None:
+    thread = {"thread_id": 7, "frames": [{"filename": "/a.py", "line": 3, "name": "f"}]}
+    assert verdict.parse(stacks._as_faulthandler(thread)) == ((verdict.Frame("/a.py", 3, "f"),),)
