@@ -30,6 +30,7 @@ from typing import Any
 import caches
 import carried
 import environment
+import heartbeat
 import hostfile
 import inventory
 import logs
@@ -108,9 +109,9 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
         if (active := program.chosen(program.of(args), variables)) and args.python:
             for note in [f"python {active.python}", *active.notes]:
                 say(note)
-        with nccl.notes(variables, args.scratch) as notes:
+        with nccl.notes(variables, args.scratch) as notes, heartbeat.folder(args.scratch) as told:
             return supervised(
-                args, variables, hosts, index=index, notes=notes, folder=folder, outcome=outcome
+                args, variables | told, hosts, index=index, notes=notes, folder=folder, outcome=outcome
             )
 
 

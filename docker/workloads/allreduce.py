@@ -16,6 +16,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+import heartbeat
 from ending import ABSENT
 
 from workloads import metrics, options, session
@@ -113,6 +114,7 @@ def measure(args: argparse.Namespace, this: Session) -> int:
     say("time in microseconds, bandwidths in 10^9 bytes per second")
     say(HEAD)
     results = []
+    heartbeat.mine().phase(heartbeat.OTHER)  # how long a size takes is what is to be found out
     for collective in args.collectives:
         bytes_ = args.min_size
         while bytes_ <= args.max_size:

@@ -10,6 +10,7 @@ import math
 import time
 from typing import TYPE_CHECKING, Any
 
+import heartbeat
 from ending import NOT_FINITE
 from transformers import TrainerCallback
 
@@ -44,6 +45,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         del control, more
+        heartbeat.mine().phase(heartbeat.FIRST, state.global_step)
         self._tokens = int(state.num_input_tokens_seen)  # those of earlier attempts are not this one's speed
 
     def on_step_begin(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
@@ -63,6 +65,18 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             control.should_save = control.should_training_stop = True
         # what is saved is logged before, so that a loss that is not finite is never saved
         control.should_log = control.should_log or control.should_save
+        beat = heartbeat.mine()
+        beat.step(state.global_step)
+        if control.should_evaluate or control.should_save:
+            beat.phase(heartbeat.EVALUATE if control.should_evaluate else heartbeat.CHECKPOINT)
+
+    def on_evaluate(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
+        del state, more
+        heartbeat.mine().phase(heartbeat.CHECKPOINT if control.should_save else heartbeat.STEP)
+
+    def on_train_end(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
+        del state, control, more
+        heartbeat.mine().phase(heartbeat.END)
 
     def on_log(
         self, _: Any, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **more: Any
@@ -124,6 +138,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.saved = path.name
         self.log.event("checkpoint", state.global_step, tag=path.name)
         self.log.say(f"checkpoint {path.name} saved")
+        heartbeat.mine().phase(heartbeat.STEP)
 
 
 def _plain(key: str) -> str:

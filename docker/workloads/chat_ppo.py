@@ -14,6 +14,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+import heartbeat
 from ending import NOT_FINITE, SAVED
 
 from workloads import (
@@ -70,15 +71,18 @@ def ppo(args: argparse.Namespace, this: Session) -> int:
     began = time.monotonic()
     training = prepare(chat.prepare(args, this, formats.PROMPTS, balanced=False))
     log, stopped = training.stage.log, this.agree()[1]
+    heartbeat.mine().phase(heartbeat.FIRST, training.progress.step)
     try:
         while training.progress.step < args.max_steps and not stopped:
             stopped = step(training)
             done = training.progress.step
+            heartbeat.mine().step(done)
             if args.eval_every and (done == args.max_steps or done % args.eval_every == 0):
                 training.evaluate()
             every = args.checkpoint_every
             if stopped or done == args.max_steps or (every and done % every == 0):
                 training.save()
+        heartbeat.mine().phase(heartbeat.END)
     except Stop as stop:
         log.event("end", training.progress.step, status="failed", reason=stop.message)
         raise

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import heartbeat
 from ending import NO_CHECKPOINT
 
 from workloads import architectures, engines, metrics, tokenizer
@@ -92,6 +93,7 @@ def identity(
     )
 
 
+@heartbeat.told(heartbeat.CHECKPOINT)
 def save(
     engine: DeepSpeedEngine,
     session: Session,
@@ -213,6 +215,7 @@ def restore(engine: DeepSpeedEngine, checkpoint: Checkpoint) -> Progress:
     return Progress(**load(engine, checkpoint)["progress"])
 
 
+@heartbeat.told(heartbeat.LOAD)
 def load(engine: DeepSpeedEngine, checkpoint: Checkpoint, name: str = "") -> dict[str, Any]:
     """Load weights, optimizer and schedule into a fresh engine, the one saved by that name; returns what it carries."""
     with engines.own_settings(engine):

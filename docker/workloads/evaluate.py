@@ -9,11 +9,14 @@ needs no download, and a task of yours is a YAML file in --task-folder.
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import heartbeat
 
 from workloads import architectures, inference, metrics, options, packages, session, tokenizer
 from workloads.session import Session, Stop
@@ -81,6 +84,8 @@ def evaluate(args: argparse.Namespace, this: Session) -> int:
     log = metrics.Log(this.run_dir, this.rank == 0)
     tasks = this.together(lambda: find(args))
     model = load(args, this)
+    passes = itertools.count(1)
+    model.model.register_forward_hook(lambda *_: heartbeat.mine().step(next(passes)))
     log.event("start", 0, world_size=this.world_size, tasks=args.tasks)
     log.say(f"{args.model}: {', '.join(args.tasks)} on {this.world_size} ranks")
     scored = simple_evaluate(
@@ -94,6 +99,7 @@ def evaluate(args: argparse.Namespace, this: Session) -> int:
         bootstrap_iters=0,
         log_samples=False,
     )
+    heartbeat.mine().phase(heartbeat.END)
     if this.rank == 0:
         report(scored, args, this, log=log, seconds=time.monotonic() - began)
     log.close()

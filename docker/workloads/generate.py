@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import heartbeat
 from ending import SAVED
 
 from workloads import (
@@ -124,6 +125,7 @@ def generate(args: argparse.Namespace, this: Session) -> int:
         if engine.rank == 0:
             done.keep(folder / parts[number].name, rows)
         log.say(f"{parts[number].name}: {len(rows)} prompts")
+    heartbeat.mine().phase(heartbeat.OTHER)  # others may have much to do
     distributed.barrier(everyone)
     this.together(done.check)
     return finish(this, log, parts, done=done, seconds=time.monotonic() - began)
@@ -176,6 +178,7 @@ def complete(
     step, offset = (engine.ranks, engine.rank) if engine.shares else (1, 0)
     settings = sampling.Sampling(args.temperature, args.top_p)
     rows: dict[int, dict[str, Any]] = {}
+    beat = heartbeat.mine()
     for start in range(0, len(part.prompts), micro * step):
         # a rank without prompts of its own repeats one, to stay in step with the others
         own = part.prompts[start + offset : start + micro * step : step]
@@ -187,6 +190,7 @@ def complete(
             completion = tokenizer.continuation(own_tokenizer, before, new, special=True)
             generated = {"completion": completion, "tokens": len(new)}
             rows[prompt.index] = {"index": prompt.index, **prompt.row, **generated}
+        beat.step(part.prompts[0].index + start)
     everyone = engine.gather(rows) if engine.shares else [rows]
     return [row for _, row in sorted(item for one in everyone for item in one.items())]
 

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import heartbeat
 import numpy as np
 import torch
 from torch import distributed
@@ -157,6 +158,7 @@ class Training:
         policy.backward(self.args.ptx_weight * loss)
         return float(loss.detach())
 
+    @heartbeat.told(heartbeat.EVALUATE)
     def evaluate(self) -> None:
         """Log what the held-out prompts' answers are worth, each time sampled by the same random numbers."""
         this, size = self.stage.this, self.stage.size

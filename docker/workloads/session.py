@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import heartbeat
 from ending import BAD_INPUT, NO_CHECKPOINT
 
 from workloads import options
@@ -142,6 +143,7 @@ def run(
 ) -> None:
     """Run a workload's program on this rank and exit with the code it returns or its Stop carries."""
     _listen()
+    heartbeat.mine().phase(heartbeat.START)
     name = parser.prog.split(".")[-1]
     orderly = True
     try:
@@ -165,6 +167,7 @@ def run(
 def run_apart(parser: argparse.ArgumentParser, program: Callable[[argparse.Namespace], int]) -> None:
     """Like `run` for a program whose ranks never talk to each other: without torch, and no Session."""
     _listen()
+    heartbeat.mine().phase(heartbeat.OTHER)
     try:
         code = program(options.parse(parser))
     except Stop as stop:
@@ -336,6 +339,7 @@ def _leave(code: int, orderly: bool) -> None:
     """Exit for good: the interpreter's own end can hang on, or be aborted by, threads of the backends."""
     from torch import distributed
 
+    heartbeat.mine().phase(heartbeat.END)
     if orderly and distributed.is_initialized():
         with contextlib.suppress(RuntimeError):  # another rank is gone already
             distributed.barrier()  # rank 0 holds the rendezvous: it must not be the first to go

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import heartbeat
 from ending import NOT_FINITE
 
 from workloads import checkpoints, engines, packing, routing
@@ -56,6 +57,7 @@ class Training:
         """Train to the last step; returns whether a signal ended it before, with everything saved."""
         args = self.args
         stop = self.this.agree()[1]  # a signal that came during start-up
+        heartbeat.mine().phase(heartbeat.FIRST, self.progress.step)
         while self.progress.step < args.max_steps and not stop:
             stop = self.step()
             step = self.progress.step
@@ -63,6 +65,7 @@ class Training:
                 self.evaluate()
             if stop or due(step, args.checkpoint_every, args.max_steps):
                 self.save()
+        heartbeat.mine().phase(heartbeat.END)
         return stop
 
     def step(self) -> bool:
@@ -99,6 +102,7 @@ class Training:
         self.progress = Progress(step, samples, self.progress.tokens + self.size.total * args.seq_length)
         if stop or step == self.steps_before + 1 or due(step, args.log_every, args.max_steps):
             self.report(mean, rate, norm)
+        heartbeat.mine().step(step)
         return stop
 
     def fetched(self) -> Iterator[Batch]:
@@ -154,6 +158,7 @@ class Training:
         choices, entropy = self.unlogged_routing
         return routing.figures(choices, entropy, self.engine.module.config)
 
+    @heartbeat.told(heartbeat.EVALUATE)
     def evaluate(self) -> None:
         """Log the loss on the held-out text."""
         import torch

@@ -1,0 +1,241 @@
+"""How a rank tells its node entry how far it is: its step, what it is doing, and how long its steps take.
+
+Owns the file `<LAUNCHER_HEARTBEAT>/rank-<RANK>`, one a rank, in a folder on the host's own disk that the node entry
+makes (0700) and removes. The file is one record of SIZE bytes, written by one pwrite(2) at its begin:
+
+    {"step": 412, "phase": "step", …}      JSON in ASCII, spaces up to byte SIZE - 10
+    1c291ca3                               zlib.crc32 of all bytes before it, 8 hex digits, then a newline
+
+A reader that meets half of a new record sees a sum that is wrong, and looks again. The keys, all but `step` optional:
+
+    beat      counts the records of this process            pid   the process
+    step      the last step that is done                    phase one of PHASES: what the rank does now
+    since     when that began; CLOCK_MONOTONIC, seconds     at    when the record was written, the same clock
+    spent     {phase: seconds} that have ended, by phase
+    steps     {"count", "sum", "squares", "last": […], "own": […]} of the steps that this process has done after its
+              first one: how many, their seconds and squared seconds added up, and the last LAST of them, the newest at
+              the end. `own`: of each the seconds that the rank itself needed before it waited for others, 0 when
+              unknown
+
+A program that does not use this module may write `{"step": 412}` and a newline, without padding and sum.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import tempfile
+import time
+import zlib
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+VARIABLE = "LAUNCHER_HEARTBEAT"
+SIZE = 1024
+LAST = 16
+START, LOAD, FIRST, STEP = "start", "load", "first step", "step"
+EVALUATE, CHECKPOINT, END, OTHER = (
+    "evaluate",
+    "checkpoint",
+    "end",
+    "other",
+)  # other: work without steps, as a server's
+PHASES = (START, LOAD, FIRST, STEP, EVALUATE, CHECKPOINT, END, OTHER)
+_TRIES = 3
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Seconds of the steps after the first: number, sum and sum of squares, the last ones, the rank's own part."""
+
+    count: int = 0
+    sum: float = 0.0
+    squares: float = 0.0
+    last: tuple[float, ...] = ()
+    own: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Beat:
+    """A record as it was read. `since` and `at` are seconds of CLOCK_MONOTONIC, None where the rank tells none."""
+
+    step: int
+    phase: str | None = None
+    since: float | None = None
+    at: float | None = None
+    beat: int = 0
+    pid: int = 0
+    spent: dict[str, float] = field(default_factory=dict)
+    steps: Steps = field(default_factory=Steps)
+
+
+class Writer:
+    """This rank's record. Without a file (no node entry, a full disk) it writes nothing, and nothing fails."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file: int | None = None
+        if path is not None:
+            with contextlib.suppress(OSError):
+                self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._number, self._pid = 0, os.getpid()
+        self._step, self._phase, self._since = 0, START, time.monotonic()
+        self._count, self._sum, self._squares = 0, 0.0, 0.0
+        self._last: deque[float] = deque(maxlen=LAST)
+        self._own: deque[float] = deque(maxlen=LAST)
+        self._spent: dict[str, float] = {}
+
+    def phase(self, name: str, step: int | None = None) -> None:
+        """From now on the rank does `name`, one of PHASES; `step`: the last one that is done."""
+        if step is not None:
+            self._step = step
+        self._go_on(name, time.monotonic())
+        self._write()
+
+    @contextlib.contextmanager
+    def during(self, name: str) -> Iterator[None]:
+        """What happens inside is `name`; the phase before goes on after it."""
+        before = self._phase
+        self.phase(name)
+        try:
+            yield
+        finally:
+            self.phase(before)
+
+    def step(self, number: int, own: float = 0.0) -> None:
+        """Step `number` is done, and the next begins. `own`: seconds before this rank waited for the others."""
+        now = time.monotonic()
+        seconds = now - self._since
+        if self._phase == STEP:
+            self._count += 1
+            self._sum += seconds
+            self._squares += seconds * seconds
+            self._last.append(round(seconds, 5))
+            self._own.append(round(own, 5))
+        self._step = number
+        self._go_on(STEP, now)
+        self._write()
+
+    def _go_on(self, name: str, now: float) -> None:
+        self._spent[self._phase] = self._spent.get(self._phase, 0.0) + now - self._since
+        self._phase, self._since = name, now
+
+    def _write(self) -> None:
+        if self._file is None or self._pid != os.getpid():  # a forked child is not the rank
+            return
+        self._number += 1
+        record = {
+            "step": self._step,
+            "phase": self._phase,
+            "since": round(self._since, 4),
+            "at": round(time.monotonic(), 4),
+            "beat": self._number,
+            "pid": self._pid,
+            "spent": {name: round(seconds, 3) for name, seconds in self._spent.items()},
+            "steps": {
+                "count": self._count,
+                "sum": round(self._sum, 5),
+                "squares": round(self._squares, 7),
+                "last": list(self._last),
+                "own": list(self._own),
+            },
+        }
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, sealed(record), 0)
+
+
+def sealed(record: dict[str, Any]) -> bytes:
+    """The SIZE bytes of a record."""
+    text = json.dumps(record, separators=(",", ":")).encode("ascii").ljust(SIZE - 9)
+    return text + b"%08x\n" % zlib.crc32(text)
+
+
+@contextlib.contextmanager
+def folder(scratch: Path | None) -> Iterator[dict[str, str]]:
+    """The variable that ranks need, for a folder below `scratch` that goes when the context ends.
+
+    The variable is empty where there is no room for one: then no rank tells anything.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix="heartbeat-", dir=scratch, ignore_cleanup_errors=True)
+    except OSError:
+        yield {VARIABLE: ""}
+        return
+    with made as name:
+        yield {VARIABLE: name}
+
+
+def path(folder: str | Path, rank: int | str) -> Path:
+    """The file of a rank."""
+    return Path(folder) / f"rank-{rank}"
+
+
+@functools.cache
+def mine() -> Writer:
+    """The writer of the rank that this process is by its environment; one that writes nothing where it is none."""
+    folder, rank = os.environ.get(VARIABLE), os.environ.get("RANK", "")
+    return Writer(path(folder, rank) if folder and rank.isdecimal() else None)
+
+
+def told(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Decorates a function of which ranks tell that they are in it: `Writer.during`."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def inner(*args: P.args, **more: P.kwargs) -> T:
+            with mine().during(name):
+                return function(*args, **more)
+
+        return inner
+
+    return decorate
+
+
+def read(file: Path) -> Beat | None:
+    """The newest record; None where there is none, or it is no record."""
+    for _ in range(_TRIES):
+        try:
+            with file.open("rb") as opened:
+                data = opened.read(SIZE)
+        except OSError:
+            return None
+        text, end = data[: SIZE - 9], data[SIZE - 9 :]
+        if end and end != b"%08x\n" % zlib.crc32(text):
+            continue
+        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            return _beat(json.loads(text))
+    return None
+
+
+def _beat(record: dict[str, Any]) -> Beat:
+    said = record.get("steps", {})
+    steps = Steps(
+        count=int(said.get("count", 0)),
+        sum=float(said.get("sum", 0.0)),
+        squares=float(said.get("squares", 0.0)),
+        last=tuple(map(float, said.get("last", ())))[-LAST:],
+        own=tuple(map(float, said.get("own", ())))[-LAST:],
+    )
+    return Beat(
+        step=int(record["step"]),
+        phase=record["phase"] if record.get("phase") in PHASES else None,
+        since=_time(record.get("since")),
+        at=_time(record.get("at")),
+        beat=int(record.get("beat", 0)),
+        pid=int(record.get("pid", 0)),
+        spent={str(name): float(seconds) for name, seconds in record.get("spent", {}).items()},
+        steps=steps,
+    )
+
+
+def _time(value: Any) -> float | None:
+    return None if value is None else float(value)
