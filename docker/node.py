@@ -30,6 +30,7 @@ from typing import Any
 import caches
 import carried
 import environment
+import events
 import heartbeat
 import hostfile
 import inventory
@@ -99,6 +100,27 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
     """Read what the run is, start its ranks and wait for its end. Returns its exit code, or raises Stop."""
     hosts = hostfile.read_hostfile(args.hostfile)
     index = hostfile.find_index(hosts, args.node)
+    run_events = events.of(args.folder, index, args.attempt)
+    if not args.checked:
+        run_events.tell("allocated", events.allocated(), hosts=len(hosts), slots=sum(hosts.values()))
+    try:
+        code = hosted(args, hosts, index=index, run_events=run_events, outcome=outcome)
+    except Stop as stop:
+        run_events.tell("ended", code=stop.code)
+        raise
+    run_events.tell("ended", code=code)
+    return code
+
+
+def hosted(
+    args: argparse.Namespace,
+    hosts: dict[str, int],
+    *,
+    index: int,
+    run_events: events.Events,
+    outcome: Outcome,
+) -> int:
+    """What this host gives its ranks, and their life. Returns the run's exit code, or raises Stop."""
     slots = list(hosts.values())[index]
     own, job = environment.inherited(), environment.of_job(args.environment)
     check_devices(slots, own | job)
@@ -111,7 +133,14 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
                 say(note)
         with nccl.notes(variables, args.scratch) as notes, heartbeat.folder(args.scratch) as told:
             return supervised(
-                args, variables | told, hosts, index=index, notes=notes, folder=folder, outcome=outcome
+                args,
+                variables | told,
+                hosts,
+                index=index,
+                notes=notes,
+                folder=folder,
+                outcome=outcome,
+                run_events=run_events,
             )
 
 
@@ -124,6 +153,7 @@ def supervised(
     notes: nccl.Notes | None,
     folder: Path,
     outcome: Outcome,
+    run_events: events.Events,
 ) -> int:
     """The ranks' life, from the meeting of the hosts to the run's end. Returns its exit code, or raises Stop."""
     host, slots = list(hosts.items())[index]
@@ -131,14 +161,15 @@ def supervised(
     if index == 0:
         outcome.forget()
         peers.tell(type="go", port=peers.port)
+    run_events.tell("met")
     say(f"host {index + 1} of {len(hosts)}, {slots} slots, master {next(iter(hosts))}:{peers.port}")
 
     # SimpleQueue, because its put() is reentrant: fit for a signal handler.
-    events: queue.SimpleQueue[ranks.Event] = queue.SimpleQueue()
+    heard: queue.SimpleQueue[ranks.Event] = queue.SimpleQueue()
     try:
         weights.fetch(args, variables, peers)
         for number in SIGNALS:
-            signal.signal(number, lambda n, _: events.put(ranks.Signal(PASSED_ON.get(n, n))))
+            signal.signal(number, lambda n, _: heard.put(ranks.Signal(PASSED_ON.get(n, n))))
         team = Team(hosts, index, peers.port, str(args.hostfile.absolute()))
         variables = variables | (notes.variables if notes else {})
         mine = ranks.start(args.command, variables, team, program.of(args))
@@ -146,16 +177,18 @@ def supervised(
     except Stop as stop:
         peers.tell(type="failed", code=stop.code, rank=-1, host=host)
         raise
+    run_events.tell("started")
     if notes:
         notes.follow(kept, mine.numbers)
-    threading.Thread(target=ranks.reap, args=(events,), daemon=True).start()
-    peers.follow(lambda node, message: events.put(ranks.Heard(node, message)))
+    threading.Thread(target=ranks.reap, args=(heard,), daemon=True).start()
+    peers.follow(lambda node, message: heard.put(ranks.Heard(node, message)))
     code = supervisor.Supervisor(
         ranks=mine,
         peers=peers,
         host=host,
         outcome=outcome,
-        events=events,
+        events=heard,
+        run_events=run_events,
         say=say,
         walltime=supervisor.Walltime(args.requeue_after, args.folder / "checkpoints"),
     ).wait()
@@ -184,6 +217,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--caches-for", default="", help="image and GPU type: each has caches of its own")
     parser.add_argument("--node", type=int, help="this host's index, when the scheduler does not tell it")
     parser.add_argument("--attempt", default="0", help="counts restarts: part of the outcome file's name")
+    parser.add_argument("--checked", action="store_true", help="preflight was here, and told the start")
     parser.add_argument("--wait", type=float, default=600, help="seconds until all hosts must have come")
     parser.add_argument(
         "--echo", choices=("0", "all"), default="all", help="whose output also goes to stdout"

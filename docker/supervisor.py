@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ending import LOST, SAVED, Failure, Outcome
+from events import Events
 from ranks import Event, Exit, Ranks, Signal
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Supervisor:
     outcome: Outcome
     events: queue.SimpleQueue[Event]
     say: Callable[[str], None]
+    run_events: Events = field(default_factory=Events)
     failure: Failure | None = None
     deadline: float = float("inf")  # when the ranks that are left are killed
     killed: bool = False
@@ -153,6 +155,7 @@ class Supervisor:
     def _fail(self, failure: Failure) -> None:
         self.failure = failure
         self.outcome.write(failure)
+        self.run_events.failed(failure)
         self.say(str(failure))
         self.peers.tell(type="failed", code=failure.code, rank=failure.rank, host=failure.host)
         if self.first:

@@ -40,7 +40,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.stopped = False
         self.saved: str | None = None
         self.failures: list[str] = []  # to write a checkpoint, on this rank
-        self._began, self._rate = 0.0, 0.0
+        self._began, self._rate, self._saving = 0.0, 0.0, 0.0
         self._seconds, self._steps, self._tokens = 0.0, 0, 0
 
     def on_train_begin(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
@@ -60,6 +60,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         _, self.stopped = self.this.agree()
         self._seconds += time.perf_counter() - self._began
         self._steps += 1
+        self._saving = time.perf_counter()
         last = state.global_step >= self.args.max_steps
         if self.stopped or last:
             control.should_save = control.should_training_stop = True
@@ -72,6 +73,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
     def on_evaluate(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         del state, more
+        self._saving = time.perf_counter()
         heartbeat.mine().phase(heartbeat.CHECKPOINT if control.should_save else heartbeat.STEP)
 
     def on_train_end(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
@@ -85,7 +87,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         if "eval_loss" in logs:
             values = {_plain(k.removeprefix("eval_")): v for k, v in logs.items() if k.startswith("eval_")}
             values = {key: values[key] for key in ("loss", *metrics.CHAT) if key in values}
-            self.log.event("eval", state.global_step, **values)
+            seconds = {"seconds": logs["eval_runtime"]} if "eval_runtime" in logs else {}
+            self.log.event("eval", state.global_step, **values, **seconds)
             self.log.say(f"held-out examples: loss {values['loss']:.4f}{metrics.chat(values)}")
         elif "loss" in logs:
             self._step(logs, state)
@@ -136,7 +139,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         keep = self.args.checkpoint_keep
         checkpoints.vouch(self.this, path, progress, self.identity, keep=keep, failures=self.failures)
         self.saved = path.name
-        self.log.event("checkpoint", state.global_step, tag=path.name)
+        seconds = time.perf_counter() - self._saving
+        self.log.event("checkpoint", state.global_step, tag=path.name, seconds=seconds)
         self.log.say(f"checkpoint {path.name} saved")
         heartbeat.mine().phase(heartbeat.STEP)
 

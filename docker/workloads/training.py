@@ -163,7 +163,7 @@ class Training:
         """Log the loss on the held-out text."""
         import torch
 
-        held_out = self.data.evaluation
+        began, held_out = time.perf_counter(), self.data.evaluation
         assert held_out is not None
         self.engine.eval()
         total = torch.zeros((), device=self.this.device, dtype=torch.float64)
@@ -175,7 +175,8 @@ class Training:
         mean, _ = self.this.agree(total / held_out.tokens)
         loss = mean * self.this.world_size
         bits = loss / math.log(2) * held_out.tokens / held_out.bytes
-        self.log.event("eval", self.progress.step, loss=loss, bits_per_byte=bits)
+        seconds = time.perf_counter() - began
+        self.log.event("eval", self.progress.step, loss=loss, bits_per_byte=bits, seconds=seconds)
         self.log.say(f"held-out text: loss {loss:.4f}, {bits:.3f} bits per byte")
 
     def save(self) -> None:

@@ -111,6 +111,7 @@ class Report(Options):
     """report."""
 
     runs: Sequence[str]
+    since: str | None
     json: bool
     plot: Sequence[str]
 

@@ -59,6 +59,19 @@ class Nvme:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GpuHour:
+    """What an hour of a slot costs: `report` sums it up."""
+
+    price: Annotated[float, Range(0, 10**6)] | None = field(None, "Money for an hour of one slot.")
+    currency: Annotated[str, Pattern("[A-Z]{3}", "write its three letters (ISO 4217), such as EUR")] = field(
+        "USD", "Of the price."
+    )
+    watts: Annotated[float, Range(0, 10**6)] | None = field(
+        None, "Power that one slot draws, with its part of host and cooling."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Slurm:
     partition: Text | None = None
     account: Text | None = None
@@ -236,6 +249,9 @@ class Cluster:
     nvme: Nvme | None = field(None, "A host's own NVMe disks, for offload.")
     bandwidth: Count | None = field(
         None, "Gb/s that one host sends over the fabric, all its adapters together."
+    )
+    gpu_hour: GpuHour = field(
+        GpuHour, "What an hour of a slot costs, {price: 2.1, currency: USD, watts: 700}, for `report`."
     )
     fabric: str = field("tcp", "The network between hosts: see `python -m launcher env`.")
     interface: Text | None = field(None, "Network interface of the bootstrap traffic, such as eth0.")

@@ -14,14 +14,17 @@ from launcher import units
 from launcher.errors import ToolMissingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from launcher.reports.bars import Group
     from launcher.reports.curves import Chart
 
+    Shares = tuple[str, Mapping[str, float]]  # a run, and its hours by what they went into
+
 # Okabe and Ito's colours, told apart with any kind of colour vision: https://jfly.uni-koeln.de/color/
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
 DASHES = ("-", "--", ":", "-.")  # of the lines that share a colour
+HATCHES = ("", "///", "...")  # of the bars that share a colour
 INK, GRID = "#222222", "#dddddd"
 STYLE = {
     "text.parse_math": False,  # `$` in a name is a dollar sign
@@ -122,25 +125,48 @@ def _stack(axes: Any, group: Group) -> None:
     axes.grid(axis="x")
 
 
-def runs(title: str, names: Sequence[str], charts: Sequence[Chart]) -> Any:
-    """Each chart with a line for each run, in the run's colour; the key of several runs stands above them."""
+def runs(title: str, names: Sequence[str], charts: Sequence[Chart], shares: Sequence[Shares] = ()) -> Any:
+    """Each chart with a line for each run, in the run's colour; the key of several runs stands above them.
+
+    Below them a bar for each of `shares`: the GPU hours of a run by what they went into.
+    """
     from matplotlib.lines import Line2D
 
-    columns = min(2, len(charts))
+    columns = min(2, len(charts)) or 2
     rows = -(-len(charts) // columns)
     longest = max(map(len, names))
     key_columns = max(1, int(columns * 80 / (longest + 6)))
-    key_rows = -(-len(names) // key_columns) if len(names) > 1 else 0
-    figure = _figure("" if key_rows else title, 5.6 * columns, 0.6 + 0.2 * key_rows + 3 * rows)
+    key_rows = -(-len(names) // key_columns) if len(names) > 1 and charts else 0
+    bars = 1.5 + 0.34 * len(shares) if shares else 0.0
+    figure = _figure("" if key_rows else title, 5.6 * columns, 0.6 + 0.2 * key_rows + 3 * rows + bars)
     if key_rows:
         handles = [Line2D([], [], **_look(index)) for index in range(len(names))]
         figure.legend(handles, names, loc="outside upper left", ncols=key_columns)
-    all_axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, chart in zip(all_axes, charts, strict=False):
-        _chart(axes, chart)
-    for axes in all_axes[len(charts) :]:
-        axes.set_visible(False)
+    grid = figure.add_gridspec(rows + bool(shares), columns, height_ratios=[3] * rows + [bars] * bool(shares))
+    for place, chart in enumerate(charts):
+        _chart(figure.add_subplot(grid[place // columns, place % columns]), chart)
+    if shares:
+        _shares(figure.add_subplot(grid[rows, :]), shares)
     return figure
+
+
+def _shares(axes: Any, shares: Sequence[Shares]) -> None:
+    """A bar a run; what no run has is not in the key."""
+    lefts = [0.0] * len(shares)
+    names = list(dict.fromkeys(name for _, parts in shares for name in parts))
+    for index, name in enumerate(names):
+        hours = [parts[name] for _, parts in shares]
+        if any(hours):
+            look = {"color": COLOURS[index % len(COLOURS)], "hatch": HATCHES[index // len(COLOURS)]}
+            axes.barh(
+                range(len(shares)), hours, left=lefts, height=0.66, label=name, edgecolor="white", **look
+            )
+        lefts = [left + more for left, more in zip(lefts, hours, strict=True)]
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=2, columnspacing=1.2)
+    axes.set_yticks(range(len(shares)), [name for name, _ in shares])
+    axes.set_ylim(len(shares) - 0.4, -0.6)
+    axes.set_xlabel("GPU hours, by what they went into")
+    axes.grid(axis="x")
 
 
 def _look(run: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import atomic, units
 from launcher.errors import PlanError, Problem, RunNotFoundError, SpecError
-from launcher.reports import curves, drawing, estimate
+from launcher.reports import curves, drawing, estimate, spending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from launcher.planning.fit import Estimate
     from launcher.planning.plan import Plan
     from launcher.reports.curves import Curves
+    from launcher.reports.spending import Use
 
 # Suffix → what a file begins with that may be replaced: https://www.w3.org/TR/png-3/#5PNG-file-signature
 STARTS = {".html": b"<!doctype html>", ".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
@@ -45,19 +46,23 @@ def draw_estimate(name: str, fit: Estimate, paths: Sequence[str]) -> Iterator[st
     return _written(paths, title, text, lambda: drawing.memory(title, groups))
 
 
-def draw_runs(runs: Sequence[Curves], paths: Sequence[str]) -> Iterator[str]:
-    """Draw what the runs measured into the files `paths`; yields those that were written.
+def draw_runs(runs: Sequence[tuple[Curves, Use | None]], paths: Sequence[str]) -> Iterator[str]:
+    """Draw what the runs measured and used into the files `paths`; yields those that were written.
 
-    Raises RunNotFoundError where they measured nothing that has a curve, and else as `draw_plan`.
+    Raises RunNotFoundError where nothing is known that could be drawn, and else as `draw_plan`.
     """
-    title = " · ".join(run.name for run in runs)
-    names, charts = [run.name for run in runs], curves.charts(runs)
-    if paths and not charts:
+    title = " · ".join(run.name for run, _ in runs)
+    names, charts = [run.name for run, _ in runs], curves.charts([run for run, _ in runs])
+    uses = [use for _, use in runs if use]
+    if paths and not (charts or uses):
         raise RunNotFoundError(
             f"there is nothing to draw: {', '.join(names)} measured no step with a loss or a speed"
         )
-    text = f"{curves.text(runs)}\n\n{curves.LEGEND}"
-    return _written(paths, title, text, lambda: drawing.runs(title, names, charts))
+    text = f"{curves.text([run for run, _ in runs])}\n\n{curves.LEGEND}"
+    if uses:
+        text += f"\n\n{spending.text(uses)}"
+    shares = [(use.name, spending.shares(use)) for use in uses]
+    return _written(paths, title, text, lambda: drawing.runs(title, names, charts, shares))
 
 
 def _written(paths: Sequence[str], title: str, text: str, draw: Callable[[], Any]) -> Iterator[str]:

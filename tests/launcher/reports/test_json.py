@@ -25,7 +25,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 # objects that are null as a whole
-WHOLE = {"memory", "bound", "checkpoints", "fewer"}
+WHOLE = {"memory", "bound", "checkpoints", "fewer", "hours"}
 
 
 def documented(*sections: str) -> dict[str, str]:
@@ -137,8 +137,13 @@ def test_status_of_a_pipeline(runs: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_report(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "b" / "metrics.jsonl").write_text("")
+    (runs / "b" / "events.jsonl").write_text(
+        '{"event": "allocated", "time": 1}\n{"event": "ended", "time": 2}\n'
+    )
     for entry in printed(capsys, "report", "a", "b"):
-        check(entry, documented("report"))
+        check(entry, documented("report", "GPU hours"), ("points.",))
+    assert [entry["hours"]["whole"] for entry in printed(capsys, "report", "a", "b")] == [False, True]
 
 
 def test_report_of_a_sweep(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
