@@ -33,9 +33,10 @@ class Link:
         self.inbox: deque[Message] = deque()
         self.token = ""  # tells two processes apart that claim the same index
         self._rest = b""
+        self._sending = threading.Lock()
 
     def send(self, **message: Any) -> None:
-        with contextlib.suppress(OSError):  # a host that is gone is noticed by whoever reads
+        with contextlib.suppress(OSError), self._sending:  # a host that is gone is noticed by whoever reads
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def read(self) -> bool:

@@ -39,6 +39,7 @@ import nccl
 import program
 import ranks
 import rendezvous
+import slowness
 import supervisor
 import weights
 from ending import BAD_INPUT, NOT_WRITABLE, SAVED, Failure, Outcome, Stop
@@ -181,7 +182,9 @@ def supervised(
     if notes:
         notes.follow(kept, mine.numbers)
     threading.Thread(target=ranks.reap, args=(heard,), daemon=True).start()
-    peers.follow(lambda node, message: heard.put(ranks.Heard(node, message)))
+    slow = slowness.Watch(variables[heartbeat.VARIABLE], hosts, index, peers=peers)
+    peers.follow(slow.before(lambda node, message: heard.put(ranks.Heard(node, message))))
+    slow.start(args.folder, run_events, say)
     code = supervisor.Supervisor(
         ranks=mine,
         peers=peers,
@@ -192,14 +195,20 @@ def supervised(
         say=say,
         walltime=supervisor.Walltime(args.requeue_after, args.folder / "checkpoints"),
     ).wait()
-    logs.finish(kept.values())
-    if notes:
-        notes.finish(folder / f"nccl-{host}" if code not in (0, SAVED) else None)
-    for log in kept.values():
-        log.close()
+    slow.stop(say)
+    finish(kept, notes, folder / f"nccl-{host}" if code not in (0, SAVED) else None)
     if code == 0 and index == 0:
         outcome.succeed(host)
     return code
+
+
+def finish(kept: dict[int, logs.Log], notes: nccl.Notes | None, evidence: Path | None) -> None:
+    """Close the ranks' logs, with all that is left to be written."""
+    logs.finish(kept.values())
+    if notes:
+        notes.finish(evidence)
+    for log in kept.values():
+        log.close()
 
 
 def arguments(words: list[str]) -> argparse.Namespace:

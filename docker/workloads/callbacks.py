@@ -14,7 +14,7 @@ import heartbeat
 from ending import NOT_FINITE
 from transformers import TrainerCallback
 
-from workloads import checkpoints, engines, metrics
+from workloads import checkpoints, engines, metrics, own_time
 from workloads.checkpoints import Identity, Progress
 from workloads.session import Stop
 
@@ -46,10 +46,15 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         del control, more
         heartbeat.mine().phase(heartbeat.FIRST, state.global_step)
+        own, module = own_time.of(self.trainer.deepspeed), self.trainer.deepspeed.module
+        module.register_forward_pre_hook(lambda *_: own.forward(ends=False) if module.training else None)
+        module.register_forward_hook(lambda *_: own.forward(ends=True) if module.training else None)
+        self._own = own
         self._tokens = int(state.num_input_tokens_seen)  # those of earlier attempts are not this one's speed
 
     def on_step_begin(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         del control, more
+        self._own.begin()
         self.this.rehearse(self.args, state.global_step + 1, self.attempt)
         # DeepSpeed moves the schedule on inside the backward pass: what the Trainer logs is the next step's rate
         self._rate = engines.advance(self.trainer.deepspeed, state.global_step)
@@ -67,7 +72,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         # what is saved is logged before, so that a loss that is not finite is never saved
         control.should_log = control.should_log or control.should_save
         beat = heartbeat.mine()
-        beat.step(state.global_step)
+        beat.step(state.global_step, self._own.seconds())
         if control.should_evaluate or control.should_save:
             beat.phase(heartbeat.EVALUATE if control.should_evaluate else heartbeat.CHECKPOINT)
 

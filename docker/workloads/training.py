@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from deepspeed import DeepSpeedEngine
 
-    from workloads import metrics, samples, ulysses
+    from workloads import metrics, own_time, samples, ulysses
     from workloads.samples import Batch
     from workloads.session import Session
 
@@ -48,6 +48,7 @@ class Training:
     steps_before: int  # this attempt
     progress: Progress
     saved: str | None  # the tag of the newest complete checkpoint
+    own: own_time.OwnTime
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
     unlogged_waiting: float = 0.0  # seconds of these in which no batch was ready
@@ -73,6 +74,7 @@ class Training:
         import torch
 
         args, engine, step = self.args, self.engine, self.progress.step + 1
+        self.own.begin()
         self.this.rehearse(args, step, self.attempt)
         began = time.perf_counter()
         # like the data, dropout depends on the position alone, so that a resumed run continues exactly
@@ -81,7 +83,9 @@ class Training:
         tokens = self.size.micro * args.seq_length // self.group.size
         total, norm = torch.zeros((), device=self.this.device), None
         for batch in self.fetched():
+            self.own.forward(ends=False)
             loss, nats, *routed = next_token_loss(engine, batch, self.group, self.this.device)
+            self.own.forward(ends=True)
             total += nats / tokens
             self.unlogged_routing = [
                 a + b for a, b in zip(self.unlogged_routing or [0, 0], routed, strict=False)
@@ -102,7 +106,7 @@ class Training:
         self.progress = Progress(step, samples, self.progress.tokens + self.size.total * args.seq_length)
         if stop or step == self.steps_before + 1 or due(step, args.log_every, args.max_steps):
             self.report(mean, rate, norm)
-        heartbeat.mine().step(step)
+        heartbeat.mine().step(step, self.own.seconds())
         return stop
 
     def fetched(self) -> Iterator[Batch]:

@@ -80,6 +80,8 @@ def submitted(runs: Path, name: str) -> None:
     step = {"loss": 2.0, "reward": 1.0, "tokens_per_second": 5, "memory_bytes": 7, "time": 3.5}
     lines = [{"step": 1, **step}, {"step": 2, **step}, {"event": "eval", "step": 2, "loss": 1.5}]
     (runs / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    slow = {"event": "slow", "time": 1, "rank": 0, "host": "n1", "ratio": 2, "step": 9}
+    (runs / name / "events.jsonl").write_text(json.dumps(slow) + "\n")
 
 
 @pytest.fixture
