@@ -26,10 +26,13 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ending import SAVED, Failure
+from ending import SAVED, Failure, Stop
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from notify import Notifier
 
 FILE = "events.jsonl"
 
@@ -40,6 +43,7 @@ class Events:
 
     path: Path | None = None
     attempt: str = "0"
+    listener: Notifier | None = None
 
     def tell(self, event: str, at: float | None = None, **values: Any) -> None:
         """Append a line; `at` is when it happened, Unix time, if that is not now."""
@@ -48,6 +52,20 @@ class Events:
         line = {"event": event, "time": at or time.time(), "attempt": self.attempt, **values}
         with contextlib.suppress(OSError), self.path.open("a+b") as file:
             file.write(_separator(file) + json.dumps(line).encode() + b"\n")
+        if self.listener:
+            self.listener.event(line)
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """The attempt's end is told with the Stop that leaves the context; all is delivered then."""
+        try:
+            yield
+        except Stop as stop:
+            self.tell("ended", code=stop.code)
+            raise
+        finally:
+            if self.listener:
+                self.listener.finish()
 
     def failed(self, failure: Failure) -> None:
         """Tell the first failure; of a rank that saved and left, that it did."""
@@ -57,9 +75,13 @@ class Events:
             self.tell("failed", code=failure.code, rank=failure.rank, host=failure.host)
 
 
-def of(folder: Path, index: int, attempt: str) -> Events:
-    """The teller of host number `index` of the run in `folder`."""
-    return Events(folder / FILE if index == 0 else None, attempt)
+def of(folder: Path, index: int, attempt: str, listener: Notifier | None = None) -> Events:
+    """The teller of host number `index` of the run in `folder`; `listener` hears what it tells."""
+    if index:
+        return Events()
+    if listener:
+        listener.start(folder / FILE)
+    return Events(folder / FILE, attempt, listener)
 
 
 def allocated() -> float:

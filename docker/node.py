@@ -31,11 +31,13 @@ import caches
 import carried
 import environment
 import events
+import exposition
 import heartbeat
 import hostfile
 import inventory
 import logs
 import nccl
+import notify
 import program
 import ranks
 import rendezvous
@@ -101,16 +103,22 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
     """Read what the run is, start its ranks and wait for its end. Returns its exit code, or raises Stop."""
     hosts = hostfile.read_hostfile(args.hostfile)
     index = hostfile.find_index(hosts, args.node)
-    run_events = events.of(args.folder, index, args.attempt)
+    run_events = events.of(args.folder, index, args.attempt, listener(args))
     if not args.checked:
         run_events.tell("allocated", events.allocated(), hosts=len(hosts), slots=sum(hosts.values()))
-    try:
+    with run_events.told():
         code = hosted(args, hosts, index=index, run_events=run_events, outcome=outcome)
-    except Stop as stop:
-        run_events.tell("ended", code=stop.code)
-        raise
-    run_events.tell("ended", code=code)
+        run_events.tell("ended", code=code)
     return code
+
+
+def listener(args: argparse.Namespace) -> notify.Notifier:
+    """Who tells others of what happens. Raises Stop where it is not said whom."""
+    try:
+        targets = notify.targets(args.notify, environment.addresses(args.environment))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise Stop(BAD_INPUT, "--notify is not JSON as notify.py describes it") from None
+    return notify.Notifier(targets, args.run, say)
 
 
 def hosted(
@@ -184,6 +192,8 @@ def supervised(
     threading.Thread(target=ranks.reap, args=(heard,), daemon=True).start()
     slow = slowness.Watch(variables[heartbeat.VARIABLE], hosts, index, peers=peers)
     peers.follow(slow.before(lambda node, message: heard.put(ranks.Heard(node, message))))
+    source = exposition.Source(args.run, args.folder, variables[heartbeat.VARIABLE], mine.numbers.values())
+    exposition.serve(args.metrics_port, source, say)
     slow.start(args.folder, run_events, say)
     code = supervisor.Supervisor(
         ranks=mine,
@@ -236,6 +246,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     program.add_options(parser)
     weights.add_options(parser)
+    notify.add_options(parser)
+    exposition.add_options(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and what Python runs in every rank")
     try:
         args = parser.parse_args(words)

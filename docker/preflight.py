@@ -210,13 +210,10 @@ def check(args: argparse.Namespace, entry: argparse.Namespace) -> None:
     """Returns when every host is fit. Raises Stop when one is not, or never came."""
     hosts = hostfile.read_hostfile(entry.hostfile)
     index = hostfile.find_index(hosts, entry.node)
-    run_events = events.of(entry.folder, index, entry.attempt)
+    run_events = events.of(entry.folder, index, entry.attempt, node.listener(entry))
     run_events.tell("allocated", events.allocated(), hosts=len(hosts), slots=sum(hosts.values()))
-    try:
+    with run_events.told():
         checked(args, entry, hosts, index=index, run_events=run_events)
-    except Stop as stop:
-        run_events.tell("ended", code=stop.code)
-        raise
 
 
 def checked(

@@ -31,7 +31,7 @@ from launcher.files.fields import (
     follows,
 )
 from launcher.files.gpu import GpuType, figures
-from launcher.files.shared import Environment
+from launcher.files.shared import Environment, Notify
 from launcher.frozen import dataclass
 from launcher.sizing.gpus import Gpu
 
@@ -284,6 +284,12 @@ class Cluster:
         "Path inside → path on the host, or {host: …, claim: …, readonly: …, local: …}.",
     )
     env: Environment = field(dict, "Environment variables of this site.")
+    notify: list[Notify] = field(
+        list, "Who is told that a run started, ended, failed …: {webhook: {secret: team-url}, on: [failure]}."
+    )
+    metrics_port: Annotated[int, Range(1024, 65535)] | None = field(
+        None, "Each host's node entry answers Prometheus on this port, at /metrics; absent: it does not."
+    )
     slurm: Slurm = Slurm()
     kubernetes: Kubernetes = Kubernetes()
     local: Local = Local()

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher import workloads
-from launcher.planning import data_cache, own_program, ranks_environment, weights
+from launcher.planning import data_cache, notification, own_program, ranks_environment, weights
 from launcher.rendering import containers, own_image, templates
 
 if TYPE_CHECKING:
@@ -77,4 +77,6 @@ def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:
         words.append(f"--requeue-after={own_program.stop_after(plan)}")
     if model := weights.fetched(plan):
         words.append(f"--fetch={model}")
-    return words
+    if plan.cluster.metrics_port:
+        words.append(f"--metrics-port={plan.cluster.metrics_port}")
+    return words + notification.option(job, plan.cluster)
