@@ -52,6 +52,7 @@ EVALUATE, CHECKPOINT, END, OTHER = (
 )  # other: work without steps, as a server's
 PHASES = (START, LOAD, FIRST, STEP, EVALUATE, CHECKPOINT, END, OTHER)
 _TRIES = 3
+_NO_RECORD = (ValueError, TypeError, AttributeError, KeyError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def read(file: Path) -> Beat | None:
         text, end = data[: SIZE - 9], data[SIZE - 9 :]
         if end and end != b"%08x\n" % zlib.crc32(text):
             continue
-        with contextlib.suppress(ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        with contextlib.suppress(*_NO_RECORD):
             return _beat(json.loads(text))
     return None
 
