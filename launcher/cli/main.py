@@ -123,6 +123,9 @@ def _add_look(verbs: arguments.Verbs) -> None:
         verb.add_argument("runs", nargs="*", metavar="RUN", help=what).completer = completion.runs  # type: ignore[attr-defined]
         what = "instead of RUN: every run here that was submitted since, such as 30d"
         verb.add_argument("--since", type=filled, metavar="TIME", help=what)
+        what = "as a page that is drawn anew; on 127.0.0.1 unless a host is named, default: a free port"
+        address = "[HOST:]PORT"
+        verb.add_argument("--serve", nargs="?", const="0", type=filled, metavar=address, help=what)
         _json_option(verb)
         _picture_options(verb, "curves")
 

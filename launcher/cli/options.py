@@ -112,6 +112,7 @@ class Report(Options):
 
     runs: Sequence[str]
     since: str | None
+    serve: str | None
     json: bool
     plot: Sequence[str]
 

@@ -109,7 +109,7 @@ def account(of_run: Sequence[Attempt]) -> dict[str, int]:
     """Share → slot-milliseconds. All shares are there, and add up to `allocated` exactly."""
     total = dict.fromkeys(SHARES, 0)
     for number, attempt in enumerate(of_run):
-        for start, end, share in timeline(attempt, _resumed(of_run[number + 1 :])):
+        for start, end, share in timeline(attempt, resumed(of_run[number + 1 :])):
             total[share] += (end - start) * attempt.slots
     return total
 
@@ -119,11 +119,11 @@ def allocated(of_run: Iterable[Attempt]) -> int:
     return sum((attempt.end - attempt.start) * attempt.slots for attempt in of_run)
 
 
-def timeline(attempt: Attempt, resumed: int | None = None) -> Iterator[Span]:
-    """The attempt from its start to its end, without a gap. `resumed`: the step that a later attempt began after."""
+def timeline(attempt: Attempt, resumed_after: int | None = None) -> Iterator[Span]:
+    """The attempt from its start to its end, without a gap. `resumed_after`: the step that a later one did."""
     marks = sorted(_marks(attempt), key=itemgetter(0))
     spans = sorted(_spans(attempt), reverse=True)
-    lost = _lost(attempt, resumed)
+    lost = _lost(attempt, resumed_after)
     for number, (at, share) in enumerate(marks):
         end = marks[number + 1][0] if number + 1 < len(marks) else attempt.end
         at, end = (min(max(moment, attempt.start), attempt.end) for moment in (at, end))
@@ -203,7 +203,7 @@ def _lost(attempt: Attempt, resumed: int | None) -> int | None:
     return max([attempt.start, *map(_at, saved), *map(_at, kept)])
 
 
-def _resumed(later: Iterable[Attempt]) -> int | None:
+def resumed(later: Iterable[Attempt]) -> int | None:
     """The earliest step that an attempt among `later` began after; None where none has stepped."""
     began = (
         [r.step for r in attempt.records if r.event == "start"]

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from launcher.cli import options
+    from launcher.reports.curves import Curves
+    from launcher.reports.life import Life
     from launcher.reports.spending import Use
     from launcher.runs.pipelines import PipelineRun
     from launcher.runs.sweeps import Sweep
@@ -25,9 +27,11 @@ def report(given: options.Report) -> int:
     entries = _entries(given)
     swept = entries[0] if len(entries) == 1 and isinstance(entries[0], Sweep) else None
     places = [place for entry in entries for place in _places(entry)] if given.plot or not swept else []
-    measured = [(curves.read(place.name, place.folder), _use(place)) for place in places]
+    if given.serve is not None:
+        return _serve(given.serve, entries)
+    measured = _measured(places)
     if given.since is None:
-        for place, (run, use) in zip(places, measured, strict=True):
+        for place, (run, use, _) in zip(places, measured, strict=True):
             if not (run.steps or use):
                 raise curves.nothing(place.name, place.folder)
     for path in pictures.draw_runs(measured, given.plot):
@@ -36,14 +40,14 @@ def report(given: options.Report) -> int:
         results = sweep.results(swept)
         print(sweep.as_json(results) if given.json else sweep.text(results))
     elif given.json:
-        print(tables.dump([{**curves.data(run), "hours": spending.data(use)} for run, use in measured]))
+        print(tables.dump([{**curves.data(run), "hours": spending.data(use)} for run, use, _ in measured]))
     else:
         parts = (
-            [curves.text([run for run, _ in measured if run.steps])]
-            if any(r.steps for r, _ in measured)
+            [curves.text([run for run, *_ in measured if run.steps])]
+            if any(r.steps for r, *_ in measured)
             else []
         )
-        parts += [spending.text(uses)] if (uses := [use for _, use in measured if use]) else []
+        parts += [spending.text(uses)] if (uses := [use for _, use, _ in measured if use]) else []
         print("\n\n".join(parts) or "nothing was measured")
     return OK
 
@@ -56,10 +60,34 @@ class _Place(NamedTuple):
     live: bool = False
 
 
-def _use(place: _Place) -> Use | None:
-    from launcher.reports import spending
+def _measured(places: list[_Place]) -> list[tuple[Curves, Use | None, Life | None]]:
+    from launcher.reports import curves, life, spending
 
-    return spending.of(place.name, place.folder, time.time() if place.live else None)
+    measured = []
+    for place in places:
+        now = time.time() if place.live else None
+        run = curves.read(place.name, place.folder)
+        measured.append((run, spending.of(place.name, place.folder, now), life.read(place.folder, now)))
+    return measured
+
+
+def _serve(where: str, entries: list[Path | Sweep | PipelineRun]) -> int:
+    """Show the report to browsers until Ctrl-C."""
+    from launcher.reports import live, pictures
+
+    def draw() -> bytes:
+        places = [place for entry in entries for place in _places(entry)]
+        return pictures.page(_measured(places), live.REFRESH)
+
+    page = live.Page(draw)
+    page.content()  # what is wrong is said here, and not to a browser
+    with live.server(live.address(where), page) as server:
+        host, port = server.server_address[:2]
+        say(
+            f"http://{host!s}:{port}/ shows the report, and draws it anew every {live.REFRESH} s; Ctrl-C ends it"
+        )
+        server.serve_forever()
+    return OK
 
 
 def _entries(given: options.Report) -> list[Path | Sweep | PipelineRun]:

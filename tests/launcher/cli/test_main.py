@@ -38,7 +38,7 @@ CONTRACT = {
     "shell": "RUN --host --rank",
     "rerun": "RUN --force --wait",
     "compare": "RUN RUN --json",
-    "report": "RUN --html --json --plot --png --since",
+    "report": "RUN --html --json --plot --png --serve --since",
     "list": "--all --json --state",
     "data": "ACTION KEY --cache --cluster --json",
     "schema": "kind",
