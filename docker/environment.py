@@ -21,21 +21,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CARRIER = "LAUNCHER_SECRET_"
+NOTIFY = "LAUNCHER_NOTIFY_"  # before a number: an address of notify.py, which no rank gets
 # Bytes of one NAME=value or one argument, with the NUL at its end: MAX_ARG_STRLEN of execve(2), 32 pages.
 LONGEST = 32 * os.sysconf("SC_PAGE_SIZE")
 
 
 def inherited() -> dict[str, str]:
-    """This process's own variables, without the secrets and the terminal that were handed on beside them."""
-    beside = (CARRIER, terminal.VARIABLE)
+    """This process's own variables, without secrets, addresses and the terminal that were handed on beside them."""
+    beside = (CARRIER, NOTIFY, terminal.VARIABLE)
     return {name: value for name, value in os.environ.items() if not name.startswith(beside)}
 
 
 def of_job(path: Path | None) -> dict[str, str]:
-    """The job's variables; none without a path, where they came with this process's own.
+    """The ranks' variables of the job; none without a path, where they came with this process's own.
 
     Raises Stop for a file that is not as above, and for a secret that did not come here.
     """
+    return {name: value for name, value in _all(path).items() if not name.startswith(NOTIFY)}
+
+
+def addresses(path: Path | None) -> dict[str, str]:
+    """The variables that notify.py needs. Raises Stop as `of_job`."""
+    return {name: value for name, value in {**os.environ, **_all(path)}.items() if name.startswith(NOTIFY)}
+
+
+def _all(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:

@@ -32,17 +32,22 @@ from typing import Any
 import caches
 import carried
 import environment
+import events
+import exposition
 import hang
 import heartbeat
 import hostfile
 import inventory
+import links
 import logs
 import nccl
+import notify
 import program
 import ranks
 import records
 import rendezvous
 import restarts
+import slowness
 import stacks
 import supervisor
 import terminal
@@ -107,6 +112,33 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
     """Read what the run is, start its ranks and wait for its end. Returns its exit code, or raises Stop."""
     hosts = hostfile.read_hostfile(args.hostfile)
     index = hostfile.find_index(hosts, args.node)
+    run_events = events.of(args.folder, index, args.attempt, listener(args))
+    if not args.checked:
+        run_events.tell("allocated", events.allocated(), hosts=len(hosts), slots=sum(hosts.values()))
+    with run_events.told():
+        code = hosted(args, hosts, index=index, run_events=run_events, outcome=outcome)
+        run_events.tell("ended", code=code)
+    return code
+
+
+def listener(args: argparse.Namespace) -> notify.Notifier:
+    """Who tells others of what happens. Raises Stop where it is not said whom."""
+    try:
+        targets = notify.targets(args.notify, environment.addresses(args.environment))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise Stop(BAD_INPUT, "--notify is not JSON as notify.py describes it") from None
+    return notify.Notifier(targets, args.run, say)
+
+
+def hosted(
+    args: argparse.Namespace,
+    hosts: dict[str, int],
+    *,
+    index: int,
+    run_events: events.Events,
+    outcome: Outcome,
+) -> int:
+    """What this host gives its ranks, and their life. Returns the run's exit code, or raises Stop."""
     slots = list(hosts.values())[index]
     own, job = environment.inherited(), environment.of_job(args.environment)
     check_devices(slots, own | job)
@@ -119,7 +151,14 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
                 say(note)
         with nccl.notes(variables, args.scratch) as notes, records.folder(args.scratch) as told:
             return supervised(
-                args, variables | told, hosts, index=index, notes=notes, folder=folder, outcome=outcome
+                args,
+                variables | told,
+                hosts,
+                index=index,
+                notes=notes,
+                folder=folder,
+                outcome=outcome,
+                run_events=run_events,
             )
 
 
@@ -132,22 +171,20 @@ def supervised(
     notes: nccl.Notes | None,
     folder: Path,
     outcome: Outcome,
+    run_events: events.Events,
 ) -> int:
     """The ranks' life, from the meeting of the hosts to the run's end. Returns its exit code, or raises Stop."""
     host, slots = list(hosts.items())[index]
-    peers = rendezvous.meet(list(hosts), index, f"{args.run}/{args.attempt}", limit=args.wait, say=say)
-    if index == 0:
-        outcome.forget()
-        peers.tell(type="go", port=peers.port)
+    peers = meet(args, hosts, index, outcome=outcome)
+    run_events.tell("met")
     say(f"host {index + 1} of {len(hosts)}, {slots} slots, master {next(iter(hosts))}:{peers.port}")
 
     # SimpleQueue, because its put() is reentrant: fit for a signal handler.
-    events: queue.SimpleQueue[ranks.Event] = queue.SimpleQueue()
+    heard: queue.SimpleQueue[ranks.Event] = queue.SimpleQueue()
     told = Path(variables[heartbeat.VARIABLE] or os.devnull)
     try:
         weights.fetch(args, variables, peers)
-        for number in SIGNALS:
-            signal.signal(number, lambda n, _: events.put(ranks.Signal(PASSED_ON.get(n, n))))
+        listen(heard)
         team = Team(hosts, index, peers.port, str(args.hostfile.absolute()))
         variables = variables | (notes.variables if notes else {}) | stacks.variables(told, variables)
         mine = ranks.start(args.command, variables, team, program.of(args))
@@ -156,28 +193,50 @@ def supervised(
         stop.host = stop.host or host
         peers.tell(type="failed", code=stop.code, rank=-1, host=host, why=f"{host}: {stop}")
         raise
+    run_events.tell("started")
     if notes:
         notes.follow(kept, mine.numbers)
-    watched = watch.Watch(mine, kept, told, events.put, **limit(args.stall))
-    threading.Thread(target=ranks.reap, args=(events,), daemon=True).start()
+    watched = watch.Watch(mine, kept, told, heard.put, **limit(args.stall))
+    slow = slowness.Watch(variables[heartbeat.VARIABLE], hosts, index, peers=peers)
+    threading.Thread(target=ranks.reap, args=(heard,), daemon=True).start()
     watched.follow()
-    peers.follow(lambda node, message: events.put(ranks.Heard(node, message)))
+    peers.follow(slow.before(lambda node, message: heard.put(ranks.Heard(node, message))))
+    source = exposition.Source(args.run, args.folder, variables[heartbeat.VARIABLE], mine.numbers.values())
+    exposition.serve(args.metrics_port, source, say)
+    slow.start(args.folder, run_events, say)
     code = supervisor.Supervisor(
         ranks=mine,
         peers=peers,
         host=host,
         outcome=outcome,
-        events=events,
+        events=heard,
+        run_events=run_events,
         say=say,
         hang=hang.Hang(args.folder, args.attempt, watched, peers=peers, index=index, say=say),
         decision=decision(args, told),
         walltime=supervisor.Walltime(args.requeue_after, args.folder / "checkpoints"),
     ).wait()
     watched.finish()
+    slow.stop(say)
     finish(kept, notes, folder / f"nccl-{host}" if code not in (0, SAVED) else None)
     if code == 0 and index == 0:
         outcome.succeed(host)
     return code
+
+
+def meet(args: argparse.Namespace, hosts: dict[str, int], index: int, *, outcome: Outcome) -> links.Peers:
+    """The other hosts, once all have come. Raises Stop with ABSENT."""
+    peers = rendezvous.meet(list(hosts), index, f"{args.run}/{args.attempt}", limit=args.wait, say=say)
+    if index == 0:
+        outcome.forget()
+        peers.tell(type="go", port=peers.port)
+    return peers
+
+
+def listen(heard: queue.SimpleQueue[ranks.Event]) -> None:
+    """Have signals heard, of which some are passed on as others."""
+    for number in SIGNALS:
+        signal.signal(number, lambda n, _: heard.put(ranks.Signal(PASSED_ON.get(n, n))))
 
 
 def decision(args: argparse.Namespace, told: Path) -> restarts.Decision:
@@ -222,6 +281,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--caches-for", default="", help="image and GPU type: each has caches of its own")
     parser.add_argument("--node", type=int, help="this host's index, when the scheduler does not tell it")
     parser.add_argument("--attempt", default="0", help="counts restarts: part of the outcome file's name")
+    parser.add_argument("--checked", action="store_true", help="preflight was here, and told the start")
     parser.add_argument("--wait", type=float, default=600, help="seconds until all hosts must have come")
     parser.add_argument(
         "--echo", choices=("0", "all"), default="all", help="whose output also goes to stdout"
@@ -239,6 +299,8 @@ def arguments(words: list[str]) -> argparse.Namespace:
     )
     program.add_options(parser)
     weights.add_options(parser)
+    notify.add_options(parser)
+    exposition.add_options(parser)
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and what Python runs in every rank")
     try:
         args = parser.parse_args(words)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import environment
+import events
 import hostfile
 import node
 import program
@@ -207,9 +208,24 @@ def report(folder: Path, attempt: str, text: str, bad: dict[str, str]) -> None:
 
 def check(args: argparse.Namespace, entry: argparse.Namespace) -> None:
     """Returns when every host is fit. Raises Stop when one is not, or never came."""
-    began = time.monotonic()
     hosts = hostfile.read_hostfile(entry.hostfile)
     index = hostfile.find_index(hosts, entry.node)
+    run_events = events.of(entry.folder, index, entry.attempt, node.listener(entry))
+    run_events.tell("allocated", events.allocated(), hosts=len(hosts), slots=sum(hosts.values()))
+    with run_events.told():
+        checked(args, entry, hosts, index=index, run_events=run_events)
+
+
+def checked(
+    args: argparse.Namespace,
+    entry: argparse.Namespace,
+    hosts: dict[str, int],
+    *,
+    index: int,
+    run_events: events.Events,
+) -> None:
+    """Meet the other hosts and check them all. Raises Stop when one is not fit, or never came."""
+    began = time.monotonic()
     inherited, job = environment.inherited(), environment.of_job(entry.environment)
     node.make_logs(entry.folder)
     mine = own(args, next(iter(hosts)), list(hosts.values())[index])
@@ -218,6 +234,7 @@ def check(args: argparse.Namespace, entry: argparse.Namespace) -> None:
     )
     if index == 0:
         peers.tell(type="go", port=peers.port)
+    run_events.tell("preflight")
     checks_of = gather(peers, index, mine, 30)
     if agree(peers, index, not culprits(checks_of)):
         with node.kept_caches(entry, inherited) as cached:
@@ -266,7 +283,7 @@ def main() -> int:
         Outcome(entry.folder / f"outcome-{entry.attempt}").write(Failure(stop.code, -1, socket.gethostname()))
         return stop.code
     program = Path(__file__).with_name("node.py")
-    os.execv(sys.executable, [sys.executable, str(program), *words])
+    os.execv(sys.executable, [sys.executable, str(program), "--checked", *words])
     raise AssertionError("execv does not return")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ending import LOST, SAVED, STALLED, Failure, Outcome
+from events import Events
 from ranks import Asked, Event, Exit, Quiet, Ranks, Signal, Stalled
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Supervisor:
     say: Callable[[str], None]
     hang: Hang
     decision: Decision
+    run_events: Events = field(default_factory=Events)
     failure: Failure | None = None
     code: int = 0  # of the run
     told: bool = False  # whether somebody wants it to end
@@ -113,6 +115,7 @@ class Supervisor:
             self._ended(event)
         elif isinstance(event, Stalled):
             if not self.failure:
+                self.run_events.tell("stalled", seconds=round(self.hang.watched.silence, 1))
                 self._fail(Failure(STALLED, event.rank, event.host or self.host))
         elif self.failure and isinstance(event, Quiet | Asked):
             return
@@ -177,6 +180,7 @@ class Supervisor:
         """The run has failed; `ends`: its exit code as node 0 has decided it."""
         self.failure, self.code = failure, failure.code if ends is None else int(ends)
         self.outcome.write(failure)
+        self.run_events.failed(failure)
         self.say(str(failure))
         if self.first:
             self.code = self.decision.code(failure, wanted=not self.told)

@@ -14,7 +14,7 @@ import heartbeat
 from ending import NOT_FINITE
 from transformers import TrainerCallback
 
-from workloads import checkpoint_folder, checkpoints, engines, metrics
+from workloads import checkpoint_folder, checkpoints, engines, metrics, own_time
 from workloads.checkpoint_folder import Identity, Progress
 from workloads.session import Stop
 
@@ -51,16 +51,21 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self.saved: str | None = None
         self.written: dict[str, Written] = {}  # of the checkpoint by DeepSpeed, on this rank
         self.failures: list[str] = []  # to write it
-        self._began, self._rate = 0.0, 0.0
+        self._began, self._rate, self._saving = 0.0, 0.0, 0.0
         self._seconds, self._steps, self._tokens = 0.0, 0, 0
 
     def on_train_begin(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         del control, more
         heartbeat.mine().phase(heartbeat.FIRST, state.global_step)
+        own, module = own_time.of(self.trainer.deepspeed), self.trainer.deepspeed.module
+        module.register_forward_pre_hook(lambda *_: own.forward(ends=False) if module.training else None)
+        module.register_forward_hook(lambda *_: own.forward(ends=True) if module.training else None)
+        self._own = own
         self._tokens = int(state.num_input_tokens_seen)  # those of earlier attempts are not this one's speed
 
     def on_step_begin(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         del control, more
+        self._own.begin()
         self.this.rehearse(self.args, state.global_step + 1, self.attempt)
         # DeepSpeed moves the schedule on inside the backward pass: what the Trainer logs is the next step's rate
         self._rate = engines.advance(self.trainer.deepspeed, state.global_step)
@@ -71,18 +76,20 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         _, self.stopped = self.this.agree()
         self._seconds += time.perf_counter() - self._began
         self._steps += 1
+        self._saving = time.perf_counter()
         last = state.global_step >= self.args.max_steps
         if self.stopped or last:
             control.should_save = control.should_training_stop = True
         # what is saved is logged before, so that a loss that is not finite is never saved
         control.should_log = control.should_log or control.should_save
         beat = heartbeat.mine()
-        beat.step(state.global_step)
+        beat.step(state.global_step, self._own.seconds())
         if control.should_evaluate or control.should_save:
             beat.phase(heartbeat.EVALUATE if control.should_evaluate else heartbeat.CHECKPOINT)
 
     def on_evaluate(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         del state, more
+        self._saving = time.perf_counter()
         heartbeat.mine().phase(heartbeat.CHECKPOINT if control.should_save else heartbeat.STEP)
 
     def on_train_end(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
@@ -96,7 +103,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         if "eval_loss" in logs:
             values = {_plain(k.removeprefix("eval_")): v for k, v in logs.items() if k.startswith("eval_")}
             values = {key: values[key] for key in ("loss", *metrics.CHAT) if key in values}
-            self.log.event("eval", state.global_step, **values)
+            seconds = {"seconds": logs["eval_runtime"]} if "eval_runtime" in logs else {}
+            self.log.event("eval", state.global_step, **values, **seconds)
             self.log.say(f"held-out examples: loss {values['loss']:.4f}{metrics.chat(values)}")
         elif "loss" in logs:
             self._step(logs, state)
@@ -153,7 +161,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             failures=self.failures,
         )
         self.saved = path.name
-        self.log.event("checkpoint", state.global_step, tag=path.name)
+        seconds = time.perf_counter() - self._saving
+        self.log.event("checkpoint", state.global_step, tag=path.name, seconds=seconds)
         self.log.say(f"checkpoint {path.name} saved")
         heartbeat.mine().phase(heartbeat.STEP)
 

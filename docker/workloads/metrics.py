@@ -33,7 +33,7 @@ An event has "event", "step" and "time":
   tokenized   folder, shards, tokens, documents, bytes, unigram_entropy, longest_document, seconds: tokens were made
   checkpoint  tag, seconds: a complete checkpoint was written
   skipped     tag, reason: a broken checkpoint was passed over at the start
-  eval        loss (nats per token), bits_per_byte; of the chat workloads those of their figures that there are
+  eval        loss (nats per token), bits_per_byte, seconds; of the chat workloads those of their figures that there are
   left_out    training, held_out: how many examples are not used; reason
   chat_date   date: what a chat template that renders the date renders, in this and all later attempts
   cut         training, held_out: how many examples lose their end; tokens: the most that an example has

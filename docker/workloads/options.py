@@ -382,6 +382,9 @@ def rehearsal(group: argparse._ArgumentGroup) -> None:
         "--step-delay", type=number, default=0.0, metavar="SECONDS", help="rehearsal: sleep each step"
     )
     group.add_argument(
+        "--delay-rank", type=count, metavar="R", help="rehearsal: which rank sleeps (default: all of them)"
+    )
+    group.add_argument(
         "--fail-at-step", type=positive, metavar="N", help="rehearsal: a rank dies instead of taking step N"
     )
     group.add_argument("--fail-rank", type=count, default=0, metavar="R", help="rehearsal: which rank dies")

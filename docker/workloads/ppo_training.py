@@ -6,6 +6,7 @@ Owns what a checkpoint of such a run keeps. The loop around it is chat_ppo's.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +163,7 @@ class Training:
     @heartbeat.told(heartbeat.EVALUATE)
     def evaluate(self) -> None:
         """Log what the held-out prompts' answers are worth, each time sampled by the same random numbers."""
-        this, size = self.stage.this, self.stage.size
+        this, size, began = self.stage.this, self.stage.size, time.perf_counter()
         evaluated = examples.evaluated(len(self.held_out), size.total, this.world_size)
         rows = len(evaluated) // this.world_size
         places = np.array(evaluated[this.rank * rows :][:rows])
@@ -177,7 +178,8 @@ class Training:
         ]
         figures = rollouts.figures(batches, this)
         figures.pop("tokens")
-        self.stage.log.event("eval", self.progress.step, **figures)
+        seconds = time.perf_counter() - began
+        self.stage.log.event("eval", self.progress.step, **figures, seconds=seconds)
         self.stage.log.say(f"held-out prompts:{metrics.chat(figures)}")
 
     def save(self) -> None:

@@ -24,6 +24,7 @@ from workloads import (
     engines,
     metrics,
     options,
+    own_time,
     routing,
     samples,
     session,
@@ -129,6 +130,7 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
         steps_before=progress.step,
         progress=progress,
         saved=checkpoint.tag if checkpoint else None,
+        own=own_time.of(engine, shared=group.size > 1),
     )
     announce(training, checkpoint)
     return training

@@ -120,7 +120,8 @@ class Session:
 
     def rehearse(self, args: argparse.Namespace, step: int, attempt: int) -> None:
         """Be slow or die at this step if the job ordered it (options.rehearsal)."""
-        time.sleep(args.step_delay)
+        if args.delay_rank in (None, self.rank):
+            time.sleep(args.step_delay)
         if step == args.fail_at_step and self.rank == args.fail_rank and attempt <= args.fail_attempts:
             print(
                 f"rehearsal: rank {self.rank} fails at step {step} with exit code {args.fail_code}",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from deepspeed import DeepSpeedEngine
 
-    from workloads import balancing, metrics, samples, ulysses
+    from workloads import balancing, metrics, own_time, samples, ulysses
     from workloads.samples import Batch
     from workloads.session import Session
 
@@ -49,6 +49,7 @@ class Training:
     steps_before: int  # this attempt
     progress: Progress
     saved: str | None  # the tag of the newest complete checkpoint
+    own: own_time.OwnTime
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
     unlogged_waiting: float = 0.0  # seconds of these in which no batch was ready
@@ -73,6 +74,7 @@ class Training:
         import torch
 
         args, engine, step = self.args, self.engine, self.progress.step + 1
+        self.own.begin()
         self.this.rehearse(args, step, self.attempt)
         began = time.perf_counter()
         # like the data, dropout depends on the position alone, so that a resumed run continues exactly
@@ -81,7 +83,9 @@ class Training:
         tokens = self.size.micro * args.seq_length // self.group.size
         total, norm = torch.zeros((), device=self.this.device), None
         for batch in self.fetched():
+            self.own.forward(ends=False)
             loss, nats = next_token_loss(engine, batch, self.group, self.this.device)
+            self.own.forward(ends=True)
             total += nats / tokens
             if self.balance is not None:  # each of the group's ranks has its part of the samples' losses
                 loss = loss + self.balance.mean() * self.group.size * tokens
@@ -101,7 +105,7 @@ class Training:
         self.progress = Progress(step, samples, self.progress.tokens + self.size.total * args.seq_length)
         if stop or step == self.steps_before + 1 or due(step, args.log_every, args.max_steps):
             self.report(mean, rate, norm)
-        heartbeat.mine().step(step)
+        heartbeat.mine().step(step, self.own.seconds())
         return stop
 
     def fetched(self) -> Iterator[Batch]:
@@ -150,7 +154,7 @@ class Training:
         """Log the loss on the held-out text."""
         import torch
 
-        held_out = self.data.evaluation
+        began, held_out = time.perf_counter(), self.data.evaluation
         assert held_out is not None
         self.engine.eval()
         total = torch.zeros((), device=self.this.device, dtype=torch.float64)
@@ -162,7 +166,8 @@ class Training:
         mean, _ = self.this.agree(total / held_out.tokens)
         loss = mean * self.this.world_size
         bits = loss / math.log(2) * held_out.tokens / held_out.bytes
-        self.log.event("eval", self.progress.step, loss=loss, bits_per_byte=bits)
+        seconds = time.perf_counter() - began
+        self.log.event("eval", self.progress.step, loss=loss, bits_per_byte=bits, seconds=seconds)
         self.log.say(f"held-out text: loss {loss:.4f}, {bits:.3f} bits per byte")
 
     def save(self) -> None:

@@ -133,10 +133,15 @@ def _add_look(verbs: arguments.Verbs) -> None:
         verb.add_argument("--rank", type=int, metavar="N", help="only this rank's")
         verb.add_argument("--host", type=filled, metavar="H", help="only this host's")
 
-    what = "compare what runs or a sweep measured, as a table or as curves"
+    what = "what runs or a sweep measured, and where their GPU hours went: tables, curves"
     if verb := verbs.add("report", what, report.report, options.Report):
         what = "runs, pipelines or sweeps, by id or the start of it; or run folders"
-        verb.add_argument("runs", nargs="+", metavar="RUN", help=what).completer = completion.runs  # type: ignore[attr-defined]
+        verb.add_argument("runs", nargs="*", metavar="RUN", help=what).completer = completion.runs  # type: ignore[attr-defined]
+        what = "instead of RUN: every run here that was submitted since, such as 30d"
+        verb.add_argument("--since", type=filled, metavar="TIME", help=what)
+        what = "as a page that is drawn anew; on 127.0.0.1 unless a host is named, default: a free port"
+        address = "[HOST:]PORT"
+        verb.add_argument("--serve", nargs="?", const="0", type=filled, metavar=address, help=what)
         _json_option(verb)
         _picture_options(verb, "curves")
 

@@ -113,6 +113,8 @@ class Report(Options):
     """report."""
 
     runs: Sequence[str]
+    since: str | None
+    serve: str | None
     json: bool
     plot: Sequence[str]
 

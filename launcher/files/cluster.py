@@ -31,7 +31,7 @@ from launcher.files.fields import (
     follows,
 )
 from launcher.files.gpu import GpuType, figures
-from launcher.files.shared import Environment
+from launcher.files.shared import Environment, Notify
 from launcher.frozen import dataclass
 from launcher.sizing.gpus import Gpu
 
@@ -56,6 +56,19 @@ class Mount:
 class Nvme:
     path: AbsolutePath = field(description="A folder on each host's own NVMe disks.")
     size: Bytes = field(description="How much of it one job may fill.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuHour:
+    """What an hour of a slot costs: `report` sums it up."""
+
+    price: Annotated[float, Range(0, 10**6)] | None = field(None, "Money for an hour of one slot.")
+    currency: Annotated[str, Pattern("[A-Z]{3}", "write its three letters (ISO 4217), such as EUR")] = field(
+        "USD", "Of the price."
+    )
+    watts: Annotated[float, Range(0, 10**6)] | None = field(
+        None, "Power that one slot draws, with its part of host and cooling."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +254,9 @@ class Cluster:
     bandwidth: Count | None = field(
         None, "Gb/s that one host sends over the fabric, all its adapters together."
     )
+    gpu_hour: GpuHour = field(
+        GpuHour, "What an hour of a slot costs, {price: 2.1, currency: USD, watts: 700}, for `report`."
+    )
     fabric: str = field("tcp", "The network between hosts: see `python -m launcher env`.")
     interface: Text | None = field(None, "Network interface of the bootstrap traffic, such as eth0.")
     image: Text = field("deepspeed-train", "Container image; without a tag, the one of docker/'s contents.")
@@ -272,6 +288,12 @@ class Cluster:
         "Path inside → path on the host, or {host: …, claim: …, readonly: …, local: …}.",
     )
     env: Environment = field(dict, "Environment variables of this site.")
+    notify: list[Notify] = field(
+        list, "Who is told that a run started, ended, failed …: {webhook: {secret: team-url}, on: [failure]}."
+    )
+    metrics_port: Annotated[int, Range(1024, 65535)] | None = field(
+        None, "Each host's node entry answers Prometheus on this port, at /metrics; absent: it does not."
+    )
     slurm: Slurm = Slurm()
     kubernetes: Kubernetes = Kubernetes()
     local: Local = Local()

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from launcher import workloads
 from launcher.files.fields import Count, Name, Patience, Range, Seconds, Shorthand, Text, field
-from launcher.files.shared import Environment
+from launcher.files.shared import Environment, Notify
 from launcher.frozen import dataclass
 
 
@@ -90,6 +90,9 @@ class Job:
         "USR2", "What ranks get before the walltime, to save and end with 75."
     )
     env: Environment = field(dict, "Extra environment variables.")
+    notify: list[Notify] = field(
+        list, "Who is told that it started, ended, failed …, beside those of the cluster file."
+    )
     preflight: bool | None = field(
         None, "Check the hosts before the ranks start (Slurm); default: with more than one host."
     )

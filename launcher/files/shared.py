@@ -1,11 +1,12 @@
-"""The one field that job and cluster files share, `env`: the job's value wins."""
+"""The fields that job and cluster files share: of `env` the job's value wins, of `notify` both are told."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Literal
 
 from launcher.files import kubernetes_syntax
-from launcher.files.fields import Pattern, Read, Shorthand, Text, VariableName, field, follows
+from launcher.files.fields import Longest, Pattern, Read, Shorthand, Text, VariableName, field, follows
 from launcher.frozen import dataclass
 
 SECRET_HINT = "use letters, digits, '-', '_' and '.'"
@@ -30,3 +31,40 @@ class Variable:
 
 # A null leaves a variable out that the fabric or the cluster file sets.
 Environment = dict[VariableName, Annotated[Variable, Shorthand("value", ("string", "number", "null"))]]
+
+
+# docker/notify.py says when each is.
+Occasion = Literal["start", "end", "failure", "stall", "divergence", "slow"]
+# Addresses of which a part is the secret: of these services the path, of any other what stands before @ or behind ?.
+_SECRET_ADDRESS = re.compile(
+    r"https?://([^/]*@|(hooks\.slack\.com|discord(app)?\.com|[^/]*\.webhook\.office\.com|[^/]*\.logic\.azure\.com)/|.*[?])"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notify:
+    """Who is told what; the message is docker/notify.py's."""
+
+    webhook: Annotated[Variable, Shorthand("value")] | None = field(
+        None, "Gets a POST of JSON: an address, or {secret: NAME} (its `key` on Kubernetes; default: url)."
+    )
+    command: Annotated[list[Text], Longest(1000)] | None = field(
+        None, "A program and its words, on the first host; it gets the JSON on its standard input."
+    )
+    on: list[Occasion] = field(
+        lambda: ["start", "end", "failure", "stall", "divergence", "slow"], "Of what; default: all."
+    )
+
+    def __post_init__(self) -> None:
+        if (self.webhook is None) is (not self.command):
+            raise ValueError("needs a webhook or a command, and not both")
+        address = self.webhook.value if self.webhook else None
+        if self.webhook and address is None and self.webhook.secret is None:
+            raise ValueError("its webhook has no address; write one, or {secret: NAME}")
+        if address is not None and not address.startswith(("http://", "https://")):
+            raise ValueError("its webhook is no address; it begins with https:// or http://")
+        if address is not None and _SECRET_ADDRESS.match(address):
+            raise ValueError(
+                "its webhook holds a secret, which would stand in the run's files; keep the address in a file or a "
+                "Secret: webhook: {secret: NAME}"
+            )

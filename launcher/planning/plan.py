@@ -23,6 +23,7 @@ from launcher.planning import (
     generating,
     inline_secrets,
     learning,
+    notification,
     own_program,
     ranks_environment,
     without_gpus,
@@ -315,7 +316,8 @@ def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[model.Variab
 
 def _secrets(job: Job, cluster: Cluster) -> tuple[Secret, ...]:
     wanted = {**cluster.env, **job.env}
-    return tuple(Secret(name, v.secret, v.key or name) for name, v in wanted.items() if v.secret)
+    ranks = [Secret(name, v.secret, v.key or name) for name, v in wanted.items() if v.secret]
+    return (*ranks, *(Secret(*secret) for secret in notification.secrets(job, cluster)))
 
 
 def _image(cluster: Cluster, workspace: Workspace) -> str:

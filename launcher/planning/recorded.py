@@ -9,18 +9,20 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from launcher.deepspeed.config import BatchSizes
-from launcher.errors import PlanError
+from launcher.errors import LauncherError, PlanError
 from launcher.fabrics.model import Variable
 from launcher.files import references, restored, validation
-from launcher.files.cluster import Cluster
+from launcher.files.cluster import Cluster, GpuHour
 from launcher.files.document import Document
 from launcher.files.fields import Range, field
 from launcher.files.job import Job
 from launcher.files.load import Loaded
 from launcher.frozen import dataclass
+from launcher.planning import fit
 from launcher.planning import plan as plans
 
 if TYPE_CHECKING:
+    from launcher.planning.fit import Estimate
     from launcher.planning.plan import Plan, Workspace
 
 
@@ -101,6 +103,23 @@ def plan(record: Any, spellings: Spellings, workspace: Workspace) -> Plan:
         variables=variables,
         image=then.image,
     )
+
+
+def estimate(record: Any) -> Estimate | None:
+    """What a run's plan.json says of its training; None where it is not known, or the record is not one of ours."""
+    try:
+        job = restored.restore(Job, {"batch": {}, **record["job"], "args": record["args"]}, {})
+        return fit.estimate_or_reason(job, restored.restore(Cluster, record["cluster"], {}))[0]
+    except (KeyError, TypeError, ValueError, LauncherError):
+        return None
+
+
+def gpu_hour(record: Any) -> GpuHour:
+    """What an hour of a slot of the run's cluster cost; without figures where the record has none of ours."""
+    try:
+        return restored.restore(GpuHour, record["cluster"]["gpu_hour"], {})
+    except (KeyError, TypeError, ValueError):
+        return GpuHour()
 
 
 def _stem(run: str) -> str:

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher import units, workloads
-from launcher.planning import data_cache, own_program, ranks_environment, weights
+from launcher.planning import data_cache, notification, own_program, ranks_environment, weights
 from launcher.rendering import containers, own_image, templates
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:
         words.append(f"--requeue-after={own_program.stop_after(plan)}")
     if (stall := _stall(plan, runtime)) != "auto":
         words.append(f"--stall={stall}")
-    return words + weights.fetched(plan).options
+    if plan.cluster.metrics_port:
+        words.append(f"--metrics-port={plan.cluster.metrics_port}")
+    return words + weights.fetched(plan).options + notification.option(job, plan.cluster)
 
 
 def _stall(plan: Plan, runtime: str) -> str:

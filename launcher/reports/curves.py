@@ -16,7 +16,7 @@ from launcher.reports import tables
 from launcher.runs import metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     Points = Sequence[tuple[float, float]]  # (optimizer step, value)
@@ -84,9 +84,9 @@ class Chart(NamedTuple):
 
 
 def read(name: str, folder: Path) -> Curves:
-    """The curves of the run in `folder`. A step that was repeated counts once, as it was written last.
+    """The curves of the run in `folder`, without steps where it has measured nothing yet.
 
-    Raises RunNotFoundError when it has measured nothing yet.
+    A step that was repeated counts once, as it was written last.
     """
     records, _ = metrics.read(folder)
     latest = {record.step: record for record in metrics.steps(records)}
@@ -95,22 +95,25 @@ def read(name: str, folder: Path) -> Curves:
         for record in metrics.events(records, "eval")
         if "loss" in record.figures
     }
-    if not latest:
-        raise RunNotFoundError(
-            f"{name} has no steps in {folder / metrics.FILE}",
-            hint="it has not started, or its workload does not train",
-        )
     steps = tuple(latest[step] for step in sorted(latest))
     return Curves(units.printable(name), steps, tuple(sorted(evaluations.items())))
 
 
+def nothing(name: str, folder: Path) -> RunNotFoundError:
+    """What to say of a run of which nothing is known."""
+    return RunNotFoundError(
+        f"{name} has no steps in {folder / metrics.FILE}",
+        hint="it has not started, or its workload does not train",
+    )
+
+
 def summary(run: Curves) -> dict[str, Any]:
-    """First and last figures of a run; None for what it does not measure."""
+    """First and last figures of a run; None for what it has not measured."""
     losses, rewards, times = (run.values(key) for key in ("loss", "reward", "time"))
     speeds, memory = run.values("tokens_per_second"), run.values("memory_bytes")
     return {
         "run": run.name,
-        "steps": run.steps[-1].step,
+        "steps": run.steps[-1].step if run.steps else None,
         "loss_first": losses[0] if losses else None,
         "loss_last": statistics.fmean(losses[-10:]) if losses else None,
         "eval_loss": run.evaluations[-1][1] if run.evaluations else None,
@@ -131,7 +134,7 @@ def text(runs: Sequence[Curves]) -> str:
         rows.append(
             (
                 run.name,
-                str(figures["steps"]),
+                "-" if figures["steps"] is None else str(figures["steps"]),
                 *(tables.number(figures[key]) for key in ("loss_first", "loss_last", "eval_loss")),
                 f"{speed:,.0f}" if speed else "-",
                 units.gigabytes(memory) if memory else "-",
@@ -142,17 +145,10 @@ def text(runs: Sequence[Curves]) -> str:
     return tables.table(rows, _HEAD)
 
 
-def as_json(runs: Iterable[Curves]) -> str:
-    """Summaries and points, machine-readable."""
-    summaries = [
-        {
-            **summary(run),
-            "points": {key: run.points(key) for key in FIGURES if run.points(key)},
-            "evaluations": run.evaluations,
-        }
-        for run in runs
-    ]
-    return tables.dump(summaries)
+def data(run: Curves) -> dict[str, Any]:
+    """Summary and points, machine-readable."""
+    points = {key: run.points(key) for key in FIGURES if run.points(key)}
+    return {**summary(run), "points": points, "evaluations": run.evaluations}
 
 
 def charts(runs: Sequence[Curves]) -> list[Chart]:

@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import units
 from launcher.errors import ToolMissingError
+from launcher.runs import hours
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from launcher.reports.bars import Group
     from launcher.reports.curves import Chart
+    from launcher.reports.life import Life
+
+    Shares = tuple[str, Mapping[str, float]]  # a run, and its hours by what they went into
 
 # Okabe and Ito's colours, told apart with any kind of colour vision: https://jfly.uni-koeln.de/color/
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
 DASHES = ("-", "--", ":", "-.")  # of the lines that share a colour
+HATCHES = ("", "///", "...")  # of the bars that share a colour
 INK, GRID = "#222222", "#dddddd"
 STYLE = {
     "text.parse_math": False,  # `$` in a name is a dollar sign
@@ -122,25 +127,101 @@ def _stack(axes: Any, group: Group) -> None:
     axes.grid(axis="x")
 
 
-def runs(title: str, names: Sequence[str], charts: Sequence[Chart]) -> Any:
-    """Each chart with a line for each run, in the run's colour; the key of several runs stands above them."""
+def runs(
+    title: str,
+    names: Sequence[str],
+    charts: Sequence[Chart],
+    shares: Sequence[Shares] = (),
+    life: Life | None = None,
+) -> Any:
+    """Each chart with a line for each run, in the run's colour; the key of several runs stands above them.
+
+    Below them a bar for each of `shares`: the GPU hours of a run by what they went into; and the `life` of one run.
+    """
     from matplotlib.lines import Line2D
 
-    columns = min(2, len(charts))
+    columns = min(2, len(charts)) or 2
     rows = -(-len(charts) // columns)
     longest = max(map(len, names))
     key_columns = max(1, int(columns * 80 / (longest + 6)))
-    key_rows = -(-len(names) // key_columns) if len(names) > 1 else 0
-    figure = _figure("" if key_rows else title, 5.6 * columns, 0.6 + 0.2 * key_rows + 3 * rows)
+    key_rows = -(-len(names) // key_columns) if len(names) > 1 and charts else 0
+    below: list[tuple[Callable[[Any], None], float]] = []
+    if shares:
+        below.append((lambda axes: _shares(axes, shares), 1.5 + 0.34 * len(shares)))
+    if life:
+        below.append((lambda axes: _timeline(axes, life), 1.8))
+        below += [(lambda axes: _heat(axes, life), 2.4)] if life.own else []
+    height = 0.6 + 0.2 * key_rows + 3 * rows + sum(inches for _, inches in below)
+    figure = _figure("" if key_rows else title, 5.6 * columns, height)
     if key_rows:
         handles = [Line2D([], [], **_look(index)) for index in range(len(names))]
         figure.legend(handles, names, loc="outside upper left", ncols=key_columns)
-    all_axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axes, chart in zip(all_axes, charts, strict=False):
-        _chart(axes, chart)
-    for axes in all_axes[len(charts) :]:
-        axes.set_visible(False)
+    ratios = [3] * rows + [inches for _, inches in below]
+    grid = figure.add_gridspec(len(ratios), columns, height_ratios=ratios)
+    for place, chart in enumerate(charts):
+        _chart(figure.add_subplot(grid[place // columns, place % columns]), chart)
+    for number, (draw, _) in enumerate(below):
+        draw(figure.add_subplot(grid[rows + number, :]))
     return figure
+
+
+def _timeline(axes: Any, life: Life) -> None:
+    """What the run did when: a bar in the shares' colours, and its events above."""
+    names = list(hours.SHARES.values())
+    for name, spans in life.spans.items():
+        axes.broken_barh(spans, (0, 0.8), **_share_look(names.index(name)))
+    for (name, moments), marker in zip(life.marks.items(), "vXso", strict=False):
+        axes.scatter(moments, [1.1] * len(moments), marker=marker, s=18, color=INK, label=name)
+    if life.marks:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(life.marks))
+    axes.set_ylim(0, 1.3)
+    axes.set_yticks([])
+    axes.set_xlabel("hours since the run had its hosts, in the colours above")
+
+
+def _heat(axes: Any, life: Life) -> None:
+    """A row a rank: dark is slower than the median of all ranks at that moment."""
+    mesh = axes.pcolormesh(
+        [*life.moments, life.moments[-1] + (life.moments[-1] - life.moments[0]) / max(1, len(life.moments))],
+        [rank - 0.5 for rank in range(len(life.own) + 1)],
+        life.own,
+        cmap="cividis_r",
+        vmin=0.8,
+        vmax=2.0,
+        rasterized=True,
+    )
+    axes.figure.colorbar(mesh, ax=axes, label="over the median", pad=0.01)
+    axes.set_title("Time that each rank needs in a step before it waits for the others")
+    axes.set_ylabel("rank")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylim(len(life.own) - 0.5, -0.5)
+    axes.set_xlabel("hours since the run had its hosts")
+
+
+def _share_look(index: int) -> dict[str, Any]:
+    """Colour and pattern of a share, by its place in SHARES."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "hatch": HATCHES[index // len(COLOURS)],
+        "edgecolor": "white",
+        "linewidth": 0,
+    }
+
+
+def _shares(axes: Any, shares: Sequence[Shares]) -> None:
+    """A bar a run; what no run has is not in the key."""
+    lefts = [0.0] * len(shares)
+    names = list(dict.fromkeys(name for _, parts in shares for name in parts))
+    for index, name in enumerate(names):
+        amounts = [parts[name] for _, parts in shares]
+        if any(amounts):
+            axes.barh(range(len(shares)), amounts, left=lefts, height=0.66, label=name, **_share_look(index))
+        lefts = [left + more for left, more in zip(lefts, amounts, strict=True)]
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=2, columnspacing=1.2)
+    axes.set_yticks(range(len(shares)), [name for name, _ in shares])
+    axes.set_ylim(len(shares) - 0.4, -0.6)
+    axes.set_xlabel("GPU hours, by what they went into")
+    axes.grid(axis="x")
 
 
 def _look(run: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import atomic, units
 from launcher.errors import PlanError, Problem, RunNotFoundError, SpecError
-from launcher.reports import curves, drawing, estimate
+from launcher.reports import curves, drawing, estimate, spending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from launcher.planning.fit import Estimate
     from launcher.planning.plan import Plan
     from launcher.reports.curves import Curves
+    from launcher.reports.life import Life
+    from launcher.reports.spending import Use
+
+    Runs = Sequence[tuple[Curves, Use | None, Life | None]]
 
 # Suffix → what a file begins with that may be replaced: https://www.w3.org/TR/png-3/#5PNG-file-signature
 STARTS = {".html": b"<!doctype html>", ".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
@@ -45,19 +49,41 @@ def draw_estimate(name: str, fit: Estimate, paths: Sequence[str]) -> Iterator[st
     return _written(paths, title, text, lambda: drawing.memory(title, groups))
 
 
-def draw_runs(runs: Sequence[Curves], paths: Sequence[str]) -> Iterator[str]:
-    """Draw what the runs measured into the files `paths`; yields those that were written.
+def draw_runs(runs: Runs, paths: Sequence[str]) -> Iterator[str]:
+    """Draw what the runs measured and used into the files `paths`, of one run also when it did what.
 
-    Raises RunNotFoundError where they measured nothing that has a curve, and else as `draw_plan`.
+    Yields those that were written.
+
+    Raises RunNotFoundError where nothing is known that could be drawn, and else as `draw_plan`.
     """
-    title = " · ".join(run.name for run in runs)
-    names, charts = [run.name for run in runs], curves.charts(runs)
-    if paths and not charts:
+    title, text, draw = _of_runs(runs)
+    return _written(paths, title, text, draw)
+
+
+def page(runs: Runs, refresh: int) -> bytes:
+    """The same as a page that a browser reads again every `refresh` seconds. Raises as `draw_runs`."""
+    title, text, draw = _of_runs(runs)
+    return _page(title, text, drawing.encoded(draw, ["svg"])["svg"].decode(), refresh)
+
+
+def _of_runs(runs: Runs) -> tuple[str, str, Callable[[], Any]]:
+    """Title, text and picture."""
+    measured, uses = [run for run, *_ in runs], [use for _, use, _ in runs if use]
+    title, names, charts = (
+        " · ".join(run.name for run in measured),
+        [r.name for r in measured],
+        curves.charts(measured),
+    )
+    if runs and not (charts or uses):
         raise RunNotFoundError(
             f"there is nothing to draw: {', '.join(names)} measured no step with a loss or a speed"
         )
-    text = f"{curves.text(runs)}\n\n{curves.LEGEND}"
-    return _written(paths, title, text, lambda: drawing.runs(title, names, charts))
+    text = f"{curves.text(measured)}\n\n{curves.LEGEND}"
+    if uses:
+        text += f"\n\n{spending.text(uses)}"
+    shares = [(use.name, spending.shares(use)) for use in uses]
+    life = runs[0][2] if len(runs) == 1 else None
+    return title, text, lambda: drawing.runs(title, names, charts, shares=shares, life=life)
 
 
 def _written(paths: Sequence[str], title: str, text: str, draw: Callable[[], Any]) -> Iterator[str]:
@@ -105,14 +131,15 @@ def _unwritable(path: Path, error: OSError) -> SpecError:
     return SpecError(f"--plot {path}: {error.strerror}", hint="name a file that can be written")
 
 
-def _page(title: str, text: str, svg: str) -> bytes:
+def _page(title: str, text: str, svg: str, refresh: int | None = None) -> bytes:
     """A page without scripts and without other files: the picture, and what the terminal says."""
+    again = f'<meta http-equiv="refresh" content="{refresh}">' if refresh else ""
     drawing = svg[svg.index("<svg") :].replace(
         "<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1
     )
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
-<meta name="viewport" content="width=device-width">
+<meta name="viewport" content="width=device-width">{again}
 <style>
 body {{ font: 14px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 2rem auto; max-width: 1100px;
   padding: 0 1rem; }}

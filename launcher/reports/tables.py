@@ -136,6 +136,8 @@ def plan_json(plan: Plan) -> str:
 
 def status_json(run: Run, now: Status) -> str:
     """A run's status, machine-readable."""
+    from launcher.runs import slow
+
     return dump(
         {
             "id": run.id,
@@ -146,6 +148,7 @@ def status_json(run: Run, now: Status) -> str:
             "exit_code": now.exit_code,
             "hosts": list(now.hosts),
             "folder": str(run.folder),
+            "slow": [one._asdict() for one in slow.read(run.folder)],
         }
     )
 

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from launcher import exit_codes, units
-from launcher.runs import causes, hangs, reading
+from launcher.runs import causes, hangs, reading, slow
 from launcher.runs import logs as runs_logs
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ _MOST = 64  # logs of other ranks that are read
 def report(run: Run, now: Status) -> list[str]:
     """Lines for a person: warnings, and for a run that failed the first failure and its likely causes."""
     lines = [line for w in warnings(run) for line in _cause("WARNING: ", w)]
+    lines += [slow.words(rank) for rank in slow.read(run.folder)]
     if now.state != "FAILED":
         return lines
     failure = runs_logs.failure(run.folder)

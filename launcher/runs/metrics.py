@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE = "metrics.jsonl"
+EVENTS = "events.jsonl"  # what the node entry tells, in lines of the same kind: docker/events.py
 _LONGEST = 2**20  # bytes of a line
 # The largest float32: ranks measure nothing above it, and sums of such values stay finite.
 LARGEST = 3.5e38
@@ -31,13 +32,13 @@ class Record(NamedTuple):
     texts: dict[str, str]
 
 
-def read(folder: Path, start: int = 0) -> tuple[list[Record], int]:
+def read(folder: Path, start: int = 0, file: str = FILE) -> tuple[list[Record], int]:
     """The records of the run in `folder` from byte `start`, and the byte to continue at. A cut last line waits."""
-    path = folder / FILE
+    path = folder / file
     try:
-        with reading.opened(path) as file:
-            file.seek(start)
-            return _records(file, start)
+        with reading.opened(path) as lines:
+            lines.seek(start)
+            return _records(lines, start)
     except OSError:
         return [], start
 

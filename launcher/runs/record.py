@@ -9,6 +9,7 @@ Owns `run.json`, `plan.json` and the layout below; how a run is doing is its sch
                 code/, code.json, programs/   what it carries: submission/snapshot.py
                 logs/           job.log, node-<n>.log, rank-<n>.log
                 metrics.jsonl   written by rank 0
+                events.jsonl    written by the first host's node entry
                 checkpoints/    <tag>/ …
                 outcome-<attempt>, unfit-<attempt>, again-<attempt>, exit_code, cancelled
                 attempts.jsonl  how each ended, and whether it is started again: docker/restarts.py

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from launcher.cli.streams import say
 from launcher.cli.verbs.shared import OK
@@ -12,29 +13,107 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from launcher.cli import options
+    from launcher.reports.curves import Curves
+    from launcher.reports.life import Life
+    from launcher.reports.spending import Use
     from launcher.runs.pipelines import PipelineRun
     from launcher.runs.sweeps import Sweep
 
 
 def report(given: options.Report) -> int:
-    from launcher.reports import curves, pictures, sweep
+    from launcher.reports import curves, pictures, spending, sweep, tables
     from launcher.runs.sweeps import Sweep
 
-    entries = [Path(name) if "/" in name else _find(name) for name in given.runs]
+    entries = _entries(given)
     swept = entries[0] if len(entries) == 1 and isinstance(entries[0], Sweep) else None
-    measured = (
-        [curves.read(name, folder) for entry in entries for name, folder in _folders(entry)]
-        if given.plot or not swept
-        else []
-    )
+    places = [place for entry in entries for place in _places(entry)] if given.plot or not swept else []
+    if given.serve is not None:
+        return _serve(given.serve, entries)
+    measured = _measured(places)
+    if given.since is None:
+        for place, (run, use, _) in zip(places, measured, strict=True):
+            if not (run.steps or use):
+                raise curves.nothing(place.name, place.folder)
     for path in pictures.draw_runs(measured, given.plot):
         say(f"wrote {path}")
     if swept:
         results = sweep.results(swept)
         print(sweep.as_json(results) if given.json else sweep.text(results))
+    elif given.json:
+        print(tables.dump([{**curves.data(run), "hours": spending.data(use)} for run, use, _ in measured]))
     else:
-        print(curves.as_json(measured) if given.json else curves.text(measured))
+        parts = (
+            [curves.text([run for run, *_ in measured if run.steps])]
+            if any(r.steps for r, *_ in measured)
+            else []
+        )
+        parts += [spending.text(uses)] if (uses := [use for _, use, _ in measured if use]) else []
+        print("\n\n".join(parts) or "nothing was measured")
     return OK
+
+
+class _Place(NamedTuple):
+    """A run and its folder; `live` if it still runs."""
+
+    name: str
+    folder: Path
+    live: bool = False
+
+
+def _measured(places: list[_Place]) -> list[tuple[Curves, Use | None, Life | None]]:
+    from launcher.reports import curves, life, spending
+
+    measured = []
+    for place in places:
+        now = time.time() if place.live else None
+        run = curves.read(place.name, place.folder)
+        measured.append((run, spending.of(place.name, place.folder, now), life.read(place.folder, now)))
+    return measured
+
+
+def _serve(where: str, entries: list[Path | Sweep | PipelineRun]) -> int:
+    """Show the report to browsers until Ctrl-C."""
+    from launcher.reports import live, pictures
+
+    def draw() -> bytes:
+        places = [place for entry in entries for place in _places(entry)]
+        return pictures.page(_measured(places), live.REFRESH)
+
+    page = live.Page(draw)
+    page.content()  # what is wrong is said here, and not to a browser
+    with live.server(live.address(where), page) as server:
+        host, port = server.server_address[:2]
+        say(
+            f"http://{host!s}:{port}/ shows the report, and draws it anew every {live.REFRESH} s; Ctrl-C ends it"
+        )
+        server.serve_forever()
+    return OK
+
+
+def _entries(given: options.Report) -> list[Path | Sweep | PipelineRun]:
+    """What the words mean: names or folders, or all runs since a time. Raises SpecError for both or none of them."""
+    from launcher import units
+    from launcher.errors import RunNotFoundError, SpecError
+    from launcher.planning import workspace
+    from launcher.runs import pipelines, record
+
+    if given.since is None:
+        if not given.runs:
+            raise SpecError("no RUN was given", hint="name runs, or `--since 30d` for all of them")
+        return [Path(name) if "/" in name else _find(name) for name in given.runs]
+    if given.runs:
+        raise SpecError("--since is of all runs: it goes without RUN", hint="leave one of them out")
+    try:
+        since = time.time() - units.seconds(given.since)
+    except ValueError as error:
+        raise SpecError(f"--since: {error}") from None
+    here = workspace.runs()
+    runs, broken = record.listed(here)
+    for problem in broken:
+        say(f"warning: {problem}")
+    if recent := [run for run in runs if run.submitted >= since]:
+        return [pipelines.of_run(run) for run in recent]
+    raise RunNotFoundError(f"no run in {here} was submitted in the last {given.since}")
 
 
 def _find(name: str) -> Sweep | PipelineRun:
@@ -46,12 +125,17 @@ def _find(name: str) -> Sweep | PipelineRun:
     return folders.find(workspace.runs(), name, readers | {sweeps.RECORD: sweeps.read})
 
 
-def _folders(entry: Path | Sweep | PipelineRun) -> list[tuple[str, Path]]:
-    """Run id and folder of each run."""
+def _places(entry: Path | Sweep | PipelineRun) -> list[_Place]:
+    """Each run of an entry."""
+    from launcher import schedulers
     from launcher.runs.sweeps import Sweep
 
     if isinstance(entry, Path):
-        return [(entry.resolve().name, entry)]
+        return [_Place(entry.resolve().name, entry)]
     if isinstance(entry, Sweep):
-        return [(name, entry.folder.parent / name) for name in entry.runs]
-    return [(run.id, run.folder) for run in entry.present if run.native_id]
+        return [_Place(name, entry.folder.parent / name) for name in entry.runs]
+    submitted = [run for run in entry.present if run.native_id]
+    states = schedulers.statuses(submitted)
+    return [
+        _Place(run.id, run.folder, now.state == "RUNNING") for run, now in zip(submitted, states, strict=True)
+    ]

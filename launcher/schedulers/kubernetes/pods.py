@@ -98,7 +98,12 @@ def make(plan: Plan, labels: dict[str, str], queue: queues.Queueing) -> Pod:
         environment=_environment(plan),
         references=_references(plan),
         labels={**labels, **queue.pod_labels},
-        annotations={**plan.fabric.annotations, **cluster.annotations, **queue.pod_annotations},
+        annotations={
+            **plan.fabric.annotations,
+            **_scraped(plan),
+            **cluster.annotations,
+            **queue.pod_annotations,
+        },
         limits=limits,
         requests=requests,
         volumes=(*volumes, *_sidecar_volumes(plan)),
@@ -112,6 +117,18 @@ def make(plan: Plan, labels: dict[str, str], queue: queues.Queueing) -> Pod:
         claims=_claims(plan),
         spread=_spread(plan),
     )
+
+
+def _scraped(plan: Plan) -> dict[str, str]:
+    """What Prometheus's own configuration for Kubernetes looks for: prometheus-kubernetes.yml, job kubernetes-pods."""
+    if not plan.cluster.metrics_port:
+        return {}
+    port = str(plan.cluster.metrics_port)
+    return {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": port,
+        "prometheus.io/path": "/metrics",
+    }
 
 
 def literal(value: str) -> str:
@@ -145,7 +162,7 @@ def _command(plan: Plan) -> tuple[str, ...]:
         # the shell above keeps some names for itself, and a fabric's script may set others anew
         *(("--environment", f"{JOB}/environment.json") if plan.fabric.script else ()),
         *(literal(word) for word in ranks_environment.caches(plan, plan.image)),
-        *command.options(plan, "kubernetes"),
+        *map(literal, command.options(plan, "kubernetes")),
         # a controller sees nothing but exit codes
         *(() if plan.cluster.kubernetes.kind == "leaderworkerset" else ("--restarts-by-code",)),
         "--",

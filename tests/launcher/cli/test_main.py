@@ -41,7 +41,7 @@ CONTRACT = {
     "rerun": "RUN --force --wait",
     "compare": "RUN RUN --json",
     "checkpoints": "RUN --export --json --keep --step --verify",
-    "report": "RUN --html --json --plot --png",
+    "report": "RUN --html --json --plot --png --serve --since",
     "list": "--all --json --state",
     "data": "ACTION KEY --cache --cluster --json",
     "schema": "kind",

@@ -53,6 +53,8 @@ VALUES = [
         "/b",
         "a/c",
         "8.6",
+        "9400",
+        "EUR",
     ),
     *(
         "{seed: 3}",
@@ -63,6 +65,7 @@ VALUES = [
         "{/b: /b}",
         "{b/c: 3}",
         "[{operator: Exists}]",
+        "[{command: [b]}]",
         "{nodeAffinity: {}}",
         "{spec: {}}",
     ),

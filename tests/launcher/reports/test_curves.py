@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.cli import main
-from launcher.errors import RunNotFoundError
 from launcher.reports import curves
 
 if TYPE_CHECKING:
@@ -46,9 +45,10 @@ def test_a_summary_counts_each_step_once(tmp_path: Path) -> None:
     assert found["reward_first"] is None
 
 
-def test_a_run_without_steps(tmp_path: Path) -> None:
-    with pytest.raises(RunNotFoundError, match="a has no steps in"):
-        curves.read("a", tmp_path)
+def test_a_run_without_steps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert curves.read("a", tmp_path) == curves.Curves("a", (), ())
+    assert main.main(["report", f"{tmp_path}/"]) == 5
+    assert f"{tmp_path.name} has no steps in" in capsys.readouterr().err
 
 
 def test_charts_are_those_that_were_measured(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_the_verb(
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path))
     one, two = write(tmp_path / "one", 6), write(tmp_path / "two", 12)
     assert main.main(["report", str(one), str(two)]) == 0
-    head, first, second = capsys.readouterr().out.splitlines()
+    head, first, second, *_ = capsys.readouterr().out.splitlines()
     assert head.split()[:2] == ["RUN", "STEPS"]
     assert first.split()[:3] == ["one", "6", "5.0000"]
     assert second.split()[:2] == ["two", "12"]

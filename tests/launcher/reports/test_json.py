@@ -25,7 +25,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 # objects that are null as a whole
-WHOLE = {"memory", "bound", "checkpoints", "fewer"}
+WHOLE = {"memory", "bound", "checkpoints", "fewer", "hours"}
 
 
 def documented(*sections: str) -> dict[str, str]:
@@ -80,6 +80,8 @@ def submitted(runs: Path, name: str) -> None:
     step = {"loss": 2.0, "reward": 1.0, "tokens_per_second": 5, "memory_bytes": 7, "time": 3.5}
     lines = [{"step": 1, **step}, {"step": 2, **step}, {"event": "eval", "step": 2, "loss": 1.5}]
     (runs / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    slow = {"event": "slow", "time": 1, "rank": 0, "host": "n1", "ratio": 2, "step": 9}
+    (runs / name / "events.jsonl").write_text(json.dumps(slow) + "\n")
 
 
 @pytest.fixture
@@ -137,8 +139,13 @@ def test_status_of_a_pipeline(runs: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_report(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "b" / "metrics.jsonl").write_text("")
+    (runs / "b" / "events.jsonl").write_text(
+        '{"event": "allocated", "time": 1}\n{"event": "ended", "time": 2}\n'
+    )
     for entry in printed(capsys, "report", "a", "b"):
-        check(entry, documented("report"))
+        check(entry, documented("report", "GPU hours"), ("points.",))
+    assert [entry["hours"]["whole"] for entry in printed(capsys, "report", "a", "b")] == [False, True]
 
 
 def test_report_of_a_sweep(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

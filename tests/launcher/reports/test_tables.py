@@ -77,6 +77,7 @@ def test_status_keys(tmp_path: Path) -> None:
         "exit_code": 75,
         "hosts": ["a", "b"],
         "folder": str(tmp_path),
+        "slow": [],
     }
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from launcher.cli import main
-from launcher.errors import RunNotFoundError
-from launcher.reports import curves, progress, tables
+from launcher.reports import curves, progress, spending, tables
 from launcher.runs import metrics, record
 from launcher.runs.status import Status
 
@@ -55,6 +53,12 @@ LINES = [
     '{"event": "ready"}',
     *(f'{{"step": 3, "loss": 1.5, "{key}": {value}}}' for key in KEYS for value in VALUES),
     *(f'{{"event": "eval", "step": 3, "{key}": {value}}}' for key in KEYS for value in VALUES),
+    *(
+        f'{{"event": "allocated", "time": 3, "{key}": {value}}}'
+        for key in ("slots", "time")
+        for value in VALUES
+    ),
+    *(f'{{"event": "stalled", "time": 3, "seconds": {value}}}' for value in VALUES),
 ]
 
 
@@ -72,9 +76,12 @@ def check(folder: Path, lines: Sequence[bytes], capsys: pytest.CaptureFixture[st
     view.read()
     said = [view.line(Status("RUNNING")), tables.status(run(folder), Status("RUNNING"))]
     assert 0 <= view.fraction <= 1
-    with contextlib.suppress(RunNotFoundError):  # no line was a step
-        measured = [curves.read("own-1", folder)]
-        said += [curves.text(measured), curves.as_json(measured)]
+    (folder / metrics.EVENTS).write_bytes((folder / metrics.FILE).read_bytes())
+    for now in (None, 1e9):
+        use = spending.of("own-1", folder, now)
+        said += [tables.dump(spending.data(use)), *([spending.text([use, use])] if use else [])]
+    measured = [curves.read("own-1", folder)]
+    said += [curves.text(measured), tables.dump([curves.data(run) for run in measured])]
     out, err = capsys.readouterr()
     for text in (*said, out, err):
         assert "Traceback" not in text
@@ -122,5 +129,5 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
 def test_json_of_any_figures_is_json(tmp_path: Path) -> None:
     """`NaN` and `Infinity` are no JSON: https://www.rfc-editor.org/rfc/rfc8259#section-6"""
     (tmp_path / metrics.FILE).write_text("".join(f'{{"step": 1, "loss": {value}}}\n' for value in VALUES))
-    text = curves.as_json([curves.read("r", tmp_path)])
+    text = tables.dump([curves.data(curves.read("r", tmp_path))])
     json.loads(text, parse_constant=pytest.fail)

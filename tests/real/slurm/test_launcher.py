@@ -93,9 +93,24 @@ def test_walltime_saves_requeues_and_resumes(site: Site) -> None:
     assert 3 <= second["step"] < 100
     assert second["resumed_from"] == f"step-{second['step']:08d}"
     assert list(site.losses(run)) == list(range(1, 101)), "no step lost, none repeated"
+    check_hours(site, run, job)
     log = (site.path(run) / "logs" / "job.log").read_text()
     assert log.count("requeued, to resume") == 1
     assert "Slurm did not requeue it" not in log
+
+
+def check_hours(site: Site, run: str, job: str) -> None:
+    """The shares of the GPU hours of both attempts, on two slots, add up to what Slurm itself has counted."""
+    site.cluster.wait_for_state(job, "COMPLETED")
+    attempts = site.cluster.sh(f"sacct -X -n -P -D -j {job} -o Start,ElapsedRaw").splitlines()
+    elapsed = 2 * sum(int(line.split("|")[1]) for line in attempts)
+    (used,) = (entry["hours"] for entry in json.loads(site.launcher("report", run, "--json").stdout))
+    assert (used["attempts"], used["whole"]) == (2, True), attempts
+    # sacct counts whole seconds, from the start of the script to the end of the job
+    assert used["allocated"] * 3600 == pytest.approx(elapsed, rel=0.01, abs=2 * 2 * len(attempts))
+    shares = ("waiting", "preflight", "loading", "first_step", "steps", "evaluation", "checkpoints", "ending")
+    assert sum(used[share] for share in shares) == pytest.approx(used["allocated"])
+    assert used["redone"] == 0, "the signal came in time to save"
 
 
 def test_the_script_by_hand(site: Site) -> None:

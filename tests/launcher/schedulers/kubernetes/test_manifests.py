@@ -161,7 +161,11 @@ def test_service_and_policy_select_the_runs_own_pods(name: str) -> None:
     else:
         policy = docs["NetworkPolicy"]["spec"]
         assert policy["podSelector"]["matchLabels"] == chosen
-        assert policy["ingress"] == [{"from": [{"podSelector": {"matchLabels": chosen}}]}]
+        port = PLANS[name].cluster.metrics_port
+        scraped = [{"ports": [{"port": port, "protocol": "TCP"}]}] if port else []
+        assert policy["ingress"] == [{"from": [{"podSelector": {"matchLabels": chosen}}]}, *scraped]
+        notes = docs["Job"]["spec"]["template"]["metadata"].get("annotations", {})
+        assert notes.get("prometheus.io/port") == (str(port) if port else None)
 
 
 def test_failures_are_told_apart() -> None:

@@ -107,7 +107,8 @@ def plans() -> dict[str, Plan]:
     }
     exclusive = {"label": "rack", "exclusive": True}
     made["jobset-leader-first"] = decide({"kind": "jobset", "leader_first": True, "topology": exclusive})
-    made["job-everything"] = decide(EVERYTHING)
+    told = [{"webhook": {"secret": "team"}, "on": ["failure"]}, {"command": ["mail", "$HOME"]}]
+    made["job-everything"] = decide(EVERYTHING, metrics_port=9400, notify=told)
     made["job-cpu"] = decide({}, gpu=None, memory=None, cpus=None, fabric="tcp", mounts={})
     made["quickstart-on-kubernetes-cpu"] = shipped()
     made["leaderworkerset-groups"] = decide(
