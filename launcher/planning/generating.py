@@ -13,7 +13,7 @@ from launcher import workloads
 from launcher.errors import PlanError, Problem, SpecError
 from launcher.planning import fit
 from launcher.planning.learning import option
-from launcher.sizing import inference, models
+from launcher.sizing import inference, model_files, models
 from launcher.sizing.inference import Asked, Inference, Split
 
 if TYPE_CHECKING:
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 SHARE, TEXTS = 0.9, 256
 # Tokens of a prompt that `generate` is planned with, beside those of the answer: it has no option for them.
 PROMPT = 1024
+# Options of vLLM's that change what weights, or keys and values, take.
+OTHERWISE = {
+    "quantization",
+    "dtype",
+    "cpu-offload-gb",
+    "kv-cache-dtype",
+    "load-format",
+    "num-gpu-blocks-override",
+}
 
 
 def estimate_or_reason(
@@ -36,6 +45,8 @@ def estimate_or_reason(
     found = _model(job, hub)
     if found is None or isinstance(found, models.Unknown):
         return None, found.reason if found else ""
+    if reason := _packed(job, hub):
+        return None, reason
     return _estimate(found, job, cluster, _split(job, cluster)), ""
 
 
@@ -46,6 +57,23 @@ def _model(job: Job, hub: models.Found | None) -> Architecture | models.Unknown 
         return models.load_if_here(job.model, hub)
     except SpecError as error:  # of a model that is none, the workload says more
         return models.Unknown(job.model, error.problems[0].message)
+
+
+def _packed(job: Job, hub: models.Found | None) -> str:
+    """Why weights or caches take other than two bytes an element; empty where nothing says so."""
+    names = {
+        str(word).partition("=")[0].lstrip("-").replace("_", "-")
+        for word in option(job, "engine-options") or ()
+    }
+    if changed := sorted(names & OTHERWISE):
+        return f"args.engine-options {changed[0]} changes what the model takes, which is not estimated"
+    file = model_files.local(str(job.model))
+    config = model_files.read(file) if file else hub.config if hub else None
+    return (
+        f"{job.model} is quantized, whose size is not estimated"
+        if (config or {}).get("quantization_config")
+        else ""
+    )
 
 
 def _estimate(model: Architecture, job: Job, cluster: Cluster, split: Split) -> Inference:

@@ -85,11 +85,19 @@ def of(found: Architecture, job: Job) -> Learning:
     return Learning(
         loss=does.loss,
         texts=does.texts,
+        masked=_masked(job) if does.padded else "",
         others=tuple(_others(found, job)),
         sampled=does.sampled,
         answer=_answer(job),
         gathered=bool(option(job, "gather-for-generation")),
     )
+
+
+def _masked(job: Job) -> str:
+    """Fused attention alone is given a mask; TRL puts packed samples into one row (padding_free)."""
+    if (option(job, "attention") or "sdpa") != "sdpa":
+        return ""
+    return "all" if job.workload == "chat_sft" and option(job, "packing") else "each"
 
 
 def _others(found: Architecture, job: Job) -> list[Other]:
