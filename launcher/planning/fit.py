@@ -211,6 +211,33 @@ def partial_note(estimate: Estimate | None) -> str:
     )
 
 
+# What changes memory or traffic in ways that sizing does not count: keys of DeepSpeed's configuration, and why.
+_UNCOUNTED = (
+    (("zero_optimization", "zenflow"), "ZenFlow keeps selected gradients and a second optimizer on the GPU"),
+    (
+        ("zero_optimization", "offload_optimizer", "super_offload"),
+        "SuperOffload keeps a part of the optimizer on the GPU",
+    ),
+    (
+        ("compile", "deepcompile"),
+        "DeepCompile moves gathers and releases, and its compiler has buffers of its own",
+    ),
+    (("tensor_parallel", "autotp_size"), "AutoTP splits layers over ranks"),
+    (("sparse_attention",), "sparse attention saves other tensors"),
+    (("hybrid_engine", "enabled"), "the hybrid engine keeps a second copy of the weights for inference"),
+)
+
+
+def uncounted_notes(estimate: Estimate | None) -> Iterator[str]:
+    """What of the configuration is not in the estimate, and why."""
+    for path, why in _UNCOUNTED if estimate else ():
+        value: object = estimate.evaluation.config if estimate else None
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if (value and value != 1) or value is True:
+            yield f"deepspeed.{'.'.join(path)} is not in the estimate of memory and time: {why}"
+
+
 def blind_preset(job: Job) -> str:
     """What `deepspeed: auto` is where no memory is estimated."""
     return BLIND if job.model is not None and workloads.steps(job.workload) else NAMELESS

@@ -95,7 +95,7 @@ def of(found: Architecture, job: Job) -> Learning:
 
 def _masked(job: Job) -> str:
     """Fused attention alone is given a mask; TRL puts packed samples into one row (padding_free)."""
-    if (option(job, "attention") or "sdpa") != "sdpa":
+    if option(job, "attention") not in (None, "auto", "sdpa"):
         return ""
     return "all" if job.workload == "chat_sft" and option(job, "packing") else "each"
 

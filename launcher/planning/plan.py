@@ -165,6 +165,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     if unknown and (note := fit.unknown_note(job, unknown, preset)):
         notes.append(note)
     notes += [f"{unsized}; no memory is estimated"] if unsized else []
+    notes += fit.uncounted_notes(estimate)
     notes += filter(None, [fit.partial_note(estimate), learning.judge_note(job) if estimate else ""])
     version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
     notes += filter(None, [versions.note(version)])
