@@ -20,7 +20,6 @@ from launcher.planning import (
     accelerators,
     data_cache,
     fit,
-    generating,
     inline_secrets,
     learning,
     own_program,
@@ -153,7 +152,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     try:
         batch = fit.batch(job, cluster)
         estimate, unknown = fit.estimate_or_reason(job, cluster, loaded.hub)
-        generated, unsized = generating.estimate_or_reason(job, cluster, loaded.hub)
+        generated, unsized = _generated(loaded, cluster)
         preset, config = _deepspeed(job, cluster, estimate)
         problems += _clashes(job, cluster, estimate, config)
     except LauncherError as error:
@@ -195,6 +194,15 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         places=places,
         image_facts=image_facts,
     )
+
+
+def _generated(loaded: Loaded, cluster: Cluster) -> tuple[Inference | None, str]:
+    """What a workload that only generates needs, or why that is not known."""
+    if not workloads.traits(loaded.job.workload).generates:
+        return None, ""
+    from launcher.planning import generating
+
+    return generating.estimate_or_reason(loaded.job, cluster, loaded.hub)
 
 
 def _deepspeed(job: Job, cluster: Cluster, estimate: fit.Estimate | None) -> tuple[str, dict[str, Any]]:

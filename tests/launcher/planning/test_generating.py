@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from launcher.sizing.inference import Inference
 
 CLUSTER: dict[str, Any] = {"gpu": "h100-80gb", "slots": 8, "fabric": "infiniband", "memory": "2000GB"}
+SERVED: dict[str, Any] = {"max-length": 8192, "engine-options": ["max-num-seqs=64"]}
 ENDS = 2 * 128256 * 8192 + 8192  # embedding, head and last norm of llama-3.1-70b
 PSI = 70_553_706_496
 
@@ -26,7 +27,7 @@ def found(workload: str, preset: str = "zero0", slots: int = 8, **args: Any) -> 
 
 
 def test_vllm_splits_all_weights_and_keys_over_a_hosts_ranks() -> None:
-    one = found("serve", **{"max-length": 8192, "engine-options": ["max-num-seqs=64"]})
+    one = found("serve", **SERVED)
     assert one.weights == pytest.approx(2 * PSI / 8, rel=1e-6)
     assert (
         one.text == 80 * 8192 * 1 * 2 * 128 * 2
