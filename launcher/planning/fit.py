@@ -282,7 +282,10 @@ def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
 def sequence_problem(job: Job, estimate: Estimate) -> Problem | None:
     """A sequence with more tokens than the model has positions: the workload would stop at its first step."""
     model = estimate.model
-    strict = workloads.traits(job.workload).bounded_length or model.learned_positions
+    traits = workloads.traits(job.workload)
+    if traits.learning and traits.learning.padded:  # which cuts examples to the positions
+        return None
+    strict = traits.bounded_length or model.learned_positions
     length = estimate.request.sequence * sequence_parallel_degree(job)
     if not model.positions or length <= model.positions or not strict:
         return None
@@ -360,7 +363,7 @@ def _request(model: Architecture, job: Job, cluster: Cluster) -> Request:
         micro=numbers.micro,
         accumulation=numbers.accumulation,
         # of each rank; attention sees the whole sequence, but a share of the heads that is as large
-        sequence=max(1, learning.sequence(job) // degree),
+        sequence=max(1, learning.sequence(job, model.positions) // degree),
         train=job.batch.global_,
         sequence_parallel=degree,
         checkpointing=learning.recomputes(job),

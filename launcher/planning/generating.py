@@ -84,7 +84,7 @@ def _estimate(model: Architecture, job: Job, cluster: Cluster, split: Split) -> 
 
 def _asked(model: Architecture, job: Job, cluster: Cluster) -> Asked:
     gpu = cluster.card is not None
-    if job.workload == "serve":
+    if workloads.traits(job.workload).serves:
         length = option(job, "max-length") or model.positions or PROMPT
         texts, share = _engine_option(job, "max-num-seqs"), _engine_option(job, "gpu-memory-utilization")
         vllm = option(job, "engine") == "vllm"
@@ -111,7 +111,7 @@ def _engine_option(job: Job, name: str) -> float | None:
 
 def _split(job: Job, cluster: Cluster) -> Split:
     engine, slots = option(job, "engine"), cluster.slots
-    if job.workload == "serve":
+    if workloads.traits(job.workload).serves:
         if engine != "vllm":
             return Split()
         tensor = option(job, "tensor-parallel") or slots
@@ -155,7 +155,7 @@ def _changes(found: Inference, job: Job, cluster: Cluster) -> Iterator[str]:
         if not option(job, "pipeline-parallel") and not option(job, "tensor-parallel"):
             hosts = range(job.nodes + 1, job.nodes + 16)
             yield from first("nodes", hosts, lambda n: (split._replace(pipeline=n), asked))
-    elif job.workload == "generate":
+    elif not workloads.traits(job.workload).serves:
         fewer = (n for n in (asked.texts >> by for by in range(1, 12)) if n)
         yield from first("batch.micro", fewer, lambda n: (split, asked._replace(texts=n)))
         yield from _other_engines(found, job, cluster, fits)

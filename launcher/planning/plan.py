@@ -164,14 +164,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     if unknown and (note := fit.unknown_note(job, unknown, preset)):
         notes.append(note)
     notes += [f"{unsized}; no memory is estimated"] if unsized else []
-    notes += fit.uncounted_notes(estimate)
-    notes += filter(None, [fit.partial_note(estimate), learning.judge_note(job) if estimate else ""])
-    version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
-    notes += filter(None, [versions.note(version)])
-    given = workloads.saves(job.workload) or workloads.is_script(job.workload)
-    if ("checkpoint",) in places["job"] and not given:
-        place = places["job"]["checkpoint",]
-        notes.append(f"{place}: checkpoint: workload {shown(job.workload)} is not given it")
+    notes += _notes(loaded, cluster, estimate)
     return Plan(
         id=_id(job, cluster, workspace, suffix),
         job=job,
@@ -194,6 +187,19 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         places=places,
         image_facts=image_facts,
     )
+
+
+def _notes(loaded: Loaded, cluster: Cluster, estimate: fit.Estimate | None) -> Iterator[str]:
+    """What the estimate leaves out, which DeepSpeed's keys are checked, and what the workload is not given."""
+    job, _, places, image_facts, *_ = loaded
+    yield from fit.uncounted_notes(estimate)
+    yield from filter(None, [fit.partial_note(estimate), learning.judge_note(job) if estimate else ""])
+    version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
+    yield from filter(None, [versions.note(version)])
+    given = workloads.saves(job.workload) or workloads.is_script(job.workload)
+    if ("checkpoint",) in places["job"] and not given:
+        place = places["job"]["checkpoint",]
+        yield f"{place}: checkpoint: workload {shown(job.workload)} is not given it"
 
 
 def _generated(loaded: Loaded, cluster: Cluster) -> tuple[Inference | None, str]:

@@ -243,7 +243,7 @@ def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) 
     whole = max(width * merged(s) for s in model.stacks)
     made = sum(s.number * width * merged(s) for s in model.stacks) if not setup.checkpointing else 0
     mask = width if setup.device == "cpu" else 1  # CUDA's is of booleans, a CPU's the factors themselves
-    saved = [(s.number, of_stack(model, s, width, scores, mask) + more) for s in model.stacks]
+    saved = [(s.number, of_stack(model, s, width, scores=scores, mask=mask) + more) for s in model.stacks]
     largest = max(layer for _, layer in saved)
     kept = stream * model.hidden if setup.checkpointing else largest
     layers = model.layers * kept if setup.checkpointing else sum(number * layer for number, layer in saved)

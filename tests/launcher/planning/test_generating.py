@@ -29,18 +29,15 @@ def found(workload: str, preset: str = "zero0", slots: int = 8, **args: Any) -> 
 def test_vllm_splits_all_weights_and_keys_over_a_hosts_ranks() -> None:
     one = found("serve", **SERVED)
     assert one.weights == pytest.approx(2 * PSI / 8, rel=1e-6)
-    assert (
-        one.text == 80 * 8192 * 1 * 2 * 128 * 2
-    )  # layers, tokens, one of eight heads, keys and values, bf16
+    # layers, tokens, one of eight heads, keys and values, bf16
+    assert one.text == 80 * 8192 * 1 * 2 * 128 * 2
     assert one.asked.texts == 64
     assert one.room is not None
     assert one.texts == one.room // one.text > 64
 
 
 def test_more_ranks_than_heads_of_keys_keep_one_each() -> None:
-    assert (
-        found("serve", slots=16, **{"max-length": 8192}).text == found("serve", **{"max-length": 8192}).text
-    )
+    assert found("serve", slots=16, **SERVED).text == found("serve", **SERVED).text
 
 
 def test_deepspeed_keeps_embedding_and_head_whole() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from launcher.errors import PlanError
 from launcher.planning import fit, learning
 from launcher.sizing import models
 from tests import samples
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
 MODEL = models.load("llama-2-7b")
 CLUSTER: dict[str, Any] = {"gpu": "h100-80gb", "slots": 8, "fabric": "infiniband", "memory": "2000GB"}
 PSI = 6_738_415_616
+
+
+LORA: dict[str, Any] = {"lora-rank": 8}
+OFFLOADED: dict[str, Any] = {"offload-frozen": True}
+STREAMED: dict[str, Any] = {"gather-for-generation": False}
+ABSENT: dict[str, Any] = LORA | {"lora-targets": ["w_proj"]}
 
 
 def estimate(workload: str, preset: str = "zero3", **args: Any) -> Estimate:
@@ -34,7 +41,7 @@ def parameters(workload: str, preset: str, **args: Any) -> int:
 
 def test_a_reference_is_a_second_copy_unless_adapters_turned_off_are_it() -> None:
     assert parameters("chat_dpo", "zero2") == 2 * 2 * PSI
-    assert parameters("chat_dpo", "zero2", **{"lora-rank": 8}) == 2 * (PSI + 19_988_480)
+    assert parameters("chat_dpo", "zero2", **LORA) == 2 * (PSI + 19_988_480)
     partitioned = parameters("chat_dpo", "zero3")
     assert 2 * 2 * PSI / 8 < partitioned < 1.01 * 2 * 2 * PSI / 8
 
@@ -62,7 +69,7 @@ def test_ppo_has_four_engines_of_which_two_learn() -> None:
 
 def test_frozen_models_go_to_the_host_where_that_is_asked_for() -> None:
     here = estimate("chat_ppo", reward="/data/reward")
-    away = estimate("chat_ppo", reward="/data/reward", **{"offload-frozen": True})
+    away = estimate("chat_ppo", reward="/data/reward", **OFFLOADED)
     moved = away.evaluation.memory.host.parameters
     assert moved == pytest.approx(2 * (2 * PSI), rel=0.03)
     assert here.evaluation.memory.host.parameters == 0
@@ -71,15 +78,15 @@ def test_frozen_models_go_to_the_host_where_that_is_asked_for() -> None:
 
 def test_zero_3_has_all_weights_whole_while_it_samples_unless_told_not_to() -> None:
     whole = estimate("chat_rl", reward="brief").evaluation.memory.moments["sampling"]
-    streamed = estimate("chat_rl", reward="brief", **{"gather-for-generation": False})
+    streamed = estimate("chat_rl", reward="brief", **STREAMED)
     assert whole.buffers - streamed.evaluation.memory.moments["sampling"].buffers > 2 * (PSI - 1.2e9)
 
 
 def test_a_layer_that_is_not_there_is_named_where_it_is_written() -> None:
     with pytest.raises(
-        fit.PlanError, match=r"args\.lora-targets w_proj: no linear layer of the model is called so"
+        PlanError, match=r"args\.lora-targets w_proj: no linear layer of the model is called so"
     ):
-        estimate("finetune", **{"lora-rank": 8, "lora-targets": ["w_proj"]})
+        estimate("finetune", **ABSENT)
 
 
 @pytest.mark.parametrize(("args", "known"), [({"block-size": 512}, True), ({"lr": 0.1}, False)])
