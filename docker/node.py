@@ -27,7 +27,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import caches
 import carried
@@ -38,7 +38,6 @@ import hang
 import heartbeat
 import hostfile
 import inventory
-import links
 import logs
 import nccl
 import notify
@@ -55,6 +54,9 @@ import watch
 import weights
 from ending import BAD_INPUT, NOT_WRITABLE, SAVED, Failure, Outcome, Stop
 from team import Team
+
+if TYPE_CHECKING:
+    import links
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 PASSED_ON: dict[int, int] = {signal.SIGINT: signal.SIGTERM}  # Ctrl-C: ranks need not know it
@@ -201,8 +203,7 @@ def supervised(
     threading.Thread(target=ranks.reap, args=(heard,), daemon=True).start()
     watched.follow()
     peers.follow(slow.before(lambda node, message: heard.put(ranks.Heard(node, message))))
-    source = exposition.Source(args.run, args.folder, variables[heartbeat.VARIABLE], mine.numbers.values())
-    exposition.serve(args.metrics_port, source, say)
+    expose(args, variables, mine)
     slow.start(args.folder, run_events, say)
     code = supervisor.Supervisor(
         ranks=mine,
@@ -237,6 +238,12 @@ def listen(heard: queue.SimpleQueue[ranks.Event]) -> None:
     """Have signals heard, of which some are passed on as others."""
     for number in SIGNALS:
         signal.signal(number, lambda n, _: heard.put(ranks.Signal(PASSED_ON.get(n, n))))
+
+
+def expose(args: argparse.Namespace, variables: dict[str, str], mine: ranks.Ranks) -> None:
+    """Answer Prometheus, where the cluster file has a port for that."""
+    source = exposition.Source(args.run, args.folder, variables[heartbeat.VARIABLE], mine.numbers.values())
+    exposition.serve(args.metrics_port, source, say)
 
 
 def decision(args: argparse.Namespace, told: Path) -> restarts.Decision:

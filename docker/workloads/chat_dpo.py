@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 TRAITS = Traits(
     resolves_auto=True,
     packages=chat.PACKAGES,
-    learning=Learning(loss="tiles", texts=2, reference=True),
+    learning=Learning(loss="tiles", padded=True, texts=2, reference=True),
 )
 
 

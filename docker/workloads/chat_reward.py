@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from workloads.session import Session
 
 
-TRAITS = Traits(resolves_auto=True, packages=chat.PACKAGES, learning=Learning(loss="score", texts=2))
+TRAITS = Traits(
+    resolves_auto=True, packages=chat.PACKAGES, learning=Learning(loss="score", padded=True, texts=2)
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TRAITS = Traits(
     resolves_auto=True,
     packages=chat.PACKAGES,
-    learning=Learning(loss="tiles", reference=True, judge=True, sampled="step"),
+    learning=Learning(loss="tiles", padded=True, reference=True, judge=True, sampled="step"),
 )
 
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from workloads.session import Session
 
 
-TRAITS = Traits(resolves_auto=True, packages=chat.PACKAGES, learning=Learning(loss="tiles"))
+TRAITS = Traits(
+    resolves_auto=True, packages=chat.PACKAGES, learning=Learning(loss="tiles", padded=True, flat=True)
+)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from workloads.stages import Stage
 
-TRAITS = Traits(resolves_auto=True, learning=Learning(loss="chunks"), encoders=True)
+TRAITS = Traits(resolves_auto=True, learning=Learning(loss="chunks", padded=True), encoders=True)
 
 
 def parser() -> argparse.ArgumentParser:

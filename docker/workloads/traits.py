@@ -11,6 +11,8 @@ class Learning(NamedTuple):
     # how the loss is computed from the last layer: "whole": all logits at once; "chunks": some tokens at a time
     # (losses.py); "tiles": TRL's fused head; "answers": all logits, the loss of the answer's tokens; "score": no logits
     loss: str = "whole"
+    padded: bool = False  # to the longest of a batch, or packed, so that attention has a mask
+    flat: bool = False  # packed samples of a micro batch are one row
     texts: int = 1  # of a sample: two of a pair
     reference: bool = False  # a copy of the model that stands still, unless adapters turned off are it
     judge: bool = False  # --reward, where it is a model

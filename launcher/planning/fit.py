@@ -211,6 +211,33 @@ def partial_note(estimate: Estimate | None) -> str:
     )
 
 
+# What changes memory or traffic in ways that sizing does not count: keys of DeepSpeed's configuration, and why.
+_UNCOUNTED = (
+    (("zero_optimization", "zenflow"), "ZenFlow keeps selected gradients and a second optimizer on the GPU"),
+    (
+        ("zero_optimization", "offload_optimizer", "super_offload"),
+        "SuperOffload keeps a part of the optimizer on the GPU",
+    ),
+    (
+        ("compile", "deepcompile"),
+        "DeepCompile moves gathers and releases, and its compiler has buffers of its own",
+    ),
+    (("tensor_parallel", "autotp_size"), "AutoTP splits layers over ranks"),
+    (("sparse_attention",), "sparse attention saves other tensors"),
+    (("hybrid_engine", "enabled"), "the hybrid engine keeps a second copy of the weights for inference"),
+)
+
+
+def uncounted_notes(estimate: Estimate | None) -> Iterator[str]:
+    """What of the configuration is not in the estimate, and why."""
+    for path, why in _UNCOUNTED if estimate else ():
+        value: object = estimate.evaluation.config if estimate else None
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if (value and value != 1) or value is True:
+            yield f"deepspeed.{'.'.join(path)} is not in the estimate of memory and time: {why}"
+
+
 def blind_preset(job: Job) -> str:
     """What `deepspeed: auto` is where no memory is estimated."""
     return BLIND if job.model is not None and workloads.steps(job.workload) else NAMELESS
@@ -255,7 +282,10 @@ def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
 def sequence_problem(job: Job, estimate: Estimate) -> Problem | None:
     """A sequence with more tokens than the model has positions: the workload would stop at its first step."""
     model = estimate.model
-    strict = workloads.traits(job.workload).bounded_length or model.learned_positions
+    traits = workloads.traits(job.workload)
+    if traits.learning and traits.learning.padded:  # which cuts examples to the positions
+        return None
+    strict = traits.bounded_length or model.learned_positions
     length = estimate.request.sequence * sequence_parallel_degree(job)
     if not model.positions or length <= model.positions or not strict:
         return None
@@ -333,7 +363,7 @@ def _request(model: Architecture, job: Job, cluster: Cluster) -> Request:
         micro=numbers.micro,
         accumulation=numbers.accumulation,
         # of each rank; attention sees the whole sequence, but a share of the heads that is as large
-        sequence=max(1, learning.sequence(job) // degree),
+        sequence=max(1, learning.sequence(job, model.positions) // degree),
         train=job.batch.global_,
         sequence_parallel=degree,
         checkpointing=learning.recomputes(job),

@@ -13,7 +13,7 @@ from launcher import workloads
 from launcher.errors import PlanError, Problem, SpecError
 from launcher.planning import fit
 from launcher.planning.learning import option
-from launcher.sizing import inference, models
+from launcher.sizing import inference, model_files, models
 from launcher.sizing.inference import Asked, Inference, Split
 
 if TYPE_CHECKING:
@@ -27,6 +27,15 @@ if TYPE_CHECKING:
 SHARE, TEXTS = 0.9, 256
 # Tokens of a prompt that `generate` is planned with, beside those of the answer: it has no option for them.
 PROMPT = 1024
+# Options of vLLM's that change what weights, or keys and values, take.
+OTHERWISE = {
+    "quantization",
+    "dtype",
+    "cpu-offload-gb",
+    "kv-cache-dtype",
+    "load-format",
+    "num-gpu-blocks-override",
+}
 
 
 def estimate_or_reason(
@@ -36,6 +45,8 @@ def estimate_or_reason(
     found = _model(job, hub)
     if found is None or isinstance(found, models.Unknown):
         return None, found.reason if found else ""
+    if reason := _packed(job, hub):
+        return None, reason
     return _estimate(found, job, cluster, _split(job, cluster)), ""
 
 
@@ -48,6 +59,23 @@ def _model(job: Job, hub: models.Found | None) -> Architecture | models.Unknown 
         return models.Unknown(job.model, error.problems[0].message)
 
 
+def _packed(job: Job, hub: models.Found | None) -> str:
+    """Why weights or caches take other than two bytes an element; empty where nothing says so."""
+    names = {
+        str(word).partition("=")[0].lstrip("-").replace("_", "-")
+        for word in option(job, "engine-options") or ()
+    }
+    if changed := sorted(names & OTHERWISE):
+        return f"args.engine-options {changed[0]} changes what the model takes, which is not estimated"
+    file = model_files.local(str(job.model))
+    config = model_files.read(file) if file else hub.config if hub else None
+    return (
+        f"{job.model} is quantized, whose size is not estimated"
+        if (config or {}).get("quantization_config")
+        else ""
+    )
+
+
 def _estimate(model: Architecture, job: Job, cluster: Cluster, split: Split) -> Inference:
     memory = cluster.memory
     slot = cluster.card.memory if cluster.card else memory // cluster.slots if memory else None
@@ -56,7 +84,7 @@ def _estimate(model: Architecture, job: Job, cluster: Cluster, split: Split) -> 
 
 def _asked(model: Architecture, job: Job, cluster: Cluster) -> Asked:
     gpu = cluster.card is not None
-    if job.workload == "serve":
+    if workloads.traits(job.workload).serves:
         length = option(job, "max-length") or model.positions or PROMPT
         texts, share = _engine_option(job, "max-num-seqs"), _engine_option(job, "gpu-memory-utilization")
         vllm = option(job, "engine") == "vllm"
@@ -83,7 +111,7 @@ def _engine_option(job: Job, name: str) -> float | None:
 
 def _split(job: Job, cluster: Cluster) -> Split:
     engine, slots = option(job, "engine"), cluster.slots
-    if job.workload == "serve":
+    if workloads.traits(job.workload).serves:
         if engine != "vllm":
             return Split()
         tensor = option(job, "tensor-parallel") or slots
@@ -127,7 +155,7 @@ def _changes(found: Inference, job: Job, cluster: Cluster) -> Iterator[str]:
         if not option(job, "pipeline-parallel") and not option(job, "tensor-parallel"):
             hosts = range(job.nodes + 1, job.nodes + 16)
             yield from first("nodes", hosts, lambda n: (split._replace(pipeline=n), asked))
-    elif job.workload == "generate":
+    elif not workloads.traits(job.workload).serves:
         fewer = (n for n in (asked.texts >> by for by in range(1, 12)) if n)
         yield from first("batch.micro", fewer, lambda n: (split, asked._replace(texts=n)))
         yield from _other_engines(found, job, cluster, fits)

@@ -44,12 +44,17 @@ def adapts(job: Job) -> bool:
     return bool(job.args.get("lora-rank")) and not workloads.is_script(job.workload)
 
 
-def sequence(job: Job) -> int:
-    """Tokens of a sample: in policy optimization of the prompt and its answer. 0: a user's program does not say."""
+def sequence(job: Job, positions: int = 0) -> int:
+    """Tokens of a sample: in policy optimization of the prompt and its answer. 0: a user's program does not say.
+
+    Workloads of examples cut them to the model's `positions`, where it has a limit.
+    """
     if workloads.is_script(job.workload):
         given = (job.args.get(name) for name in LENGTHS)
         return next((n for n in given if isinstance(n, int) and not isinstance(n, bool) and n > 0), 0)
-    return int(option(job, "seq-length") or 1) + _answer(job)
+    length = int(option(job, "seq-length") or 1) + _answer(job)
+    does = workloads.traits(job.workload).learning
+    return min(length, positions) if does and does.padded and positions else length
 
 
 def recomputes(job: Job) -> bool | None:
@@ -85,11 +90,20 @@ def of(found: Architecture, job: Job) -> Learning:
     return Learning(
         loss=does.loss,
         texts=does.texts,
+        masked=_masked(job) if does.padded else "",
         others=tuple(_others(found, job)),
         sampled=does.sampled,
         answer=_answer(job),
         gathered=bool(option(job, "gather-for-generation")),
     )
+
+
+def _masked(job: Job) -> str:
+    """Fused attention alone is given a mask; TRL puts packed samples into one row (padding_free)."""
+    if option(job, "attention") not in (None, "auto", "sdpa"):
+        return ""
+    does = workloads.traits(job.workload).learning
+    return "all" if does and does.flat and option(job, "packing") else "each"
 
 
 def _others(found: Architecture, job: Job) -> list[Other]:

@@ -20,7 +20,6 @@ from launcher.planning import (
     accelerators,
     data_cache,
     fit,
-    generating,
     inline_secrets,
     learning,
     notification,
@@ -154,7 +153,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     try:
         batch = fit.batch(job, cluster)
         estimate, unknown = fit.estimate_or_reason(job, cluster, loaded.hub)
-        generated, unsized = generating.estimate_or_reason(job, cluster, loaded.hub)
+        generated, unsized = _generated(loaded, cluster)
         preset, config = _deepspeed(job, cluster, estimate)
         problems += _clashes(job, cluster, estimate, config)
     except LauncherError as error:
@@ -166,13 +165,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     if unknown and (note := fit.unknown_note(job, unknown, preset)):
         notes.append(note)
     notes += [f"{unsized}; no memory is estimated"] if unsized else []
-    notes += filter(None, [fit.partial_note(estimate), learning.judge_note(job) if estimate else ""])
-    version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
-    notes += filter(None, [versions.note(version)])
-    given = workloads.saves(job.workload) or workloads.is_script(job.workload)
-    if ("checkpoint",) in places["job"] and not given:
-        place = places["job"]["checkpoint",]
-        notes.append(f"{place}: checkpoint: workload {shown(job.workload)} is not given it")
+    notes += _notes(loaded, cluster, estimate)
     return Plan(
         id=_id(job, cluster, workspace, suffix),
         job=job,
@@ -195,6 +188,28 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         places=places,
         image_facts=image_facts,
     )
+
+
+def _notes(loaded: Loaded, cluster: Cluster, estimate: fit.Estimate | None) -> Iterator[str]:
+    """What the estimate leaves out, which DeepSpeed's keys are checked, and what the workload is not given."""
+    job, _, places, image_facts, *_ = loaded
+    yield from fit.uncounted_notes(estimate)
+    yield from filter(None, [fit.partial_note(estimate), learning.judge_note(job) if estimate else ""])
+    version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
+    yield from filter(None, [versions.note(version)])
+    given = workloads.saves(job.workload) or workloads.is_script(job.workload)
+    if ("checkpoint",) in places["job"] and not given:
+        place = places["job"]["checkpoint",]
+        yield f"{place}: checkpoint: workload {shown(job.workload)} is not given it"
+
+
+def _generated(loaded: Loaded, cluster: Cluster) -> tuple[Inference | None, str]:
+    """What a workload that only generates needs, or why that is not known."""
+    if not workloads.traits(loaded.job.workload).generates:
+        return None, ""
+    from launcher.planning import generating
+
+    return generating.estimate_or_reason(loaded.job, cluster, loaded.hub)
 
 
 def _deepspeed(job: Job, cluster: Cluster, estimate: fit.Estimate | None) -> tuple[str, dict[str, Any]]:

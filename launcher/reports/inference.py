@@ -13,10 +13,8 @@ if TYPE_CHECKING:
     from launcher.sizing.inference import Inference
 
 
-def data(found: Inference | None) -> dict[str, Any] | None:
-    """`inference` of `plan --json`; bytes on one slot. None for a workload that trains, or an unknown model."""
-    if found is None:
-        return None
+def data(found: Inference) -> dict[str, Any]:
+    """`inference` of `plan --json`; bytes on one slot."""
     return {
         "fits": found.fits,
         "weights": found.weights,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import units, workloads
 from launcher.fabrics import FABRICS, model
-from launcher.reports import estimate, inference
+from launcher.reports import estimate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -60,6 +60,8 @@ def plan(plan: Plan) -> str:
     ]
     memory = ["", estimate.text(plan.estimate)] if plan.estimate else []
     if plan.inference:
+        from launcher.reports import inference
+
         memory = ["", inference.text(plan.inference, "GPU" if plan.gpu else "rank")]
     lines = [table(rows), *memory, "", "environment of the ranks:"]
     for v in plan.environment:
@@ -112,6 +114,14 @@ def _stage(plan: Plan) -> int:
     return int(plan.config.get("zero_optimization", {}).get("stage", 0))
 
 
+def _inference(plan: Plan) -> dict[str, Any] | None:
+    if plan.inference is None:
+        return None
+    from launcher.reports import inference
+
+    return inference.data(plan.inference)
+
+
 def plan_json(plan: Plan) -> str:
     """A plan, machine-readable."""
     batch = plan.batch
@@ -125,7 +135,7 @@ def plan_json(plan: Plan) -> str:
             "deepspeed": {"preset": plan.preset, "config": plan.config},
             "args": plan.args,
             **estimate.data(plan.estimate),
-            "inference": inference.data(plan.inference),
+            "inference": _inference(plan),
             "precision": plan.precision,
             "image": plan.image,
             "folder": plan.folder,

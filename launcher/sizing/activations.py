@@ -25,7 +25,7 @@ FLOAT = 4
 # Of a loss in chunks: logits at once, and the tokens that a chunk has at least (docker/workloads/losses.py).
 CHUNK, ROWS = 1 << 26, 1024
 TILE = 4096, 32768  # tokens and columns of logits that TRL has at once
-TILE_ON_CPU = 28  # bytes more of each of their elements, measured
+TILE_ON_CPU = 29  # bytes more of each of their elements, measured
 
 
 class Activations(NamedTuple):
@@ -239,10 +239,11 @@ def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) 
     tokens, stream = setup.tokens, FLOAT if mixed else width
     scores = setup.sequence if setup.attention == "eager" else 0
     more = 2 * FLOAT * model.hidden if mixed else 0
+    more += width * setup.masked  # torch makes numbers of a mask in each layer
     whole = max(width * merged(s) for s in model.stacks)
     made = sum(s.number * width * merged(s) for s in model.stacks) if not setup.checkpointing else 0
     mask = width if setup.device == "cpu" else 1  # CUDA's is of booleans, a CPU's the factors themselves
-    saved = [(s.number, of_stack(model, s, width, scores, mask) + more) for s in model.stacks]
+    saved = [(s.number, of_stack(model, s, width, scores=scores, mask=mask) + more) for s in model.stacks]
     largest = max(layer for _, layer in saved)
     kept = stream * model.hidden if setup.checkpointing else largest
     layers = model.layers * kept if setup.checkpointing else sum(number * layer for number, layer in saved)

@@ -23,6 +23,7 @@ class Learning(NamedTuple):
 
     loss: str = "whole"  # from logits as docker/workloads/traits.py lists them
     texts: int = 1  # that one sample has
+    masked: str = ""  # attention has a mask: of "each" text, or of "all" of a micro batch in one row
     others: tuple[Other, ...] = ()
     sampled: str = ""  # answers are sampled for a "micro" batch or a "step" at once
     answer: int = 0  # tokens of one
@@ -52,6 +53,11 @@ class Setup(NamedTuple):
     def tokens(self) -> int:
         """Tokens of one micro batch."""
         return self.micro * self.learning.texts * self.sequence
+
+    @property
+    def masked(self) -> int:
+        """Positions that the mask of a token has."""
+        return {"": 0, "each": self.sequence, "all": self.tokens}[self.learning.masked]
 
     @property
     def answered(self) -> int:

@@ -220,7 +220,8 @@ def test_a_workload_says_what_it_is_without_torch(name: str) -> None:
 
 
 def test_what_is_estimated_trains_in_steps_and_has_a_model() -> None:
-    assert workloads.estimated() == ["finetune", "pretrain"]
+    chat = ["chat_dpo", "chat_ppo", "chat_reward", "chat_rl", "chat_sft"]
+    assert workloads.estimated() == [*chat, "finetune", "pretrain"]
     for name in workloads.estimated():
         assert workloads.steps(name)
         assert "model" in workloads.required(name)

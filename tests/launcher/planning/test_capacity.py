@@ -110,9 +110,9 @@ def test_one_host_is_the_fewest() -> None:
         ({}, {"hosts": 1, "memory": "400GB"}, "it does not even fit on 1 host: needs "),
         ({"workload": "startup"}, {}, "the memory of workload 'startup' is not estimated"),
         (
-            {"workload": "finetune", "args": {"lora-rank": 8}},
+            {"workload": "finetune", "args": {"lora-rank": 8, "lora-targets": ["w_proj"]}},
             {},
-            "the memory of training adapters (args.lora-rank) is not estimated",
+            "args.lora-targets w_proj: no linear layer of the model is called so",
         ),
         ({}, {"gpu": None, "memory": None}, "the cluster file does not say how much memory its hosts have"),
         ({"model": "owner/model"}, {}, "a hub model's size is not known before it is downloaded"),

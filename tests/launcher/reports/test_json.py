@@ -25,7 +25,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 # objects that are null as a whole
-WHOLE = {"memory", "bound", "checkpoints", "fewer", "hours"}
+WHOLE = {"memory", "bound", "checkpoints", "fewer", "hours", "inference"}
 
 
 def documented(*sections: str) -> dict[str, str]:
@@ -92,12 +92,24 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-EMPTY = ("tried[]", "communication[]", "too_large[]", "fewer.", "memory.", "bound.", "checkpoints.", "args.*")
+EMPTY = (
+    "tried[]",
+    "communication[]",
+    "too_large[]",
+    "fewer.",
+    "memory.",
+    "bound.",
+    "checkpoints.",
+    "inference.",
+    "args.*",
+)
 
 
 def test_plan(capsys: pytest.CaptureFixture[str]) -> None:
     keys = documented("plan", "Estimate")
-    check(printed(capsys, "plan", "jobs/llama-7b.yaml"), keys)
+    check(printed(capsys, "plan", "jobs/llama-7b.yaml"), keys, ("inference.",))
+    words = ("plan", "jobs/inference/generate.yaml", "--set", "model=llama-2-7b")
+    check(printed(capsys, *words), keys, tuple(key for key in EMPTY if key != "inference."))
     for job in ("quickstart", "smoke/allreduce", "llama-70b"):
         data = printed(capsys, "plan", f"jobs/{job}.yaml")
         check(data, keys, EMPTY)

@@ -1,0 +1,128 @@
+"""What a rank holds in each stage of chat training, with adapters, and in a program of one's own."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from launcher.errors import PlanError
+from launcher.planning import fit, learning
+from launcher.sizing import models
+from tests import samples
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from launcher.planning.fit import Estimate
+
+MODEL = models.load("llama-2-7b")
+CLUSTER: dict[str, Any] = {"gpu": "h100-80gb", "slots": 8, "fabric": "infiniband", "memory": "2000GB"}
+PSI = 6_738_415_616
+
+
+LORA: dict[str, Any] = {"lora-rank": 8}
+OFFLOADED: dict[str, Any] = {"offload-frozen": True}
+STREAMED: dict[str, Any] = {"gather-for-generation": False}
+ABSENT: dict[str, Any] = LORA | {"lora-targets": ["w_proj"]}
+
+
+def estimate(workload: str, preset: str = "zero3", **args: Any) -> Estimate:
+    fields = {"model": "llama-2-7b", "workload": workload, "deepspeed": preset, "batch": {"micro": 2}}
+    found = samples.decided({**fields, "args": {"data": "/data/a.jsonl", **args}}, **CLUSTER).estimate
+    assert found is not None
+    return found
+
+
+def parameters(workload: str, preset: str, **args: Any) -> int:
+    return estimate(workload, preset, **args).evaluation.memory.moments["step"].parameters
+
+
+def test_a_reference_is_a_second_copy_unless_adapters_turned_off_are_it() -> None:
+    assert parameters("chat_dpo", "zero2") == 2 * 2 * PSI
+    assert parameters("chat_dpo", "zero2", **LORA) == 2 * (PSI + 19_988_480)
+    partitioned = parameters("chat_dpo", "zero3")
+    assert 2 * 2 * PSI / 8 < partitioned < 1.01 * 2 * 2 * PSI / 8
+
+
+def test_pairs_are_two_texts_and_a_judge_has_no_logits() -> None:
+    pair, single = estimate("chat_reward").evaluation.setup, estimate("chat_sft").evaluation.setup
+    assert pair.tokens == 2 * single.tokens
+    head = 32000 * 4096
+    assert estimate("chat_reward").model.parameters == PSI - head + 4096
+    assert estimate("chat_reward").evaluation.memory.moments["loss"].logits < 10_000
+
+
+def test_ppo_has_four_engines_of_which_two_learn() -> None:
+    """A reward model is taken to be as large as the model where it is not here, and a rule is none."""
+    optimizer = "zero2", {"max-new-tokens": 256}
+    judge = PSI - 32000 * 4096 + 4096
+    by_model = estimate("chat_ppo", optimizer[0], reward="/data/reward", **optimizer[1])
+    step = by_model.evaluation.memory.moments["step"]
+    assert step.parameters == 2 * (2 * PSI + 2 * judge)
+    assert step.optimizer == 12 * (-(-PSI // 8) + -(-judge // 8))
+    by_rule = estimate("chat_ppo", optimizer[0], reward="brief", **optimizer[1])
+    assert by_rule.evaluation.memory.moments["step"].parameters == 2 * (2 * PSI + judge)
+    assert by_model.request.sequence == 512 + 256
+
+
+def test_frozen_models_go_to_the_host_where_that_is_asked_for() -> None:
+    here = estimate("chat_ppo", reward="/data/reward")
+    away = estimate("chat_ppo", reward="/data/reward", **OFFLOADED)
+    moved = away.evaluation.memory.host.parameters
+    assert moved == pytest.approx(2 * (2 * PSI), rel=0.03)
+    assert here.evaluation.memory.host.parameters == 0
+    assert here.evaluation.memory.slot.parameters - away.evaluation.memory.slot.parameters > 3e9
+
+
+def test_zero_3_has_all_weights_whole_while_it_samples_unless_told_not_to() -> None:
+    whole = estimate("chat_rl", reward="brief").evaluation.memory.moments["sampling"]
+    streamed = estimate("chat_rl", reward="brief", **STREAMED)
+    assert whole.buffers - streamed.evaluation.memory.moments["sampling"].buffers > 2 * (PSI - 1.2e9)
+
+
+def test_a_layer_that_is_not_there_is_named_where_it_is_written() -> None:
+    with pytest.raises(
+        PlanError, match=r"args\.lora-targets w_proj: no linear layer of the model is called so"
+    ):
+        estimate("finetune", **ABSENT)
+
+
+@pytest.mark.parametrize(("args", "known"), [({"block-size": 512}, True), ({"lr": 0.1}, False)])
+def test_a_program_of_ones_own_is_known_as_far_as_it_says(args: dict[str, Any], known: bool) -> None:
+    job = samples.job(model="llama-2-7b", workload="/data/train.py", args=args)
+    found, _ = fit.estimate_or_reason(job, samples.cluster(**CLUSTER))
+    assert found is not None
+    assert found.model.measured == known
+    assert (learning.sequence(job) > 0) == known
+    assert bool(fit.partial_note(found)) != known
+    assert found.evaluation.memory.slot.states > 0
+
+
+def test_a_family_that_is_not_described_is_as_large_as_its_files(tmp_path: Path) -> None:
+    """671 billion parameters in fp8, of a family that nobody knows, on 32 H100."""
+    config = {"model_type": "new", "hidden_size": 7168, "num_hidden_layers": 61, "vocab_size": 129280}
+    more = {"dtype": "bfloat16", "quantization_config": {"quant_method": "fp8"}}
+    (tmp_path / "config.json").write_text(json.dumps(config | more))
+    job = samples.job(model=str(tmp_path), nodes=4, deepspeed="auto", args={"seq-length": 4096})
+    unknown, reason = fit.estimate_or_reason(job, samples.cluster(**CLUSTER))
+    assert unknown is None
+    assert "the family 'new'" in reason
+    assert "nothing is known of the memory, so `deepspeed: auto` is zero3" in fit.unknown_note(
+        job, reason, "zero3"
+    )
+    assert fit.blind_preset(job) == "zero3"
+    index = {"metadata": {"total_size": 671_026_404_352}, "weight_map": {}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    found, _ = fit.estimate_or_reason(job, samples.cluster(**CLUSTER))
+    assert found is not None
+    assert found.model.parameters == pytest.approx(671_026_404_352, rel=1e-5)
+    assert not found.fits
+
+
+def test_an_encoder_decoder_is_fine_tuned_without_an_estimate(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5", "is_encoder_decoder": true}')
+    job = samples.job(model=str(tmp_path), workload="finetune")
+    found, reason = fit.estimate_or_reason(job, samples.cluster(**CLUSTER))
+    assert (found, "is an encoder-decoder, whose memory is not estimated" in reason) == (None, True)
