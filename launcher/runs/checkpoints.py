@@ -105,7 +105,15 @@ def prune(run: Run, keep: int, reading: Callable[[str], None]) -> list[Saved]:
 def _saved(run: str, path: Path) -> Saved:
     kept = entry.module("workloads.checkpoint_folder")
     size, newest = _measured(path)
-    saved = Saved(run, path.name, path, "complete", kept.step_of(path.name), bytes=size, written=newest)
+    saved = Saved(
+        run=run,
+        tag=path.name,
+        folder=path,
+        state="complete",
+        step=kept.step_of(path.name),
+        bytes=size,
+        written=newest,
+    )
     try:
         return saved._replace(checkpoint=kept.read(path))
     except (OSError, ValueError) as error:

@@ -176,7 +176,7 @@ def test_output_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_failure_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["plan", "jobs/llama-70b.yaml", "--min-nodes", "--set", "cluster.hosts=1"]) == 3
-    assert capsys.readouterr().err.startswith("jobs/llama-70b.yaml:9:1: it does not even fit on 1 host")
+    assert capsys.readouterr().err.startswith("jobs/llama-70b.yaml:10:1: it does not even fit on 1 host")
 
 
 @pytest.mark.parametrize("workload", ["pretrain", "startup"])
