@@ -241,7 +241,10 @@ def describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder:
     settings = copy.deepcopy(plain.config)
     settings.architectures = [type(plain).__name__]
     settings.save_pretrained(folder)
-    if generation := getattr(plain, "generation_config", None):
+    if generation := copy.deepcopy(getattr(plain, "generation_config", None)):
+        _sample(
+            generation
+        )  # some models' own settings contradict each other, which transformers does not write
         generation.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -96,7 +96,7 @@ def mark(path: Path, carried: Mapping[str, Any], files: Mapping[str, Written]) -
         "tag": path.name,
         **carried,
         "files": {name: file.size for name, file in files.items()},
-        digests.KIND: {name: file.digest for name, file in files.items()},
+        digests.KIND: {name: file.digest for name, file in files.items() if file.digest},
     }
     metrics.write_atomically(path / MARKER, {**record, "seal": digests.seal(record)})
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import shutil
-import socket
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +25,7 @@ from workloads import (
     metrics,
     tokenizer,
     universal,
+    verification,
     waiting,
 )
 from workloads.checkpoint_folder import Checkpoint, Identity, Progress
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from workloads.digests import Written
     from workloads.session import Session
 
-CONVERTING = 24 * 60.0  # minutes at most
+READ_BACK = 2**26  # bytes
 
 
 def identity(
@@ -65,9 +64,19 @@ def identity(
 
 
 def describe(session: Session, model: PreTrainedModel, by: PreTrainedTokenizerBase) -> None:
-    """Write beside the checkpoints what is needed to build the model again from any of them (export.py)."""
-    folder = session.run_dir / checkpoint_folder.FOLDER / checkpoint_folder.MODEL
-    session.first(lambda: architectures.describe(model, by, folder))
+    """Write beside the checkpoints what is needed to build the model again from any of them (export.py).
+
+    Where that fails, the run goes on without it, after a line.
+    """
+    if session.rank:
+        return
+    try:
+        architectures.describe(
+            model, by, session.run_dir / checkpoint_folder.FOLDER / checkpoint_folder.MODEL
+        )
+    except Exception as error:  # of any library that writes a configuration of the user's
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        print(f"checkpoints of this run cannot be exported later: {reason}", flush=True)
 
 
 @heartbeat.told(heartbeat.CHECKPOINT)
@@ -162,14 +171,27 @@ def find(
         return universal.convert(checkpoint, folder, log) if parted(checkpoint, identity) else checkpoint
 
     while (checkpoint := session.first(search)) is not None:
-        reasons = _damage(session, checkpoint)
+        reasons = verification.damage(session, checkpoint)
         if not reasons:
-            return waiting.first(session, functools.partial(converted, checkpoint), CONVERTING)
+            work = functools.partial(converted, checkpoint)
+            return waiting.first(session, work, universal.LIMIT / 60, "converting a checkpoint")
         distrusted.add(checkpoint.path)
         broken(checkpoint.tag, "; ".join(reasons))
         if checkpoint.path.parent == session.run_dir / checkpoint_folder.FOLDER:
             session.first(functools.partial(checkpoint_folder.distrust, checkpoint.path, reasons))
+    session.first(functools.partial(_require_none_damaged, session.run_dir / checkpoint_folder.FOLDER))
     return None
+
+
+def _require_none_damaged(folder: Path) -> None:
+    """Raise Stop where there are damaged checkpoints and no sound one: nothing is begun anew in silence."""
+    damaged = sorted(path.parent.name for path in folder.glob(f"*/{checkpoint_folder.DAMAGED}"))
+    if damaged:
+        raise Stop(
+            f"{folder} has no sound checkpoint ({', '.join(damaged)}: see {checkpoint_folder.DAMAGED}). Submit the job "
+            "as a new run to begin anew, or with checkpoint.resume to go on from another",
+            NO_CHECKPOINT,
+        )
 
 
 def _fitting(checkpoint: Checkpoint, identity: Identity, converts: bool) -> Checkpoint:
@@ -290,8 +312,9 @@ def vouch(
 ) -> None:
     """Mark a checkpoint that another program wrote as complete, then delete all but the newest `keep`.
 
-    All ranks call it once they have written, each with what DeepSpeed wrote and with what it failed to write; the other
-    files are small, and rank 0 reads them for their digests. Raises Stop as `save` does.
+    All ranks call it once they have written, each with what DeepSpeed wrote and with what it failed to write. Of the
+    other files rank 0 reads the small ones for their digests; DeepSpeed resumes from none of the large ones.
+    Raises Stop as `save` does.
     """
     from torch import distributed
 
@@ -305,7 +328,7 @@ def vouch(
                     raise OSError(failures[0])
             known = {name: file for written, _ in ranks for name, file in written.items()}
             names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-            files = {name: known.get(name) or digests.of(path / name) for name in names}
+            files = {name: known.get(name) or _small(path / name) for name in names}
             checkpoint_folder.mark(path, {"progress": asdict(progress), "identity": asdict(identity)}, files)
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
@@ -315,25 +338,17 @@ def vouch(
     session.first(mark)
 
 
+def _small(path: Path) -> Written:
+    """A file as it is on disk; a large one, for which the GPUs would wait, by its size alone."""
+    size = path.stat().st_size
+    return digests.of(path) if size <= READ_BACK else digests.Written(size, "")
+
+
 def _in_words(error: Exception) -> str:
     # torch's writer (caffe2/serialize/inline_container.cc) notices a short write, but not its reason
     partly = any(words in str(error) for words in ("inline_container", "PytorchStreamWriter"))
     whole = "the file system took only a part of a file: it is full, or there is a quota or limit"
     return whole if partly else str(error).strip().splitlines()[0]
-
-
-def _damage(session: Session, checkpoint: Checkpoint) -> list[str]:
-    """What any rank finds damaged of the files that it will read; all ranks call it, and get the same."""
-    from torch import distributed
-
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    place = (session.rank, session.world_size, local_rank)
-    mine = digests.damaged(checkpoint.path, digests.share(checkpoint.digests, *place), checkpoint.digests)
-    seen: list[Any] = [None] * session.world_size
-    distributed.all_gather_object(
-        seen, [f"{what} (found by rank {session.rank} on {socket.gethostname()})" for what in mine]
-    )
-    return [reason for reasons in seen for reason in reasons]
 
 
 def _point_latest(folder: Path, tag: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -96,14 +97,19 @@ def seal(record: Mapping[str, Any]) -> str:
     return str(xxhash.xxh3_128(json.dumps(record, sort_keys=True).encode()).hexdigest())
 
 
-def share(names: Iterable[str], rank: int, world_size: int, local_rank: int) -> list[str]:
-    """Those of a checkpoint's files that this rank reads: its own, and as the first of a host what all read."""
-    mine = []
-    for name in names:
-        owner = OF_A_RANK.search(Path(name).name)
-        if local_rank == 0 if owner is None else int(owner[1]) % world_size == rank:
-            mine.append(name)
-    return mine
+def share(names: Iterable[str], rank: int, world_size: int) -> list[str]:
+    """Those of a checkpoint's files that this rank compares: its own, and some of those that have no rank."""
+    return [name for name in names if _owner(name) % world_size == rank]
+
+
+def _owner(name: str) -> int:
+    owner = OF_A_RANK.search(Path(name).name)
+    return int(owner[1]) if owner else zlib.crc32(name.encode())
+
+
+def differing(folder: Path, names: Iterable[str], digests: Mapping[str, str]) -> list[str]:
+    """Those of these files of a folder that have other digests. Raises OSError for one that cannot be read."""
+    return [name for name in names if name in digests and of(folder / name).digest != digests[name]]
 
 
 def damaged(folder: Path, names: Iterable[str], digests: Mapping[str, str]) -> list[str]:
@@ -111,7 +117,7 @@ def damaged(folder: Path, names: Iterable[str], digests: Mapping[str, str]) -> l
     reasons = []
     for name in names:
         try:
-            if name in digests and of(folder / name).digest != digests[name]:
+            if differing(folder, [name], digests):
                 reasons.append(f"{name} has other bytes than were written ({KIND} differs)")
         except OSError as error:
             reasons.append(f"{name} cannot be read: {error.strerror or error}")

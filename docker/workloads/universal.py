@@ -6,14 +6,17 @@ its own. Converting is ds_to_universal's (https://www.deepspeed.ai/tutorials/uni
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from ending import NO_CHECKPOINT
+from ending import BAD_INPUT, NO_CHECKPOINT
 
 from workloads.checkpoint_folder import Checkpoint, Identity, Progress
 from workloads.session import Stop
@@ -25,7 +28,8 @@ if TYPE_CHECKING:
 
 FOLDER = "universal"
 POINTER = "latest_universal"  # DeepSpeed's own, beside the tag
-LINE_EVERY = 30.0  # seconds
+SOURCE = "source.json"  # what was converted
+LINE_EVERY, LIMIT = 30.0, 24 * 3600.0  # seconds
 MOST_WORKERS = 8  # each holds a rank's states in memory
 
 
@@ -49,8 +53,10 @@ def convert(checkpoint: Checkpoint, folder: Path, log: metrics.Log) -> Checkpoin
     Raises Stop where there is no room for it, or where DeepSpeed cannot convert it.
     """
     kept, half = folder / FOLDER, folder / f".{FOLDER}"
-    if (there := read(kept)) and there.tag == checkpoint.tag and there.progress == checkpoint.progress:
-        return there
+    source = json.dumps({"path": str(checkpoint.path), "digests": dict(checkpoint.digests)}, sort_keys=True)
+    with contextlib.suppress(OSError):
+        if (kept / SOURCE).read_text(encoding="utf-8") == source and (there := read(kept)):
+            return there
     for old in (kept, half):
         shutil.rmtree(old, ignore_errors=True)
     _require_room(checkpoint.path, folder)
@@ -62,6 +68,7 @@ def convert(checkpoint: Checkpoint, folder: Path, log: metrics.Log) -> Checkpoin
     except Stop:
         shutil.rmtree(half, ignore_errors=True)
         raise
+    (half / SOURCE).write_text(source, encoding="utf-8")
     half.rename(kept)
     result = read(kept)
     assert result is not None
@@ -87,15 +94,25 @@ def _run(source: Path, target: Path, log: metrics.Log) -> None:
     words = ["-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
     words += [f"--num_extract_workers={workers}", f"--num_merge_workers={max(1, workers // 2)}"]
     words += [f"--input_folder={source}", f"--output_folder={target}"]
-    said = target.with_name("output")
+    said, end = target.with_name("output"), time.monotonic() + LIMIT
     with said.open("wb") as output:
         process = subprocess.Popen([sys.executable, *words], stdout=output, stderr=subprocess.STDOUT)
         while process.poll() is None:
             try:
                 process.wait(LINE_EVERY)
             except subprocess.TimeoutExpired:
+                if time.monotonic() > end:
+                    process.kill()
                 done = sum(1 for _ in (target / "zero").glob("*"))
                 log.say(f"converting {source.name}: {done:,} parameters put together")
     if process.returncode:
-        lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
-        raise Stop(f"{source} cannot be converted for another number of ranks: {lines[-1]}")
+        raise _failed(source, process.returncode, said.read_text(encoding="utf-8", errors="replace"))
+
+
+def _failed(source: Path, code: int, said: str) -> Stop:
+    """Why a conversion failed: of what it said its last line, or that it was killed, as for want of memory."""
+    lines = said.strip().splitlines() or ["it said nothing"]
+    reason = f"the conversion was ended by {signal.Signals(-code).name}" if code < 0 else lines[-1]
+    full = code < 0 or "No space left" in said or "Disk quota" in said
+    what = f"{source} cannot be converted for another number of ranks: {reason}"
+    return Stop(what, NO_CHECKPOINT if full else BAD_INPUT)

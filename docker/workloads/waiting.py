@@ -24,13 +24,42 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 GRACE = 60.0  # seconds that the working rank gets to say itself that it is late
+DATA = "--data-wait"
 SHORTEST, LONGEST = 0.02, 1.0  # seconds between looks
 _calls = itertools.count()  # the same on every rank, as of a collective
 
 
-def first(session: Session, work: Callable[[], T], minutes: float) -> T:
-    """What `work` returns on rank 0, on every rank; what it raises stops every rank. All ranks call it."""
-    return _led(session, [0], lambda _: work(), minutes)
+def first(session: Session, work: Callable[[], T], minutes: float, what: str = DATA) -> T:
+    """What `work` returns on rank 0, on every rank; what it raises stops every rank. All ranks call it.
+
+    `what` takes so long, for the message of a rank that waits above the limit.
+    """
+    return _led(session, [0], lambda _: work(), minutes, what=what)
+
+
+def gathered(session: Session, work: Callable[[], T], minutes: float, what: str) -> list[T]:
+    """What `work` returns on each rank, in their order, on every rank; what it raises stops every rank."""
+    from torch.distributed import distributed_c10d
+
+    store, call = distributed_c10d._get_default_store(), next(_calls)
+    keys = [f"workloads/{call}/of-{rank}" for rank in range(session.world_size)]
+    store.set(keys[session.rank], pickle.dumps(_outcome(work)))
+
+    def collected() -> list[T]:
+        end, pause, answers = time.monotonic() + 60 * minutes, SHORTEST, []
+        for rank, key in enumerate(keys):
+            while not store.check([key]):
+                if time.monotonic() > end:
+                    raise Stop(f"rank {rank} was not ready after {minutes:g} minutes ({what})")
+                time.sleep(pause)
+                pause = min(LONGEST, 1.5 * pause)
+            answer, stop = pickle.loads(store.get(key))
+            if stop is not None:
+                raise stop
+            answers.append(answer)
+        return answers
+
+    return first(session, collected, minutes, what)
 
 
 def each_host(session: Session, work: Callable[[Callable[[], None]], T], minutes: float) -> T:
@@ -45,7 +74,14 @@ def each_host(session: Session, work: Callable[[Callable[[], None]], T], minutes
     return _led(session, [rank for rank, place in enumerate(local) if place == 0], work, minutes)
 
 
-def _led(session: Session, leaders: list[int], work: Callable[[Callable[[], None]], T], minutes: float) -> T:
+def _led(
+    session: Session,
+    leaders: list[int],
+    work: Callable[[Callable[[], None]], T],
+    minutes: float,
+    *,
+    what: str = DATA,
+) -> T:
     """`leaders` are in order and begin with 0; a rank's is the last that is not above it."""
     from torch.distributed import distributed_c10d
 
@@ -64,9 +100,7 @@ def _led(session: Session, leaders: list[int], work: Callable[[Callable[[], None
                     raise stop
                 pause = 0.0
         if time.monotonic() > end:
-            raise Stop(
-                f"rank {waited_for[0]} was not ready after {minutes:g} minutes (--data-wait)", BAD_INPUT
-            )
+            raise Stop(f"rank {waited_for[0]} was not ready after {minutes:g} minutes ({what})", BAD_INPUT)
         time.sleep(pause)
         pause = min(LONGEST, max(SHORTEST, 1.5 * pause))
     result: T = answers[max(leader for leader in leaders if leader <= session.rank)]

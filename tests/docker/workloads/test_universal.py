@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,27 @@ def test_one_that_an_earlier_attempt_converted_is_taken(
     carried = {"progress": dataclasses.asdict(checkpoint.progress), "identity": dataclasses.asdict(OURS)}
     torch.save(carried, made / "mp_rank_00_model_states.pt")
     (made.parent / "latest_universal").write_text(checkpoint.tag)
+    source = {"path": str(checkpoint.path), "digests": {}}
+    (made.parent / "source.json").write_text(json.dumps(source, sort_keys=True))
     found = universal.convert(checkpoint, tmp_path, log)
     assert found == Checkpoint(made, checkpoint.progress, OURS, universal=True)
+    with pytest.raises(Stop, match="cannot be converted"):  # of another run's: this one is not taken for it
+        universal.convert(dataclasses.replace(checkpoint, digests={"a": "b"}), tmp_path, log)
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "reason", "ends"),
+    [
+        (-9, "loading", "the conversion was ended by SIGKILL", 74),
+        (1, "OSError: [Errno 28] No space left on device", "No space left on device", 74),
+        (1, "ValueError: odd", "ValueError: odd", 64),
+        (1, "", "it said nothing", 64),
+    ],
+)
+def test_why_it_failed(code: int, said: str, reason: str, ends: int, tmp_path: Path) -> None:
+    stop = universal._failed(tmp_path, code, said)
+    assert stop.message.endswith(reason)
+    assert stop.code == ends
 
 
 def test_without_room_nothing_is_begun(
