@@ -234,6 +234,7 @@ def test_a_model_is_exported_from_a_checkpoint_without_its_ranks(
         assert ours[name].read_text() == theirs[name].read_text()
 
     before = stages[3].run_dir / "checkpoints/step-00000003"
+    capsys.readouterr()
     assert export.main([str(before), str(folder)]) == 64
     assert capsys.readouterr().err == f"error: {folder} exists: name a new folder\n"
     broken = tmp_path / "run/checkpoints/step-00000003"
