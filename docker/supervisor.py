@@ -172,9 +172,12 @@ class Supervisor:
             failure = Failure(LOST, -1, self.peers.hosts[node])
         else:
             return
-        decided = node == 0 and message["type"] == "failed" and failure != self.failure
-        if decided or not self.failure:
-            self._fail(failure, message.get("ends"))
+        ends = message.get("ends")
+        decided = node == 0 and message["type"] == "failed"
+        if not self.failure or (decided and failure != self.failure):
+            self._fail(failure, ends)
+        elif decided and ends is not None:
+            self.code = int(ends)
 
     def _fail(self, failure: Failure, ends: int | None = None) -> None:
         """The run has failed; `ends`: its exit code as node 0 has decided it."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import os
+import queue
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,9 +19,42 @@ if TYPE_CHECKING:
 
 
 ending = importlib.import_module("ending")
+events = importlib.import_module("events")
+links = importlib.import_module("links")
+ranks = importlib.import_module("ranks")
+supervisor = importlib.import_module("supervisor")
+
+
+def supervised(folder: Path, index: int = 0, signals: list[int] | None = None) -> Any:
+    """The supervisor of one of two hosts, without ranks and connections."""
+    peers = links.Peers(["n1", "n2"], links={1 - index: SimpleNamespace(send=lambda **_: None)})
+    found = supervisor.Supervisor(
+        ranks=SimpleNamespace(signal=([] if signals is None else signals).append),
+        peers=peers,
+        host=f"n{index + 1}",
+        outcome=ending.Outcome(folder / "outcome-0"),
+        events=queue.SimpleQueue(),
+        run_events=events.of(folder, index, "0"),
+        say=lambda _: None,
+        hang=SimpleNamespace(watched=SimpleNamespace(silence=600.0)),
+        decision=SimpleNamespace(code=lambda failure, wanted: failure.code),
+    )
+    found.unfinished.update(peers.links)
+    return found
 
 
 # How a run ends.
+
+
+def test_the_first_host_decides_with_which_code_another_ones_failure_ends(tmp_path: Path) -> None:
+    """A scheduler that knows codes alone must not see the raw one of the host that failed."""
+    here = supervised(tmp_path, index=1)
+    failure = {"code": 1, "rank": 1, "host": "n2"}
+    here._fail(ending.Failure(**failure))
+    assert here.code == 1
+    here._handle(ranks.Heard(0, {"type": "failed", **failure, "ends": ending.NOT_CURED}))
+    assert here.code == ending.NOT_CURED
+    assert not here.unfinished
 
 
 @pytest.mark.parametrize("others", [entries.SLEEP, entries.READ], ids=["sleep", "read"])
