@@ -183,7 +183,7 @@ class Supervisor:
     def _fail(self, failure: Failure, ends: int | None = None) -> None:
         """The run has failed; `ends`: its exit code as node 0 has decided it."""
         self.failure, self.code = failure, failure.code if ends is None else int(ends)
-        self.outcome.write(failure)
+        stacks.within(_WRITING, lambda: self.outcome.write(failure), None)
         self.run_events.failed(failure)
         self.say(str(failure))
         if self.first:

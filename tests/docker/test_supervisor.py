@@ -6,6 +6,7 @@ import importlib
 import os
 import queue
 import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -25,11 +26,13 @@ ranks = importlib.import_module("ranks")
 supervisor = importlib.import_module("supervisor")
 
 
-def supervised(folder: Path, index: int = 0, signals: list[int] | None = None) -> Any:
-    """The supervisor of one of two hosts, without ranks and connections."""
-    peers = links.Peers(["n1", "n2"], links={1 - index: SimpleNamespace(send=lambda **_: None)})
+def supervised(folder: Path, index: int = 0, done: list[Any] | None = None) -> Any:
+    """The supervisor of one of two hosts; what its ranks and the other host would get goes to `done`."""
+    done = [] if done is None else done
+    send = lambda **message: done.append(message["type"])  # noqa: E731
+    peers = links.Peers(["n1", "n2"], links={1 - index: SimpleNamespace(send=send)})
     found = supervisor.Supervisor(
-        ranks=SimpleNamespace(signal=([] if signals is None else signals).append),
+        ranks=SimpleNamespace(signal=done.append),
         peers=peers,
         host=f"n{index + 1}",
         outcome=ending.Outcome(folder / "outcome-0"),
@@ -88,6 +91,25 @@ def test_the_first_host_decides_which_failure_was_the_first(new_job: Callable[..
     first.send_signal(signal.SIGCONT)
     assert job.codes() == [5, 5, 5]
     assert job.outcome() == (5, 1, "127.0.0.2")
+
+
+def test_a_run_folder_that_does_not_answer_keeps_no_rank_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+    answer = threading.Event()
+
+    def hangs(*_: Any) -> None:
+        if not answer.wait(entries.LIMIT):
+            done.append("waited")
+
+    monkeypatch.setattr(ending.Outcome, "_write", hangs)
+    monkeypatch.setattr(events, "_append", hangs)
+    for module in (events, supervisor):
+        monkeypatch.setattr(module, "_WRITING", 0.01)
+    supervised(tmp_path, done=done)._handle(ranks.Stalled(1, "n2", of_host=False, why=""))
+    answer.set()
+    assert done == ["failed", signal.SIGTERM]
 
 
 def test_the_first_outcome_stays(tmp_path: Path) -> None:
