@@ -20,12 +20,14 @@ be added, and a line that a crash cut off is not JSON. What ranks tell of their 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import stacks
 from ending import SAVED, Failure, Stop
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from notify import Notifier
 
 FILE = "events.jsonl"
+_WRITING = 2.0  # seconds that the file may take: whoever tells has ranks to end
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,9 @@ class Events:
         if self.path is None:
             return
         line = {"event": event, "time": at or time.time(), "attempt": self.attempt, **values}
-        with contextlib.suppress(OSError), self.path.open("a+b") as file:
-            file.write(_separator(file) + json.dumps(line).encode() + b"\n")
         if self.listener:
             self.listener.event(line)
+        stacks.within(_WRITING, functools.partial(_append, self.path, line), None)
 
     @contextlib.contextmanager
     def told(self) -> Iterator[None]:
@@ -88,6 +90,11 @@ def allocated() -> float:
     """Since when this host belongs to the run: as Slurm says (sbatch(1), SLURM_JOB_START_TIME), else since now."""
     text = os.environ.get("SLURM_JOB_START_TIME", "")
     return float(text) if text.isascii() and text.isdigit() else time.time()
+
+
+def _append(path: Path, line: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError), path.open("a+b") as file:
+        file.write(_separator(file) + json.dumps(line).encode() + b"\n")
 
 
 def _separator(file: Any) -> bytes:

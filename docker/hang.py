@@ -65,6 +65,7 @@ class Hang:
     states: dict[int, str] = field(default_factory=dict)
     answers: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
     name: str = ""  # of what is being taken; '' when nothing is
+    missed: bool = False  # whether a stall was found meanwhile
     _came: threading.Condition = field(default_factory=threading.Condition)
 
     def mark(self, node: int, state: str) -> None:
@@ -73,16 +74,23 @@ class Hang:
             self.peers.tell(type="quiet", state=state)
             return
         self.states[node] = state
+        self._look()
+
+    def _look(self) -> None:
         known = [self.states.get(index, "moves") for index in range(len(self.peers.hosts))]
         if "moves" not in known and "quiet" in known:
             self.ask("stall")
 
     def ask(self, cause: str) -> None:
         """Have all hosts take their stacks; `cause` is "stall" or "asked". Node 0's alone."""
-        if self.index or self.name:
+        if self.index:
             return
-        self.name = stacks.within(_READING, self._unused, f"{self.attempt}-{time.time():.0f}")
-        self.answers.clear()
+        with self._came:
+            if self.name:
+                self.missed |= cause == "stall"
+                return
+            self.name = stacks.within(_READING, self._unused, f"{self.attempt}-{time.time():.0f}")
+            self.answers.clear()
         self.peers.tell(type="dump", name=self.name)
         threading.Thread(target=self._gather, args=(self.name, cause), daemon=True).start()
 
@@ -105,6 +113,18 @@ class Hang:
         self.peers.tell(type="dumped", name=name, ranks=self._take(name))
 
     def _gather(self, name: str, cause: str) -> None:
+        ends = False
+        try:
+            ends = self._conclude(name, cause)
+        except Exception as error:  # whatever it is, the next stall must be looked at
+            self.say(f"what the ranks are in could not be told: {error!r}")
+        with self._came:
+            again, self.missed, self.name = self.missed and not ends, False, ""
+        if again:
+            self._look()
+
+    def _conclude(self, name: str, cause: str) -> bool:
+        """Gather the answers and say what they show; returns whether that ends the run."""
         own = self._take(name)
         with self._came:
             self.answers[0] = own
@@ -119,14 +139,14 @@ class Hang:
         self._leave(name, {**said, "absent": absent, "ranks": records})
         if found.of_host and found.host:
             stacks.within(_WRITING, lambda: self._blame(found), None)
-        self.name = ""
         if cause == "asked" or "moves" in self.states.values():  # a rank may have woken up meanwhile
-            return
+            return False
         told = found.waits or any(record["step"] is not None for record in records)
         ends = told or self.watched.wish is not None
         self.say(f"{'stalled' if ends else 'silent'} for {self.watched.silence:.0f} s: {text}")
         if ends:
             self.watched.put(Stalled(found.rank, found.host, found.of_host, text))
+        return ends
 
     def _take(self, name: str) -> list[dict[str, Any]]:
         """What this host's ranks are in, and the same in the run folder."""

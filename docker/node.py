@@ -46,6 +46,7 @@ import ranks
 import records
 import rendezvous
 import restarts
+import saved
 import slowness
 import stacks
 import supervisor
@@ -215,7 +216,7 @@ def supervised(
         say=say,
         hang=hang.Hang(args.folder, args.attempt, watched, peers=peers, index=index, say=say),
         decision=decision(args, told),
-        walltime=supervisor.Walltime(args.requeue_after, args.folder / "checkpoints"),
+        walltime=supervisor.Walltime(args.requeue_after, args.folder / saved.FOLDER),
     ).wait()
     watched.finish()
     slow.stop(say)

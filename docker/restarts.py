@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import heartbeat
+import saved
 import stacks
 from ending import NOT_CURED, RESTARTS
 
@@ -111,7 +112,7 @@ class Decision:
         beats = [beat for beat in map(heartbeat.read, self.told.glob("rank-*")) if beat]
         newest = max(beats, key=lambda beat: beat.step, default=heartbeat.Beat(0))
         step, start = (newest.step, newest.began) if beats else (None, None)
-        now = Attempt(failure.code, start, step, self._saved())
+        now = Attempt(failure.code, start, step, saved.since(self.folder / saved.FOLDER, self.began))
         decided = again(now, self._before(), self._out_of_memory(failure.rank))
         if not wanted:
             decided = False, "it was told to end"
@@ -131,11 +132,6 @@ class Decision:
             )
             return Attempt(**{key: last[key] for key in Attempt._fields})
         return None
-
-    def _saved(self) -> bool:
-        with contextlib.suppress(OSError):
-            return any(p.stat().st_mtime > self.began for p in (self.folder / "checkpoints").iterdir())
-        return False
 
     def _out_of_memory(self, rank: int) -> bool:
         with contextlib.suppress(OSError), (self.folder / "logs" / f"rank-{rank}.log").open("rb") as file:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import saved
+import stacks
 from ending import LOST, SAVED, STALLED, Failure, Outcome
 from events import Events
 from ranks import Asked, Event, Exit, Quiet, Ranks, Signal, Stalled
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 GRACE = 10.0
 # How long they have when one said "saved": the others are leaving too, but a slow disk may hold them.
 SAVE_GRACE = 600.0
+# How long the run folder may take: a file system that hangs must not keep ranks from being ended.
+_WRITING = 2.0
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Walltime:
     """
 
     seconds: float | None = None
-    checkpoints: Path = Path("checkpoints")
+    checkpoints: Path = Path(saved.FOLDER)
     stops_at: float = float("inf")
     near: bool = False
 
@@ -50,10 +54,7 @@ class Walltime:
     @property
     def puts_back(self) -> bool:
         """Whether an end means "to be continued": the walltime is near, and there is something to go on from."""
-        try:
-            return self.near and any(self.checkpoints.iterdir())
-        except OSError:
-            return False
+        return self.near and stacks.within(_WRITING, lambda: saved.since(self.checkpoints), False)
 
 
 @dataclass
@@ -172,14 +173,17 @@ class Supervisor:
             failure = Failure(LOST, -1, self.peers.hosts[node])
         else:
             return
-        decided = node == 0 and message["type"] == "failed" and failure != self.failure
-        if decided or not self.failure:
-            self._fail(failure, message.get("ends"))
+        ends = message.get("ends")
+        decided = node == 0 and message["type"] == "failed"
+        if not self.failure or (decided and failure != self.failure):
+            self._fail(failure, ends)
+        elif decided and ends is not None:
+            self.code = int(ends)
 
     def _fail(self, failure: Failure, ends: int | None = None) -> None:
         """The run has failed; `ends`: its exit code as node 0 has decided it."""
         self.failure, self.code = failure, failure.code if ends is None else int(ends)
-        self.outcome.write(failure)
+        stacks.within(_WRITING, lambda: self.outcome.write(failure), None)
         self.run_events.failed(failure)
         self.say(str(failure))
         if self.first:

@@ -160,7 +160,8 @@ def judge(stacks: list[Stack]) -> Verdict:
     if whole and len({stack.host for stack in group}) > 1:
         return Verdict(text, waits=bool(waiting))
     rank = -1 if whole else one.rank
-    return Verdict(text, rank, one.host, of_host=_of_host(what), waits=bool(waiting))
+    of_host = _of_host(what) and not (what.kind == _KERNEL and _shared(stacks))
+    return Verdict(text, rank, one.host, of_host=of_host, waits=bool(waiting))
 
 
 Groups = dict[tuple[Doing, int | None], list[Stack]]
@@ -174,6 +175,14 @@ def _culprits(waiting: Groups, others: Groups) -> Groups:
 
 def _of_host(what: Doing) -> bool:
     return what.kind in {_STOPPED, _KERNEL}
+
+
+def _shared(stacks: list[Stack]) -> bool:
+    """Whether the kernel holds ranks of several hosts: they wait for what hosts share, as a network file system is.
+
+    The name of what they wait in tells no more: it is folio_wait_bit_common on NFS and on a local disk.
+    """
+    return len({stack.host for stack in stacks if stack.state == "D"}) > 1
 
 
 def _size(entry: tuple[tuple[Doing, int | None], list[Stack]]) -> tuple[int, int]:

@@ -206,6 +206,28 @@ def test_a_rank_that_wakes_up_meanwhile_goes_on(tmp_path: Path) -> None:
     assert node.put == []
 
 
+def test_a_stall_that_comes_while_stacks_are_asked_for_is_looked_at_after(tmp_path: Path) -> None:
+    node = Node(tmp_path, 60.0)
+    node.hang.ask("asked")
+    node.hang.mark(0, "done")
+    node.hang.mark(1, "quiet")
+    node.hang.heard(1, {"type": "dumped", "name": node.told[0]["name"], "ranks": []})
+    entries.until(lambda: len(node.told) == 2, "the other host is asked again")
+    node.answer(3, "all_reduce")
+    assert [type(event) for event in node.put] == [ranks.Stalled]
+
+
+def test_an_answer_that_cannot_be_read_is_not_the_last_one(tmp_path: Path) -> None:
+    node = Node(tmp_path, 60.0)
+    node.hang.ask("asked")
+    node.hang.heard(1, {"type": "dumped", "name": node.told[0]["name"], "ranks": [{}]})
+    entries.until(lambda: not node.hang.name, "it is given up")
+    assert node.said == ["what the ranks are in could not be told: KeyError('threads')"]
+    node.hang.ask("asked")
+    assert len(node.told) == 2
+    node.answer(3, "all_reduce")
+
+
 @pytest.mark.parametrize(
     ("step", "function", "wish", "ends"),
     [

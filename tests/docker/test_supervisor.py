@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import os
+import queue
 import signal
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,9 +20,44 @@ if TYPE_CHECKING:
 
 
 ending = importlib.import_module("ending")
+events = importlib.import_module("events")
+links = importlib.import_module("links")
+ranks = importlib.import_module("ranks")
+supervisor = importlib.import_module("supervisor")
+
+
+def supervised(folder: Path, index: int = 0, done: list[Any] | None = None) -> Any:
+    """The supervisor of one of two hosts; what its ranks and the other host would get goes to `done`."""
+    done = [] if done is None else done
+    send = lambda **message: done.append(message["type"])  # noqa: E731
+    peers = links.Peers(["n1", "n2"], links={1 - index: SimpleNamespace(send=send)})
+    found = supervisor.Supervisor(
+        ranks=SimpleNamespace(signal=done.append),
+        peers=peers,
+        host=f"n{index + 1}",
+        outcome=ending.Outcome(folder / "outcome-0"),
+        events=queue.SimpleQueue(),
+        run_events=events.of(folder, index, "0"),
+        say=lambda _: None,
+        hang=SimpleNamespace(watched=SimpleNamespace(silence=600.0)),
+        decision=SimpleNamespace(code=lambda failure, wanted: failure.code),
+    )
+    found.unfinished.update(peers.links)
+    return found
 
 
 # How a run ends.
+
+
+def test_the_first_host_decides_with_which_code_another_ones_failure_ends(tmp_path: Path) -> None:
+    """A scheduler that knows codes alone must not see the raw one of the host that failed."""
+    here = supervised(tmp_path, index=1)
+    failure = {"code": 1, "rank": 1, "host": "n2"}
+    here._fail(ending.Failure(**failure))
+    assert here.code == 1
+    here._handle(ranks.Heard(0, {"type": "failed", **failure, "ends": ending.NOT_CURED}))
+    assert here.code == ending.NOT_CURED
+    assert not here.unfinished
 
 
 @pytest.mark.parametrize("others", [entries.SLEEP, entries.READ], ids=["sleep", "read"])
@@ -53,6 +91,25 @@ def test_the_first_host_decides_which_failure_was_the_first(new_job: Callable[..
     first.send_signal(signal.SIGCONT)
     assert job.codes() == [5, 5, 5]
     assert job.outcome() == (5, 1, "127.0.0.2")
+
+
+def test_a_run_folder_that_does_not_answer_keeps_no_rank_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[Any] = []
+    answer = threading.Event()
+
+    def hangs(*_: Any) -> None:
+        if not answer.wait(entries.LIMIT):
+            done.append("waited")
+
+    monkeypatch.setattr(ending.Outcome, "_write", hangs)
+    monkeypatch.setattr(events, "_append", hangs)
+    for module in (events, supervisor):
+        monkeypatch.setattr(module, "_WRITING", 0.01)
+    supervised(tmp_path, done=done)._handle(ranks.Stalled(1, "n2", of_host=False, why=""))
+    answer.set()
+    assert done == ["failed", signal.SIGTERM]
 
 
 def test_the_first_outcome_stays(tmp_path: Path) -> None:

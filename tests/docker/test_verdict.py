@@ -99,6 +99,17 @@ def test_the_kernel_knows_better(state: str, words: str) -> None:
     assert (found.rank, found.host, found.of_host) == (1, "b", True)
 
 
+@pytest.mark.parametrize("wchan", ["nfs_wait_bit", "folio_wait_bit_common", ""])
+def test_no_host_is_to_blame_for_a_file_system_that_several_wait_for(wchan: str) -> None:
+    stacks = ranks(REDUCE, REDUCE, REDUCE)
+    for rank in (0, 1):
+        stacks[rank] = Stack(rank, "ab"[rank], 412, "D", wchan, stacks[rank].threads)
+    found = verdict.judge(stacks)
+    assert (found.rank, found.host, found.of_host) == (0, "a", False)
+    stacks[0] = Stack(0, "b", 412, "D", wchan, stacks[0].threads)
+    assert verdict.judge(stacks).of_host
+
+
 def test_a_whole_host_that_hangs() -> None:
     stacks = [Stack(rank, "b", 3, "D", "nfs_wait_bit") for rank in range(2)]
     found = verdict.judge(stacks)
