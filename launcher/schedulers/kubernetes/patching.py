@@ -1,21 +1,20 @@
 """`kubernetes.pod_patch`: a strategic merge over rendered pods, for what the launcher has no field for.
 
-Owns the merge, and what of a pod a patch may not change, because the run depends on it; patching.json has Kubernetes'
-own names. https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/
+Owns the merge, and what of a pod a patch may not change, because the run depends on it; what is a patch at all is
+pod_shape.py's. https://kubernetes.io/docs/tasks/manage-kubernetes-objects/update-api-object-kubectl-patch/
 """
 
 from __future__ import annotations
 
 import copy
 import io
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
-from launcher.errors import PlanError, Problem, did_you_mean
+from launcher.errors import PlanError, Problem, SpecError
+from launcher.schedulers.kubernetes import pod_shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
 Object = dict[str, Any]
-_TABLES = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
-_KEYS: Mapping[str, str] = _TABLES["keys"]
 # Of a pod, and of the container that has the ranks: what the launcher decides, and what a file changes instead.
 _POD = {
     "restartPolicy": "`restarts:` of the job",
@@ -42,39 +39,17 @@ _LISTS = {"env": "`env:`", "volumeMounts": "`mounts:`"}
 def patched(plan: Plan, manifest: str) -> str:
     """The manifest with the plan's patch in each of its pods. Comments stay.
 
-    Raises PlanError for what is no patch of a pod, or would break the run.
+    Raises SpecError for what is no patch of a pod, PlanError for what would break the run.
     """
     patch: dict[str, Any] = {str(part): own for part, own in plan.cluster.kubernetes.pod_patch.items()}
     if not patch:
         return manifest
-    if problems := [*_unknown(plan, patch)]:
-        raise PlanError(*problems)
-    return "\n---\n".join(_document(plan, text, patch) for text in manifest.split("\n---\n"))
-
-
-def _unknown(plan: Plan, patch: Mapping[str, Any]) -> Iterator[Problem]:
-    """Fields that no pod has, and a TrainJob on somebody else's runtime, whose pods are not rendered here."""
+    if problems := [*pod_shape.problems(patch)]:
+        raise SpecError(*problems)
     if plan.cluster.kubernetes.runtime:
         what = "pod_patch: the pods of a runtime of the cluster are not the launcher's to patch"
-        yield _problem(what, "leave kubernetes.runtime out: the run then creates its own runtime")
-    spec = patch.get("spec", {})
-    for field in spec:
-        if field not in _TABLES["pod"] and not field.startswith("$"):
-            yield _problem(
-                f"pod_patch: a pod's spec has no {field!r}", did_you_mean(field, _TABLES["pod"], 0)
-            )
-    for kind in ("containers", "initContainers"):
-        entries = spec.get(kind) or []
-        for entry in entries if isinstance(entries, list) else [entries]:
-            if not isinstance(entry, dict) or not entry.get("name"):
-                yield _problem(
-                    f"pod_patch: every entry of {kind} needs a name", "the ranks' container is `node`"
-                )
-                continue
-            for field in entry:
-                if field not in _TABLES["container"] and not field.startswith("$"):
-                    hint = did_you_mean(field, _TABLES["container"], 0)
-                    yield _problem(f"pod_patch: container {entry['name']!r} has no field {field!r}", hint)
+        raise PlanError(_problem(what, "leave kubernetes.runtime out: the run then creates its own runtime"))
+    return "\n---\n".join(_document(plan, text, patch) for text in manifest.split("\n---\n"))
 
 
 def _problem(what: str, hint: str = "") -> Problem:
@@ -125,8 +100,8 @@ def _merge(target: Object, patch: Mapping[str, Any]) -> None:
             isinstance(value, dict) and isinstance(target.get(key), dict) and value.get("$patch") != "replace"
         ):
             _merge(target[key], value)
-        elif isinstance(value, list) and key in _KEYS and isinstance(target.get(key), list):
-            target[key] = _merged(target[key], value, _KEYS[key])
+        elif isinstance(value, list) and key in pod_shape.KEYS and isinstance(target.get(key), list):
+            target[key] = _merged(target[key], value, pod_shape.KEYS[key])
         else:
             target[key] = _clean(value)
 
@@ -150,8 +125,11 @@ def _clean(value: Any) -> Any:
         return {k: _clean(v) for k, v in value.items() if k != "$patch" and v is not None}
     if isinstance(value, list):
         return [_clean(entry) for entry in value]
-    # in quotes: the server's YAML takes a bare `on` or `0x1` for no text
-    return DoubleQuotedScalarString(value) if isinstance(value, str) else value
+    if isinstance(value, str):  # in quotes: the server's YAML takes a bare `on` or `0x1` for no text
+        return DoubleQuotedScalarString(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return value
+    return int(value) if isinstance(value, int) else float(value)  # a file's numbers are those of document.py
 
 
 def _broken(before: Object, after: Object) -> Iterator[Problem]:
@@ -162,7 +140,7 @@ def _broken(before: Object, after: Object) -> Iterator[Problem]:
             yield _problem(f"pod_patch changes label {name}: the launcher finds the run's pods by it")
     old, new = before["spec"], after["spec"]
     for field, instead in _POD.items():
-        if field in old and new.get(field) != old[field]:
+        if new.get(field) != old.get(field):
             yield _problem(
                 f"pod_patch changes {field}", f"use {instead}" if instead else "hosts find each other by it"
             )
@@ -171,7 +149,11 @@ def _broken(before: Object, after: Object) -> Iterator[Problem]:
             yield _problem(
                 f"pod_patch changes volume {volume['name']!r}, which the run has", "give yours another name"
             )
-    yield from _containers(old["containers"], new["containers"])
+    yield from _containers(old["containers"], new.get("containers") or [])
+    for container in new.get("initContainers") or []:
+        if not container.get("image"):
+            what = f"pod_patch: init container {container['name']!r} has no image"
+            yield _problem(what, "the ranks' container is below `containers`")
 
 
 def _containers(old: list[Any], new: list[Any]) -> Iterator[Problem]:
@@ -196,7 +178,7 @@ def _containers(old: list[Any], new: list[Any]) -> Iterator[Problem]:
 def _lost(rank: Object, patched_rank: Object) -> Iterator[Problem]:
     """Variables, mounts and devices of the ranks that the patch changes or removes."""
     for field, instead in _LISTS.items():
-        key = _KEYS[field]
+        key = pod_shape.KEYS[field]
         now = {entry[key]: entry for entry in patched_rank.get(field) or []}
         for entry in rank.get(field) or []:
             if now.get(entry[key]) != entry:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from launcher.cli import main
 from launcher.errors import PlanError
 from launcher.schedulers import kubernetes
 from tests.launcher.schedulers.kubernetes import audit, schemas, variants
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 Object = dict[str, Any]
 PATCH: Object = {
@@ -98,12 +100,11 @@ def test_the_text_says_so_and_keeps_its_comments() -> None:
         ({"subdomain": None}, "changes subdomain; hosts find each other by it"),
         ({"tolerations": []}, "changes tolerations; use kubernetes.tolerations"),
         ({"terminationGracePeriodSeconds": 5}, "use kubernetes.grace_seconds"),
-        ({"runtimeClasName": "x"}, "a pod's spec has no 'runtimeClasName'; did you mean 'runtimeClassName'?"),
-        (
-            {"containers": [{"name": "node", "imag": "x"}]},
-            "container 'node' has no field 'imag'; did you mean 'image'?",
-        ),
-        ({"containers": [{"image": "x"}]}, "every entry of containers needs a name"),
+        ({"hostname": "x"}, "changes hostname; hosts find each other by it"),
+        ({"hostNetwork": True}, "changes hostNetwork; use `fabric:`"),
+        ({"schedulerName": "x"}, "changes schedulerName; use kubernetes.scheduler"),
+        ({"containers": None}, "removes container 'node'"),
+        ({"initContainers": [{"name": "node"}]}, "init container 'node' has no image"),
         ({"containers": [{"name": "node", "image": "x"}]}, "changes the ranks' image; use `image:`"),
         ({"containers": [{"name": "node", "args": ["x"]}]}, "changes the ranks' args"),
         ({"containers": [{"name": "node", "$patch": "delete"}]}, "removes container 'node'"),
@@ -124,6 +125,17 @@ def test_what_would_break_the_run_is_named(spec: Object, says: str) -> None:
     with pytest.raises(PlanError) as refused:
         kubernetes.render(variants.decide({"pod_patch": {"spec": spec}}))
     assert says in str(refused.value)
+
+
+def test_numbers_of_a_file_are_written_as_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    site = tmp_path / "site.yaml"
+    spec = "{priority: 0_100, containers: [{name: node, resources: {requests: {cpu: 2, memory: 1.5e9}}}]}"
+    site.write_text(f"slots: 1\nkubernetes: {{pod_patch: {{spec: {spec}}}}}\n")
+    assert main.main(["kubernetes", "jobs/quickstart.yaml", "--cluster", str(site), "--dry-run"]) == 0
+    (pod,) = (t for d in yaml.safe_load_all(capsys.readouterr().out) for t in schemas.pod_templates(d))
+    assert pod["spec"]["priority"] == 100
+    requests = pod["spec"]["containers"][0]["resources"]["requests"]
+    assert (requests["cpu"], float(requests["memory"])) == (2, 1.5e9)
 
 
 def test_labels_stay_and_all_is_said_at_once() -> None:
