@@ -125,12 +125,15 @@ def _split(job: Job, cluster: Cluster) -> Split:
 
 
 def refusal(found: Inference, job: Job, cluster: Cluster) -> PlanError:
-    """What to say of a job that does not fit: why, and the smallest changes with each of which it would."""
-    changes = list(_changes(found, job, cluster))
+    """What to say of a job that does not fit: why, and what would make it fit."""
     what = f"{job.model} does not fit: {'; '.join(found.shortfalls)}"
+    return PlanError(Problem(what, hint(found, job, cluster), about=("job", "model")))
+
+
+def hint(found: Inference, job: Job, cluster: Cluster) -> str:
+    """The smallest changes with each of which it would fit."""
     larger = "more or larger GPUs" if found.split.offload == "none" else "larger hosts"
-    hint = f"use {', or '.join(changes[:3])}" if changes else f"use {larger}, or a smaller model"
-    return PlanError(Problem(what, hint, about=("job", "model")))
+    return f"use {', or '.join([*_changes(found, job, cluster)][:3]) or f'{larger}, or a smaller model'}"
 
 
 def _changes(found: Inference, job: Job, cluster: Cluster) -> Iterator[str]:

@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
 
 def data(found: Inference) -> dict[str, Any]:
-    """`inference` of `plan --json`; bytes on one slot."""
+    """`fits`, `reasons`, `parameters` and `inference` of `plan --json`; bytes on one slot."""
+    return {
+        "fits": found.fits,
+        "reasons": list(found.shortfalls),
+        "parameters": found.model.parameters,
+        "inference": _own(found),
+    }
+
+
+def _own(found: Inference) -> dict[str, Any]:
     return {
         "fits": found.fits,
         "weights": found.weights,
@@ -32,10 +41,10 @@ def data(found: Inference) -> dict[str, Any]:
     }
 
 
-def text(found: Inference, where: str) -> str:
-    """The same as text; `where` is a GPU or a rank."""
+def text(found: Inference, hint: str = "") -> str:
+    """The same as text; `hint` is what would make it fit."""
     lines = [
-        f"memory per {where}",
+        f"memory per {'GPU' if found.asked.gpu else 'rank'}",
         f"    weights             {units.gigabytes(found.weights):>10}",
         f"    a pass and context  {units.gigabytes(found.other):>10}",
         f"    keys and values     {units.gigabytes(found.text):>10} for each text of {found.asked.length} tokens",
@@ -48,6 +57,9 @@ def text(found: Inference, where: str) -> str:
         lines.append("texts at once         unknown: the cluster file has no `memory:`")
     else:
         lines.append(f"texts at once         {found.texts} fit, {found.asked.texts} are asked for")
-    if found.texts is not None or not found.fits:
-        lines.append(f"verdict               {'fits' if found.fits else 'DOES NOT FIT'}")
+    if not found.fits:
+        lines += [f"verdict               DOES NOT FIT: {'; '.join(found.shortfalls)}"]
+        lines += [f"                      {hint}"] if hint else []
+    elif found.texts is not None:
+        lines.append("verdict               fits")
     return "\n".join(lines)
