@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
 from launcher.deepspeed import config, spellings
@@ -241,6 +241,12 @@ def uncounted_notes(estimate: Estimate | None) -> Iterator[str]:
 def blind_preset(job: Job) -> str:
     """What `deepspeed: auto` is where no memory is estimated."""
     return BLIND if job.model is not None and workloads.steps(job.workload) else NAMELESS
+
+
+def blind(job: Job, cluster: Cluster) -> tuple[str, dict[str, Any]]:
+    """The preset and DeepSpeed's configuration where no memory of training is estimated."""
+    preset = requested_preset(job) or blind_preset(job)
+    return preset, config.make(inputs(job, cluster), preset, job.nodes, batch(job, cluster))
 
 
 def unknown_note(job: Job, reason: str, preset: str) -> str:

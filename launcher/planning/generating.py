@@ -13,8 +13,8 @@ from launcher import workloads
 from launcher.errors import PlanError, Problem, SpecError
 from launcher.planning import fit
 from launcher.planning.learning import option
-from launcher.sizing import inference, model_files, models
-from launcher.sizing.inference import Asked, Inference, Split
+from launcher.sizing import inference, model_files, models, zero
+from launcher.sizing.inference import Asked, Capacity, Inference, Split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -79,7 +79,8 @@ def _packed(job: Job, hub: models.Found | None) -> str:
 def _estimate(model: Architecture, job: Job, cluster: Cluster, split: Split) -> Inference:
     memory = cluster.memory
     slot = cluster.card.memory if cluster.card else memory // cluster.slots if memory else None
-    return inference.estimate(model, split, _asked(model, job, cluster), slot)
+    capacity = Capacity(slot, memory, cluster.nvme.size if cluster.nvme else None)
+    return inference.estimate(model, split, _asked(model, job, cluster), capacity)
 
 
 def _asked(model: Architecture, job: Job, cluster: Cluster) -> Asked:
@@ -117,22 +118,22 @@ def _split(job: Job, cluster: Cluster) -> Split:
         tensor = option(job, "tensor-parallel") or slots
         given = option(job, "tensor-parallel")
         return Split(tensor, option(job, "pipeline-parallel") or (1 if given else job.nodes), paged=True)
-    preset = fit.requested_preset(job) or ""
-    if engine == "zero" or (engine == "auto" and preset.startswith("zero3")):
-        away = preset in ("zero3-offload", "zero3-nvme")
-        return Split(partitioned=job.nodes * slots, offloaded=away)
+    settings = zero.read(fit.blind(job, cluster)[1])
+    if engine == "zero" or (engine == "auto" and settings.stage == 3):
+        return Split(partitioned=job.nodes * slots, offload=settings.offload_param, hosts=job.nodes)
     return Split(tensor=slots) if engine == "tensor-parallel" else Split()
 
 
 def refusal(found: Inference, job: Job, cluster: Cluster) -> PlanError:
-    """What to say of a job that does not fit: why, and the smallest changes with each of which it would."""
-    changes = list(_changes(found, job, cluster))
-    where = "GPU" if cluster.card else "rank"
-    need = found.weights + found.other + found.text * (1 if found.split.paged else found.asked.texts)
-    have = int(found.asked.share * (found.capacity or 0))
-    what = f"{job.model} does not fit: needs {need / 1e9:.1f} GB per {where}, {have / 1e9:.1f} GB available"
-    hint = f"use {', or '.join(changes[:3])}" if changes else "use more or larger GPUs, or a smaller model"
-    return PlanError(Problem(what, hint, about=("job", "model")))
+    """What to say of a job that does not fit: why, and what would make it fit."""
+    what = f"{job.model} does not fit: {'; '.join(found.shortfalls)}"
+    return PlanError(Problem(what, hint(found, job, cluster), about=("job", "model")))
+
+
+def hint(found: Inference, job: Job, cluster: Cluster) -> str:
+    """The smallest changes with each of which it would fit."""
+    larger = "more or larger GPUs" if found.split.offload == "none" else "larger hosts"
+    return f"use {', or '.join([*_changes(found, job, cluster)][:3]) or f'{larger}, or a smaller model'}"
 
 
 def _changes(found: Inference, job: Job, cluster: Cluster) -> Iterator[str]:
@@ -147,18 +148,26 @@ def _changes(found: Inference, job: Job, cluster: Cluster) -> Iterator[str]:
         yield from (f"--set {setting}={n}" for n in [*filter(lambda n: fits(*change(n)), values)][:1])
 
     split, asked = found.split, found.asked
+    most = min(job.nodes + 15, cluster.hosts or job.nodes + 15)
+    hosts = range(job.nodes + 1, most + 1)
     if split.paged:
         lengths = (n for n in (asked.length >> by for by in range(1, 12)) if n >= 256)
         yield from first("args.max-length", lengths, lambda n: (split, asked._replace(length=n)))
         tensor = (n for n in range(split.tensor + 1, cluster.slots + 1) if cluster.slots % n == 0)
         yield from first("args.tensor-parallel", tensor, lambda n: (split._replace(tensor=n), asked))
         if not option(job, "pipeline-parallel") and not option(job, "tensor-parallel"):
-            hosts = range(job.nodes + 1, job.nodes + 16)
             yield from first("nodes", hosts, lambda n: (split._replace(pipeline=n), asked))
     elif not workloads.traits(job.workload).serves:
         fewer = (n for n in (asked.texts >> by for by in range(1, 12)) if n)
         yield from first("batch.micro", fewer, lambda n: (split, asked._replace(texts=n)))
+        if split.partitioned > 1 or split.offload != "none":
+            yield from first("nodes", hosts, lambda n: (_on(split, n, cluster), asked))
         yield from _other_engines(found, job, cluster, fits)
+
+
+def _on(split: Split, nodes: int, cluster: Cluster) -> Split:
+    """ZeRO-3's partitions over more hosts."""
+    return split._replace(partitioned=nodes * cluster.slots, hosts=nodes)
 
 
 def _other_engines(
@@ -170,5 +179,6 @@ def _other_engines(
         yield "--set args.engine=tensor-parallel --set deepspeed=zero0"
     if found.split.partitioned < world and fits(Split(partitioned=world)):
         yield "--set args.engine=zero --set deepspeed=zero3"
-    if not found.split.offloaded and fits(Split(partitioned=world, offloaded=True)):
+    away = Split(partitioned=world, offload="cpu", hosts=job.nodes)
+    if found.split.offload == "none" and fits(away):
         yield "--set args.engine=zero --set deepspeed=zero3-offload"

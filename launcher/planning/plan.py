@@ -216,9 +216,7 @@ def _deepspeed(job: Job, cluster: Cluster, estimate: fit.Estimate | None) -> tup
     """The preset, and what is written to ds_config.json: what the estimate is of, where there is one."""
     if estimate:
         return estimate.candidate.preset, dict(estimate.evaluation.config)
-    preset = fit.requested_preset(job) or fit.blind_preset(job)
-    inputs, batch = fit.inputs(job, cluster), fit.batch(job, cluster)
-    return preset, deepspeed_config.make(inputs, preset, job.nodes, batch)
+    return fit.blind(job, cluster)
 
 
 def _clashes(

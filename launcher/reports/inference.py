@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
 
 def data(found: Inference) -> dict[str, Any]:
-    """`inference` of `plan --json`; bytes on one slot."""
+    """`fits`, `reasons`, `parameters` and `inference` of `plan --json`; bytes on one slot."""
+    return {
+        "fits": found.fits,
+        "reasons": list(found.shortfalls),
+        "parameters": found.model.parameters,
+        "inference": _own(found),
+    }
+
+
+def _own(found: Inference) -> dict[str, Any]:
     return {
         "fits": found.fits,
         "weights": found.weights,
@@ -23,23 +32,34 @@ def data(found: Inference) -> dict[str, Any]:
         "tokens_per_text": found.asked.length,
         "texts_at_once": found.texts,
         "texts_asked": found.asked.texts,
-        "capacity": found.capacity,
+        "capacity": found.capacity.slot,
+        "offload": found.split.offload,
+        "per_host": found.per_host,
+        "host_capacity": found.host_capacity,
         "tensor_parallel": found.split.tensor,
         "pipeline_parallel": found.split.pipeline,
     }
 
 
-def text(found: Inference, where: str) -> str:
-    """The same as text; `where` is a GPU or a rank."""
+def text(found: Inference, hint: str = "") -> str:
+    """The same as text; `hint` is what would make it fit."""
     lines = [
-        f"memory per {where}",
+        f"memory per {'GPU' if found.asked.gpu else 'rank'}",
         f"    weights             {units.gigabytes(found.weights):>10}",
         f"    a pass and context  {units.gigabytes(found.other):>10}",
         f"    keys and values     {units.gigabytes(found.text):>10} for each text of {found.asked.length} tokens",
     ]
+    if found.split.offload != "none":
+        place = "on NVMe" if found.split.offload == "nvme" else "in memory"
+        have = f" of {units.gigabytes(found.host_capacity)}" if found.host_capacity is not None else ""
+        lines += [f"{place} per host", f"    weights             {units.gigabytes(found.per_host):>10}{have}"]
     if found.texts is None:
         lines.append("texts at once         unknown: the cluster file has no `memory:`")
     else:
         lines.append(f"texts at once         {found.texts} fit, {found.asked.texts} are asked for")
-        lines.append(f"verdict               {'fits' if found.fits else 'DOES NOT FIT'}")
+    if not found.fits:
+        lines += [f"verdict               DOES NOT FIT: {'; '.join(found.shortfalls)}"]
+        lines += [f"                      {hint}"] if hint else []
+    elif found.texts is not None:
+        lines.append("verdict               fits")
     return "\n".join(lines)

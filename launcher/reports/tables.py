@@ -60,9 +60,11 @@ def plan(plan: Plan) -> str:
     ]
     memory = ["", estimate.text(plan.estimate)] if plan.estimate else []
     if plan.inference:
+        from launcher.planning import generating
         from launcher.reports import inference
 
-        memory = ["", inference.text(plan.inference, "GPU" if plan.gpu else "rank")]
+        hint = "" if plan.inference.fits else generating.hint(plan.inference, job, plan.cluster)
+        memory = ["", inference.text(plan.inference, hint)]
     lines = [table(rows), *memory, "", "environment of the ranks:"]
     for v in plan.environment:
         lines.append(units.printable(f"  {v.name}={v.value}" + (f"  # {v.why}" if v.why else "")))
@@ -114,9 +116,10 @@ def _stage(plan: Plan) -> int:
     return int(plan.config.get("zero_optimization", {}).get("stage", 0))
 
 
-def _inference(plan: Plan) -> dict[str, Any] | None:
+def _inference(plan: Plan) -> dict[str, Any]:
+    """`inference`, and what of it stands where a training job has it too."""
     if plan.inference is None:
-        return None
+        return {"inference": None}
     from launcher.reports import inference
 
     return inference.data(plan.inference)
@@ -135,7 +138,7 @@ def plan_json(plan: Plan) -> str:
             "deepspeed": {"preset": plan.preset, "config": plan.config},
             "args": plan.args,
             **estimate.data(plan.estimate),
-            "inference": _inference(plan),
+            **_inference(plan),
             "precision": plan.precision,
             "image": plan.image,
             "folder": plan.folder,

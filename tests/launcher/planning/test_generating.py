@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher.planning import generating
+from launcher.sizing.inference import Split
 from tests import samples
 
 if TYPE_CHECKING:
+    from launcher.planning.plan import Plan
     from launcher.sizing.inference import Inference
 
 CLUSTER: dict[str, Any] = {"gpu": "h100-80gb", "slots": 8, "fabric": "infiniband", "memory": "2000GB"}
@@ -49,6 +51,61 @@ def test_deepspeed_keeps_embedding_and_head_whole() -> None:
 def test_zero_inference_partitions_or_offloads() -> None:
     assert found("generate", "zero3").weights == pytest.approx(2 * PSI / 8, rel=1e-6)
     assert found("generate", "zero3-offload").weights == 0
+
+
+def test_offloaded_weights_are_the_hosts() -> None:
+    assert found("generate", "zero3-offload").per_host == 2 * PSI
+    assert found("generate", "zero3").per_host == 0
+
+
+def offloaded(nodes: int = 1, deepspeed: object = "zero3-offload", **cluster: Any) -> Plan:
+    fields = {"model": "llama-3.1-70b", "workload": "generate", "args": {"prompts": "/data/p.jsonl"}}
+    more = {"deepspeed": deepspeed, "batch": {"micro": 1}, "nodes": nodes}
+    return samples.decided({**fields, **more}, **CLUSTER | {"slots": 1} | cluster)
+
+
+def test_a_host_too_small_for_offloaded_weights_is_said_with_the_hosts_that_are_enough() -> None:
+    small: dict[str, Any] = {"memory": "80GB"}
+    plan = offloaded(**small)
+    assert plan.inference is not None
+    assert plan.inference.shortfalls == ("needs 141.1 GB per host, 80.0 GB available",)
+    refusal = str(generating.refusal(plan.inference, plan.job, plan.cluster))
+    assert "needs 141.1 GB per host" in refusal
+    assert "use --set nodes=2" in refusal
+    two = offloaded(nodes=2, **small).inference
+    assert two is not None
+    assert two.fits
+    one = offloaded(**small, hosts=1)
+    assert one.inference is not None
+    assert "nodes=" not in str(generating.refusal(one.inference, one.job, one.cluster))
+
+
+def test_offload_to_a_host_without_room_is_no_advice() -> None:
+    plan = offloaded(deepspeed="zero0", memory="80GB", hosts=1)
+    assert plan.inference is not None
+    assert "offload" not in str(generating.refusal(plan.inference, plan.job, plan.cluster))
+
+
+def test_weights_on_nvme_need_its_room() -> None:
+    disk: dict[str, Any] = {"nvme": {"path": "/nvme", "size": "100GB"}}
+    split = offloaded(deepspeed="zero3-nvme", **disk).inference
+    assert split is not None
+    assert split.split.offload == "nvme"
+    assert split.shortfalls == ("needs 141.1 GB per host's NVMe, 100.0 GB available",)
+
+
+def test_stage_and_offload_are_the_configurations_not_the_presets() -> None:
+    away = {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}}
+    assert split_of(away) == Split(partitioned=8, offload="cpu")
+    kept = {"preset": "zero3-offload", "zero_optimization": {"offload_param": {"device": "none"}}}
+    assert split_of(kept) == Split(partitioned=8)
+    assert split_of({"preset": "zero3", "zero_optimization": {"stage": 0}}) == Split()
+
+
+def split_of(deepspeed: object) -> Split:
+    inference = offloaded(deepspeed=deepspeed, slots=8).inference
+    assert inference is not None
+    return inference.split
 
 
 @pytest.mark.parametrize(

@@ -105,11 +105,20 @@ EMPTY = (
 )
 
 
+ENGINE = ("--set", "args.engine=zero")
+
+
 def test_plan(capsys: pytest.CaptureFixture[str]) -> None:
     keys = documented("plan", "Estimate")
     check(printed(capsys, "plan", "jobs/llama-7b.yaml"), keys, ("inference.",))
     words = ("plan", "jobs/inference/generate.yaml", "--set", "model=llama-2-7b")
     check(printed(capsys, *words), keys, tuple(key for key in EMPTY if key != "inference."))
+    small = printed(
+        capsys, *words, "--set", "cluster.memory=1GB", "--set", "deepspeed=zero3-offload", *ENGINE
+    )
+    assert small["fits"] is small["inference"]["fits"] is False
+    assert small["reasons"] == ["needs 6.7 GB per host, 1.0 GB available"]
+    assert small["parameters"] == 6_738_415_616
     for job in ("quickstart", "smoke/allreduce", "llama-70b"):
         data = printed(capsys, "plan", f"jobs/{job}.yaml")
         check(data, keys, EMPTY)
