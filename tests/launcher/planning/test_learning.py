@@ -70,11 +70,11 @@ def test_ppo_has_four_engines_of_which_two_learn() -> None:
 
 def test_in_4_bit_are_policy_and_critic_and_the_judge_is_whole() -> None:
     saved = (PSI - 2 * 32000 * 4096 - 65 * 4096) * (2 - 4.127 / 8)  # of a model's linear layers
-    for workload, models in (("chat_rl", 1), ("chat_ppo", 2)):
+    for workload, learning_models in (("chat_rl", 1), ("chat_ppo", 2)):
         plain, packed = (
             parameters(workload, "zero2", reward="/data/reward", **LORA, **more) for more in ({}, PACKED)
         )
-        assert plain - packed == pytest.approx(models * saved, rel=1e-4)
+        assert plain - packed == pytest.approx(learning_models * saved, rel=1e-4)
     whole, gathered = (
         estimate("chat_rl", reward="brief", **LORA, **more).evaluation.memory.moments["sampling"].buffers
         for more in ({}, PACKED)
