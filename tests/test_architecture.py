@@ -36,7 +36,6 @@ TESTED_BY = (
     ("docker/workloads", "docker/workloads/test_chat.py", "examples judges reinforcement rewards"),
     ("docker/workloads", "docker/workloads/test_ppo.py", "chat_ppo ppo_models rollouts"),
     ("docker/workloads", "docker/workloads/test_serve.py", "endpoint placement"),
-    ("docker/workloads", "docker/workloads/test_lora.py", "four_bit"),
     ("docker/workloads", "docker/workloads/test_pretrain.py", "export"),
     ("launcher/cli/verbs", "launcher/runs/test_checkpoints.py", "checkpoints"),
     ("launcher/reports", "launcher/runs/test_checkpoints.py", "checkpoint_tables"),

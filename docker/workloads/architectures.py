@@ -193,9 +193,6 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: 
 
     weights = {}
     adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
-    for module in adapted.values():
-        if hasattr(module.base_layer.weight, "quant_state"):
-            module.base_layer.state_dict()  # in which bitsandbytes undoes what it rearranged for a CPU's evaluation
     for key, parameter in model.named_parameters():
         layer, _, end = key.rpartition(".base_layer.")
         module = adapted.get(layer) if end == "weight" else None

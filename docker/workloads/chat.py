@@ -53,7 +53,7 @@ def add_options(
         options.loading(group)
         epochs.add_option(group)
         turns.add_option(group)
-    lora.add_options(group, dropout=dropout, quantized=shown)
+    lora.add_options(group, dropout=dropout)
     options.reports(group)
     options.rehearsal(group)
 
@@ -84,16 +84,12 @@ def check_pairs(stage: Stage) -> None:
         )
 
 
-def policy(name: str, config: dict[str, Any], **more: Any) -> PreTrainedModel:
-    """A causal language model in the precision of the DeepSpeed config; `more` is of from_pretrained."""
+def learning(stage: Stage) -> PreTrainedModel:
+    """The policy that a stage starts from, in the precision of the DeepSpeed config or, below adapters, in 4 bit."""
     from transformers import AutoModelForCausalLM
 
-    return _loaded(AutoModelForCausalLM, name, config, **more)
-
-
-def learning(stage: Stage) -> PreTrainedModel:
-    """The policy that a stage starts from, whose weights may be in 4 bit."""
-    return policy(stage.model, stage.config, **four_bit.loading(stage.args, stage.config, stage.this.device))
+    packed = four_bit.loading(stage.args, stage.config, stage.this.device)
+    return _loaded(AutoModelForCausalLM, stage.model, stage.config, **packed)
 
 
 def judge(name: str, stage: Stage, seed: int | None, **more: Any) -> PreTrainedModel:

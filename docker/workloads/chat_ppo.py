@@ -70,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
+def refusal(words: list[str], hosts: int, slots: int) -> str | None:
+    """Why this command line cannot run, as far as it can be told before: None if it can."""
+    del hosts, slots
+    return stages.refusal(parser(), words, formats.PROMPTS)
+
+
 def ppo(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank until --max-steps or a signal; returns the exit code."""
     began = time.monotonic()

@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from workloads import chat, formats, lora, options, rewards, session
+from workloads import chat, formats, lora, options, rewards, session, stages
 from workloads.session import Stop
 from workloads.traits import Learning, Traits
 
@@ -55,6 +55,12 @@ def parser() -> argparse.ArgumentParser:
     return command
 
 
+def refusal(words: list[str], hosts: int, slots: int) -> str | None:
+    """Why this command line cannot run, as far as it can be told before: None if it can."""
+    del hosts, slots
+    return stages.refusal(parser(), words, formats.PROMPTS)
+
+
 def rl(args: argparse.Namespace, this: Session) -> int:
     """Train on this rank; returns the exit code."""
     stage = chat.prepare(args, this, formats.PROMPTS)
@@ -79,7 +85,7 @@ def rl(args: argparse.Namespace, this: Session) -> int:
         ds3_gather_for_generation=args.gather_for_generation,
         shuffle_dataset=False,  # `arrange` puts the prompts in order
     )
-    model = this.together(lambda: chat.policy(stage.model, stage.config))
+    model = this.together(lambda: chat.learning(stage))
     chat.without_dropout(model)
     ppo_models.say_ignored(model, stage)
     training, held_out = rollouts.fitting(stage)

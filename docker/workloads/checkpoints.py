@@ -22,6 +22,7 @@ from workloads import (
     checkpoint_folder,
     digests,
     engines,
+    four_bit,
     metrics,
     tokenizer,
     universal,
@@ -242,7 +243,9 @@ def load(engine: DeepSpeedEngine, checkpoint: Checkpoint, name: str = "") -> dic
     """Load weights, optimizer and schedule into a fresh engine, the one saved by that name; returns what it carries."""
     with engines.own_settings(engine):
         path, carried = engine.load_checkpoint(
-            str(checkpoint.path.parent), tag=f"{checkpoint.tag}/{name}".rstrip("/")
+            str(checkpoint.path.parent),
+            tag=f"{checkpoint.tag}/{name}".rstrip("/"),
+            load_module_strict=not four_bit.packed(engine.module),
         )
     if checkpoint.universal:
         engines.part_steps(engine)

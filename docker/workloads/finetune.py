@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--plain", action=options.SWITCH, default=False, help='learn all of {"text"} (causal); no prompts'
     )
-    lora.add_options(group, dropout=True, quantized=True)
+    lora.add_options(group, dropout=True)
     options.reports(group)
     options.rehearsal(group)
     return command

@@ -30,6 +30,11 @@ def quantized(args: argparse.Namespace) -> bool:
     return bool(vars(args).get("lora_4bit"))
 
 
+def packed(model: Any) -> bool:
+    """Whether weights of a model are in 4 bit: its state has their constants, for which the module has no place."""
+    return any(hasattr(parameter, "quant_state") for parameter in model.parameters())
+
+
 def loading(args: argparse.Namespace, config: dict[str, Any], device: Any) -> dict[str, Any]:
     """How from_pretrained loads the weights below the adapters: nothing more, or in 4 bit on this rank's device."""
     if not quantized(args):
@@ -50,12 +55,19 @@ def loading(args: argparse.Namespace, config: dict[str, Any], device: Any) -> di
     return {"quantization_config": how, **place}
 
 
-def match_types(model: Any, stage: Stage) -> None:
-    """Have what is trained on 4-bit weights in the type that they are computed in.
+def settle(model: Any, stage: Stage) -> None:
+    """Have what is trained on 4-bit weights in the type that they are computed in, and the weights stay as loaded.
 
-    peft has it in fp32 whatever it is asked for, and TRL makes bf16 of that whatever the run computes in.
+    peft has it in fp32 whatever it is asked for, and TRL makes bf16 of that whatever the run computes in. Where a CPU
+    multiplies bf16 by itself (AVX512-BF16), bitsandbytes 0.50 rearranges a layer's weights the first time that it
+    evaluates or samples, for a product that has no gradient; it goes on with that when the layer trains again, and
+    ZeRO-3 gathers them as they were (https://github.com/bitsandbytes-foundation/bitsandbytes, nn/modules.py).
     """
-    if quantized(stage.args):
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(engines.dtype(stage.config))
+    if not quantized(stage.args):
+        return
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(engines.dtype(stage.config))
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

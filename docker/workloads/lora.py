@@ -24,8 +24,8 @@ FOLDER = "adapter"
 ALL = "all-linear"  # as DeepSpeed-Chat's and QLoRA's: every linear layer but the last
 
 
-def add_options(group: argparse._ArgumentGroup, *, dropout: bool, quantized: bool) -> None:
-    """Add adapters; with the dropout before them, and 4-bit weights, where a workload can do with them."""
+def add_options(group: argparse._ArgumentGroup, *, dropout: bool) -> None:
+    """Add adapters and 4-bit weights below them; with the dropout before them where a workload can do with it."""
     group.add_argument(
         "--lora-rank",
         type=options.count,
@@ -62,8 +62,7 @@ def add_options(group: argparse._ArgumentGroup, *, dropout: bool, quantized: boo
             metavar="X",
             help="dropout before the adapters",
         )
-    if quantized:
-        four_bit.add_option(group)
+    four_bit.add_option(group)
 
 
 def mistake(args: argparse.Namespace) -> str:
@@ -134,7 +133,7 @@ def attach(model: PreTrainedModel, stage: Stage, task: str = "CAUSAL_LM") -> Any
 
     # ZeRO-3 gathers parameters of one type: https://github.com/huggingface/trl/issues/6089
     adapted = get_peft_model(model, adapters, autocast_adapter_dtype=not partitioned)
-    four_bit.match_types(adapted, stage)
+    four_bit.settle(adapted, stage)
     return adapted
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.integrations import HfDeepSpeedConfig
 
-from workloads import balancing, causal_loss, chat, engines, judges, rewards, sampling
+from workloads import balancing, causal_loss, chat, engines, four_bit, judges, rewards, sampling
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -47,7 +47,8 @@ def build(stage: Stage) -> Models:
     policy = this.together(lambda: fused(stage))
     say_ignored(policy, stage)
     start, seed = (stage.model, args.seed) if args.reward in rewards.RULES else (args.reward, None)
-    critic = this.together(lambda: chat.judge(start, stage, seed))
+    packed = four_bit.loading(args, config, this.device)
+    critic = this.together(lambda: chat.judge(start, stage, seed, **packed))
     reference = None if args.lora_rank else this.together(lambda: fused(stage))
     slower = argparse.Namespace(**{**vars(args), "lr": args.critic_lr or args.lr})
     balances = balancing.of(policy), balancing.of(critic)
@@ -70,7 +71,7 @@ def fused(stage: Stage) -> PreTrainedModel:
     """
     from trl.trainer.utils import add_fused_lm_head
 
-    model = chat.policy(stage.model, stage.config)
+    model = chat.learning(stage)
     causal_loss.attach(model)
     add_fused_lm_head(model, stage.args.temperature)
     return model

@@ -121,7 +121,7 @@ def arrange(trainer: Trainer, stage: Stage, per_example: int = 1) -> None:
     is resumed, the step has the same examples. What is held out is cut to full micro batches, as figures are means of
     means. Raises Stop where the Trainer has left out every example.
     """
-    four_bit.match_types(trainer.model, stage)
+    four_bit.settle(trainer.model, stage)
     kept, held_out = trainer.train_dataset, trainer.eval_dataset
     stage.left_out(len(kept), len(stage.held_out if held_out is None else held_out))
     stage.cut(

@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is only installed where jobs run")
 pytest.importorskip("trl", reason="the train extra is not installed")
 
-from workloads import four_bit, lora  # noqa: E402
+from workloads import lora  # noqa: E402
 from workloads.session import Stop  # noqa: E402
 
 from tests.docker.workloads import ranks, tiny  # noqa: E402
@@ -325,43 +325,3 @@ def test_targets_that_there_are(targets: list[str]) -> None:
 def test_targets_that_there_are_not(targets: list[str]) -> None:
     with pytest.raises(Stop, match="q_proj, k_proj, v_proj"):
         lora.check_targets(targets, small())
-
-
-def test_4_bit_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workloads.packages.util.find_spec", lambda name: None)
-    with pytest.raises(Stop, match="--lora-4bit: the package bitsandbytes is not installed"):
-        four_bit.loading(options(lora_4bit=True), {}, "cpu")
-    assert four_bit.loading(options(lora_4bit=False), {}, "cpu") == {}
-
-
-def test_weights_in_4_bit_stand_still_and_are_exported_whole(tmp_path: Path) -> None:
-    pytest.importorskip("bitsandbytes", reason="bitsandbytes is in the cuda image alone")
-    from transformers import AutoModelForCausalLM
-    from workloads import architectures, tokenizer
-
-    class Alone:
-        rank, run_dir = 0, tmp_path
-
-        @staticmethod
-        def first(work: Any) -> Any:
-            return work()
-
-    args = options(lora_4bit=True)
-    small(hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "base")
-    loading = four_bit.loading(args, {}, "cpu")
-    packed = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32, **loading)
-    stage: Any = types.SimpleNamespace(args=args, config={})
-    model, ids = lora.attach(packed, stage), torch.arange(12)[None]
-    model.train()(input_ids=ids, labels=ids).loss.backward()
-    with torch.no_grad():
-        model.eval()(input_ids=ids)
-    having = {name: parameter for name, parameter in model.named_parameters() if parameter.grad is not None}
-    assert having.keys() == {name for name, _ in model.named_parameters() if ".lora_" in name}
-    assert {parameter.dtype for parameter in having.values()} == {torch.float32}
-    before = weights(tmp_path / "base")
-    architectures.export(model, tokenizer.existing("bytes"), Alone())  # type: ignore[arg-type]
-    after = weights(tmp_path / "export")
-    assert before.keys() == after.keys()
-    for key, weight in before.items():  # adapters add nothing yet; NF4 rounds to a sixth of a block's largest
-        assert (after[key] - weight).abs().max() <= (0.2 if "_proj" in key else 0) * weight.abs().max(), key
-    assert "quantization" not in (tmp_path / "export" / "config.json").read_text()

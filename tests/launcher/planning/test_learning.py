@@ -25,6 +25,7 @@ PSI = 6_738_415_616
 LORA: dict[str, Any] = {"lora-rank": 8}
 OFFLOADED: dict[str, Any] = {"offload-frozen": True}
 STREAMED: dict[str, Any] = {"gather-for-generation": False}
+PACKED: dict[str, Any] = {"lora-4bit": True}
 ABSENT: dict[str, Any] = LORA | {"lora-targets": ["w_proj"]}
 
 
@@ -65,6 +66,20 @@ def test_ppo_has_four_engines_of_which_two_learn() -> None:
     by_rule = estimate("chat_ppo", optimizer[0], reward="brief", **optimizer[1])
     assert by_rule.evaluation.memory.moments["step"].parameters == 2 * (2 * PSI + judge)
     assert by_model.request.sequence == 512 + 256
+
+
+def test_in_4_bit_are_policy_and_critic_and_the_judge_is_whole() -> None:
+    saved = (PSI - 2 * 32000 * 4096 - 65 * 4096) * (2 - 4.127 / 8)  # of a model's linear layers
+    for workload, learning_models in (("chat_rl", 1), ("chat_ppo", 2)):
+        plain, packed = (
+            parameters(workload, "zero2", reward="/data/reward", **LORA, **more) for more in ({}, PACKED)
+        )
+        assert plain - packed == pytest.approx(learning_models * saved, rel=1e-4)
+    whole, gathered = (
+        estimate("chat_rl", reward="brief", **LORA, **more).evaluation.memory.moments["sampling"].buffers
+        for more in ({}, PACKED)
+    )
+    assert whole - gathered == pytest.approx(saved, rel=0.05)  # the constants stay on every rank
 
 
 def test_frozen_models_go_to_the_host_where_that_is_asked_for() -> None:
