@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,9 @@ SAVED: int = _CODES["SAVED"]["code"]
 STALLED: int = _CODES["STALLED"]["code"]
 NOT_CURED: int = _CODES["NOT_CURED"]["code"]
 UNFIT: int = _CODES["UNFIT"]["code"]
+
+# Codes of ranks that were told to end and saved nothing: by Ctrl-C, scancel or kubectl delete.
+TOLD = frozenset(128 + number for number in (signal.SIGTERM, signal.SIGINT))
 
 # code → whether a restart may help: restarts.py
 RESTARTS: dict[int, str] = {entry["code"]: entry["restart"] for entry in _CODES.values()}

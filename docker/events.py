@@ -11,7 +11,6 @@ be added, and a line that a crash cut off is not JSON. What ranks tell of their 
   slow        rank, host, ratio, step: the rank computes longer than its peers since that step (slowness.py)
   not_slow    rank, host: it does not any more
   stalled     seconds: no rank has advanced for so long
-  advanced    a rank advances again
   failed      code, rank (-1: the host itself), host: the first failure; the ranks that are left are stopped
   saved       rank, host: a rank has saved and left, to be continued
   ended       code: the run's, of this attempt

@@ -118,6 +118,10 @@ class Writer:
         finally:
             self.phase(before)
 
+    def alive(self) -> None:
+        """The phase goes on: a part of it is done, as a batch of an evaluation is. Not while steps are done."""
+        self._write()
+
     def step(self, number: int, own: float = 0.0) -> None:
         """Step `number` is done, and the next begins. `own`: seconds before this rank waited for the others."""
         self._begin(number - 1)

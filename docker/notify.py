@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import environment
-from ending import NOT_FINITE, SAVED, Failure
+from ending import NOT_FINITE, SAVED, TOLD, Failure
 
 if TYPE_CHECKING:
     import argparse
@@ -68,8 +68,10 @@ def targets(text: str, variables: Mapping[str, str]) -> list[Target]:
 
 
 def kind(line: Line) -> str | None:
-    """Which of KINDS an event of events.py is; None for what nobody is told."""
+    """Which of KINDS an event of events.py is; None for what nobody is told, as that a run was cancelled."""
     code = line.get("code")
+    if code in TOLD:
+        return None
     if line["event"] == "ended":
         return "end" if code == 0 else None if code == SAVED else "failure"
     if line["event"] == "failed":

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heartbeat import FIRST, LAST, STEP
+from heartbeat import FIRST, LAST, START, STEP
 
 if TYPE_CHECKING:
     from heartbeat import Beat
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LIMITS: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("limits.json").read_text(encoding="ascii")
 )
+_STEPPED = {START, FIRST, STEP}  # phases that the end of a step ends; others go on to the phase before
 _BY_PACE = (STEP, "untold")  # what `watch.stall` of the job sets
 
 
@@ -61,7 +62,7 @@ class Pace:
             self.known = signs != Signs()
         elif self._advanced(before):
             self.known = True
-            step = self.phase == STEP and before.beat is not None and before.beat.phase in {FIRST, STEP}
+            step = self.phase == STEP and before.beat is not None and before.beat.phase in _STEPPED
             if step or self.phase == "untold":
                 self.slowest.append(now - self.since)
             self.since = now

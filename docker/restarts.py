@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import heartbeat
 import saved
 import stacks
-from ending import NOT_CURED, RESTARTS
+from ending import NOT_CURED, RESTARTS, TOLD
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 FILE = "attempts.jsonl"
 _MEMORY = re.compile(rb"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out of memory")
 _TAIL = 2**16
-_TOLD = {128 + signal.SIGTERM, 128 + signal.SIGINT}
 _NO_HISTORY = (OSError, ValueError, TypeError, KeyError, IndexError)
 _READING = 5.0  # seconds, for a run folder that does not answer
 
@@ -99,7 +97,7 @@ class Decision:
 
     def code(self, failure: Failure, wanted: bool) -> int:
         """The exit code of the run. `wanted`: nobody has told it to end."""
-        wanted = wanted and failure.code not in _TOLD  # Slurm tells the ranks as well, and they may be faster
+        wanted = wanted and failure.code not in TOLD  # Slurm tells the ranks as well, and they may be faster
         decided = stacks.within(_READING, lambda: self._decide(failure, wanted), None)
         if decided is None or decided[0]:
             return failure.code

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FOLDER = "checkpoints"
 _MODEL = "model"
-_NONE = {_MODEL, "universal", "latest"}  # DeepSpeed's `latest` is a name, and `universal` a copy
+_NONE = {_MODEL, "universal"}  # a copy of a checkpoint
 _TAG = re.compile(r"(step|checkpoint)-\d+")  # the Trainer of a program of one's own has the same names
 
 
@@ -31,8 +31,9 @@ def since(folder: Path, time: float = 0.0) -> bool:
 def _written(folder: Path) -> Iterator[float]:
     """When each checkpoint was. Raises OSError."""
     ours = (folder / _MODEL).is_dir()
+    others = _NONE | {"latest"} if ours else _NONE  # the name of a tag; a program of one's own may call it so
     for path in folder.iterdir():
-        if path.name in _NONE or path.name.startswith("."):
+        if path.name in others or path.name.startswith("."):
             continue
         with contextlib.suppress(OSError):  # pruned meanwhile, or broken
             yield (path / "complete.json" if ours and _TAG.fullmatch(path.name) else path).stat().st_mtime

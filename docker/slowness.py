@@ -134,16 +134,21 @@ class Watch:
         self._paces: dict[int, Pace] = {}
         self._judge, self._lock, self._end = Judge(), threading.Lock(), threading.Event()
         self._began, self._written, self._last = time.monotonic(), 0.0, 0
+        self._thread: threading.Thread | None = None
 
     def start(self, run: Path, run_events: Events, say: Callable[[str], None]) -> None:
         """Watch, in a thread, until `stop`."""
         if self._folder:
-            threading.Thread(target=self._run, args=(run / FILE, run_events, say), daemon=True).start()
+            words = (run / FILE, run_events, say)
+            self._thread = threading.Thread(target=self._run, args=words, daemon=True)
+            self._thread.start()
 
     def stop(self, say: Callable[[str], None]) -> None:
         """End the thread; say who is slow."""
         self._end.set()
-        for slow in self._judge.slow.values():
+        if self._thread:
+            self._thread.join(_POLL)
+        for slow in list(self._judge.slow.values()):
             say(self.words(slow))
 
     def heard(self, message: Message) -> bool:

@@ -87,6 +87,10 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         if control.should_evaluate or control.should_save:
             beat.phase(heartbeat.EVALUATE if control.should_evaluate else heartbeat.CHECKPOINT)
 
+    def on_prediction_step(self, *given: Any, **more: Any) -> None:
+        del given, more
+        heartbeat.mine().alive()
+
     def on_evaluate(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         del state, more
         self._saving = time.perf_counter()

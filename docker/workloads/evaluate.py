@@ -25,6 +25,7 @@ from workloads.traits import Traits
 if TYPE_CHECKING:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
+    from transformers import PreTrainedModel
 
 TRAITS = Traits(packages=("lm_eval",))
 
@@ -84,8 +85,7 @@ def evaluate(args: argparse.Namespace, this: Session) -> int:
     log = metrics.Log(this.run_dir, this.rank == 0)
     tasks = this.together(lambda: find(args))
     model = load(args, this)
-    passes = itertools.count(1)
-    model.model.register_forward_hook(lambda *_: heartbeat.mine().step(next(passes)))
+    tell_passes(model.model)
     log.event("start", 0, world_size=this.world_size, tasks=args.tasks)
     log.say(f"{args.model}: {', '.join(args.tasks)} on {this.world_size} ranks")
     scored = simple_evaluate(
@@ -104,6 +104,18 @@ def evaluate(args: argparse.Namespace, this: Session) -> int:
         report(scored, args, this, log=log, seconds=time.monotonic() - began)
     log.close()
     return os.EX_OK
+
+
+def tell_passes(model: PreTrainedModel) -> None:
+    """Have each forward pass told as a step; what comes before the first one may load data sets."""
+    beat, passes = heartbeat.mine(), itertools.count(1)
+
+    def begin(*_: Any) -> None:
+        first.remove()
+        beat.phase(heartbeat.FIRST)
+
+    first = model.register_forward_pre_hook(begin)
+    model.register_forward_hook(lambda *_: beat.step(next(passes)))
 
 
 def find(args: argparse.Namespace) -> TaskManager:

@@ -119,6 +119,7 @@ def generate(args: argparse.Namespace, this: Session) -> int:
         log.say(unused)
 
     done = Done()
+    heartbeat.mine().phase(heartbeat.FIRST)
     for number in missing[engine.replica :: engine.replicas]:
         if engine.any(done.failure is not None or session.asked_to_stop() is not None):
             break

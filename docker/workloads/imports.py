@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -48,7 +49,13 @@ def compiled_when_called() -> Iterator[None]:
 
     compiler = torch.compile
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+    def decorate(*given: Any, **options: Any) -> Any:
+        """What is not `@torch.compile` over a function is the compiler's own: options, a module."""
+        if options or len(given) != 1 or not isinstance(given[0], types.FunctionType):
+            return compiler(*given, **options)
+        return late(given[0])
+
+    def late(function: Callable[..., Any]) -> Callable[..., Any]:
         compiled = functools.cache(lambda: compiler(function))
 
         @functools.wraps(function)

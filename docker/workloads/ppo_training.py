@@ -167,15 +167,12 @@ class Training:
         evaluated = examples.evaluated(len(self.held_out), size.total, this.world_size)
         rows = len(evaluated) // this.world_size
         places = np.array(evaluated[this.rank * rows :][:rows])
-        batches = [
-            rollouts.answers(
-                self.models,
-                self.stage,
-                [self.held_out[place] for place in part],
-                [(self.args.seed, HELD_OUT, place) for place in part.tolist()],
-            )
-            for part in np.split(places, rows // math.gcd(size.micro, rows))
-        ]
+        batches = []
+        for part in np.split(places, rows // math.gcd(size.micro, rows)):
+            prompts = [self.held_out[place] for place in part]
+            seeds = [(self.args.seed, HELD_OUT, place) for place in part.tolist()]
+            batches.append(rollouts.answers(self.models, self.stage, prompts, seeds))
+            heartbeat.mine().alive()
         figures = rollouts.figures(batches, this)
         figures.pop("tokens")
         seconds = time.perf_counter() - began

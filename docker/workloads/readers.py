@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUFFIX = ".reader"
+_PATIENCE = 5.0  # seconds for the last touch
 _DAY = 86400.0  # seconds without a touch, after which nobody's clock can be that wrong
 
 
@@ -26,7 +27,8 @@ def hold(folder: Path) -> None:
     """Say that this process reads the corpus in `folder` until it ends; nothing in a folder that it may not write."""
     name = f"corpus.{socket.gethostname()}.{os.getpid()}.{os.urandom(4).hex()}{SUFFIX}"
     with contextlib.suppress(OSError):
-        _sweep(folder)
+        if os.environ.get("RANK", "0") == "0":
+            _sweep(folder)
         if claim := claims.Watch().claim(folder / name):
             ended = threading.Event()
             thread = threading.Thread(target=_touch, args=(claim, ended), name=SUFFIX, daemon=True)
@@ -41,7 +43,9 @@ def _touch(claim: claims.Claim, ended: threading.Event) -> None:
 
 def _release(claim: claims.Claim, ended: threading.Event, thread: threading.Thread) -> None:
     ended.set()
-    thread.join()
+    thread.join(_PATIENCE)
+    if thread.is_alive():  # a file system that does not answer keeps no rank from its end
+        return
     with contextlib.suppress(OSError):
         claim.release()
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import heartbeat
 from ending import SAVED
 from transformers import PrinterCallback
 
@@ -154,6 +155,7 @@ def evaluate_tokens(
     for batch in trainer.get_eval_dataloader():
         with torch.no_grad():
             sums += torch.stack([part.double() for part in judge(model, batch)])
+        heartbeat.mine().alive()
     loss, right, tokens = trainer.accelerator.reduce(sums).tolist()
     figures = {"eval_loss": loss / tokens, "eval_accuracy": right / tokens}
     trainer.log(figures)

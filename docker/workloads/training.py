@@ -162,6 +162,7 @@ class Training:
             for batch in held_out.batches:
                 _, nats, *_ = next_token_loss(self.engine, batch, self.group, self.this.device)
                 total += nats
+                heartbeat.mine().alive()
         self.engine.train()
         mean, _ = self.this.agree(total / held_out.tokens)
         loss = mean * self.this.world_size

@@ -189,7 +189,7 @@ def _spans(attempt: Attempt) -> Iterator[Span]:
             )
     for number, event in enumerate(attempt.events):
         if event.event == "stalled":
-            after = (e for e in attempt.events[number + 1 :] if e.event in ("advanced", "failed", "ended"))
+            after = (e for e in attempt.events[number + 1 :] if e.event in ("failed", "ended"))
             end = next(map(_at, after), attempt.end)
             yield Span(_at(event) - _milliseconds(max(0.0, event.figures.get("seconds", 0.0))), end, "stalls")
 

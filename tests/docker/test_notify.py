@@ -119,6 +119,8 @@ FAILED = {"code": 1, "rank": 0, "host": "n1"}
         (line("ended", code=ending.UNFIT), "failure"),  # before there was a rank that could fail
         (line("ended", code=ending.SAVED), None),
         (line("failed", **FAILED), "failure"),
+        *((line("failed", **{**FAILED, "code": code}), None) for code in (130, 143)),  # cancelled
+        *((line("ended", code=code), None) for code in (130, 143)),
         (line("failed", **{**FAILED, "code": ending.NOT_FINITE}), "divergence"),
         (line("saved", rank=0, host="n1"), None),
         (line("stalled", seconds=600), "stall"),

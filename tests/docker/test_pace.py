@@ -78,6 +78,13 @@ def test_long_steps_have_long_limits() -> None:
     assert course.rest(120 * MINUTE).alarms
 
 
+@pytest.mark.parametrize("phase", [heartbeat.START, heartbeat.FIRST])
+def test_a_long_first_step_is_the_first_that_is_known(phase: str) -> None:
+    course = Course().tell(0, phase, 15 * MINUTE).tell(1, heartbeat.STEP, 140 * MINUTE)
+    assert course.alarms == []
+    assert course.rest(15 * MINUTE).alarms
+
+
 def test_a_step_that_does_not_end_is_one() -> None:
     course = trained()
     began = course.now

@@ -30,9 +30,9 @@ def make(folder: Path, *names: str, at: float = BEGAN + 60) -> Path:
     [
         (),
         ("model/config.json",),
-        ("universal/x", ".latest", ".draft/x", "latest"),
+        ("universal/x", ".latest", ".draft/x"),
         ("model/config.json", "step-00000005/mp_rank_00_model_states.pt"),
-        ("model/config.json", "step-00000005/damaged.json"),
+        ("model/config.json", "step-00000005/damaged.json", "latest"),
         ("model/config.json", "checkpoint-5/trainer_state.json"),
     ],
 )
@@ -48,6 +48,7 @@ def test_what_is_no_checkpoint(names: tuple[str, ...], tmp_path: Path) -> None:
         ("checkpoint-5/trainer_state.json",),  # of a Trainer of one's own
         ("global_step5/x",),
         ("last.pt",),
+        ("latest/model.safetensors",),
     ],
 )
 def test_what_is_one(names: tuple[str, ...], tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ while not (path := Path(f"orphan-{rank}")).exists() or Path("/proc", path.read_t
     outer = job.start(0, entries.READY + orphan + leave, around=around)
     job.ranks()
     (first,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
-    assert " pid 2" in job.log_head(0)
+    assert int(job.log_head(0).rpartition(" pid ")[2]) < 10, "numbers begin anew; threads take some"
     os.kill(int(first), signal.SIGTERM)
     assert job.codes() == [75]
     assert job.outcome() == (75, 0, "127.0.0.1")

@@ -71,6 +71,11 @@ class Pod(NamedTuple):
         return exit_codes.with_restart("free")
 
     @property
+    def not_cured(self) -> list[int]:
+        """The exit code in place of a failure's that a restart would not cure (--restarts-by-code below)."""
+        return [exit_codes.BY_NAME["NOT_CURED"].code]
+
+    @property
     def lines(self) -> list[templates.Code]:
         """The command's words as JSON, an option and its value on one line."""
         lines: list[list[str]] = [[]]

@@ -22,6 +22,12 @@ def recorded(function):
     calls.append(function.__name__)
     return lambda *words, **named: (function.__name__, words, named)
 
+torch.compile = lambda *given, **options: (given, options)
+with imports.compiled_when_called():
+    assert torch.compile(dynamic=True) == ((), {"dynamic": True})
+    assert torch.compile(recorded, fullgraph=True) == ((recorded,), {"fullgraph": True})
+    module = torch.nn.Identity()
+    assert torch.compile(module) == ((module,), {})
 torch.compile = recorded
 imports.deepspeed()
 assert torch.compile is recorded

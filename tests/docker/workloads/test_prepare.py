@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -286,6 +287,35 @@ def test_a_claim_of_another_host_is_void_when_nobody_touches_it(
     assert watch.claim(path) is None  # the last touch is seen now
     now[0] += claims.VOID + 1
     assert watch.claim(path) is not None
+
+
+def test_a_touch_that_hangs_keeps_nobody_from_leaving(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "_PATIENCE", 0.01)
+    ended, answer = threading.Event(), threading.Event()
+    thread = threading.Thread(target=answer.wait, daemon=True)
+    thread.start()
+    claim = claims.Watch().claim(tmp_path / "a.reader")
+    assert claim
+    readers._release(claim, ended, thread)
+    assert ended.is_set()
+    assert claim.path.exists(), "the folder does not answer"
+    answer.set()
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_rank_removes_what_killed_readers_have_left(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", str(rank))
+    with contextlib.ExitStack() as ours:
+        monkeypatch.setattr(session, "at_end", ours)
+        old = tmp_path / "old.reader"
+        old.touch()
+        os.utime(old, (1e9, 1e9))
+        readers.hold(tmp_path)
+        assert old.exists() == (rank != 0)
 
 
 def test_who_reads_says_so_until_it_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,10 +90,10 @@ def test_a_run_that_still_runs_or_was_cut_off() -> None:
     assert seconds(killed, [*records, *training(500, 1, 70)])["redone"] == 2 * 9
 
 
-def test_stalls_are_cut_out_until_the_run_advances() -> None:
-    stalled = [*attempt(0)[:-1], line("stalled", 60, seconds=20), line("advanced", 75), line("ended", 100)]
-    assert seconds(stalled, training(0, 1, 60))["stalls"] == 2 * 35
-    assert seconds([e for e in stalled if e.event != "advanced"], training(0, 1, 15))["stalls"] == 2 * 60
+def test_stalls_are_cut_out_until_the_run_is_ended() -> None:
+    stalled = [*attempt(0)[:-1], line("stalled", 60, seconds=20), line("failed", 75), line("ended", 100)]
+    assert seconds(stalled, training(0, 1, 15))["stalls"] == 2 * 35
+    assert seconds([e for e in stalled if e.event != "failed"], training(0, 1, 15))["stalls"] == 2 * 60
 
 
 def test_a_program_that_tells_nothing() -> None:
@@ -112,7 +112,7 @@ def test_a_run_of_before_there_were_events() -> None:
     assert seconds([], []) == {}
 
 
-EVENTS = st.sampled_from([*hours._BEGINS, "ended", "stalled", "advanced", "started", "other"])
+EVENTS = st.sampled_from([*hours._BEGINS, "ended", "stalled", "failed", "started", "other"])
 RECORDS = st.sampled_from(["", "start", "eval", "checkpoint", "end", "saved", "other"])
 FIGURES = st.fixed_dictionaries(
     {"time": st.floats(-10, 200)},

@@ -183,6 +183,15 @@ def test_failures_are_told_apart() -> None:
     assert inner["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"] == [64, 65, 73, 77, 137]
 
 
+@pytest.mark.parametrize("kind", ["job", "jobset", "trainjob"])
+@pytest.mark.parametrize("codes", [[], [64, 3]])
+def test_what_a_restart_would_not_cure_fails_whatever_fail_on_lists(kind: str, codes: list[int]) -> None:
+    text = kubernetes.render(variants.decide({"kind": kind, "fail_on": codes}))["manifest.yaml"]
+    assert "--restarts-by-code" in text
+    assert f"values: {[*sorted(codes), 77]}" in text
+    assert text.count("matching FailJob rule at index 1$") == (kind != "job")
+
+
 def test_secrets_are_references_alone() -> None:
     for name in PLANS:
         env = [e for d in documents(name) for c in _nodes(d) for e in c["env"] if e["name"] == "HF_TOKEN"]
