@@ -206,9 +206,9 @@ def _add_cluster(verbs: arguments.Verbs) -> None:
         verb.add_argument("action", choices=("discover", "rbac"), metavar="ACTION", help="discover or rbac")
         what = "discover: slurm, kubernetes or local; default: what this machine has"
         verb.add_argument("scheduler", nargs="?", choices=_SCHEDULERS, metavar="SCHEDULER", help=what)
-        what = "discover: write to FILE instead of standard output"
+        what = "write to FILE instead of standard output"
         verb.add_argument("-o", dest="output", type=filled, metavar="FILE", help=what)
-        _flag(verb, "--force", "discover: overwrite FILE")
+        _flag(verb, "--force", "overwrite FILE")
         _flag(
             verb,
             "--update",
@@ -218,7 +218,7 @@ def _add_cluster(verbs: arguments.Verbs) -> None:
         verb.add_argument("--partition", type=filled, metavar="NAME", help=what)
         what = "discover kubernetes: of the kubeconfig; default: the current one"
         verb.add_argument("--context", type=filled, metavar="NAME", help=what)
-        what = "default: that of the context"
+        what = "of Kubernetes; default: that of the context, or of the cluster file"
         verb.add_argument("--namespace", type=filled, metavar="NAME", help=what)
         what = "rbac: only what runs on this cluster need; default: of every kind"
         option = verb.add_argument("--cluster", type=filled, metavar="NAME|FILE", help=what)

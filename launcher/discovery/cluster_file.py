@@ -170,7 +170,7 @@ def of_machine(facts: Machine) -> str:
         card=facts.cards[0] if len(facts.cards) == 1 else None,
         slots=facts.cards[0][2] if len(facts.cards) == 1 else min(facts.cpus, 2),
         memory=f"{facts.memory // _MIB}MiB",
-        disks=[(path, f"{free // 2**30} GiB") for path, free in facts.disks],
+        disks=[(path, f"{size // 2**30} GiB") for path, size in facts.disks],
     )
 
 

@@ -134,6 +134,6 @@ class Machine(NamedTuple):
     memory: int
     cpu_level: str = ""
     cards: tuple[tuple[str, str, int], ...] = ()
-    disks: tuple[tuple[str, int], ...] = ()  # folder, free bytes
+    disks: tuple[tuple[str, int], ...] = ()  # folder, bytes of its file system
     containers: tuple[str, ...] = ()
     lacks: tuple[Lack, ...] = ()

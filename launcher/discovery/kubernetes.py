@@ -67,7 +67,7 @@ def learn(context: str | None = None, namespace: str | None = None) -> Kubernete
 
     Raises ToolMissingError without a kubeconfig, SubmitError when the server does not answer or knows no such user.
     """
-    server = api.connect(context)
+    server = api.connect(context, "set KUBECONFIG, or name one of its contexts: --context NAME")
     return look(server, namespace or server.namespace)
 
 

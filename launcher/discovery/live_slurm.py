@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import units
+from launcher.discovery import slurm
 from launcher.discovery import slurm_output as output
 from launcher.discovery.asking import ask
 from launcher.errors import Problem, SubmitError, of_field
@@ -31,7 +33,10 @@ _USABLE = re.compile(r"(?:idle|alloc|mix|comp|resv|plnd)[^*]?")
 def check(plan: Plan, script: str) -> str:
     """When and where it would start, in words. Raises SubmitError with everything that keeps it from starting."""
     query.need("sbatch")
-    partitions = output.partitions(ask(["scontrol", "show", "partition", "--oneliner"]).text)
+    listed = ask(["scontrol", "show", "partition", "--oneliner"])
+    if listed.refusal and shutil.which("scontrol"):
+        raise slurm.silent(listed.refusal)
+    partitions = output.partitions(listed.text)
     name = plan.cluster.slurm.partition
     own = next((p for p in partitions if (p.name == name if name else p.default)), None)
     tested = ask(["sbatch", "--test-only"], given=script)

@@ -27,7 +27,7 @@ def learn() -> Machine:
         memory=_memory(),
         cpu_level=machine.cpu_level(machine.flags()),
         cards=tuple((card.written.removeprefix("gpu: "), card.model, count) for card, count in found.items()),
-        disks=tuple((path, shutil.disk_usage(path).free) for path in _DISKS if _own(path)),
+        disks=tuple((path, shutil.disk_usage(path).total) for path in _DISKS if _own(path)),
         containers=tuple(name for name in _ENGINES if shutil.which(name)),
         lacks=tuple(lacks),
     )

@@ -30,7 +30,7 @@ def learn() -> Slurm:
     # -e: hosts with other amounts are never one line; -a is left out, so that only one's own partitions are shown
     listed = ask(["sinfo", "-h", "-e", "-o", output.HOSTS])
     if listed.refusal:
-        raise SubmitError(listed.refusal, hint="`scontrol ping` says whether slurmctld answers")
+        raise silent(listed.refusal)
     hosts = output.hosts(listed.text)
     if not hosts:
         raise SubmitError("sinfo shows no hosts", hint="ask the site which partitions you may use")
@@ -53,6 +53,11 @@ def learn() -> Slurm:
         containers=tuple(_containers(lacks, config.get("SLURM_CONF", ""))),
         lacks=tuple(lacks),
     )
+
+
+def silent(refusal: str) -> SubmitError:
+    """What is raised where a command that needs slurmctld alone is refused."""
+    return SubmitError(refusal, hint="`scontrol ping` says whether slurmctld answers")
 
 
 def _told(lacks: list[Lack], what: str, words: Sequence[str]) -> str:

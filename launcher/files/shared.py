@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from launcher.files import kubernetes_syntax
 from launcher.files.fields import Longest, Pattern, Read, Shorthand, Text, VariableName, field, follows
@@ -37,8 +38,32 @@ Environment = dict[VariableName, Annotated[Variable, Shorthand("value", ("string
 Occasion = Literal["start", "end", "failure", "stall", "divergence", "slow"]
 # Addresses of which a part is the secret: of these services the path, of any other what stands before @ or behind ?.
 _SECRET_ADDRESS = re.compile(
-    r"https?://([^/]*@|(hooks\.slack\.com|discord(app)?\.com|[^/]*\.webhook\.office\.com|[^/]*\.logic\.azure\.com)/|.*[?])"
+    r"https?://([^/]*@|(hooks\.slack\.com|discord(app)?\.com|outlook\.office\.com|api\.telegram\.org"
+    r"|[^/]*\.webhook\.office\.com|[^/]*\.logic\.azure\.com)/|.*[?])",
+    re.IGNORECASE,
 )
+# What in the path of any other is a key, such as Mattermost's: a UUID, or 16 letters and digits in a row, both of them.
+_KEY = re.compile(
+    r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?=[a-z]*[0-9])(?=[0-9]*[a-z])[a-z0-9]{16}", re.IGNORECASE
+)
+
+
+def _address(text: str) -> None:
+    """Raises ValueError for what no message can be sent to, and for what is a secret; neither is repeated."""
+    if not text.startswith(("http://", "https://")):
+        raise ValueError("its webhook is no address; it begins with https:// or http://")
+    try:
+        parts = urlsplit(text)
+        is_whole = bool(parts.hostname) and parts.port != 0 and text.isprintable() and " " not in text
+    except ValueError:  # of a port above 65535, or half an IPv6 address
+        is_whole = False
+    if not is_whole:
+        raise ValueError("its webhook is no address; write https://HOST[:PORT]/PATH")
+    if _SECRET_ADDRESS.match(text) or _KEY.search(parts.path):
+        raise ValueError(
+            "its webhook holds a secret, which would stand in the run's files; keep the address in a file or a "
+            "Secret: webhook: {secret: NAME}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +86,9 @@ class Notify:
         address = self.webhook.value if self.webhook else None
         if self.webhook and address is None and self.webhook.secret is None:
             raise ValueError("its webhook has no address; write one, or {secret: NAME}")
-        if address is not None and not address.startswith(("http://", "https://")):
-            raise ValueError("its webhook is no address; it begins with https:// or http://")
-        if address is not None and _SECRET_ADDRESS.match(address):
-            raise ValueError(
-                "its webhook holds a secret, which would stand in the run's files; keep the address in a file or a "
-                "Secret: webhook: {secret: NAME}"
-            )
+        if address is not None:
+            _address(address)
+        if self.command and not self.command[0].strip():
+            raise ValueError("its command has no program; write [PROGRAM, WORD, …]")
+        if not self.on or len(set(self.on)) < len(self.on):
+            raise ValueError("its `on` names each occasion once, and at least one; leave it out for all")

@@ -5,8 +5,10 @@ Owns the HTTP server: on the loopback address unless another is asked for, GET o
 
 from __future__ import annotations
 
+import errno
 import http.server
 import re
+import socket
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -17,17 +19,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 REFRESH = 10  # seconds
-_ADDRESS = re.compile(r"(?:(?P<host>[A-Za-z0-9.-]+):)?(?P<port>[0-9]{1,5})")
+_ADDRESS = re.compile(
+    r"(?P<alone>[0-9]+)|(?:\[(?P<six>[0-9A-Fa-f]*:[0-9A-Fa-f:.]*)\]|(?P<host>[A-Za-z0-9.-]+))(?::(?P<port>[0-9]{1,5}))?"
+)
 
 
 def address(text: str) -> tuple[str, int]:
-    """(host, port) of `PORT` or `HOST:PORT`; port 0 is any that is free. Raises SpecError."""
+    """(host, port) of `PORT`, `HOST` or `HOST:PORT`; port 0 is any that is free. Raises SpecError."""
     match = _ADDRESS.fullmatch(text)
-    if not match or int(match["port"]) > 65535:
+    port = int((match["alone"] or match["port"] or 0) if match and text.isascii() else -1)
+    if not match or not 0 <= port <= 65535:
         raise SpecError(
             f"--serve {text!r} is no address", hint="write 8080, or 0.0.0.0:8080 for other machines"
         )
-    return match["host"] or "127.0.0.1", int(match["port"])
+    return match["six"] or match["host"] or "127.0.0.1", port
 
 
 class Page:
@@ -77,9 +82,19 @@ def server(where: tuple[str, int], page: Page) -> http.server.ThreadingHTTPServe
         def log_message(self, *_: object) -> None:
             pass
 
+    class Server(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+
     try:
-        return http.server.ThreadingHTTPServer(where, Handler)
-    except OSError as error:
+        return Server(where, Handler)
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a name that no host can have
+        is_host = (
+            not isinstance(error, OSError)
+            or isinstance(error, socket.gaierror)
+            or error.errno == errno.EADDRNOTAVAIL
+        )
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise SpecError(
-            f"--serve {where[0]}:{where[1]}: {error.strerror or error}", hint="name another port"
+            f"--serve {where[0]}:{where[1]}: {why}",
+            hint="name a host or an address of this machine" if is_host else "name another port",
         ) from None

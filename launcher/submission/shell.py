@@ -19,21 +19,24 @@ if TYPE_CHECKING:
     from launcher.runs.status import Selection
 
 
+class EndedError(SubmitError):
+    """The run has no ranks any more."""
+
+
 def words(run: Run, selection: Selection, terminal: bool) -> list[str]:
     """The command of a shell with the environment of the rank or host that is asked for.
 
-    Raises SubmitError for a run that does not run, RunNotFoundError without such a rank or host, ToolMissingError
-    without the scheduler's program.
+    Raises EndedError for a run that has ended, SubmitError for one that does not run, RunNotFoundError without such a
+    rank or host, ToolMissingError without the scheduler's program.
     """
     if selection.rank is not None:
         logs.require_rank(run, selection.rank, run.nodes)
     now = schedulers.statuses([run])[0]
     if now.state != "RUNNING":
-        ended = now.state in ENDED
-        what = f"{run.id} has ended" if ended else f"{run.id} is {now.state.lower()}"
-        reason = f": {now.reason}" if now.reason and not ended else ""
-        hint = "`rerun` runs the same once more" if ended else "a shell needs ranks that run"
-        raise SubmitError(f"{what}{reason}", hint=hint)
+        if now.state in ENDED:
+            raise EndedError(f"{run.id} has ended", hint="`rerun` runs the same once more")
+        reason = f": {now.reason}" if now.reason else ""
+        raise SubmitError(f"{run.id} is {now.state.lower()}{reason}", hint="a shell needs ranks that run")
     plan = rerun.plan_of(run)._replace(id=run.id)  # its own folder, not that of the plan's first run
     command = schedulers.shell(run, plan, selection, terminal)
     if not shutil.which(command[0]):

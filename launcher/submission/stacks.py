@@ -10,7 +10,7 @@ import json
 import subprocess
 from typing import TYPE_CHECKING, Any
 
-from launcher.errors import SubmitError
+from launcher.errors import PlanError, SubmitError
 from launcher.runs import hangs
 from launcher.runs.status import Selection
 from launcher.submission import shell
@@ -32,9 +32,14 @@ exit
 def take(run: Run) -> dict[str, Any]:
     """What `stacks/<name>/verdict.json` has: docker/hang.py. It is left in the run folder here too.
 
-    Raises SubmitError where the run does not run, or its node entries do not answer.
+    Raises PlanError for a run that has ended, SubmitError where it does not run yet, or its node entries do not answer.
     """
-    words = shell.words(run, Selection(rank=0), terminal=False)
+    try:
+        words = shell.words(run, Selection(rank=0), terminal=False)
+    except shell.EndedError:
+        kept = hangs.newest(run.folder)
+        where = f"those taken when it hung are in {kept[0]}" if kept else "none were taken while it ran"
+        raise PlanError(f"{run.id} has ended: it has no ranks to ask", hint=where) from None
     try:
         done = subprocess.run(words, input=_SCRIPT, capture_output=True, text=True, timeout=_SECONDS)
     except subprocess.TimeoutExpired:

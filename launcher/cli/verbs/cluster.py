@@ -13,53 +13,107 @@ if TYPE_CHECKING:
     from launcher.cli import options
 
 
+# what is printed, and of which scheduler → the options that have a meaning there
+_OPTIONS = {
+    "rbac": {"output", "force", "namespace", "cluster"},
+    "discover slurm": {"output", "force", "update", "partition"},
+    "discover kubernetes": {"output", "force", "update", "context", "namespace"},
+    "discover local": {"output", "force", "update"},
+}
+
+
 def cluster(given: options.Cluster) -> int:
     """discover [SCHEDULER], rbac."""
     return _rbac(given) if given.action == "rbac" else _discover(given)
 
 
 def _rbac(given: options.Cluster) -> int:
+    from launcher.errors import SpecError
     from launcher.files import load
     from launcher.schedulers.kubernetes import rights
 
+    if given.scheduler:
+        raise SpecError(f"rbac takes no {given.scheduler!r}: it is Kubernetes'", hint="leave it out")
+    _require_options(given, "rbac")
+    path = _path(given, "--force overwrites it, or name another")
     own = load.load_cluster(given.cluster) if given.cluster else None
     needs = rights.needs(own) if own else rights.every()
     namespace = given.namespace or (own.kubernetes.namespace if own else None) or "default"
-    print(rights.role(needs, namespace), end="")
+    _put(path, rights.role(needs, namespace), "`kubectl apply -f` it, as an administrator")
     return OK
 
 
-def _discover(given: options.Cluster) -> int:
+def _require_options(given: options.Cluster, what: str) -> None:
+    """Raises SpecError for options that mean nothing to `what`, or not together, and for what is no namespace."""
+    from launcher.errors import Problem, SpecError
+    from launcher.files import kubernetes_syntax
+
+    every = set().union(*_OPTIONS.values())
+    wrong = sorted(name for name in every - _OPTIONS[what] if getattr(given, name))
+    problems = [Problem(f"cluster {what} takes no --{name}", "leave it out") for name in wrong]
+    if given.update and given.force:
+        problems.append(
+            Problem("--update writes nothing, so --force has no meaning", "leave one of them out")
+        )
+    elif given.force and not given.output:
+        problems.append(Problem("--force overwrites a file", "name it with -o FILE"))
+    if given.namespace:
+        try:
+            kubernetes_syntax.label(given.namespace)
+        except ValueError as error:
+            problems.append(Problem(f"--namespace: {error}"))
+    if problems:
+        raise SpecError(*problems)
+
+
+def _path(given: options.Cluster, instead: str) -> Path | None:
+    """The file to write; `instead` is what else to do where it is there. Raises SpecError where it cannot be one."""
     from pathlib import Path
 
     from launcher.errors import SpecError
 
     path = Path(given.output) if given.output else None
-    if given.update and path is None:
-        raise SpecError("--update compares with a file", hint="name it with -o FILE")
+    if path and path.is_dir():
+        raise SpecError(f"-o {path}: this is a folder", hint=f"name a file: -o {path / 'cluster.yaml'}")
     if path and path.exists() and not (given.force or given.update):
-        raise SpecError(
-            f"{path} exists", hint="--update shows what would change, --force overwrites it, or name another"
-        )
-    text, lacks = _described(given)
+        raise SpecError(f"{path} exists", hint=instead)
+    return path
+
+
+def _discover(given: options.Cluster) -> int:
+    from launcher import discovery
+    from launcher.errors import SpecError
+
+    where = given.scheduler or discovery.here()
+    where = "kubernetes" if where == "k8s" else where
+    _require_options(given, f"discover {where}")
+    if given.update and not given.output:
+        raise SpecError("--update compares with a file", hint="name it with -o FILE")
+    path = _path(given, "--update shows what would change, --force overwrites it, or name another")
+    if given.update and path and path.exists():
+        _require_cluster_file(path)
+    text, lacks = _described(given, where)
     if given.update and path:
         return _compared(path, text)
-    if path is None:
-        print(text, end="")
-    else:
-        _write(path, text)
-        say(f"{path}: written; `launcher check JOB --cluster {path}` tries it")
+    _put(path, text, f"`launcher check JOB --cluster {path}` tries it")
     for lack in lacks:
         say(f"not learned: {lack}")
     return OK
 
 
-def _described(given: options.Cluster) -> tuple[str, list[str]]:
+def _require_cluster_file(path: Path) -> None:
+    """Raises SpecError for what is a file of another kind: each of a cluster has `slots`."""
+    from launcher.errors import SpecError
+    from launcher.files import document
+
+    if "slots" not in document.read(path).data:
+        raise SpecError(f"{path} is no cluster file: it has no `slots`", hint="name another with -o")
+
+
+def _described(given: options.Cluster, where: str) -> tuple[str, list[str]]:
     """The file's text, and what it lacks."""
-    from launcher import discovery
     from launcher.discovery import cluster_file
 
-    where = given.scheduler or discovery.here()
     if where == "slurm":
         from launcher.discovery import slurm
 
@@ -91,11 +145,16 @@ def _compared(path: Path, text: str) -> int:
     return JOB_FAILED if changes else OK
 
 
-def _write(path: Path, text: str) -> None:
+def _put(path: Path | None, text: str, then: str) -> None:
+    """Print the text, or write it to `path` and say what to do `then`."""
     from launcher import atomic
     from launcher.errors import SpecError
 
+    if path is None:
+        print(text, end="")
+        return
     try:
         atomic.write(path, atomic.encoded(text))
     except OSError as error:
         raise SpecError(f"{path} cannot be written: {error.strerror}", hint="name another with -o") from None
+    say(f"{path}: written; {then}")

@@ -24,11 +24,12 @@ def report(given: options.Report) -> int:
     from launcher.reports import curves, pictures, spending, sweep, tables
     from launcher.runs.sweeps import Sweep
 
+    where = _address(given)
     entries = _entries(given)
     swept = entries[0] if len(entries) == 1 and isinstance(entries[0], Sweep) else None
     places = [place for entry in entries for place in _places(entry)] if given.plot or not swept else []
-    if given.serve is not None:
-        return _serve(given.serve, entries)
+    if where:
+        return _serve(where, entries)
     measured = _measured(places)
     if given.since is None:
         for place, (run, use, _) in zip(places, measured, strict=True):
@@ -71,7 +72,23 @@ def _measured(places: list[_Place]) -> list[tuple[Curves, Use | None, Life | Non
     return measured
 
 
-def _serve(where: str, entries: list[Path | Sweep | PipelineRun]) -> int:
+def _address(given: options.Report) -> tuple[str, int] | None:
+    """Where the report is served; None where it is not. Raises SpecError, also for a RUN that --serve has taken."""
+    from launcher.errors import SpecError
+    from launcher.reports import live
+
+    if given.serve is None:
+        return None
+    if not given.runs and given.since is None and given.serve != "0":
+        what = f"no RUN was given: {given.serve!r} is the address of --serve"
+        raise SpecError(what, hint="name runs before it: report RUN --serve")
+    if given.json or given.plot:
+        other = "--json" if given.json else "--plot"
+        raise SpecError(f"--serve and {other} exclude each other", hint="leave one of them out")
+    return live.address(given.serve)
+
+
+def _serve(where: tuple[str, int], entries: list[Path | Sweep | PipelineRun]) -> int:
     """Show the report to browsers until Ctrl-C."""
     from launcher.reports import live, pictures
 
@@ -81,10 +98,11 @@ def _serve(where: str, entries: list[Path | Sweep | PipelineRun]) -> int:
 
     page = live.Page(draw)
     page.content()  # what is wrong is said here, and not to a browser
-    with live.server(live.address(where), page) as server:
-        host, port = server.server_address[:2]
+    with live.server(where, page) as server:
+        host, port = str(server.server_address[0]), server.server_address[1]
+        shown = f"[{host}]" if ":" in host else host
         say(
-            f"http://{host!s}:{port}/ shows the report, and draws it anew every {live.REFRESH} s; Ctrl-C ends it"
+            f"http://{shown}:{port}/ shows the report, and draws it anew every {live.REFRESH} s; Ctrl-C ends it"
         )
         server.serve_forever()
     return OK

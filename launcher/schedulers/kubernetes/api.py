@@ -127,10 +127,10 @@ class Server:
         )
 
 
-def connect(context: str | None) -> Server:
+def connect(context: str | None, without: str = "set KUBECONFIG, or kubernetes.context") -> Server:
     """The server of kubeconfig `context` (default: the current one), or of the cluster that this pod is in.
 
-    Raises ToolMissingError when there is neither.
+    Raises ToolMissingError when there is neither, with `without` as what to do next.
     """
     configuration = Configuration()
     try:
@@ -152,7 +152,7 @@ def connect(context: str | None) -> Server:
         reason = str(error).rstrip(".") if known else "the kubeconfig is not one that can be read"
         raise ToolMissingError(
             f"no Kubernetes cluster is configured: {reason}",
-            hint="set KUBECONFIG, or kubernetes.context; --dry-run works without one",
+            hint=without,
         ) from None
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 _TRIES = 10
 _GONE_SECONDS = 60
+_NO_CLUSTER = "set KUBECONFIG, or kubernetes.context; --dry-run works without one"
 
 
 class Place(NamedTuple):
@@ -67,7 +68,7 @@ def apply(manifest: str, context: str | None, namespace: str | None) -> str:
     Without `context` and `namespace` they are the kubeconfig's. Raises SubmitError with the server's refusal, and with
     the names of what could not be removed.
     """
-    server = api.connect(context)
+    server = api.connect(context, _NO_CLUSTER)
     namespace = namespace or server.namespace
     documents = objects(manifest)
     done: list[Object] = []
@@ -140,7 +141,7 @@ def _taken(document: Object, namespace: str) -> SubmitError:
 
 def rehearse(plan: Plan, manifest: str) -> list[str]:
     """A line an object, of a server-side dry run. Raises SubmitError with every refusal."""
-    server = api.connect(plan.cluster.kubernetes.context)
+    server = api.connect(plan.cluster.kubernetes.context, _NO_CLUSTER)
     namespace = plan.cluster.kubernetes.namespace or server.namespace
     lines, problems = [], []
     for document in objects(manifest):

@@ -101,6 +101,8 @@ def test_a_server_that_does_not_answer(cluster: Cluster, run: Run, monkeypatch: 
     assert "does not answer" in err
     code, _, err = run("cluster", "discover", "kubernetes", "--context", "nowhere")
     assert (code, "no Kubernetes cluster is configured" in err) == (6, True)
+    assert "or name one of its contexts: --context NAME" in err
+    assert "--dry-run" not in err
 
 
 def test_a_server_that_does_not_say_what_one_may_do(cluster: Cluster, run: Run) -> None:

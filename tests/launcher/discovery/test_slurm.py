@@ -113,6 +113,16 @@ def test_without_an_answer_there_is_no_file(
     assert says in err
 
 
+def test_a_controller_that_is_silent_refuses_no_job(tools: Path, capsys: Any) -> None:
+    for name in ("sbatch", "scontrol"):
+        put(tools, name, f"echo '{name}: error: Unable to contact slurm controller' >&2; exit 1")
+    code = main.main(["check", "jobs/quickstart.yaml", "--live", "--on", "slurm"])
+    err = capsys.readouterr().err
+    assert code == 4
+    assert "Unable to contact slurm controller; `scontrol ping` says whether slurmctld answers" in err
+    assert "would refuse" not in err
+
+
 def test_a_file_that_is_there_is_kept(tools: Path, tmp_path: Path, capsys: Any) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("slots: 3\n")

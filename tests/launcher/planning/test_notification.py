@@ -51,6 +51,23 @@ def test_every_occasion_is_one_of_the_node_entrys() -> None:
         ("{webhook: https://hooks.slack.com/services/T/B/x}", "its webhook holds a secret"),
         ("{webhook: https://me:pass@host/x}", "its webhook holds a secret"),
         ("{webhook: 'https://host/x?token=1'}", "its webhook holds a secret"),
+        (
+            "{webhook: 'https://chat.example.org/hooks/xr3j5x3p4pfk7kk6ck7b4e6ghh'}",
+            "its webhook holds a secret",
+        ),
+        ("{webhook: 'https://api.telegram.org/bot123:AAF/sendMessage'}", "its webhook holds a secret"),
+        ("{webhook: https://outlook.office.com/webhook/a}", "its webhook holds a secret"),
+        (
+            "{webhook: https://host/0b7c2f0e-77a4-4f0c-9f0e-0d5a2b1c3d4e/alerts}",
+            "its webhook holds a secret",
+        ),
+        ("{webhook: 'https://'}", "its webhook is no address; write https://HOST"),
+        ("{webhook: 'http://a b'}", "its webhook is no address; write https://HOST"),
+        ("{webhook: 'http://a:99999/'}", "its webhook is no address; write https://HOST"),
+        ("{webhook: 'http://[::1/'}", "its webhook is no address; write https://HOST"),
+        ("{command: ['']}", "its command has no program"),
+        ("{webhook: http://a, on: []}", "its `on` names each occasion once"),
+        ("{webhook: http://a, on: [end, end]}", "its `on` names each occasion once"),
         ("{webhook: http://a, on: [fail]}", "'fail' is not known; did you mean 'failure'?"),
     ],
 )
@@ -60,6 +77,11 @@ def test_mistakes(value: str, message: str, file: str, capsys: pytest.CaptureFix
     said = capsys.readouterr().err
     assert message in said
     assert "token=1" not in said.replace(value, ""), "a message does not repeat the secret"
+
+
+def test_words_in_an_address_are_no_key() -> None:
+    address = "http://alerts.example.org:9093/api/v2/deepspeed-training-alerts/team-nlp-2026"
+    samples.job(notify=[{"webhook": address}])
 
 
 def test_a_local_run_tells_a_webhook_and_a_command(tmp_path: Path) -> None:

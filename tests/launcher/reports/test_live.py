@@ -40,16 +40,27 @@ def get(url: str) -> tuple[int, str]:
         ("8080", ("127.0.0.1", 8080)),
         ("0.0.0.0:8080", ("0.0.0.0", 8080)),
         ("gpu-1.a:65535", ("gpu-1.a", 65535)),
+        ("gpu-1.a", ("gpu-1.a", 0)),
+        ("1.2.3.4", ("1.2.3.4", 0)),
+        ("[::1]:0", ("::1", 0)),
+        ("[::1]", ("::1", 0)),
     ],
 )
 def test_where(text: str, where: tuple[str, int]) -> None:
     assert live.address(text) == where
 
 
-@pytest.mark.parametrize("text", ["x", "", "65536", ":80", "a:b", "1.2.3.4", "a b:80", "٣"])
+@pytest.mark.parametrize("text", ["", "65536", "a:65536", ":80", "a:b", "::1", "[a]:1", "a b:80", "٣"])
 def test_what_is_no_address(text: str) -> None:
     with pytest.raises(SpecError, match="is no address"):
         live.address(text)
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "a..b"])
+def test_a_host_that_is_not_this_machine(host: str) -> None:
+    """192.0.2.0/24 is nobody's: https://www.rfc-editor.org/rfc/rfc5737"""
+    with pytest.raises(SpecError, match="name a host or an address of this machine"):
+        live.server((host, 0), live.Page(lambda: b""))
 
 
 def test_a_page_is_drawn_once_for_all_who_look() -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from launcher.errors import SubmitError
+from launcher.errors import PlanError, SubmitError
+from launcher.runs import hangs
 from launcher.submission import shell, stacks
 
 if TYPE_CHECKING:
@@ -64,3 +65,18 @@ def test_why_there_are_none(
     beside(monkeypatch, *words)
     with pytest.raises(SubmitError, match=message):
         stacks.take(run)
+
+
+def test_a_run_that_has_ended_names_what_was_taken(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(*_: Any, **__: Any) -> list[str]:
+        raise shell.EndedError("job-1 has ended")
+
+    monkeypatch.setattr(shell, "words", ended)
+    with pytest.raises(PlanError, match=r"job-1 has ended: .*; none were taken while it ran"):
+        stacks.take(run)
+    hangs.keep(tmp_path, ANSWER)
+    with pytest.raises(PlanError) as refused:
+        stacks.take(run)
+    assert str(refused.value).endswith(f"; those taken when it hung are in {tmp_path / 'stacks' / '0-1'}")

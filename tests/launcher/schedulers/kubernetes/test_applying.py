@@ -138,6 +138,10 @@ def test_the_role_of_a_cluster_file_is_its_own(run: Run, tmp_path: Path) -> None
     code, out, err = run("cluster", "rbac", "--cluster", str(site))
     assert (code, err) == (0, "")
     documents = [d for d in YAML(typ="safe", pure=True).load_all(out) if d["kind"] == "Role"]
+    role = tmp_path / "role.yaml"
+    assert run("cluster", "rbac", "--cluster", str(site), "-o", str(role))[:2] == (0, "")
+    assert role.read_text() == out
+    assert run("cluster", "rbac", "-o", str(role))[0] == 2  # it is there
     (own,) = documents
     assert own["metadata"]["namespace"] == "nlp"
     resources = {r for rule in own["rules"] for r in rule["resources"]}
