@@ -259,6 +259,13 @@ def refusal(name: str, args: Mapping[str, Any], model: str | None, hosts: int, s
     return str(reason) if (reason := ask(list(words), hosts, slots)) else None
 
 
+def engine_options(args: Mapping[str, Any]) -> dict[str, str]:
+    """The server's own options that a job of workload serve gives, each with its value."""
+    words = args.get("engine-options", [])
+    found: dict[str, str] = _module("engine_options").named(words if isinstance(words, list) else [words])
+    return found
+
+
 def packages(name: str, args: Mapping[str, Any]) -> list[Need]:
     """The packages that workload `name` needs with these args, one row of docker/workloads/packages.py for each."""
     table = _module("packages")
