@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from launcher.files.cluster import Cluster
     from launcher.files.job import Job
+    from launcher.sizing import traffic
     from launcher.sizing.architecture import Architecture
     from launcher.sizing.ladder import Candidate, Evaluation, Machine, Request, Search
 
@@ -85,9 +86,14 @@ class Estimate(NamedTuple):
         return ladder.largest_micro(self.model, self.machine, self.request, self.candidate)
 
     @property
+    def bound(self) -> traffic.Bound | None:
+        """The least time of a step; None where it is not known, as of sampled answers, which take most of theirs."""
+        return None if self.evaluation.setup.learning.sampled else self.evaluation.bound
+
+    @property
     def saving(self) -> Saving:
         """What checkpoints take, and what failures cost between them."""
-        hosts, step = self.machine.hosts, self.evaluation.seconds
+        hosts, step = self.machine.hosts, self.bound.step if self.bound else None
         between = step * self.every if step else None
         known = self.machine.gpu is not None  # the rate of failures is that of hosts with GPUs
         longest = failures.longest(hosts, failures.MOST) if known else None

@@ -54,13 +54,13 @@ def data(estimate: Estimate | None) -> dict[str, Any]:
                 "rung": t.candidate.name,
                 "fits": t.fits,
                 "reasons": list(t.shortfalls),
-                "step_seconds": t.seconds,
+                "step_seconds": t.seconds if estimate.bound else None,
             }
             for t in (estimate.search.tried if estimate.search else ())
         ],
         "communication": [{**c._asdict(), "sent_per_rank": c.sent} for c in _collectives(estimate)],
         "communication_by_paper": _by_paper(estimate),
-        "bound": estimate.evaluation.bound._asdict() if estimate.evaluation.bound else None,
+        "bound": estimate.bound._asdict() if estimate.bound else None,
         "checkpoints": {
             "bytes": estimate.saving.size,
             "bytes_on_disk": estimate.saving.on_disk,
@@ -219,7 +219,10 @@ def _time(estimate: Estimate) -> Iterator[str]:
             if estimate.machine.hosts > 1
             else ""
         )
-    bound = estimate.evaluation.bound
+    bound = estimate.bound
+    if estimate.evaluation.setup.learning.sampled:
+        yield "step time             not estimated: a step samples answers, and other models judge them"
+        return
     if bound is None or bound.step is None or bound.mfu is None or bound.tokens_per_second is None:
         yield "step time             unknown: no figures of the GPU or the fabric"
         return

@@ -9,6 +9,7 @@ import pytest
 
 from launcher.errors import PlanError
 from launcher.planning import fit, learning
+from launcher.reports import estimate as reports
 from launcher.sizing import models
 from tests import samples
 
@@ -126,3 +127,32 @@ def test_an_encoder_decoder_is_fine_tuned_without_an_estimate(tmp_path: Path) ->
     job = samples.job(model=str(tmp_path), workload="finetune")
     found, reason = fit.estimate_or_reason(job, samples.cluster(**CLUSTER))
     assert (found, "is an encoder-decoder, whose memory is not estimated" in reason) == (None, True)
+
+
+def test_a_checkpoint_of_ppo_has_policy_and_critic() -> None:
+    judge = PSI - 32000 * 4096 + 4096
+    assert estimate("chat_ppo", "zero2", reward="brief").saving.size == (2 + 12) * (PSI + judge)
+
+
+@pytest.mark.parametrize("workload", ["chat_ppo", "chat_rl"])
+def test_the_time_of_steps_that_sample_answers_is_not_told(workload: str) -> None:
+    found = estimate(workload, "auto", reward="brief")
+    assert found.evaluation.bound
+    assert (found.bound, found.saving.seconds) == (None, None)
+    text = reports.text(found)
+    assert "step time             not estimated" in text
+    assert "tokens/s" not in text
+    told = reports.data(found)
+    assert told["bound"] is None
+    assert {one["step_seconds"] for one in told["tried"]} == {None}
+
+
+@pytest.mark.parametrize("args", [{}, LORA])
+def test_a_pairs_time_has_the_references_forward_pass(args: dict[str, Any]) -> None:
+    pairs, judged = estimate("chat_dpo", **args), estimate("chat_sft", **args)
+    weights = PSI - 32000 * 4096 + pairs.model.trained * bool(args)
+    forward = 2 * weights + 4 * 32 * 4096 * pairs.request.sequence
+    assert pairs.bound
+    assert judged.bound
+    more = pairs.bound.compute - 2 * judged.bound.compute
+    assert more * 989e12 == pytest.approx(pairs.evaluation.setup.tokens * forward, rel=1e-6)
