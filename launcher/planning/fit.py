@@ -53,6 +53,7 @@ class Estimate(NamedTuple):
     keep: int  # checkpoints
     hosts: int | None = None  # that the cluster has; None: not said
     known_length: bool = True  # how many tokens a sample has; a user's program may not say it
+    saves: bool = True  # checkpoints; a user's program may not
 
     @property
     def fits(self) -> bool:
@@ -88,11 +89,19 @@ class Estimate(NamedTuple):
     @property
     def bound(self) -> traffic.Bound | None:
         """The least time of a step; None where it is not known, as of sampled answers, which take most of theirs."""
-        return None if self.evaluation.setup.learning.sampled else self.evaluation.bound
+        told = self.known_length and not self.evaluation.setup.learning.sampled
+        return self.evaluation.bound if told else None
 
     @property
-    def saving(self) -> Saving:
-        """What checkpoints take, and what failures cost between them."""
+    def trained(self) -> int | None:
+        """Parameters that have gradients; None for adapters of a model whose layers are not known."""
+        return self.model.trained if self.model.adapted else None
+
+    @property
+    def saving(self) -> Saving | None:
+        """What checkpoints take, and what failures cost between them; None where there are none, or of unknown size."""
+        if not self.saves or self.trained is None:
+            return None
         hosts, step = self.machine.hosts, self.bound.step if self.bound else None
         between = step * self.every if step else None
         known = self.machine.gpu is not None  # the rate of failures is that of hosts with GPUs
@@ -235,7 +244,12 @@ _UNCOUNTED = (
 
 
 def uncounted_notes(estimate: Estimate | None) -> Iterator[str]:
-    """What of the configuration is not in the estimate, and why."""
+    """What of the job is not in the estimate, and why."""
+    if estimate and estimate.trained is None:
+        yield (
+            f"adapters are not counted: the layers of the family {estimate.model.family!r} are not known;"
+            " their weights, optimizer and traffic, and what 4 bit would save, are not in the estimate"
+        )
     for path, why in _UNCOUNTED if estimate else ():
         value: object = estimate.evaluation.config if estimate else None
         for key in path:
