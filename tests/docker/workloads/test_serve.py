@@ -186,6 +186,21 @@ def test_a_model_that_cannot_be_split_so_is_refused(tmp_path: Path) -> None:
     placement.check_model(tmp_path / "elsewhere", placement.Layout(5, 1, 1))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"num_hidden_layers": "x", "num_attention_heads": "x"},
+        {"num_hidden_layers": True, "num_attention_heads": 1.5},
+        {"text_config": "x", "num_attention_heads": 3},
+        {"n_head": -3, "n_layer": None},
+        ["x"],
+    ],
+)
+def test_a_configuration_of_no_model_is_the_servers_to_judge(content: object, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    placement.check_model(tmp_path / "config.json", placement.Layout(2, 2, 1))
+
+
 def test_a_server_is_open_to_others_where_it_has_to_be() -> None:
     alone, several = place(0, 1, 2), place(0, 2, 2)
     assert endpoint.default_host(alone, {}) == "127.0.0.1"
