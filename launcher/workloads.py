@@ -235,6 +235,11 @@ def options(name: str) -> frozenset[str]:
     return frozenset(_options(parser(name))[0])
 
 
+def takes(name: str, option: str) -> bool:
+    """Whether a job of workload `name` may set `option` in `args`."""
+    return option in _options(parser(name))[1]
+
+
 def hub_names(name: str, args: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     """(value, whether with weights) of the options of workload `name` that may name a repository of the hub."""
     kind = _module("options").HubName

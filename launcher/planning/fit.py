@@ -5,6 +5,7 @@ Owns the way from job and cluster to the words of sizing and back to hints in th
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from launcher.planning import learning
 from launcher.sizing import changes, failures, ladder, models, states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from launcher.files.cluster import Cluster
     from launcher.files.job import Job
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # What `auto` is where the size of the model that a job names is not known: what takes the least of a GPU without the
 # host's memory. A program that names none gets DeepSpeed's advice for models that fit on one GPU.
 BLIND, NAMELESS = "zero3", "zero2"
+RANK = 16  # of the adapters that a refusal proposes
 
 
 class Saving(NamedTuple):
@@ -44,7 +46,8 @@ class Saving(NamedTuple):
 class Estimate(NamedTuple):
     """What a training job needs. `evaluation` is of the plan's configuration; `search` is how `auto` became it."""
 
-    model: Architecture
+    named: Architecture  # as the job names it
+    model: Architecture  # as it is trained, with adapters or another head
     machine: Machine
     request: Request
     evaluation: Evaluation
@@ -118,14 +121,14 @@ class Estimate(NamedTuple):
     def _evaluate(self, candidate: Candidate) -> Evaluation:
         return ladder.evaluate(self.model, self.machine, self.request, candidate)
 
-    def refusal(self) -> PlanError:
-        """What to say of a job that does not fit: why, and the smallest change that would make it fit."""
+    def refusal(self, more: Sequence[str] = ()) -> PlanError:
+        """What to say of a job that does not fit: why, and the smallest change that would make it fit, or `more`."""
         only = None if self.search else self.candidate
         every = changes.smallest(self.model, self.machine, self.request, only)
         smallest = [c for c in every if c.what != "hosts" or not self.hosts or int(c.value) <= self.hosts]
-        settings = ", or ".join(self._setting(change) for change in smallest)
+        settings = ", or ".join([*map(self._setting, smallest), *more])
         otherwise = "a smaller model, or larger hosts" if self.hosts else "more and larger hosts"
-        hint = f"use {settings}" if smallest else f"no single change makes it fit: use {otherwise}"
+        hint = f"use {settings}" if settings else f"no single change makes it fit: use {otherwise}"
         if not self.search:
             reasons = "; ".join(self.evaluation.shortfalls)
             what, about = f"{self.candidate.name} does not fit: {reasons}", ("job", "deepspeed")
@@ -284,7 +287,7 @@ def unknown_note(job: Job, reason: str, preset: str) -> str:
 def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
     """The Estimate of the job with `model` in place of its own. Raises PlanError for a batch that does not divide."""
     machine, request = _machine(job, cluster), _request(model, job, cluster)
-    model = learning.model(model, job)
+    named, model = model, learning.model(model, job)
     preset, search = requested_preset(job), None
     if preset is not None:
         candidate = ladder.Candidate(preset, bool(request.checkpointing))
@@ -293,6 +296,7 @@ def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
         search = ladder.search(model, machine, request)
         evaluation = search.chosen or search.tried[-1]
     return Estimate(
+        named=named,
         model=model,
         machine=machine,
         request=request,
@@ -303,6 +307,15 @@ def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
         hosts=cluster.hosts,
         known_length=bool(learning.sequence(job)),
     )
+
+
+def adapters(found: Estimate, job: Job, cluster: Cluster) -> list[str]:
+    """The setting with which a job that trains all weights would fit: adapters beside them. None where it would not."""
+    own = workloads.is_script(job.workload)
+    if own or learning.adapts(job) or not workloads.takes(job.workload, "lora-rank"):
+        return []
+    other = estimate(found.named, dataclasses.replace(job, args={**job.args, "lora-rank": RANK}), cluster)
+    return [f"--set args.lora-rank={RANK}"] if other.fits and other.trained is not None else []
 
 
 def sequence_problem(job: Job, estimate: Estimate) -> Problem | None:

@@ -166,6 +166,31 @@ def test_of_a_program_of_ones_own_no_more_is_told_than_it_says(
     assert bool(found.bound) is ("MFU" in reports.text(found)) is timed
 
 
+CARD: dict[str, Any] = {"gpu": "rtx3090-24gb", "slots": 1, "hosts": 1, "memory": "32GB", "fabric": "loopback"}
+
+
+@pytest.mark.parametrize(
+    ("model", "workload", "args", "helps"),
+    [
+        ("llama-2-7b", "chat_sft", {"activation-checkpointing": True}, ["--set args.lora-rank=16"]),
+        ("llama-2-70b", "chat_sft", {}, []),
+        ("llama-2-70b", "chat_sft", LORA, []),
+        ("llama-2-7b", "pretrain", {}, []),
+        ("llama-2-7b", "/data/train.py", {"seq-length": 512}, []),
+    ],
+)
+def test_adapters_are_proposed_where_they_would_fit(
+    model: str, workload: str, args: dict[str, Any], helps: list[str]
+) -> None:
+    fields = {"model": model, "workload": workload, "args": args, "deepspeed": "zero2"}
+    job, cluster = samples.job(**fields), samples.cluster(**CARD)
+    found, _ = fit.estimate_or_reason(job, cluster)
+    assert found
+    assert not found.fits
+    assert fit.adapters(found, job, cluster) == helps
+    assert ("args.lora-rank" in str(found.refusal(helps))) is bool(helps)
+
+
 def test_an_encoder_decoder_is_fine_tuned_without_an_estimate(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5", "is_encoder_decoder": true}')
     job = samples.job(model=str(tmp_path), workload="finetune")
