@@ -115,7 +115,7 @@ def test_one_host_is_the_fewest() -> None:
             "args.lora-targets w_proj: no linear layer of the model is called so",
         ),
         ({}, {"gpu": None, "memory": None}, "the cluster file does not say how much memory its hosts have"),
-        ({"model": "owner/model"}, {}, "a hub model's size is not known before it is downloaded"),
+        ({"model": "owner/model"}, {}, "the config.json of a hub's model was not looked for"),
         ({"batch": {"micro": 1, "global": 7}}, {}, "batch.global 7 does not divide"),
     ],
 )
