@@ -69,10 +69,12 @@ def gigabytes(count: float) -> str:
 
 def count(number: int) -> str:
     """A number of parameters for a person: `1.9 million`, `6.74 billion`."""
-    for word, power in (("trillion", 12), ("billion", 9), ("million", 6)):
-        if number >= 10**power:
-            return f"{number / 10**power:.3g} {word}"
-    return f"{number:,}"
+    if number < 10**6:
+        return f"{number:,}"
+    rounded = int(float(f"{number:.3g}"))  # first, or 999.9 million would be 1e+03 million
+    word, power = next(u for u in (("trillion", 12), ("billion", 9), ("million", 6)) if rounded >= 10 ** u[1])
+    amount = rounded / 10**power
+    return f"{amount:.3g} {word}" if amount < 1000 else f"{amount:,.0f} {word}"
 
 
 def printable(text: str) -> str:

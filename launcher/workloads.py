@@ -235,6 +235,11 @@ def options(name: str) -> frozenset[str]:
     return frozenset(_options(parser(name))[0])
 
 
+def takes(name: str, option: str) -> bool:
+    """Whether a job of workload `name` may set `option` in `args`."""
+    return option in _options(parser(name))[1]
+
+
 def hub_names(name: str, args: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     """(value, whether with weights) of the options of workload `name` that may name a repository of the hub."""
     kind = _module("options").HubName
@@ -257,6 +262,13 @@ def refusal(name: str, args: Mapping[str, Any], model: str | None, hosts: int, s
         return None
     words = command_line({"run-dir": "-", "model": model or "-", **args})
     return str(reason) if (reason := ask(list(words), hosts, slots)) else None
+
+
+def engine_options(args: Mapping[str, Any]) -> dict[str, str]:
+    """The server's own options that a job of workload serve gives, each with its value."""
+    words = args.get("engine-options", [])
+    found: dict[str, str] = _module("engine_options").named(words if isinstance(words, list) else [words])
+    return found
 
 
 def packages(name: str, args: Mapping[str, Any]) -> list[Need]:

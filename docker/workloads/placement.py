@@ -74,16 +74,23 @@ def layout(args: argparse.Namespace, place: Place) -> Layout:
 
 
 def check_model(config: Path, shares: Layout) -> None:
-    """Raise Stop when the model of a config.json cannot be shared so; a model elsewhere is vLLM's to judge."""
-    with contextlib.suppress(OSError, ValueError):
+    """Raise Stop when the model of a config.json cannot be shared so; one elsewhere, or none, is vLLM's to judge."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         keys = json.loads(config.read_text(encoding="utf-8"))
-        keys = keys.get("text_config", keys)
-        heads = keys.get("num_attention_heads", keys.get("n_head"))
-        layers = keys.get("num_hidden_layers", keys.get("n_layer"))
+        heads, layers = (
+            _number(keys, name) for name in ("num_attention_heads n_head", "num_hidden_layers n_layer")
+        )
         if heads and heads % shares.tensor:
             raise Stop(f"{heads} attention heads cannot be split over --tensor-parallel {shares.tensor}")
         if layers and layers < shares.pipeline:
             raise Stop(f"{layers} layers cannot be cut into --pipeline-parallel {shares.pipeline} groups")
+
+
+def _number(config: object, names: str) -> int:
+    """The whole number above 0 that the text's model has by the first of `names` that is there, else 0."""
+    keys = config.get("text_config", config) if isinstance(config, dict) else None
+    found = next((keys[name] for name in names.split() if name in keys), 0) if isinstance(keys, dict) else 0
+    return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else 0
 
 
 def meeting_options(shares: Layout, place: Place) -> list[str]:

@@ -26,6 +26,7 @@ from ending import SAVED
 from workloads import (
     architectures,
     endpoint,
+    engine_options,
     inference,
     metrics,
     options,
@@ -112,6 +113,7 @@ def refusal(words: list[str], hosts: int, slots: int) -> str | None:
     place = Place(rank=0, host=0, hosts=hosts, slots=slots, master="", port=0)
     try:
         check_key(args)
+        engine_options.check(args.engine_options)
         if args.engine == "transformers":
             check_hosts(hosts)
         else:
@@ -129,7 +131,7 @@ def check_hosts(hosts: int) -> None:
 
 def check_key(args: argparse.Namespace) -> None:
     """Raise Stop for a key among the options, which everyone on the host can read."""
-    if any(option.split("=")[0].replace("_", "-") == "api-key" for option in args.engine_options):
+    if "api-key" in engine_options.named(args.engine_options):
         raise Stop(
             f"--engine-options api-key: a command line is no place for a key; env: {{{KEY}: {{secret: NAME}}}} is"
         )
@@ -193,6 +195,7 @@ def serve(args: argparse.Namespace) -> int:
 def check(args: argparse.Namespace, place: Place) -> None:
     """Raise Stop for what no server could do, before anything is started."""
     check_key(args)
+    engine_options.check(args.engine_options)
     packages.require(args.engine, f"--engine {args.engine}")
     packages.require_for("engine", args.engine)
     if args.engine == "transformers":

@@ -5,6 +5,7 @@ Owns the way from job and cluster to the words of sizing and back to hints in th
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from typing import TYPE_CHECKING, Any
@@ -17,16 +18,18 @@ from launcher.planning import learning
 from launcher.sizing import changes, failures, ladder, models, states
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from launcher.files.cluster import Cluster
     from launcher.files.job import Job
+    from launcher.sizing import traffic
     from launcher.sizing.architecture import Architecture
     from launcher.sizing.ladder import Candidate, Evaluation, Machine, Request, Search
 
 # What `auto` is where the size of the model that a job names is not known: what takes the least of a GPU without the
 # host's memory. A program that names none gets DeepSpeed's advice for models that fit on one GPU.
 BLIND, NAMELESS = "zero3", "zero2"
+RANK = 16  # of the adapters that a refusal proposes
 
 
 class Saving(NamedTuple):
@@ -43,7 +46,8 @@ class Saving(NamedTuple):
 class Estimate(NamedTuple):
     """What a training job needs. `evaluation` is of the plan's configuration; `search` is how `auto` became it."""
 
-    model: Architecture
+    named: Architecture  # as the job names it
+    model: Architecture  # as it is trained, with adapters or another head
     machine: Machine
     request: Request
     evaluation: Evaluation
@@ -52,6 +56,7 @@ class Estimate(NamedTuple):
     keep: int  # checkpoints
     hosts: int | None = None  # that the cluster has; None: not said
     known_length: bool = True  # how many tokens a sample has; a user's program may not say it
+    saves: bool = True  # checkpoints; a user's program may not
 
     @property
     def fits(self) -> bool:
@@ -85,9 +90,22 @@ class Estimate(NamedTuple):
         return ladder.largest_micro(self.model, self.machine, self.request, self.candidate)
 
     @property
-    def saving(self) -> Saving:
-        """What checkpoints take, and what failures cost between them."""
-        hosts, step = self.machine.hosts, self.evaluation.seconds
+    def bound(self) -> traffic.Bound | None:
+        """The least time of a step; None where it is not known, as of sampled answers, which take most of theirs."""
+        told = self.known_length and not self.evaluation.setup.learning.sampled
+        return self.evaluation.bound if told else None
+
+    @property
+    def trained(self) -> int | None:
+        """Parameters that have gradients; None for adapters of a model whose layers are not known."""
+        return self.model.trained if self.model.adapted else None
+
+    @property
+    def saving(self) -> Saving | None:
+        """What checkpoints take, and what failures cost between them; None where there are none, or of unknown size."""
+        if not self.saves or self.trained is None:
+            return None
+        hosts, step = self.machine.hosts, self.bound.step if self.bound else None
         between = step * self.every if step else None
         known = self.machine.gpu is not None  # the rate of failures is that of hosts with GPUs
         longest = failures.longest(hosts, failures.MOST) if known else None
@@ -103,14 +121,14 @@ class Estimate(NamedTuple):
     def _evaluate(self, candidate: Candidate) -> Evaluation:
         return ladder.evaluate(self.model, self.machine, self.request, candidate)
 
-    def refusal(self) -> PlanError:
-        """What to say of a job that does not fit: why, and the smallest change that would make it fit."""
+    def refusal(self, more: Sequence[str] = ()) -> PlanError:
+        """What to say of a job that does not fit: why, and the smallest change that would make it fit, or `more`."""
         only = None if self.search else self.candidate
         every = changes.smallest(self.model, self.machine, self.request, only)
         smallest = [c for c in every if c.what != "hosts" or not self.hosts or int(c.value) <= self.hosts]
-        settings = ", or ".join(self._setting(change) for change in smallest)
+        settings = ", or ".join([*map(self._setting, smallest), *more])
         otherwise = "a smaller model, or larger hosts" if self.hosts else "more and larger hosts"
-        hint = f"use {settings}" if smallest else f"no single change makes it fit: use {otherwise}"
+        hint = f"use {settings}" if settings else f"no single change makes it fit: use {otherwise}"
         if not self.search:
             reasons = "; ".join(self.evaluation.shortfalls)
             what, about = f"{self.candidate.name} does not fit: {reasons}", ("job", "deepspeed")
@@ -229,7 +247,12 @@ _UNCOUNTED = (
 
 
 def uncounted_notes(estimate: Estimate | None) -> Iterator[str]:
-    """What of the configuration is not in the estimate, and why."""
+    """What of the job is not in the estimate, and why."""
+    if estimate and estimate.trained is None:
+        yield (
+            f"adapters are not counted: the layers of the family {estimate.model.family!r} are not known;"
+            " their weights, optimizer and traffic, and what 4 bit would save, are not in the estimate"
+        )
     for path, why in _UNCOUNTED if estimate else ():
         value: object = estimate.evaluation.config if estimate else None
         for key in path:
@@ -264,7 +287,7 @@ def unknown_note(job: Job, reason: str, preset: str) -> str:
 def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
     """The Estimate of the job with `model` in place of its own. Raises PlanError for a batch that does not divide."""
     machine, request = _machine(job, cluster), _request(model, job, cluster)
-    model = learning.model(model, job)
+    named, model = model, learning.model(model, job)
     preset, search = requested_preset(job), None
     if preset is not None:
         candidate = ladder.Candidate(preset, bool(request.checkpointing))
@@ -273,6 +296,7 @@ def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
         search = ladder.search(model, machine, request)
         evaluation = search.chosen or search.tried[-1]
     return Estimate(
+        named=named,
         model=model,
         machine=machine,
         request=request,
@@ -283,6 +307,15 @@ def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
         hosts=cluster.hosts,
         known_length=bool(learning.sequence(job)),
     )
+
+
+def adapters(found: Estimate, job: Job, cluster: Cluster) -> list[str]:
+    """The setting with which a job that trains all weights would fit: adapters beside them. None where it would not."""
+    own = workloads.is_script(job.workload)
+    if own or learning.adapts(job) or not workloads.takes(job.workload, "lora-rank"):
+        return []
+    other = estimate(found.named, dataclasses.replace(job, args={**job.args, "lora-rank": RANK}), cluster)
+    return [f"--set args.lora-rank={RANK}"] if other.fits and other.trained is not None else []
 
 
 def sequence_problem(job: Job, estimate: Estimate) -> Problem | None:

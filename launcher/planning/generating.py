@@ -6,7 +6,6 @@ sizing/inference.py's.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from launcher import workloads
@@ -45,6 +44,8 @@ def estimate_or_reason(
     found = _model(job, hub)
     if found is None or isinstance(found, models.Unknown):
         return None, found.reason if found else ""
+    if workloads.refusal(job.workload, job.args, job.model, hosts=job.nodes, slots=cluster.slots):
+        return None, ""  # which the plan says
     if reason := _packed(job, hub):
         return None, reason
     return _estimate(found, job, cluster, _split(job, cluster)), ""
@@ -61,11 +62,7 @@ def _model(job: Job, hub: models.Found | None) -> Architecture | models.Unknown 
 
 def _packed(job: Job, hub: models.Found | None) -> str:
     """Why weights or caches take other than two bytes an element; empty where nothing says so."""
-    names = {
-        str(word).partition("=")[0].lstrip("-").replace("_", "-")
-        for word in option(job, "engine-options") or ()
-    }
-    if changed := sorted(names & OTHERWISE):
+    if changed := sorted(OTHERWISE & workloads.engine_options(job.args).keys()):
         return f"args.engine-options {changed[0]} changes what the model takes, which is not estimated"
     file = model_files.local(str(job.model))
     config = model_files.read(file) if file else hub.config if hub else None
@@ -87,27 +84,17 @@ def _asked(model: Architecture, job: Job, cluster: Cluster) -> Asked:
     gpu = cluster.card is not None
     if workloads.traits(job.workload).serves:
         length = option(job, "max-length") or model.positions or PROMPT
-        texts, share = _engine_option(job, "max-num-seqs"), _engine_option(job, "gpu-memory-utilization")
-        vllm = option(job, "engine") == "vllm"
+        given, vllm = workloads.engine_options(job.args), option(job, "engine") == "vllm"
         return Asked(
             length=int(length),
-            texts=int(texts or TEXTS) if vllm else 1,
+            texts=int(given.get("max-num-seqs", TEXTS)) if vllm else 1,
             width=2 if gpu else 4,
-            share=(share or SHARE) if vllm else 1.0,
+            share=float(given.get("gpu-memory-utilization", SHARE)) if vllm else 1.0,
             gpu=gpu,
         )
     length = PROMPT + int(option(job, "max-new-tokens") or 0)
     width = 4 if fit.precision(job, cluster) == "fp32" else 2
     return Asked(min(length, model.positions or length), job.batch.micro, width, gpu=gpu)
-
-
-def _engine_option(job: Job, name: str) -> float | None:
-    """The value of one of the server's own options, where it is a number."""
-    for word in option(job, "engine-options") or ():
-        key, _, value = str(word).partition("=")
-        if key.lstrip("-").replace("_", "-") == name and re.fullmatch(r"[0-9]{1,9}(\.[0-9]*)?", value):
-            return float(value)
-    return None
 
 
 def _split(job: Job, cluster: Cluster) -> Split:

@@ -39,8 +39,8 @@ _unanswered: set[str] = set()  # hubs that did not answer this process, which as
 def with_model(loaded: Loaded) -> Loaded:
     """`loaded` with what is known of its model, where that is one of the hub and its size matters."""
     name = loaded.job.model
-    traits = workloads.traits(loaded.job.workload)
-    if name is None or not (traits.estimated or traits.generates) or not models.is_of_hub(name):
+    own, traits = workloads.is_script(loaded.job.workload), workloads.traits(loaded.job.workload)
+    if name is None or not (own or traits.estimated or traits.generates) or not models.is_of_hub(name):
         return loaded
     return loaded._replace(hub=look(name))
 

@@ -92,6 +92,7 @@ def of(found: Architecture, job: Job) -> Learning:
         texts=does.texts,
         masked=_masked(job) if does.padded else "",
         others=tuple(_others(found, job)),
+        forward=int(does.reference and not does.sampled),  # also where adapters turned off are it
         sampled=does.sampled,
         answer=_answer(job),
         gathered=bool(option(job, "gather-for-generation")),

@@ -153,6 +153,8 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     try:
         batch = fit.batch(job, cluster)
         estimate, unknown = fit.estimate_or_reason(job, cluster, loaded.hub)
+        if estimate and workloads.is_script(job.workload):
+            estimate = estimate._replace(saves=("checkpoint",) in places["job"])
         generated, unsized = _generated(loaded, cluster)
         preset, config = _deepspeed(job, cluster, estimate)
         problems += _clashes(job, cluster, estimate, config)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from launcher.planning.capacity import Fewest, Largest
-    from launcher.planning.fit import Estimate
+    from launcher.planning.fit import Estimate, Saving
     from launcher.sizing.ladder import Evaluation
     from launcher.sizing.memory import Memory
 
@@ -27,7 +27,7 @@ def data(estimate: Estimate | None) -> dict[str, Any]:
         unknown = "fits memory parameters activation_checkpointing largest_micro_batch bound checkpoints"
         nulls = dict.fromkeys([*unknown.split(), "trained_parameters", "communication_by_paper"])
         return {**nulls, **{name: [] for name in ("reasons", "tried", "communication")}}
-    needed, machine = estimate.evaluation.memory, estimate.machine
+    needed, machine, saving = estimate.evaluation.memory, estimate.machine, estimate.saving
     measured = estimate.model.measured
     slot = {k: v for k, v in needed.slot._asdict().items() if k != "moment"}
     if not measured:  # the rest is a lower bound
@@ -43,10 +43,10 @@ def data(estimate: Estimate | None) -> dict[str, Any]:
                 "capacity": machine.host_memory,
             },
             "nvme": needed.nvme,
-            "checkpoint": needed.checkpoint,
+            "checkpoint": saving.size if saving else None,
         },
         "parameters": estimate.model.parameters,
-        "trained_parameters": estimate.model.trained,
+        "trained_parameters": estimate.trained,
         "activation_checkpointing": estimate.candidate.checkpointing,
         "largest_micro_batch": estimate.largest_micro if measured else None,
         "tried": [
@@ -54,21 +54,25 @@ def data(estimate: Estimate | None) -> dict[str, Any]:
                 "rung": t.candidate.name,
                 "fits": t.fits,
                 "reasons": list(t.shortfalls),
-                "step_seconds": t.seconds,
+                "step_seconds": t.seconds if estimate.bound else None,
             }
             for t in (estimate.search.tried if estimate.search else ())
         ],
         "communication": [{**c._asdict(), "sent_per_rank": c.sent} for c in _collectives(estimate)],
         "communication_by_paper": _by_paper(estimate),
-        "bound": estimate.evaluation.bound._asdict() if estimate.evaluation.bound else None,
-        "checkpoints": {
-            "bytes": estimate.saving.size,
-            "bytes_on_disk": estimate.saving.on_disk,
-            "seconds_between": estimate.saving.seconds,
-            "share_lost_to_failures": estimate.saving.lost,
-            "seconds_for_one_percent": estimate.saving.longest,
-            "steps_for_one_percent": estimate.saving.steps,
-        },
+        "bound": estimate.bound._asdict() if estimate.bound else None,
+        "checkpoints": _saving(saving) if saving else None,
+    }
+
+
+def _saving(saving: Saving) -> dict[str, Any]:
+    return {
+        "bytes": saving.size,
+        "bytes_on_disk": saving.on_disk,
+        "seconds_between": saving.seconds,
+        "share_lost_to_failures": saving.lost,
+        "seconds_for_one_percent": saving.longest,
+        "steps_for_one_percent": saving.steps,
     }
 
 
@@ -84,7 +88,10 @@ def _lines(estimate: Estimate) -> Iterator[str]:
         if model.active_parameters < model.parameters
         else ""
     )
-    trained = f", {units.count(model.trained)} trained" if model.adapters else ""
+    learnt = (
+        "adapters not counted" if estimate.trained is None else f"{units.count(estimate.trained)} trained"
+    )
+    trained = f", {learnt}" if model.adapters else ""
     yield f"model: {units.count(model.parameters)} parameters{active}{trained}; {estimate.candidate.name}"
     slots, hosts, *disks = groups(estimate)
     yield ""
@@ -195,6 +202,8 @@ def _parts(group: bars.Group) -> Iterator[str]:
 
 def _checkpoints(estimate: Estimate) -> Iterator[str]:
     saving = estimate.saving
+    if saving is None:
+        return
     yield (
         f"checkpoint on disk    {units.gigabytes(saving.size)},"
         f" {units.gigabytes(saving.on_disk)} while the newest {estimate.keep} are kept"
@@ -211,15 +220,21 @@ def _checkpoints(estimate: Estimate) -> Iterator[str]:
 
 def _time(estimate: Estimate) -> Iterator[str]:
     moved = _collectives(estimate)
-    if estimate.machine.world > 1:
+    if moved:
         sent = traffic.volume(moved, "slot")
-        paper = units.gigabytes(_by_paper(estimate))
+        paper = units.gigabytes(_by_paper(estimate) or 0)
         yield f"sent per rank         {units.gigabytes(sent)} per step ({paper} by the ZeRO paper)" + (
             f", per host over the fabric {units.gigabytes(traffic.volume(moved, 'fabric', estimate.machine.slots))}"
             if estimate.machine.hosts > 1
             else ""
         )
-    bound = estimate.evaluation.bound
+    bound = estimate.bound
+    if estimate.evaluation.setup.learning.sampled:
+        yield "step time             not estimated: a step samples answers, and other models judge them"
+        return
+    if not estimate.known_length:
+        yield "step time             not estimated: how many tokens a sample has is not known"
+        return
     if bound is None or bound.step is None or bound.mfu is None or bound.tokens_per_second is None:
         yield "step time             unknown: no figures of the GPU or the fabric"
         return
@@ -231,10 +246,15 @@ def _time(estimate: Estimate) -> Iterator[str]:
 
 
 def _collectives(estimate: Estimate) -> tuple[traffic.Collective, ...]:
+    """Nothing where not all of it is known."""
+    if estimate.trained is None:
+        return ()
     return traffic.collectives(estimate.model, estimate.evaluation.settings, estimate.evaluation.setup)
 
 
-def _by_paper(estimate: Estimate) -> float:
+def _by_paper(estimate: Estimate) -> float | None:
+    if estimate.trained is None:
+        return None
     return traffic.by_paper(estimate.model, estimate.evaluation.settings, estimate.evaluation.setup)
 
 

@@ -56,10 +56,17 @@ def text(found: Inference, hint: str = "") -> str:
     if found.texts is None:
         lines.append("texts at once         unknown: the cluster file has no `memory:`")
     else:
-        lines.append(f"texts at once         {found.texts} fit, {found.asked.texts} are asked for")
+        lines.append(f"texts at once         {_texts(found, found.texts)}")
     if not found.fits:
         lines += [f"verdict               DOES NOT FIT: {'; '.join(found.shortfalls)}"]
         lines += [f"                      {hint}"] if hint else []
     elif found.texts is not None:
         lines.append("verdict               fits")
     return "\n".join(lines)
+
+
+def _texts(found: Inference, fit: int) -> str:
+    """How many of the texts that are asked for fit; a server lets the rest wait."""
+    if found.split.paged and 0 < fit < found.asked.texts:
+        return f"{fit} of at most {found.asked.texts}, the rest wait"
+    return f"{fit} fit, {found.asked.texts} are asked for"

@@ -205,7 +205,7 @@ def _plan(folder: Path) -> dict[str, Any]:
 
 def _bound(estimate: Estimate | None) -> tuple[float, float] | None:
     """(MFU, tokens a second) of the shortest step that is possible; None where GPU, fabric or model are not known."""
-    bound = estimate.evaluation.bound if estimate else None
+    bound = estimate.bound if estimate else None
     if bound is None or not bound.mfu or not bound.tokens_per_second:
         return None
     return bound.mfu, bound.tokens_per_second

@@ -37,11 +37,12 @@ def table() -> dict[str, Any]:
 def attach(model: Architecture, adapters: Adapters) -> Architecture:
     """The model with adapters; its own weights stand still, those of linear layers in 4 bit where that is asked for.
 
-    Raises ValueError for a target that is no linear layer of the model's, with the names of those that are.
+    Raises ValueError for a target that is no linear layer of the model's, with the names of those that are. A model
+    whose layers are not known (by_size.py) has none of its adapters' tensors.
     """
     names = linear_layers(model)
     for target in adapters.targets:
-        if not any(_ends(name, target) for name in names):
+        if names and not any(_ends(name, target) for name in names):
             ends = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in names))
             raise ValueError(f"{target}: no linear layer of the model is called so; it has {ends}")
 

@@ -143,6 +143,11 @@ class Architecture:
         return self._sum(lambda weight: weight.size if weight.trained else 0)
 
     @functools.cached_property
+    def adapted(self) -> bool:
+        """Whether it has all tensors that are trained: not those of adapters where its layers are not known."""
+        return self.adapters is None or any(weight.name.endswith(".lora_A") for weight in self.weights)
+
+    @functools.cached_property
     def packed(self) -> int:
         """Parameters that are kept in 4 bit."""
         return self._sum(lambda weight: weight.size if weight.packed else 0)

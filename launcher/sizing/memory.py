@@ -116,9 +116,14 @@ def estimate(model: Architecture, settings: Zero, setup: Setup) -> Memory:
         slot=max(moments.values(), key=lambda m: m.total),
         host=host(model, settings, setup),
         nvme=nvme(model, settings, setup),
-        checkpoint=checkpoint(model, settings),
+        checkpoint=sum(checkpoint(one, settings) for one in (model, *_learning_beside(setup))),
         moments=moments,
     )
+
+
+def _learning_beside(setup: Setup) -> Iterator[Architecture]:
+    """Critics, whose checkpoint lies beside the policy's (docker/workloads/ppo_training.py)."""
+    return (other.model for other in setup.learning.others if other.trained)
 
 
 def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
@@ -294,7 +299,7 @@ def nvme(model: Architecture, settings: Zero, setup: Setup) -> int:
 
 
 def checkpoint(model: Architecture, settings: Zero) -> int:
-    """Bytes of one checkpoint, all ranks' files together: weights once, master weights and moments once.
+    """Bytes of one model's checkpoint, all ranks' files together: weights once, master weights and moments once.
 
     Weights that stand still are left out.
     """

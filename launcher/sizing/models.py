@@ -121,7 +121,7 @@ def _of_hub(model: str, found: Found | None) -> architecture.Architecture | Unkn
         reason = (
             found.source
             if found
-            else "a hub model's size is not known before it is downloaded; name a local folder"
+            else "the config.json of a hub's model was not looked for; name a local folder"
         )
         return Unknown(model, reason)
     try:

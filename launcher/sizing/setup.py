@@ -25,6 +25,7 @@ class Learning(NamedTuple):
     texts: int = 1  # that one sample has
     masked: str = ""  # attention has a mask: of "each" text, or of "all" of a micro batch in one row
     others: tuple[Other, ...] = ()
+    forward: int = 0  # passes of a model that stands still over the same texts
     sampled: str = ""  # answers are sampled for a "micro" batch or a "step" at once
     answer: int = 0  # tokens of one
     gathered: bool = False  # stage 3 has all weights whole meanwhile

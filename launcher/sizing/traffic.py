@@ -156,13 +156,25 @@ def flops_per_token(model: Architecture, sequence: int) -> float:
     PaLM, arXiv 2204.02311, appendix B: 6 N + 12 x layers x heads x head width x sequence. The embedding's look-up
     is no product; a tied head is one.
     """
+    weights, attention = _products(model, sequence)
+    still = max(0, weights - model.trained) if model.adapters else 0  # without a gradient of their own
+    return 6.0 * weights - 2.0 * still + 3.0 * attention
+
+
+def _forward(model: Architecture, sequence: int) -> float:
+    """Those of the forward pass alone."""
+    weights, attention = _products(model, sequence)
+    return 2.0 * weights + attention
+
+
+def _products(model: Architecture, sequence: int) -> tuple[int, float]:
+    """Weights in a product with one token, and operations of attention in its forward pass."""
     lookup = sum(w.size for w in model.embeddings)
     head = 0 if model.head else model.vocab * model.hidden
     weights = model.active_parameters - lookup + head - model.groups.get("vision", 0)  # the text's alone
-    still = max(0, weights - model.trained) if model.adapters else 0  # without a gradient of their own
     # each layer's queries meet as many keys as its window has; MLA's values are narrower than its keys
     looked = sum(s.number * min(sequence, s.window or sequence) for s in model.stacks if s.attends)
-    return 6.0 * weights - 2.0 * still + 6.0 * looked * model.heads * (model.head_dim + model.value_dim)
+    return weights, 2.0 * looked * model.heads * (model.head_dim + model.value_dim)
 
 
 class Rates(NamedTuple):
@@ -181,9 +193,10 @@ def bound(model: Architecture, settings: Zero, setup: Setup, gpu: Gpu, rates: Ra
     is what it is for.
     """
     tokens = setup.tokens * settings.accumulation
-    per_token = flops_per_token(model, setup.sequence)
+    trained = flops_per_token(model, setup.sequence)
+    still = setup.learning.forward * _forward(model, setup.sequence)
     again = 4 / 3 if setup.checkpointing else 1.0
-    compute = tokens * per_token * again / gpu.flops
+    compute = tokens * (trained * again + still) / gpu.flops
     moved = collectives(model, settings, setup)
     intra = volume(moved, "slot") / gpu.link
     between = volume(moved, "fabric", setup.slots)
@@ -202,7 +215,7 @@ def bound(model: Architecture, settings: Zero, setup: Setup, gpu: Gpu, rates: Ra
         fabric=outside,
         optimizer=update,
         step=step,
-        mfu=total * per_token / (step * gpu.flops * setup.world),
+        mfu=total * (trained + still) / (step * gpu.flops * setup.world),
         tokens_per_second=total / step,
     )
 

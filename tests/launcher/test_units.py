@@ -91,6 +91,23 @@ def test_gigabytes_are_read_back_within_what_is_shown(count: int) -> None:
     assert abs(float(match[1]) * factor - count) <= (0.05 if "." in match[1] else 0.5) * factor + 1
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (999_999, "999,999"),
+        (10**6, "1 million"),
+        (999_499_999, "999 million"),
+        (999_500_001, "1 billion"),
+        (10**9 - 1, "1 billion"),
+        (6_738_415_616, "6.74 billion"),
+        (10**12 - 1, "1 trillion"),
+        (10**15, "1,000 trillion"),
+    ],
+)
+def test_counts_are_rounded_before_their_unit_is_chosen(number: int, text: str) -> None:
+    assert units.count(number) == text
+
+
 @pytest.mark.parametrize("text", ["1153PB", "999999999999999PB", "1025PiB", "999999999999999.9TiB"])
 def test_sizes_that_nothing_has(text: str) -> None:
     with pytest.raises(ValueError, match="is more than 1 EiB"):

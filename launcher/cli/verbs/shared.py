@@ -85,7 +85,10 @@ def warn(plan: Plan, strict: bool) -> None:
 def require_fit(plan: Plan, force: bool) -> None:
     """Refuse a plan that runs out of memory; with `force` only warn."""
     if plan.estimate and not plan.estimate.fits:
-        _refuse(plan.estimate.refusal().at(plan.places), force)
+        from launcher.planning import fit
+
+        more = fit.adapters(plan.estimate, plan.job, plan.cluster)
+        _refuse(plan.estimate.refusal(more).at(plan.places), force)
     if plan.inference and not plan.inference.fits:
         from launcher.planning import generating
 

@@ -186,6 +186,21 @@ def test_a_model_that_cannot_be_split_so_is_refused(tmp_path: Path) -> None:
     placement.check_model(tmp_path / "elsewhere", placement.Layout(5, 1, 1))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"num_hidden_layers": "x", "num_attention_heads": "x"},
+        {"num_hidden_layers": True, "num_attention_heads": 1.5},
+        {"text_config": "x", "num_attention_heads": 3},
+        {"n_head": -3, "n_layer": None},
+        ["x"],
+    ],
+)
+def test_a_configuration_of_no_model_is_the_servers_to_judge(content: object, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    placement.check_model(tmp_path / "config.json", placement.Layout(2, 2, 1))
+
+
 def test_a_server_is_open_to_others_where_it_has_to_be() -> None:
     alone, several = place(0, 1, 2), place(0, 2, 2)
     assert endpoint.default_host(alone, {}) == "127.0.0.1"
@@ -202,6 +217,25 @@ def test_a_key_on_the_command_line_is_refused_before_a_job_is_submitted() -> Non
         assert refusal
         assert "a command line is no place for a key" in refusal
         assert "secret=" not in refusal
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("gpu-memory-utilization=2", "a number above 0 and up to 1 is expected, not '2'"),
+        ("gpu_memory_utilization=0", "a number above 0 and up to 1 is expected, not '0'"),
+        ("gpu-memory-utilization=x", "a number above 0 and up to 1 is expected, not 'x'"),
+        ("max-num-seqs=0", "a whole number of at least 1 is expected, not '0'"),
+        ("max-num-seqs", "a whole number of at least 1 is expected, not ''"),
+        ("max_model_len=64", "--engine-options max-model-len: use --max-length"),
+        ("tensor-parallel-size=4", "use --tensor-parallel"),
+    ],
+)
+def test_what_the_server_cannot_have_is_refused_before_a_job_is_submitted(word: str, message: str) -> None:
+    given = ["--run-dir=/run", "--model=m", "--engine-options"]
+    assert message in str(serve.refusal([*given, word], 1, 1))
+    for well in ("gpu-memory-utilization=.1", "gpu-memory-utilization=1", "max-num-seqs=1", "enforce-eager"):
+        assert serve.refusal([*given, well], 1, 1) is None
 
 
 def test_where_a_server_is_reached() -> None:

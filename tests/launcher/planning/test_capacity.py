@@ -115,7 +115,7 @@ def test_one_host_is_the_fewest() -> None:
             "args.lora-targets w_proj: no linear layer of the model is called so",
         ),
         ({}, {"gpu": None, "memory": None}, "the cluster file does not say how much memory its hosts have"),
-        ({"model": "owner/model"}, {}, "a hub model's size is not known before it is downloaded"),
+        ({"model": "owner/model"}, {}, "the config.json of a hub's model was not looked for"),
         ({"batch": {"micro": 1, "global": 7}}, {}, "batch.global 7 does not divide"),
     ],
 )
@@ -264,6 +264,7 @@ def test_what_failures_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert made.estimate is not None
     assert made.estimate.evaluation.bound is not None
     saving = made.estimate.saving
+    assert saving is not None
     assert saving.on_disk == 3 * saving.size
     assert saving.seconds == pytest.approx(5000 * (made.estimate.evaluation.bound.step or 0))
     assert saving.lost is not None
@@ -274,6 +275,7 @@ def test_what_failures_cost(capsys: pytest.CaptureFixture[str]) -> None:
     often = {**many, "checkpoint": {"every": saving.steps}}
     less = samples.decided({**JOB, **often}, **{**GPU, "bandwidth": 3200}).estimate
     assert less is not None
+    assert less.saving is not None
     assert (less.saving.lost or 1) <= 0.01
     assert "use checkpoint.every" not in estimate.text(less)
     assert main.main(["plan", "jobs/quickstart.yaml"]) == 0

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from launcher.errors import PlanError
 from launcher.planning import generating
 from launcher.sizing.inference import Split
 from tests import samples
@@ -36,6 +37,18 @@ def test_vllm_splits_all_weights_and_keys_over_a_hosts_ranks() -> None:
     assert one.asked.texts == 64
     assert one.room is not None
     assert one.texts == one.room // one.text > 64
+
+
+def test_the_engines_own_share_and_number_of_texts_are_taken() -> None:
+    given: dict[str, Any] = {"engine-options": ["gpu-memory-utilization=.1", "max_num_seqs=3"]}
+    asked = found("serve", **given).asked
+    assert (asked.share, asked.texts) == (0.1, 3)
+
+
+def test_a_share_that_no_card_has_is_refused() -> None:
+    given: dict[str, Any] = {"engine-options": ["gpu-memory-utilization=2"]}
+    with pytest.raises(PlanError, match="gpu-memory-utilization: a number above 0 and up to 1 is expected"):
+        found("serve", **given)
 
 
 def test_more_ranks_than_heads_of_keys_keep_one_each() -> None:

@@ -242,7 +242,17 @@ def test_a_plan_of_a_hub_model(job: str, tmp_path: Path, capsys: pytest.CaptureF
     assert main.main(["local", job, "--dry-run"]) == 3
     assert "zero2 does not fit" in capsys.readouterr().err
     assert main.main(["plan", job, "--min-nodes", "--set", "deepspeed=auto"]) in (0, 3)
-    assert "downloaded" not in capsys.readouterr().err
+    assert "not looked for" not in capsys.readouterr().err
+
+
+def test_a_program_of_ones_own_has_its_hub_model_looked_up_too(
+    job: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cached(tmp_path / "hf" / "hub")
+    (tmp_path / "train.py").write_text("")
+    own = ["--set", f"workload={tmp_path}/train.py", "--set", "args.seq-length=512"]
+    assert main.main(["plan", job, *own]) == 0
+    assert "6.74 billion parameters" in capsys.readouterr().out
 
 
 def test_a_preset_does_not_silence_that_nothing_is_estimated(

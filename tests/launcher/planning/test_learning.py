@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from launcher import errors
 from launcher.errors import PlanError
-from launcher.planning import fit, learning
+from launcher.files import load
+from launcher.planning import fit, learning, plan
+from launcher.reports import estimate as reports
 from launcher.sizing import models
 from tests import samples
 
@@ -136,8 +139,107 @@ def test_a_family_that_is_not_described_is_as_large_as_its_files(tmp_path: Path)
     assert not found.fits
 
 
+@pytest.mark.parametrize("workload", ["chat_sft", "chat_reward"])
+def test_adapters_of_a_family_that_is_not_described_are_said_not_to_be_counted(
+    workload: str, tmp_path: Path
+) -> None:
+    config = {"model_type": "new", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 100}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    (tmp_path / "model.safetensors.index.json").write_text('{"metadata": {"total_size": 2000000}}')
+    for more in ({}, {"lora-targets": ["q_proj"]}):
+        args = {"data": "/data/a.jsonl", **LORA, **more}
+        fields = {"model": str(tmp_path), "workload": workload, "deepspeed": "zero2"}
+        plan = samples.decided({**fields, "args": args}, **CLUSTER)
+        assert plan.estimate
+        assert (plan.estimate.trained, plan.estimate.saving) == (None, None)
+        assert any("adapters are not counted: the layers of the family 'new'" in note for note in plan.notes)
+        text, told = reports.text(plan.estimate), reports.data(plan.estimate)
+        assert ", adapters not counted;" in text
+        assert "checkpoint on disk" not in text
+        assert "sent per rank" not in text
+        unknown = "trained_parameters", "checkpoints", "communication_by_paper"
+        assert [told[key] for key in unknown] == [None, None, None]
+        assert (told["memory"]["checkpoint"], told["communication"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("fields", "saves", "timed"),
+    [
+        ({"args": {"seq-length": 512}, "checkpoint": {"every": 500}}, True, True),
+        ({"args": {"seq-length": 512}}, False, True),
+        ({"args": {"lr": 0.1}}, False, False),
+    ],
+)
+def test_of_a_program_of_ones_own_no_more_is_told_than_it_says(
+    fields: dict[str, Any], saves: bool, timed: bool
+) -> None:
+    job = samples.job(model="llama-2-7b", workload="/data/train.py", **fields)
+    places: errors.Places = {"job": dict.fromkeys([(name,) for name in fields], errors.Place("job.yaml"))}
+    found = plan.make(load.Loaded(job, samples.cluster(**CLUSTER), places), samples.SITE).estimate
+    assert found
+    assert bool(found.saving) is ("checkpoint on disk" in reports.text(found)) is saves
+    assert bool(found.bound) is ("MFU" in reports.text(found)) is timed
+
+
+CARD: dict[str, Any] = {"gpu": "rtx3090-24gb", "slots": 1, "hosts": 1, "memory": "32GB", "fabric": "loopback"}
+
+
+@pytest.mark.parametrize(
+    ("model", "workload", "args", "helps"),
+    [
+        ("llama-2-7b", "chat_sft", {"activation-checkpointing": True}, ["--set args.lora-rank=16"]),
+        ("llama-2-70b", "chat_sft", {}, []),
+        ("llama-2-70b", "chat_sft", LORA, []),
+        ("llama-2-7b", "pretrain", {}, []),
+        ("llama-2-7b", "/data/train.py", {"seq-length": 512}, []),
+    ],
+)
+def test_adapters_are_proposed_where_they_would_fit(
+    model: str, workload: str, args: dict[str, Any], helps: list[str]
+) -> None:
+    fields = {"model": model, "workload": workload, "args": args, "deepspeed": "zero2"}
+    job, cluster = samples.job(**fields), samples.cluster(**CARD)
+    found, _ = fit.estimate_or_reason(job, cluster)
+    assert found
+    assert not found.fits
+    assert fit.adapters(found, job, cluster) == helps
+    assert ("args.lora-rank" in str(found.refusal(helps))) is bool(helps)
+
+
 def test_an_encoder_decoder_is_fine_tuned_without_an_estimate(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5", "is_encoder_decoder": true}')
     job = samples.job(model=str(tmp_path), workload="finetune")
     found, reason = fit.estimate_or_reason(job, samples.cluster(**CLUSTER))
     assert (found, "is an encoder-decoder, whose memory is not estimated" in reason) == (None, True)
+
+
+def test_a_checkpoint_of_ppo_has_policy_and_critic() -> None:
+    judge = PSI - 32000 * 4096 + 4096
+    saving = estimate("chat_ppo", "zero2", reward="brief").saving
+    assert saving
+    assert saving.size == (2 + 12) * (PSI + judge)
+
+
+@pytest.mark.parametrize("workload", ["chat_ppo", "chat_rl"])
+def test_the_time_of_steps_that_sample_answers_is_not_told(workload: str) -> None:
+    found = estimate(workload, "auto", reward="brief")
+    assert found.evaluation.bound
+    assert found.saving
+    assert (found.bound, found.saving.seconds) == (None, None)
+    text = reports.text(found)
+    assert "step time             not estimated" in text
+    assert "tokens/s" not in text
+    told = reports.data(found)
+    assert told["bound"] is None
+    assert {one["step_seconds"] for one in told["tried"]} == {None}
+
+
+@pytest.mark.parametrize("args", [{}, LORA])
+def test_a_pairs_time_has_the_references_forward_pass(args: dict[str, Any]) -> None:
+    pairs, judged = estimate("chat_dpo", **args), estimate("chat_sft", **args)
+    weights = PSI - 32000 * 4096 + pairs.model.trained * bool(args)
+    forward = 2 * weights + 4 * 32 * 4096 * pairs.request.sequence
+    assert pairs.bound
+    assert judged.bound
+    more = pairs.bound.compute - 2 * judged.bound.compute
+    assert more * 989e12 == pytest.approx(pairs.evaluation.setup.tokens * forward, rel=1e-6)

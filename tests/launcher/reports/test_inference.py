@@ -20,3 +20,8 @@ def test_one_that_does_not_fit_is_told_why_and_what_helps() -> None:
     text = planned(workload="generate", deepspeed="zero3-offload", args={"prompts": "/p.jsonl"})
     assert "in memory per host\nweights 141 GB of 80.0 GB" in text
     assert "verdict DOES NOT FIT: needs 141.1 GB per host, 80.0 GB available\nuse --set nodes=2" in text
+
+
+def test_a_server_lets_the_texts_that_do_not_fit_wait() -> None:
+    text = planned(workload="serve", model="llama-2-7b", args={"max-length": 4096})
+    assert "texts at once 28 of at most 256, the rest wait\nverdict fits" in text

@@ -185,7 +185,7 @@ def test_a_hub_name_is_unknown_and_says_why() -> None:
     found = models.load("meta-llama/Llama-3.1-8B")
     assert found == models.Unknown(
         "meta-llama/Llama-3.1-8B",
-        "a hub model's size is not known before it is downloaded; name a local folder",
+        "the config.json of a hub's model was not looked for; name a local folder",
     )
 
 
