@@ -45,6 +45,11 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
         raise Stop(
             f"{checkpoint.path} has no weights of {', '.join(sorted(missing)[:3])}{_adapters(checkpoint)}"
         )
+    if any(".lora_" in name for name in weights):
+        raise Stop(
+            f"{checkpoint.path} has LoRA's adapters beside the weights, and they are merged only at the end of a run: "
+            "resume it with args.merge"
+        )
     half = folder.with_name(f".{folder.name}.half")
     architectures.write(model, tokenizer, weights, half)
     half.rename(folder)

@@ -16,7 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is only installed where jobs run")
 pytest.importorskip("trl", reason="the train extra is not installed")
 
-from workloads import lora  # noqa: E402
+from workloads import architectures, export, lora  # noqa: E402
 from workloads.session import Stop  # noqa: E402
 
 from tests.docker.workloads import ranks, tiny  # noqa: E402
@@ -325,3 +325,20 @@ def test_targets_that_there_are(targets: list[str]) -> None:
 def test_targets_that_there_are_not(targets: list[str]) -> None:
     with pytest.raises(Stop, match="q_proj, k_proj, v_proj"):
         lora.check_targets(targets, small())
+
+
+def test_a_checkpoint_with_adapters_is_not_exported_without_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """PPO's checkpoints have the weights and the adapters, by one module's names."""
+    stage: Any = types.SimpleNamespace(args=options(), config={})
+    adapted = lora.attach(small(), stage).state_dict()
+    kept = {architectures.plain_name(name): tensor for name, tensor in adapted.items()}
+    monkeypatch.setattr(export, "states", lambda _: kept)
+    monkeypatch.setattr(export, "skeleton", lambda _: (small(), None))
+    monkeypatch.setattr("workloads.export.digests.damaged", lambda *_: [])
+    identity = types.SimpleNamespace(precision="fp32")
+    checkpoint: Any = types.SimpleNamespace(path=tmp_path / "step-1", digests={}, identity=identity)
+    with pytest.raises(Stop, match=r"step-1 has LoRA's adapters beside the weights.*args\.merge"):
+        export.export(checkpoint, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
