@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import heartbeat
 import pytest
 import torch
-from workloads import callbacks, evaluate, ppo_training, trainers, training
+from workloads import callbacks, evaluate, ppo_training, rollouts, trainers, training
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,8 +95,8 @@ def test_so_it_is_where_answers_are_sampled(told: Path, monkeypatch: pytest.Monk
         beats.append(beat(told).beat)
         asked.append((prompts, seeds))
 
-    monkeypatch.setattr(ppo_training.rollouts, "answers", answers)
-    monkeypatch.setattr(ppo_training.rollouts, "figures", lambda *_: {"tokens": 1.0})
+    monkeypatch.setattr(rollouts, "answers", answers)
+    monkeypatch.setattr(rollouts, "figures", lambda *_: {"tokens": 1.0})
     nothing = lambda *_, **__: None  # noqa: E731
     stage = SimpleNamespace(
         this=SimpleNamespace(world_size=1, rank=0),
