@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import heartbeat
 import pytest
 import torch
-from workloads import callbacks, evaluate, trainers, training
+from workloads import callbacks, evaluate, ppo_training, rollouts, trainers, training
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,6 +85,30 @@ def test_so_it_is_where_each_token_weighs_the_same(told: Path) -> None:
     )
     assert trainers.evaluate_tokens(trainer, judge) == {"eval_loss": 1.0, "eval_accuracy": 1.0}
     assert beats == [1, 2, 3]
+
+
+def test_so_it_is_where_answers_are_sampled(told: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats: list[int] = []
+    asked: list[tuple[Any, Any]] = []
+
+    def answers(_: Any, __: Any, prompts: Any, seeds: Any) -> None:
+        beats.append(beat(told).beat)
+        asked.append((prompts, seeds))
+
+    monkeypatch.setattr(rollouts, "answers", answers)
+    monkeypatch.setattr(rollouts, "figures", lambda *_: {"tokens": 1.0})
+    nothing = lambda *_, **__: None  # noqa: E731
+    stage = SimpleNamespace(
+        this=SimpleNamespace(world_size=1, rank=0),
+        size=SimpleNamespace(total=2, micro=1),
+        log=SimpleNamespace(event=nothing, say=nothing),
+    )
+    progress, args = SimpleNamespace(step=9), SimpleNamespace(seed=5)
+    here: Any = SimpleNamespace(stage=stage, models=None, held_out=[[7], [8]], args=args, progress=progress)
+    ppo_training.Training.evaluate(here)
+    assert beats == [2, 3]
+    held_out = ppo_training.HELD_OUT
+    assert asked == [([[7]], [(5, held_out, 0)]), ([[8]], [(5, held_out, 1)])]
 
 
 def beat(file: Path) -> heartbeat.Beat:
