@@ -71,6 +71,15 @@ class GpuHour:
     )
 
 
+def _costs(value: object) -> object:
+    """What a file says of costs; what says nothing of them is a mistake."""
+    if isinstance(value, dict) and not {"price", "watts"} & value.keys():
+        raise ValueError("has neither `price` nor `watts`; write {price: 2.1, currency: USD, watts: 700}")
+    if isinstance(value, dict) and "currency" in value and "price" not in value:
+        raise ValueError("has a currency and no price; add `price:`, or leave `currency` out")
+    return value
+
+
 @dataclass(frozen=True, kw_only=True)
 class Slurm:
     partition: Text | None = None
@@ -254,7 +263,7 @@ class Cluster:
     bandwidth: Count | None = field(
         None, "Gb/s that one host sends over the fabric, all its adapters together."
     )
-    gpu_hour: GpuHour = field(
+    gpu_hour: Annotated[GpuHour, Read(_costs)] = field(
         GpuHour, "What an hour of a slot costs, {price: 2.1, currency: USD, watts: 700}, for `report`."
     )
     fabric: str = field("tcp", "The network between hosts: see `python -m launcher env`.")

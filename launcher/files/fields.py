@@ -149,8 +149,12 @@ def _duration_or(*words: str) -> Callable[[object], object]:
     measured = _measure(units.seconds, f"10m, or {' or '.join(words)}")
 
     def read(value: object) -> object:
-        if value not in words:
-            measured(value)
+        if value in words:
+            return value
+        if not isinstance(value, str) or not re.fullmatch(r"\s*[0-9].*", value):
+            known = ", ".join(words)
+            raise ValueError(f"{shown(value)} is neither a duration such as 10m nor one of {known}")
+        measured(value)
         return value
 
     return read

@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher import workloads
+from launcher import units, workloads
 from launcher.deepspeed import config as deepspeed_config
 from launcher.deepspeed import rules, versions
 from launcher.errors import LauncherError, PlanError, Problem, of_field, shown
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from launcher.sizing.inference import Inference
 
 # A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).
+_LEAST_STALL = 60  # seconds
 _STEM = 45
 
 
@@ -162,7 +163,11 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         raise PlanError(*problems, *error.problems).at(places) from None
     if problems:
         raise PlanError(*problems).at(places)
-    warnings = [*_written(findings, "warning", job), *inline_secrets.warnings(job, cluster)]
+    warnings = [
+        *_written(findings, "warning", job),
+        *inline_secrets.warnings(job, cluster),
+        *_impatience(job),
+    ]
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and (note := fit.unknown_note(job, unknown, preset)):
         notes.append(note)
@@ -219,6 +224,13 @@ def _deepspeed(job: Job, cluster: Cluster, estimate: fit.Estimate | None) -> tup
     if estimate:
         return estimate.candidate.preset, dict(estimate.evaluation.config)
     return fit.blind(job, cluster)
+
+
+def _impatience(job: Job) -> Iterator[Problem]:
+    """A limit that a slow step, a checkpoint or the first compilation may pass without a hang."""
+    if job.watch.stall not in {"auto", "off"} and units.seconds(job.watch.stall) < _LEAST_STALL:
+        what = f"watch: {job.watch.stall} may end a run whose ranks are only slow"
+        yield Problem(what, "auto goes by the run's own pace", about=("job", "watch"))
 
 
 def _clashes(

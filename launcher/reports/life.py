@@ -9,7 +9,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from launcher.runs import hours, metrics, ranktimes
+from launcher.runs import hours, ranktimes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ class Life(NamedTuple):
 
 def read(folder: Path, now: float | None = None) -> Life | None:
     """The life of the run in `folder`; None where nothing of its time was recorded. `now`, Unix time, if it runs."""
-    events, records = metrics.read(folder, file=metrics.EVENTS)[0], metrics.read(folder)[0]
+    events, records = hours.read(folder)
     attempts = hours.attempts(events, records, now)
     if not attempts:
         return None

@@ -58,7 +58,7 @@ def of(name: str, folder: Path, now: float | None = None) -> Use | None:
     """What the run in `folder` used; None where nothing was recorded. `now`, Unix time, if it still runs."""
     from launcher.planning import recorded  # with the parser of YAML, which a run that is not there needs not
 
-    events, records = metrics.read(folder, file=metrics.EVENTS)[0], metrics.read(folder)[0]
+    events, records = hours.read(folder)
     attempts = hours.attempts(events, records, now)
     if not attempts:
         return None

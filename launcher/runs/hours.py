@@ -14,8 +14,13 @@ from bisect import bisect_left
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from launcher.errors import LauncherError
+from launcher.runs import metrics
+from launcher.runs import record as runs
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from launcher.runs.metrics import Record
 
@@ -44,6 +49,7 @@ _BEGINS = {
 # Event of metrics.jsonl → the share of the `seconds` before it.
 _TOOK = {"eval": "evaluation", "checkpoint": "checkpoints"}
 _MOST = 1e6  # slots
+_DAY = 86_400.0  # seconds, more than the clocks of two hosts and a time zone differ by
 
 
 class Span(NamedTuple):
@@ -66,6 +72,20 @@ class Attempt(NamedTuple):
     ended: bool
     events: tuple[Record, ...]
     records: tuple[Record, ...]
+
+
+def read(folder: Path) -> tuple[list[Record], list[Record]]:
+    """(events, records) of the run in `folder`, without what a wrong clock told: a day before its submission."""
+    told, measured = metrics.read(folder, file=metrics.EVENTS)[0], metrics.read(folder)[0]
+    try:
+        earliest = runs.read(folder / runs.RECORD).submitted - _DAY
+    except LauncherError:  # it was copied without its record
+        return told, measured
+    first, second = (
+        [line for line in lines if line.figures.get("time", earliest) >= earliest]
+        for lines in (told, measured)
+    )
+    return first, second
 
 
 def attempts(events: Sequence[Record], records: Sequence[Record], now: float | None = None) -> list[Attempt]:

@@ -113,10 +113,15 @@ def _asked(plans: Mapping[str, Plan], rendered: Mapping[str, dict[str, str]]) ->
 
 
 def _print_claims(storage: str, plans: Mapping[str, Plan]) -> None:
-    """The claims that the stages name, each once, ahead of the manifests."""
+    """The claims that the stages name, each once, ahead of the manifests. Raises SpecError where they name none."""
+    from launcher.errors import SpecError
     from launcher.schedulers.kubernetes import storage as claims
 
     texts = [part for plan in plans.values() for part in claims.claims(plan, storage).split("---\n") if part]
+    if not texts:
+        raise SpecError(
+            "--with-claims: no claim is named", hint="name one in the cluster file: kubernetes: {runs: CLAIM}"
+        )
     print(*dict.fromkeys(f"{text}---\n" for text in texts), sep="", end="")
 
 

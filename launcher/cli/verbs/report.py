@@ -118,7 +118,7 @@ def _entries(given: options.Report) -> list[Path | Sweep | PipelineRun]:
     if given.since is None:
         if not given.runs:
             raise SpecError("no RUN was given", hint="name runs, or `--since 30d` for all of them")
-        return [Path(name) if "/" in name else _find(name) for name in given.runs]
+        return [_folder(name) if "/" in name else _find(name) for name in given.runs]
     if given.runs:
         raise SpecError("--since is of all runs: it goes without RUN", hint="leave one of them out")
     try:
@@ -132,6 +132,15 @@ def _entries(given: options.Report) -> list[Path | Sweep | PipelineRun]:
     if recent := [run for run in runs if run.submitted >= since]:
         return [pipelines.of_run(run) for run in recent]
     raise RunNotFoundError(f"no run in {here} was submitted in the last {given.since}")
+
+
+def _folder(name: str) -> Path:
+    """Raises RunNotFoundError for what is no folder."""
+    from launcher.errors import RunNotFoundError
+
+    if not (folder := Path(name)).is_dir():
+        raise RunNotFoundError(f"there is no folder {name}", hint="name a run's id, or its folder")
+    return folder
 
 
 def _find(name: str) -> Sweep | PipelineRun:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
 FOLDER = "/runs"  # where the run folders' volume is mounted in a pod
+_LEAST = 2**20  # bytes of a claim: below it, the unit was forgotten
 _PLACE = ("cluster", "kubernetes")
 
 
@@ -42,13 +43,18 @@ class Claim(NamedTuple):
 def claims(plan: Plan, storage: str) -> str:
     """Manifests of the claims that `plan` names, each followed by `---`; '' where it names none.
 
-    `storage`: a size, or SIZE:CLASS. Raises SpecError for what is no size.
+    `storage`: a size, or SIZE:CLASS. Raises SpecError for what is no size, or no class.
     """
-    size, _, storage_class = storage.partition(":")
+    size, colon, storage_class = storage.partition(":")
     try:
         kubernetes_syntax.quantity(size)
+        if kubernetes_syntax.number(size) < _LEAST:
+            raise ValueError(f"{size} is less than 1Mi")
+        if colon:
+            kubernetes_syntax.subdomain(storage_class)
     except ValueError as error:
-        raise SpecError(f"--with-claims {storage}: {error}", hint="write it as 1Ti, or 1Ti:CLASS") from None
+        problem = str(error).partition(";")[0]  # its own hint is of other fields
+        raise SpecError(f"--with-claims {storage}: {problem}", hint="write it as 1Ti, or 1Ti:CLASS") from None
     runs = plan.cluster.kubernetes.runs
     named = {runs: Claim(runs, "kubernetes.runs: run folders and checkpoints")} if runs else {}
     for mount in plan.mounts:

@@ -21,11 +21,11 @@ HOUR = 3600.0
 SPEED = 250_000.0  # tokens a second
 
 
-def write(folder: Path, job: str = "", *settings: str, slots: int = 32) -> Path:
-    """A run of two hours, one of them in steps: half an hour to start, and the rest evaluates."""
+def write(folder: Path, job: str = "", *settings: str, slots: int = 32, since: float = 0.0) -> Path:
+    """A run of two hours from `since`, one of them in steps: half an hour to start, and the rest evaluates."""
     folder.mkdir(exist_ok=True)
     events = [("allocated", 0.0), ("met", 0.0), ("started", 0.0), ("ended", 2 * HOUR)]
-    told = [{"event": event, "time": time, "slots": slots} for event, time in events]
+    told: list[dict[str, Any]] = [{"event": event, "time": time, "slots": slots} for event, time in events]
     step = {"tokens_per_second": SPEED, "step_seconds": 2.0, "loss": 1.0}
     records: list[dict[str, Any]] = [
         {"event": "start", "step": 0, "time": 0.5 * HOUR, "max_steps": 1800},
@@ -33,6 +33,8 @@ def write(folder: Path, job: str = "", *settings: str, slots: int = 32) -> Path:
         {"step": 1800, "tokens": 3600 * SPEED, "time": 1.5 * HOUR, **step},
         {"event": "eval", "step": 1800, "time": 2 * HOUR, "seconds": 0.5 * HOUR},
     ]
+    for line in (*told, *records):
+        line["time"] += since
     for name, lines in (("events", told), ("metrics", records)):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     if job:
@@ -89,6 +91,16 @@ def test_a_run_that_still_runs_is_whole(tmp_path: Path) -> None:
     assert (now.is_whole, now.gpu_hours, later.is_whole, later.gpu_hours) == (False, 64, True, 96)
 
 
+def test_events_of_a_wrong_clock_do_not_count(tmp_path: Path) -> None:
+    """A host whose clock said 1970 when it told of its start."""
+    submitted(tmp_path, "a", 40 * 86400.0)
+    events = tmp_path / "a" / "events.jsonl"
+    events.write_text('{"event": "allocated", "time": 0.0, "slots": 32}\n' + events.read_text())
+    use = spending.of("a", tmp_path / "a")
+    assert use is not None
+    assert (use.gpu_hours, use.attempts) == (64, 1)
+
+
 def test_the_tables_of_several_runs(tmp_path: Path) -> None:
     uses = [spending.of(n, write(tmp_path / n, "llama-7b", *s)) for n, s in (("a", (COSTS,)), ("b", ()))]
     said = " ".join(spending.text([use for use in uses if use]).split())
@@ -114,7 +126,7 @@ def test_the_picture_has_a_bar_a_run(tmp_path: Path) -> None:
 
 def submitted(runs: Path, name: str, at: float, state: str = "0") -> None:
     fields = {"scheduler": "local", "native_id": "1:2", "submitted": at, "nodes": 1, "slots": 1, "place": {}}
-    (write(runs / name) / "run.json").write_text(json.dumps({"id": name, **fields}))
+    (write(runs / name, since=at) / "run.json").write_text(json.dumps({"id": name, **fields}))
     (runs / name / "exit_code").write_text(f"{state}\n")
 
 
@@ -155,7 +167,7 @@ def test_which_runs_is_said_once(words: list[str], message: str, capsys: pytest.
     ("value", "message"),
     [
         ("{price: -1}", "gpu_hour.price: must be at least 0"),
-        ("{currency: euro}", "write its three letters (ISO 4217), such as EUR"),
+        ("{price: 1, currency: euro}", "write its three letters (ISO 4217), such as EUR"),
         ("{watt: 700}", "watts"),
     ],
 )
