@@ -29,6 +29,7 @@ env: {PLAIN: {value: a}, SECRET: {secret: a, key: a}}
 CLUSTER = """
 slots: 2
 gpu: {name: a, memory: 1GB, capability: 7.5}
+gpu_hour: {price: 1}
 nvme: {path: /a, size: 1TB}
 env: {PLAIN: {value: a}, SECRET: {secret: a, key: a}}
 mounts: {/a: {host: /a, claim: a}}
