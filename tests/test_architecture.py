@@ -80,7 +80,6 @@ TESTED_BY = (
     ("launcher/planning", "launcher/cli/test_main.py", "workspace"),
     ("launcher/rendering", "launcher/rendering/test_quoting.py", "command templates"),
     ("launcher/reports", "launcher/planning/test_capacity.py", "estimate"),
-    ("launcher/reports", "launcher/planning/test_generating.py", "inference"),
     ("launcher/sizing", "launcher/planning/test_generating.py", "cache inference"),
     ("launcher/sizing", "launcher/planning/test_learning.py", "by_size others"),
     ("launcher/runs", "launcher/schedulers/test_slurm.py", "badhosts sweeps"),

@@ -219,25 +219,6 @@ def test_a_key_on_the_command_line_is_refused_before_a_job_is_submitted() -> Non
         assert "secret=" not in refusal
 
 
-@pytest.mark.parametrize(
-    ("word", "message"),
-    [
-        ("gpu-memory-utilization=2", "a number above 0 and up to 1 is expected, not '2'"),
-        ("gpu_memory_utilization=0", "a number above 0 and up to 1 is expected, not '0'"),
-        ("gpu-memory-utilization=x", "a number above 0 and up to 1 is expected, not 'x'"),
-        ("max-num-seqs=0", "a whole number of at least 1 is expected, not '0'"),
-        ("max-num-seqs", "a whole number of at least 1 is expected, not ''"),
-        ("max_model_len=64", "--engine-options max-model-len: use --max-length"),
-        ("tensor-parallel-size=4", "use --tensor-parallel"),
-    ],
-)
-def test_what_the_server_cannot_have_is_refused_before_a_job_is_submitted(word: str, message: str) -> None:
-    given = ["--run-dir=/run", "--model=m", "--engine-options"]
-    assert message in str(serve.refusal([*given, word], 1, 1))
-    for well in ("gpu-memory-utilization=.1", "gpu-memory-utilization=1", "max-num-seqs=1", "enforce-eager"):
-        assert serve.refusal([*given, well], 1, 1) is None
-
-
 def test_where_a_server_is_reached() -> None:
     assert endpoint.name("127.0.0.1", place(0, 1, 2)) == "127.0.0.1"
     assert endpoint.name("::1", place(0, 1, 2)) == "[::1]"

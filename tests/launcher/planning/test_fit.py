@@ -86,7 +86,7 @@ def settings_of(plan: Plan) -> tuple[zero.Zero, setup.Setup]:
         micro=written["train_micro_batch_size_per_gpu"],
         sequence=SEQUENCE,
         checkpointing=plan.estimate.candidate.checkpointing,
-        learning=setup.Learning(loss="chunks" if plan.job.workload in ("pretrain", "finetune") else "whole"),
+        learning=setup.Learning(loss="chunks", masked="each" if plan.job.workload == "finetune" else ""),
     )
 
 
