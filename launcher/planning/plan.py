@@ -153,9 +153,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     ]
     try:
         batch = fit.batch(job, cluster)
-        estimate, unknown = fit.estimate_or_reason(job, cluster, loaded.hub)
-        if estimate and workloads.is_script(job.workload):
-            estimate = estimate._replace(saves=("checkpoint",) in places["job"])
+        estimate, unknown = _estimate(loaded, cluster)
         generated, unsized = _generated(loaded, cluster)
         preset, config = _deepspeed(job, cluster, estimate)
         problems += _clashes(job, cluster, estimate, config)
@@ -195,6 +193,14 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         places=places,
         image_facts=image_facts,
     )
+
+
+def _estimate(loaded: Loaded, cluster: Cluster) -> tuple[fit.Estimate | None, str]:
+    """The estimate, or None and why there is none. Of a program of one's own checkpoints only where it names them."""
+    estimate, unknown = fit.estimate_or_reason(loaded.job, cluster, loaded.hub)
+    if estimate and workloads.is_script(loaded.job.workload):
+        estimate = estimate._replace(saves=("checkpoint",) in loaded.places["job"])
+    return estimate, unknown
 
 
 def _notes(loaded: Loaded, cluster: Cluster, estimate: fit.Estimate | None) -> Iterator[str]:

@@ -123,5 +123,5 @@ def test_nothing_to_show_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureF
     assert main.main(["report", f"{tmp_path}/", "--serve"]) == 5
     assert "there is nothing to draw" in capsys.readouterr().err
     test_life.write(tmp_path)
-    assert main.main(["report", f"{tmp_path}/", "--serve", "here"]) == 2
-    assert "--serve 'here' is no address; write 8080" in capsys.readouterr().err
+    assert main.main(["report", f"{tmp_path}/", "--serve", "127.0.0.1:x"]) == 2
+    assert "--serve '127.0.0.1:x' is no address; write 8080" in capsys.readouterr().err
