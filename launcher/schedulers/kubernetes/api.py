@@ -148,7 +148,7 @@ def connect(context: str | None, without: str = "set KUBECONFIG, or kubernetes.c
             with contextlib.suppress(ConfigException, OSError):
                 config.load_incluster_config(client_configuration=configuration)
                 return Server(ApiClient(configuration), "", _NAMESPACE.read_text().strip())
-        known = isinstance(error, ConfigException)
+        known = isinstance(error, ConfigException) and " object at 0x" not in str(error)
         reason = str(error).rstrip(".") if known else "the kubeconfig is not one that can be read"
         raise ToolMissingError(
             f"no Kubernetes cluster is configured: {reason}",

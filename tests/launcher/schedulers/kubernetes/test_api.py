@@ -99,10 +99,15 @@ def test_a_busy_server_is_not_waited_for_as_long_as_it_says(cluster: Cluster, ru
 
 
 @pytest.mark.parametrize(
-    "text", ["contexts: true", "- 1", "[" * 2000, "clusters: [1]\ncontexts: [1]\ncurrent-context: a", "\0"]
+    "text",
+    [
+        *("contexts: true", "- 1", "[" * 2000, "clusters: [1]\ncontexts: [1]\ncurrent-context: a", "\0"),
+        "clusters: []\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: [b]}}]",
+    ],
 )
 def test_a_kubeconfig_that_is_none(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config").write_text(text)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    with pytest.raises(ToolMissingError, match="no Kubernetes cluster is configured"):
+    with pytest.raises(ToolMissingError, match="no Kubernetes cluster is configured") as caught:
         api.connect(None)
+    assert " object at 0x" not in str(caught.value)
