@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from launcher.discovery.facts import TOPOLOGY
 from launcher.errors import SpecError, did_you_mean
 from launcher.namedtuple import NamedTuple
 from launcher.rendering import templates
@@ -34,15 +35,7 @@ _FABRICS = {
 }
 _INSTANCE = "node.kubernetes.io/instance-type"
 _PRODUCTS = ("nvidia.com/gpu.product", "amd.com/gpu.product-name", "cloud.google.com/gke-accelerator")
-_TOPOLOGY = (
-    "cloud.google.com/gce-topology-block",
-    "cloud.google.com/gce-topology-subblock",
-    "topology.k8s.aws/network-node-layer-3",
-    "oci.oraclecloud.com/rdma.local_block_id",
-    "ib/torset",
-    "backend.coreweave.cloud/leafgroup",
-    "nvidia.com/gpu.clique",
-)
+_CLIQUE = "nvidia.com/gpu.clique"  # the hosts of one NVLink domain
 _GPUS = ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915")
 
 
@@ -131,7 +124,7 @@ def of_kubernetes(facts: Kubernetes) -> str:
         fabric=_fabric(rdma, labels.get(_INSTANCE, "")),
         taints=[t for t in (nodes.taints if nodes else ()) if t.key not in _GPUS],
         selector=_selector(nodes, facts.nodes),
-        topology=[key for key in _TOPOLOGY if key in labels],
+        topology=[key for key in (*TOPOLOGY, _CLIQUE) if key in labels],
         others=[(n, _described(n)) for n in facts.nodes if n != nodes],
         runs=shared[0].name if len(shared) == 1 else None,
         queue=facts.queues[0] if len(facts.queues) == 1 else None,

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from launcher.namedtuple import NamedTuple
 
+# Labels of nodes whose value names a rack or block: their presence is what counts.
+TOPOLOGY = (
+    "cloud.google.com/gce-topology-block",
+    "cloud.google.com/gce-topology-subblock",
+    "topology.k8s.aws/network-node-layer-3",
+    "oci.oraclecloud.com/rdma.local_block_id",
+    "ib/torset",
+    "backend.coreweave.cloud/leafgroup",
+)
+
 
 class Lack(NamedTuple):
     """Something that could not be learned, why, and where a person can look."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from launcher.discovery.facts import Claim, Kubernetes, Lack, Nodes, Taint
+from launcher.discovery.facts import TOPOLOGY, Claim, Kubernetes, Lack, Nodes, Taint
 from launcher.files import kubernetes_syntax as quantities
 from launcher.schedulers.kubernetes import api, kinds, rights
 
@@ -23,15 +23,6 @@ _LABELS = (
     "node.kubernetes.io/instance-type",
     "kubernetes.io/arch",
     "cloud.google.com/gke-accelerator",
-)
-# Labels whose value names a rack or block: their presence is what counts.
-_PLACES = (
-    "cloud.google.com/gce-topology-block",
-    "cloud.google.com/gce-topology-subblock",
-    "topology.k8s.aws/network-node-layer-3",
-    "oci.oraclecloud.com/rdma.local_block_id",
-    "ib/torset",
-    "backend.coreweave.cloud/leafgroup",
 )
 _QUEUEING = {
     "kueue": "kueue.x-k8s.io",
@@ -127,7 +118,7 @@ def _alike(nodes: list[dict[str, Any]]) -> list[Nodes]:
 def _node(node: dict[str, Any]) -> Nodes:
     amounts, labels = node.get("status", {}).get("allocatable", {}), node["metadata"].get("labels", {})
     shown = [(key, labels[key]) for key in _LABELS if key in labels]
-    shown += [(key, "") for key in _PLACES if key in labels]
+    shown += [(key, "") for key in TOPOLOGY if key in labels]
     taints = [
         Taint(t.get("key", ""), t.get("value", ""), t.get("effect", ""))
         for t in node.get("spec", {}).get("taints", [])

@@ -25,6 +25,7 @@ from launcher.planning import (
     notification,
     own_program,
     ranks_environment,
+    unestimated,
     without_gpus,
 )
 
@@ -167,7 +168,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         *_impatience(job),
     ]
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
-    if unknown and (note := fit.unknown_note(job, unknown, preset)):
+    if unknown and (note := unestimated.unknown(job, unknown, preset)):
         notes.append(note)
     notes += [f"{unsized}; no memory is estimated"] if unsized else []
     notes += _notes(loaded, cluster, estimate)
@@ -206,8 +207,8 @@ def _estimate(loaded: Loaded, cluster: Cluster) -> tuple[fit.Estimate | None, st
 def _notes(loaded: Loaded, cluster: Cluster, estimate: fit.Estimate | None) -> Iterator[str]:
     """What the estimate leaves out, which DeepSpeed's keys are checked, and what the workload is not given."""
     job, _, places, image_facts, *_ = loaded
-    yield from fit.uncounted_notes(estimate)
-    yield from filter(None, [fit.partial_note(estimate), learning.judge_note(job) if estimate else ""])
+    yield from unestimated.uncounted(estimate)
+    yield from filter(None, [unestimated.partial(estimate), learning.judge_note(job) if estimate else ""])
     version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
     yield from filter(None, [versions.note(version)])
     given = workloads.saves(job.workload) or workloads.is_script(job.workload)

@@ -10,7 +10,7 @@ import pytest
 from launcher import errors
 from launcher.errors import PlanError
 from launcher.files import load
-from launcher.planning import fit, learning, plan
+from launcher.planning import fit, learning, plan, unestimated
 from launcher.reports import estimate as reports
 from launcher.sizing import models
 from tests import samples
@@ -114,7 +114,7 @@ def test_a_program_of_ones_own_is_known_as_far_as_it_says(args: dict[str, Any], 
     assert found is not None
     assert found.model.measured == known
     assert (learning.sequence(job) > 0) == known
-    assert bool(fit.partial_note(found)) != known
+    assert bool(unestimated.partial(found)) != known
     assert found.evaluation.memory.slot.states > 0
 
 
@@ -127,7 +127,7 @@ def test_a_family_that_is_not_described_is_as_large_as_its_files(tmp_path: Path)
     unknown, reason = fit.estimate_or_reason(job, samples.cluster(**CLUSTER))
     assert unknown is None
     assert "the family 'new'" in reason
-    assert "nothing is known of the memory, so `deepspeed: auto` is zero3" in fit.unknown_note(
+    assert "nothing is known of the memory, so `deepspeed: auto` is zero3" in unestimated.unknown(
         job, reason, "zero3"
     )
     assert fit.blind_preset(job) == "zero3"

@@ -29,11 +29,13 @@ def documents(name: str) -> list[dict[str, Any]]:
     return copy.deepcopy(_parsed(name))
 
 
-@pytest.mark.parametrize("version", [schemas.OLDEST, schemas.NEWEST])
-@pytest.mark.parametrize("name", PLANS)
+def versions(name: str) -> tuple[str, ...]:
+    """Claims of devices have had another form until 1.31, and NVIDIA's driver for them needs 1.32."""
+    return (schemas.NEWEST,) if PLANS[name].fabric.compute_domain else (schemas.OLDEST, schemas.NEWEST)
+
+
+@pytest.mark.parametrize(("name", "version"), [(name, each) for name in PLANS for each in versions(name)])
 def test_fits_the_schemas(name: str, version: str) -> None:
-    if PLANS[name].fabric.compute_domain and version == schemas.OLDEST:
-        pytest.skip("claims of devices have had another form until 1.31; NVIDIA's driver needs 1.32")
     assert [p for d in documents(name) for p in schemas.problems(d, version)] == []
 
 

@@ -1,0 +1,75 @@
+"""What an estimate leaves out, in words: of a plan that has one, and of one that has none.
+
+Owns what of DeepSpeed's configuration sizing does not count.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from launcher import workloads
+from launcher.planning import fit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from launcher.files.job import Job
+    from launcher.planning.fit import Estimate
+
+# What changes memory or traffic in ways that sizing does not count: keys of DeepSpeed's configuration, and why.
+UNCOUNTED = (
+    (("zero_optimization", "zenflow"), "ZenFlow keeps selected gradients and a second optimizer on the GPU"),
+    (
+        ("zero_optimization", "offload_optimizer", "super_offload"),
+        "SuperOffload keeps a part of the optimizer on the GPU",
+    ),
+    (
+        ("compile", "deepcompile"),
+        "DeepCompile moves gathers and releases, and its compiler has buffers of its own",
+    ),
+    (("tensor_parallel", "autotp_size"), "AutoTP splits layers over ranks"),
+    (("sparse_attention",), "sparse attention saves other tensors"),
+    (("hybrid_engine", "enabled"), "the hybrid engine keeps a second copy of the weights for inference"),
+)
+
+
+def partial(estimate: Estimate | None) -> str:
+    """What to say of an estimate that leaves activations out; empty where it does not."""
+    if estimate is None or estimate.model.measured:
+        return ""
+    if not estimate.known_length:
+        return (
+            "activations are not estimated: no option of the program says how many tokens a sample has (seq-length);"
+            " the memory is of states and buffers alone"
+        )
+    return (
+        f"activations are not estimated: what a layer of the family {estimate.model.family!r} saves is not measured;"
+        f" the memory is of states, buffers and logits alone"
+    )
+
+
+def uncounted(estimate: Estimate | None) -> Iterator[str]:
+    """What of the job is not in the estimate, and why."""
+    if estimate and estimate.trained is None:
+        yield (
+            f"adapters are not counted: the layers of the family {estimate.model.family!r} are not known;"
+            " their weights, optimizer and traffic, and what 4 bit would save, are not in the estimate"
+        )
+    for path, why in UNCOUNTED if estimate else ():
+        value: object = estimate.evaluation.config if estimate else None
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if (value and value != 1) or value is True:
+            yield f"deepspeed.{'.'.join(path)} is not in the estimate of memory and time: {why}"
+
+
+def unknown(job: Job, reason: str, preset: str) -> str:
+    """What to say of a job whose memory is not estimated for `reason`; empty where nobody would expect it."""
+    if fit.requested_preset(job) is None and workloads.steps(job.workload):
+        nothing = "nothing is known of the memory, so " if preset == fit.BLIND else ""
+        return f"{reason}; {nothing}`deepspeed: auto` is {preset}"
+    if job.model is None or not (workloads.is_script(job.workload) or workloads.steps(job.workload)):
+        return ""
+    if workloads.traits(job.workload).generates:
+        return ""
+    return f"{reason}; no memory is estimated" if workloads.traits(job.workload).estimated else reason
