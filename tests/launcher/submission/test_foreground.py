@@ -178,7 +178,8 @@ foreground.follow(run, process)
 
 
 def test_a_run_that_cannot_be_recorded_does_not_go_on(env: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "job.sh").write_text("sleep 600\n")
+    # one process: a bash that did not pass the signal on would leave what it had started already
+    (tmp_path / "job.sh").write_text("exec sleep 600\n")
     python = [sys.executable, "-c", NOT_RECORDED]
     python_path = {**env, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(python, cwd=tmp_path, env=python_path, capture_output=True, text=True, timeout=120)
