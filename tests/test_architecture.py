@@ -9,10 +9,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from launcher import ROOT, schedulers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 IN_IMAGES = sorted((ROOT / "docker").rglob("*.py"))
 EVERYWHERE = sorted([*(ROOT / "launcher").rglob("*.py"), *IN_IMAGES, *(ROOT / "tests").rglob("*.py")])
@@ -229,3 +233,27 @@ def test_digits_and_letters_of_files_are_ascii() -> None:
         (path, line) for path in read for line in path.read_text("utf-8").splitlines() if wide.search(line)
     ]
     assert [(path.name, line) for path, line in lines if "ASCII" not in line and "isascii" not in line] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=str)
+def test_a_file_that_reads_torch_is_not_quick(path: Path) -> None:
+    """Torch and what stands on it take seconds to import, in each worker of `make quick`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    outside = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If))]
+    imported = {name for node in outside for name in _imported(node)}
+    if not imported & {"deepspeed", "peft", "torch", "transformers", "trl"}:
+        return
+    marks = "".join(ast.unparse(n) for n in outside if ast.unparse(n).startswith("pytestmark"))
+    assert set(re.findall(r"mark\.(\w+)", marks)), f"pytestmark = pytest.mark.torch, for {sorted(imported)}"
+
+
+def _imported(node: ast.stmt) -> Iterator[str]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in part.names)
+        elif isinstance(part, ast.ImportFrom):
+            yield (part.module or "").partition(".")[0]
+        elif isinstance(part, ast.Call) and ast.unparse(part.func).endswith("importorskip"):
+            yield from (
+                a.value for a in part.args if isinstance(a, ast.Constant) and isinstance(a.value, str)
+            )
