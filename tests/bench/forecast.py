@@ -160,7 +160,9 @@ def run(folder: Path) -> None:
     (folder / "here.yaml").write_text(CLUSTER)
     print(launcher(folder, "cluster", "probe", "./here.yaml", "--on", "local"))
     paths = [write(folder, case) for case in CASES]
-    ids = [launcher(folder, "local", path.name, "--wait") for path in paths]
+    for path in paths:
+        launcher(folder, "local", path.name, "--wait")
+    ids = [next((folder / "runs").glob(f"{case.name}-*")).name for case in CASES]
     words = [word for name in ids[:CORRECTING] for word in ("--from", name)]
     print(launcher(folder, "cluster", "measured", "./here.yaml", *words))
     report(folder / "runs", ids, kept(folder))
