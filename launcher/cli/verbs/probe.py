@@ -30,7 +30,7 @@ def probe(given: options.Cluster) -> int:
 
     named = _require_cluster(given, "probe")
     load.load_cluster(named)
-    where = given.on or discovery.here()
+    where = given.on or discovery.here("--on")
     run = _submitted(named, schedulers.ALIASES.get(where, where), given)
     if not _ends_well(run):
         return JOB_FAILED
