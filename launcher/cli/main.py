@@ -201,28 +201,28 @@ def _checkpoint_options(verb: argparse.ArgumentParser) -> None:
 
 def _add_cluster(verbs: arguments.Verbs) -> None:
     verbs.group("cluster")
-    what = "write the cluster file of what is there, or print the Role that the launcher needs"
+    what = "write the cluster file of what is there, measure its hosts, or print the Role that the launcher needs"
     if verb := verbs.add("cluster", what, cluster.cluster, options.Cluster):
-        verb.add_argument("action", choices=("discover", "rbac"), metavar="ACTION", help="discover or rbac")
-        what = "discover: slurm, kubernetes or local; default: what this machine has"
-        verb.add_argument("scheduler", nargs="?", choices=_SCHEDULERS, metavar="SCHEDULER", help=what)
-        what = "write to FILE instead of standard output"
-        verb.add_argument("-o", dest="output", type=filled, metavar="FILE", help=what)
-        _flag(verb, "--force", "overwrite FILE")
-        _flag(
-            verb,
-            "--update",
-            "discover: show how FILE would change, and write nothing; exit code 1 if it would",
+        actions = ("discover", "probe", "measured", "rbac")
+        what = "discover, probe (measure the hosts, a minute), measured (keep what runs took) or rbac"
+        verb.add_argument("action", choices=actions, metavar="ACTION", help=what)
+        what = (
+            "discover: slurm, kubernetes or local, default: what this machine has; probe, measured: a cluster"
         )
-        what = "discover slurm: the hosts of this partition; default: Slurm's own default"
-        verb.add_argument("--partition", type=filled, metavar="NAME", help=what)
-        what = "discover kubernetes: of the kubeconfig; default: the current one"
-        verb.add_argument("--context", type=filled, metavar="NAME", help=what)
-        what = "of Kubernetes; default: that of the context, or of the cluster file"
-        verb.add_argument("--namespace", type=filled, metavar="NAME", help=what)
+        subject = verb.add_argument("subject", nargs="?", type=filled, metavar="SCHEDULER|CLUSTER", help=what)
+        subject.completer = completion.clusters  # type: ignore[attr-defined]
+        _discover_options(verb)
         what = "rbac: only what runs on this cluster need; default: of every kind"
         option = verb.add_argument("--cluster", type=filled, metavar="NAME|FILE", help=what)
         option.completer = completion.clusters  # type: ignore[attr-defined]
+        what = "probe: slurm, kubernetes or local; default: what this machine has"
+        verb.add_argument("--on", choices=_SCHEDULERS, metavar="SCHEDULER", help=what)
+        what = "probe: how many hosts; default: two, of one that there is, or on this machine, one"
+        verb.add_argument("--nodes", type=int, metavar="N", help=what)
+        what = "probe: change a field of jobs/probe.yaml or of the cluster file: args.rounds=3"
+        _repeated(verb, "--set", dest="settings", metavar="KEY=VALUE", what=what)
+        what = "measured: this run; default: each here that ran on the cluster and has ended well"
+        _repeated(verb, "--from", dest="from", metavar="RUN", what=what)
 
     what = "DeepSpeed's hostfile of a host list or allocation"
     if verb := verbs.add("hostfile", what, look.hostfile, options.Look):
@@ -237,6 +237,22 @@ def _add_cluster(verbs: arguments.Verbs) -> None:
     if verb := verbs.add("doctor", "what this machine has and lacks", look.doctor, options.Look):
         verb.add_argument("--cluster", metavar="NAME|FILE", help="also its `python:`, as ranks would have it")
         _json_option(verb)
+
+
+def _discover_options(verb: argparse.ArgumentParser) -> None:
+    what = "write to FILE instead of standard output"
+    verb.add_argument("-o", dest="output", type=filled, metavar="FILE", help=what)
+    _flag(verb, "--force", "overwrite FILE")
+    what = "discover: show how FILE would change, and write nothing; exit code 1 if it would"
+    _flag(verb, "--update", what)
+    what = "discover: then measure the hosts, and put interface, devices, memory and bandwidth into FILE"
+    _flag(verb, "--probe", what)
+    what = "discover slurm: the hosts of this partition; default: Slurm's own default"
+    verb.add_argument("--partition", type=filled, metavar="NAME", help=what)
+    what = "discover kubernetes: of the kubeconfig; default: the current one"
+    verb.add_argument("--context", type=filled, metavar="NAME", help=what)
+    what = "of Kubernetes; default: that of the context, or of the cluster file"
+    verb.add_argument("--namespace", type=filled, metavar="NAME", help=what)
 
 
 def _add_data(verbs: arguments.Verbs) -> None:

@@ -151,15 +151,25 @@ class Data(Options):
 class Cluster(Options):
     """cluster."""
 
-    action: Literal["discover", "rbac"]
-    scheduler: str | None
+    action: Literal["discover", "probe", "measured", "rbac"]
+    subject: str | None  # discover: a scheduler; probe and measured: a cluster
     output: str | None
     force: bool
     update: bool
+    probe: bool
     partition: str | None
     context: str | None
     namespace: str | None
     cluster: str | None
+    on: str | None
+    nodes: int | None
+    settings: Sequence[str]
+
+    @property
+    def runs(self) -> Sequence[str]:
+        """Of --from, which is no name in Python."""
+        named: Sequence[str] = getattr(self, "from")
+        return named
 
 
 class Look(Options):

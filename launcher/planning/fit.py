@@ -92,8 +92,12 @@ class Estimate(NamedTuple):
     @property
     def bound(self) -> traffic.Bound | None:
         """The least time of a step; None where it is not known, as of sampled answers, which take most of theirs."""
-        told = self.known_length and not self.evaluation.setup.learning.sampled
-        return self.evaluation.bound if told else None
+        return self.evaluation.bound if self.told else None
+
+    @property
+    def told(self) -> bool:
+        """Whether the time of a step follows from what is known of the job."""
+        return self.known_length and not self.evaluation.setup.learning.sampled
 
     @property
     def trained(self) -> int | None:
@@ -212,6 +216,18 @@ def estimate_or_reason(
     if isinstance(model, models.Unknown):
         return None, model.reason
     return estimate(model, job, cluster), ""
+
+
+def memory_note(cluster: Cluster, torch: int) -> str:
+    """What to say where `torch` has less bytes of a GPU than the plan counts with; '' where it has them."""
+    card = cluster.card
+    if card is None or torch >= 0.995 * card.memory:
+        return ""
+    written = f"gpu: {{name: {cluster.gpu_name}, memory: {torch // 2**20}MiB}}"
+    return (
+        f"torch had {torch / 1e9:.1f} GB of a GPU of this cluster, and the plan counts with"
+        f" {card.memory / 1e9:.1f} GB; write `{written}` into the cluster file"
+    )
 
 
 def blind_preset(job: Job) -> str:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from launcher.files.load import Loaded
     from launcher.images.facts import Facts
     from launcher.planning.code import Code
+    from launcher.planning.forecast import Forecast
     from launcher.sizing.inference import Inference
 
 # A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).
@@ -99,6 +100,7 @@ class Plan(NamedTuple):
     code: Code | None = None  # the user's own, which travels with the run
     code_problem: Problem | None = None  # why it cannot
     after: tuple[str, ...] = ()  # runs that must succeed first, as placement.word names them
+    forecast: Forecast | None = None  # of a step; None where nothing was measured of the cluster
 
     @property
     def nodes(self) -> int:
@@ -162,11 +164,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         raise PlanError(*problems, *error.problems).at(places) from None
     if problems:
         raise PlanError(*problems).at(places)
-    warnings = [
-        *_written(findings, "warning", job),
-        *inline_secrets.warnings(job, cluster),
-        *_impatience(job),
-    ]
+    warnings = [*_written(findings, "warning", job), *_warnings(loaded, cluster)]
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and (note := unestimated.unknown(job, unknown, preset)):
         notes.append(note)
@@ -193,7 +191,25 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         image=_image(written, workspace),
         places=places,
         image_facts=image_facts,
+        forecast=_forecast(loaded, estimate),
     )
+
+
+def _warnings(loaded: Loaded, cluster: Cluster) -> Iterator[Problem]:
+    """What is doubtful beside the environment's variables."""
+    yield from inline_secrets.warnings(loaded.job, cluster)
+    yield from _impatience(loaded.job)
+    if isinstance(loaded.measured, Problem):
+        yield loaded.measured
+
+
+def _forecast(loaded: Loaded, estimate: fit.Estimate | None) -> Forecast | None:
+    """How long a step will take, by what was measured of the cluster."""
+    if loaded.measured is None or isinstance(loaded.measured, Problem) or estimate is None:
+        return None
+    from launcher.planning import forecast  # most clusters were not measured
+
+    return forecast.make(estimate, fit.precision(loaded.job, loaded.cluster), loaded.measured)
 
 
 def _estimate(loaded: Loaded, cluster: Cluster) -> tuple[fit.Estimate | None, str]:
@@ -206,7 +222,9 @@ def _estimate(loaded: Loaded, cluster: Cluster) -> tuple[fit.Estimate | None, st
 
 def _notes(loaded: Loaded, cluster: Cluster, estimate: fit.Estimate | None) -> Iterator[str]:
     """What the estimate leaves out, which DeepSpeed's keys are checked, and what the workload is not given."""
-    job, _, places, image_facts, *_ = loaded
+    job, _, places, image_facts, _, measured = loaded
+    if measured and not isinstance(measured, Problem) and cluster.card:
+        yield from filter(None, [fit.memory_note(cluster, min(h.memory for h in measured.probe.hosts))])
     yield from unestimated.uncounted(estimate)
     yield from filter(None, [unestimated.partial(estimate), learning.judge_note(job) if estimate else ""])
     version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")

@@ -108,7 +108,8 @@ def plan(record: Any, spellings: Spellings, workspace: Workspace) -> Plan:
 def estimate(record: Any) -> Estimate | None:
     """What a run's plan.json says of its training; None where it is not known, or the record is not one of ours."""
     try:
-        job = restored.restore(Job, {"batch": {}, **record["job"], "args": record["args"]}, {})
+        one = {"batch": {"micro": 1}}  # its default, which a record leaves out
+        job = restored.restore(Job, {**one, **record["job"], "args": record["args"]}, {})
         return fit.estimate_or_reason(job, restored.restore(Cluster, record["cluster"], {}))[0]
     except (KeyError, TypeError, ValueError, LauncherError):
         return None

@@ -58,7 +58,7 @@ def plan(plan: Plan) -> str:
         ("walltime", f"{units.brief(job.walltime)}, restarted up to {job.restarts} times"),
         ("run folder", plan.folder),
     ]
-    memory = ["", estimate.text(plan.estimate)] if plan.estimate else []
+    memory = ["", estimate.text(plan.estimate, _forecast(plan))] if plan.estimate else []
     if plan.inference:
         from launcher.planning import generating
         from launcher.reports import inference
@@ -70,6 +70,21 @@ def plan(plan: Plan) -> str:
         lines.append(units.printable(f"  {v.name}={v.value}" + (f"  # {v.why}" if v.why else "")))
     lines += [f"  {s.variable}: from secret {s.name}" for s in plan.secrets]
     return "\n".join(lines)
+
+
+def _forecast(plan: Plan) -> list[str]:
+    """The lines of a forecast; where nothing was measured, what would give one."""
+    if plan.forecast is None:
+        measures = plan.estimate and plan.estimate.told
+        return [f"forecast              {NOT_MEASURED}"] if measures else []
+    from launcher.reports import forecasts
+
+    return forecasts.lines(plan.forecast)
+
+
+NOT_MEASURED = (
+    "none, as this cluster was not measured: a step takes longer than `at least`; `launcher cluster probe`"
+)
 
 
 def _step(plan: Plan) -> Iterator[tuple[str, str]]:
@@ -138,6 +153,7 @@ def plan_json(plan: Plan) -> str:
             "deepspeed": {"preset": plan.preset, "config": plan.config},
             "args": plan.args,
             **estimate.data(plan.estimate),
+            "forecast": _forecast_data(plan),
             **_inference(plan),
             "precision": plan.precision,
             "image": plan.image,
@@ -145,6 +161,14 @@ def plan_json(plan: Plan) -> str:
             "environment": {v.name: v.value for v in plan.environment},
         }
     )
+
+
+def _forecast_data(plan: Plan) -> dict[str, Any] | None:
+    if plan.forecast is None:
+        return None
+    from launcher.reports import forecasts
+
+    return forecasts.data(plan.forecast)
 
 
 def status_json(run: Run, now: Status) -> str:

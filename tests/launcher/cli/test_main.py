@@ -28,7 +28,8 @@ CONTRACT = {
     "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
     "plan": "JOB --cluster --html --json --max-model --min-nodes --name --plot --png --set --strict",
     "check": "JOB --cluster --live --on --set --strict",
-    "cluster": "ACTION SCHEDULER --cluster --context --force --namespace --partition --update -o",
+    "cluster": "ACTION SCHEDULER|CLUSTER --cluster --context --force --from --namespace --nodes --on --partition"
+    " --probe --set --update -o",
     "diff": "JOB --cluster --name --on --set --strict",
     "hostfile": "HOSTLIST|- --slots",
     "env": "FABRIC --json",

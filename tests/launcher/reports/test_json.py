@@ -11,6 +11,7 @@ import pytest
 from launcher import ROOT, doctor
 from launcher.cli import main
 from launcher.doctor.looking import Check
+from tests import samples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 # objects that are null as a whole
-WHOLE = {"memory", "bound", "checkpoints", "fewer", "hours", "inference"}
+WHOLE = {"memory", "bound", "checkpoints", "fewer", "forecast", "hours", "inference"}
 
 
 def documented(*sections: str) -> dict[str, str]:
@@ -97,6 +98,7 @@ EMPTY = (
     "communication[]",
     "too_large[]",
     "fewer.",
+    "forecast.",
     "memory.",
     "bound.",
     "checkpoints.",
@@ -109,8 +111,8 @@ ENGINE = ("--set", "args.engine=zero")
 
 
 def test_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    keys = documented("plan", "Estimate")
-    check(printed(capsys, "plan", "jobs/llama-7b.yaml"), keys, ("inference.",))
+    keys = documented("plan", "Estimate", "Forecast")
+    check(printed(capsys, "plan", "jobs/llama-7b.yaml"), keys, ("inference.", "forecast."))
     words = ("plan", "jobs/inference/generate.yaml", "--set", "model=llama-2-7b")
     check(printed(capsys, *words), keys, tuple(key for key in EMPTY if key != "inference."))
     small = printed(
@@ -125,10 +127,20 @@ def test_plan(capsys: pytest.CaptureFixture[str]) -> None:
         assert set(data) == {re.split(r"[.\[]", key)[0] for key in keys}, "the same keys, whatever is known"
 
 
+def test_plan_with_a_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "job.yaml").write_text(samples.JOB)
+    (tmp_path / "here.yaml").write_text(samples.CLUSTER)
+    (tmp_path / "here.measured.json").write_text(json.dumps(samples.measured()))
+    keys = documented("plan", "Estimate", "Forecast")
+    data = printed(capsys, "plan", str(tmp_path / "job.yaml"))
+    check(data, keys, tuple(key for key in EMPTY if key != "forecast."))
+    assert {f"forecast.{key}" for key in data["forecast"]} == documented("Forecast").keys()
+
+
 def test_plan_of_a_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
     data = printed(capsys, "plan", "jobs/chat.yaml")
     for stage in data["stages"].values():
-        check(stage, documented("plan", "Estimate"), EMPTY)
+        check(stage, documented("plan", "Estimate", "Forecast"), EMPTY)
 
 
 def test_plan_limits(capsys: pytest.CaptureFixture[str]) -> None:
