@@ -176,7 +176,7 @@ def _add_operate(verbs: arguments.Verbs) -> None:
         _run_option(verb)
         _json_option(verb)
 
-    what = "a profile of ranks of a running run, by torch's profiler: traces into the run folder"
+    what = "traces by torch's profiler of ranks of a running run, into its folder"
     if verb := verbs.add("profile", what, shell.profile, options.Profile):
         _profile_options(verb)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +152,7 @@ def test_a_rank_that_is_profiled_is_not_slow_and_its_trace_is_no_part_of_a_step(
     rank: Rank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
-    monkeypatch.setattr(heartbeat.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     write = tracing.Tracer._written
 
     def slowly(tracer: tracing.Tracer) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launcher import units
 from launcher.cli import streams
 from launcher.cli.verbs import again
 from launcher.cli.verbs.shared import OK
-from launcher.errors import PlanError, SpecError
+from launcher.errors import PlanError, Problem, SpecError
 
 if TYPE_CHECKING:
     from launcher.cli import options
@@ -50,9 +50,12 @@ def profile(given: options.Profile) -> int:
     from launcher.runs import profiles
     from launcher.submission import profiles as asking  # it reads YAML
 
-    wish = asking.Wish(_ranks(given.ranks, run.nodes * run.slots), _steps(given.steps), _limit(given.timeout))
-    with streams.line() as told:
-        found = asking.take(run, wish, told)
+    try:
+        with streams.line() as told:
+            found = asking.take(run, asking.Wish(**_wish(given, run.nodes * run.slots)), told)
+    except KeyboardInterrupt:
+        streams.say(f"ranks that have begun go on with it: {run.folder / profiles.FOLDER}")
+        raise
     print(
         tables.dump(found) if given.json else report.text(found, run.folder / profiles.FOLDER / found["name"])
     )
@@ -60,6 +63,23 @@ def profile(given: options.Profile) -> int:
     for rank in failed:
         streams.say(asking.problem(run, rank))
     return PlanError.exit_code if failed else OK
+
+
+def _wish(given: options.Profile, world: int) -> dict[str, Any]:
+    """What is wished, of `world` ranks. Raises SpecError with everything that is wrong."""
+    found, problems = dict[str, Any](), list[Problem]()
+    for name, read in (
+        ("ranks", lambda: _ranks(given.ranks, world)),
+        ("steps", lambda: _steps(given.steps)),
+        ("limit", lambda: _limit(given.timeout)),
+    ):
+        try:
+            found[name] = read()
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(*problems)
+    return found
 
 
 def _ranks(text: str, world: int) -> tuple[int, ...]:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 WISH = profiles.Wish((0,), 2, 60.0)
 TRACE = b"\x1f\x8b\x00trace"
-RANK = {"rank": 0, "host": "a", "file": "rank-0.pt.trace.json.gz", "bytes": len(TRACE)}
+FILE = "rank-0.pt.trace.json.gz"
+RANK = {"rank": 0, "host": "a", "file": FILE, "bytes": len(TRACE)}
 ANSWER = {"name": "0-1", "steps": 2, "time": 1.0, "ranks": [RANK]}
 # the node entry's side, which docker/profiling.py does: argv is the records' folder, the answer, the ranks' run folder
 ENTRY = """
@@ -78,7 +79,7 @@ def test_it_asks_waits_and_says_how_far_it_is(
     answers(monkeypatch, tmp_path, ANSWER)
     folder = run.folder / "profiles" / "0-1"
     folder.mkdir(parents=True)
-    (folder / RANK["file"]).write_bytes(TRACE)
+    (folder / FILE).write_bytes(TRACE)
     told: list[str] = []
     assert profiles.take(run, WISH, told.append) == ANSWER
     assert told[-1] == "step 5, 0 of 1"
@@ -99,7 +100,7 @@ def test_traces_of_another_file_system_come_here(
     """As on Kubernetes, where the run folder is the pods'."""
     theirs = tmp_path / "theirs" / "profiles" / "0-1"
     theirs.mkdir(parents=True)
-    (theirs / RANK["file"]).write_bytes(TRACE)
+    (theirs / FILE).write_bytes(TRACE)
     seats: list[int] = []
     shells = [
         [sys.executable, "-c", ENTRY, str(tmp_path / "told"), json.dumps(ANSWER), str(tmp_path / "theirs")],
@@ -114,10 +115,10 @@ def test_traces_of_another_file_system_come_here(
     monkeypatch.setattr(shell, "words", words)
     assert "error" not in profiles.take(run, WISH, lambda _: None)["ranks"][0]
     assert seats == [0, 0]
-    assert (run.folder / "profiles" / "0-1" / RANK["file"]).read_bytes() == TRACE
+    assert (run.folder / "profiles" / "0-1" / FILE).read_bytes() == TRACE
 
-    (run.folder / "profiles" / "0-1" / RANK["file"]).unlink()
-    (theirs / RANK["file"]).unlink()
+    (run.folder / "profiles" / "0-1" / FILE).unlink()
+    (theirs / FILE).unlink()
     seats.clear()
     (rank,) = profiles.take(run, WISH, lambda _: None)["ranks"]
     assert rank["error"].startswith("its trace did not arrive: ")

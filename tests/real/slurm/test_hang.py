@@ -75,7 +75,7 @@ LINES = (OWN / "six_hangs.py").read_text().splitlines()
 
 def line_of(kind: str) -> int:
     """The last line of the function at which rank 1 hangs."""
-    begin = LINES.index(f"def {kind}():")
+    begin = LINES.index(f"def {kind}() -> None:")
     return begin + LINES[begin:].index("")
 
 
@@ -99,7 +99,7 @@ def test_six_hangs_of_zero_2_and_zero_3(site: Site) -> None:
     ended = json.loads(line)
     assert (ended["code"], ended["rank"], ended["again"]) == (72, 1, True), site.all_logs(run)
     hang = site.status(run)["hang"]
-    assert "ranks are in different collectives: 3 of 4 ranks wait in" in hang["verdict"]
+    assert "ranks are in different collectives: " in hang["verdict"]
     assert f"waits in barrier (six_hangs.py:{line_of('other')}, step" in hang["verdict"]
     assert (hang["rank"], hang["of_host"]) == (1, False)
 
@@ -112,8 +112,13 @@ def hangs(site: Site, run: str, kind: str, free: Path) -> None:
         found.update(stacks(site, run))
         rank = found["ranks"][1]
         words = WORDS[kind].format(line=line_of(kind), step=rank["step"])
-        others = "3 of 4 ranks wait in" in found["verdict"]
-        return others and f"rank 1 on {rank['host']} {words}" in found["verdict"]
+        # the source of a broadcast goes on to the next one, so that they may wait at two lines
+        waiting = [one for one in found["ranks"] if one["step"] == rank["step"]]
+        return (
+            len(waiting) == 4
+            and "ranks wait in" in found["verdict"]
+            and f"rank 1 on {rank['host']} {words}" in found["verdict"]
+        )
 
     deadline = time.monotonic() + LIMIT
     while not seen():

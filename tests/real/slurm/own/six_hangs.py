@@ -4,6 +4,8 @@ Rank 1 hangs; the test looks, and lets it go on with a file `free-<scene>`. Unti
 each rank shows signs of life, so that the last hang alone is found and ended.
 """
 
+from __future__ import annotations
+
 import collections
 import functools
 import os
@@ -12,49 +14,53 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import heartbeat
 import workloads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 RANK = int(os.environ["RANK"])
 run = Path(os.environ["RUN_DIR"])
 scene = ""
 
 
-def sleep():
+def sleep() -> None:
     while not os.access(free(), os.F_OK):
         time.sleep(1)
 
 
-def stop():
+def stop() -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def fifo():
+def fifo() -> None:
     os.mkfifo(free())
     Path(free()).read_bytes()
 
 
-def loop():
+def loop() -> None:
     collections.deque(iter(functools.partial(os.access, free(), os.F_OK), True), maxlen=0)
 
 
-def kernel():
+def kernel() -> None:
     # its parent cannot be interrupted until the child has opened the pipe: as in a call of a dead file system
     os.mkfifo(free())
     os.posix_spawn("/bin/true", ["true"], {}, file_actions=[(os.POSIX_SPAWN_OPEN, 9, free(), os.O_RDONLY, 0)])
 
 
-def other():
+def other() -> None:
     (run / "last").touch()
     dist.barrier()
 
 
-def free():
+def free() -> str:
     return str(run / f"free-{scene}")
 
 
-def live():
+def live() -> None:
     while not (run / "quiet").exists():
         time.sleep(0.5)
         heartbeat.mine().alive()
@@ -74,14 +80,14 @@ deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 step = 0
 
 
-def start(stage):
+def start(stage: int) -> Any:
     model = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 1))
     config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": stage}}
     config["optimizer"] = {"type": "Adam", "params": {"lr": 1e-3, "torch_adam": True}}
     return deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)[0]
 
 
-def train(engine, hang=None):
+def train(engine: Any, hang: Callable[[], None] | None = None) -> None:
     """One step, in which rank 1 hangs."""
     global scene, step
     step += 1
@@ -94,7 +100,7 @@ def train(engine, hang=None):
     workloads.heartbeat(step)
 
 
-def wait_for(name, engine):
+def wait_for(name: str, engine: Any) -> None:
     """Steps until all ranks have seen the file."""
     seen = torch.zeros(1)
     while not seen.item():
