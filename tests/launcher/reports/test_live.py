@@ -125,7 +125,7 @@ def test_a_browser_shows_it(tmp_path: Path) -> None:
     """Chromium without a window: the page's policy lets its picture be seen, and nothing is refused or fails."""
     chromium = shutil.which("chromium")
     if not chromium:
-        pytest.skip("there is no chromium (Debian: chromium)")
+        pytest.skip("chromium is not installed")
     image = pytest.importorskip("matplotlib.image", reason="it draws")
     test_life.write(tmp_path)
     words = [sys.executable, "-m", "launcher", "report", f"{tmp_path}/", "--serve"]
