@@ -41,6 +41,7 @@ import inventory
 import logs
 import nccl
 import notify
+import profiling
 import program
 import ranks
 import records
@@ -201,9 +202,10 @@ def supervised(
         notes.follow(kept, mine.numbers)
     watched = watch.Watch(mine, kept, told, heard.put, **limit(args.stall))
     slow = slowness.Watch(variables[heartbeat.VARIABLE], hosts, index, peers=peers)
+    profiles = profiling.Profiles(args.folder, args.attempt, told, slots, peers=peers, index=index)
     threading.Thread(target=ranks.reap, args=(heard,), daemon=True).start()
     watched.follow()
-    peers.follow(slow.before(lambda node, message: heard.put(ranks.Heard(node, message))))
+    peers.follow(slow.before(profiles.follow(lambda node, message: heard.put(ranks.Heard(node, message)))))
     expose(args, variables, mine)
     slow.start(args.folder, run_events, say)
     code = supervisor.Supervisor(

@@ -176,6 +176,10 @@ def _add_operate(verbs: arguments.Verbs) -> None:
         _run_option(verb)
         _json_option(verb)
 
+    what = "traces by torch's profiler of ranks of a running run, into its folder"
+    if verb := verbs.add("profile", what, shell.profile, options.Profile):
+        _profile_options(verb)
+
     if verb := verbs.add("rerun", "run the same once more, as a new run", again.rerun, options.Rerun):
         _run_option(verb)
         _flag(verb, "--force", "also where code, data, image or packages have changed since")
@@ -184,6 +188,16 @@ def _add_operate(verbs: arguments.Verbs) -> None:
     what = "the checkpoints of a run: list, verify, export or delete them"
     if verb := verbs.add("checkpoints", what, checkpoints.checkpoints, options.Checkpoints):
         _checkpoint_options(verb)
+
+
+def _profile_options(verb: argparse.ArgumentParser) -> None:
+    _run_option(verb)
+    verb.add_argument("--steps", type=filled, default="10", metavar="N", help="how many steps; default: 10")
+    what = "0,5 or 0-7 or all; default: 0"
+    verb.add_argument("--ranks", type=filled, default="0", metavar="LIST", help=what)
+    what = "give up when no rank of them has done a step for so long; default: 10m"
+    verb.add_argument("--timeout", type=filled, default="10m", metavar="TIME", help=what)
+    _json_option(verb)
 
 
 def _checkpoint_options(verb: argparse.ArgumentParser) -> None:

@@ -93,6 +93,16 @@ class Shell(Options):
     host: str | None
 
 
+class Profile(Options):
+    """profile."""
+
+    run: str
+    steps: str
+    ranks: str
+    timeout: str
+    json: bool
+
+
 class Rerun(Options):
     """rerun."""
 

@@ -42,6 +42,16 @@ class Watch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Profile:
+    flops: Count | None = field(
+        None, "The step of which DeepSpeed's flops profiler counts each module's work, into rank 0's log."
+    )
+    breakdown: bool = field(
+        False, "DeepSpeed's wall_clock_breakdown: forward, backward and update of each step, in rank 0's log."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class DeepSpeed:
     MORE: ClassVar = "overrides"
 
@@ -86,6 +96,9 @@ class Job:
         10, "How often the run is restarted after an interruption, or a failure that a restart may cure."
     )
     watch: Annotated[Watch, Shorthand("stall")] = field(Watch(), "What is done about ranks that hang.")
+    profile: Profile = field(
+        Profile(), "DeepSpeed's own profilers; `launcher profile RUN` takes torch's while the job runs."
+    )
     signal: Literal["USR2", "TERM", "USR1", "none"] = field(
         "USR2", "What ranks get before the walltime, to save and end with 75."
     )

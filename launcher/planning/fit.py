@@ -14,7 +14,7 @@ from launcher import workloads
 from launcher.deepspeed import config, spellings
 from launcher.errors import PlanError, Problem, SpecError, of_field
 from launcher.namedtuple import NamedTuple
-from launcher.planning import learning
+from launcher.planning import learning, profiling
 from launcher.sizing import changes, failures, ladder, models, states
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def batch(job: Job, cluster: Cluster) -> config.BatchSizes:
 def inputs(job: Job, cluster: Cluster, model: Architecture | None = None) -> config.Inputs:
     """What decides the job's DeepSpeed configuration beside the preset, the hosts and the batch."""
     return config.Inputs(
-        overrides=job.deepspeed.overrides,
+        overrides=config.merge(profiling.keys(job), job.deepspeed.overrides),
         precision=precision(job, cluster),
         slots=cluster.slots,
         nvme=cluster.nvme.path if cluster.nvme else None,

@@ -24,6 +24,7 @@ from launcher.planning import (
     learning,
     notification,
     own_program,
+    profiling,
     ranks_environment,
     unestimated,
     without_gpus,
@@ -149,6 +150,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     problems = [
         *_impossible(job, cluster),
         *own_program.problems(job),
+        *profiling.problems(job),
         *ranks_environment.problems(job, cluster),
         *accelerators.problems(cluster),
         *data_cache.problems(cluster),

@@ -173,8 +173,9 @@ def _forecast_data(plan: Plan) -> dict[str, Any] | None:
 
 def status_json(run: Run, now: Status) -> str:
     """A run's status, machine-readable."""
-    from launcher.runs import slow
+    from launcher.runs import hangs, slow
 
+    hang = hangs.last(run.folder)
     return dump(
         {
             "id": run.id,
@@ -186,6 +187,7 @@ def status_json(run: Run, now: Status) -> str:
             "hosts": list(now.hosts),
             "folder": str(run.folder),
             "slow": [one._asdict() for one in slow.read(run.folder)],
+            "hang": hang._asdict() if hang else None,
         }
     )
 

@@ -26,7 +26,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 # objects that are null as a whole
-WHOLE = {"memory", "bound", "checkpoints", "fewer", "forecast", "hours", "inference"}
+WHOLE = {"memory", "bound", "checkpoints", "fewer", "forecast", "hang", "hours", "inference"}
 
 
 def documented(*sections: str) -> dict[str, str]:
@@ -83,6 +83,16 @@ def submitted(runs: Path, name: str) -> None:
     (runs / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     slow = {"event": "slow", "time": 1, "rank": 0, "host": "n1", "ratio": 2, "step": 9}
     (runs / name / "events.jsonl").write_text(json.dumps(slow) + "\n")
+    hang = {
+        "verdict": "rank 0 sleeps",
+        "cause": "stall",
+        "rank": 0,
+        "host": "n1",
+        "of_host": False,
+        "time": 1,
+    }
+    (runs / name / "stacks" / "0-1").mkdir(parents=True)
+    (runs / name / "stacks" / "0-1" / "verdict.json").write_text(json.dumps(hang))
 
 
 @pytest.fixture
@@ -240,7 +250,19 @@ def test_every_verb_with_json_is_documented() -> None:
     assert table
     verbs = {name for name, verb in dict(table).items() if "--json" in verb._option_string_actions}
     assert verbs == {
-        *("plan", "status", "list", "report", "compare", "checkpoints", "data", "env", "doctor", "stacks"),
+        *(
+            "plan",
+            "status",
+            "list",
+            "report",
+            "compare",
+            "checkpoints",
+            "data",
+            "env",
+            "doctor",
+            "stacks",
+            "profile",
+        ),
     }
     for verb in verbs:
         assert f"`python -m launcher {verb}" in PAGE or f"`{verb} --json`" in PAGE

@@ -78,6 +78,7 @@ def test_status_keys(tmp_path: Path) -> None:
         "hosts": ["a", "b"],
         "folder": str(tmp_path),
         "slow": [],
+        "hang": None,
     }
 
 
