@@ -63,7 +63,7 @@ class Evidence:
         masters = [master for master, _ in _states(engine)]
         held = {"parameters": list(_parameters(engine)), "optimizer": masters}
         held["optimizer"] += [tensor for _, state in _states(engine) for _, tensor in state]
-        mine = {what: _digest(tensors) for what, tensors in held.items()}
+        mine = {what: digest(tensors) for what, tensors in held.items()}
         norms = {"parameters_norm": _square(masters)}
         for name in MOMENTS:
             norms[f"{name}_norm"] = _square(
@@ -101,7 +101,8 @@ def _states(engine: DeepSpeedEngine) -> Iterator[tuple[torch.Tensor, list[tuple[
             yield master, sorted((str(k), v) for k, v in state.items() if isinstance(v, torch.Tensor))
 
 
-def _digest(tensors: list[torch.Tensor]) -> str:
+def digest(tensors: list[torch.Tensor]) -> str:
+    """The XXH3 of their bytes, one after the other."""
     import torch
     import xxhash
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from workloads.training import Training
 
 
-TRAITS = Traits(learning=Learning(loss="chunks"), bounded_length=True)
+TRAITS = Traits(learning=Learning(loss="chunks"), bounded_length=True, converts=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ Owns `run.json`, `plan.json` and the layout below; how a run is doing is its sch
                 outcome-<attempt>, unfit-<attempt>, again-<attempt>, exit_code, cancelled
                 attempts.jsonl  how each ended, and whether it is started again: docker/restarts.py
                 stacks/         what ranks hung in: hangs.py
+                certificate.json   what a proof has shown: certificate.py
     <runs>/bad-hosts.txt        hosts that --exclude-bad leaves out: badhosts.py
 """
 
