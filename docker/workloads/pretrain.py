@@ -134,10 +134,10 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
         progress=progress,
         saved=checkpoint.tag if checkpoint else None,
         own=own_time.of(engine, shared=group.size > 1),
-        replicas=None,
-        evidence=evidence.Evidence(this, log, group.size) if args.digests else None,
+        agreement=None,
+        digests=evidence.Evidence(this, log, group.size) if args.digests else None,
     )
-    training.replicas = replicas.of(training)
+    training.agreement = replicas.of(training)
     announce(training, checkpoint)
     return training
 

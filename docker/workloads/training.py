@@ -50,8 +50,8 @@ class Training:
     progress: Progress
     saved: str | None  # the tag of the newest complete checkpoint
     own: own_time.OwnTime
-    replicas: replicas.Replicas | None  # with --verify-every
-    evidence: evidence.Evidence | None  # with --digests
+    agreement: replicas.Replicas | None  # with --verify-every
+    digests: evidence.Evidence | None  # with --digests
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
     unlogged_waiting: float = 0.0  # seconds of these in which no batch was ready
@@ -60,17 +60,17 @@ class Training:
         """Train to the last step; returns whether a signal ended it before, with everything saved."""
         args = self.args
         stop = self.this.agree()[1]  # a signal that came during start-up
-        if self.replicas:
-            self.replicas.check(self.progress.step)
-        if self.evidence and self.saved:
-            self.evidence.state(self.engine, self.progress.step)
+        if self.agreement:
+            self.agreement.check(self.progress.step)
+        if self.digests and self.saved:
+            self.digests.state(self.engine, self.progress.step)
         heartbeat.mine().phase(heartbeat.FIRST, self.progress.step)
         while self.progress.step < args.max_steps and not stop:
             stop = self.step()
             step = self.progress.step
             saves = stop or due(step, args.checkpoint_every, args.max_steps)
-            if self.replicas and (saves or due(step, args.verify_every, args.max_steps)):
-                self.replicas.check(step)  # so nothing is saved that ranks do not agree on
+            if self.agreement and (saves or due(step, args.verify_every, args.max_steps)):
+                self.agreement.check(step)  # so nothing is saved that ranks do not agree on
             if self.data.evaluation and due(step, args.eval_every, args.max_steps):
                 self.evaluate()
             if saves:
@@ -112,7 +112,7 @@ class Training:
         self.check_finite(step, mean, norm)
         samples = self.progress.samples + self.size.total
         self.progress = Progress(step, samples, self.progress.tokens + self.size.total * args.seq_length)
-        seen = {"samples": self.evidence.samples()} if self.evidence else {}
+        seen = {"samples": self.digests.samples()} if self.digests else {}
         if seen or stop or step == self.steps_before + 1 or due(step, args.log_every, args.max_steps):
             self.report(mean, rate, norm, seen)
         heartbeat.mine().step(step, self.own.seconds())
@@ -124,8 +124,8 @@ class Training:
             began = time.perf_counter()
             batch = next(self.batches)
             self.unlogged_waiting += time.perf_counter() - began
-            if self.evidence:
-                self.evidence.see(batch)
+            if self.digests:
+                self.digests.see(batch)
             yield batch
 
     def check_finite(self, step: int, loss: float, norm: float | None) -> None:
@@ -192,8 +192,8 @@ class Training:
         seconds = time.perf_counter() - began
         self.log.event("checkpoint", self.progress.step, tag=self.saved, seconds=seconds)
         self.log.say(f"checkpoint {self.saved} saved in {seconds:.1f} s")
-        if self.evidence:
-            self.evidence.state(self.engine, self.progress.step)
+        if self.digests:
+            self.digests.state(self.engine, self.progress.step)
 
 
 def next_token_loss(
