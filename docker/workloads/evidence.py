@@ -61,8 +61,8 @@ class Evidence:
         from torch import distributed
 
         masters = [master for master, _ in _states(engine)]
-        held = {"parameters": list(_parameters(engine)), "optimizer": masters}
-        held["optimizer"] += [tensor for _, state in _states(engine) for _, tensor in state]
+        states = [tensor for _, state in _states(engine) for _, tensor in state]
+        held = {"parameters": list(_parameters(engine)), "optimizer": [*masters, *states]}
         mine = {what: digest(tensors) for what, tensors in held.items()}
         norms = {"parameters_norm": _square(masters)}
         for name in MOMENTS:
@@ -76,7 +76,8 @@ class Evidence:
         ):  # they are on NVMe, or of an optimizer of its own kind
             held.pop("optimizer")
         digests = {
-            what: xxhash.xxh3_128_hexdigest("".join(mine[what] for mine, *_ in ranks)) for what in held
+            what: xxhash.xxh3_128_hexdigest("".join(mine[what] for mine, *_ in ranks).encode())
+            for what in held
         }
         parted = len({mine["optimizer"] for mine, *_ in ranks}) > 1  # else each rank has all
         totals = {

@@ -1,10 +1,10 @@
 """Whether what must be equal on all ranks is: after a silent corruption the odd rank is named, and nothing is saved.
 
-Owns the comparison. All ranks compute the loss of one input that is the same for all, which a chip that is at fault
-gets wrong; ranks with other GPUs or libraries do too. Under ZeRO 0 to 2 every rank has all parameters as well, equal
-bit for bit: a sum of their bits as whole numbers shows any one that has flipped, and costs a read of the memory. What
-no second rank has (states of ZeRO's optimizer, gradients, experts that are spread) is not seen. Chips that compute
-wrongly in silence are described in https://arxiv.org/abs/2102.11245 and, of training, in
+Owns the comparison. All ranks compute the hidden states and loss of one input that is the same for all, which a chip
+that is at fault gets wrong; ranks with other GPUs or libraries do too. Under ZeRO 0 to 2 every rank has all parameters
+as well, equal bit for bit: a sum of their bits as whole numbers shows any one that has flipped, and costs a read of the
+memory. What no second rank has (states of ZeRO's optimizer, gradients, experts that are spread) is not seen. Chips that
+compute wrongly in silence are described in https://arxiv.org/abs/2102.11245 and, of training, in
 https://arxiv.org/abs/2407.21783, section 3.3.4.
 """
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from workloads.session import Session
     from workloads.training import Training
 
-INPUT = "the loss of one input"
+COMPUTED = ("the last hidden states of one input", "its loss")
 _MOST = 3  # names in a message
 
 
@@ -159,11 +159,16 @@ def parameters(engine: DeepSpeedEngine) -> Looked:
 
 
 def computed(engine: DeepSpeedEngine, loss: Callable[[], torch.Tensor]) -> Looked:
-    """Of the loss of one input, which `loss` computes without dropout and gradients."""
+    """Of one input, without dropout and gradients: the last hidden states, and the loss, which `loss` computes."""
     import torch
 
+    states: list[torch.Tensor] = []
+    hook = engine.module.base_model.register_forward_hook(
+        lambda _module, _given, result: states.append(result[0])
+    )
     engine.eval()
-    with torch.no_grad():
+    with hook, torch.no_grad():
         result = loss()
     engine.train()
-    return Looked([INPUT], bits(result.reshape(1)).reshape(1))
+    seen = [*states[-1:], result.reshape(1)]
+    return Looked(COMPUTED[-len(seen) :], torch.stack([bits(one) for one in seen]))

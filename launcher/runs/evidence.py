@@ -80,7 +80,8 @@ def read(folder: Path) -> Evidence:
     for record in metrics.events(records, "state"):
         figures = {name: value for name, value in record.figures.items() if name.endswith("_norm")}
         digests = {name: record.texts[name] for name in _NORMS if name in record.texts}
-        for name, value in (*digests.items(), *figures.items()):
+        told: dict[str, str | float] = {**digests, **figures}
+        for name, value in told.items():
             states.setdefault(name, []).append(Told(record.step, value))
     return Evidence(losses, samples, states)
 

@@ -13,26 +13,26 @@ if TYPE_CHECKING:
     from workloads.training import Training
 
 RANK, STEP = 1, 5
+PARAMETER = "model.norm.weight"
 
 
 def flip(training: Training) -> None:
     """One bit of one element of one parameter."""
     import torch
 
-    parameter = next(training.engine.module.parameters())
-    parameter.data.view(torch.int32).view(-1)[7] ^= 1 << 20
+    parameter = dict(training.engine.module.named_parameters())[PARAMETER]
+    parameter.data.view(torch.int32).view(-1)[7] ^= 1 << 25  # of the exponent: a sixteenth of 1
 
 
 def compute_wrongly(training: Training) -> None:
-    """The last layer's result is wrong in one place from now on."""
+    """The result of the last norm is wrong in one place from now on."""
 
     def wrong(_module: Any, _given: Any, result: Any) -> Any:
         result = result.clone()
         result.view(-1)[3] += 1.0
         return result
 
-    last = [module for module in training.engine.module.modules() if not list(module.children())][-2]
-    last.register_forward_hook(wrong)
+    training.engine.module.base_model.norm.register_forward_hook(wrong)
 
 
 def main() -> None:
