@@ -385,7 +385,7 @@ def trust(group: argparse._ArgumentGroup) -> None:
         default=0,
         metavar="K",
         help="compare what must be equal on all ranks every K steps and before each checkpoint, and end with 78 where "
-        "it is not: the loss of one input, and but for ZeRO-3 the bits of parameters (replicas.py); 0: never",
+        "it is not: what each computes of one input, and but for ZeRO-3 the bits of parameters (replicas.py); 0: never",
     )
     group.add_argument(
         "--digests",
