@@ -64,11 +64,12 @@ def convert(checkpoint: Checkpoint, folder: Path, log: metrics.Log) -> Checkpoin
         shutil.rmtree(old, ignore_errors=True)
     states = _states(checkpoint.path)
     _require_room(states, folder)
-    half.mkdir(parents=True)
+    target = half / states.relative_to(checkpoint.path.parent)
+    target.parent.mkdir(parents=True)
     began = time.monotonic()
     log.say(f"checkpoint {checkpoint.tag} is converted for another number of ranks")
     try:
-        _run(states, half / states.relative_to(checkpoint.path.parent), log)
+        _run(states, target, log)
         _link(checkpoint.path, half / checkpoint.tag)
     except Stop:
         shutil.rmtree(half, ignore_errors=True)
