@@ -103,7 +103,7 @@ class Proof:
         problem = _failed(run, now)
         if not problem and not self.told.losses:
             problem = "it has told no loss: print lines such as `step 12 loss 3.21`, or write metrics.jsonl"
-        return Part(WHOLE, run.id, plan.world_size, [_exit(now)], [], problem=problem)
+        return Part(WHOLE, run.id, ranks=plan.world_size, exits=[_exit(now)], checks=[], problem=problem)
 
     def _cut_own_steps(self) -> None:
         """A program of one's own makes as many steps as it wants; only now are they known."""
@@ -133,7 +133,10 @@ class Proof:
             exits.append(_exit(now))
             problem = _failed(run, now)
         checks = [] if problem else evidence.compare(self.told, evidence.read(run.folder))
-        return [Part(CUT, run.id, self.plans[CUT].world_size, exits, checks, problem=problem), *moved]
+        return [
+            Part(CUT, run.id, ranks=self.plans[CUT].world_size, exits=exits, checks=checks, problem=problem),
+            *moved,
+        ]
 
     def _moved(self, older: Run, step: int) -> list[Part]:
         """A run with other ranks from the newest checkpoint of `older`, which does not run now."""
@@ -147,7 +150,17 @@ class Proof:
         now = proving.ended(run)
         problem, bound = _failed(run, now), proving.BOUNDS[plan.precision]
         checks = [] if problem else evidence.compare(self.told, evidence.read(run.folder), bound, step)
-        return [Part(MOVED, run.id, plan.world_size, [_exit(now)], checks, step, problem)]
+        return [
+            Part(
+                MOVED,
+                run.id,
+                ranks=plan.world_size,
+                exits=[_exit(now)],
+                checks=checks,
+                after=step,
+                problem=problem,
+            )
+        ]
 
 
 def _failed(run: Run, now: Status) -> str:
