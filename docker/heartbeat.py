@@ -46,6 +46,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 VARIABLE = "LAUNCHER_HEARTBEAT"
+BLAME = "blame"  # a file beside the records: why this host is at fault
 SIZE = 1024
 LAST = 16
 START, LOAD, FIRST, STEP = "start", "load", "first step", "step"

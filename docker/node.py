@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     import links
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+WRITING = 10.0  # seconds that the run folder may take
 PASSED_ON: dict[int, int] = {signal.SIGINT: signal.SIGTERM}  # Ctrl-C: ranks need not know it
 
 
@@ -222,6 +223,7 @@ def supervised(
     ).wait()
     watched.finish()
     slow.stop(say)
+    stacks.within(WRITING, lambda: blame(args, host, told), None)
     finish(kept, notes, folder / f"nccl-{host}" if code not in (0, SAVED) else None)
     if code == 0 and index == 0:
         outcome.succeed(host)
@@ -252,6 +254,14 @@ def expose(args: argparse.Namespace, variables: dict[str, str], mine: ranks.Rank
 def decision(args: argparse.Namespace, told: Path) -> restarts.Decision:
     """Node 0's, whether the run is started again."""
     return restarts.Decision(args.folder, told, args.attempt, by_code=args.restarts_by_code, say=say)
+
+
+def blame(args: argparse.Namespace, host: str, told: Path) -> None:
+    """Put this host on the attempt's list of unfit ones, where a rank has found that it is at fault."""
+    with contextlib.suppress(OSError, ValueError):
+        why = (told / heartbeat.BLAME).read_text(encoding="utf-8").partition("\n")[0]
+        with (args.folder / f"unfit-{args.attempt}").open("a", encoding="utf-8") as file:
+            file.write(f"{host} {why}\n")
 
 
 def finish(kept: dict[int, logs.Log], notes: nccl.Notes | None, evidence: Path | None) -> None:

@@ -43,6 +43,8 @@ TESTED_BY = (
     ("docker/workloads", "docker/workloads/test_pretrain.py", "export"),
     ("launcher/cli/verbs", "launcher/runs/test_checkpoints.py", "checkpoints"),
     ("launcher/reports", "launcher/runs/test_checkpoints.py", "checkpoint_tables"),
+    ("launcher/reports", "launcher/runs/test_certificate.py", "certificate"),
+    ("launcher/submission", "launcher/submission/test_proof.py", "proving"),
     ("docker/workloads", "docker/workloads/test_generate.py", "inference parts"),
     ("docker/workloads/openai_server", "docker/workloads/test_openai_server.py", "answers app choices"),
     ("docker/workloads/openai_server", "docker/workloads/test_openai_server.py", "decoding requests work"),
@@ -70,7 +72,7 @@ TESTED_BY = (
     (
         "launcher/cli/verbs",
         "launcher/cli/test_main.py",
-        "again check cluster data debug launch look plan report runs shared shell tokens",
+        "again check cluster data debug launch look plan prove report runs shared shell tokens",
     ),
     ("launcher/cli/verbs", "launcher/runs/test_measuring.py", "probe"),
     ("launcher/planning", "launcher/planning/test_forecast.py", "residuals"),

@@ -333,6 +333,7 @@ def vouch(
             names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
             files = {name: known.get(name) or _small(path / name) for name in names}
             checkpoint_folder.mark(path, {"progress": asdict(progress), "identity": asdict(identity)}, files)
+            shutil.rmtree(path.parent / universal.FOLDER, ignore_errors=True)  # this one fits
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
             raise Stop(_cannot_write(path.parent, path.name, error), NO_CHECKPOINT) from error

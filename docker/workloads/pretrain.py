@@ -22,9 +22,11 @@ from workloads import (
     checkpoint_folder,
     checkpoints,
     engines,
+    evidence,
     metrics,
     options,
     own_time,
+    replicas,
     routing,
     samples,
     session,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from workloads.training import Training
 
 
-TRAITS = Traits(learning=Learning(loss="chunks"), bounded_length=True)
+TRAITS = Traits(learning=Learning(loss="chunks"), bounded_length=True, converts=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     options.acceleration(group)
     options.text(group)
     options.reports(group)
+    options.trust(group)
     options.rehearsal(group)
     return command
 
@@ -131,7 +134,10 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
         progress=progress,
         saved=checkpoint.tag if checkpoint else None,
         own=own_time.of(engine, shared=group.size > 1),
+        agreement=None,
+        digests=evidence.Evidence(this, log, group.size) if args.digests else None,
     )
+    training.agreement = replicas.of(training)
     announce(training, checkpoint)
     return training
 
@@ -141,6 +147,11 @@ def check(args: argparse.Namespace, config: dict[str, Any]) -> None:
     if args.document_masks and args.sequence_parallel > 1:
         raise session.Stop(
             "--document-masks: attention that --sequence-parallel divides cannot keep documents apart"
+        )
+    if args.verify_every and args.sequence_parallel > 1 and engines.stage(config) == 3:
+        raise session.Stop(
+            "--verify-every: with ZeRO-3 the ranks of --sequence-parallel have no input in common: use ZeRO-2, or "
+            "leave one of them out"
         )
     routing.check_spread(args, config)
 

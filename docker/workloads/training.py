@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from deepspeed import DeepSpeedEngine
 
-    from workloads import balancing, metrics, own_time, samples, ulysses
+    from workloads import balancing, evidence, metrics, own_time, replicas, samples, ulysses
     from workloads.samples import Batch
     from workloads.session import Session
 
@@ -50,6 +50,8 @@ class Training:
     progress: Progress
     saved: str | None  # the tag of the newest complete checkpoint
     own: own_time.OwnTime
+    agreement: replicas.Replicas | None  # with --verify-every
+    digests: evidence.Evidence | None  # with --digests
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
     unlogged_waiting: float = 0.0  # seconds of these in which no batch was ready
@@ -58,13 +60,20 @@ class Training:
         """Train to the last step; returns whether a signal ended it before, with everything saved."""
         args = self.args
         stop = self.this.agree()[1]  # a signal that came during start-up
+        if self.agreement:
+            self.agreement.check(self.progress.step)
+        if self.digests and self.saved:
+            self.digests.state(self.engine, self.progress.step)
         heartbeat.mine().phase(heartbeat.FIRST, self.progress.step)
         while self.progress.step < args.max_steps and not stop:
             stop = self.step()
             step = self.progress.step
+            saves = stop or due(step, args.checkpoint_every, args.max_steps)
+            if self.agreement and (saves or due(step, args.verify_every, args.max_steps)):
+                self.agreement.check(step)  # so nothing is saved that ranks do not agree on
             if self.data.evaluation and due(step, args.eval_every, args.max_steps):
                 self.evaluate()
-            if stop or due(step, args.checkpoint_every, args.max_steps):
+            if saves:
                 self.save()
         heartbeat.mine().phase(heartbeat.END)
         return stop
@@ -103,8 +112,9 @@ class Training:
         self.check_finite(step, mean, norm)
         samples = self.progress.samples + self.size.total
         self.progress = Progress(step, samples, self.progress.tokens + self.size.total * args.seq_length)
-        if stop or step == self.steps_before + 1 or due(step, args.log_every, args.max_steps):
-            self.report(mean, rate, norm)
+        seen = {"samples": self.digests.samples()} if self.digests else {}
+        if seen or stop or step == self.steps_before + 1 or due(step, args.log_every, args.max_steps):
+            self.report(mean, rate, norm, seen)
         heartbeat.mine().step(step, self.own.seconds())
         return stop
 
@@ -114,6 +124,8 @@ class Training:
             began = time.perf_counter()
             batch = next(self.batches)
             self.unlogged_waiting += time.perf_counter() - began
+            if self.digests:
+                self.digests.see(batch)
             yield batch
 
     def check_finite(self, step: int, loss: float, norm: float | None) -> None:
@@ -127,8 +139,8 @@ class Training:
                 NOT_FINITE,
             )
 
-    def report(self, loss: float, rate: float, norm: float | None) -> None:
-        """Log the step just done, and the speed since the last log line."""
+    def report(self, loss: float, rate: float, norm: float | None, more: dict[str, str]) -> None:
+        """Log the step just done, `more` of it, and the speed since the last log line."""
         seconds = self.unlogged_seconds / self.unlogged_steps
         self.log.step(
             {
@@ -145,6 +157,7 @@ class Training:
                 "data_share": self.unlogged_waiting / self.unlogged_seconds,
                 **self.data.samples.epochs(self.progress.samples),
                 **(self.balance.figures() if self.balance is not None else {}),
+                **more,
             }
         )
         self.unlogged_steps, self.unlogged_seconds, self.unlogged_waiting = 0, 0.0, 0.0
@@ -179,6 +192,8 @@ class Training:
         seconds = time.perf_counter() - began
         self.log.event("checkpoint", self.progress.step, tag=self.saved, seconds=seconds)
         self.log.say(f"checkpoint {self.saved} saved in {seconds:.1f} s")
+        if self.digests:
+            self.digests.state(self.engine, self.progress.step)
 
 
 def next_token_loss(

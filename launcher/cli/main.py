@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from launcher import ROOT, __version__
 from launcher.cli import arguments, completion, options, streams
-from launcher.cli.arguments import filled
+from launcher.cli.arguments import filled, whole
 from launcher.cli.streams import say, say_problems
 from launcher.cli.verbs import (
     again,
@@ -24,6 +24,7 @@ from launcher.cli.verbs import (
     launch,
     look,
     plan,
+    prove,
     report,
     runs,
     shell,
@@ -66,6 +67,9 @@ def _add_run(verbs: arguments.Verbs) -> None:
         what = f"run a job {where}"
         if verb := verbs.add(name, what, launch.launch, options.Launch, aliases=aliases):
             _launch_options(verb, name)
+    what = "show by short runs that a job goes on after kills and signals as if nothing had happened"
+    if verb := verbs.add("prove", what, prove.prove, options.Prove):
+        _prove_options(verb)
 
 
 def _launch_options(verb: argparse.ArgumentParser, scheduler: str) -> None:
@@ -151,6 +155,19 @@ def _add_look(verbs: arguments.Verbs) -> None:
         for name in ("one", "other"):
             verb.add_argument(name, metavar="RUN", help=what).completer = completion.runs  # type: ignore[attr-defined]
         _json_option(verb)
+
+
+def _prove_options(verb: argparse.ArgumentParser) -> None:
+    _job_options(verb)
+    what = "where its runs are made: local (default) or slurm"
+    verb.add_argument(
+        "--on", dest="scheduler", choices=_SCHEDULERS, default="local", metavar="SCHEDULER", help=what
+    )
+    verb.add_argument("--kills", type=whole, default=1, metavar="N", help="kill a rank so often; default: 1")
+    what = "optimizer steps of each run; default: 16, or more with more kills"
+    verb.add_argument("--steps", type=whole, metavar="N", help=what)
+    _flag(verb, "--force", "also if the plan does not fit or the image lacks something")
+    _json_option(verb)
 
 
 def _add_operate(verbs: arguments.Verbs) -> None:

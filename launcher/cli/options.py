@@ -66,6 +66,17 @@ class Plan(Job):
     plot: Sequence[str]
 
 
+class Prove(Job):
+    """prove. `scheduler` and `submits` as of Launch."""
+
+    scheduler: str
+    kills: int
+    steps: int | None
+    json: bool
+    force: bool
+    submits: bool = True
+
+
 class Check(Files):
     """check."""
 

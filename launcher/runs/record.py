@@ -15,6 +15,7 @@ Owns `run.json`, `plan.json` and the layout below; how a run is doing is its sch
                 attempts.jsonl  how each ended, and whether it is started again: docker/restarts.py
                 stacks/         what ranks hung in: hangs.py
                 profiles/       traces of ranks: profiles.py
+                certificate.json   what a proof has shown: certificate.py
     <runs>/bad-hosts.txt        hosts that --exclude-bad leaves out: badhosts.py
 """
 

@@ -59,7 +59,7 @@ def launch(given: options.Launch) -> int:
     return OK
 
 
-def require_all(given: options.Launch, plans: Mapping[str, Plan]) -> None:
+def require_all(given: options.Launch | options.Prove, plans: Mapping[str, Plan]) -> None:
     from launcher import schedulers
 
     for plan in plans.values():

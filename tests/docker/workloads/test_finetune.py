@@ -115,6 +115,19 @@ def start_from(whole: ranks.Ranks, folder: Path, *args: str, **more: Any) -> ran
     return ranks.start(folder, 2, CONFIG, *ARGS, *args, workload="finetune", **more)
 
 
+def test_another_number_of_ranks_continues(whole: ranks.Ranks, tmp_path: Path) -> None:
+    one = {**CONFIG, "train_micro_batch_size_per_gpu": 16}
+    older = tmp_path / "older"
+    shutil.copytree(whole.run_dir / "checkpoints/checkpoint-8", older / "checkpoint-8")
+    args = (*ARGS, "--eval-every=5", f"--resume={older}")
+    run = ranks.run(tmp_path, 1, one, *args, model=ranks.LLAMA, workload="finetune")
+    assert "checkpoint checkpoint-8 converted in" in run.output()
+    assert run.losses() == pytest.approx({step: whole.losses()[step] for step in (9, 10)}, abs=1e-4)
+    assert run.events("eval")[-1]["loss"] == pytest.approx(whole.events("eval")[-1]["loss"], abs=1e-4)
+    assert sorted(path.name for path in (run.run_dir / "checkpoints").iterdir()) == ["checkpoint-10", "model"]
+    assert not list(older.glob("*/latest_universal"))
+
+
 def error_of(run: ranks.Ranks) -> str:
     (error,) = [line for line in run.output().splitlines() if line.startswith("finetune: error:")]
     return error

@@ -26,6 +26,7 @@ CONTRACT = {
     "slurm": "JOB --after --cluster --dry-run --exclude-bad --force --name --set --strict --sweep --wait -o",
     "kubernetes": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
     "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
+    "prove": "JOB --cluster --force --json --kills --name --on --set --steps --strict",
     "plan": "JOB --cluster --html --json --max-model --min-nodes --name --plot --png --set --strict",
     "check": "JOB --cluster --live --on --set --strict",
     "cluster": "ACTION SCHEDULER|CLUSTER --cluster --context --force --from --namespace --nodes --on --partition"

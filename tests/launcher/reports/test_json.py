@@ -10,7 +10,10 @@ import pytest
 
 from launcher import ROOT, doctor
 from launcher.cli import main
-from launcher.doctor.looking import Check
+from launcher.doctor import looking
+from launcher.runs import certificate
+from launcher.runs.certificate import Certificate, Part
+from launcher.runs.evidence import Check
 from tests import samples
 
 if TYPE_CHECKING:
@@ -205,6 +208,13 @@ def test_compare(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(printed(capsys, "compare", "a", "b"), documented("compare"))
 
 
+def test_prove() -> None:
+    checks = [Check("losses", 9, 3, (1.5, 2.5), largest=0.5, bound=1e-4), Check("samples", 9)]
+    part = Part("moved", "demo-1", 1, ["0"], checks, after=8)
+    made = Certificate("demo", "local", 16, [part], ["a note"], "2026-01-01T00:00:00+00:00")
+    check(json.loads(certificate.as_json(made)), documented("prove"))
+
+
 def test_checkpoints(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for tag in ("step-00000001", "step-00000002"):
         (runs / "a" / "checkpoints" / tag).mkdir(parents=True)
@@ -240,7 +250,7 @@ def test_env(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "checks", lambda python: [Check("python", "torch", "ok", "2.9")])
+    monkeypatch.setattr(doctor, "checks", lambda python: [looking.Check("python", "torch", "ok", "2.9")])
     for entry in printed(capsys, "doctor"):
         check(entry, documented("doctor"))
 
@@ -262,6 +272,7 @@ def test_every_verb_with_json_is_documented() -> None:
             "doctor",
             "stacks",
             "profile",
+            "prove",
         ),
     }
     for verb in verbs:
