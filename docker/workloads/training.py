@@ -64,7 +64,7 @@ class Training:
             step = self.progress.step
             if self.data.evaluation and due(step, args.eval_every, args.max_steps):
                 self.evaluate()
-            if stop or due(step, args.checkpoint_every, args.max_steps):
+            if args.checkpoint_keep and (stop or due(step, args.checkpoint_every, args.max_steps)):
                 self.save()
         heartbeat.mine().phase(heartbeat.END)
         return stop

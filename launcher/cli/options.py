@@ -66,6 +66,21 @@ class Plan(Job):
     plot: Sequence[str]
 
 
+class Tune(Job):
+    """tune."""
+
+    on: str
+    steps: int
+    limit: str
+    most: int
+    space: Sequence[str]
+    dry_run: bool
+    wait: bool
+    output: str | None
+    json: bool
+    plot: Sequence[str]
+
+
 class Check(Files):
     """check."""
 

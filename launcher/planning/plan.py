@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from launcher.files.load import Loaded
     from launcher.images.facts import Facts
     from launcher.planning.code import Code
+    from launcher.planning.tuning import Tuning
     from launcher.sizing.inference import Inference
 
 # A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).
@@ -99,6 +100,7 @@ class Plan(NamedTuple):
     code: Code | None = None  # the user's own, which travels with the run
     code_problem: Problem | None = None  # why it cannot
     after: tuple[str, ...] = ()  # runs that must succeed first, as placement.word names them
+    tuning: Tuning | None = None  # configurations to try one after another, instead of one to train with
 
     @property
     def nodes(self) -> int:

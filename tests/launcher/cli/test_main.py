@@ -26,6 +26,8 @@ CONTRACT = {
     "slurm": "JOB --after --cluster --dry-run --exclude-bad --force --name --set --strict --sweep --wait -o",
     "kubernetes": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
     "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
+    "tune": "JOB|RUN --cluster --dry-run --html --json --limit --most --name --on --plot --png --set --space --steps"
+    " --strict --wait -o",
     "plan": "JOB --cluster --html --json --max-model --min-nodes --name --plot --png --set --strict",
     "check": "JOB --cluster --live --on --set --strict",
     "cluster": "ACTION SCHEDULER --cluster --context --force --namespace --partition --update -o",
@@ -86,6 +88,8 @@ LOADS = [
     ("completion fish", {"argcomplete"}),
     ("schema job", NOTHING),
     ("plan jobs/quickstart.yaml", FILES),
+    ("tune jobs/quickstart.yaml --dry-run", FILES),
+    ("tune absent", NOTHING),
     ("local jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
     ("slurm jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
     ("kubernetes jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
