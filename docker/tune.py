@@ -10,7 +10,7 @@ like those of the node entries:
     {"type": "ended", "code": 0, "late": false, "memory": false, "why": ""}    their answer
     {"type": "end", "code": 0}                                                 host 0 to all
 
-FILE is {"steps": 5, "limit": 600, "trials": [{"name", "group", "micro", "bound", "less", "config", "words"}, …]}. The run
+FILE is {"steps": 5, "limit": 600, "trials": [{"name", "group", "micro", "bound", "less", "config", "words"}]}. The run
 folder gets trials.jsonl, a line for each trial that ended, and trials/NAME/ of each. A process that is started again
 takes up where the lines end; the trial that was cut short is tried anew. Exit codes: 0, SAVED after a signal, 1 where
 nothing worked.

@@ -137,13 +137,20 @@ def candidates(job: Job, cluster: Cluster, asked: Space) -> list[Candidate]:
     return found
 
 
+def train_size(job: Job, cluster: Cluster) -> int:
+    """Samples of a step. Raises PlanError where no micro batch at all divides them."""
+    if job.batch.global_ is None or job.batch.accumulation is not None:
+        return fit.batch(job, cluster).train
+    return config.batch(1, None, job.batch.global_, fit.data_parallel_size(job, cluster)).train
+
+
 def _defaults(job: Job, cluster: Cluster) -> dict[str, tuple[Any, ...]]:
-    per_rank = fit.batch(job, cluster).train // fit.data_parallel_size(job, cluster)
+    per_rank = train_size(job, cluster) // fit.data_parallel_size(job, cluster)
     micros = sorted({job.batch.micro * four // 4 for four in (1, 2, 4, 8, 16)} - {0})
     recomputes = workloads.takes(job.workload, RECOMPUTING)
     return {
         "preset": tuple(_presets(job, cluster)),
-        "micro": tuple(micro for micro in micros if per_rank % micro == 0) or (job.batch.micro,),
+        "micro": tuple(micro for micro in micros if per_rank % micro == 0) or (1,),
         "checkpointing": (False, True) if recomputes else (None,),
         "overlap": (None,),
         "buckets": (None,),

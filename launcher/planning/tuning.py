@@ -102,7 +102,7 @@ def make(loaded: Loaded, site: Workspace, suffix: str, wishes: Wishes) -> Plan:
     """
     _require(loaded)
     try:
-        train = fit.batch(loaded.job, loaded.cluster).train
+        train = spaces.train_size(loaded.job, loaded.cluster)
         found = spaces.candidates(loaded.job, loaded.cluster, wishes.space)
     except LauncherError as error:
         raise error.at(loaded.places) from None

@@ -32,8 +32,9 @@ def tune(given: options.Tune) -> int:
     plan = _plan(given)
     if given.dry_run:
         return _rehearse(given, plan)
-    if given.plot and not given.wait:
-        raise SpecError("--plot needs results", hint="add --wait, or `tune RUN --plot FILE` later")
+    if (given.plot or given.output) and not given.wait:
+        option = "--plot" if given.plot else "-o"
+        raise SpecError(f"{option} needs results", hint=f"add --wait, or `tune RUN {option} FILE` later")
     run = _submitted(given, plan)
     if not given.wait:
         say(f"see what it finds, and write the job file: python -m launcher tune {run.id} -o FILE")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.deepspeed import config
-from launcher.errors import SpecError
+from launcher.errors import PlanError, SpecError
 from launcher.planning import fit, space
 from tests import samples
 
@@ -62,6 +62,13 @@ def test_the_global_batch_is_kept(micro: int, accumulation: int, tried: list[int
         other = space.applied(space.Candidate("zero1", number), job, train)
         if train % (number * 2) == 0:
             assert fit.batch(other, cluster).train == train
+
+
+def test_a_micro_batch_that_does_not_divide_is_no_obstacle() -> None:
+    job = samples.job(batch={"micro": 6, "global": 8})
+    assert names(space.candidates(job, samples.cluster(), {}), "micro") == {1}
+    with pytest.raises(PlanError, match="global 9 does not divide"):
+        space.candidates(samples.job(batch={"micro": 1, "global": 9}), samples.cluster(), {})
 
 
 def test_a_candidate_becomes_configuration_and_fields_alike() -> None:
