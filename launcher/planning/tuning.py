@@ -46,10 +46,11 @@ class Entry(NamedTuple):
 
 
 class LeftOut(NamedTuple):
-    """A candidate that is not tried, and why."""
+    """A candidate that is not tried, and why. `fits`: by the plan; None where it has none."""
 
     name: str
     why: str
+    fits: bool | None = None
     memory: int | None = None
     capacity: int | None = None
     bound: float | None = None
@@ -119,14 +120,15 @@ def make(loaded: Loaded, site: Workspace, suffix: str, wishes: Wishes) -> Plan:
             continue
         if plan.estimate and not plan.estimate.fits:
             why = "; ".join(plan.estimate.evaluation.shortfalls)
-            left_out.append(LeftOut(candidate.name, why, **_figures(plan)))
+            left_out.append(LeftOut(candidate.name, why, fits=False, **_figures(plan)))
         else:
             possible.append((candidate, plan))
     if not possible:
         raise _nothing_left(left_out, [] if wishes.space else errors).at(loaded.places)
-    possible.sort(key=lambda pair: _cost(pair[1]))  # stable: else the ladder's order
+    # what does less comes before what it spares; else the ladder's order
+    possible.sort(key=lambda pair: (_cost(pair[1]), len(pair[0].less)))
     why = f"more than --most {wishes.most}, and not before those by the plan"
-    left_out += [LeftOut(c.name, why, **_figures(p)) for c, p in possible[wishes.most :]]
+    left_out += [LeftOut(c.name, why, fits=True, **_figures(p)) for c, p in possible[wishes.most :]]
     numbers = {candidate: number for number, (candidate, _) in enumerate(possible[: wishes.most])}
     entries = [
         _entry(c, p, loaded, wishes)._replace(less=sorted(numbers[o] for o in c.less if o in numbers))

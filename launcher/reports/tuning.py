@@ -24,6 +24,7 @@ class Row(NamedTuple):
     """A candidate; None for what is not known. `result`: a word, `why`: the reason where there is one."""
 
     name: str
+    fits: bool | None  # by the plan
     planned: int | None  # bytes of a rank
     capacity: int | None
     bound: float | None  # seconds of a step at least
@@ -62,6 +63,7 @@ def found(run: Found) -> list[Row]:
 def _row(entry: Entry, trial: Trial | None, result: str, why: str) -> Row:
     return Row(
         name=entry.name,
+        fits=None if entry.memory is None else True,
         planned=entry.memory,
         capacity=entry.capacity,
         bound=entry.bound,
@@ -76,7 +78,7 @@ def _row(entry: Entry, trial: Trial | None, result: str, why: str) -> Row:
 
 def _left(entry: LeftOut) -> Row:
     unmeasured = dict.fromkeys(("steps", "step_seconds", "tokens_per_second", "memory"))
-    facts = {"planned": entry.memory, "capacity": entry.capacity, "bound": entry.bound}
+    facts = {"fits": entry.fits, "planned": entry.memory, "capacity": entry.capacity, "bound": entry.bound}
     return Row(name=entry.name, **facts, **unmeasured, result=NOT_TRIED, why=entry.why)  # type: ignore[arg-type]
 
 
@@ -90,8 +92,8 @@ def text(rows: Sequence[Row]) -> str:
 
 def _cells(row: Row) -> tuple[str, ...]:
     fits = "-" if row.planned is None else units.gigabytes(row.planned)
-    if row.planned is not None and row.capacity is not None:
-        fits += " fits" if row.planned <= row.capacity else " does not fit"
+    if row.fits is not None and (row.capacity is not None or not row.fits):
+        fits += " fits" if row.fits else " does not fit"
     return (
         row.name,
         fits,
@@ -109,6 +111,7 @@ def data(rows: Sequence[Row], run: str | None = None, done: bool = False, job: s
     trials = [
         {
             "candidate": row.name,
+            "fits": row.fits,
             "planned_bytes": row.planned,
             "capacity_bytes": row.capacity,
             "bound_seconds": row.bound,

@@ -72,5 +72,5 @@ def test_a_run_that_was_cut_short_ends_with_a_job_file(tmp_path: Path) -> None:
     assert text.splitlines()[0] == "# a comment that stays"
     assert "batch: {micro: 2, global: 8}   # accumulation is derived" in text
     assert f"preset: {preset}" in text
-    assert not list((runs / run / "trials").glob("*/checkpoints/*"))
+    assert not list((runs / run / "trials").glob("*/checkpoints/step-*"))
     assert launcher("check", str(best), "--on", "local").endswith("ok on local\n")

@@ -233,7 +233,19 @@ def test_every_verb_with_json_is_documented() -> None:
     assert table
     verbs = {name for name, verb in dict(table).items() if "--json" in verb._option_string_actions}
     assert verbs == {
-        *("plan", "status", "list", "report", "compare", "checkpoints", "data", "env", "doctor", "stacks"),
+        *(
+            "plan",
+            "tune",
+            "status",
+            "list",
+            "report",
+            "compare",
+            "checkpoints",
+            "data",
+            "env",
+            "doctor",
+            "stacks",
+        ),
     }
     for verb in verbs:
         assert f"`python -m launcher {verb}" in PAGE or f"`{verb} --json`" in PAGE

@@ -59,6 +59,7 @@ def test_the_best_comes_first_and_failures_say_why(folder: Path) -> None:
     }
     assert told["trials"][0] == {
         "candidate": "zero1, micro 1",
+        "fits": True,
         "planned_bytes": rows[0].planned,
         "capacity_bytes": None,
         "bound_seconds": None,
