@@ -44,8 +44,8 @@ def planned(tuning: Tuning) -> list[Row]:
 def found(run: Found) -> list[Row]:
     """What the run has found out: the best first, then those that failed, wait, or were not tried."""
     latest: dict[int, Trial] = {}
-    for trial in sorted(run.trials, key=lambda t: t.steps):
-        latest[trial.trial] = trial
+    for ended in sorted(run.trials, key=lambda t: t.steps):
+        latest[ended.trial] = ended
     order = run.ranked
     failed = [number for number in latest if number not in order]
     left = [n for n in range(len(run.tuning.trials)) if n not in latest]

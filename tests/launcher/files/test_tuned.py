@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from launcher.files import tuned
 
 TEXT = """\
@@ -15,7 +17,7 @@ walltime: 48:00:00
 
 
 def test_comments_and_spellings_stay() -> None:
-    changes = {
+    changes: dict[tuple[str, ...], Any] = {
         ("batch", "micro"): 8,
         ("batch", "global"): 512,
         ("deepspeed", "preset"): "zero2",
@@ -28,7 +30,7 @@ def test_comments_and_spellings_stay() -> None:
 
 
 def test_a_preset_becomes_a_mapping_where_keys_lie_over_it() -> None:
-    changes = {
+    changes: dict[tuple[str, ...], Any] = {
         ("deepspeed", "preset"): "zero3",
         ("deepspeed", "zero_optimization", "overlap_comm"): False,
     }
