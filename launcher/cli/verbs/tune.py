@@ -48,9 +48,8 @@ def tune(given: options.Tune) -> int:
 
 
 def _is_file(job: str) -> bool:
-    from launcher.files import document
-
-    return job.endswith((".yaml", ".yml")) or "/" in job or document.exists(document.find(job))
+    """Whether a file is meant, be it there or not."""
+    return job.endswith((".yaml", ".yml")) or "/" in job or os.path.exists(job)  # noqa: PTH110 - Path.exists raises for long names
 
 
 def _require_free(output: str | None) -> None:
@@ -94,7 +93,7 @@ def _plan(given: options.Tune) -> Plan:
         raise SpecError(f"{given.job} is no file that can be read again", hint="tune a job file")
     loaded = shared.load_stage(stages.stages[0], {})
     own = tuning.job_settings([settings.parse(word) for word in given.settings])
-    wishes = tuning.Wishes(asked, given.steps, limit, given.most, own)
+    wishes = tuning.Wishes(space=asked, steps=given.steps, limit=limit, most=given.most, settings=own)
     plan = tuning.make(loaded, workspace.here(), given.name, wishes)
     return tuning.with_job(plan, path.read_text(encoding="utf-8-sig"))
 
