@@ -24,9 +24,15 @@ if TYPE_CHECKING:
     from launcher.planning.space import Candidate, Changes, Space
 
 SUFFIX = "tune"
-# Of the workload's options, those that a trial has nothing of; `False`: of those that are turned off.
+# Of the options of workloads: those that a trial has not, and those that it has with another value.
 _LEFT_OUT = ("max-steps", "epochs", "wandb", "mlflow")
-_OFF: dict[str, Any] = {"log-every": 1, "eval-every": 0, "export": False, "tensorboard": False}
+_OFF: dict[str, Any] = {
+    "log-every": 1,
+    "eval-every": 0,
+    "export": False,
+    "merge": False,
+    "tensorboard": False,
+}
 _SAID = 12  # candidates that a refusal names
 
 
