@@ -83,6 +83,7 @@ def run(folder: Path, document: dict[str, Any]) -> Tried:
     before = spent()
     subprocess.run([sys.executable, "-m", "tune", *words], env=env, check=True, stdout=sys.stderr)
     seconds = spent() - before
+    print(f"{folder.name}: {seconds:.0f} processor seconds", file=sys.stderr, flush=True)
     return Tried([json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()], seconds)
 
 
