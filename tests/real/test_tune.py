@@ -50,13 +50,13 @@ def test_a_run_that_was_cut_short_ends_with_a_job_file(tmp_path: Path) -> None:
 
     job = str(tmp_path / "tiny.yaml")
     run = launcher("tune", job, "--steps", "3", "--most", "3", *TRIED, *HUGE).strip()
-    wait(ended, time.monotonic() + 300)
+    wait(ended, time.monotonic() + 900)
     launcher("cancel", run)
     assert json.loads(launcher("status", run, "--json"))["state"] == "CANCELLED"
     before = ended()
     launcher("resume", run)
     finished = runs / run / "exit_code"
-    wait(lambda: finished.exists() and finished.read_text(), time.monotonic() + 300)
+    wait(lambda: finished.exists() and finished.read_text(), time.monotonic() + 900)
     assert finished.read_text() == "0\n", (runs / run / "logs/rank-0.log").read_text()
     assert ended()[: len(before)] == before
     found = json.loads(launcher("tune", run, "--json", "-o", str(best)))

@@ -9,8 +9,9 @@ import pytest
 
 from launcher.errors import PlanError
 from launcher.files import load
-from launcher.planning import tuning
+from launcher.planning import recorded, tuning
 from launcher.rendering import command
+from launcher.runs import record
 from launcher.schedulers import kubernetes, local, slurm
 from tests import samples
 
@@ -114,6 +115,16 @@ def test_a_record_can_be_read_back() -> None:
     assert again.job == "name: demo\n"
     assert json.loads(json.dumps(again.record)) == json.loads(json.dumps(found.record))
     assert tuning.fields(again.trials[0])["batch", "micro"] == found.trials[0].micro
+
+
+def test_a_rerun_tries_the_same() -> None:
+    plan = tuning.with_job(made({}), "name: demo\n")
+    again = recorded.plan(json.loads(record.plan_text(plan)), recorded.spellings(plan), samples.SITE)
+    assert command.trials(again) == command.trials(plan)
+    assert command.ranks(again, "/runs/x", "/runs/x/ds_config.json")[1] == "tune"
+    broken = {**json.loads(record.plan_text(plan)), "tuning": {"steps": 5}}
+    with pytest.raises(PlanError, match="is not one that this launcher reads: tuning"):
+        recorded.plan(broken, {}, samples.SITE)
 
 
 def test_hosts_get_every_candidate_with_its_words() -> None:
