@@ -76,6 +76,7 @@ TESTED_BY = (
     ("launcher/images", "launcher/planning/test_packages.py", "locks"),
     ("launcher/planning", "launcher/planning/test_packages.py", "interpreter"),
     ("launcher/planning", "launcher/planning/test_plan.py", "ranks_environment"),
+    ("launcher/planning", "launcher/planning/test_tuning.py", "tuning_record"),
     ("launcher/planning", "launcher/files/test_own_program.py", "on_this_machine own_program"),
     ("launcher/planning", "launcher/planning/test_code_files.py", "checkout code secret_files"),
     ("launcher/planning", "launcher/cli/test_main.py", "workspace"),

@@ -17,14 +17,21 @@ _WIDTH = 4096  # no line that was written is folded
 def changed(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
     """The YAML `text`, of a valid job, with `changes`: key path → value. A null takes its key out.
 
-    A value that stands for a mapping (`deepspeed: zero2` for `{preset: zero2}`) becomes one where it must.
+    A value that stands for a mapping (`deepspeed: zero2` for `{preset: zero2}`) becomes one where it must. Raises
+    ValueError for a text that is no mapping.
     """
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = _WIDTH
-    data = yaml.load(text)
+    try:
+        data = yaml.load(text)
+    except YAMLError as error:
+        raise ValueError(str(error).partition("\n")[0]) from None
+    if not isinstance(data, dict):
+        raise ValueError("it is no mapping")
     for path, value in changes.items():
         _set(data, path, value)
     _shorten(data)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from launcher.files.load import Loaded
     from launcher.images.facts import Facts
     from launcher.planning.code import Code
-    from launcher.planning.tuning import Tuning
+    from launcher.planning.tuning_record import Tuning
     from launcher.sizing.inference import Inference
 
 # A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).

@@ -18,13 +18,13 @@ from launcher.files.fields import Range, field
 from launcher.files.job import Job
 from launcher.files.load import Loaded
 from launcher.frozen import dataclass
-from launcher.planning import fit, tuning
+from launcher.planning import fit, tuning_record
 from launcher.planning import plan as plans
 
 if TYPE_CHECKING:
     from launcher.planning.fit import Estimate
     from launcher.planning.plan import Plan, Workspace
-    from launcher.planning.tuning import Tuning
+    from launcher.planning.tuning_record import Tuning
 
 
 Spellings = dict[str, list[restored.Spelling]]
@@ -129,7 +129,7 @@ def _tuning(record: Any) -> Tuning | None:
     if record is None:
         return None
     try:
-        return tuning.restored(record)
+        return tuning_record.restored(record)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PlanError(f"its plan.json is not one that this launcher reads: tuning: {error}") from None
 

@@ -14,6 +14,7 @@ from launcher.namedtuple import NamedTuple
 from launcher.planning import fit
 from launcher.planning import plan as plans
 from launcher.planning import space as spaces
+from launcher.planning.tuning_record import Entry, LeftOut, Tuning
 from launcher.sizing import ladder
 
 if TYPE_CHECKING:
@@ -36,51 +37,6 @@ _OFF: dict[str, Any] = {
 _SAID = 12  # candidates that a refusal names
 
 
-class Entry(NamedTuple):
-    """A candidate that is tried. `bound`: least seconds of a step; `memory`: bytes of a rank, of `capacity`."""
-
-    name: str
-    group: str
-    micro: int
-    bound: float | None
-    memory: int | None
-    capacity: int | None
-    config: dict[str, Any]
-    args: dict[str, Any]
-    changes: list[tuple[list[str], Any]]  # of the job file
-    less: list[int] = []  # noqa: RUF012 - the trials that do the same with less work
-
-
-class LeftOut(NamedTuple):
-    """A candidate that is not tried, and why. `fits`: by the plan; None where it has none."""
-
-    name: str
-    why: str
-    fits: bool | None = None
-    memory: int | None = None
-    capacity: int | None = None
-    bound: float | None = None
-
-
-class Tuning(NamedTuple):
-    """`steps`: of the first round; `limit`: seconds of a trial in it. `job`: the text of the file to change."""
-
-    steps: int
-    limit: int
-    trials: tuple[Entry, ...]
-    left_out: tuple[LeftOut, ...]
-    job: str = ""
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """For plan.json."""
-        return {
-            **self._asdict(),
-            "trials": [entry._asdict() for entry in self.trials],
-            "left_out": [entry._asdict() for entry in self.left_out],
-        }
-
-
 class Wishes(NamedTuple):
     """What the command line says: values by key, steps, seconds, the most candidates that are tried."""
 
@@ -89,17 +45,6 @@ class Wishes(NamedTuple):
     limit: int
     most: int
     settings: Changes = {}  # noqa: RUF012 - never changed
-
-
-def restored(record: Any) -> Tuning:
-    """The Tuning of a record. Raises ValueError, TypeError or KeyError for what is none."""
-    return Tuning(
-        steps=int(record["steps"]),
-        limit=int(record["limit"]),
-        trials=tuple(Entry(**entry) for entry in record["trials"]),
-        left_out=tuple(LeftOut(**entry) for entry in record["left_out"]),
-        job=str(record["job"]),
-    )
 
 
 def make(loaded: Loaded, site: Workspace, suffix: str, wishes: Wishes) -> Plan:
@@ -219,8 +164,3 @@ def with_job(plan: Plan, text: str) -> Plan:
     """The same with the text of the job file, which the result is written from."""
     assert plan.tuning
     return plan._replace(tuning=plan.tuning._replace(job=text))
-
-
-def fields(entry: Entry) -> Changes:
-    """The changes of a job file."""
-    return {tuple(path): value for path, value in entry.changes}

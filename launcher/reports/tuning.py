@@ -13,7 +13,7 @@ from launcher.reports import tables
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from launcher.planning.tuning import Entry, LeftOut, Tuning
+    from launcher.planning.tuning_record import Entry, LeftOut, Tuning
     from launcher.runs.trials import Found, Trial
 
 BEST, WAITS, TRIED, NOT_TRIED = "best", "waits", "tried", "not tried"

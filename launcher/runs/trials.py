@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import entry
 from launcher.errors import RunNotFoundError
-from launcher.planning import tuning as planned
+from launcher.planning import tuning_record
 from launcher.runs import reading, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from launcher.planning.tuning import Tuning
+    from launcher.planning.tuning_record import Tuning
 
 FILE = "trials.jsonl"
 LINE = "trial "  # begins a line of the log
@@ -81,7 +81,7 @@ def read(folder: Path, log: Iterable[str] = ()) -> Found:
     if not isinstance(data, dict) or "tuning" not in data:
         raise RunNotFoundError(f"{folder.name} is no tuning run", hint="see `launcher report`")
     try:
-        tuning = planned.restored(data["tuning"])
+        tuning = tuning_record.restored(data["tuning"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunNotFoundError(f"{folder / 'plan.json'} cannot be read: tuning: {error}") from None
     known = [t for line in _lines(folder, log) if (t := _trial(line, len(tuning.trials)))]

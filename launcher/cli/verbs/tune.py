@@ -174,12 +174,15 @@ def _results(run: Run) -> Found:
 def _write(given: options.Tune, run: Run, found: Found) -> str:
     """The job file with the best configuration: tuned.yaml of the run folder, and -o. Returns its path."""
     from launcher import atomic
-    from launcher.errors import SpecError
+    from launcher.errors import RunNotFoundError, SpecError
     from launcher.files import tuned
-    from launcher.planning import tuning
+    from launcher.planning import tuning_record
 
     best = found.tuning.trials[found.ranked[0]]
-    text = tuned.changed(found.tuning.job, tuning.fields(best))
+    try:
+        text = tuned.changed(found.tuning.job, tuning_record.fields(best))
+    except ValueError as error:
+        raise RunNotFoundError(f"{run.id}: the job file in its plan.json cannot be read: {error}") from None
     kept = run.folder / "tuned.yaml"
     if not kept.exists():
         atomic.write(kept, atomic.encoded(text))

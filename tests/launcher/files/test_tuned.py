@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from launcher.files import tuned
 
 TEXT = """\
@@ -49,3 +51,9 @@ def test_a_field_that_was_not_there_is_added_and_null_takes_one_out() -> None:
         {("batch", "accumulation"): None, ("deepspeed", "preset"): "zero2"},
     )
     assert text == "name: a\nbatch: {micro: 1}\ndeepspeed: zero2\n"
+
+
+@pytest.mark.parametrize("text", ["- a\n", "", "a: [", "7\n"])
+def test_what_is_no_job_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"[a-z]"):
+        tuned.changed(text, {("name",): "b"})

@@ -9,7 +9,7 @@ import pytest
 
 from launcher.errors import PlanError
 from launcher.files import load
-from launcher.planning import recorded, tuning
+from launcher.planning import recorded, tuning, tuning_record
 from launcher.rendering import command
 from launcher.runs import record
 from launcher.schedulers import kubernetes, local, slurm
@@ -33,7 +33,7 @@ def made(job: dict[str, Any], wishes: tuning.Wishes = ALL, **cluster: Any) -> Pl
     return tuning.make(loaded, samples.SITE, "", wishes)
 
 
-def of(plan: Plan) -> tuning.Tuning:
+def of(plan: Plan) -> tuning_record.Tuning:
     assert plan.tuning
     return plan.tuning
 
@@ -111,10 +111,10 @@ def test_trials_evaluate_export_and_send_nothing() -> None:
 
 def test_a_record_can_be_read_back() -> None:
     found = of(tuning.with_job(made({}), "name: demo\n"))
-    again = tuning.restored(json.loads(json.dumps(found.record)))
+    again = tuning_record.restored(json.loads(json.dumps(found.record)))
     assert again.job == "name: demo\n"
     assert json.loads(json.dumps(again.record)) == json.loads(json.dumps(found.record))
-    assert tuning.fields(again.trials[0])["batch", "micro"] == found.trials[0].micro
+    assert tuning_record.fields(again.trials[0])["batch", "micro"] == found.trials[0].micro
 
 
 def test_a_rerun_tries_the_same() -> None:

@@ -100,6 +100,16 @@ def test_other_runs_are_none(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(RunNotFoundError, match="is no tuning run"):
         trials.read(tmp_path)
-    (tmp_path / "plan.json").write_text('{"tuning": {"steps": []}}')
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("steps", []), ("trials", None), ("micro", "x"), ("bound", "fast"), ("changes", [1]), ("less", ["a"])],
+)
+def test_records_that_are_broken_are_refused(folder: Path, key: str, value: Any) -> None:
+    data = json.loads((folder / "plan.json").read_text())
+    inner = data["tuning"] if key in data["tuning"] else data["tuning"]["trials"][0]
+    inner[key] = value
+    (folder / "plan.json").write_text(json.dumps(data))
     with pytest.raises(RunNotFoundError, match="cannot be read: tuning"):
-        trials.read(tmp_path)
+        trials.read(folder)
