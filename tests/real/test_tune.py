@@ -26,8 +26,8 @@ batch: {micro: 2, global: 8}   # accumulation is derived
 deepspeed: auto
 args: {seq-length: 32, max-steps: 1000}
 """
-# Of these, two ask torch for 4 TB, which no machine gives.
-TRIED = ("--space", "preset=zero1,zero3", "--space", "micro=2", "--space", "checkpointing=false")
+# The second asks torch for 4 TB, which no machine gives.
+TRIED = ("--space", "preset=zero1", "--space", "micro=2", "--space", "checkpointing=false")
 HUGE = ("--space", "buckets=1e6,1e12")
 
 
@@ -49,7 +49,7 @@ def test_a_run_that_was_cut_short_ends_with_a_job_file(tmp_path: Path) -> None:
             time.sleep(0.2)
 
     job = str(tmp_path / "tiny.yaml")
-    run = launcher("tune", job, "--steps", "3", "--most", "3", *TRIED, *HUGE).strip()
+    run = launcher("tune", job, "--steps", "3", *TRIED, *HUGE).strip()
     wait(ended, time.monotonic() + 900)
     launcher("cancel", run)
     assert json.loads(launcher("status", run, "--json"))["state"] == "CANCELLED"
@@ -63,14 +63,12 @@ def test_a_run_that_was_cut_short_ends_with_a_job_file(tmp_path: Path) -> None:
     assert found["done"]
     by_name = {trial["candidate"]: trial for trial in found["trials"]}
     assert by_name["zero1, buckets 1e+12, micro 2"]["result"] == "out of memory"
-    measured = [t for t in found["trials"] if t["step_seconds"]]
-    assert {t["candidate"].partition(",")[0] for t in measured} == {"zero1", "zero3"}
-    assert measured[0]["result"] == "best"
-    assert measured[0]["step_seconds"] == min(t["step_seconds"] for t in measured)
-    preset = measured[0]["candidate"].partition(",")[0]
+    assert by_name["zero1, buckets 1e+06, micro 2"]["result"] == "best"
+    assert by_name["zero1, buckets 1e+06, micro 2"]["step_seconds"] > 0
     text = best.read_text()
     assert text.splitlines()[0] == "# a comment that stays"
     assert "batch: {micro: 2, global: 8}   # accumulation is derived" in text
-    assert f"preset: {preset}" in text
+    assert "preset: zero1" in text
+    assert "reduce_bucket_size: 1000000" in text
     assert not list((runs / run / "trials").glob("*/checkpoints/step-*"))
     assert launcher("check", str(best), "--on", "local").endswith("ok on local\n")
