@@ -95,7 +95,8 @@ def launcher(parser: argparse.ArgumentParser, only: Container[str] = LAUNCHER_OP
         metavar="N",
         help="save every N steps; 0 saves at the end and on a signal only",
     )
-    add("checkpoint-keep", type=positive, default=2, metavar="K", help="complete checkpoints to keep")
+    what = "complete checkpoints to keep; 0: none is ever written"
+    add("checkpoint-keep", type=count, default=2, metavar="K", help=what)
     add(
         "resume",
         metavar="DIR",

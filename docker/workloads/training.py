@@ -68,7 +68,7 @@ class Training:
         while self.progress.step < args.max_steps and not stop:
             stop = self.step()
             step = self.progress.step
-            saves = stop or due(step, args.checkpoint_every, args.max_steps)
+            saves = args.checkpoint_keep and (stop or due(step, args.checkpoint_every, args.max_steps))
             if self.agreement and (saves or due(step, args.verify_every, args.max_steps)):
                 self.agreement.check(step)  # so nothing is saved that ranks do not agree on
             if self.data.evaluation and due(step, args.eval_every, args.max_steps):

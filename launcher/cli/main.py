@@ -28,6 +28,7 @@ from launcher.cli.verbs import (
     report,
     runs,
     shell,
+    tune,
 )
 from launcher.errors import LauncherError, ToolMissingError
 
@@ -70,6 +71,33 @@ def _add_run(verbs: arguments.Verbs) -> None:
     what = "show by short runs that a job goes on after kills and signals as if nothing had happened"
     if verb := verbs.add("prove", what, prove.prove, options.Prove):
         _prove_options(verb)
+
+    what = "try configurations of a job in one allocation, and write the job file with the best"
+    if verb := verbs.add("tune", what, tune.tune, options.Tune):
+        _tune_options(verb)
+
+
+def _tune_options(verb: argparse.ArgumentParser) -> None:
+    what = "a job file; or the id of a tuning run, whose results are shown"
+    verb.add_argument("job", type=filled, metavar="JOB|RUN", help=what).completer = completion.jobs  # type: ignore[attr-defined]
+    _file_options(verb)
+    _name_option(verb)
+    what = "where it runs: local (default), slurm or kubernetes"
+    verb.add_argument("--on", choices=_SCHEDULERS, default="local", metavar="SCHEDULER", help=what)
+    what = "values to try instead of the usual ones: preset, micro, checkpointing, overlap, buckets, hpz"
+    _repeated(verb, "--space", dest="space", metavar="KEY=V,V…", what=what)
+    what = "steps of each trial at first; four times as many for the best quarter, and so on (default: 5)"
+    verb.add_argument("--steps", type=int, default=5, metavar="N", help=what)
+    what = "time of a trial at first, its start included (default: 10m)"
+    verb.add_argument("--limit", default="10m", metavar="TIME", help=what)
+    what = "candidates that are tried, the fastest by the plan (default: 24)"
+    verb.add_argument("--most", type=int, default=24, metavar="N", help=what)
+    _flag(verb, "--dry-run", "print the candidates with what the plan says of each; submit nothing")
+    _flag(verb, "--wait", "follow the run until it ends, and show what it found")
+    what = "write the job file with the best configuration to the new FILE"
+    verb.add_argument("-o", dest="output", type=filled, metavar="FILE", help=what)
+    _json_option(verb)
+    _picture_options(verb, "step times")
 
 
 def _launch_options(verb: argparse.ArgumentParser, scheduler: str) -> None:
@@ -327,6 +355,10 @@ def _job_options(verb: argparse.ArgumentParser) -> None:
     job = verb.add_argument("job", type=filled, metavar="JOB", help="a job file, or a pipeline of jobs")
     job.completer = completion.jobs  # type: ignore[attr-defined]
     _file_options(verb)
+    _name_option(verb)
+
+
+def _name_option(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--name", type=filled, default=argparse.SUPPRESS, metavar="SUFFIX", help="appended to the run's id"
     )

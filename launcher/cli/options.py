@@ -77,6 +77,21 @@ class Prove(Job):
     submits: bool = True
 
 
+class Tune(Job):
+    """tune."""
+
+    on: str
+    steps: int
+    limit: str
+    most: int
+    space: Sequence[str]
+    dry_run: bool
+    wait: bool
+    output: str | None
+    json: bool
+    plot: Sequence[str]
+
+
 class Check(Files):
     """check."""
 

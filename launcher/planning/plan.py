@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from launcher.images.facts import Facts
     from launcher.planning.code import Code
     from launcher.planning.forecast import Forecast
+    from launcher.planning.tuning_record import Tuning
     from launcher.sizing.inference import Inference
 
 # A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).
@@ -102,6 +103,7 @@ class Plan(NamedTuple):
     code_problem: Problem | None = None  # why it cannot
     after: tuple[str, ...] = ()  # runs that must succeed first, as placement.word names them
     forecast: Forecast | None = None  # of a step; None where nothing was measured of the cluster
+    tuning: Tuning | None = None  # configurations to try one after another, instead of one to train with
 
     @property
     def nodes(self) -> int:

@@ -95,6 +95,8 @@ class _View:
 
     def line(self, now: Status) -> str:
         if not self.steps and now.state == "RUNNING":
+            if trial := self.words("trial", "text"):
+                return f"trial {trial[-1]}"
             urls = self.words("ready", "url")
             started = prepared_tables.progress(self.records) or "running: ranks are starting"
             return f"serving at {urls[-1]}" if urls else started

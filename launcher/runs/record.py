@@ -9,6 +9,7 @@ Owns `run.json`, `plan.json` and the layout below; how a run is doing is its sch
                 code/, code.json, programs/   what it carries: submission/snapshot.py
                 logs/           job.log, node-<n>.log, rank-<n>.log
                 metrics.jsonl   written by rank 0
+                trials.jsonl, trials/   of a tuning run: trials.py
                 events.jsonl    written by the first host's node entry
                 checkpoints/    <tag>/ …
                 outcome-<attempt>, unfit-<attempt>, again-<attempt>, exit_code, cancelled
@@ -93,6 +94,7 @@ def plan_text(plan: Plan) -> str:
         "args": plan.args,
         "environment": {v.name: v.value for v in plan.environment},
         "secrets": [s._asdict() for s in plan.secrets],
+        **({"tuning": plan.tuning.record} if plan.tuning else {}),
         "job": validation.written(plan.job),
         "cluster": validation.written(plan.cluster),
     }

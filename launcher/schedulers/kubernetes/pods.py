@@ -363,6 +363,8 @@ def files(plan: Plan, facts: str) -> dict[str, str]:
         else {"hostfile": hostfile.text(kinds.hosts(plan), plan.slots)}
     )
     data |= {"ds_config.json": json.dumps(plan.config, indent=1), "plan.json": facts}
+    if plan.tuning:
+        data[command.TRIALS] = command.trials(plan)
     if plan.fabric.script:
         data["fabric.sh"] = fabrics_environment.text((), plan.fabric.script)
         data["environment.json"] = ranks_environment.variables(plan)

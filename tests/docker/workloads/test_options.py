@@ -60,7 +60,8 @@ def test_defaults_need_nothing_but_what_the_launcher_sets() -> None:
         (["--max-steps=1.5"], "a whole number of at least 1 is expected, not '1.5'"),
         (["--beta2=1"], "a number from 0 to below 1 is expected, not '1'"),
         (["--fail-code=0"], "an exit code from 1 to 255 is expected, not '0'"),
-        (["--checkpoint-keep=0"], "a whole number of at least 1 is expected, not '0'"),
+        (["--log-every=0"], "a whole number of at least 1 is expected, not '0'"),
+        (["--checkpoint-keep=-1"], "a whole number of at least 0 is expected, not '-1'"),
         (["--max-step=5"], "unrecognized arguments: --max-step=5"),
     ],
 )

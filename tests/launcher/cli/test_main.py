@@ -27,6 +27,8 @@ CONTRACT = {
     "kubernetes": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
     "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
     "prove": "JOB --cluster --force --json --kills --name --on --set --steps --strict",
+    "tune": "JOB|RUN --cluster --dry-run --html --json --limit --most --name --on --plot --png --set --space --steps"
+    " --strict --wait -o",
     "plan": "JOB --cluster --html --json --max-model --min-nodes --name --plot --png --set --strict",
     "check": "JOB --cluster --live --on --set --strict",
     "cluster": "ACTION SCHEDULER|CLUSTER --cluster --context --force --from --namespace --nodes --on --partition"
@@ -90,6 +92,8 @@ LOADS = [
     ("completion fish", {"argcomplete"}),
     ("schema job", NOTHING),
     ("plan jobs/quickstart.yaml", FILES),
+    ("tune jobs/quickstart.yaml --dry-run", FILES),
+    ("tune absent", NOTHING),
     ("local jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
     ("slurm jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
     ("kubernetes jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),

@@ -244,6 +244,11 @@ def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         check(printed(capsys, "data", action, "0", "--cache", str(tmp_path)), documented("data"))
 
 
+def test_tune(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["tune", "jobs/quickstart.yaml", "--dry-run", "--json"]) == 0
+    check(json.loads(capsys.readouterr().out), documented("tune"))
+
+
 def test_env(capsys: pytest.CaptureFixture[str]) -> None:
     for entry in printed(capsys, "env", "infiniband"):
         check(entry, documented("env"))
@@ -262,6 +267,7 @@ def test_every_verb_with_json_is_documented() -> None:
     assert verbs == {
         *(
             "plan",
+            "tune",
             "status",
             "list",
             "report",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import signal
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from launcher.files import load
+from launcher.planning import space, tuning
+from launcher.runs import trials
 from launcher.schedulers import kubernetes
 from tests.launcher.schedulers.kubernetes import kubelet, schemas, variants
 from tests.launcher.schedulers.kubernetes.kubelet import Identity, Kubelet
@@ -136,6 +140,43 @@ def test_every_kind_starts_the_same_ranks(kind: str, more: Object, nodes: Kubele
         assert "1" in t["pids"]
         assert len(t["pids"]) < 8  # its own process table: the node entry, two ranks, no more
         assert t["files"] == sorted(config_map["data"])
+
+
+TRIAL = """
+import json, os, sys
+folder = dict(word.partition("=")[::2] for word in sys.argv[1:])["--run-dir"]
+if os.environ["RANK"] == "0":
+    with open(folder + "/metrics.jsonl", "w") as file:
+        for step in range(1, 6):
+            line = {"step": step, "step_seconds": 0.5, "memory_bytes": 1, "tokens_per_second": 2}
+            file.write(json.dumps(line) + "\\n")
+"""
+
+
+def test_pods_try_configurations_together(nodes: Kubelet, tmp_path: Path) -> None:
+    plan = decide("job", {"batch": {"micro": 1, "global": 8}})
+    asked = space.parse(["preset=zero1,zero3", "micro=1", "checkpointing=false"])
+    wishes = tuning.Wishes(asked, steps=5, limit=600, most=24)
+    cluster = dataclasses.replace(plan.cluster, memory=None)  # that of real ranks is not needed here
+    tuned = tuning.make(load.Loaded(plan.job, cluster), plan.workspace, "", wishes)
+    config_map, templates, _ = pods(tuned)
+    document = json.loads(config_map["data"]["trials.json"])
+    document["trials"] = [{**trial, "words": ["-c", TRIAL]} for trial in document["trials"]]
+    config_map["data"]["trials.json"] = json.dumps(document)
+    running = nodes.start(config_map, templates)
+    assert [pod.wait(240) for pod in running] == [0, 0], "\n".join(pod.log for pod in running)
+    folder = tmp_path / "runs" / tuned.id
+    (folder / "plan.json").write_text(config_map["data"]["plan.json"])
+    found = trials.read(folder)
+    assert [(trial.trial, trial.result, trial.step_seconds) for trial in found.trials] == [
+        (0, "done", 0.5),
+        (1, "done", 0.5),
+    ]
+    said = [line.removeprefix("[0] ") for line in running[0].log.splitlines()]
+    elsewhere = tmp_path / "elsewhere"  # the folder of whoever submitted it
+    elsewhere.mkdir()
+    (elsewhere / "plan.json").write_text(config_map["data"]["plan.json"])
+    assert trials.read(elsewhere, said).trials == found.trials
 
 
 def test_a_bad_hostfile_ends_the_job_at_once(nodes: Kubelet) -> None:
