@@ -25,6 +25,7 @@ from launcher.planning import (
     notification,
     own_program,
     ranks_environment,
+    spares,
     unestimated,
     without_gpus,
 )
@@ -105,6 +106,15 @@ class Plan(NamedTuple):
         return self.job.nodes
 
     @property
+    def spares(self) -> int:
+        return self.job.spares
+
+    @property
+    def allocated(self) -> int:
+        """Hosts that the job gets: those with ranks, and spares."""
+        return self.nodes + self.spares
+
+    @property
     def slots(self) -> int:
         return self.cluster.slots
 
@@ -118,7 +128,7 @@ class Plan(NamedTuple):
 
     @property
     def preflight(self) -> bool:
-        return self.nodes > 1 if self.job.preflight is None else self.job.preflight
+        return self.allocated > 1 if self.job.preflight is None else self.job.preflight
 
     def runtime(self, scheduler: str) -> str:
         """The container runtime on `scheduler`, "none" for none; a pod is one by itself."""
@@ -150,6 +160,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         *ranks_environment.problems(job, cluster),
         *accelerators.problems(cluster),
         *data_cache.problems(cluster),
+        *spares.problems(job, cluster),
         *_written(findings, "error", job),
     ]
     try:
@@ -166,6 +177,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         *_written(findings, "warning", job),
         *inline_secrets.warnings(job, cluster),
         *_impatience(job),
+        *spares.warnings(job),
     ]
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and (note := unestimated.unknown(job, unknown, preset)):
