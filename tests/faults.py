@@ -312,8 +312,8 @@ def refused(site: Site) -> Row:
 
 # fmt: off
 FAULTS: tuple[Callable[[Site], Row], ...] = (
-    host_crashes, first_host_is_cut, spare_takes_over, slurmd_is_killed, requeued, walltime_is_over, preempted, rank_dies_while_saving,
-    disk_is_full, ten_at_once, array_of_a_hundred, held_by_admin, refused,
+    host_crashes, first_host_is_cut, spare_takes_over, slurmd_is_killed, requeued, walltime_is_over, preempted,
+    rank_dies_while_saving, disk_is_full, ten_at_once, array_of_a_hundred, held_by_admin, refused,
 )
 # fmt: on
 
