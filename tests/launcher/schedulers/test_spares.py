@@ -5,8 +5,11 @@ Bash runs the script; srun and Slurm's other commands are stand-ins. tests/real/
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +17,6 @@ from launcher import schedulers
 from launcher.files import load
 from launcher.planning import plan
 from tests import samples, standins
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 # What srun is asked for, and on which hosts; what is done then is the scenario's.
 SRUN = """
@@ -80,9 +80,11 @@ def ran(tmp_path: Path, *cases: str, preflight: bool = False, silent: str = "nob
 
 
 def test_a_host_more_is_allocated_and_the_job_outlives_one() -> None:
-    made = samples.decided({"nodes": 2, "spares": 1})
-    lines = schedulers.load("slurm").render(made)["job.sh"].splitlines()
-    assert {"#SBATCH --nodes=3", "#SBATCH --no-kill"} <= set(lines)
+    script = schedulers.load("slurm").render(samples.decided({"nodes": 2, "spares": 1}))["job.sh"]
+    assert {"#SBATCH --nodes=3", "#SBATCH --no-kill"} <= set(script.splitlines())
+    words = [str(Path(sys.executable).with_name("shellcheck")), "--shell=bash", "-"]
+    done = subprocess.run(words, input=script, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
     without = schedulers.load("slurm").render(samples.decided({"nodes": 2}))["job.sh"]
     assert "no-kill" not in without
     assert "--overlap" not in without
