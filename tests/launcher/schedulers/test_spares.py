@@ -111,7 +111,8 @@ def test_a_host_that_hangs_is_replaced_and_a_rank_that_fails_is_not(tmp_path: Pa
 
 
 def test_a_host_on_which_ranks_fail_twice_running_is_replaced(tmp_path: Path) -> None:
-    fails = """7-0 | 7-1) echo "134 1 host-3 1.0" >"$folder/outcome-$attempt"; : >"$folder/again-$attempt"; exit 134 ;;"""
+    outcome = 'echo "134 1 host-3 1.0" >"$folder/outcome-$attempt"'
+    fails = f'7-0 | 7-1) {outcome}; : >"$folder/again-$attempt"; exit 134 ;;'
     done = ran(tmp_path, fails, WELL)
     assert (done.code, done.bad, done.idle) == (0, ["host-3"], [])
     assert [step for step in done.steps if "ranks" in step] == [
