@@ -30,7 +30,7 @@ def test_ranks_and_batch_do_not_count_spares() -> None:
 
 def test_what_they_cost_is_told() -> None:
     made = samples.decided({"nodes": 4, "spares": 1, "walltime": "48h"}, **CLUSTER)
-    assert spares.cost(made) == "1 of 5 hosts idle: 4 of 20 slots, 192 slot hours in a walltime of 48h"
+    assert spares.cost(made) == "1 of 5 hosts idle: 4 of 20 slots, 192 slot hours in a walltime of 2 d 0 h"
     assert f"spares  {'':6}" in tables.plan(made)
     assert '"spares": 1' in tables.plan_json(made)
     assert "spares" not in tables.plan(samples.decided({"nodes": 4}, **CLUSTER))
