@@ -122,9 +122,15 @@ def test_a_host_on_which_ranks_fail_twice_running_is_replaced(tmp_path: Path) ->
     ]
 
 
+def test_a_host_that_is_cut_off_and_blames_another_is_found(tmp_path: Path) -> None:
+    done = ran(tmp_path, LOST, WELL, silent="host-3")
+    assert (done.code, done.bad, done.idle) == (0, ["host-3"], [])
+    assert done.steps[1:] == ["look host-1,host-3", "look host-2", "ranks host-1,host-2"]
+
+
 def test_two_hosts_are_lost_at_once(tmp_path: Path) -> None:
-    done = ran(tmp_path, LOST, WELL, silent="host-3", spares=2)
-    assert (done.code, done.bad) == (0, ["host-2", "host-3"])
+    done = ran(tmp_path, LOST, WELL, silent="host-[23]", spares=2)
+    assert (done.code, sorted(done.bad)) == (0, ["host-2", "host-3"])
     assert done.steps[-1] == "ranks host-1,host-4"
 
 
