@@ -6,6 +6,7 @@ Pure and deterministic: the same files give the same plan, id included. Renderin
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -160,7 +161,6 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         *ranks_environment.problems(job, cluster),
         *accelerators.problems(cluster),
         *data_cache.problems(cluster),
-        *spares.problems(job, cluster),
         *_written(findings, "error", job),
     ]
     try:
@@ -176,8 +176,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     warnings = [
         *_written(findings, "warning", job),
         *inline_secrets.warnings(job, cluster),
-        *_impatience(job),
-        *spares.warnings(job),
+        *itertools.chain(_impatience(job), spares.warnings(job)),
     ]
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and (note := unestimated.unknown(job, unknown, preset)):
@@ -304,6 +303,7 @@ def _args(job: Job, estimate: fit.Estimate | None) -> dict[str, Any]:
 
 
 def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
+    yield from spares.problems(job, cluster)
     if cluster.hosts and job.nodes > cluster.hosts:
         yield Problem(
             f"the job needs {job.nodes} hosts, the cluster has {cluster.hosts}",

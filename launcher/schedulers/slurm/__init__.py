@@ -110,7 +110,8 @@ def _status(run: Run, seen: Seen | None) -> Status:
     if seen:
         state, spares = states.state(seen.word), tuple(runs_logs.spare_names(run.folder))
         ended = code if state in {"SUCCEEDED", "FAILED"} else None
-        return Status(state, states.explain(seen), ended, hosts, spares if state == "RUNNING" else ())
+        idle = spares if state == "RUNNING" else ()
+        return Status(state, states.explain(seen), ended, hosts=hosts, spares=idle)
     if (run.folder / "cancelled").exists() and code != 0:
         return Status("CANCELLED", "", code, hosts)
     if code is not None:
