@@ -144,7 +144,7 @@ def first_host_is_cut(site: Site) -> Row:
 
 def spare_takes_over(site: Site) -> Row:
     """Rank 0's host loses power, and a job waits for hosts: it must not get one."""
-    run = train(site, "spare", "spares=1", "preflight=true")
+    run = train(site, "spare", "spares=1", "preflight=true", "walltime=30m")
     waits = site.cluster.sh("sbatch --parsable -N3 --exclusive -o /dev/null --wrap true")
     now, began = site.status(run), time.time()
     site.cluster.crash(now["hosts"][0])

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slurm
 
-TRAIN = ("args.max-steps=14", "args.step-delay=0.3", "checkpoint.every=4")
+TRAIN = ("args.max-steps=14", "args.step-delay=0.3", "checkpoint.every=4", "walltime=50m")
 
 
 def test_a_spare_trains_on_and_no_other_job_gets_in(site: Site) -> None:
