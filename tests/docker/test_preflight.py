@@ -26,6 +26,8 @@ def test_a_host_is_fit_when_it_is_fast_with_one_neighbour() -> None:
     assert preflight.judged([slow], 1, 30.0)[-1].ok
     assert not preflight.judged([{**slow, "pair_gb_per_s": 3.0}], 1, 30.0)[-1].ok
     assert preflight.judged([{"gb_per_s": 31.0}], 1, 30.0)[-1].finding == "31 GB/s"
+    assert preflight.judged([slow], 1, 30.0)[-1].rate == 40.0
+    assert preflight.judged([{"gb_per_s": 31.0}], 1, 0.0)[-1].rate == 0, "nobody was measured alone"
 
 
 def test_a_rank_that_says_nothing_fails_its_host() -> None:
