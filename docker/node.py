@@ -119,7 +119,8 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
     index = hostfile.find_index(hosts, args.node)
     run_events = events.of(args.folder, index, args.attempt, listener(args))
     if not args.checked:
-        run_events.tell("allocated", events.allocated(), hosts=len(hosts), slots=sum(hosts.values()))
+        slots = next(iter(hosts.values()))
+        events.begin(run_events, len(hosts), slots, spares=args.spares, since=args.since)
     with run_events.told():
         code = hosted(args, hosts, index=index, run_events=run_events, outcome=outcome)
         run_events.tell("ended", code=code)
@@ -302,6 +303,10 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--node", type=int, help="this host's index, when the scheduler does not tell it")
     parser.add_argument("--attempt", default="0", help="counts restarts: part of the outcome file's name")
     parser.add_argument("--checked", action="store_true", help="preflight was here, and told the start")
+    parser.add_argument(
+        "--spares", type=int, default=0, help="hosts of the run beside these, which stay idle"
+    )
+    parser.add_argument("--since", type=float, help="Unix time at which an attempt inside the job began")
     parser.add_argument("--wait", type=float, default=600, help="seconds until all hosts must have come")
     parser.add_argument(
         "--echo", choices=("0", "all"), default="all", help="whose output also goes to stdout"

@@ -79,6 +79,9 @@ class Job:
         None, "A file of jobs/clusters/ (its name) or a path; `--cluster` overrides."
     )
     nodes: Annotated[int, Range(1, 4096)] = field(1, "Hosts.")
+    spares: Annotated[int, Range(0, 4096)] = field(
+        0, "Hosts more that stay idle until one of the others is lost, hangs or is not fit (Slurm)."
+    )
     walltime: Seconds = field(24 * 3600, "How long it may run before it is stopped: 48h, 90m.")
     model: Text | None = field(None, "A named architecture, a local path or a hub name.")
     batch: Batch = field(

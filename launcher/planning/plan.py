@@ -26,6 +26,7 @@ from launcher.planning import (
     own_program,
     profiling,
     ranks_environment,
+    spares,
     unestimated,
     without_gpus,
 )
@@ -110,6 +111,15 @@ class Plan(NamedTuple):
         return self.job.nodes
 
     @property
+    def spares(self) -> int:
+        return self.job.spares
+
+    @property
+    def allocated(self) -> int:
+        """Hosts that the job gets: those with ranks, and spares."""
+        return self.nodes + self.spares
+
+    @property
     def slots(self) -> int:
         return self.cluster.slots
 
@@ -123,7 +133,7 @@ class Plan(NamedTuple):
 
     @property
     def preflight(self) -> bool:
-        return self.nodes > 1 if self.job.preflight is None else self.job.preflight
+        return self.allocated > 1 if self.job.preflight is None else self.job.preflight
 
     def runtime(self, scheduler: str) -> str:
         """The container runtime on `scheduler`, "none" for none; a pod is one by itself."""
@@ -203,6 +213,7 @@ def _warnings(loaded: Loaded, cluster: Cluster) -> Iterator[Problem]:
     """What is doubtful beside the environment's variables."""
     yield from inline_secrets.warnings(loaded.job, cluster)
     yield from _impatience(loaded.job)
+    yield from spares.warnings(loaded.job)
     if isinstance(loaded.measured, Problem):
         yield loaded.measured
 
@@ -314,6 +325,7 @@ def _args(job: Job, estimate: fit.Estimate | None) -> dict[str, Any]:
 
 
 def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
+    yield from spares.problems(job, cluster)
     if cluster.hosts and job.nodes > cluster.hosts:
         yield Problem(
             f"the job needs {job.nodes} hosts, the cluster has {cluster.hosts}",

@@ -68,6 +68,7 @@ def _preflight(plan: Plan) -> list[str]:
     """What docker/preflight.py asks of each host."""
     words = [f"--scratch={plan.cluster.scratch}", f"--floor={_floor(plan):g}"]
     # NCCL needs about this much of /dev/shm a rank, for ranks of one host that do not reach each other directly
+    words += [f"--choose={plan.nodes}"] if plan.spares else []
     words += ["--shm=0.25", "--disk=5"] if plan.gpu else []
     return words + (["--memlock"] if plan.fabric.memlock and plan.gpu else [])
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import units, workloads
 from launcher.fabrics import FABRICS, model
+from launcher.planning import spares
 from launcher.reports import estimate
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def plan(plan: Plan) -> str:
         ("run", plan.id),
         ("workload", f"{_program(plan)}{f', model {job.model}' if job.model else ''}"),
         ("hosts × slots", f"{ranks} on {plan.cluster.gpu_name or 'CPU'}, fabric {plan.fabric.name}"),
+        *([("spares", spares.cost(plan))] if plan.spares else []),
         *(_step(plan) if workloads.steps(job.workload) else ()),
         *([("python", plan.cluster.python)] if plan.cluster.python else []),
         ("image", plan.image),
@@ -148,6 +150,7 @@ def plan_json(plan: Plan) -> str:
             "id": plan.id,
             "world_size": plan.world_size,
             "nodes": plan.nodes,
+            "spares": plan.spares,
             "slots": plan.slots,
             "batch": {"micro": batch.micro, "accumulation": batch.accumulation, "global": batch.train},
             "deepspeed": {"preset": plan.preset, "config": plan.config},
@@ -185,6 +188,7 @@ def status_json(run: Run, now: Status) -> str:
             "reason": now.reason,
             "exit_code": now.exit_code,
             "hosts": list(now.hosts),
+            "spares": list(now.spares),
             "folder": str(run.folder),
             "slow": [one._asdict() for one in slow.read(run.folder)],
             "hang": hang._asdict() if hang else None,
@@ -204,6 +208,7 @@ def status(run: Run, now: Status) -> str:
             "where",
             f"{run.scheduler} {run.native_id.partition(':')[0]}, {', '.join(now.hosts[:8]) or 'no hosts yet'}",
         ),
+        *([("spares", ", ".join(now.spares))] if now.spares else []),
         ("submitted", datetime.fromtimestamp(run.submitted).strftime("%Y-%m-%d %H:%M:%S")),
         ("folder", str(run.folder)),
     ]

@@ -6,6 +6,7 @@ Owns `run.json`, `plan.json` and the layout below; how a run is doing is its sch
                 lock.json       what that was made of: lock.py
                 run.json        that it was submitted, and as what
                 job.sh | manifest.yaml, ds_config.json, hostfile…
+                spares, candidates-<attempt>, chosen-<attempt>   idle hosts: templates/slurm/spares.sh.j2
                 code/, code.json, programs/   what it carries: submission/snapshot.py
                 logs/           job.log, node-<n>.log, rank-<n>.log
                 metrics.jsonl   written by rank 0
