@@ -20,12 +20,16 @@ from launcher.planning import workspace
 from launcher.runs import folders
 from tests import samples
 
+ON_KUBERNETES = (
+    "JOB --after --cluster --dry-run --exclude-bad --force --name --server-dry-run --set --strict --sweep --wait"
+    " --with-claims -o"
+)
 # Changing a line here changes what scripts of users rely on.
 CONTRACT = {
     "local": "JOB --after --cluster --debug --dry-run --force --name --set --strict --wait -o",
     "slurm": "JOB --after --cluster --dry-run --exclude-bad --force --name --set --strict --sweep --wait -o",
-    "kubernetes": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
-    "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
+    "kubernetes": ON_KUBERNETES,
+    "k8s": ON_KUBERNETES,
     "plan": "JOB --cluster --html --json --max-model --min-nodes --name --plot --png --set --strict",
     "check": "JOB --cluster --live --on --set --strict",
     "cluster": "ACTION SCHEDULER --cluster --context --force --namespace --partition --update -o",
@@ -41,6 +45,7 @@ CONTRACT = {
     "rerun": "RUN --force --wait",
     "compare": "RUN RUN --json",
     "checkpoints": "RUN --export --json --keep --step --verify",
+    "fetch": "RUN PATH DEST --force",
     "report": "RUN --html --json --plot --png --serve --since",
     "list": "--all --json --state",
     "data": "ACTION KEY --cache --cluster --json",
@@ -78,6 +83,7 @@ LOADS = [
     ("rerun absent", NOTHING),
     ("compare absent absent", NOTHING),
     ("checkpoints absent", NOTHING),
+    ("fetch absent . there", NOTHING),
     ("list --json", NOTHING),
     ("data list", NOTHING),
     ("data show 0123456789abcdef", NOTHING),
