@@ -255,6 +255,8 @@ def _defaulted(document: Object) -> Object:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # else the second packet of an answer waits 40 ms for the client to acknowledge the first
+    disable_nagle_algorithm = True
     store: Store
 
     def log_message(self, *_: Any) -> None: ...
