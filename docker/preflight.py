@@ -258,13 +258,18 @@ def checked(
     began = time.monotonic()
     inherited, job = environment.inherited(), environment.of_job(entry.environment)
     node.make_logs(entry.folder)
-    mine = own(args, next(iter(hosts)), list(hosts.values())[index])
     peers = rendezvous.meet(
         list(hosts), index, f"{entry.run}/{entry.attempt}/preflight", limit=entry.wait, say=node.say
     )
     if index == 0:
+        Outcome(
+            entry.folder / f"outcome-{entry.attempt}"
+        ).forget()  # Kubernetes starts pods again under one number
         peers.tell(type="go", port=peers.port)
     run_events.tell("preflight")
+    mine = own(
+        args, next(iter(hosts)), list(hosts.values())[index]
+    )  # now: a pod's name is known once it has come
     checks_of = gather(peers, index, mine, 30)
     if agree(peers, index, not culprits(checks_of)):
         with node.kept_caches(entry, inherited) as cached:

@@ -21,6 +21,7 @@ from launcher.cli.verbs import (
     checkpoints,
     cluster,
     data,
+    fetch,
     launch,
     look,
     plan,
@@ -108,13 +109,13 @@ def _launch_options(verb: argparse.ArgumentParser, scheduler: str) -> None:
     )
     _flag(verb, "--force", "submit even if the plan does not fit or the image lacks something")
     _flag(verb, "--wait", "follow the run until it ends; exit code 1 if it failed")
-    if scheduler != "kubernetes":
-        _repeated(verb, "--after", dest="after", metavar="RUN", what="start when this run has succeeded")
+    what = "start when this run has succeeded" + (", with --wait" if scheduler == "kubernetes" else "")
+    _repeated(verb, "--after", dest="after", metavar="RUN", what=what)
     if scheduler == "local":
         _flag(verb, "--debug", "rank 0 in the foreground, with this terminal: breakpoint() works")
-    if scheduler == "slurm":
+    if scheduler != "local":
         _exclude_option(verb)
-        what = "a run for each combination, as one job array"
+        what = "a run for each combination" + (", as one job array" if scheduler == "slurm" else "")
         _repeated(verb, "--sweep", dest="sweep", metavar="KEY=V,V…", what=what)
     if scheduler == "kubernetes":
         _flag(verb, "--server-dry-run", "validate by the API server's dry run; submit nothing")
@@ -233,6 +234,15 @@ def _add_operate(verbs: arguments.Verbs) -> None:
     what = "the checkpoints of a run: list, verify, export or delete them"
     if verb := verbs.add("checkpoints", what, checkpoints.checkpoints, options.Checkpoints):
         _checkpoint_options(verb)
+
+    what = "copy files of a run's folder here, also from a claim of Kubernetes"
+    if verb := verbs.add("fetch", what, fetch.fetch, options.Fetch):
+        _run_option(verb)
+        what = "a file or folder of the run folder, such as export/; . is all of it"
+        verb.add_argument("path", type=filled, metavar="PATH", help=what)
+        what = "the folder for the file, or for what is in the folder"
+        verb.add_argument("dest", type=filled, metavar="DEST", help=what)
+        _flag(verb, "--force", "overwrite files that are there and differ")
 
 
 def _profile_options(verb: argparse.ArgumentParser) -> None:

@@ -174,6 +174,15 @@ class Checkpoints(Options):
     json: bool
 
 
+class Fetch(Options):
+    """fetch."""
+
+    run: str
+    path: str
+    dest: str
+    force: bool
+
+
 class Data(Options):
     """data."""
 

@@ -110,7 +110,7 @@ class Job:
         list, "Who is told that it started, ended, failed …, beside those of the cluster file."
     )
     preflight: bool | None = field(
-        None, "Check the hosts before the ranks start (Slurm); default: with more than one host."
+        None, "Check the hosts before the ranks start; default: with more than one host."
     )
 
     def __post_init__(self) -> None:

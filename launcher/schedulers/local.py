@@ -55,6 +55,9 @@ def render(plan: Plan) -> Files:
 def warnings(plan: Plan) -> list[Problem]:
     """Where this machine has other GPUs than the plan counts on, and what it does not do."""
     found = [*cards.warnings(plan), *own_program.warnings(plan, "this machine ends no run at its walltime")]
+    if plan.job.preflight:
+        what, about = "preflight is not done: it checks the hosts of a cluster", ("job", "preflight")
+        found.append(Problem(what, "leave it out, or run the job on Slurm or Kubernetes", about=about))
     return [problem.at(plan.places) for problem in found]
 
 

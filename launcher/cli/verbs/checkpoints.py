@@ -57,7 +57,9 @@ def _show(given: options.Checkpoints, runs: list[Run], found: list[Saved]) -> No
     else:
         print(f"no checkpoints in {', '.join(str(run.folder) for run in runs)}")
         if any(run.scheduler == "kubernetes" for run in runs):
-            print("those of a run on Kubernetes are on the claim of kubernetes.runs")
+            print(
+                "those of a run on Kubernetes are on the claim of kubernetes.runs: `fetch RUN checkpoints DIR`"
+            )
 
 
 def _prune(given: options.Checkpoints, runs: list[Run]) -> int:

@@ -20,12 +20,16 @@ from launcher.planning import workspace
 from launcher.runs import folders
 from tests import samples
 
+ON_KUBERNETES = (
+    "JOB --after --cluster --dry-run --exclude-bad --force --name --server-dry-run --set --strict --sweep --wait"
+    " --with-claims -o"
+)
 # Changing a line here changes what scripts of users rely on.
 CONTRACT = {
     "local": "JOB --after --cluster --debug --dry-run --force --name --set --strict --wait -o",
     "slurm": "JOB --after --cluster --dry-run --exclude-bad --force --name --set --strict --sweep --wait -o",
-    "kubernetes": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
-    "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
+    "kubernetes": ON_KUBERNETES,
+    "k8s": ON_KUBERNETES,
     "prove": "JOB --cluster --force --json --kills --name --on --set --steps --strict",
     "tune": "JOB|RUN --cluster --dry-run --html --json --limit --most --name --on --plot --png --set --space --steps"
     " --strict --wait -o",
@@ -46,6 +50,7 @@ CONTRACT = {
     "rerun": "RUN --force --wait",
     "compare": "RUN RUN --json",
     "checkpoints": "RUN --export --json --keep --step --verify",
+    "fetch": "RUN PATH DEST --force",
     "report": "RUN --html --json --plot --png --serve --since",
     "list": "--all --json --state",
     "data": "ACTION KEY --cache --cluster --json",
@@ -84,6 +89,7 @@ LOADS = [
     ("rerun absent", NOTHING),
     ("compare absent absent", NOTHING),
     ("checkpoints absent", NOTHING),
+    ("fetch absent . there", NOTHING),
     ("list --json", NOTHING),
     ("data list", NOTHING),
     ("data show 0123456789abcdef", NOTHING),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -72,8 +73,8 @@ def nodes(tmp_path: Path) -> Iterator[Kubelet]:
 
 
 def decide(kind: str, job: Object, slots: int = 1, **kubernetes_: Any) -> Plan:
-    wanted = {"kind": kind, "runs": "runs", "wait": "2m", **kubernetes_}
-    return variants.decide(wanted, job, gpu=None, cpus=None, memory="2GB", fabric="tcp", slots=slots)
+    wanted, quick = {"kind": kind, "runs": "runs", "wait": "2m", **kubernetes_}, {"preflight": False, **job}
+    return variants.decide(wanted, quick, gpu=None, cpus=None, memory="2GB", fabric="tcp", slots=slots)
 
 
 def pods(plan: Plan) -> tuple[Object, list[tuple[Object, Identity]], Object]:
@@ -200,6 +201,28 @@ def test_a_host_that_never_comes_is_named(nodes: Kubelet) -> None:
     assert code == 69
     assert f"{templates[1][1].host}.{plan.id} never came within 2 s" in running[0].log
     assert action(job["spec"], code) == "Count"
+
+
+def test_preflight_names_a_host_that_is_not_fit_and_lets_others_start(nodes: Kubelet, tmp_path: Path) -> None:
+    """The hosts of a run on Kubernetes are checked by the same program as on Slurm, with its exit code."""
+    plan = decide("job", {"workload": "/data/program.py", "preflight": True})
+    config_map, templates, job = pods(plan)
+    bad = [copy.deepcopy(pod) for pod in templates]  # one by one: they share their template
+    command = bad[1][0]["spec"]["containers"][0]["command"]
+    command.insert(command.index("--"), "--disk=1e9")
+    running = nodes.start(config_map, bad)
+    assert [pod.wait(240) for pod in running] == [76, 76], "\n".join(pod.log for pod in running)
+    host = f"{templates[1][1].host}.{plan.id}"
+    for pod in running:
+        assert f"node: error: {host} is not fit for this job: scratch: " in pod.log
+    assert re.search(rf"^  {re.escape(host)} .*FAILED", running[0].log, re.MULTILINE), "the table"
+    assert action(job["spec"], 76) == "Count"
+    folder = tmp_path / "runs" / plan.id
+    assert (folder / "outcome-0").read_text().split()[:3] == ["76", "-1", host]
+    running = nodes.start(config_map, templates)
+    assert [pod.wait(240) for pod in running] == [0, 0], "\n".join(pod.log for pod in running)
+    assert "GB/s" in running[0].log, "all hosts did an all-reduce"
+    assert (folder / "outcome-0").read_text().startswith("0 "), "of the newest attempt"
 
 
 def action(spec: Object, code: int, disrupted: bool = False) -> str:
