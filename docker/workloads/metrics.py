@@ -32,6 +32,7 @@ An event has "event", "step" and "time":
   tokenizing  bytes, total_bytes, bytes_per_second, seconds_left: how far --data is; once a minute
   tokenized   folder, shards, tokens, documents, bytes, unigram_entropy, longest_document, seconds: tokens were made
   checkpoint  tag, seconds: a complete checkpoint was written
+  own_disk    seconds: a checkpoint was written to each host's own disk
   skipped     tag, reason: a broken checkpoint was passed over at the start
   eval        loss (nats per token), bits_per_byte, seconds; of the chat workloads those of their figures that there are
   left_out    training, held_out: how many examples are not used; reason

@@ -35,6 +35,7 @@ from workloads import (
     routing,
     session,
     stages,
+    tiers,
 )
 from workloads.session import Session, Stop
 
@@ -199,7 +200,7 @@ def run(trainer: Trainer, stage: Stage) -> int:
         config=trainer.args.deepspeed,
         world_size=this.world_size,
     )
-    checkpoint = checkpoints.find(this, args.resume, identity, log)
+    checkpoint = tiers.nearest(this, args, identity, log)
     checkpoints.describe(this, trainer.model, stage.tokenizer)
     parameters = architectures.parameters(trainer.model)  # DeepSpeed may spread experts over ranks
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import heartbeat
 from ending import NOT_FINITE
 
-from workloads import checkpoint_folder, checkpoints, engines, packing
+from workloads import checkpoint_folder, checkpoints, engines, own_disk, packing
 from workloads.checkpoint_folder import Progress
 from workloads.session import Stop
 
@@ -66,6 +66,8 @@ class Training:
                 self.evaluate()
             if stop or due(step, args.checkpoint_every, args.max_steps):
                 self.save()
+            elif (place := own_disk.mine()) and due(step, place.every, args.max_steps):
+                self.save_on_own_disks(place)
         heartbeat.mine().phase(heartbeat.END)
         return stop
 
@@ -179,6 +181,15 @@ class Training:
         seconds = time.perf_counter() - began
         self.log.event("checkpoint", self.progress.step, tag=self.saved, seconds=seconds)
         self.log.say(f"checkpoint {self.saved} saved in {seconds:.1f} s")
+
+    def save_on_own_disks(self, place: own_disk.Place) -> None:
+        """Write a checkpoint to each host's own disk; where one cannot, training goes on."""
+        began, step = time.perf_counter(), self.progress.step
+        reasons = own_disk.save(self.engine, self.this, place, self.progress, self.identity)
+        if reasons:
+            self.log.say(f"step {step} is not on the hosts' own disks, and training goes on: {reasons[0]}")
+        else:
+            self.log.event("own_disk", step, seconds=time.perf_counter() - began)
 
 
 def next_token_loss(

@@ -25,6 +25,7 @@ from launcher.planning import (
     notification,
     own_program,
     ranks_environment,
+    tiers,
     unestimated,
     without_gpus,
 )
@@ -147,6 +148,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     problems = [
         *_impossible(job, cluster),
         *own_program.problems(job),
+        *tiers.problems(job),
         *ranks_environment.problems(job, cluster),
         *accelerators.problems(cluster),
         *data_cache.problems(cluster),
@@ -157,7 +159,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         estimate, unknown = _estimate(loaded, cluster)
         generated, unsized = _generated(loaded, cluster)
         preset, config = _deepspeed(job, cluster, estimate)
-        problems += _clashes(job, cluster, estimate, config)
+        problems += [*_clashes(job, cluster, estimate, config), *tiers.unsaved(job, config)]
     except LauncherError as error:
         raise PlanError(*problems, *error.problems).at(places) from None
     if problems:
