@@ -72,9 +72,7 @@ def use(this: Session, scratch: str, *, every: int, keep: int) -> Place:
     place = Place(folder, local_rank, ranks, keep, every)
     this.together(lambda: _make(root, of_run, folder) if place.leads else None)
     if place.leads:
-        session.before_leaving.append(
-            lambda code: shutil.rmtree(folder, ignore_errors=True) if code == os.EX_OK else None
-        )
+        session.before_leaving.append(lambda code: _remove(folder) if code == os.EX_OK else None)
     _mine = place
     return place
 
@@ -98,6 +96,12 @@ def _make(root: Path, of_run: Path, folder: Path) -> None:
             "name another folder of the host's own disk as the cluster's `scratch`",
             BAD_INPUT,
         ) from error
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # another host's is there
+        folder.parent.rmdir()
 
 
 @heartbeat.told(heartbeat.CHECKPOINT)

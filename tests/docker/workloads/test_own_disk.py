@@ -132,4 +132,4 @@ def test_the_folder_is_this_users_alone(
     session.before_leaving[0](75)
     assert place.folder.exists()  # for the next attempt
     session.before_leaving[0](0)
-    assert not place.folder.exists()
+    assert not place.folder.parent.exists()
