@@ -55,6 +55,7 @@ TESTED_BY = (
     ("docker/workloads", "docker/workloads/test_reading.py", "cutting sources zstd_frames"),
     ("docker/workloads", "docker/workloads/test_pretrain.py", "training"),
     ("docker/workloads", "launcher/planning/test_tiers.py", "keeping"),
+    ("docker/workloads", "docker/workloads/test_mirror.py", "mirror_files"),
     ("docker/workloads", "launcher/test_workloads.py", "traits"),
     ("launcher", "launcher/runs/test_record.py", "atomic"),
     ("launcher", "launcher/test_frozen.py", "namedtuple"),

@@ -69,7 +69,7 @@ def use(this: Session, scratch: str, *, every: int, keep: int) -> Place:
     root = Path(scratch) / f"deepspeed-checkpoints-{os.geteuid()}"
     of_run = root / this.run_dir.resolve().name
     folder = of_run / f"node-{os.environ.get('CROSS_RANK', '0')}"
-    place = Place(folder, local_rank, ranks, keep, every)
+    place = Place(folder, local_rank, ranks, keep=keep, every=every)
     this.together(lambda: _make(root, of_run, folder) if place.leads else None)
     if place.leads:
         session.before_leaving.append(lambda code: _remove(folder) if code == os.EX_OK else None)

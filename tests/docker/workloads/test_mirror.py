@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from workloads import checkpoint_folder, digests, mirror
+from workloads import checkpoint_folder, digests, mirror, mirror_files
 from workloads.checkpoint_folder import Identity, Progress
 
 from tests.docker.workloads import s3_server
@@ -44,7 +44,7 @@ def content(path: Path) -> dict[str, bytes]:
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3_server.Server]:
     pytest.importorskip("s3fs", reason="the test extra is not installed")
-    monkeypatch.setattr(mirror, "PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(mirror_files, "PAUSES", (0.0, 0.0, 0.0))
     with s3_server.Server() as server:
         for name, value in server.variables.items():
             monkeypatch.setenv(name, value)
@@ -52,15 +52,15 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3_server.Server]:
 
 
 @pytest.fixture(params=["file", "s3"])
-def there(request: pytest.FixtureRequest, tmp_path: Path) -> mirror.Mirror:
+def there(request: pytest.FixtureRequest, tmp_path: Path) -> mirror_files.Mirror:
     """A run's mirror on a disk, and one in a bucket."""
     if request.param == "file":
-        return mirror.at(f"file://{tmp_path}/archive", "run-1")
+        return mirror_files.at(f"file://{tmp_path}/archive", "run-1")
     request.getfixturevalue("s3")
-    return mirror.at(f"s3://{s3_server.BUCKET}/archive", "run-1")
+    return mirror_files.at(f"s3://{s3_server.BUCKET}/archive", "run-1")
 
 
-def test_what_is_sent_comes_back(there: mirror.Mirror, tmp_path: Path) -> None:
+def test_what_is_sent_comes_back(there: mirror_files.Mirror, tmp_path: Path) -> None:
     folder, again = tmp_path / "checkpoints", tmp_path / "again"
     mirror.probe(there)
     assert there.files() == {}
@@ -75,7 +75,7 @@ def test_what_is_sent_comes_back(there: mirror.Mirror, tmp_path: Path) -> None:
     assert [p.name for p in again.iterdir()] == ["step-00000002"]
 
 
-def test_old_ones_go_and_half_ones_before_them(there: mirror.Mirror, tmp_path: Path) -> None:
+def test_old_ones_go_and_half_ones_before_them(there: mirror_files.Mirror, tmp_path: Path) -> None:
     there.write("step-00000001/incoming.json", b"{}")
     there.write("step-00000009/incoming.json", b"{}")  # newer than all: perhaps being written
     for step in (2, 3, 4):
@@ -88,7 +88,7 @@ def test_old_ones_go_and_half_ones_before_them(there: mirror.Mirror, tmp_path: P
     }
 
 
-def interrupted(there: mirror.Mirror, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def interrupted(there: mirror_files.Mirror, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Upload all of a checkpoint but its last file and its marker."""
     real = there.system.put_file
 
@@ -104,7 +104,7 @@ def interrupted(there: mirror.Mirror, path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_half_an_upload_is_nothing_and_is_gone_on_with(
-    there: mirror.Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: mirror_files.Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older, path = save(tmp_path / "a", 1), save(tmp_path / "a", 2)
     mirror.push(there, older, keep=3)
@@ -117,7 +117,7 @@ def test_half_an_upload_is_nothing_and_is_gone_on_with(
 
 
 def test_files_of_two_attempts_are_never_mixed(
-    there: mirror.Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    there: mirror_files.Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interrupted(there, save(tmp_path / "a", 2, content="x"), monkeypatch)
     other = save(tmp_path / "b", 2, content="y")  # the same names and sizes
@@ -128,7 +128,7 @@ def test_files_of_two_attempts_are_never_mixed(
 
 
 def test_a_byte_that_differs_at_the_mirror_is_found_and_the_one_before_taken(
-    there: mirror.Mirror, tmp_path: Path
+    there: mirror_files.Mirror, tmp_path: Path
 ) -> None:
     for step in (1, 2):
         mirror.push(there, save(tmp_path / "a", step), keep=3)
@@ -142,7 +142,7 @@ def test_a_byte_that_differs_at_the_mirror_is_found_and_the_one_before_taken(
     )
 
 
-def test_a_marker_that_leads_elsewhere_is_not_followed(there: mirror.Mirror, tmp_path: Path) -> None:
+def test_a_marker_that_leads_elsewhere_is_not_followed(there: mirror_files.Mirror, tmp_path: Path) -> None:
     there.write("step-00000001/complete.json", json.dumps({"files": {"../../../escaped": 1}}).encode())
     said: list[str] = []
     assert mirror.pull(there, tmp_path / "b", above=-1, say=said.append) is None
@@ -150,7 +150,7 @@ def test_a_marker_that_leads_elsewhere_is_not_followed(there: mirror.Mirror, tmp
 
 
 def test_what_was_fetched_of_one_is_not_fetched_again(tmp_path: Path) -> None:
-    there = mirror.at(f"file://{tmp_path}/archive", "run-1")
+    there = mirror_files.at(f"file://{tmp_path}/archive", "run-1")
     path = save(tmp_path / "a", 2)
     mirror.push(there, path, keep=1)
     half = tmp_path / "b/.restoring/step-00000002"
@@ -161,7 +161,7 @@ def test_what_was_fetched_of_one_is_not_fetched_again(tmp_path: Path) -> None:
 
 
 def test_what_is_damaged_or_gone_here_is_not_sent(tmp_path: Path) -> None:
-    there = mirror.at(f"file://{tmp_path}/archive", "run-1")
+    there = mirror_files.at(f"file://{tmp_path}/archive", "run-1")
     path = save(tmp_path, 2)
     (path / NAMES[0]).write_bytes(b"x" * (path / NAMES[0]).stat().st_size)
     with pytest.raises(mirror.Gone, match="has other bytes than were written"):
@@ -175,7 +175,7 @@ def test_what_is_damaged_or_gone_here_is_not_sent(tmp_path: Path) -> None:
 def test_a_bucket_that_fails_now_and_then_gets_and_gives_all(
     fault: str, s3: s3_server.Server, tmp_path: Path
 ) -> None:
-    there = mirror.at(f"s3://{s3_server.BUCKET}/archive", "run-1")
+    there = mirror_files.at(f"s3://{s3_server.BUCKET}/archive", "run-1")
     s3.faults.extend([fault] * 2)
     path = save(tmp_path / "a", 2)
     mirror.push(there, path, keep=1)
