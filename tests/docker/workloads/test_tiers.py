@@ -31,9 +31,16 @@ def s3() -> Iterator[s3_server.Server]:
 
 @pytest.fixture(scope="module")
 def whole(s3: s3_server.Server, tmp_path_factory: pytest.TempPathFactory) -> ranks.Ranks:
-    """A run that nothing disturbs but a mirror that answers 503 now and then."""
+    """A run beside which the mirror answers 503 twice, and then not at all until all steps are done."""
     s3.faults.extend(["503"] * 2)
-    return ranks.run(tmp_path_factory.mktemp("whole"), 2, STAGE_1, *WORDS, *SAVES, MIRROR)
+    s3.where = "step-"
+    s3.gate.clear()
+    run = ranks.start(tmp_path_factory.mktemp("whole"), 2, STAGE_1, *WORDS, *SAVES, MIRROR)
+    run.wait_until(lambda: len(run.steps()) == 6 and s3.waiting.is_set())
+    assert s3.tags() == []
+    s3.gate.set()
+    assert run.wait() == [0, 0], run.output()
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +54,7 @@ def test_each_checkpoint_is_at_the_mirror_when_training_ends(
 ) -> None:
     assert s3.tags() == whole.tags() == ["step-00000004", "step-00000006"]
     assert not s3.faults
+    assert "waiting for the upload of step-" in whole.output(0)
     assert s3.variables["AWS_SECRET_ACCESS_KEY"] not in whole.output()
     here = whole.run_dir / "checkpoints" / "step-00000006"
     for file in here.rglob("*.pt"):
