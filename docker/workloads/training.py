@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import heartbeat
@@ -53,6 +53,7 @@ class Training:
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
     unlogged_waiting: float = 0.0  # seconds of these in which no batch was ready
+    told: set[str] = field(default_factory=set)  # why nothing was written to hosts' own disks
 
     def run(self) -> bool:
         """Train to the last step; returns whether a signal ended it before, with everything saved."""
@@ -186,10 +187,11 @@ class Training:
         """Write a checkpoint to each host's own disk; where one cannot, training goes on."""
         began, step = time.perf_counter(), self.progress.step
         reasons = own_disk.save(self.engine, self.this, place, self.progress, self.identity)
-        if reasons:
-            self.log.say(f"step {step} is not on the hosts' own disks, and training goes on: {reasons[0]}")
-        else:
+        if not reasons:
             self.log.event("own_disk", step, seconds=time.perf_counter() - began)
+        elif reasons[0] not in self.told:
+            self.told.add(reasons[0])
+            self.log.say(f"step {step} is not on the hosts' own disks, and training goes on: {reasons[0]}")
 
 
 def next_token_loss(
