@@ -74,6 +74,8 @@ TESTED_BY = (
         "docker/workloads/test_probe.py",
         "probe_hosts probe_links probe_merging probe_rates",
     ),
+    ("docker/workloads", "launcher/planning/test_tiers.py", "keeping"),
+    ("docker/workloads", "docker/workloads/test_mirror.py", "mirror_files"),
     ("docker/workloads", "launcher/test_workloads.py", "traits"),
     ("launcher", "launcher/runs/test_record.py", "atomic"),
     ("launcher", "launcher/test_frozen.py", "namedtuple"),

@@ -24,6 +24,7 @@ from workloads import (
     engines,
     four_bit,
     metrics,
+    mirroring,
     tokenizer,
     universal,
     verification,
@@ -132,7 +133,7 @@ def save(
         except OSError as error:
             shutil.rmtree(folder / tag, ignore_errors=True)
             raise Stop(_cannot_write(folder, tag, error), NO_CHECKPOINT) from error
-        checkpoint_folder.prune(folder, keep)
+        _completed(folder / tag, keep)
 
     session.first(finish)
     return tag
@@ -337,9 +338,15 @@ def vouch(
         except OSError as error:
             shutil.rmtree(path, ignore_errors=True)
             raise Stop(_cannot_write(path.parent, path.name, error), NO_CHECKPOINT) from error
-        checkpoint_folder.prune(path.parent, keep)
+        _completed(path, keep)
 
     session.first(mark)
+
+
+def _completed(path: Path, keep: int) -> None:
+    """What follows complete.json on rank 0: the upload to the mirror begins, and old ones go."""
+    mirroring.completed(path.name)
+    checkpoint_folder.prune(path.parent, keep, but=mirroring.in_use())
 
 
 def _small(path: Path) -> Written:

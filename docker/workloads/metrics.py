@@ -33,6 +33,7 @@ An event has "event", "step" and "time":
   tokenizing  bytes, total_bytes, bytes_per_second, seconds_left: how far --data is; once a minute
   tokenized   folder, shards, tokens, documents, bytes, unigram_entropy, longest_document, seconds: tokens were made
   checkpoint  tag, seconds: a complete checkpoint was written
+  own_disk    seconds: a checkpoint was written to each host's own disk
   skipped     tag, reason: a broken checkpoint was passed over at the start
   state       with --digests, after a checkpoint was written or loaded: digests of `parameters` and `optimizer`, as the
               ranks have them, and 2-norms of the whole: parameters_norm, exp_avg_norm, exp_avg_sq_norm (evidence.py)

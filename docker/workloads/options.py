@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
 LAUNCHER_GROUP = "set by the launcher"
-LAUNCHER_OPTIONS = ("deepspeed-config", "run-dir", "model", "checkpoint-every", "checkpoint-keep", "resume")
+LAUNCHER_OPTIONS = (
+    *("deepspeed-config", "run-dir", "model"),
+    *("checkpoint-every", "checkpoint-keep", "checkpoint-mirror", "resume"),
+)
+LOCAL_OPTIONS = ("checkpoint-local", "checkpoint-local-every", "checkpoint-local-keep")
 _LARGEST = 2**63 - 1  # what torch counts with
 INTERRUPTIONS = ("KILL", "TERM", "USR2")
 SWITCH = argparse.BooleanOptionalAction
@@ -97,6 +101,19 @@ def launcher(parser: argparse.ArgumentParser, only: Container[str] = LAUNCHER_OP
     )
     what = "complete checkpoints to keep; 0: none is ever written"
     add("checkpoint-keep", type=count, default=2, metavar="K", help=what)
+    add(
+        "checkpoint-mirror",
+        metavar="ADDRESS",
+        help="s3://, gs:// or file:// where complete checkpoints are uploaded to, and fetched from when --run-dir has "
+        "none that is as new",
+    )
+    add(
+        "checkpoint-local",
+        metavar="DIR",
+        help="a folder on each host's own disk for checkpoints between those of --checkpoint-every",
+    )
+    add("checkpoint-local-every", type=positive, default=50, metavar="N", help="steps between these")
+    add("checkpoint-local-keep", type=positive, default=1, metavar="K", help="how many of these are kept")
     add(
         "resume",
         metavar="DIR",

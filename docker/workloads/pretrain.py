@@ -23,13 +23,16 @@ from workloads import (
     checkpoints,
     engines,
     evidence,
+    keeping,
     metrics,
     options,
+    own_disk,
     own_time,
     replicas,
     routing,
     samples,
     session,
+    tiers,
     ulysses,
 )
 from workloads.traits import Learning, Traits
@@ -51,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         description="Pretrain a language model on text with DeepSpeed.",
         allow_abbrev=False,
     )
-    options.launcher(command)
+    options.launcher(command, only=(*options.LAUNCHER_OPTIONS, *options.LOCAL_OPTIONS))
     group = command.add_argument_group("training")
     options.optimization(group)
     options.language_model(group)
@@ -106,7 +109,9 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     )
     identity = dataclasses.replace(identity, data=data.order)
     parameters = architectures.parameters(model)  # DeepSpeed may spread experts over ranks
-    checkpoint = checkpoints.find(this, args.resume, identity, log, converts=True)
+    if scratch := args.checkpoint_local:
+        own_disk.use(this, scratch, every=args.checkpoint_local_every, keep=args.checkpoint_local_keep)
+    checkpoint = tiers.nearest(this, args, identity, log, converts=True)
     checkpoints.describe(this, model, data.tokenizer)
     with routing.recordable():
         engine = engines.start(
@@ -154,6 +159,9 @@ def check(args: argparse.Namespace, config: dict[str, Any]) -> None:
             "leave one of them out"
         )
     routing.check_spread(args, config)
+    for place, what in keeping.unsaved(config).items():
+        if getattr(args, f"checkpoint_{place}"):
+            raise session.Stop(f"--checkpoint-{place}: {what} are not kept there; leave it out")
 
 
 def build(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import heartbeat
-from ending import BAD_INPUT, NO_CHECKPOINT
+from ending import BAD_INPUT, NO_CHECKPOINT, SAVED
 
 from workloads import imports, options
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _signals: list[int] = []
 at_end = contextlib.ExitStack()  # closed when this rank leaves: the interpreter's own end never comes
+before_leaving: list[Callable[[int], None]] = []  # called with its code, where the work is done or saved
 
 
 class Stop(Exception):
@@ -345,8 +346,11 @@ def _leave(code: int, orderly: bool) -> None:
     """Exit for good: the interpreter's own end can hang on, or be aborted by, threads of the backends."""
     from torch import distributed
 
-    at_end.close()
     heartbeat.mine().phase(heartbeat.END)
+    if code in (os.EX_OK, SAVED):
+        for work in before_leaving:
+            work(code)
+    at_end.close()
     if orderly and distributed.is_initialized():
         with contextlib.suppress(RuntimeError):  # another rank is gone already
             distributed.barrier()  # rank 0 holds the rendezvous: it must not be the first to go

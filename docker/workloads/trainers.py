@@ -36,6 +36,7 @@ from workloads import (
     routing,
     session,
     stages,
+    tiers,
 )
 from workloads.session import Session, Stop
 
@@ -204,7 +205,7 @@ def run(trainer: Trainer, stage: Stage, *, converts: bool = False) -> int:
         config=trainer.args.deepspeed,
         world_size=this.world_size,
     )
-    checkpoint = checkpoints.find(this, args.resume, identity, log, converts=converts and not args.lora_rank)
+    checkpoint = tiers.nearest(this, args, identity, log, converts=converts and not args.lora_rank)
     checkpoints.describe(this, trainer.model, stage.tokenizer)
     parameters = architectures.parameters(trainer.model)  # DeepSpeed may spread experts over ranks
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import heartbeat
 from ending import NOT_FINITE
 
-from workloads import checkpoint_folder, checkpoints, engines, packing
+from workloads import checkpoint_folder, checkpoints, engines, own_disk, packing
 from workloads.checkpoint_folder import Progress
 from workloads.session import Stop
 
@@ -55,6 +55,7 @@ class Training:
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
     unlogged_waiting: float = 0.0  # seconds of these in which no batch was ready
+    told: set[str] = field(default_factory=set)  # why nothing was written to hosts' own disks
 
     def run(self) -> bool:
         """Train to the last step; returns whether a signal ended it before, with everything saved."""
@@ -75,6 +76,8 @@ class Training:
                 self.evaluate()
             if saves:
                 self.save()
+            elif (place := own_disk.mine()) and due(step, place.every, args.max_steps):
+                self.save_on_own_disks(place)
         heartbeat.mine().phase(heartbeat.END)
         return stop
 
@@ -194,6 +197,16 @@ class Training:
         self.log.say(f"checkpoint {self.saved} saved in {seconds:.1f} s")
         if self.digests:
             self.digests.state(self.engine, self.progress.step)
+
+    def save_on_own_disks(self, place: own_disk.Place) -> None:
+        """Write a checkpoint to each host's own disk; where one cannot, training goes on."""
+        began, step = time.perf_counter(), self.progress.step
+        reasons = own_disk.save(self.engine, self.this, place, self.progress, self.identity)
+        if not reasons:
+            self.log.event("own_disk", step, seconds=time.perf_counter() - began)
+        elif reasons[0] not in self.told:
+            self.told.add(reasons[0])
+            self.log.say(f"step {step} is not on the hosts' own disks, and training goes on: {reasons[0]}")
 
 
 def next_token_loss(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from launcher import workloads
-from launcher.files.fields import Count, Name, Patience, Range, Seconds, Shorthand, Text, field
+from launcher.files.fields import Count, Mirror, Name, Patience, Range, Seconds, Shorthand, Text, field
 from launcher.files.shared import Environment, Notify
 from launcher.frozen import dataclass
 
@@ -23,9 +23,22 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Local:
+    every: Count = field(50, "Steps between those on the hosts' own disks.")
+    keep: Count = field(1, "How many of them each host keeps.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     every: Count = field(500, "Steps between checkpoints.")
-    keep: Count = field(3, "How many complete checkpoints are kept.")
+    keep: Count = field(3, "How many complete checkpoints are kept, at the mirror too.")
+    local: Local | None = field(
+        None, "More of them on each host's own disk (the cluster's `scratch`): {every: 50, keep: 1}."
+    )
+    mirror: Mirror | None = field(
+        None,
+        "Where each is uploaded to, and fetched from if the run folder has none: s3://, gs://, file:///.",
+    )
     resume: Text | None = field(None, "A run's id, or a checkpoints folder, to start from.")
     requeue: bool = field(
         False,

@@ -27,6 +27,7 @@ from launcher.planning import (
     profiling,
     ranks_environment,
     spares,
+    tiers,
     unestimated,
     without_gpus,
 )
@@ -163,6 +164,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         *_impossible(job, cluster),
         *own_program.problems(job),
         *profiling.problems(job),
+        *tiers.problems(job),
         *ranks_environment.problems(job, cluster),
         *accelerators.problems(cluster),
         *data_cache.problems(cluster),
@@ -173,7 +175,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         estimate, unknown = _estimate(loaded, cluster)
         generated, unsized = _generated(loaded, cluster)
         preset, config = _deepspeed(job, cluster, estimate)
-        problems += _clashes(job, cluster, estimate, config)
+        problems += [*_clashes(job, cluster, estimate, config), *tiers.unsaved(job, config)]
     except LauncherError as error:
         raise PlanError(*problems, *error.problems).at(places) from None
     if problems:

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher import units, workloads
-from launcher.planning import data_cache, notification, own_program, ranks_environment, weights
+from launcher.planning import data_cache, notification, own_program, ranks_environment, tiers, weights
 from launcher.rendering import containers, own_image, templates
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def ranks(plan: Plan, folder: str, config: str, code: str = "") -> list[str]:
         "model": job.model,
         "checkpoint-every": job.checkpoint.every,
         "checkpoint-keep": job.checkpoint.keep,
+        "checkpoint-mirror": job.checkpoint.mirror,
+        **tiers.own_disk(plan),
         "resume": own_program.resume_folder(job.checkpoint.resume, folder.rpartition("/")[0]),
     }
     known = workloads.options(job.workload)

@@ -18,6 +18,7 @@ from launcher.reports import estimate
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from launcher.files.job import Checkpoint
     from launcher.planning.plan import Plan
     from launcher.runs.metrics import Record
     from launcher.runs.record import Run
@@ -99,7 +100,13 @@ def _step(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "batch", f"{product} = {batch.train} samples per step"
     yield "deepspeed", f"{plan.preset}, ZeRO stage {_stage(plan)}, {plan.precision}"
     if "checkpoint-every" in workloads.options(plan.job.workload):
-        yield "checkpoints", f"every {kept.every} steps, the newest {kept.keep} are kept"
+        yield "checkpoints", f"every {kept.every} steps, the newest {kept.keep} are kept{_elsewhere(kept)}"
+
+
+def _elsewhere(kept: Checkpoint) -> str:
+    """Where else checkpoints are kept."""
+    local = f"; every {kept.local.every} on hosts' own disks" if kept.local else ""
+    return local + (f"; uploaded to {kept.mirror}" if kept.mirror else "")
 
 
 def _program(plan: Plan) -> str:

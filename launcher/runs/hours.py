@@ -50,7 +50,7 @@ _BEGINS = {
     "saved": "ending",
 }
 # Event of metrics.jsonl → the share of the `seconds` before it.
-_TOOK = {"eval": "evaluation", "checkpoint": "checkpoints"}
+_TOOK = {"eval": "evaluation", "checkpoint": "checkpoints", "own_disk": "checkpoints"}
 _MOST = 1e6  # slots
 _DAY = 86_400.0  # seconds, more than the clocks of two hosts and a time zone differ by
 

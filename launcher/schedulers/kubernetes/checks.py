@@ -13,6 +13,7 @@ from launcher.errors import PlanError, Problem, of_field, shown
 from launcher.files import kubernetes_syntax
 from launcher.files.cluster import Serve
 from launcher.images import names
+from launcher.planning import tiers
 from launcher.rendering import container_checks
 from launcher.schedulers.kubernetes import carried, pods, resource_checks, storage, trainer
 from launcher.schedulers.kubernetes import kinds as objects
@@ -46,6 +47,7 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
         *resource_checks.problems(plan),
         *_kind(plan),
         *storage.problems(plan),
+        *tiers.unmounted(plan, storage.kept(plan)),
         *_serving(plan),
         *_queue(plan),
         *_sizes(files),

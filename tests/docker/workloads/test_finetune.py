@@ -53,9 +53,21 @@ CONFIG = ranks.deepspeed(2, stage=2, micro=8, gradient_clipping=1.0) | {
 def whole(tmp_path_factory: pytest.TempPathFactory) -> ranks.Ranks:
     """A run that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
-    run = ranks.start(folder, 2, CONFIG, *ARGS, "--eval-every=5", model=ranks.LLAMA, workload="finetune")
+    args = (*ARGS, "--eval-every=5", f"--checkpoint-mirror=file://{folder}/mirror")
+    run = ranks.start(folder, 2, CONFIG, *args, model=ranks.LLAMA, workload="finetune")
     assert run.wait() == [0, 0], run.output()
     return run
+
+
+def test_the_trainers_checkpoints_are_at_the_mirror(whole: ranks.Ranks) -> None:
+    here, there = whole.run_dir / "checkpoints", whole.run_dir.parent / "mirror/run"
+    tags = ["checkpoint-10", "checkpoint-8"]
+    assert sorted(path.name for path in here.glob("checkpoint-*")) == tags
+    assert sorted(path.parent.name for path in there.glob("*/complete.json")) == tags
+    marker = json.loads((there / "checkpoint-8/complete.json").read_text())
+    assert {name: (there / "checkpoint-8" / name).stat().st_size for name in marker["files"]} == marker[
+        "files"
+    ]
 
 
 def test_it_learns(whole: ranks.Ranks) -> None:

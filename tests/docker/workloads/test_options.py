@@ -41,6 +41,10 @@ def test_the_launcher_sets_these() -> None:
         "--model",
         "--checkpoint-every",
         "--checkpoint-keep",
+        "--checkpoint-mirror",
+        "--checkpoint-local",
+        "--checkpoint-local-every",
+        "--checkpoint-local-keep",
         "--resume",
     ]
 
