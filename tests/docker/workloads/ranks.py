@@ -122,8 +122,8 @@ def start(
     """Start `size` ranks of a run in `folder`/run. A model that is a mapping becomes a folder with that config.
 
     `given` are the options of the launcher that the workload has; `module` is one that is not a workload; `env` holds
-    over what a rank's environment has; with `hosts` each rank is told that it is alone on a host. With `before`, `module`
-    (unless `forked`) or `env` the ranks are new interpreters.
+    over what a rank's environment has; with `hosts` each rank is told that it is alone on a host.
+    With `before`, `module` (unless `forked`) or `env` the ranks are new interpreters.
     """
     run_dir = folder / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
