@@ -13,6 +13,8 @@ import pytest
 from launcher import ROOT
 from launcher.cli import streams
 
+pytestmark = pytest.mark.heavy  # an interpreter for each
+
 COMMANDS = [
     ("status nothing", 5),
     ("plan nothing.yaml", 2),
