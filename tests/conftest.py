@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 # markers; a test with none of them is quick
 SLOW = {"apiserver", "deepspeed", "heavy", "image", "slurm", "torch"}
 STARTS = {"new_job", "nodes", "user"}  # fixtures that start processes: node entries, pods, local runs
+# packages that take seconds to read: no test that reads one is quick
+HEAVY = {"accelerate", "datasets", "deepspeed", "mlflow", "pandas", "torch", "transformers"}
 CORES = 2  # budgets are for a machine with so many, and nothing else to do
 _STARTED = time.monotonic()
 _LAST_OF_FILE = pytest.StashKey[bool]()
@@ -146,6 +148,17 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     item.stash[_LAST_OF_FILE] = nextitem is None or nextitem.path != item.path
     if not _before:
         _before.append(_processor())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """A quick test fails when it is the first to read a heavy package in its process."""
+    before = HEAVY & sys.modules.keys()
+    result = yield
+    read = sorted((HEAVY & sys.modules.keys()) - before)
+    if read and item.get_closest_marker("quick"):
+        pytest.fail(f"this reads {', '.join(read)}: mark it torch or heavy", pytrace=False)
+    return result
 
 
 @pytest.hookimpl(wrapper=True)

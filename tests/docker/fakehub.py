@@ -73,6 +73,8 @@ def running() -> Iterator[Hub]:
 class _Handler(BaseHTTPRequestHandler):
     told: Hub
     protocol_version = "HTTP/1.1"
+    # else the second packet of an answer waits 40 ms for the client to acknowledge the first
+    disable_nagle_algorithm = True
 
     def log_message(self, *_: Any) -> None:
         pass

@@ -97,6 +97,7 @@ def test_a_node_entry_that_stops_before_its_ranks_tells_its_end(new_job: Callabl
     assert told(job.folder) == ["allocated", "ended"]
 
 
+@pytest.mark.heavy  # starts preflight and node entries
 def test_preflight_tells_the_start_and_the_node_entry_does_not_again(tmp_path: Path) -> None:
     (tmp_path / "hostfile").write_text("127.0.0.1 slots=1\n")
     entry = ["--hostfile", f"{tmp_path}/hostfile", "--run", tmp_path.name, "--folder", str(tmp_path)]

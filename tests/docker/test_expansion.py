@@ -38,6 +38,7 @@ def test_what_has_no_value_is_an_error(word: str, name: str) -> None:
     assert caught.value.args == (name,)
 
 
+@pytest.mark.heavy  # many examples
 @given(st.text(), st.text())
 def test_any_text_survives(text: str, value: str) -> None:
     assert expansion.expand(text.replace("$", "$$"), {}) == text

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.heavy  # each starts the hub's client once or twice
+
 PROGRAM = ROOT / "docker" / "model_fetch.py"
 # As it stands, but that the hub's own client, which waits a second after each cut, waits less.
 HURRIED = """import runpy, sys, time

@@ -72,6 +72,8 @@ class Server:
 class _Handler(BaseHTTPRequestHandler):
     s3: Server
     protocol_version = "HTTP/1.1"
+    # else the second packet of an answer waits 40 ms for the client to acknowledge the first
+    disable_nagle_algorithm = True
 
     def log_message(self, *_: object) -> None:
         pass

@@ -8,6 +8,7 @@ import pytest
 from workloads import lookups
 
 
+@pytest.mark.torch
 def test_a_package_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     imports = pytest.importorskip("accelerate.utils.imports", reason="the train extra is not installed")
     monkeypatch.setattr(

@@ -66,6 +66,7 @@ def test_every_line_that_is_no_prompt_is_named(tmp_path: Path) -> None:
     assert stop.value.message.splitlines()[-2] == "… and 80 more lines"
 
 
+@pytest.mark.torch
 def test_prompts_are_held_against_the_models_positions(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("four\nsixsix\n")

@@ -21,6 +21,7 @@ def read(path: Path) -> list[object]:
     return [row for _, row in rows.read(str(path))]
 
 
+@pytest.mark.heavy  # reads pandas
 def test_each_kind_of_file(tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow", reason="the train extra is not installed")
     parquet = pytest.importorskip("pyarrow.parquet", reason="the train extra is not installed")
@@ -70,6 +71,7 @@ def test_a_broken_file(name: str, content: bytes, message: str, tmp_path: Path) 
     assert "\n" not in stop.value.message
 
 
+@pytest.mark.heavy  # reads datasets
 def test_rows_of_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("datasets", reason="the train extra is not installed")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")

@@ -249,6 +249,7 @@ def test_interrupted(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 # What is loaded
 
 
+@pytest.mark.heavy  # an interpreter for each
 @pytest.mark.parametrize(("words", "allowed"), LOADS, ids=[words for words, _ in LOADS])
 def test_a_verb_loads_no_more_than_it_needs(words: str, allowed: set[str], tmp_path: Path) -> None:
     environment = {**os.environ, "LAUNCHER_RUNS": str(tmp_path)}

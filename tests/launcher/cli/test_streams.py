@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 
 from launcher import ROOT
 from launcher.cli import streams
+
+pytestmark = pytest.mark.heavy  # an interpreter for each
 
 COMMANDS = [
     ("status nothing", 5),
@@ -22,13 +25,18 @@ COMMANDS = [
     ("plan jobs/quickstart.yaml --set workload=./own.py --set args={}", 0),  # says a note
 ]
 
-ENVIRONMENT = {"PATH": "/usr/bin:/bin"}
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs are looked for; no command here makes one."""
+    return tmp_path_factory.mktemp("runs")
 
 
-def code(words: str, redirection: str, folder: Path) -> tuple[int, str]:
-    """The exit code and stdout of a command line under bash."""
+@functools.cache
+def code(words: str, redirection: str, folder: Path, **more: str) -> tuple[int, str]:
+    """The exit code and stdout of a command line under bash, which is run once."""
     script = f'"$0" -m launcher {words} {redirection}'
-    env = {**ENVIRONMENT, "LAUNCHER_RUNS": str(folder)}
+    env = {"PATH": "/usr/bin:/bin", "LAUNCHER_RUNS": str(folder), **more}
     done = subprocess.run(
         ["bash", "-c", script, sys.executable], cwd=ROOT, env=env, capture_output=True, text=True
     )
@@ -56,26 +64,23 @@ def test_a_stdout_that_is_full(words: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("words", "wanted"), COMMANDS[:4])
 @FULL
-def test_a_stderr_that_is_full_and_has_no_buffer(
-    words: str, wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(ENVIRONMENT, "PYTHONUNBUFFERED", "1")
-    assert code(words, "2>/dev/full", tmp_path)[0] == wanted
+def test_a_stderr_that_is_full_and_has_no_buffer(words: str, wanted: int, folder: Path) -> None:
+    assert code(words, "2>/dev/full", folder, PYTHONUNBUFFERED="1")[0] == wanted
 
 
 @pytest.mark.parametrize(("words", "wanted"), COMMANDS)
 @FULL
-def test_a_stderr_that_is_full(words: str, wanted: int, tmp_path: Path) -> None:
-    expected = code(words, "2>/dev/null", tmp_path)
+def test_a_stderr_that_is_full(words: str, wanted: int, folder: Path) -> None:
+    expected = code(words, "2>/dev/null", folder)
     assert expected[0] == wanted
-    assert code(words, "2>/dev/full", tmp_path) == expected
+    assert code(words, "2>/dev/full", folder) == expected
 
 
 @pytest.mark.parametrize(("words", "wanted"), COMMANDS)
-def test_a_stderr_that_is_closed(words: str, wanted: int, tmp_path: Path) -> None:
+def test_a_stderr_that_is_closed(words: str, wanted: int, folder: Path) -> None:
     """What belongs on stderr does not come out on stdout instead."""
-    assert code(words, "2>&-", tmp_path) == code(words, "2>/dev/null", tmp_path)
-    assert code(words, "2>&-", tmp_path)[0] == wanted
+    assert code(words, "2>&-", folder) == code(words, "2>/dev/null", folder)
+    assert code(words, "2>&-", folder)[0] == wanted
 
 
 @pytest.mark.parametrize(("words", "wanted"), COMMANDS[:4])

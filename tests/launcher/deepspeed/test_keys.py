@@ -130,6 +130,7 @@ def test_other_names_lie_over_those_of_a_preset() -> None:
     assert "prefetch_bucket_size" not in made["zero_optimization"]
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize(("written", "stage"), [(True, 1), (False, 0)])
 def test_zero_as_a_switch_is_the_stage_that_deepspeed_makes_of_it(written: bool, stage: int) -> None:
     numbers = deepspeed_config.batch(1, None, None, 1)

@@ -122,6 +122,7 @@ DUMP = "import json, os; json.dump(dict(os.environ), open(os.environ['RUN_DIR'] 
 VALUES = ("0", "a'b\"c $HOME `id` $(touch pwned) #x\\", "/x:/y", "\n\r\n\t é\x1b\x7f\x01", "")
 
 
+@pytest.mark.heavy  # runs whole jobs
 @pytest.mark.parametrize("number", range(len(VALUES)))
 def test_any_name_and_value_arrives_and_changes_nothing(number: int, tmp_path: Path) -> None:
     """All names at once, each with a value that the next case gives to its neighbour."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -85,6 +86,7 @@ def expanded(text: str, env: dict[str, str]) -> str:
     return made
 
 
+@pytest.mark.heavy  # many examples, each a manifest
 @given(st.dictionaries(st.from_regex(r"[A-Z_][A-Z0-9_]{0,12}", fullmatch=True), TEXT | TRICKS, max_size=4))
 @settings(max_examples=40)
 def test_variables_arrive_unchanged(env: dict[str, str]) -> None:
@@ -97,6 +99,7 @@ def test_variables_arrive_unchanged(env: dict[str, str]) -> None:
             assert expanded(given_[name], given_) == value
 
 
+@pytest.mark.heavy  # many examples, each a manifest
 @given(st.lists(TEXT | TRICKS, min_size=1, max_size=4))
 @settings(max_examples=100)
 def test_arguments_arrive_unchanged(values: list[str]) -> None:
@@ -107,6 +110,7 @@ def test_arguments_arrive_unchanged(values: list[str]) -> None:
     assert [v for v in values if not any(v in word for word in script)] == []
 
 
+@pytest.mark.heavy  # many examples, each a manifest
 @given(
     NAME,
     st.integers(1, 5000).filter(lambda n: n <= 4096),
@@ -128,6 +132,7 @@ LABELS = st.dictionaries(
 )
 
 
+@pytest.mark.heavy  # many examples, each a manifest
 @given(
     LABELS, LABELS, st.dictionaries(TEXT, TEXT | st.from_regex(r"\d+(\.\d+)?[a-zA-Z]{0,2}", fullmatch=True))
 )
