@@ -30,6 +30,8 @@ _LEFT_OUT = ("max-steps", "epochs", "wandb", "mlflow")
 _OFF: dict[str, Any] = {
     "log-every": 1,
     "eval-every": 0,
+    "verify-every": 0,
+    "digests": False,
     "export": False,
     "merge": False,
     "tensorboard": False,

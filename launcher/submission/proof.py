@@ -28,7 +28,10 @@ WHOLE, CUT, MOVED = "undisturbed", "interrupted", "moved"
 
 
 class Course(NamedTuple):
-    """How a job is proven. `settings`: those of the first two runs; `other`: those of other ranks, and `why` not."""
+    """How a job is proven. `settings`: those of the first two runs; `other`: those of other ranks, and `why` not.
+
+    `left_out`: fields of the job that its runs have not.
+    """
 
     scheduler: str
     steps: int
@@ -38,6 +41,7 @@ class Course(NamedTuple):
     settings: dict[str, list[str]]
     other: list[str]
     why: str
+    left_out: list[str]
 
 
 def course(plan: Plan, scheduler: str, steps: int | None, kills: int) -> Course:
@@ -63,6 +67,7 @@ def course(plan: Plan, scheduler: str, steps: int | None, kills: int) -> Course:
         settings={WHOLE: words, CUT: cut},
         other=[*words, *other] if other else [],
         why=why,
+        left_out=proving.left_out(plan),
     )
 
 
@@ -79,6 +84,8 @@ class Proof:
 
     def made(self) -> Certificate:
         """Make the runs and compare them. Raises what submitting raises, and PlanError for too few steps."""
+        if self.way.left_out:
+            self.notes.append(f"runs without {', '.join(self.way.left_out)}, of which nothing is shown")
         if self.way.why:
             self.notes.append(f"not moved to other ranks: {self.way.why}")
         parts = [self._undisturbed()]

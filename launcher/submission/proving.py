@@ -38,6 +38,15 @@ _QUIET = {
     "epochs": None,
 }
 
+# No run of a proof tells anybody, or reads and writes what is kept for the job itself.
+_ALONE = {
+    "checkpoint.local": "null",
+    "checkpoint.mirror": "null",
+    "spares": "0",
+    "notify": "[]",
+    "cluster.notify": "[]",
+}
+
 
 class Interruption(NamedTuple):
     """`how`: KILL of a rank, TERM (as a preemption), or USR2, the launcher's own signal before the walltime."""
@@ -80,9 +89,10 @@ def interruptions(steps: int, kills: int, on_signal: bool) -> list[Interruption]
 
 def settings(plan: Plan, steps: int) -> list[str]:
     """What each run of the proof of a job changes in it, as words of --set; of one's own program nothing is known."""
-    fixed = [f"checkpoint.every={EVERY}", f"checkpoint.keep={steps}", "restarts=0"]
+    fixed = [f"checkpoint.every={EVERY}", "restarts=0", *(f"{name}={word}" for name, word in _ALONE.items())]
     if workloads.is_script(plan.job.workload):
-        return fixed[:1] + fixed[2:]
+        return fixed
+    fixed.append(f"checkpoint.keep={steps}")
     overrides = bool(plan.job.deepspeed.overrides)
     fixed.append(
         f"deepspeed{'.preset' if overrides else ''}={plan.preset}"
@@ -90,6 +100,13 @@ def settings(plan: Plan, steps: int) -> list[str]:
     args = {**_QUIET, "max-steps": steps, "log-every": 1, "digests": True}
     taken = {name: value for name, value in args.items() if workloads.takes(plan.job.workload, name)}
     return fixed + [f"args.{name}={json.dumps(value)}" for name, value in taken.items()]
+
+
+def left_out(plan: Plan) -> list[str]:
+    """What of the job a proof says nothing about, by the names of its fields."""
+    kept = plan.job.checkpoint
+    has = {"checkpoint.local": kept.local, "checkpoint.mirror": kept.mirror, "spares": plan.spares}
+    return [name for name, value in has.items() if value]
 
 
 def interrupted(ways: Iterable[Interruption]) -> str:
