@@ -38,8 +38,10 @@ _QUIET = {
     "epochs": None,
 }
 
-# No run of a proof tells anybody, or reads and writes what is kept for the job itself.
+# No run of a proof tells anybody, or reads and writes what is kept for the job itself; a step to profile may come too
+# late for it.
 _ALONE = {
+    "profile.flops": "null",
     "checkpoint.local": "null",
     "checkpoint.mirror": "null",
     "spares": "0",

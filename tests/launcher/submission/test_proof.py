@@ -31,6 +31,7 @@ args: {seq-length: 16, lr: 1.0e-2}
 
 # What is the job's own, which its proof leaves as it is.
 KEPT = """checkpoint: {{every: 500, local: {{every: 50}}, mirror: "file://{0}/mirror"}}
+profile: {{flops: 100}}
 notify: [{{command: [touch, "{0}/told"]}}]
 """
 
@@ -54,7 +55,9 @@ def prove(folder: Path, *words: str, job: str = JOB) -> tuple[int, dict[str, Any
 
 @pytest.mark.deepspeed
 def test_a_job_goes_on_after_a_kill_signals_and_with_other_ranks(tmp_path: Path) -> None:
-    code, made, said = prove(tmp_path, "--steps", "8", "--set", "cluster.slots=1", job=JOB + KEPT.format(tmp_path))
+    code, made, said = prove(
+        tmp_path, "--steps", "8", "--set", "cluster.slots=1", job=JOB + KEPT.format(tmp_path)
+    )
     assert code == 0, said + json.dumps(made, indent=1)
     assert (made["proven"], made["problems"], made["steps"]) == (True, [], 8)
     assert made["notes"] == ["runs without checkpoint.local, checkpoint.mirror, of which nothing is shown"]
