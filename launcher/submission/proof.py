@@ -105,7 +105,7 @@ class Proof:
     def _undisturbed(self) -> Part:
         self.say("an undisturbed run" + ("" if self.way.own else f" of {self.way.steps} steps"))
         plan = self.plans[WHOLE]
-        run = proving.start(self.way.scheduler, plan)
+        run = submit.start(self.way.scheduler, plan)
         now, self.told = proving.ended(run), evidence.read(run.folder)
         problem = _failed(run, now)
         if not problem and not self.told.losses:
@@ -124,7 +124,7 @@ class Proof:
     def _disturbed(self) -> list[Part]:
         """The interrupted run, and the moved one where there is one."""
         self.say("a run that is interrupted: " + ", ".join(map(str, self.way.ways)))
-        run, exits, problem = proving.start(self.way.scheduler, self.plans[CUT]), list[str](), ""
+        run, exits, problem = submit.start(self.way.scheduler, self.plans[CUT]), list[str](), ""
         moved: list[Part] = []
         for ordered in self.way.ways:
             now = proving.ended(run, proving.Outside(run, ordered) if self.way.own else proving.nothing)
@@ -153,7 +153,7 @@ class Proof:
             self.notes.append(f"not moved to other ranks: {error.problems[0].message}")
             return []
         self.say(f"a run that goes on from step {step} with another number of ranks: {plan.world_size}")
-        run = proving.start(self.way.scheduler, plan)
+        run = submit.start(self.way.scheduler, plan)
         now = proving.ended(run)
         problem, bound = _failed(run, now), proving.BOUNDS[plan.precision]
         checks = [] if problem else evidence.compare(self.told, evidence.read(run.folder), bound, step)

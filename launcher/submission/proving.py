@@ -18,7 +18,6 @@ from launcher import entry, schedulers, workloads
 from launcher.errors import PlanError, Problem, SubmitError
 from launcher.runs import evidence
 from launcher.runs.status import ENDED, Status
-from launcher.submission import submit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -133,17 +132,6 @@ def other_ranks(plan: Plan) -> list[str]:
 
 def _least_factor(number: int) -> int:
     return next(factor for factor in range(2, number + 1) if number % factor == 0)
-
-
-def start(scheduler: str, plan: Plan) -> Run:
-    """Submit a run of the proof. Raises what submitting raises, with nothing left behind."""
-    on = schedulers.load(scheduler)
-    prepared = submit.prepare(on, scheduler, plan)
-    try:
-        return submit.submit(on, scheduler, prepared)
-    except BaseException as error:
-        submit.abandon_refused(prepared, error)
-        raise
 
 
 def nothing() -> None:
