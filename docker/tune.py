@@ -176,14 +176,21 @@ def run(args: argparse.Namespace) -> int:
         signal.signal(number, host.stop)
     trial.environment(args.folder)
     peers = rendezvous.meet(list(hosts), index, f"{args.run}/tune", limit=600.0, say=say)
-    if index:
-        return follow(tuning, host, peers)
+    try:
+        return follow(tuning, host, peers) if index else led(tuning, host, peers)
+    except OSError as error:
+        raise Stop(NOT_WRITABLE, f"{error.filename or args.folder}: {error.strerror}") from None
+
+
+def led(tuning: Tuning, host: trial.Host, peers: Peers) -> int:
+    """Host 0's part from the meeting to the word to all that it is over."""
     peers.tell(type="go", port=peers.port)
     code = NOT_WRITABLE
     try:
         code = lead(tuning, host, peers)
-    except OSError as error:
-        raise Stop(NOT_WRITABLE, f"{error.filename or args.folder}: {error.strerror}") from None
+    except Stop as stop:
+        code = stop.code
+        raise
     finally:
         peers.tell(type="end", code=code)
     return code

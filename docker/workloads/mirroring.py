@@ -6,6 +6,7 @@ tried again after a pause, and with the next checkpoint. The run's `mirror.json`
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -173,8 +174,8 @@ def _finish(code: int) -> None:
             f"checkpoint {', '.join(missing)} was not uploaded whole to {_mine.address}: the next start of this run "
             "goes on with it, from the run's folder"
         )
-    # one that was uploaded while newer ones were saved
-    checkpoint_folder.prune(_mine.run_dir / checkpoint_folder.FOLDER, _mine.keep)
+    with contextlib.suppress(OSError):  # one that was uploaded while newer ones were saved
+        checkpoint_folder.prune(_mine.run_dir / checkpoint_folder.FOLDER, _mine.keep)
 
 
 def restore(address: str, run_dir: Path, above: int) -> str | None:

@@ -68,16 +68,19 @@ def use(this: Session, scratch: str, *, every: int, keep: int) -> Place:
     local_rank, ranks = int(os.environ["LOCAL_RANK"]), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     root = Path(scratch) / f"deepspeed-checkpoints-{os.geteuid()}"
     of_run = root / this.run_dir.resolve().name
-    folder = of_run / f"node-{os.environ.get('CROSS_RANK', '0')}"
+    name, host = f"node-{os.environ.get('CROSS_RANK', '0')}", socket.gethostname()
+    folder = of_run / name
     place = Place(folder, local_rank, ranks, keep=keep, every=every)
-    this.together(lambda: _make(root, of_run, folder) if place.leads else None)
+    here = {other for other, where in _gathered(this, (name, host)) if where == host}
+    this.together(lambda: _make(root, of_run, name, here) if place.leads else None)
     if place.leads:
         session.before_leaving.append(lambda code: _remove(folder) if code == os.EX_OK else None)
     _mine = place
     return place
 
 
-def _make(root: Path, of_run: Path, folder: Path) -> None:
+def _make(root: Path, of_run: Path, name: str, here: set[str]) -> None:
+    """Make this node's folder; those of nodes that this host was before, and which are not `here`, go."""
     import caches  # not for those who read options alone
 
     try:
@@ -88,7 +91,10 @@ def _make(root: Path, of_run: Path, folder: Path) -> None:
             with contextlib.suppress(OSError):
                 if old != of_run and time.time() - old.stat().st_mtime > caches.KEPT:
                     shutil.rmtree(old, ignore_errors=True)
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (of_run / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+        for old in of_run.glob("node-*"):
+            if old.name not in here:
+                shutil.rmtree(old, ignore_errors=True)
         os.utime(of_run)
     except OSError as error:
         raise Stop(

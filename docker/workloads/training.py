@@ -70,13 +70,15 @@ class Training:
             stop = self.step()
             step = self.progress.step
             saves = args.checkpoint_keep and (stop or due(step, args.checkpoint_every, args.max_steps))
-            if self.agreement and (saves or due(step, args.verify_every, args.max_steps)):
+            place = own_disk.mine()
+            near = not saves and place is not None and due(step, place.every, args.max_steps)
+            if self.agreement and (saves or near or due(step, args.verify_every, args.max_steps)):
                 self.agreement.check(step)  # so nothing is saved that ranks do not agree on
             if self.data.evaluation and due(step, args.eval_every, args.max_steps):
                 self.evaluate()
             if saves:
                 self.save()
-            elif (place := own_disk.mine()) and due(step, place.every, args.max_steps):
+            elif near and place:
                 self.save_on_own_disks(place)
         heartbeat.mine().phase(heartbeat.END)
         return stop

@@ -6,10 +6,12 @@ results is reports/tuning.py's.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
 from launcher.errors import LauncherError, PlanError, Problem
+from launcher.files.job import Profile
 from launcher.namedtuple import NamedTuple
 from launcher.planning import fit
 from launcher.planning import plan as plans
@@ -30,6 +32,8 @@ _LEFT_OUT = ("max-steps", "epochs", "wandb", "mlflow")
 _OFF: dict[str, Any] = {
     "log-every": 1,
     "eval-every": 0,
+    "verify-every": 0,
+    "digests": False,
     "export": False,
     "merge": False,
     "tensorboard": False,
@@ -53,6 +57,9 @@ def make(loaded: Loaded, site: Workspace, suffix: str, wishes: Wishes) -> Plan:
     Raises PlanError for a job that cannot be tuned, and where no candidate is left, with why.
     """
     _require(loaded)
+    loaded = loaded._replace(
+        job=dataclasses.replace(loaded.job, profile=Profile())
+    )  # it takes time in a step
     try:
         train = spaces.train_size(loaded.job, loaded.cluster)
         found = spaces.candidates(loaded.job, loaded.cluster, wishes.space)

@@ -28,7 +28,10 @@ WHOLE, CUT, MOVED = "undisturbed", "interrupted", "moved"
 
 
 class Course(NamedTuple):
-    """How a job is proven. `settings`: those of the first two runs; `other`: those of other ranks, and `why` not."""
+    """How a job is proven. `settings`: those of the first two runs; `other`: those of other ranks, and `why` not.
+
+    `left_out`: fields of the job that its runs have not.
+    """
 
     scheduler: str
     steps: int
@@ -38,6 +41,7 @@ class Course(NamedTuple):
     settings: dict[str, list[str]]
     other: list[str]
     why: str
+    left_out: list[str]
 
 
 def course(plan: Plan, scheduler: str, steps: int | None, kills: int) -> Course:
@@ -63,6 +67,7 @@ def course(plan: Plan, scheduler: str, steps: int | None, kills: int) -> Course:
         settings={WHOLE: words, CUT: cut},
         other=[*words, *other] if other else [],
         why=why,
+        left_out=proving.left_out(plan),
     )
 
 
@@ -79,6 +84,8 @@ class Proof:
 
     def made(self) -> Certificate:
         """Make the runs and compare them. Raises what submitting raises, and PlanError for too few steps."""
+        if self.way.left_out:
+            self.notes.append(f"runs without {', '.join(self.way.left_out)}, of which nothing is shown")
         if self.way.why:
             self.notes.append(f"not moved to other ranks: {self.way.why}")
         parts = [self._undisturbed()]
@@ -98,7 +105,7 @@ class Proof:
     def _undisturbed(self) -> Part:
         self.say("an undisturbed run" + ("" if self.way.own else f" of {self.way.steps} steps"))
         plan = self.plans[WHOLE]
-        run = proving.start(self.way.scheduler, plan)
+        run = submit.start(self.way.scheduler, plan)
         now, self.told = proving.ended(run), evidence.read(run.folder)
         problem = _failed(run, now)
         if not problem and not self.told.losses:
@@ -117,7 +124,7 @@ class Proof:
     def _disturbed(self) -> list[Part]:
         """The interrupted run, and the moved one where there is one."""
         self.say("a run that is interrupted: " + ", ".join(map(str, self.way.ways)))
-        run, exits, problem = proving.start(self.way.scheduler, self.plans[CUT]), list[str](), ""
+        run, exits, problem = submit.start(self.way.scheduler, self.plans[CUT]), list[str](), ""
         moved: list[Part] = []
         for ordered in self.way.ways:
             now = proving.ended(run, proving.Outside(run, ordered) if self.way.own else proving.nothing)
@@ -146,7 +153,7 @@ class Proof:
             self.notes.append(f"not moved to other ranks: {error.problems[0].message}")
             return []
         self.say(f"a run that goes on from step {step} with another number of ranks: {plan.world_size}")
-        run = proving.start(self.way.scheduler, plan)
+        run = submit.start(self.way.scheduler, plan)
         now = proving.ended(run)
         problem, bound = _failed(run, now), proving.BOUNDS[plan.precision]
         checks = [] if problem else evidence.compare(self.told, evidence.read(run.folder), bound, step)

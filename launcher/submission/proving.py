@@ -18,7 +18,6 @@ from launcher import entry, schedulers, workloads
 from launcher.errors import PlanError, Problem, SubmitError
 from launcher.runs import evidence
 from launcher.runs.status import ENDED, Status
-from launcher.submission import submit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,6 +35,17 @@ _QUIET = {
     "mlflow": None,
     "eval-every": 0,
     "epochs": None,
+}
+
+# No run of a proof tells anybody, or reads and writes what is kept for the job itself; a step to profile may come too
+# late for it.
+_ALONE = {
+    "profile.flops": "null",
+    "checkpoint.local": "null",
+    "checkpoint.mirror": "null",
+    "spares": "0",
+    "notify": "[]",
+    "cluster.notify": "[]",
 }
 
 
@@ -80,9 +90,10 @@ def interruptions(steps: int, kills: int, on_signal: bool) -> list[Interruption]
 
 def settings(plan: Plan, steps: int) -> list[str]:
     """What each run of the proof of a job changes in it, as words of --set; of one's own program nothing is known."""
-    fixed = [f"checkpoint.every={EVERY}", f"checkpoint.keep={steps}", "restarts=0"]
+    fixed = [f"checkpoint.every={EVERY}", "restarts=0", *(f"{name}={word}" for name, word in _ALONE.items())]
     if workloads.is_script(plan.job.workload):
-        return fixed[:1] + fixed[2:]
+        return fixed
+    fixed.append(f"checkpoint.keep={steps}")
     overrides = bool(plan.job.deepspeed.overrides)
     fixed.append(
         f"deepspeed{'.preset' if overrides else ''}={plan.preset}"
@@ -90,6 +101,13 @@ def settings(plan: Plan, steps: int) -> list[str]:
     args = {**_QUIET, "max-steps": steps, "log-every": 1, "digests": True}
     taken = {name: value for name, value in args.items() if workloads.takes(plan.job.workload, name)}
     return fixed + [f"args.{name}={json.dumps(value)}" for name, value in taken.items()]
+
+
+def left_out(plan: Plan) -> list[str]:
+    """What of the job a proof says nothing about, by the names of its fields."""
+    kept = plan.job.checkpoint
+    has = {"checkpoint.local": kept.local, "checkpoint.mirror": kept.mirror, "spares": plan.spares}
+    return [name for name, value in has.items() if value]
 
 
 def interrupted(ways: Iterable[Interruption]) -> str:
@@ -114,17 +132,6 @@ def other_ranks(plan: Plan) -> list[str]:
 
 def _least_factor(number: int) -> int:
     return next(factor for factor in range(2, number + 1) if number % factor == 0)
-
-
-def start(scheduler: str, plan: Plan) -> Run:
-    """Submit a run of the proof. Raises what submitting raises, with nothing left behind."""
-    on = schedulers.load(scheduler)
-    prepared = submit.prepare(on, scheduler, plan)
-    try:
-        return submit.submit(on, scheduler, prepared)
-    except BaseException as error:
-        submit.abandon_refused(prepared, error)
-        raise
 
 
 def nothing() -> None:

@@ -54,6 +54,17 @@ def submit(scheduler: Scheduler, name: str, plan: Plan) -> Run:
         raise
 
 
+def start(name: str, plan: Plan) -> Run:
+    """Prepare and submit a plan to the scheduler `name`. Raises what either raises, with nothing left behind."""
+    scheduler = schedulers.load(name)
+    prepared = prepare(scheduler, name, plan)
+    try:
+        return submit(scheduler, name, prepared)
+    except BaseException as error:
+        abandon_refused(prepared, error)
+        raise
+
+
 def abandon_refused(plan: Plan, error: BaseException) -> None:
     """Remove the folder of a plan that was refused with `error`; a job that may be in the queue keeps its own."""
     if not isinstance(error, UnnamedJobError):

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-halving, trial, tune = (importlib.import_module(name) for name in ("halving", "trial", "tune"))
+ending, halving, trial, tune = map(importlib.import_module, ("ending", "halving", "trial", "tune"))
 
 RANK = """
 import json, os, sys
@@ -137,6 +138,30 @@ def test_hosts_go_on_where_a_signal_cut_them_short(new_job: Callable[..., entrie
     started = (job.folder / "started").read_text().split("\n")[:-1]
     assert sorted(started) == ["0-5 0", "0-5 1", *["1-5 0"] * 2, *["1-5 1"] * 2]
     assert len((job.folder / "trials/1-5/metrics.jsonl").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_folder_that_cannot_be_written_is_told_by_any_host(
+    index: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device", "trials/0-5")
+
+    told = list[dict[str, Any]]()
+    peers = SimpleNamespace(port=1, tell=lambda **message: told.append(message))
+    (tmp_path / "hostfile").write_text("127.0.0.1 slots=1\nlocalhost slots=1\n")
+    (tmp_path / "trials.json").write_text(json.dumps({"steps": 5, "limit": 1, "trials": []}))
+    monkeypatch.setenv("HOSTFILE", str(tmp_path / "hostfile"))
+    monkeypatch.setenv("NODE_RANK", str(index))
+    monkeypatch.setenv("DATA_CACHE", "/data")
+    monkeypatch.setattr(tune.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(tune.rendezvous, "meet", lambda *_, **__: peers)
+    monkeypatch.setattr(tune, "follow" if index else "lead", full)
+    args = SimpleNamespace(trials=tmp_path / "trials.json", folder=tmp_path, run="demo")
+    with pytest.raises(ending.Stop, match="trials/0-5: No space left on device") as stop:
+        tune.run(args)
+    assert stop.value.code == ending.NOT_WRITABLE
+    assert told == ([] if index else [{"type": "go", "port": 1}, {"type": "end", "code": 73}])
 
 
 def test_a_run_of_which_nothing_works_has_failed(new_job: Callable[..., entries.Job]) -> None:

@@ -57,6 +57,8 @@ def _require_free(output: str | None) -> None:
 
     if output and os.path.lexists(output):
         raise SpecError(f"-o {output}: the file exists", hint="it is left as it is; name another one")
+    if output and not Path(output).parent.is_dir():
+        raise SpecError(f"-o {output}: there is no folder {Path(output).parent}", hint="make it first")
 
 
 def _find(name: str) -> Run:
@@ -115,19 +117,14 @@ def _submitted(given: options.Tune, plan: Plan) -> Run:
     from launcher.submission import submit
 
     name = schedulers.ALIASES.get(given.on, given.on)
-    scheduler = schedulers.load(name)
+    schedulers.load(name)  # one that there is not is said first
     shared.warn(plan, given.strict)
     for warning in schedulers.warnings(name, plan):
         say(f"warning: {warning}")
     shared.require_program(plan, name)
     shared.require_image(plan, name, force=False, ask=True)
     tokens.require(given, {"": plan})
-    prepared = submit.prepare(scheduler, name, plan)
-    try:
-        run = submit.submit(scheduler, name, prepared)
-    except BaseException as error:
-        submit.abandon_refused(prepared, error)
-        raise
+    run = submit.start(name, plan)
     assert plan.tuning
     where = f"{run.scheduler} ({run.native_id.partition(':')[0]})"
     say(f"{run.id}: {len(plan.tuning.trials)} candidates, submitted to {where}; folder {run.folder}")

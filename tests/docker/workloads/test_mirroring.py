@@ -107,6 +107,17 @@ def test_the_end_does_not_wait_for_ever_and_says_what_is_missing(
     asked.going.release()
 
 
+def test_a_run_folder_that_fails_at_the_end_does_not_undo_what_is_done(
+    uploads: Callable[[Asked], mirroring.Uploads], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(mirroring, "_mine", uploads(Asked()))
+    monkeypatch.setattr(checkpoint_folder, "prune", broken)
+    mirroring._finish(0)
+
+
 def test_what_does_not_pass_is_not_waited_for(uploads: Callable[[Asked], mirroring.Uploads]) -> None:
     refused = {"failed": "403", "lasting": True}
     asked = Asked(*[refused] * 50)

@@ -124,8 +124,11 @@ def test_the_folder_is_this_users_alone(
     old = root / "older"
     old.mkdir()
     os.utime(old, (1.0, 1.0))
+    keep(
+        place.folder.with_name("node-1"), 3
+    )  # this host was another node of the run, before one was replaced
     own_disk.use(alone, str(scratch), every=5, keep=2)
-    assert [path.name for path in root.iterdir()] == ["run"]
+    assert [path.name for path in root.rglob("*")] == ["run", "node-0"]
     root.chmod(0o755)
     with pytest.raises(Stop, match=r"can be opened by others \(mode 755\); name another folder"):
         own_disk.use(alone, str(scratch), every=5, keep=2)

@@ -45,13 +45,14 @@ def test_any_bit_that_flips_is_seen(kind: torch.dtype) -> None:
     assert int(replicas.bits(tensor)) == before
 
 
-def start(folder: Path, size: int, stage: int, fault: str) -> ranks.Ranks:
+def start(folder: Path, size: int, stage: int, fault: str, *more: str) -> ranks.Ranks:
     return ranks.start(
         folder,
         size,
         ranks.deepspeed(size, stage=stage, micro=2),
         *OPTIONS,
         f"--fault={fault}",
+        *more,
         model=ranks.LLAMA,
         module=faulty_rank.__name__,
         forked=True,
@@ -88,3 +89,12 @@ def test_of_two_that_compute_differently_both_are_named(tmp_path: Path) -> None:
     assert found["names"] == list(replicas.COMPUTED)
     assert "no majority says who is right; after step 4 they were equal" in run.output(0)
     assert not (tmp_path / "blame").exists()
+
+
+def test_what_hosts_keep_on_their_own_disks_was_equal_too(tmp_path: Path) -> None:
+    own = (f"--checkpoint-local={tmp_path / 'scratch'}", "--checkpoint-local-every=1")
+    run = start(tmp_path, 3, 0, "parameter", *own)
+    assert run.wait() == [78, 78, 78], run.output()
+    (found,) = run.events("corrupted")
+    assert (found["step"], found["since"]) == (5, 4)
+    assert [path.name for path in (tmp_path / "scratch").glob("*/*/*/step-*")] == ["step-00000004"]

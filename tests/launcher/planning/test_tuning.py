@@ -104,9 +104,15 @@ def test_jobs_that_cannot_be_tuned(job: dict[str, Any], said: str) -> None:
 
 def test_trials_evaluate_export_and_send_nothing() -> None:
     args = {"max-steps": 9, "export": True, "wandb": "p", "eval-every": 5, "lr": 0.1, "tensorboard": True}
-    kept = tuning.trial_args("pretrain", args)
-    assert kept == {"lr": 0.1, "log-every": 1, "eval-every": 0, "export": False, "tensorboard": False}
+    kept = tuning.trial_args("pretrain", args | {"verify-every": 1, "digests": True})
+    off = {"eval-every": 0, "verify-every": 0, "export": False, "tensorboard": False, "digests": False}
+    assert kept == {"lr": 0.1, "log-every": 1, **off}
     assert "epochs" not in tuning.trial_args("finetune", {"epochs": 2})
+
+
+def test_a_trial_is_not_profiled_while_it_is_timed() -> None:
+    profiled = of(made({"profile": {"flops": 4, "breakdown": True}}))
+    assert [entry.config for entry in profiled.trials] == [entry.config for entry in of(made({})).trials]
 
 
 def test_a_record_can_be_read_back() -> None:

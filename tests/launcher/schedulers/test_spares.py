@@ -85,6 +85,7 @@ def test_a_host_more_is_allocated_and_the_job_outlives_one() -> None:
     words = [str(Path(sys.executable).with_name("shellcheck")), "--shell=bash", "-"]
     done = subprocess.run(words, input=script, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+    assert "timeout --kill-after=5 20 srun" in script  # one with a host that is gone outlives SIGTERM
     without = schedulers.load("slurm").render(samples.decided({"nodes": 2}))["job.sh"]
     assert "no-kill" not in without
     assert "--overlap" not in without
@@ -108,6 +109,14 @@ def test_a_host_that_hangs_is_replaced_and_a_rank_that_fails_is_not(tmp_path: Pa
         "ranks host-2,host-4",
         "ranks host-2,host-4",
     ]
+
+
+def test_a_host_that_computes_other_bits_is_replaced(tmp_path: Path) -> None:
+    blamed = 'echo "host-2 corrupted: differs" >"$folder/unfit-7-0"; : >"$folder/again-7-0"'
+    done = ran(tmp_path, f'7-0) echo "78 0 host-2 1.0" >"$folder/outcome-7-0"; {blamed}; exit 78 ;;', WELL)
+    assert (done.code, done.bad, done.idle, done.requeued) == (0, ["host-2"], [], False)
+    assert done.steps[-1] == "ranks host-1,host-3"
+    assert "host-2 20" in (done.folder.parent / "bad-hosts.txt").read_text()
 
 
 def test_a_host_on_which_ranks_fail_twice_running_is_replaced(tmp_path: Path) -> None:
