@@ -56,7 +56,7 @@ class _Watch:
             return
         rate = units.gigabytes(come / max(now - self.began, 1e-3))
         left = f"{units.gigabytes(come)} of {units.gigabytes(total)}, {rate}/s"
-        sys.stderr.write(f"\r\x1b[K{left}  {path[-60:]}")
+        sys.stderr.write(f"\r\x1b[K{left}  {units.printable(path[-60:])}")
         sys.stderr.flush()
         self.shown = now
 

@@ -68,8 +68,8 @@ def _beside(
     space = f"/api/v1/namespaces/{at.namespace}/pods"
     try:
         server.call("POST", space, document, fieldManager=api.MANAGER, fieldValidation="Strict")
-    except api.Refusal as refusal:
-        if not refusal.status:  # no answer: it may be there
+    except BaseException as error:
+        if not isinstance(error, api.Refusal) or not error.status:  # no answer, or Ctrl-C: it may be there
             _remove(server, f"{space}/{name}", say)
         raise
     try:
