@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _MIRROR = "mirror.json"  # docker/workloads/mirroring.py
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
 class Saved(NamedTuple):
@@ -61,7 +62,7 @@ def listed(run: Run) -> list[Saved]:
 
 def mirror(run: Run) -> Mirror | None:
     """What is at the run's mirror, by the file that its ranks keep; None where there is none yet."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+    with contextlib.suppress(*_UNREADABLE):
         told = json.loads((run.folder / _MIRROR).read_text(encoding="utf-8"))
         return Mirror(str(told["address"]), tuple(map(str, told["tags"])))
     return None

@@ -141,6 +141,8 @@ def with_runs(known: Measured, folders: Iterable[Folder], *, now: float) -> Take
 
 def figures(run: Folder, probe: Probe) -> files_measured.Ran | str:
     """What a run took, or why that says nothing."""
+    if _below(run.plan, ("deepspeed", "config", "wall_clock_breakdown")):
+        return "profile.breakdown has made its steps slower"
     records, _ = metrics.read(run.path)
     if not any(e.texts.get("status") == "done" for e in metrics.events(records, "end")):
         return "it has not ended well"
