@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from kubernetes.client.exceptions import ApiException
@@ -35,7 +36,7 @@ class Execution:
     def __init__(self, server: Server, path: str, container: str, words: Sequence[str]) -> None:
         configuration = server.client.configuration
         flags = {"container": container, "stdin": "true", "stdout": "true", "stderr": "true", "tty": "false"}
-        query = [*flags.items(), *(("command", word) for word in words)]
+        query = [*flags.items(), *(("command", os.fsencode(word)) for word in words)]
         headers: dict[str, str] = {}
         server.client.update_params_for_auth(headers, [], ["BearerToken"])
         url = ws_client.get_websocket_url(f"{configuration.host}{path}", query)

@@ -81,6 +81,10 @@ def test_the_pod_may_only_read_and_asks_for_no_gpu(
     assert [*schemas.problems(pod, schemas.OLDEST), *schemas.problems(pod)] == []
 
 
+def test_a_path_of_any_bytes_is_not_there(run: Run, name: str, tmp_path: Path) -> None:
+    assert run("fetch", name, "\udcff", str(tmp_path / "dest"))[0] in {4, 5}
+
+
 def test_a_pod_of_the_run_is_used_while_it_runs(
     cluster: Cluster, run: Run, name: str, tmp_path: Path
 ) -> None:
