@@ -156,7 +156,7 @@ def hosted(
             for note in [f"python {active.python}", *active.notes]:
                 say(note)
         with nccl.notes(variables, args.scratch) as notes, records.folder(args.scratch) as told:
-            return supervised(
+            code = supervised(
                 args,
                 variables | told,
                 hosts,
@@ -166,6 +166,9 @@ def hosted(
                 outcome=outcome,
                 run_events=run_events,
             )
+            if code == 0 and index == 0:
+                outcome.succeed(next(iter(hosts)))
+            return code
 
 
 def supervised(
@@ -226,8 +229,6 @@ def supervised(
     slow.stop(say)
     stacks.within(WRITING, lambda: blame(args, host, told), None)
     finish(kept, notes, folder / f"nccl-{host}" if code not in (0, SAVED) else None)
-    if code == 0 and index == 0:
-        outcome.succeed(host)
     return code
 
 

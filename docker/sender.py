@@ -6,7 +6,8 @@ needs the standard library alone and no file beside it. A line of JSON comes out
     at the start            what PATH is ("folder", "file" or ""), its entries (path, size, the target of a link),
                             what is neither a file nor a link, and what stands beside PATH
     {"digest": [path, …]}   the SHA-256 of each
-    {"send": [path, …]}     no line but a tar stream of these files, each called by its place in the list, and the end
+    {"send": [path, …]}     of each file a line [place in the list, size, mode, time] and so many bytes; then [] and the
+                            end. One that has grown meanwhile, as logs do, is sent as long as it was
 
 Empty lines mean that it is still reading.
 """
@@ -19,7 +20,6 @@ import json
 import os
 import stat
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -93,25 +93,30 @@ def digest(path: Path) -> str:
     return read.hexdigest()
 
 
-def send(root: Path, paths: list[str]) -> None:
-    """Raises OSError for a file that cannot be read; one that is gone is left out."""
-    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|", bufsize=BLOCK, format=tarfile.PAX_FORMAT) as tar:
-        for number, path in enumerate(paths):
-            with contextlib.suppress(FileNotFoundError), opened(root / path) as file:
-                status, member = os.fstat(file.fileno()), tarfile.TarInfo(str(number))
-                member.size, member.mode = status.st_size, status.st_mode & 0o777
-                member.mtime = status.st_mtime
-                tar.addfile(member, file)
-    sys.stdout.buffer.flush()
+def send(root: Path, paths: list[str], sizes: dict[str, int]) -> None:
+    """Raises OSError for a file that cannot be read; one that is gone is left out. `sizes`: the most of each."""
+    for number, path in enumerate(paths):
+        with contextlib.suppress(FileNotFoundError), opened(root / path) as file:
+            status = os.fstat(file.fileno())
+            left = min(status.st_size, sizes[path])
+            say([number, left, status.st_mode & 0o777, status.st_mtime])
+            while left:
+                block = file.read(min(left, BLOCK))
+                if not block:
+                    raise OSError(f"{path} was cut while it was read")
+                sys.stdout.buffer.write(block)
+                left -= len(block)
+    say([])
 
 
 def main(folder: str, path: str) -> int:
     root, said = found(Path(folder).resolve(), path)
+    sizes = {name: size for name, size, _ in said["entries"]}
     say(said)
     for line in sys.stdin.buffer:
         asked = json.loads(line)
         if "send" in asked:
-            send(root, asked["send"])
+            send(root, asked["send"], sizes)
             break
         say({name: digest(root / name) for name in asked["digest"]})
     return 0

@@ -37,7 +37,7 @@ def test_what_the_first_command_needs_stands_before_it() -> None:
 def typed(command: str, program: Path) -> str:
     """A command as a shell gets it here: what submits for good is tried as a dry run, or with a short program."""
     words = shlex.split(command, comments=True)
-    text = command.partition("  #")[0].replace("RUN", '"$RUN"')
+    text = command.partition("  #")[0].replace("RUN", '"$RUN"').replace("DEST", '"$HOME/dest"')
     if not STARTS.match(command) or "--dry-run" in words:
         return text
     if "--wait" in words:
@@ -58,7 +58,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
         out = folder / str(number)
         lines += [f"{typed(command, folder / 'own.py')} >{out}.out 2>{out}.err; echo $? >{out}.code"]
         if "--wait" in command:
-            lines += ['RUN=$(ls "$LAUNCHER_RUNS"); mkdir "$LAUNCHER_RUNS/$RUN/checkpoints"']
+            lines += ['RUN=$(ls "$LAUNCHER_RUNS"); mkdir "$LAUNCHER_RUNS/$RUN/"{checkpoints,export}']
     env = {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder), "LAUNCHER_RUNS": str(folder / "runs")}
     subprocess.run(["bash", "--norc", "-c", "\n".join(lines)], env=env, check=False, timeout=600)
     return {

@@ -112,7 +112,7 @@ def _remove(folder: Path) -> None:
 
 @heartbeat.told(heartbeat.CHECKPOINT)
 def save(
-    engine: DeepSpeedEngine, this: Session, place: Place, progress: Progress, identity: Identity
+    engine: DeepSpeedEngine, this: Session, place: Place, *, progress: Progress, identity: Identity
 ) -> list[str]:
     """Write what each host needs to its own disk, then delete all but the newest; all ranks call it.
 

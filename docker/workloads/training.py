@@ -203,7 +203,7 @@ class Training:
     def save_on_own_disks(self, place: own_disk.Place) -> None:
         """Write a checkpoint to each host's own disk; where one cannot, training goes on."""
         began, step = time.perf_counter(), self.progress.step
-        reasons = own_disk.save(self.engine, self.this, place, self.progress, self.identity)
+        reasons = own_disk.save(self.engine, self.this, place, progress=self.progress, identity=self.identity)
         if not reasons:
             self.log.event("own_disk", step, seconds=time.perf_counter() - began)
         elif reasons[0] not in self.told:

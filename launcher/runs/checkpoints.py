@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from launcher import entry
 from launcher.errors import PlanError, RunNotFoundError
 from launcher.namedtuple import NamedTuple
+from launcher.runs import reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 
 _MIRROR = "mirror.json"  # docker/workloads/mirroring.py
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
 class Saved(NamedTuple):
@@ -61,8 +63,8 @@ def listed(run: Run) -> list[Saved]:
 
 def mirror(run: Run) -> Mirror | None:
     """What is at the run's mirror, by the file that its ranks keep; None where there is none yet."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        told = json.loads((run.folder / _MIRROR).read_text(encoding="utf-8"))
+    with contextlib.suppress(*_UNREADABLE):
+        told = json.loads(reading.text(run.folder / _MIRROR))
         return Mirror(str(told["address"]), tuple(map(str, told["tags"])))
     return None
 

@@ -17,7 +17,7 @@ from launcher.errors import LauncherError, Problem, SpecError
 from launcher.files import measured as files_measured
 from launcher.files import validation
 from launcher.planning import forecast, recorded
-from launcher.runs import metrics, record
+from launcher.runs import metrics, reading, record
 from launcher.sizing import gpus
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def is_of(run: Folder, cluster: Cluster) -> bool:
 def probe_text(run: Folder) -> str | None:
     """The probe.json of a run; None where its folder has none (yet, or on hosts that this machine does not see)."""
     try:
-        return (run.path / FILE).read_text(encoding="utf-8")
+        return reading.text(run.path / FILE)
     except (OSError, UnicodeDecodeError):
         return None
 
@@ -141,6 +141,8 @@ def with_runs(known: Measured, folders: Iterable[Folder], *, now: float) -> Take
 
 def figures(run: Folder, probe: Probe) -> files_measured.Ran | str:
     """What a run took, or why that says nothing."""
+    if _below(run.plan, ("deepspeed", "config", "wall_clock_breakdown")):
+        return "profile.breakdown has made its steps slower"
     records, _ = metrics.read(run.path)
     if not any(e.texts.get("status") == "done" for e in metrics.events(records, "end")):
         return "it has not ended well"

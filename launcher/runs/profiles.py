@@ -7,6 +7,7 @@ has what came from `launcher profile`.
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from launcher import atomic
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER, FILE = "profiles", "profile.json"
+_NAME, _FILE = re.compile(r"[0-9A-Za-z-]{1,60}"), re.compile(r"rank-[0-9]{1,9}\.pt\.trace\.json\.gz")
 
 
 def newest(folder: Path) -> Path | None:
@@ -24,13 +26,28 @@ def newest(folder: Path) -> Path | None:
     return max(found)[1] if found else None
 
 
+def checked(found: Any) -> dict[str, Any]:
+    """`found`, an answer of a node entry, which may be anybody's program. Raises ValueError for what is none."""
+    if not isinstance(found, dict):
+        raise ValueError("it is no object")
+    ranks = found.get("ranks", [])
+    names = [found.get("name", "")]
+    if isinstance(ranks, list) and all(isinstance(rank, dict) for rank in ranks):
+        names += [rank.get(key, "") for rank in ranks for key in ("host", "file", "error")]
+        numbers = [rank.get("rank") for rank in ranks]
+        numbers += [rank.get("bytes") for rank in ranks if "error" not in rank]
+        if all(type(n) is int and n >= 0 for n in numbers) and all(isinstance(n, str) for n in names):
+            return found if "error" in found or ranks else {**found, "error": "it names no ranks"}
+    raise ValueError("it is no profile")
+
+
 def keep(folder: Path, found: dict[str, Any]) -> Path:
     """Write the document of a profile that came from elsewhere, unless it is there; returns its folder.
 
     Raises SubmitError for names that no node entry gives, and OSError where it cannot be written.
     """
     name, files = str(found.get("name", "")), [rank["file"] for rank in found["ranks"]]
-    if not name.replace("-", "").isalnum() or any("/" in file for file in files):
+    if not _NAME.fullmatch(name) or not all(file == "" or _FILE.fullmatch(file) for file in files):
         raise SubmitError(f"the profile has names that are none: {name!r}")
     file = folder / FOLDER / name / FILE
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ is unpacking.py's.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -56,12 +55,11 @@ def receive(
     such path, SpecError for what is in the way, PlanError without room for it, SubmitError for a line that breaks: then
     the files that had come stay.
     """
-    said = _answer(line)
-    entries = [Entry(str(name), int(size), link) for name, size, link in said["entries"]]
-    if not said["kind"]:
-        beside = ", ".join(said["beside"]) or "nothing"
+    said = _listed(unpacking.answer(line))
+    if not said.kind:
+        beside = ", ".join(said.beside) or "nothing"
         raise RunNotFoundError(f"there is no {path} in the run folder", hint=f"it holds {beside}")
-    entries, left_out = _kept_inside(entries, said["odd"])
+    entries, left_out = _kept_inside(said.entries, said.odd)
     same = _compared(line, dest, entries, force)
     missing = [entry for entry in entries if entry.path not in same]
     files = [entry for entry in missing if entry.link is None]
@@ -69,25 +67,36 @@ def receive(
     _require_room(dest, progress.total)
     dest.mkdir(parents=True, exist_ok=True)
     _ask(line, {"send": [entry.path for entry in files]})
-    written = unpacking.files(line, dest, [entry.path for entry in files], progress)
+    written = unpacking.files(line, dest, [(entry.path, entry.size) for entry in files], progress)
     for entry in missing:  # after the files, so that none is written through one
         if entry.link is not None:
-            unpacking.link(dest / entry.path, entry.link)
+            unpacking.link(dest, entry.path, entry.link)
             written.append(entry.path)
     gone = [entry.path for entry in files if entry.path not in set(written)]
     size = sum(entry.size for entry in files if entry.path not in gone)
     return Received(written=written, same=sorted(same), left_out=left_out, gone=gone, bytes=size)
 
 
-def _answer(line: Line) -> Any:
-    """The next line that says something."""
-    while text := line.readline():
-        if text.strip():
-            with contextlib.suppress(ValueError):
-                return json.loads(text)
-            break
-    what = text.decode("utf-8", "replace").strip()[:200] or "nothing"
-    raise SubmitError(f"the run folder cannot be read: {line.finish() or f'the answer was {what}'}")
+class _Listed(NamedTuple):
+    """What docker/sender.py says at the start."""
+
+    kind: str
+    entries: list[Entry]
+    odd: list[str]
+    beside: list[str]
+
+
+def _listed(said: Any) -> _Listed:
+    """Raises SubmitError for what docker/sender.py does not say."""
+    try:
+        entries = [
+            Entry(str(name), int(size), None if link is None else str(link))
+            for name, size, link in said["entries"]
+        ]
+        odd, beside = [str(name) for name in said["odd"]], [str(name) for name in said["beside"]]
+        return _Listed(str(said["kind"]), entries, odd, beside)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise SubmitError("the other end does not say what is in the run folder") from None
 
 
 def _ask(line: Line, question: dict[str, Any]) -> None:
@@ -99,7 +108,8 @@ def _kept_inside(entries: Iterable[Entry], odd: Iterable[str]) -> tuple[list[Ent
     kept, left_out = [], [f"{name}: neither a file nor a link, or closed" for name in odd]
     for entry in entries:
         parts = entry.path.split("/")
-        if entry.path.startswith("/") or {"", ".", ".."} & set(parts) or "\0" in entry.path:
+        name = not (entry.path.startswith("/") or {"", ".", ".."} & set(parts)) and _is_name(entry.path)
+        if not name or not _is_name(entry.link or ""):
             raise SubmitError(
                 f"the other end names {entry.path!r}, which is not below DEST: nothing was written"
             )
@@ -108,6 +118,14 @@ def _kept_inside(entries: Iterable[Entry], odd: Iterable[str]) -> tuple[list[Ent
         else:
             left_out.append(f"{entry.path}: a link to {entry.link}, outside of what is fetched")
     return kept, left_out
+
+
+def _is_name(path: str) -> bool:
+    """Whether a system call takes it."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:  # half of a pair of surrogates
+        return False
 
 
 def _leads_inside(entry: Entry) -> bool:
@@ -134,9 +152,9 @@ def _compared(line: Line, dest: Path, entries: Sequence[Entry], force: bool) -> 
         elif os.path.lexists(here):
             wrong += _differs(here, force)
     _ask(line, {"digest": alike})
-    there = _answer(line)
+    there = unpacking.answer(line)
     for path in alike:
-        if there[path] and there[path] == _digest(dest / path):
+        if isinstance(there, dict) and there.get(path) == _digest(dest / path):
             same.add(path)
         else:
             wrong += _differs(dest / path, force)

@@ -1,24 +1,26 @@
-"""A tar stream to files: each under another name until it is whole, and none by the stream's own names.
+"""A stream to files: each under another name until it is whole, and none by the stream's own names.
 
-Owns the line to a sender (docker/sender.py) and how what comes is written; what may be written is receiving.py's.
+Owns the line to a sender (docker/sender.py) and how what comes is written; what may be written is receiving.py's. The
+other end may be anybody's program: it gets no memory without end, no more bytes than it announced, and no way out.
 """
 
 from __future__ import annotations
 
-import io
+import json
 import os
-import tarfile
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from launcher import atomic
 from launcher.errors import SubmitError
+from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
 _BLOCK = 2**20
+_MOST = 2**28  # bytes of a line: the names of millions of files
 
 
 class Line(Protocol):
@@ -30,11 +32,11 @@ class Line(Protocol):
     def read(self, size: int) -> bytes:
         """At most `size` bytes of its stdout; b"" at the end."""
 
-    def readline(self) -> bytes:
-        """As of a file."""
+    def readline(self, most: int) -> bytes:
+        """As of a file, at most `most` bytes."""
 
     def finish(self) -> str:
-        """Wait for its end. Returns what went wrong; '' for nothing."""
+        """Wait for its end, which must be all that still comes. Returns what went wrong; '' for nothing."""
 
 
 @dataclass
@@ -50,35 +52,63 @@ class Progress:
         self.watch(self.come, self.total, path)
 
 
-def files(line: Line, dest: Path, paths: Sequence[str], progress: Progress) -> list[str]:
-    """Write the files that were asked for, in this order, below `dest`. Returns those that came.
+class _Head(NamedTuple):
+    """What comes before a file: its place in what was asked for, bytes, mode, Unix time."""
+
+    place: int
+    size: int
+    mode: int
+    time: float
+
+
+def answer(line: Line) -> Any:
+    """The next line that says something, which is JSON. Raises SubmitError."""
+    while text := line.readline(_MOST):
+        if text.strip():
+            try:
+                return json.loads(text)
+            except (ValueError, RecursionError):
+                break
+    what = text[:4000].decode("utf-8", "replace").strip()[:200] or "nothing"
+    why = "" if text else line.finish()
+    raise SubmitError(f"the run folder cannot be read: {why or f'the answer was {what}'}")
+
+
+def files(line: Line, dest: Path, asked: Sequence[tuple[str, int]], progress: Progress) -> list[str]:
+    """Write the files that were asked for, (path, the most bytes), in this order, below `dest`; return those that came.
 
     Raises SubmitError when the stream breaks; what had come stays.
     """
-    written = []
-    try:
-        with tarfile.open(fileobj=_Stream(line), mode="r|", bufsize=_BLOCK) as tar:
-            for member in tar:
-                path, source = paths[int(member.name)], tar.extractfile(member)
-                if not member.isreg() or source is None:
-                    raise tarfile.ReadError(f"{member.name} is no file")
-                _write(dest / path, member, source, lambda size, path=path: progress.more(size, path))  # type: ignore[misc]
-                written.append(path)
-    except (tarfile.TarError, ValueError, IndexError, EOFError) as error:
-        raise _broken(line.finish() or str(error)) from None
+    written, place = list[str](), -1
+    while head := _head(line):
+        if not place < head.place < len(asked) or not 0 <= head.size <= asked[head.place][1]:
+            raise _broken("the other end sends what it was not asked for")
+        place, path = head.place, asked[head.place][0]
+        _write(line, _placed(dest, path), head, lambda size, path=path: progress.more(size, path))  # type: ignore[misc]
+        written.append(path)
     if wrong := line.finish():
         raise _broken(wrong)
     return written
 
 
-class _Stream(io.RawIOBase):
-    """A line as tarfile reads it."""
+def _head(line: Line) -> _Head | None:
+    """What comes next; None after the last file."""
+    said = _heard(line)
+    if said == []:
+        return None
+    try:
+        place, size, mode, when = said
+        head = _Head(int(place), int(size), int(mode), float(when))
+    except (TypeError, ValueError, OverflowError):
+        raise _broken("the other end does not speak as it should") from None
+    return head if abs(head.time) < 2**33 else head._replace(time=0.0)  # beyond what a file system has, NaN
 
-    def __init__(self, line: Line) -> None:
-        self.line = line
 
-    def read(self, size: int = -1) -> bytes:
-        return self.line.read(size)
+def _heard(line: Line) -> Any:
+    try:
+        return answer(line)
+    except SubmitError as error:
+        raise _broken(error.problems[0].message.partition(": ")[2]) from None
 
 
 def _broken(why: str) -> SubmitError:
@@ -86,23 +116,35 @@ def _broken(why: str) -> SubmitError:
     return SubmitError(f"the files did not all come: {why}", hint=hint)
 
 
-def _write(path: Path, member: tarfile.TarInfo, source: IO[bytes], more: Callable[[int], None]) -> None:
-    """Raises tarfile.ReadError when the file is cut; then nothing of it is left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    left = member.size
-    with atomic.draft(path) as draft:
-        with atomic.create(draft, 0o777 if member.mode & 0o100 else 0o666) as file:
-            while block := source.read(_BLOCK):
+def _write(line: Line, whole: Path, head: _Head, more: Callable[[int], None]) -> None:
+    """Raises SubmitError when the file is cut; then nothing of it is left."""
+    left = head.size
+    with atomic.draft(whole) as draft:
+        with atomic.create(draft, 0o777 if head.mode & 0o100 else 0o666) as file:
+            while left:
+                block = line.read(min(left, _BLOCK))
+                if not block:
+                    raise _broken(line.finish() or f"{whole.name} was cut")
                 file.write(block)
                 left -= len(block)
                 more(len(block))
-        if left:
-            raise tarfile.ReadError(f"{path.name} was cut")
-        os.utime(draft, (member.mtime, member.mtime))
+        os.utime(draft, (head.time, head.time))
 
 
-def link(path: Path, target: str) -> None:
-    """Make a link, in the place of what is there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic.draft(path) as draft:
+def _placed(dest: Path, path: str) -> Path:
+    """Where `path` goes, in folders that are made. Raises SubmitError where one is a link: it may lead out of `dest`.
+
+    Looked at when it is written, since what came before it may be such a link.
+    """
+    whole = dest / path
+    for folder in reversed([place for place in whole.parents if dest in place.parents]):
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise _broken(f"the other end names {path!r} below {folder.name!r}, which is no folder")
+        folder.mkdir(exist_ok=True)
+    return whole
+
+
+def link(dest: Path, path: str, target: str) -> None:
+    """Make a link below `dest`, in the place of what is there. Raises SubmitError as `files` does."""
+    with atomic.draft(_placed(dest, path)) as draft:
         draft.symlink_to(target)

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+_REST = 2**16  # bytes that may still come: what a pipe holds
+
+
 class Child:
     """A runs.unpacking.Line to `words`, which are gone at the end. Raises SubmitError when they do not start."""
 
@@ -49,13 +52,13 @@ class Child:
     def read(self, size: int) -> bytes:
         return self.stdout.read(size)
 
-    def readline(self) -> bytes:
-        return self.stdout.readline()
+    def readline(self, most: int) -> bytes:
+        return self.stdout.readline(most)
 
     def finish(self) -> str:
         """What went wrong: the last line of its stderr."""
-        while self.stdout.read(2**20):
-            continue
+        if len(self.stdout.read(_REST)) == _REST:
+            return "it sends more than it was asked for"
         if not (code := self.process.wait()):
             return ""
         self.said.seek(0)

@@ -13,10 +13,11 @@ import threading
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from launcher import units
+from launcher import atomic, units
 from launcher.errors import PlanError, Problem, SubmitError
 from launcher.runs import logs, profiles
 from launcher.runs.status import Selection
+from launcher.schedulers import child
 from launcher.submission import shell
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from launcher.runs.record import Run
 
 _SPARE = 180.0  # seconds beside the limit, for Slurm to start a step and for hosts to hear
-_FETCH = 3600.0
+_BLOCK = 2**20
+_LONGEST = 4096  # characters of a line
+_MOST = 2**28  # characters of an answer: of ten thousands of ranks
 _SCRIPT = """told=${{LAUNCHER_HEARTBEAT:-}}
 if ! [ -d "$told" ]; then echo "rank 0's host has no folder of records" >&2; exit 1; fi
 id=$told/{id}
@@ -114,12 +117,11 @@ def _answer(
         complaints.seek(0)
         said = complaints.read().decode("utf-8", "replace").strip().splitlines()
     try:
-        found: dict[str, Any] = json.loads(answer)
-    except ValueError:
+        return profiles.checked(json.loads(answer))
+    except (ValueError, RecursionError):
         why = said[-1] if said else "it said nothing"
         hint = f"`python -m launcher status {run.id}` says how it is"
         raise SubmitError(f"the node entry of {run.id} gave no profile: {why}", hint=hint) from None
-    return found
 
 
 def _read(asking: subprocess.Popen[str], limit: float, told: Callable[[str], None]) -> str:
@@ -129,10 +131,11 @@ def _read(asking: subprocess.Popen[str], limit: float, told: Callable[[str], Non
         patience = threading.Timer(limit, asking.kill)
         patience.daemon = True
         patience.start()
-        line = asking.stdout.readline()
+        line = asking.stdout.readline(_LONGEST)
+        answer = asking.stdout.read(_MOST) if line and not line.strip() else ""
         patience.cancel()
         if not line.strip():
-            return asking.stdout.read() if line else ""
+            return answer
         told(units.printable(line.strip()))
 
 
@@ -140,14 +143,15 @@ def _fetch(run: Run, rank: dict[str, Any], folder: Path) -> None:
     """Bring a trace from a run folder that is not this machine's. What went wrong is the rank's `error`."""
     words = shell.words(run, Selection(rank=rank["rank"]), terminal=False)
     script = f'exec cat "$RUN_DIR/{profiles.FOLDER}/{folder.name}/{rank["file"]}"\n'
-    draft = folder / f".{rank['file']}"
-    with draft.open("wb") as file:
-        done = subprocess.run(
-            words, input=script.encode(), stdout=file, stderr=subprocess.PIPE, timeout=_FETCH
-        )
-    if draft.stat().st_size == rank["bytes"]:
-        draft.replace(folder / rank["file"])
-        return
-    draft.unlink()
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    rank["error"] = f"its trace did not arrive: {said[-1] if said else 'it was cut'}"
+    left = rank["bytes"]  # no more is taken
+    try:
+        whole = folder / rank["file"]
+        with child.Child(words) as line, atomic.draft(whole) as draft, atomic.create(draft) as file:
+            line.write(script.encode())
+            while left and (block := line.read(min(left, _BLOCK))):
+                file.write(block)
+                left -= len(block)
+            if left:
+                raise SubmitError(line.finish() or "it was cut")
+    except SubmitError as error:
+        rank["error"] = f"its trace did not arrive: {error.problems[0].message}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import schedulers, workloads
-from launcher.errors import Problem, RunNotFoundError, SubmitError, UnnamedJobError, shown
+from launcher.errors import LauncherError, Problem, RunNotFoundError, SubmitError, UnnamedJobError, shown
 from launcher.runs import folders, lock, reading, record, sweeps
 from launcher.submission import programs, snapshot
 
@@ -118,6 +118,7 @@ def sweep(name: str, plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> s
     if name == "slurm":
         slurm.array("sweep", plans)
     prepared: list[Plan] = []
+    submitted: list[Run] = []
     recorded: sweeps.Sweep | None = None
     try:
         for plan in plans:
@@ -127,14 +128,14 @@ def sweep(name: str, plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> s
         if name == "slurm":
             native_id = slurm.submit_array(recorded, prepared)
         else:
-            _submit_each(on, name, prepared)
+            for plan in prepared:
+                submitted.append(submit(on, name, plan))
     except UnnamedJobError:  # its array may be in the queue, and needs its folders
         raise
-    except BaseException:
-        for plan in prepared:
-            record.abandon(plan)
+    except BaseException as error:
         if recorded:
             sweeps.abandon(recorded)
+        _withdraw(on, prepared, submitted, error)
         raise
     if name == "slurm":
         for index, plan in enumerate(prepared):
@@ -142,16 +143,24 @@ def sweep(name: str, plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> s
     return recorded
 
 
-def _submit_each(scheduler: Scheduler, name: str, plans: Sequence[Plan]) -> None:
-    """Submit every prepared plan; where one is refused, those before it are cancelled."""
-    submitted: list[Run] = []
-    try:
-        for plan in plans:
-            submitted.append(submit(scheduler, name, plan))
-    except BaseException:
-        for run in reversed(submitted):
+def _withdraw(scheduler: Scheduler, plans: Sequence[Plan], runs: Sequence[Run], error: BaseException) -> None:
+    """Cancel every one of `runs`, the last first, and remove the folders of `plans`, but for what cannot be cancelled.
+
+    Raises SubmitError that names what stays, beside what `error` says.
+    """
+    stay = []
+    for run in reversed(runs):
+        try:
             scheduler.cancel(run)
-        raise
+        except LauncherError:
+            stay.append(run.id)
+    for plan in plans:
+        if plan.id not in stay:
+            record.abandon(plan)
+    if stay and isinstance(error, LauncherError):
+        what = f"submitted before, and not cancelled: {', '.join(stay)}"
+        hint = "cancel each with `python -m launcher cancel RUN`"
+        raise SubmitError(*error.problems, Problem(what, hint)) from error
 
 
 def _check_resume(plan: Plan) -> None:

@@ -79,14 +79,41 @@ OPTIONS: dict[str, Callable[[Random], tuple[str, ...]]] = {
     "--all": lambda _: ("--all",),
     "--verify": lambda _: ("--verify",),
     "--keep": lambda r: ("--keep", r.choice(("1", "2", "0", "-1", "9" * 400, "x", ""))),
+    "--ranks": lambda r: (
+        "--ranks",
+        r.choice(("0", "all", "0-1", "", "1-0", "x", "0-" + "9" * 20, "²", "-1")),
+    ),
+    "--steps": lambda r: ("--steps", number(r)),
+    "--kills": lambda r: ("--kills", number(r)),
+    "--most": lambda r: ("--most", number(r)),
+    "--nodes": lambda r: ("--nodes", number(r)),
+    "--limit": lambda r: ("--limit", duration(r)),
+    "--timeout": lambda r: ("--timeout", duration(r)),
+    "--space": lambda r: ("--space", space(r)),
+    "--from": lambda r: ("--from", run(r)),
+    "--plot": lambda r: ("--plot", picture(r, "html")),
 }
 FILE_OPTIONS = ("--cluster", "--cluster=", "--strict")
 JOB_OPTIONS = (*FILE_OPTIONS, "--name")
 RUN_VERBS = (
     *("list", "status", "status", "logs", "report", "report", "cancel", "resume", "rerun", "rerun"),
-    *("compare", "compare", "shell", "checkpoints", "checkpoints"),
+    *("compare", "compare", "shell", "checkpoints", "checkpoints", "fetch", "fetch", "profile", "measured"),
+)
+PLACES = (
+    ".",
+    "logs",
+    "logs/job.log",
+    "",
+    "..",
+    "/etc",
+    "run.json/x",
+    "x" * 300,
+    "\udcff",
+    "checkpoints/../..",
 )
 LAUNCH = (*JOB_OPTIONS, "--force", "--wait", "--after")
+TUNE = (*JOB_OPTIONS, "--on", "--space", "--steps", "--limit", "--most", "--wait", "-o", "--json", "--plot")
+PROVE = (*JOB_OPTIONS, "--on", "--kills", "--steps", "--force", "--json")
 PLAN = (*JOB_OPTIONS, "--json", "--json", "--max-model", "--min-nodes", "--min-nodes", "--html", "--png")
 
 
@@ -170,9 +197,8 @@ def _of_jobs(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:
         else random.choice(("job.yaml",) * 60 + ("folder", "nope.yaml", "", "/dev/null"))
     )
     written["folder/x"] = b""
-    verb = random.choices(("plan", "check", "local", "slurm", "kubernetes", "diff"), (30, 22, 16, 18, 16, 4))[
-        0
-    ]
+    verbs = ("plan", "check", "local", "slurm", "kubernetes", "diff", "tune", "prove")
+    verb = random.choices(verbs, (30, 22, 16, 18, 16, 4, 5, 2))[0]
     if random.random() < 0.1:
         written |= {f"runs/{name}": content for name, content in records.folders(random).items()}
     return (
@@ -203,8 +229,12 @@ def _job_options(random: Random, verb: str, hurt: bool) -> tuple[str, ...]:
         "check": (*FILE_OPTIONS, "--on"),
         "diff": (*JOB_OPTIONS, "--on", "--on"),
         "local": (*LAUNCH, "--debug"),
+        "tune": TUNE,
+        "prove": PROVE,
     }.get(verb, LAUNCH)
     chosen = [name for name in known if random.random() < (0.2 if hurt else 0.02)]
+    if verb == "tune" and random.random() < 0.8:
+        chosen.append("--dry-run")
     if verb in {"local", "slurm", "kubernetes"}:
         pick = random.random()
         chosen += ["--dry-run"] if pick < 0.75 else ["-o"] if pick < 0.9 else []
@@ -230,10 +260,21 @@ def _of_runs(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:
         "compare": ("--json",),
         "shell": ("--rank", "--host"),
         "checkpoints": ("--json", "--verify", "--keep"),
+        "fetch": ("--force",),
+        "profile": ("--steps", "--ranks", "--timeout", "--json"),
+        "measured": ("--from", "--from"),
     }.get(verb, ())
     recorded = verb in {"rerun", "compare", "shell"} and random.random() < 0.9
     one = (lambda r: r.choice(records.RUNS[:2])) if recorded else run
     words = [verb, *([] if verb == "list" else [one(random)])]
+    if verb == "fetch":
+        words += [random.choice(PLACES), random.choice(("dest", "", "runs", "x" * 300, "/dev/null", "a/b"))]
+    if verb == "measured":
+        words = [
+            "cluster",
+            "measured",
+            *random.choice(((), ("laptop",), ("nope",), ("",), ("h100-infiniband",))),
+        ]
     if random.random() < {"report": 0.3, "compare": 0.97}.get(verb, 0):
         words.append(records.RUNS[1] if recorded else run(random))
     for name in options:
@@ -266,6 +307,8 @@ def _small(random: Random) -> tuple[tuple[str, ...], dict[str, bytes]]:
         ("hostfile", hostlist(random), *slots),
         ("hostfile", *(("-",) if random.random() < 0.6 else ()), *slots),
         ("env", random.choice(FABRICS), *json),
+        ("cluster", "probe", random.choice(("", "nope", "laptop", "folder")), *OPTIONS["--nodes"](random)),
+        ("cluster", "rbac", *OPTIONS["--cluster"](random)),
         ("schema", random.choice(("job", "cluster", "pipeline", "x"))),
         ("doctor", *json),
         ("doctor", *OPTIONS["--cluster"](random), *json),
@@ -294,6 +337,29 @@ def run(random: Random) -> str:
         "[",
     )
     return random.choice((*records.RUNS, *some))
+
+
+def number(random: Random) -> str:
+    return random.choice(("1", "3", "0", "-1", "9" * 5000, "1e3", "x", "²", ""))
+
+
+def duration(random: Random) -> str:
+    return random.choice(("1s", "10m", "0", "-1m", "", "x", "9" * 400 + "h", "1e9d", "inf", "nan", "²s"))
+
+
+def space(random: Random) -> str:
+    some = (
+        "micro=1,2",
+        "preset=zero1,zero3",
+        "micro=",
+        "=",
+        "",
+        "nope=1",
+        "micro=x",
+        "micro=0",
+        "preset=auto",
+    )
+    return random.choice((*some, "micro=" + "9" * 5000, "buckets=1e400", "hpz=-1", "overlap=true,false"))
 
 
 def picture(random: Random, ending: str) -> str:

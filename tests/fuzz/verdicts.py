@@ -96,7 +96,9 @@ def _reached(given: Input, outcome: Outcome) -> Finding | None:
             return Finding(
                 f"{' '.join(line.split(' ')[:2]) if what != 'kill' else 'kill'} by {_verb(given)}", line
             )
-        if what == "submit" and (rehearsed or _verb(given) not in {*LAUNCHES, "resume", "rerun", "cancel"}):
+        if what == "submit" and (
+            rehearsed or _verb(given) not in {*LAUNCHES, "tune", "prove", "resume", "rerun", "cancel"}
+        ):
             return Finding(f"submits although it is a rehearsal: {_verb(given)}", line)
     return None
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from launcher.runs.trials import Found
 
 _MOST = 200  # candidates: a ConfigMap holds 1 MiB
+_MOST_STEPS = 10_000
 
 
 def tune(given: options.Tune) -> int:
@@ -83,9 +84,13 @@ def _plan(given: options.Tune) -> Plan:
         limit = units.seconds(given.limit)
     except ValueError as error:
         raise SpecError(f"--limit: {error}") from None
-    if not given.steps >= 3 or not 1 <= given.most <= _MOST or limit < 1:
-        what = "--steps takes 3 and more, the first two are not timed"
-        raise SpecError(what if given.steps < 3 else f"--most takes 1 to {_MOST}, --limit a time such as 10m")
+    if not 3 <= given.steps <= _MOST_STEPS or not 1 <= given.most <= _MOST or limit < 1:
+        what = f"--steps takes 3 to {_MOST_STEPS}, the first two are not timed"
+        raise SpecError(
+            what
+            if not 3 <= given.steps <= _MOST_STEPS
+            else f"--most takes 1 to {_MOST}, --limit a time such as 10m"
+        )
     asked = space.parse(given.space)
     stages = shared.load_stages(given.job, given)
     if stages.name:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 from kubernetes.client.exceptions import ApiException
@@ -35,7 +36,7 @@ class Execution:
     def __init__(self, server: Server, path: str, container: str, words: Sequence[str]) -> None:
         configuration = server.client.configuration
         flags = {"container": container, "stdin": "true", "stdout": "true", "stderr": "true", "tty": "false"}
-        query = [*flags.items(), *(("command", word) for word in words)]
+        query = [*flags.items(), *(("command", os.fsencode(word)) for word in words)]
         headers: dict[str, str] = {}
         server.client.update_params_for_auth(headers, [], ["BearerToken"])
         url = ws_client.get_websocket_url(f"{configuration.host}{path}", query)
@@ -72,15 +73,22 @@ class Execution:
         del self.come[:size]
         return piece
 
-    def readline(self) -> bytes:
-        while b"\n" not in self.come and self._receive():
+    def readline(self, most: int) -> bytes:
+        seen = 0
+        while (
+            (end := self.come.find(b"\n", seen)) < 0 and (seen := len(self.come)) < most and self._receive()
+        ):
             continue
-        return self.read(self.come.find(b"\n") + 1 or len(self.come))
+        return self.read(min(end + 1 or len(self.come), most))
 
     def finish(self) -> str:
         """What went wrong: the last line of its stderr, or what the server says of its end."""
-        while self._receive():
+        rest = 0
+        while rest <= _TAIL and self._receive():
+            rest += len(self.come)
             self.come.clear()
+        if rest > _TAIL:
+            return "it sends more than it was asked for"
         if self.end.get("status") == "Success":
             return ""
         lines = self.said.decode("utf-8", "replace").strip().splitlines()
@@ -104,6 +112,7 @@ class Execution:
         elif channel == bytes([_STDERR]):
             self.said = (self.said + rest)[-_TAIL:]
         elif channel == bytes([_END]):
-            with contextlib.suppress(ValueError):
-                self.end = json.loads(rest)
+            with contextlib.suppress(ValueError, RecursionError):
+                said = json.loads(rest)
+                self.end = said if isinstance(said, dict) else {}
         return True

@@ -1,12 +1,13 @@
 """A line to what sends files of a run folder: in a pod of the run, or in one of its own that mounts the claim.
 
-Owns that pod's life: it asks for no GPU, may only read, and is gone at the end, also after Ctrl-C.
+Owns that pod's life: it asks for no GPU, may only read, and is gone at the end, also after Ctrl-C, SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,29 @@ def sender(run: Run, plan: Plan, path: str, say: Callable[[str], None]) -> Itera
     server, at = applying.reach(run)
     own = f"{storage.FOLDER}/{plan.id}" + ("-0" if at.kind == "leaderworkerset" else "")
     program, text = inside.sender(own, path)
-    with _beside(server, at, run, plan=plan, say=say) as (pod, container):
+    with _interrupts(), _beside(server, at, run, plan=plan, say=say) as (pod, container):
         where = f"/api/v1/namespaces/{at.namespace}/pods/{pod}/exec"
         with Execution(server, where, container, inside.with_python(program)) as line:
             line.write(text)
             yield line
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[None]:
+    """Have the signals of a terminal that closes, and of `timeout` and service managers, end like Ctrl-C."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = [
+        n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) == signal.SIG_DFL
+    ]  # no nohup
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -68,8 +87,8 @@ def _beside(
     space = f"/api/v1/namespaces/{at.namespace}/pods"
     try:
         server.call("POST", space, document, fieldManager=api.MANAGER, fieldValidation="Strict")
-    except api.Refusal as refusal:
-        if not refusal.status:  # no answer: it may be there
+    except BaseException as error:
+        if not isinstance(error, api.Refusal) or not error.status:  # no answer, or Ctrl-C: it may be there
             _remove(server, f"{space}/{name}", say)
         raise
     try:

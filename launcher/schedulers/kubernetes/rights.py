@@ -1,7 +1,7 @@
 """The least rights with which every verb of the launcher works, kind by kind, and a Role of them.
 
-Owns rights.json; tests/launcher/schedulers/kubernetes/test_rights.py tries each verb with them, and with each taken
-away. https://kubernetes.io/docs/reference/access-authn-authz/rbac/
+Owns rights.json; tests/launcher/schedulers/kubernetes/test_applying.py tries verbs with them.
+https://kubernetes.io/docs/reference/access-authn-authz/rbac/
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from launcher.files.cluster import Cluster
 
 QUEUES = ("kueue", "volcano", "coscheduling")
-FILES = "files"  # of a run: what no run needs to start
+# what no run needs to start: a program in a pod of it, and a pod that mounts the claim of run folders
+OPTIONAL = _EXEC, _CLAIM = "exec", "claim"
 _DOMAIN = "compute_domain"
 
 
@@ -35,7 +36,7 @@ class Rule(NamedTuple):
 
 
 def rules(needs: Collection[str]) -> list[Rule]:
-    """The rules that every run needs, and those for `needs`: kinds, values of queueing, `compute_domain`, FILES."""
+    """The rules that every run needs, and those for `needs`: kinds, values of queueing, `compute_domain`, OPTIONAL."""
     rows = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))["rules"]
     chosen = [row for row in rows if not row["for"] or set(row["for"]) & set(needs)]
     return [Rule(r["why"], r["group"], tuple(r["resources"]), tuple(r["verbs"])) for r in chosen]
@@ -46,12 +47,13 @@ def needs(cluster: Cluster) -> list[str]:
     own = cluster.kubernetes
     queueing = own.queueing if own.queue or own.queueing != "kueue" else None
     domain = _DOMAIN if FABRICS[cluster.fabric].compute_domain and cluster.gpu else None
-    return [word for word in (own.kind, queueing, domain, FILES) if word]
+    claim = _CLAIM if own.runs else None
+    return [word for word in (own.kind, queueing, domain, _EXEC, claim) if word]
 
 
 def every() -> list[str]:
     """All that there is to need."""
-    return [*kinds.KINDS, *QUEUES, _DOMAIN, FILES]
+    return [*kinds.KINDS, *QUEUES, _DOMAIN, *OPTIONAL]
 
 
 def role(needs: Collection[str], namespace: str) -> str:

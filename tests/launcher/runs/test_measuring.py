@@ -162,6 +162,12 @@ def test_the_newest_figure_holds_and_the_file_before_is_kept(
     assert now["demo-1"]["predicted"] > 1.2 * before["runs"][0]["predicted"]
 
 
+def test_a_run_that_deepspeed_slowed_to_time_it_corrects_nothing(runs: Path) -> None:
+    """wall_clock_breakdown waits for the device several times a step."""
+    slowed = folder(runs, "demo-1", lines(), profile={"breakdown": True})
+    assert measuring.figures(slowed, probe_of()) == "profile.breakdown has made its steps slower"
+
+
 def test_runs_that_are_named_must_say_something(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder(runs, "probe-1", file="probe.yaml")
     measure(runs, "--from", "probe-1", code=2)

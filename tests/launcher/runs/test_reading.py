@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher.errors import RunNotFoundError
-from launcher.runs import badhosts, diagnosis, lock, logs, metrics, reading, record
+from launcher.runs import badhosts, diagnosis, lock, logs, measuring, metrics, reading, record
 from launcher.runs.status import Selection
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any], Any]] = {
     "failure": ("outcome-0", lambda run: logs.failure(run), None),
     "lock": ("lock.json", lambda run: lock.read(run), {}),
     "fabric": ("plan.json", lambda run: diagnosis.is_fast(run), False),
+    "probe": ("probe.json", lambda run: measuring.probe_text(measuring.Folder("p", run, {})), None),
     "bad hosts": (badhosts.NAME, lambda runs: badhosts.current(runs), []),
 }
 

@@ -6,7 +6,6 @@ import io
 import json
 import os
 import sys
-import tarfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -168,27 +167,32 @@ def test_no_name_leads_out_of_dest(name: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def stream(*members: tuple[str, bytes, bytes]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w") as tar:
-        for name, kind, content in members:
-            member = tarfile.TarInfo(name)
-            member.type, member.size = kind, len(content)
-            member.linkname = "/etc/passwd" if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else ""
-            tar.addfile(member, io.BytesIO(content))
-    return file.getvalue()
+def stream(*files: tuple[Any, bytes], end: bytes = b"[]\n") -> bytes:
+    """Files as docker/sender.py sends them: (what is said of one, its bytes)."""
+    return b"".join(json.dumps(head).encode() + b"\n" + content for head, content in files) + end
+
+
+def head(place: int = 0, size: int = 3) -> list[float]:
+    return [place, size, 0o644, 1.7e9]
 
 
 @pytest.mark.parametrize(
     "sent",
     [
-        stream(("../../x", tarfile.REGTYPE, b"abc")),
-        stream(("1", tarfile.REGTYPE, b"abc")),
-        stream(("0", tarfile.SYMTYPE, b"")),
-        stream(("0", tarfile.LNKTYPE, b"")),
-        stream(("0", tarfile.CHRTYPE, b"")),
-        stream(("0", tarfile.REGTYPE, b"abc" * 1000))[:1100],
-        b"no tar",
+        stream((head(1), b"abc")),
+        stream((head(-1), b"abc")),
+        stream((head(size=4), b"abcd")),
+        stream((head(size=-1), b"")),
+        stream((head(size=2**62), b"abc")),
+        stream((["../../x", 3, 0o644, 1.7e9], b"abc")),
+        stream(([0, 3], b"abc")),
+        stream((None, b"")),
+        stream(({"place": 0}, b"abc")),
+        stream(([0, 1e400, 0, 0], b"abc")),
+        stream((head(), b"ab"), end=b""),
+        b"[" * 100_000 + b"\n",
+        b"no such stream",
+        b"\n\n\n",
         b"",
     ],
 )
@@ -198,9 +202,82 @@ def test_a_stream_that_is_none_leaves_nothing(sent: bytes, tmp_path: Path) -> No
     assert not [path for path in tmp_path.rglob("*") if not path.is_dir()]
 
 
+def test_a_file_comes_once(tmp_path: Path) -> None:
+    with pytest.raises(SubmitError, match="not asked for"):
+        told(tmp_path, {"entries": [["a", 3, None]]}, stream((head(), b"abc"), (head(), b"def")))
+    assert (tmp_path / "in" / "dest" / "a").read_bytes() == b"abc"
+
+
+@pytest.mark.parametrize("time", [1e300, -1e300, 0, 253402300800 * 100])
+def test_any_time_of_a_file_is_taken(time: float, tmp_path: Path) -> None:
+    said = {"entries": [["a", 3, None]]}
+    assert told(tmp_path, said, stream(([0, 3, 0o644, time], b"abc"))).written == ["a"]
+
+
+def test_no_link_that_came_before_leads_another_out_of_dest(tmp_path: Path) -> None:
+    """d/x is dest, so that d/x/y would be dest/y, and lead out of it."""
+    entries = [["d/x", 0, ".."], ["d/x/y", 0, "../.."], ["d/x/y/evil", 0, "in"]]
+    with pytest.raises(SubmitError, match="which is no folder"):
+        told(tmp_path, {"entries": entries}, stream())
+    assert {path.name for path in tmp_path.rglob("*")} == {"in", "dest", "d", "x"}
+
+
+def test_no_file_stands_below_another(tmp_path: Path) -> None:
+    entries = [["a", 3, None], ["a/b", 3, None]]
+    with pytest.raises(SubmitError, match="which is no folder"):
+        told(tmp_path, {"entries": entries}, stream((head(), b"abc"), (head(1), b"abc")))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [],
+        None,
+        "folder",
+        {"entries": None},
+        {"entries": [["a", "x", None]]},
+        {"entries": [["a", 1e400, None]]},
+        {"entries": [["a"]]},
+        {"odd": 3},
+        {"entries": [["\ud800", 3, None]]},
+        {"entries": [["a", 0, "\ud800"]]},
+    ],
+)
+def test_what_the_other_end_says_may_be_anything(said: Any, tmp_path: Path) -> None:
+    line = Told({})
+    whole = {"kind": "folder", "odd": [], "beside": [], "entries": [], **said} if type(said) is dict else said
+    line.readline = io.BytesIO(json.dumps(whole).encode() + b"\n{}\n[]\n").readline
+    with pytest.raises(SubmitError):
+        receiving.receive(line, tmp_path / "dest", path=".", force=True, watch=lambda *_: None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_line_without_an_end_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launcher.runs.unpacking._MOST", 2**20)
+    words = [sys.executable, "-c", "while True: print('[' * 9999, end='')"]
+    with child.Child(words) as line, pytest.raises(SubmitError, match="cannot be read"):
+        receiving.receive(line, tmp_path / "d", path=".", force=False, watch=lambda *_: None)
+
+
+def test_a_log_that_grows_comes_as_long_as_it_was(tmp_path: Path) -> None:
+    home = tmp_path / "run"
+    home.mkdir()
+    (home / "log").write_text("one\n")
+    words, text = inside.sender(str(home), ".")
+    with child.Child([sys.executable, *words]) as line:
+        line.write(text)
+        said = line.readline(2**20)
+        assert b'"log", 4' in said
+        (home / "log").write_text("one\ntwo\n")
+        line.write(b'{"send": ["log"]}\n')
+        assert json.loads(line.readline(99))[:2] == [0, 4]
+        assert line.read(7) == b"one\n[]\n"
+        assert line.finish() == ""
+
+
 def test_a_file_that_was_deleted_meanwhile_is_told(tmp_path: Path) -> None:
     entries = [["a", 3, None], ["b", 3, None]]
-    received = told(tmp_path, {"entries": entries}, stream(("1", tarfile.REGTYPE, b"abc")))
+    received = told(tmp_path, {"entries": entries}, stream((head(1), b"abc")))
     assert (received.written, received.gone, received.bytes) == (["b"], ["a"], 3)
 
 

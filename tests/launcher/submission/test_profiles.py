@@ -162,6 +162,42 @@ def test_why_there_is_none(
         profiles.take(run, WISH, lambda _: None)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        [],
+        3,
+        {},
+        {**ANSWER, "ranks": None},
+        {**ANSWER, "ranks": [3]},
+        {**ANSWER, "ranks": [{**RANK, "bytes": "x"}]},
+        {**ANSWER, "ranks": [{**RANK, "file": 1}]},
+        {**ANSWER, "ranks": [{**RANK, "file": ".."}]},
+        {**ANSWER, "ranks": [{**RANK, "file": "profile.json"}]},
+        {**ANSWER, "ranks": [{**RANK, "file": "../../x"}]},
+        {**ANSWER, "name": "../x"},
+        {**ANSWER, "name": "x" * 300},
+        "[" * 100_000,
+    ],
+)
+def test_an_answer_may_be_anything(
+    answer: Any, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node entry is a program in somebody's pod."""
+    answers(monkeypatch, tmp_path, answer)
+    with pytest.raises((SubmitError, PlanError), match=r"gave no profile|names that are none|names no ranks"):
+        profiles.take(run, WISH, lambda _: None)
+    assert list(run.folder.iterdir()) == []
+
+
+def test_no_more_of_a_trace_is_taken_than_was_announced(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    beside(monkeypatch, "sh", "-c", "exec yes")  # without an end
+    rank = dict(RANK)
+    profiles._fetch(run, rank, run.folder)
+    assert "error" not in rank
+    assert (run.folder / FILE).stat().st_size == len(TRACE)
+
+
 def test_a_run_that_ends_meanwhile(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, tmp_path, "end")
     with pytest.raises(SubmitError, match="the run ended before"):

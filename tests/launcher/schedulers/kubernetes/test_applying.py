@@ -154,6 +154,8 @@ def test_the_role_of_a_cluster_file_is_its_own(run: Run, tmp_path: Path) -> None
     resources = {r for rule in own["rules"] for r in rule["resources"]}
     assert {"jobsets", "workloads"} <= resources
     assert not resources & {"services", "podgroups", "trainjobs", "computedomains"}
+    verbs = {verb for rule in own["rules"] if rule["resources"] == ["pods"] for verb in rule["verbs"]}
+    assert verbs == {"list"}, "without a claim nothing is fetched by a pod of its own"
 
 
 def test_without_a_right_the_refusal_names_the_role(

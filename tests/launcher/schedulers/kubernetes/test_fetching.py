@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from ruamel.yaml import YAML
 
 from launcher.runs import record
-from launcher.schedulers.kubernetes import fetching
+from launcher.schedulers.kubernetes import api, fetching
 from launcher.submission import rerun
 from tests.launcher.schedulers.kubernetes import audit, schemas
 from tests.launcher.schedulers.kubernetes.test_verbs import submitted
@@ -80,6 +81,10 @@ def test_the_pod_may_only_read_and_asks_for_no_gpu(
     assert [*schemas.problems(pod, schemas.OLDEST), *schemas.problems(pod)] == []
 
 
+def test_a_path_of_any_bytes_is_not_there(run: Run, name: str, tmp_path: Path) -> None:
+    assert run("fetch", name, "\udcff", str(tmp_path / "dest"))[0] in {4, 5}
+
+
 def test_a_pod_of_the_run_is_used_while_it_runs(
     cluster: Cluster, run: Run, name: str, tmp_path: Path
 ) -> None:
@@ -107,14 +112,40 @@ def test_a_connection_that_breaks_leaves_whole_files_and_a_second_try_continues(
     assert same(tmp_path, name)
 
 
-def test_ctrl_c_removes_the_pod(
-    cluster: Cluster, run: Run, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whatever_ends_it_removes_the_pod(
+    number: int, cluster: Cluster, run: Run, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Ctrl-C, `timeout`, a terminal that closes."""
+    default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, default)
+
     def interrupted(*_: Any, **__: Any) -> None:
         assert len(pods(cluster)) == 1
-        raise KeyboardInterrupt
+        assert signal.getsignal(number) is not signal.SIG_DFL
+        os.kill(os.getpid(), number)
 
     monkeypatch.setattr("launcher.runs.receiving.receive", interrupted)
+    try:
+        assert run("fetch", name, "export", str(tmp_path / "dest"))[0] == 130
+        assert signal.getsignal(number) is default
+    finally:
+        signal.signal(number, before)
+    assert pods(cluster) == []
+
+
+def test_an_interruption_while_the_pod_is_made_removes_it(
+    cluster: Cluster, run: Run, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = api.Server.call
+
+    def interrupted(self: api.Server, method: str, *words: Any, **more: Any) -> Any:
+        answer = call(self, method, *words, **more)
+        if method == "POST":
+            raise KeyboardInterrupt
+        return answer
+
+    monkeypatch.setattr(api.Server, "call", interrupted)
     assert run("fetch", name, "export", str(tmp_path / "dest"))[0] == 130
     assert pods(cluster) == []
 

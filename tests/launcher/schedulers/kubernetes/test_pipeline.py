@@ -444,3 +444,37 @@ def test_of_a_sweep_that_is_refused_nothing_is_left(
     assert len(sent) == 2
     assert cluster.objects() == {}
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_what_a_refused_sweep_cannot_cancel_keeps_its_folder_and_is_named(
+    chain: str,
+    cluster: Cluster,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from launcher.errors import SubmitError
+    from launcher.schedulers import kubernetes
+
+    submit, cancel, sent = kubernetes.submit, kubernetes.cancel, list[str]()
+
+    def third_is_refused(plan: Any, files: Any) -> str:
+        sent.append(plan.id)
+        if len(sent) == 3:
+            raise SubmitError("exceeded quota")
+        return submit(plan, files)
+
+    def last_stays(run: Any) -> None:
+        if run.id == sent[1]:
+            raise SubmitError("the server has gone")
+        cancel(run)
+
+    monkeypatch.setattr(kubernetes, "submit", third_is_refused)
+    monkeypatch.setattr(kubernetes, "cancel", last_stays)
+    job = chain.replace("chain.yaml", "first.yaml")
+    assert main.main(["kubernetes", job, "--sweep", "args.lr=1,2,3"]) == 4
+    said = capsys.readouterr().err
+    assert "exceeded quota" in said
+    assert f"not cancelled: {sent[1]};" in said
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [sent[1]]
+    assert list(jobs(cluster).values()) == [sent[1]]
