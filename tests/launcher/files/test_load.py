@@ -56,6 +56,7 @@ VALUES = [
         "8.6",
         "9400",
         "EUR",
+        "file:///b",
     ),
     *(
         "{seed: 3}",
@@ -111,8 +112,10 @@ def parts(annotation: Any) -> Iterator[Any]:
 
 
 def value(model: Any, path: tuple[str, ...]) -> Any:
-    """What `model` holds at `path`."""
+    """What `model` holds at `path`; None where it lacks what is above."""
     for key in path:
+        if model is None:
+            break
         name = "global_" if key == "global" else key
         model = model[key] if isinstance(model, dict) else getattr(model, name)
     return model
