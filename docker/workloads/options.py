@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
 LAUNCHER_GROUP = "set by the launcher"
-LAUNCHER_OPTIONS = ("deepspeed-config", "run-dir", "model", "checkpoint-every", "checkpoint-keep", "resume")
+LAUNCHER_OPTIONS = (
+    *("deepspeed-config", "run-dir", "model"),
+    *("checkpoint-every", "checkpoint-keep", "checkpoint-async", "resume"),
+)
 _LARGEST = 2**63 - 1  # what torch counts with
 SWITCH = argparse.BooleanOptionalAction
 
@@ -95,6 +98,12 @@ def launcher(parser: argparse.ArgumentParser, only: Container[str] = LAUNCHER_OP
         help="save every N steps; 0 saves at the end and on a signal only",
     )
     add("checkpoint-keep", type=positive, default=2, metavar="K", help="complete checkpoints to keep")
+    add(
+        "checkpoint-async",
+        action=SWITCH,
+        default=False,
+        help="write a checkpoint from a copy in host memory while training goes on",
+    )
     add(
         "resume",
         metavar="DIR",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from workloads import balancing, metrics, own_time, samples, ulysses
     from workloads.samples import Batch
+    from workloads.saver import Saver
     from workloads.session import Session
 
 
@@ -48,7 +49,7 @@ class Training:
     attempt: int
     steps_before: int  # this attempt
     progress: Progress
-    saved: str | None  # the tag of the newest complete checkpoint
+    saver: Saver
     own: own_time.OwnTime
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
@@ -66,6 +67,7 @@ class Training:
                 self.evaluate()
             if stop or due(step, args.checkpoint_every, args.max_steps):
                 self.save()
+        self.saver.settle()
         heartbeat.mine().phase(heartbeat.END)
         return stop
 
@@ -123,7 +125,7 @@ class Training:
             what = "gradient" if math.isfinite(loss) else "loss"
             raise Stop(
                 f"the {what} of step {step} is not finite. Nothing of it was saved; the last complete checkpoint is "
-                f"{self.saved or 'none'}. A lower --lr, more --warmup-steps or gradient_clipping may help",
+                f"{self.saver.settle() or 'none'}. A lower --lr, more --warmup-steps or gradient_clipping may help",
                 NOT_FINITE,
             )
 
@@ -172,13 +174,9 @@ class Training:
         self.log.say(f"held-out text: loss {loss:.4f}, {bits:.3f} bits per byte")
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        began = time.perf_counter()
+        """Write a checkpoint, or begin to."""
         keep = self.args.checkpoint_keep
-        self.saved = checkpoints.save(self.engine, self.this, self.progress, self.identity, keep=keep)
-        seconds = time.perf_counter() - began
-        self.log.event("checkpoint", self.progress.step, tag=self.saved, seconds=seconds)
-        self.log.say(f"checkpoint {self.saved} saved in {seconds:.1f} s")
+        checkpoints.save(self.engine, self.saver, self.progress, self.identity, keep=keep)
 
 
 def next_token_loss(

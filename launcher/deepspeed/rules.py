@@ -106,6 +106,7 @@ def problems(config: Mapping[str, Any], hosts: Hosts, workload: str, precision: 
     yield from _gradients(given)
     yield from _optimizer(given)
     yield from _programs(given, workload)
+    yield from _writers(given, workload)
 
 
 def _zero(key: str, message: str, hint: str) -> Problem:
@@ -311,6 +312,20 @@ def _optimizer(given: _Config) -> Iterator[Problem]:
         yield _top("optimizer", f"{name} is not tested with ZeRO", "add zero_allow_untested_optimizer: true")
     if given.optimizer == "muon" and stage == 3 and given.zero.get("reduce_scatter", True):
         yield _zero("reduce_scatter", "does not go with Muon in stage 3", "set reduce_scatter: false")
+
+
+def _writers(given: _Config, workload: str) -> Iterator[Problem]:
+    """Engines that still write when DeepSpeed has returned: a checkpoint would be marked before it is whole.
+
+    runtime/engine.py waits for them (_commit_decoupled_checkpoint) at the next step, which copies nothing before.
+    """
+    if workloads.is_script(workload):
+        return
+    hint = "set checkpoint.async of the job instead"
+    if given.section("checkpoint", "writer").get("decoupled"):
+        yield _top("checkpoint.writer.decoupled", "is no part of complete checkpoints", hint)
+    if given.whole.get("datastates_ckpt"):
+        yield _top("datastates_ckpt", "is no part of complete checkpoints", hint)
 
 
 def _programs(given: _Config, workload: str) -> Iterator[Problem]:

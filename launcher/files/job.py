@@ -26,6 +26,11 @@ class Batch:
 class Checkpoint:
     every: Count = field(500, "Steps between checkpoints.")
     keep: Count = field(3, "How many complete checkpoints are kept.")
+    async_: bool = field(
+        False,
+        "Write them while training goes on, from a copy in host memory, which must have room for it.",
+        key="async",
+    )
     resume: Text | None = field(None, "A run's id, or a checkpoints folder, to start from.")
     requeue: bool = field(
         False,

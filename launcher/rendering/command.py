@@ -34,6 +34,7 @@ def ranks(plan: Plan, folder: str, config: str, code: str = "") -> list[str]:
         "model": job.model,
         "checkpoint-every": job.checkpoint.every,
         "checkpoint-keep": job.checkpoint.keep,
+        "checkpoint-async": job.checkpoint.async_ or None,
         "resume": own_program.resume_folder(job.checkpoint.resume, folder.rpartition("/")[0]),
     }
     known = workloads.options(job.workload)

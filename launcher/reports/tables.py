@@ -82,7 +82,8 @@ def _step(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "batch", f"{product} = {batch.train} samples per step"
     yield "deepspeed", f"{plan.preset}, ZeRO stage {_stage(plan)}, {plan.precision}"
     if "checkpoint-every" in workloads.options(plan.job.workload):
-        yield "checkpoints", f"every {kept.every} steps, the newest {kept.keep} are kept"
+        how = ", written while training goes on" if kept.async_ else ""
+        yield "checkpoints", f"every {kept.every} steps{how}, the newest {kept.keep} are kept"
 
 
 def _program(plan: Plan) -> str:
