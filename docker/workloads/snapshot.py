@@ -32,9 +32,10 @@ class Copies:
         storages: dict[int, tuple[UntypedStorage, UntypedStorage]] = {}  # theirs and ours, by identity
 
         def place(storage: UntypedStorage) -> int:
-            if storage._cdata not in storages:
-                storages[storage._cdata] = storage, self._copy(storage)
-            return storage._cdata
+            key: int = storage._cdata
+            if key not in storages:
+                storages[key] = storage, self._copy(storage)
+            return key
 
         stream = io.BytesIO()
         _Pickler(stream, place).dump(state)

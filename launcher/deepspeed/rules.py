@@ -315,14 +315,17 @@ def _optimizer(given: _Config) -> Iterator[Problem]:
 
 
 def _writers(given: _Config, workload: str) -> Iterator[Problem]:
-    """Engines that still write when DeepSpeed has returned: a checkpoint would be marked before it is whole.
-
-    runtime/engine.py waits for them (_commit_decoupled_checkpoint) at the next step, which copies nothing before.
-    """
+    """DeepSpeed's own ways to write a checkpoint (templates/deepspeed/README.md)."""
+    writer = given.section("checkpoint", "writer")
+    # runtime/model_checkpointing/data_parallel_writer_factory.py asks for a dp_rank that nothing has
+    if writer and given.stage < 3 and not writer.get("data_parallel"):
+        what = f"does not start in stage {given.stage} without data_parallel"
+        yield _top("checkpoint.writer", what, "add data_parallel: replica, or leave it out")
     if workloads.is_script(workload):
         return
+    # they still write when save_checkpoint has returned, and a checkpoint would be marked before it is whole
     hint = "set checkpoint.async of the job instead"
-    if given.section("checkpoint", "writer").get("decoupled"):
+    if writer.get("decoupled"):
         yield _top("checkpoint.writer.decoupled", "is no part of complete checkpoints", hint)
     if given.whole.get("datastates_ckpt"):
         yield _top("datastates_ckpt", "is no part of complete checkpoints", hint)

@@ -49,9 +49,13 @@ class Interruptible(session.Session):
             raise Interrupted
 
 
+def nothing(_case: dict[str, Any]) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
 def main(
     kind: type[Interruptible] = Interruptible,
-    around: Callable[[dict[str, Any]], AbstractContextManager[None]] = contextlib.nullcontext,
+    around: Callable[[dict[str, Any]], AbstractContextManager[None]] = nothing,
 ) -> None:
     """`kind` takes further keys of a case; each case runs inside `around` it."""
     cases: list[dict[str, Any]] = json.loads(Path(sys.argv[1]).read_text())

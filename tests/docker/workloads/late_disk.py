@@ -88,6 +88,6 @@ def limited(case: dict[str, Any]) -> Iterator[None]:
 
 if __name__ == "__main__":
     digests.write = late(digests.write)
-    saver.Saver._wait = told(saver.Saver._wait)  # type: ignore[method-assign]
+    saver.Saver._wait = told(saver.Saver._wait)  # type: ignore[assignment,method-assign]
     cuts.PROGRAMS["pretrain"] = "pretrain"
     cuts.main(Signalled, limited)

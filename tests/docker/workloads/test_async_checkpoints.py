@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.deepspeed
 
-BF16 = {"bf16": {"enabled": True}}  # whose weights and masters are separate tensors
+BF16: dict[str, Any] = {"bf16": {"enabled": True}}  # whose weights and masters are separate tensors
 WORDS = ("--seq-length=32", "--log-every=1", "--checkpoint-keep=9", "--checkpoint-every=2", "--lr=1e-2")
 
 
@@ -75,8 +75,8 @@ def test_it_holds_what_one_holds_for_which_training_waited(stage: int, ran: Path
         assert read.digests.keys() == checkpoint_folder.read(theirs).digests.keys()
         assert digests.damaged(ours, read.digests, read.digests) == []
         for name in read.digests:
-            held = (torch.load(folder / name, weights_only=False) for folder in (ours, theirs))
-            assert different(*held, name) == []
+            mine, other = (torch.load(folder / name, weights_only=False) for folder in (ours, theirs))
+            assert different(mine, other, name) == []
 
 
 def different(ours: Any, theirs: Any, where: str) -> list[str]:

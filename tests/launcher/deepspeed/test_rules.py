@@ -41,6 +41,11 @@ def test_presets_go_together(name: str) -> None:
         # what still writes when DeepSpeed has returned
         (
             "zero2",
+            {"checkpoint": {"writer": {"type": "python"}}},
+            "checkpoint.writer does not start in stage 2 without data_parallel; add data_parallel: replica",
+        ),
+        (
+            "zero3",
             {"checkpoint": {"writer": {"type": "python", "decoupled": True}}},
             "checkpoint.writer.decoupled is no part of complete checkpoints; set checkpoint.async of the job",
         ),
