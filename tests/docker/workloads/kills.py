@@ -62,6 +62,10 @@ def run(folder: Path, number: int, seed: int = 0) -> Found:
         torn, lies = judge(started.run_dir / checkpoint_folder.FOLDER)
         found.torn += torn
         found.lies += lies
+        print(
+            f"kill {found.kills}: {'unfinished' if torn else 'whole'}, {len(found.lies)} lies so far",
+            flush=True,
+        )
     found.complete = len(list((folder / "run/checkpoints").glob("*/complete.json")))
     return found
 
