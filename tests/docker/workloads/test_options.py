@@ -41,6 +41,7 @@ def test_the_launcher_sets_these() -> None:
         "--model",
         "--checkpoint-every",
         "--checkpoint-keep",
+        "--checkpoint-async",
         "--resume",
     ]
 

@@ -113,7 +113,7 @@ def parts(annotation: Any) -> Iterator[Any]:
 def value(model: Any, path: tuple[str, ...]) -> Any:
     """What `model` holds at `path`."""
     for key in path:
-        name = "global_" if key == "global" else key
+        name = f"{key}_" if key in ("global", "async") else key
         model = model[key] if isinstance(model, dict) else getattr(model, name)
     return model
 
