@@ -64,6 +64,7 @@ bench: install ## measure start-up, rendering and the way to the first training 
 	$(BIN)/python -m tests.bench.prepare
 	PYTHONPATH=docker $(BIN)/python -m tests.bench.heartbeat
 	PYTHONPATH=docker $(BIN)/python -m tests.bench.checkpoint
+	PYTHONPATH=docker $(BIN)/python -m tests.bench.replicas
 	PYTHONPATH=docker $(BIN)/python -m tests.bench.images
 
 -include docker/images.mk

@@ -137,6 +137,8 @@ def with_neighbours(kind: str, limit: datetime.timedelta) -> float:
             if mine in pair:
                 group = distributed.new_group(ranks, timeout=limit, use_local_synchronization=True)
                 best = max(best, bus_bandwidth(kind, group, len(ranks)))
+                # its name has the number of groups that a rank has, which must be the same on both hosts of a pair
+                distributed.destroy_process_group(group)
     return best
 
 

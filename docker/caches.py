@@ -79,15 +79,15 @@ def variables(request: Request, own: dict[str, str], say: Callable[[str], None])
 def _kept(request: Request, held: contextlib.ExitStack) -> tuple[Path, Path]:
     """(this user's folder, the folder that this process has in it). Raises OSError when they cannot be trusted."""
     base = request.scratch / _name()
-    root = _enter(str(base), None, held)
-    _enter("home", root, held)
+    root = enter(str(base), None, held)
+    enter("home", root, held)
     kind = _kind(request.made_for)
-    inside = _enter(kind, root, held)
+    inside = enter(kind, root, held)
     _prune(base)
     slot = _take(inside, held)
-    mine = _enter(slot, inside, held)
+    mine = enter(slot, inside, held)
     for name in request.names:
-        _enter(name, mine, held)
+        enter(name, mine, held)
     folder = base / kind / slot
     for left in folder.glob("TORCH_EXTENSIONS_DIR/*/lock"):
         left.unlink()
@@ -98,7 +98,7 @@ def _name(end: str = "") -> str:
     return f"deepspeed-cache-{os.geteuid()}{end}"
 
 
-def _enter(name: str, parent: int | None, held: contextlib.ExitStack) -> int:
+def enter(name: str, parent: int | None, held: contextlib.ExitStack) -> int:
     """A descriptor of a folder, made when it is not there. Raises OSError for a link, and for one that others enter."""
     with contextlib.suppress(FileExistsError):
         os.mkdir(name, 0o700, dir_fd=parent)

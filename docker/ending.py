@@ -26,6 +26,7 @@ SAVED: int = _CODES["SAVED"]["code"]
 STALLED: int = _CODES["STALLED"]["code"]
 NOT_CURED: int = _CODES["NOT_CURED"]["code"]
 UNFIT: int = _CODES["UNFIT"]["code"]
+CORRUPTED: int = _CODES["CORRUPTED"]["code"]
 
 # Codes of ranks that were told to end and saved nothing: by Ctrl-C, scancel or kubectl delete.
 TOLD = frozenset(128 + number for number in (signal.SIGTERM, signal.SIGINT))

@@ -4,7 +4,8 @@ Owns the format below. A line is a JSON object with `event`, `time` (Unix time, 
 restarted append. Nothing depends on the file: where it cannot be written the run goes on. Unknown keys and events may
 be added, and a line that a crash cut off is not JSON. What ranks tell of their steps is metrics.jsonl's.
 
-  allocated   hosts, slots (of all hosts together): since `time` the hosts belong to the run
+  allocated   hosts, slots (of all hosts together): since `time` the hosts belong to the run; spare_slots: those of its
+              hosts that stay idle
   preflight   all hosts have come, and are checked
   met         all hosts have come, and start
   started     the ranks run
@@ -83,6 +84,15 @@ def of(folder: Path, index: int, attempt: str, listener: Notifier | None = None)
     if listener:
         listener.start(folder / FILE)
     return Events(folder / FILE, attempt, listener)
+
+
+def begin(told: Events, hosts: int, slots: int, *, spares: int = 0, since: float | None = None) -> None:
+    """Tell that `hosts` with so many `slots` each belong to the run, and as many as `spares` that stay idle.
+
+    `since`: Unix time, where Slurm's own start of the job is that of an earlier attempt.
+    """
+    idle = {"spare_slots": spares * slots} if spares else {}
+    told.tell("allocated", since or allocated(), hosts=hosts, slots=hosts * slots, **idle)
 
 
 def allocated() -> float:

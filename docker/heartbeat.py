@@ -20,6 +20,8 @@ A reader that meets half of a new record sees a sum that is wrong, and looks aga
               unknown
 
 A program that does not use this module may write `{"step": 412}` and a newline, without padding and sum.
+
+Between two steps a rank looks for the wish to be profiled, which tracing.py describes.
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+import tracing
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -42,6 +46,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 VARIABLE = "LAUNCHER_HEARTBEAT"
+BLAME = "blame"  # a file beside the records: why this host is at fault
 SIZE = 1024
 LAST = 16
 START, LOAD, FIRST, STEP = "start", "load", "first step", "step"
@@ -90,6 +95,8 @@ class Writer:
         if path is not None:
             with contextlib.suppress(OSError):
                 self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._asked = f"{path}{tracing.ASKED}" if self._file is not None else ""
+        self._tracer: tracing.Tracer | None = None
         self._number, self._pid = 0, os.getpid()
         self._began: int | None = None
         self._named = False  # whether the program tells its phases
@@ -132,10 +139,22 @@ class Writer:
             self._sum += seconds
             self._squares += seconds * seconds
             self._last.append(round(seconds, 5))
-            self._own.append(round(own, 5))
+            # a rank that is profiled has more to do than its peers, and is not slow
+            self._own.append(0.0 if self._tracer else round(own, 5))
         self._step = number
         self._go_on(STEP, now)
         self._write()
+        if self._tracer or os.access(self._asked, os.F_OK):
+            self._trace(number)
+
+    def _trace(self, step: int) -> None:
+        """Go on with the profile that this rank is wished to take; what that takes is no part of a step."""
+        if self._pid != os.getpid():
+            return
+        self._tracer = self._tracer or tracing.Tracer(Path(self._asked))
+        if self._tracer.after(step):
+            self._tracer = None
+        self._go_on(STEP, time.monotonic())
 
     def _begin(self, step: int) -> None:
         self._began = step if self._began is None else self._began

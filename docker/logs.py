@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ranks import Ranks
 
 _STDOUT = threading.Lock()
+_TAIL = 2**16
 
 
 class Log:
@@ -100,6 +101,13 @@ def keep(ranks: Ranks, folder: Path, echo: str, attempt: str) -> dict[int, Log]:
             log.copier = threading.Thread(target=log.copy, args=(process.stdout,), daemon=True)
             log.copier.start()
     return kept
+
+
+def tail(folder: Path, rank: int) -> bytes:
+    """The end of what a rank wrote in its last attempt. Raises OSError."""
+    with (folder / f"rank-{rank}.log").open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL))
+        return file.read().rpartition(b"--- attempt ")[2]
 
 
 def _print(lines: bytes, prefix: bytes) -> None:

@@ -41,6 +41,7 @@ import inventory
 import logs
 import nccl
 import notify
+import profiling
 import program
 import ranks
 import records
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     import links
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+WRITING = 10.0  # seconds that the run folder may take
 PASSED_ON: dict[int, int] = {signal.SIGINT: signal.SIGTERM}  # Ctrl-C: ranks need not know it
 
 
@@ -117,7 +119,8 @@ def run(args: argparse.Namespace, outcome: Outcome) -> int:
     index = hostfile.find_index(hosts, args.node)
     run_events = events.of(args.folder, index, args.attempt, listener(args))
     if not args.checked:
-        run_events.tell("allocated", events.allocated(), hosts=len(hosts), slots=sum(hosts.values()))
+        slots = next(iter(hosts.values()))
+        events.begin(run_events, len(hosts), slots, spares=args.spares, since=args.since)
     with run_events.told():
         code = hosted(args, hosts, index=index, run_events=run_events, outcome=outcome)
         run_events.tell("ended", code=code)
@@ -201,9 +204,10 @@ def supervised(
         notes.follow(kept, mine.numbers)
     watched = watch.Watch(mine, kept, told, heard.put, **limit(args.stall))
     slow = slowness.Watch(variables[heartbeat.VARIABLE], hosts, index, peers=peers)
+    profiles = profiling.Profiles(args.folder, args.attempt, told, slots, peers=peers, index=index)
     threading.Thread(target=ranks.reap, args=(heard,), daemon=True).start()
     watched.follow()
-    peers.follow(slow.before(lambda node, message: heard.put(ranks.Heard(node, message))))
+    peers.follow(slow.before(profiles.follow(lambda node, message: heard.put(ranks.Heard(node, message)))))
     expose(args, variables, mine)
     slow.start(args.folder, run_events, say)
     code = supervisor.Supervisor(
@@ -220,6 +224,7 @@ def supervised(
     ).wait()
     watched.finish()
     slow.stop(say)
+    stacks.within(WRITING, lambda: blame(args, host, told), None)
     finish(kept, notes, folder / f"nccl-{host}" if code not in (0, SAVED) else None)
     if code == 0 and index == 0:
         outcome.succeed(host)
@@ -250,6 +255,14 @@ def expose(args: argparse.Namespace, variables: dict[str, str], mine: ranks.Rank
 def decision(args: argparse.Namespace, told: Path) -> restarts.Decision:
     """Node 0's, whether the run is started again."""
     return restarts.Decision(args.folder, told, args.attempt, by_code=args.restarts_by_code, say=say)
+
+
+def blame(args: argparse.Namespace, host: str, told: Path) -> None:
+    """Put this host on the attempt's list of unfit ones, where a rank has found that it is at fault."""
+    with contextlib.suppress(OSError, ValueError):
+        why = (told / heartbeat.BLAME).read_text(encoding="utf-8").partition("\n")[0]
+        with (args.folder / f"unfit-{args.attempt}").open("a", encoding="utf-8") as file:
+            file.write(f"{host} {why}\n")
 
 
 def finish(kept: dict[int, logs.Log], notes: nccl.Notes | None, evidence: Path | None) -> None:
@@ -290,6 +303,10 @@ def arguments(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--node", type=int, help="this host's index, when the scheduler does not tell it")
     parser.add_argument("--attempt", default="0", help="counts restarts: part of the outcome file's name")
     parser.add_argument("--checked", action="store_true", help="preflight was here, and told the start")
+    parser.add_argument(
+        "--spares", type=int, default=0, help="hosts of the run beside these, which stay idle"
+    )
+    parser.add_argument("--since", type=float, help="Unix time at which an attempt inside the job began")
     parser.add_argument("--wait", type=float, default=600, help="seconds until all hosts must have come")
     parser.add_argument(
         "--echo", choices=("0", "all"), default="all", help="whose output also goes to stdout"

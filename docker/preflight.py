@@ -4,7 +4,8 @@
 
 Every host checks itself, then all do one short all-reduce. One table goes to the job's log. If all is well this
 process becomes the node entry; else it ends with UNFIT and the culprits stand in unfit-<attempt>, `host reason` a
-line. It knows no workload and needs the standard library; the all-reduce (allreduce.py) needs torch.
+line. With --choose it ends in both cases, and writes the best hosts to chosen-<attempt>. It knows no workload and needs
+the standard library; the all-reduce (allreduce.py) needs torch.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import queue
 import resource
@@ -34,7 +36,7 @@ import node
 import program
 import ranks
 import rendezvous
-from ending import UNFIT, Failure, Outcome, Stop
+from ending import NOT_WRITABLE, UNFIT, Failure, Outcome, Stop
 from team import Team
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class Check:
     name: str
     ok: bool
     finding: str
+    rate: float = 0.0  # GB/s with the better of its neighbours, where that was measured
 
 
 def own(args: argparse.Namespace, first: str, slots: int) -> list[Check]:
@@ -97,7 +100,9 @@ def measured(
     args: argparse.Namespace, variables: dict[str, str], team: Team, python: str = ""
 ) -> list[Check]:
     """Start the all-reduce in this host's slots and judge what they print. Raises Stop when it cannot be started."""
-    command = [str(ALL_REDUCE), "--limit", str(args.limit), "--floor", str(args.floor)]
+    # to choose, each host is measured with its neighbours; without a floor the figures are mostly noise
+    floor = math.inf if args.choose and args.floor else args.floor
+    command = [str(ALL_REDUCE), "--limit", str(args.limit), "--floor", str(floor)]
     if variables.get("DS_ACCELERATOR") == "cpu" or variables.get("CUDA_VISIBLE_DEVICES") in {
         "",
         "NoDevFiles",
@@ -145,13 +150,14 @@ def judged(measurements: list[dict[str, Any]], slots: int, floor: float) -> list
     alone = min(f.get("pair_gb_per_s", whole) for f in measurements)
     slow = f", below the floor of {floor:.3g}" if whole < floor else ""
     pairs = f", {alone:.3g} with a neighbour" if whole < floor else ""
-    checks.append(Check("all-reduce", max(whole, alone) >= floor, f"{whole:.3g} GB/s{slow}{pairs}"))
+    rate = min(f.get("pair_gb_per_s", 0.0) for f in measurements)
+    checks.append(Check("all-reduce", max(whole, alone) >= floor, f"{whole:.3g} GB/s{slow}{pairs}", rate))
     return checks
 
 
 def gather(peers: Peers, index: int, mine: list[Check], limit: float) -> dict[str, list[Check]]:
     """On host 0: every host's checks by its name; a host that does not answer fails. On others: {}."""
-    message = [[c.name, c.ok, c.finding] for c in mine]
+    message = [[c.name, c.ok, c.finding, c.rate] for c in mine]
     if index:
         peers.links[0].send(type="checks", checks=message)
         return {}
@@ -159,7 +165,7 @@ def gather(peers: Peers, index: int, mine: list[Check], limit: float) -> dict[st
     checks_of = {peers.hosts[0]: mine}
     for other in range(1, len(peers.hosts)):
         answer: Message = peers.links[other].receive(max(0.1, end - time.monotonic()))
-        rows = [Check(str(n), bool(ok), str(f)) for n, ok, f in answer.get("checks", [])]
+        rows = [Check(str(n), bool(ok), str(f), float(r)) for n, ok, f, r in answer.get("checks", [])]
         checks_of[peers.hosts[other]] = rows or [Check("answer", False, "it went away during preflight")]
     return checks_of
 
@@ -181,6 +187,21 @@ def culprits(checks_of: dict[str, list[Check]]) -> dict[str, str]:
     sure = {host: [c for c in checks if c.name != "all-reduce"] for host, checks in bad.items()}
     chosen = sure if any(sure.values()) else bad
     return {host: f"{checks[0].name}: {checks[0].finding}" for host, checks in chosen.items() if checks}
+
+
+# Below this share of the fastest host's rate a host is a spare rather than one that trains.
+_SLOW = 0.9
+
+
+def choose(checks_of: dict[str, list[Check]], count: int) -> list[str]:
+    """The `count` hosts that train, in the order given: none that is slower than another one that is left.
+
+    The first host comes last: it runs the batch script, so any other may be lost without an end of the job.
+    """
+    rates = {host: max((c.rate for c in checks), default=0.0) for host, checks in checks_of.items()}
+    fast, hosts = _SLOW * max(rates.values()), list(checks_of)
+    best = sorted(hosts, key=lambda host: (rates[host] < fast, host == hosts[0]))[:count]
+    return [host for host in hosts if host in best]
 
 
 def table(checks_of: dict[str, list[Check]], seconds: float) -> str:
@@ -206,12 +227,21 @@ def report(folder: Path, attempt: str, text: str, bad: dict[str, str]) -> None:
         (folder / f"unfit-{attempt}").write_text(lines, encoding="utf-8") if bad else None
 
 
+def leave(path: Path, hosts: list[str]) -> None:
+    """Write the hosts that were chosen, a line each. Raises Stop when that cannot be."""
+    try:
+        path.write_text("".join(f"{host}\n" for host in hosts), encoding="utf-8")
+    except OSError as error:
+        raise Stop(NOT_WRITABLE, f"{path} cannot be written: {error.strerror}") from None
+
+
 def check(args: argparse.Namespace, entry: argparse.Namespace) -> None:
     """Returns when every host is fit. Raises Stop when one is not, or never came."""
     hosts = hostfile.read_hostfile(entry.hostfile)
     index = hostfile.find_index(hosts, entry.node)
     run_events = events.of(entry.folder, index, entry.attempt, node.listener(entry))
-    run_events.tell("allocated", events.allocated(), hosts=len(hosts), slots=sum(hosts.values()))
+    count, slots = args.choose or len(hosts), next(iter(hosts.values()))
+    events.begin(run_events, count, slots, spares=len(hosts) - count, since=entry.since)
     with run_events.told():
         checked(args, entry, hosts, index=index, run_events=run_events)
 
@@ -228,13 +258,18 @@ def checked(
     began = time.monotonic()
     inherited, job = environment.inherited(), environment.of_job(entry.environment)
     node.make_logs(entry.folder)
-    mine = own(args, next(iter(hosts)), list(hosts.values())[index])
     peers = rendezvous.meet(
         list(hosts), index, f"{entry.run}/{entry.attempt}/preflight", limit=entry.wait, say=node.say
     )
     if index == 0:
+        Outcome(
+            entry.folder / f"outcome-{entry.attempt}"
+        ).forget()  # Kubernetes starts pods again under one number
         peers.tell(type="go", port=peers.port)
     run_events.tell("preflight")
+    mine = own(
+        args, next(iter(hosts)), list(hosts.values())[index]
+    )  # now: a pod's name is known once it has come
     checks_of = gather(peers, index, mine, 30)
     if agree(peers, index, not culprits(checks_of)):
         with node.kept_caches(entry, inherited) as cached:
@@ -244,6 +279,8 @@ def checked(
     bad: dict[str, str] = agree(peers, index, culprits(checks_of))
     if index == 0:
         report(entry.folder, entry.attempt, table(checks_of, time.monotonic() - began), bad)
+        if args.choose and not bad:
+            leave(entry.folder / f"chosen-{entry.attempt}", choose(checks_of, args.choose))
     for link in peers.links.values():
         link.socket.close()
     if peers.reserved:
@@ -265,6 +302,9 @@ def arguments(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--memlock", action="store_true", help="locked memory must be unlimited")
     parser.add_argument("--floor", type=float, default=0.0, help="bus bandwidth that must be reached, GB/s")
     parser.add_argument("--limit", type=float, default=30.0, help="seconds that a collective may take")
+    parser.add_argument(
+        "--choose", type=int, default=0, help="so many of the hosts, and end: chosen-<attempt>"
+    )
     parser.add_argument("entry", nargs=argparse.REMAINDER, help="-- and the node entry's arguments")
     args = parser.parse_args(words)
     return args, args.entry[1:] if args.entry[:1] == ["--"] else args.entry
@@ -282,6 +322,8 @@ def main() -> int:
         node.say(f"error: {stop}")
         Outcome(entry.folder / f"outcome-{entry.attempt}").write(Failure(stop.code, -1, socket.gethostname()))
         return stop.code
+    if args.choose:
+        return 0
     program = Path(__file__).with_name("node.py")
     os.execv(sys.executable, [sys.executable, str(program), "--checked", *words])
     raise AssertionError("execv does not return")

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import heartbeat
+import logs
 import saved
 import stacks
 from ending import NOT_CURED, RESTARTS, TOLD
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 FILE = "attempts.jsonl"
 _MEMORY = re.compile(rb"OutOfMemoryError|CUDA out of memory|HIP out of memory|CUDA error: out of memory")
-_TAIL = 2**16
 _NO_HISTORY = (OSError, ValueError, TypeError, KeyError, IndexError)
 _READING = 5.0  # seconds, for a run folder that does not answer
 
@@ -132,7 +132,6 @@ class Decision:
         return None
 
     def _out_of_memory(self, rank: int) -> bool:
-        with contextlib.suppress(OSError), (self.folder / "logs" / f"rank-{rank}.log").open("rb") as file:
-            file.seek(max(0, file.seek(0, 2) - _TAIL))
-            return bool(_MEMORY.search(file.read().rpartition(b"--- attempt ")[2]))
+        with contextlib.suppress(OSError):
+            return bool(_MEMORY.search(logs.tail(self.folder / "logs", rank)))
         return False

@@ -67,10 +67,12 @@ def compare(paces: Mapping[int, Pace]) -> dict[int, float]:
     medians = {rank: statistics.median(pace.own) for rank, pace in paces.items() if pace.own}
     errors = {rank: _error(paces[rank].own) for rank in medians}
     slow = {}
+    # no peers' median is less than this, whoever is left out: most ranks need no closer look
+    least = RATIO * sorted(medians.values())[(len(medians) - 2) // 2] if len(medians) > 1 else math.inf
     for rank, own in medians.items():
+        if own < least:
+            continue
         others = [other for other in medians if other != rank]
-        if not others:
-            break
         usual = statistics.median(medians[other] for other in others)
         unsure = max(
             errors[rank],
@@ -116,7 +118,8 @@ class Judge:
                 if rank not in self.slow:
                     came.append(Slow(rank, ratio, windows[1]))
                 self.slow[rank] = Slow(rank, ratio, windows[1])
-        for rank in [rank for rank in self.suspects if rank not in ratios]:
+        # of a rank that tells no time of its own, as while it is profiled, nothing new is known
+        for rank in [rank for rank in self.suspects if rank not in ratios and paces[rank].own]:
             del self.suspects[rank]
             if rank in self.slow:
                 went.append(self.slow.pop(rank))

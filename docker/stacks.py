@@ -124,14 +124,20 @@ def _size(file: Path) -> int:
 
 
 def _spied(pid: int) -> str:
-    """py-spy's stacks in faulthandler's form; '' without it, or where ptrace(2) is forbidden."""
+    """py-spy's stacks in faulthandler's form; '' without it, or where ptrace(2) is forbidden.
+
+    It stops the process for the native frames, and tells those of Python alone where it cannot.
+    """
     if not (spy := shutil.which("py-spy")):
         return ""
-    words = [spy, "dump", "--json", "--native", "--nonblocking", "--pid", str(pid)]
-    with contextlib.suppress(*_NOT_SAID):
-        said = subprocess.run(words, capture_output=True, timeout=_SPY, check=True, stdin=subprocess.DEVNULL)
-        threads: list[Any] = json.loads(said.stdout)
-        return "\n".join(map(_as_faulthandler, sorted(threads, key=_is_main)))
+    for way in ("--native", "--nonblocking"):  # which it takes apart only
+        words = [spy, "dump", "--json", way, "--pid", str(pid)]
+        with contextlib.suppress(*_NOT_SAID):
+            said = subprocess.run(
+                words, capture_output=True, timeout=_SPY, check=True, stdin=subprocess.DEVNULL
+            )
+            threads: list[Any] = json.loads(said.stdout)
+            return "\n".join(map(_as_faulthandler, sorted(threads, key=_is_main)))
     return ""
 
 
@@ -140,9 +146,12 @@ def _is_main(thread: dict[str, Any]) -> bool:
 
 
 def _as_faulthandler(thread: dict[str, Any]) -> str:
+    """Its stack, with native frames in a form that verdict.py passes over: what a rank does is said by its Python."""
     head = f"Thread {thread['thread_id']:#x} (most recent call first):\n"
     return head + "".join(
-        f'  File "{frame["filename"]}", line {frame["line"]} in {frame["name"]}\n'
+        f'  Native "{frame["filename"]}" in {frame["name"]}\n'
+        if frame.get("module")
+        else f'  File "{frame["filename"]}", line {frame["line"]} in {frame["name"]}\n'
         for frame in thread["frames"]
     )
 

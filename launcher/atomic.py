@@ -5,27 +5,40 @@ Owns the way a file is written; what is in it, and where, is the callers'.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+    from typing import BinaryIO
 
 
 def write(path: Path, data: bytes) -> None:
     """Put a file with `data` in the place of `path`. Raises OSError, with what was there as it was.
 
-    A link at `path` is replaced, not followed, and the draft has a name that nobody can know before.
+    A link at `path` is replaced, not followed.
     """
-    draft = path.with_name(f".{path.name[:200]}.{os.urandom(8).hex()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    with draft(path) as half, create(half) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def draft(path: Path) -> Iterator[Path]:
+    """A name beside `path` that nobody can know before: what is there at the end takes the place of `path`."""
+    half = path.with_name(f".{path.name[:200]}.{os.urandom(8).hex()}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        draft.replace(path)
+        yield half
+        half.replace(path)
     except BaseException:
-        draft.unlink(missing_ok=True)
+        half.unlink(missing_ok=True)
         raise
+
+
+def create(path: Path, mode: int = 0o666) -> BinaryIO:
+    """A new file to write to. Raises FileExistsError where anything is there."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode), "wb")
 
 
 def is_foreign(path: Path, mark: str, text: str) -> bool:

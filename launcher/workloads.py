@@ -33,6 +33,10 @@ _FIELDS = {
     "checkpoint-every": "`checkpoint.every`",
     "checkpoint-keep": "`checkpoint.keep`",
     "checkpoint-async": "`checkpoint.async`",
+    "checkpoint-mirror": "`checkpoint.mirror`",
+    **dict.fromkeys(
+        ("checkpoint-local", "checkpoint-local-every", "checkpoint-local-keep"), "`checkpoint.local`"
+    ),
     "resume": "`checkpoint.resume`",
 }
 
@@ -273,10 +277,14 @@ def engine_options(args: Mapping[str, Any]) -> dict[str, str]:
 
 
 def packages(name: str, args: Mapping[str, Any]) -> list[Need]:
-    """The packages that workload `name` needs with these args, one row of docker/workloads/packages.py for each."""
+    """The packages that workload `name` needs with these args, one row of docker/workloads/packages.py for each.
+
+    `args` may have options that the launcher itself sets.
+    """
     table = _module("packages")
-    own = _options(parser(name))[1]
+    ours, own = _options(parser(name))
     values = {option: args.get(option, action.default) for option, action in own.items()}
+    values |= {option: args[option] for option in ours & args.keys()}
     whole = [table.Need("", module, table.WORKLOADS[module]) for module in traits(name).packages]
     return [*whole, *(need for need in table.needed(values) if need.workload in ("", name))]
 

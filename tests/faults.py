@@ -142,6 +142,33 @@ def first_host_is_cut(site: Site) -> Row:
     return Row("the first host is cut off the network", "PENDING, then RUNNING on other hosts", gone, spent)
 
 
+def spare_takes_over(site: Site) -> Row:
+    """Rank 0's host loses power, and a job waits for hosts: it must not get one."""
+    run = train(site, "spare", "spares=1", "preflight=true", "walltime=30m")
+    waits = site.cluster.sh("sbatch --parsable -N3 --exclusive -o /dev/null --wrap true")
+    now, began = site.status(run), time.time()
+    site.cluster.crash(now["hosts"][0])
+    while site.status(run)["state"] not in ENDED:
+        assert site.cluster.states(waits) <= {"PENDING"}, "another job got in"
+        time.sleep(0.5)
+    after = site.ended(run)
+    assert after["state"] == "SUCCEEDED", site.all_logs(run)
+    assert "Restarts=0" in site.cluster.sh(f"scontrol show job {now['native_id']}")
+    job, (_, again) = now["native_id"], site.starts(run)
+    detected = (site.path(run) / f"outcome-{job}-0").stat().st_mtime
+    step = (site.path(run) / f"hostfile-{job}-1").stat().st_mtime
+    first = min(r["time"] for r in site.metrics(run) if "loss" in r and r["time"] > again["time"])
+    parts = {
+        "detect": detected - began,
+        "other hosts": step - detected,
+        "start and load": again["time"] - step,
+    }
+    words = ", ".join(f"{name} {seconds:.1f}" for name, seconds in parts.items())
+    spent = f"{first - began:.1f} s: {words}, first step {first - again['time']:.1f}"
+    seen = f"nothing: RUNNING, on {', '.join(after['hosts'])}; a job that waited for hosts went on waiting"
+    return Row("the first host that trains loses power, with `spares: 1`", seen, lost(site, run), spent)
+
+
 def requeued(site: Site) -> Row:
     run = train(site, "requeue")
     began = time.time()
@@ -291,8 +318,9 @@ def refused(site: Site) -> Row:
 
 # fmt: off
 FAULTS: tuple[Callable[[Site], Row], ...] = (
-    host_crashes, first_host_is_cut, slurmd_is_killed, requeued, walltime_is_over, preempted, rank_dies_while_saving,
-    disk_is_full, disk_is_full_behind_training, ten_at_once, array_of_a_hundred, held_by_admin, refused,
+    host_crashes, first_host_is_cut, spare_takes_over, slurmd_is_killed, requeued, walltime_is_over, preempted,
+    rank_dies_while_saving, disk_is_full, disk_is_full_behind_training, ten_at_once, array_of_a_hundred, held_by_admin,
+    refused,
 )
 # fmt: on
 

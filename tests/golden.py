@@ -3,6 +3,7 @@
 Owns how each is produced; test_golden.py and test_errors.py compare. A golden file that nothing produces is an error.
 
     tests/golden/<job>/<file>       what each scheduler renders of every jobs/**/*.yaml; of a pipeline, each stage
+    tests/golden/tune/<file>        what each scheduler renders of a tuning run
     tests/golden/clusters/<file>    what `cluster discover` writes of the answers in launcher/discovery/answers.py
     tests/golden/fabrics/<name>.env what `env` prints of each fabric
     tests/golden/kubernetes/<file>  what Kubernetes gets in other kinds, queues and fabrics (kubernetes/variants.py)
@@ -26,7 +27,7 @@ from launcher.cli import main as cli_main
 from launcher.errors import LauncherError
 from launcher.fabrics import FABRICS, environment
 from launcher.files import load
-from launcher.planning import plan
+from launcher.planning import plan, space, tuning
 from tests import samples
 from tests.launcher.discovery import answers
 from tests.launcher.schedulers.kubernetes import variants
@@ -59,6 +60,7 @@ def rendered() -> dict[Path, str]:
         for scheduler in schedulers.SCHEDULERS:
             folder = GOLDEN / name / scheduler
             made |= {folder / file: text for file, text in _rendered(decided, scheduler).items()}
+    made |= _rendered_tuning()
     made |= {GOLDEN / "clusters" / file: text for file, text in answers.rendered().items()}
     made |= {GOLDEN / "fabrics" / f"{name}.env": _exports(fabric) for name, fabric in FABRICS.items()}
     made |= {GOLDEN / "kubernetes" / file: text for file, text in variants.rendered().items()}
@@ -70,6 +72,19 @@ def _rendered(decided: plan.Plan, scheduler: str) -> dict[str, str]:
         return schedulers.load(scheduler).render(decided)
     except LauncherError as error:
         return {"refused.txt": f"exit {error.exit_code}\n{error}\n"}
+
+
+def _rendered_tuning() -> dict[Path, str]:
+    """A tuning run of two candidates on two hosts."""
+    settings = ["nodes=2", "cluster.fabric=tcp", "cluster.image=registry.example.com/launcher"]
+    loaded = samples.loaded("jobs/quickstart.yaml", settings=[*settings, "cluster.kubernetes.runs=runs"])
+    asked = space.parse(["preset=zero1,zero3", "micro=4", "checkpointing=false"])
+    decided = tuning.make(loaded, samples.SITE, "", tuning.Wishes(asked, steps=5, limit=600, most=24))
+    return {
+        GOLDEN / "tune" / scheduler / file: text
+        for scheduler in schedulers.SCHEDULERS
+        for file, text in _rendered(decided, scheduler).items()
+    }
 
 
 def _exports(fabric: Fabric) -> str:

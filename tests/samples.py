@@ -45,3 +45,64 @@ def loaded(path: str, cluster: str | None = None, settings: Sequence[str] = ()) 
 def decided(job_fields: dict[str, Any] | None = None, **cluster_fields: Any) -> Plan:
     """The plan of both."""
     return plan.make(load.Loaded(job(**(job_fields or {})), cluster(**cluster_fields)), SITE)
+
+
+def rate(value: float, spread: float = 0.1) -> dict[str, float]:
+    """A rate of a probe whose rounds differ by `spread`."""
+    return {"value": value, "low": value * (1 - spread), "high": value * (1 + spread)}
+
+
+def probed(**fields: Any) -> dict[str, Any]:
+    """The probe.json of two hosts of two CPU ranks each, with `fields` on top."""
+    up = {"name": "eth0", "state": "up", "megabits": 10_000}
+    host = {"cpus": 2, "driver": "", "gpu": "", "memory": 2**33, "free": 2**32, "rate": 4e10, "rdma": []}
+    kinds, scopes = ("all_reduce", "all_gather", "reduce_scatter"), {"host": (2, 1e9), "world": (4, 1e8)}
+    return {
+        "format": 1,
+        "time": 1_790_000_000,
+        "device": "cpu",
+        "ranks": 4,
+        "slots": 2,
+        "versions": {"torch": "2.13.0", "deepspeed": "0.19.8"},
+        "hosts": [{"host": name, **host, "interface": "eth0", "interfaces": [up]} for name in ("n1", "n2")],
+        "matrix": [
+            {"type": kind, "size": size, "rate": rate(best * size / 512)}
+            for kind, best in (("bf16", 2e10), ("fp32", 4e10))
+            for size in (64, 512)
+        ],
+        "memory": rate(1e10),
+        "transfers": [],
+        "collectives": [
+            {"kind": kind, "scope": scope, "ranks": ranks, "bytes": size, "rate": rate(best * size / 2**20)}
+            for scope, (ranks, best) in scopes.items()
+            for kind in kinds
+            for size in (2**16, 2**20)
+        ],
+        "pairs": [{"hosts": ["n1", "n2"], "rate": 1e8}],
+        "disks": [
+            {"what": what, "write": rate(1e9), "read": rate(2e9)} for what in ("run folder", "scratch")
+        ],
+        "slow": {"hosts": [], "links": []},
+        **fields,
+    }
+
+
+def measured(**fields: Any) -> dict[str, Any]:
+    """A NAME.measured.json of `probed` hosts, with `fields` on top."""
+    return {
+        "format": 1,
+        "measured": "2026-11-26T06:30:00Z",
+        "gpu": None,
+        "slots": 2,
+        "image": "deepspeed-train:0123456789ab-cpu",
+        "run": "probe-abc123",
+        "probe": probed(),
+        "runs": [],
+        **fields,
+    }
+
+
+def ran(run: str, predicted: float, passes: float, seconds: float, **fields: Any) -> dict[str, Any]:
+    """A run of a measured file, with `fields` on top."""
+    unknown = dict.fromkeys(("memory", "planned_memory", "checkpoint_seconds", "checkpoint_bytes"))
+    return {"run": run, "predicted": predicted, "passes": passes, "seconds": seconds, **unknown, **fields}

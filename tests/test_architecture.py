@@ -9,10 +9,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from launcher import ROOT, schedulers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 IN_IMAGES = sorted((ROOT / "docker").rglob("*.py"))
 EVERYWHERE = sorted([*(ROOT / "launcher").rglob("*.py"), *IN_IMAGES, *(ROOT / "tests").rglob("*.py")])
@@ -21,10 +25,19 @@ EVERYWHERE = sorted([*(ROOT / "launcher").rglob("*.py"), *IN_IMAGES, *(ROOT / "t
 TESTED_BY = (
     ("launcher/discovery", "launcher/discovery/test_slurm.py", "asking facts slurm_output"),
     ("launcher/discovery", "real/slurm/test_discover.py", "live_slurm"),
-    ("launcher/discovery", "launcher/discovery/test_cluster_file.py", "local"),
+    ("launcher/discovery", "launcher/discovery/test_cluster_file.py", "local probed"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_applying.py", "rights"),
     ("docker", "docker/test_preflight.py", "allreduce links"),
+    ("docker", "launcher/runs/test_receiving.py", "sender"),
+    ("launcher/cli/verbs", "launcher/runs/test_receiving.py", "fetch"),
+    ("launcher/cli/verbs", "launcher/schedulers/kubernetes/test_pipeline.py", "leading"),
+    ("launcher/runs", "launcher/runs/test_receiving.py", "unpacking"),
+    ("launcher/schedulers", "launcher/runs/test_receiving.py", "child"),
+    ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_fetching.py", "execution"),
+    ("launcher/submission", "launcher/runs/test_receiving.py", "fetching"),
+    ("launcher/submission", "launcher/schedulers/kubernetes/test_pipeline.py", "waiting"),
     ("docker", "docker/test_node.py", "ending hostfile logs"),
+    ("docker", "docker/test_tune.py", "trial"),
     ("docker", "docker/test_program.py", "processes team"),
     ("docker", "docker/test_stacks.py", "on_signal"),
     ("docker", "launcher/submission/test_foreground.py", "terminal"),
@@ -39,6 +52,8 @@ TESTED_BY = (
     ("docker/workloads", "docker/workloads/test_pretrain.py", "export"),
     ("launcher/cli/verbs", "launcher/runs/test_checkpoints.py", "checkpoints"),
     ("launcher/reports", "launcher/runs/test_checkpoints.py", "checkpoint_tables"),
+    ("launcher/reports", "launcher/runs/test_certificate.py", "certificate"),
+    ("launcher/submission", "launcher/submission/test_proof.py", "proving"),
     ("docker/workloads", "docker/workloads/test_generate.py", "inference parts"),
     ("docker/workloads/openai_server", "docker/workloads/test_openai_server.py", "answers app choices"),
     ("docker/workloads/openai_server", "docker/workloads/test_openai_server.py", "decoding requests work"),
@@ -54,6 +69,13 @@ TESTED_BY = (
     ("docker/workloads", "docker/workloads/test_prepare.py", "shard_writer tokenizing"),
     ("docker/workloads", "docker/workloads/test_reading.py", "cutting sources zstd_frames"),
     ("docker/workloads", "docker/workloads/test_pretrain.py", "training"),
+    (
+        "docker/workloads",
+        "docker/workloads/test_probe.py",
+        "probe_hosts probe_links probe_merging probe_rates",
+    ),
+    ("docker/workloads", "launcher/planning/test_tiers.py", "keeping"),
+    ("docker/workloads", "docker/workloads/test_mirror.py", "mirror_files"),
     ("docker/workloads", "launcher/test_workloads.py", "traits"),
     ("launcher", "launcher/runs/test_record.py", "atomic"),
     ("launcher", "launcher/test_frozen.py", "namedtuple"),
@@ -61,8 +83,11 @@ TESTED_BY = (
     (
         "launcher/cli/verbs",
         "launcher/cli/test_main.py",
-        "again check cluster data debug launch look plan report runs shared shell tokens",
+        "again check cluster data debug launch look plan prove report runs shared shell sweep tokens tune",
     ),
+    ("launcher/cli/verbs", "launcher/runs/test_measuring.py", "probe"),
+    ("launcher/planning", "launcher/planning/test_forecast.py", "residuals"),
+    ("launcher/reports", "launcher/planning/test_forecast.py", "forecasts"),
     ("launcher/doctor", "launcher/doctor/test_doctor.py", "looking machine ops"),
     ("launcher", "launcher/files/test_own_program.py", "entry"),
     ("launcher", "test_errors.py", "errors"),
@@ -75,6 +100,7 @@ TESTED_BY = (
     ("launcher/images", "launcher/planning/test_packages.py", "locks"),
     ("launcher/planning", "launcher/planning/test_packages.py", "interpreter"),
     ("launcher/planning", "launcher/planning/test_plan.py", "ranks_environment"),
+    ("launcher/planning", "launcher/planning/test_tuning.py", "tuning_record"),
     ("launcher/planning", "launcher/files/test_own_program.py", "on_this_machine own_program"),
     ("launcher/planning", "launcher/planning/test_code_files.py", "checkout code secret_files"),
     ("launcher/planning", "launcher/cli/test_main.py", "workspace"),
@@ -89,6 +115,7 @@ TESTED_BY = (
     ("launcher/runs", "launcher/reports/test_comparison.py", "differences"),
     ("launcher/runs", "launcher/runs/test_lock.py", "locked_data"),
     ("launcher/runs", "launcher/runs/test_prepared.py", "claims"),
+    ("launcher/runs", "launcher/reports/test_tuning.py", "trials"),
     ("launcher/runs", "launcher/submission/test_pipelines.py", "pipelines"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_verbs.py", "following"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_verbs.py", "hosts mirror"),
@@ -229,3 +256,27 @@ def test_digits_and_letters_of_files_are_ascii() -> None:
         (path, line) for path in read for line in path.read_text("utf-8").splitlines() if wide.search(line)
     ]
     assert [(path.name, line) for path, line in lines if "ASCII" not in line and "isascii" not in line] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=str)
+def test_a_file_that_reads_torch_is_not_quick(path: Path) -> None:
+    """Torch and what stands on it take seconds to import, in each worker of `make quick`."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    outside = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If))]
+    imported = {name for node in outside for name in _imported(node)}
+    if not imported & {"deepspeed", "peft", "torch", "transformers", "trl"}:
+        return
+    marks = "".join(ast.unparse(n) for n in outside if ast.unparse(n).startswith("pytestmark"))
+    assert set(re.findall(r"mark\.(\w+)", marks)), f"pytestmark = pytest.mark.torch, for {sorted(imported)}"
+
+
+def _imported(node: ast.stmt) -> Iterator[str]:
+    for part in ast.walk(node):
+        if isinstance(part, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in part.names)
+        elif isinstance(part, ast.ImportFrom):
+            yield (part.module or "").partition(".")[0]
+        elif isinstance(part, ast.Call) and ast.unparse(part.func).endswith("importorskip"):
+            yield from (
+                a.value for a in part.args if isinstance(a, ast.Constant) and isinstance(a.value, str)
+            )

@@ -14,7 +14,7 @@ import os
 import re
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import heartbeat
 from ending import ABSENT
@@ -188,25 +188,47 @@ def one(collective: str, wanted: int, args: argparse.Namespace, this: Session) -
 
 
 def prepare(
-    collective: str, each: int, kind: torch.dtype, this: Session
+    collective: str, each: int, kind: torch.dtype, this: Session, *, group: Any = None
 ) -> tuple[Callable[[], object], torch.Tensor, torch.Tensor, torch.Tensor]:
     """The call, its input and output, and the output when every rank puts in its number. The input is zero at first.
 
-    As in nccl-tests, the bytes of an all-gather or a reduce-scatter are those of all ranks together.
+    `group`: of the ranks that take part, all without one. As in nccl-tests, the bytes of an all-gather or a
+    reduce-scatter are those of all of its ranks together.
     """
     import torch
     from torch import distributed
 
-    numbers = torch.arange(this.world_size, device=this.device).to(kind)
-    whole = torch.zeros(each * this.world_size, dtype=kind, device=this.device)
+    ranks = distributed.get_process_group_ranks(group or distributed.group.WORLD)
+    numbers = torch.tensor(ranks, device=this.device).to(kind)
+    whole = torch.zeros(each * len(ranks), dtype=kind, device=this.device)
     part, other = whole[:each].clone(), whole.clone()
     total, by_rank = numbers.sum(), numbers.repeat_interleave(each)
     cases: dict[str, tuple[Callable[[], object], torch.Tensor, torch.Tensor, torch.Tensor]] = {
-        "all-reduce": (lambda: distributed.all_reduce(whole), whole, whole, total),
-        "all-gather": (lambda: distributed.all_gather_into_tensor(whole, part), part, whole, by_rank),
-        "reduce-scatter": (lambda: distributed.reduce_scatter_tensor(part, whole), whole, part, total),
-        "all-to-all": (lambda: distributed.all_to_all_single(other, whole), whole, other, by_rank),
-        "broadcast": (lambda: distributed.broadcast(whole, src=0), whole, whole, numbers[0]),
+        "all-reduce": (lambda: distributed.all_reduce(whole, group=group), whole, whole, total),
+        "all-gather": (
+            lambda: distributed.all_gather_into_tensor(whole, part, group=group),
+            part,
+            whole,
+            by_rank,
+        ),
+        "reduce-scatter": (
+            lambda: distributed.reduce_scatter_tensor(part, whole, group=group),
+            whole,
+            part,
+            total,
+        ),
+        "all-to-all": (
+            lambda: distributed.all_to_all_single(other, whole, group=group),
+            whole,
+            other,
+            by_rank,
+        ),
+        "broadcast": (
+            lambda: distributed.broadcast(whole, src=ranks[0], group=group),
+            whole,
+            whole,
+            numbers[0],
+        ),
     }
     return cases[collective]
 

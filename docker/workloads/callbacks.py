@@ -75,7 +75,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self._steps += 1
         last = state.global_step >= self.args.max_steps
         if self.stopped or last:
-            control.should_save = control.should_training_stop = True
+            control.should_training_stop = control.should_log = True
+            control.should_save = control.should_save or bool(self.args.checkpoint_keep)
         # what is saved is logged before, so that a loss that is not finite is never saved
         control.should_log = control.should_log or control.should_save
         beat = heartbeat.mine()

@@ -31,6 +31,7 @@ from workloads import (
     samples,
     session,
     stages,
+    tiers,
     tokenizer,
 )
 from workloads.session import Stop
@@ -126,7 +127,7 @@ def prepare(stage: Stage) -> Training:
         config=stage.config,
         world_size=this.world_size,
     )
-    checkpoint = checkpoints.find(this, args.resume, identity, stage.log)
+    checkpoint = tiers.nearest(this, args, identity, stage.log)
     checkpoints.describe(this, models.policy.module, stage.tokenizer)
     training = ppo_training.Training(
         stage=stage,

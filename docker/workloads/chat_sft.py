@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 TRAITS = Traits(
-    resolves_auto=True, packages=chat.PACKAGES, learning=Learning(loss="tiles", padded=True, flat=True)
+    resolves_auto=True,
+    packages=chat.PACKAGES,
+    learning=Learning(loss="tiles", padded=True, flat=True),
+    converts=True,
 )
 
 
@@ -59,7 +62,7 @@ def sft(args: argparse.Namespace, this: Session) -> int:
     )
     trainers.arrange(trainer, stage)
     trainer.evaluate = lambda **_: trainers.evaluate_tokens(trainer, judge)
-    return trainers.run(trainer, stage)
+    return trainers.run(trainer, stage, converts=True)
 
 
 def judge(model: Any, batch: dict[str, Any]) -> Any:

@@ -110,8 +110,8 @@ def distrust(path: Path, reasons: list[str]) -> None:
 
 def read(path: Path) -> Checkpoint:
     """A checkpoint whose files are all there. Raises OSError or ValueError that says what is wrong with it."""
-    marker = _marker(path)
-    for name, size in marker["files"].items():
+    known = marker(path)
+    for name, size in known["files"].items():
         try:
             status = (path / name).stat()
         except FileNotFoundError as error:
@@ -119,33 +119,33 @@ def read(path: Path) -> Checkpoint:
         if not stat.S_ISREG(status.st_mode) or status.st_size != size:
             raise ValueError(f"{name} has {status.st_size} bytes instead of {size}")
     try:
-        progress, identity = Progress(**marker["progress"]), Identity(**marker["identity"])
+        progress, identity = Progress(**known["progress"]), Identity(**known["identity"])
     except (KeyError, TypeError) as error:
         raise ValueError(f"{MARKER} is of another version ({error})") from error
     numbers = (*vars(progress).values(), identity.world_size, identity.zero_stage)
     if not all(type(number) is int for number in numbers):
         raise ValueError(f"{MARKER} is of another version")
-    return Checkpoint(path, progress, identity, digests=marker.get(digests.KIND, {}))
+    return Checkpoint(path, progress, identity, digests=known.get(digests.KIND, {}))
 
 
-def _marker(path: Path) -> dict[str, Any]:
+def marker(path: Path) -> dict[str, Any]:
     """What complete.json says, as it was written. Raises OSError or ValueError."""
     try:
-        marker: Any = json.loads(_text(path / MARKER))
+        known: Any = json.loads(_text(path / MARKER))
     except FileNotFoundError as error:
         damaged = (path / DAMAGED).exists()
         why = f"it is damaged, see {DAMAGED}" if damaged else f"it was not finished ({MARKER} is missing)"
         raise ValueError(why) from error
     except RecursionError:
-        marker = None
-    if not isinstance(marker, dict) or not all(
-        map(_is_listing, (marker.get("files"), marker.get(digests.KIND, {})))
+        known = None
+    if not isinstance(known, dict) or not all(
+        map(_is_listing, (known.get("files"), known.get(digests.KIND, {})))
     ):
         raise ValueError(f"{MARKER} is of another version")
-    seal = marker.pop("seal", None)
-    if seal is not None and seal != digests.seal(marker):
+    seal = known.pop("seal", None)
+    if seal is not None and seal != digests.seal(known):
         raise ValueError(f"{MARKER} has other bytes than were written")
-    return marker
+    return known
 
 
 def _is_listing(names: object) -> bool:
@@ -164,7 +164,8 @@ def _text(path: Path) -> bytes:
         return file.read(_MOST)
 
 
-def prune(folder: Path, keep: int) -> None:
+def prune(folder: Path, keep: int, but: str | None = None) -> None:
+    """Delete all but the newest `keep` complete checkpoints, and broken ones before them; `but` stays as it is."""
     complete = 0
     for path in newest_first(folder):
         with contextlib.suppress(OSError, ValueError):
@@ -172,7 +173,7 @@ def prune(folder: Path, keep: int) -> None:
             complete += 1
             if complete <= keep:
                 continue
-        if complete:  # newer than the newest complete one is nothing yet
+        if complete and path.name != but:  # newer than the newest complete one is nothing yet
             (path / MARKER).unlink(missing_ok=True)  # half deleted must not look whole
             shutil.rmtree(path, ignore_errors=True)
 

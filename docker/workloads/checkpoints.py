@@ -23,6 +23,7 @@ from workloads import (
     engines,
     four_bit,
     metrics,
+    mirroring,
     tokenizer,
     universal,
     verification,
@@ -143,7 +144,7 @@ def complete(
     except OSError as error:
         shutil.rmtree(path, ignore_errors=True)
         raise Stop(_cannot_write(folder, tag, error), NO_CHECKPOINT) from error
-    checkpoint_folder.prune(folder, keep)
+    _completed(path, keep)
 
 
 def find(
@@ -261,6 +262,12 @@ def load(engine: DeepSpeedEngine, checkpoint: Checkpoint, name: str = "") -> dic
         raise Stop(f"DeepSpeed found nothing to load in {checkpoint.path}", NO_CHECKPOINT)
     result: dict[str, Any] = carried
     return result
+
+
+def _completed(path: Path, keep: int) -> None:
+    """What follows complete.json on rank 0: the upload to the mirror begins, and old ones go."""
+    mirroring.completed(path.name)
+    checkpoint_folder.prune(path.parent, keep, but=mirroring.in_use())
 
 
 def _small(path: Path) -> Written:

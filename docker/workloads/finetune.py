@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
     from workloads.stages import Stage
 
-TRAITS = Traits(resolves_auto=True, learning=Learning(loss="chunks", padded=True), encoders=True)
+TRAITS = Traits(
+    resolves_auto=True, learning=Learning(loss="chunks", padded=True), encoders=True, converts=True
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,7 +101,7 @@ def finetune(args: argparse.Namespace, this: Session) -> int:
     )
     trainers.arrange(trainer, stage)
     trainer.evaluate = lambda **_: trainers.evaluate_tokens(trainer, judge_encoded if encoder else judge)
-    return trainers.run(trainer, stage)
+    return trainers.run(trainer, stage, converts=True)
 
 
 def judge(model: Any, batch: dict[str, Any]) -> Any:

@@ -25,6 +25,7 @@ A step (every --log-every steps, and the first and last step of an attempt) has 
                      the source seen most often, and source_epochs has each source's, in --data's order
   data_share         of the steps since the line before: the share of their time in which this rank waited for a batch
   accuracy, reward, margin, kl   of the chat workloads: shares and means over the global batch
+  samples            with --digests: of all samples of the step (evidence.py)
   skipped_steps      updates that DeepSpeed left out so far because fp16 overflowed; they count as steps
 
 An event has "event", "step" and "time":
@@ -35,7 +36,12 @@ An event has "event", "step" and "time":
               was written while training went on also paused: when it stood still last (Unix time), and written: the
               seconds that writing took in all
   waited      seconds: training waited at its end until the last checkpoint was written
+  own_disk    seconds: a checkpoint was written to each host's own disk
   skipped     tag, reason: a broken checkpoint was passed over at the start
+  state       with --digests, after a checkpoint was written or loaded: digests of `parameters` and `optimizer`, as the
+              ranks have them, and 2-norms of the whole: parameters_norm, exp_avg_norm, exp_avg_sq_norm (evidence.py)
+  corrupted   since, ranks, hosts, names, certain: these ranks differ from a majority, or (certain is false) there is
+              none; all were equal after step `since` (replicas.py)
   eval        loss (nats per token), bits_per_byte, seconds; of the chat workloads those of their figures that there are
   left_out    training, held_out: how many examples are not used; reason
   chat_date   date: what a chat template that renders the date renders, in this and all later attempts

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 LAUNCHER_GROUP = "set by the launcher"
 LAUNCHER_OPTIONS = (
     *("deepspeed-config", "run-dir", "model"),
-    *("checkpoint-every", "checkpoint-keep", "checkpoint-async", "resume"),
+    *("checkpoint-every", "checkpoint-keep", "checkpoint-async", "checkpoint-mirror", "resume"),
 )
+LOCAL_OPTIONS = ("checkpoint-local", "checkpoint-local-every", "checkpoint-local-keep")
 _LARGEST = 2**63 - 1  # what torch counts with
+INTERRUPTIONS = ("KILL", "TERM", "USR2")
 SWITCH = argparse.BooleanOptionalAction
 
 
@@ -97,13 +99,27 @@ def launcher(parser: argparse.ArgumentParser, only: Container[str] = LAUNCHER_OP
         metavar="N",
         help="save every N steps; 0 saves at the end and on a signal only",
     )
-    add("checkpoint-keep", type=positive, default=2, metavar="K", help="complete checkpoints to keep")
+    what = "complete checkpoints to keep; 0: none is ever written"
+    add("checkpoint-keep", type=count, default=2, metavar="K", help=what)
     add(
         "checkpoint-async",
         action=SWITCH,
         default=False,
         help="write a checkpoint from a copy in host memory while training goes on",
     )
+    add(
+        "checkpoint-mirror",
+        metavar="ADDRESS",
+        help="s3://, gs:// or file:// where complete checkpoints are uploaded to, and fetched from when --run-dir has "
+        "none that is as new",
+    )
+    add(
+        "checkpoint-local",
+        metavar="DIR",
+        help="a folder on each host's own disk for checkpoints between those of --checkpoint-every",
+    )
+    add("checkpoint-local-every", type=positive, default=50, metavar="N", help="steps between these")
+    add("checkpoint-local-keep", type=positive, default=1, metavar="K", help="how many of these are kept")
     add(
         "resume",
         metavar="DIR",
@@ -385,8 +401,46 @@ def reports(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def trust(group: argparse._ArgumentGroup) -> None:
+    """Add what shows whether the ranks compute what they should."""
+    group.add_argument(
+        "--verify-every",
+        type=count,
+        default=0,
+        metavar="K",
+        help="compare what must be equal on all ranks every K steps and before each checkpoint, and end with 78 where "
+        "it is not: what each computes of one input, and but for ZeRO-3 the bits of parameters (replicas.py); 0: never",
+    )
+    group.add_argument(
+        "--digests",
+        action=SWITCH,
+        default=False,
+        help="log a digest of each step's samples, and of parameters and optimizer state with each checkpoint: what "
+        "`launcher prove` compares",
+    )
+
+
+def interruption(text: str) -> tuple[int, str]:
+    """The step and the signal of STEP:SIGNAL. Raises ArgumentTypeError."""
+    step, _, name = text.partition(":")
+    if name not in INTERRUPTIONS:
+        raise argparse.ArgumentTypeError(
+            f"STEP:SIGNAL with {', '.join(INTERRUPTIONS)} is expected, not {text[:60]!r}"
+        )
+    return int(positive(step)), name
+
+
 def rehearsal(group: argparse._ArgumentGroup) -> None:
     """Add faults to order, for rehearsing on a cluster what happens when a rank is slow or dies."""
+    group.add_argument(
+        "--interrupt",
+        type=interruption,
+        nargs="+",
+        default=[],
+        metavar="STEP:SIGNAL",
+        help="rehearsal: before STEP the rank --fail-rank kills itself (KILL), or has its node entry signalled (TERM, "
+        "USR2); the n-th is for the run's n-th attempt",
+    )
     group.add_argument(
         "--step-delay", type=number, default=0.0, metavar="SECONDS", help="rehearsal: sleep each step"
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Need(NamedTuple):
     """`option`, where its value is one of `values` (any that is on, where there are none), needs a package.
 
-    Of an option that takes several words, such as --data, `pattern` says which.
+    Of an option whose values are words of many kinds, such as --data, `pattern` says which.
 
     `module` is what Python imports, `package` what pip installs, `instead` what to do without it.
     """
@@ -35,7 +35,7 @@ class Need(NamedTuple):
     def applies(self, value: Any) -> bool:
         """Whether the option with this value needs it."""
         if self.pattern:
-            words = value if isinstance(value, (list, tuple)) else []
+            words = value if isinstance(value, (list, tuple)) else [value or ""]
             return any(re.search(self.pattern, str(word)) for word in words)
         return str(value) in self.values if self.values else value not in (None, False, "")
 
@@ -76,6 +76,8 @@ NEEDS = (
     ),
     Need("lora-rank", "peft", "peft", workload="finetune"),
     Need("packing", "trl", "trl", workload="finetune"),
+    Need("checkpoint-mirror", "s3fs", "s3fs", pattern=r"^s3://"),
+    Need("checkpoint-mirror", "gcsfs", "gcsfs", pattern=r"^gs://"),
     Need("data", "datasets", "datasets", pattern=r"""(^|['"])hf:"""),
     Need("data", "pyarrow", "pyarrow", pattern=r"\.parquet\b"),
     Need("data", "zstandard", "zstandard", pattern=r"\.zst\b"),

@@ -181,7 +181,9 @@ class Training:
         self.stage.log.say(f"held-out prompts:{metrics.chat(figures)}")
 
     def save(self) -> None:
-        """Write a checkpoint of policy and critic, or begin to."""
+        """Write a checkpoint of policy and critic, or begin to, unless none is kept."""
+        if not self.args.checkpoint_keep:
+            return
         kept = {"beta": self.beta, "average": self.average and self.average.state()}
         checkpoints.save(
             self.models.policy,

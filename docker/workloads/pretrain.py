@@ -22,12 +22,17 @@ from workloads import (
     checkpoint_folder,
     checkpoints,
     engines,
+    evidence,
+    keeping,
     metrics,
     options,
+    own_disk,
     own_time,
+    replicas,
     routing,
     samples,
     session,
+    tiers,
     ulysses,
 )
 from workloads.traits import Learning, Traits
@@ -39,7 +44,7 @@ if TYPE_CHECKING:
     from workloads.training import Training
 
 
-TRAITS = Traits(learning=Learning(loss="chunks"), bounded_length=True)
+TRAITS = Traits(learning=Learning(loss="chunks"), bounded_length=True, converts=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,13 +54,14 @@ def parser() -> argparse.ArgumentParser:
         description="Pretrain a language model on text with DeepSpeed.",
         allow_abbrev=False,
     )
-    options.launcher(command)
+    options.launcher(command, only=(*options.LAUNCHER_OPTIONS, *options.LOCAL_OPTIONS))
     group = command.add_argument_group("training")
     options.optimization(group)
     options.language_model(group)
     options.acceleration(group)
     options.text(group)
     options.reports(group)
+    options.trust(group)
     options.rehearsal(group)
     return command
 
@@ -105,7 +111,9 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     )
     identity = dataclasses.replace(identity, data=data.order)
     parameters = architectures.parameters(model)  # DeepSpeed may spread experts over ranks
-    checkpoint = checkpoints.find(this, args.resume, identity, log, converts=True)
+    if scratch := args.checkpoint_local:
+        own_disk.use(this, scratch, every=args.checkpoint_local_every, keep=args.checkpoint_local_keep)
+    checkpoint = tiers.nearest(this, args, identity, log, converts=True)
     checkpoints.describe(this, model, data.tokenizer)
     with routing.recordable():
         engine = engines.start(
@@ -135,7 +143,10 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
             this, log, goes_on=args.checkpoint_async, saved=checkpoint.tag if checkpoint else None
         ),
         own=own_time.of(engine, shared=group.size > 1),
+        agreement=None,
+        digests=evidence.Evidence(this, log, group.size) if args.digests else None,
     )
+    training.agreement = replicas.of(training)
     announce(training, checkpoint)
     return training
 
@@ -146,7 +157,15 @@ def check(args: argparse.Namespace, config: dict[str, Any]) -> None:
         raise session.Stop(
             "--document-masks: attention that --sequence-parallel divides cannot keep documents apart"
         )
+    if args.verify_every and args.sequence_parallel > 1 and engines.stage(config) == 3:
+        raise session.Stop(
+            "--verify-every: with ZeRO-3 the ranks of --sequence-parallel have no input in common: use ZeRO-2, or "
+            "leave one of them out"
+        )
     routing.check_spread(args, config)
+    for place, what in keeping.unsaved(config).items():
+        if getattr(args, f"checkpoint_{place}"):
+            raise session.Stop(f"--checkpoint-{place}: {what} are not kept there; leave it out")
 
 
 def build(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import heartbeat
-from ending import BAD_INPUT, NO_CHECKPOINT
+from ending import BAD_INPUT, NO_CHECKPOINT, SAVED
 
 from workloads import imports, options
 
@@ -42,17 +42,21 @@ troubles: list[
 ] = []  # that this rank has found, and all must end by together: they do after the step, as at a signal
 at_end = contextlib.ExitStack()  # closed when this rank leaves: the interpreter's own end never comes
 at_common_end = contextlib.ExitStack()  # closed before, where the ranks leave together
+before_leaving: list[
+    Callable[[int], None]
+] = []  # called then, with its code, where the work is done or saved
 
 
 class Stop(Exception):
     """The run ends here: rank 0 prints the message as one line and every rank exits with the code.
 
-    Raise it on all ranks alike, or inside `Session.first` or `Session.together`, which make it so.
+    Raise it on all ranks alike, or inside `Session.first` or `Session.together`, which make it so. `leaves`: the rank
+    whose fault it is, which ends before the others, so that the run's first failure is its own.
     """
 
-    def __init__(self, message: str, code: int = BAD_INPUT) -> None:
-        super().__init__(message, code)
-        self.message, self.code = message, code
+    def __init__(self, message: str, code: int = BAD_INPUT, leaves: int | None = None) -> None:
+        super().__init__(message, code, leaves)
+        self.message, self.code, self.leaves = message, code, leaves
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,10 @@ class Session:
                 flush=True,
             )
             os._exit(args.fail_code)
+        if self.rank == args.fail_rank:
+            for at, name in args.interrupt[attempt - 1 : attempt]:
+                if at == step:
+                    _interrupt(step, name)
 
     def peak_memory(self) -> int:
         """The most bytes this rank has used: the accelerator's allocated memory, resident memory on CPU."""
@@ -158,13 +166,22 @@ def run(
     except Stop as stop:
         code = stop.code
         if os.environ["RANK"] == "0":
-            print(f"{name}: error: {stop.message}", file=sys.stderr)
+            print(f"{name}: error: {stop.message}", file=sys.stderr, flush=True)
+        if stop.leaves is not None:
+            orderly = False
+            if os.environ["RANK"] != str(stop.leaves):
+                _linger()
     except SystemExit:
         raise
     except BaseException as error:
         code, orderly = 1, False
         if _lost_peer(error):
-            _outlive_peer()
+            print(
+                f"rank {os.environ['RANK']}: another rank is gone, its own message says why",
+                file=sys.stderr,
+                flush=True,
+            )
+            _linger()
         else:
             traceback.print_exc()
     _leave(code, orderly)
@@ -201,6 +218,18 @@ def _listen() -> None:
     for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _note)
     os.register_at_fork(after_in_child=_forget)
+
+
+def _interrupt(step: int, name: str, patience: float = 60.0) -> None:
+    """Die, or have the node entry, which is this process's parent, pass a signal on, and wait until it is here."""
+    print(f"rehearsal: {name} at step {step}", flush=True)
+    number = signal.Signals[f"SIG{name}"]
+    if number == signal.SIGKILL:
+        os.kill(os.getpid(), number)
+    os.kill(os.getppid(), number)
+    end = time.monotonic() + patience
+    while not _signals and time.monotonic() < end:
+        time.sleep(0.01)
 
 
 def _note(number: int, _frame: FrameType | None) -> None:
@@ -312,13 +341,8 @@ def _lost_peer(error: BaseException) -> bool:
     return any(words in str(error) for words in ("Connection closed by peer", "Connection reset by peer"))
 
 
-def _outlive_peer(seconds: float = 10.0) -> None:
-    """Let the rank that died first be seen first: its exit code and its words say why, this rank's do not."""
-    print(
-        f"rank {os.environ['RANK']}: another rank is gone, its own message says why",
-        file=sys.stderr,
-        flush=True,
-    )
+def _linger(seconds: float = 10.0) -> None:
+    """Let the rank that went first be seen first: its exit code and its words say why, this rank's do not."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and signal.SIGTERM not in _signals:
         time.sleep(0.1)
@@ -330,8 +354,11 @@ def _leave(code: int, orderly: bool) -> None:
 
     if orderly:
         at_common_end.close()
-    at_end.close()
     heartbeat.mine().phase(heartbeat.END)
+    if code in (os.EX_OK, SAVED):
+        for work in before_leaving:
+            work(code)
+    at_end.close()
     if orderly and distributed.is_initialized():
         with contextlib.suppress(RuntimeError):  # another rank is gone already
             distributed.barrier()  # rank 0 holds the rendezvous: it must not be the first to go

@@ -8,6 +8,7 @@ logged is callbacks.py's.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -38,15 +39,17 @@ from workloads import (
     saver,
     session,
     stages,
+    tiers,
     writing,
 )
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     import torch
+    from deepspeed import DeepSpeedEngine
     from transformers import PreTrainedModel, Trainer
 
     from workloads.checkpoint_folder import Identity
@@ -190,8 +193,11 @@ def follow(trainer: Trainer, args: argparse.Namespace) -> None:
     trainer.create_scheduler = create_scheduler
 
 
-def run(trainer: Trainer, stage: Stage) -> int:
-    """Train from the newest complete checkpoint to the last step; returns the exit code (SAVED after a signal)."""
+def run(trainer: Trainer, stage: Stage, *, converts: bool = False) -> int:
+    """Train from the newest complete checkpoint to the last step; returns the exit code (SAVED after a signal).
+
+    One of another number of ranks is converted first if the workload `converts`; adapters are not.
+    """
     began = time.monotonic()
     args, this, log = stage.args, stage.this, stage.log
     trainer.remove_callback(PrinterCallback)
@@ -204,7 +210,7 @@ def run(trainer: Trainer, stage: Stage) -> int:
         config=trainer.args.deepspeed,
         world_size=this.world_size,
     )
-    checkpoint = checkpoints.find(this, args.resume, identity, log)
+    checkpoint = tiers.nearest(this, args, identity, log, converts=converts and not args.lora_rank)
     checkpoints.describe(this, trainer.model, stage.tokenizer)
     parameters = architectures.parameters(trainer.model)  # DeepSpeed may spread experts over ranks
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
@@ -230,7 +236,7 @@ def run(trainer: Trainer, stage: Stage) -> int:
     trainer.add_callback(reporter)
     save_whole(trainer, reporter, identity)
     try:
-        with routing.recordable():
+        with routing.recordable(), universal_loading(trainer, checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         kept.settle()
         if not reporter.stopped:
@@ -243,6 +249,33 @@ def run(trainer: Trainer, stage: Stage) -> int:
         log.say(f"stopped by a signal with {kept.saved or 'nothing to save'}: run it again to continue")
     log.close()
     return SAVED if reporter.stopped else os.EX_OK
+
+
+@contextlib.contextmanager
+def universal_loading(trainer: Trainer, checkpoint: checkpoint_folder.Checkpoint | None) -> Iterator[None]:
+    """Have the Trainer's engine load a universal checkpoint as ours do (checkpoints.load), if it is one."""
+    if checkpoint is None or not checkpoint.universal:
+        yield
+        return
+    from transformers import trainer as transformers_trainer
+
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    plugin.deepspeed_config["checkpoint"] = {
+        **plugin.deepspeed_config.get("checkpoint", {}),
+        "load_universal": True,
+    }
+    load = transformers_trainer.deepspeed_load_checkpoint
+
+    def loaded(engine: DeepSpeedEngine, *given: Any, **more: Any) -> None:
+        with engines.own_settings(engine):
+            load(engine, *given, **more)
+        engines.part_steps(engine)
+
+    transformers_trainer.deepspeed_load_checkpoint = loaded
+    try:
+        yield
+    finally:
+        transformers_trainer.deepspeed_load_checkpoint = load
 
 
 def save_whole(trainer: Trainer, reporter: callbacks.Reporter, identity: Identity) -> None:

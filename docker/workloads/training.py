@@ -5,15 +5,16 @@ Owns one attempt of a run on this rank. What it works with is put together by pr
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import heartbeat
 from ending import NOT_FINITE
 
-from workloads import checkpoint_folder, checkpoints, engines, packing
+from workloads import checkpoint_folder, checkpoints, engines, own_disk, packing
 from workloads.checkpoint_folder import Progress
 from workloads.session import Stop
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import torch
     from deepspeed import DeepSpeedEngine
 
-    from workloads import balancing, metrics, own_time, samples, ulysses
+    from workloads import balancing, evidence, metrics, own_time, replicas, samples, ulysses
     from workloads.samples import Batch
     from workloads.saver import Saver
     from workloads.session import Session
@@ -51,25 +52,46 @@ class Training:
     progress: Progress
     saver: Saver
     own: own_time.OwnTime
+    agreement: replicas.Replicas | None  # with --verify-every
+    digests: evidence.Evidence | None  # with --digests
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
     unlogged_waiting: float = 0.0  # seconds of these in which no batch was ready
+    told: set[str] = field(default_factory=set)  # why nothing was written to hosts' own disks
 
     def run(self) -> bool:
         """Train to the last step; returns whether a signal ended it before, with everything saved."""
         args = self.args
         stop = self.this.agree()[1]  # a signal that came during start-up
+        if self.agreement:
+            self.agreement.check(self.progress.step)
+        if self.digests and self.saver.saved:
+            self.digests.state(self.engine, self.progress.step)
         heartbeat.mine().phase(heartbeat.FIRST, self.progress.step)
         while self.progress.step < args.max_steps and not stop:
             stop = self.step()
             step = self.progress.step
+            saves = args.checkpoint_keep and (stop or due(step, args.checkpoint_every, args.max_steps))
+            if self.agreement and (saves or due(step, args.verify_every, args.max_steps)):
+                self.compare(self.agreement)  # so nothing is saved that ranks do not agree on
             if self.data.evaluation and due(step, args.eval_every, args.max_steps):
                 self.evaluate()
-            if stop or due(step, args.checkpoint_every, args.max_steps):
+            if saves:
                 self.save()
+            elif (place := own_disk.mine()) and due(step, place.every, args.max_steps):
+                self.save_on_own_disks(place)
         self.saver.settle()
         heartbeat.mine().phase(heartbeat.END)
         return stop
+
+    def compare(self, agreement: replicas.Replicas) -> None:
+        """Raise Stop where ranks do not agree, once what is being written of when they did is complete."""
+        try:
+            agreement.check(self.progress.step)
+        except Stop:
+            with contextlib.suppress(Stop):
+                self.saver.settle()
+            raise
 
     def step(self) -> bool:
         """One optimizer step over the global batch; returns whether any rank was told to stop."""
@@ -105,8 +127,9 @@ class Training:
         self.check_finite(step, mean, norm)
         samples = self.progress.samples + self.size.total
         self.progress = Progress(step, samples, self.progress.tokens + self.size.total * args.seq_length)
-        if stop or step == self.steps_before + 1 or due(step, args.log_every, args.max_steps):
-            self.report(mean, rate, norm)
+        seen = {"samples": self.digests.samples()} if self.digests else {}
+        if seen or stop or step == self.steps_before + 1 or due(step, args.log_every, args.max_steps):
+            self.report(mean, rate, norm, seen)
         heartbeat.mine().step(step, self.own.seconds())
         return stop
 
@@ -116,6 +139,8 @@ class Training:
             began = time.perf_counter()
             batch = next(self.batches)
             self.unlogged_waiting += time.perf_counter() - began
+            if self.digests:
+                self.digests.see(batch)
             yield batch
 
     def check_finite(self, step: int, loss: float, norm: float | None) -> None:
@@ -129,8 +154,8 @@ class Training:
                 NOT_FINITE,
             )
 
-    def report(self, loss: float, rate: float, norm: float | None) -> None:
-        """Log the step just done, and the speed since the last log line."""
+    def report(self, loss: float, rate: float, norm: float | None, more: dict[str, str]) -> None:
+        """Log the step just done, `more` of it, and the speed since the last log line."""
         seconds = self.unlogged_seconds / self.unlogged_steps
         self.log.step(
             {
@@ -147,6 +172,7 @@ class Training:
                 "data_share": self.unlogged_waiting / self.unlogged_seconds,
                 **self.data.samples.epochs(self.progress.samples),
                 **(self.balance.figures() if self.balance is not None else {}),
+                **more,
             }
         )
         self.unlogged_steps, self.unlogged_seconds, self.unlogged_waiting = 0, 0.0, 0.0
@@ -174,9 +200,21 @@ class Training:
         self.log.say(f"held-out text: loss {loss:.4f}, {bits:.3f} bits per byte")
 
     def save(self) -> None:
-        """Write a checkpoint, or begin to."""
+        """Write a checkpoint, or begin to; its state is told as it is now."""
         keep = self.args.checkpoint_keep
         checkpoints.save(self.engine, self.saver, self.progress, self.identity, keep=keep)
+        if self.digests:
+            self.digests.state(self.engine, self.progress.step)
+
+    def save_on_own_disks(self, place: own_disk.Place) -> None:
+        """Write a checkpoint to each host's own disk; where one cannot, training goes on."""
+        began, step = time.perf_counter(), self.progress.step
+        reasons = own_disk.save(self.engine, self.this, place, progress=self.progress, identity=self.identity)
+        if not reasons:
+            self.log.event("own_disk", step, seconds=time.perf_counter() - began)
+        elif reasons[0] not in self.told:
+            self.told.add(reasons[0])
+            self.log.say(f"step {step} is not on the hosts' own disks, and training goes on: {reasons[0]}")
 
 
 def next_token_loss(

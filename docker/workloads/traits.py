@@ -30,6 +30,7 @@ class Traits(NamedTuple):
     packages: tuple[str, ...] = ()  # modules that it needs whatever its options are (packages.py)
     bounded_length: bool = False  # refuses sequences with more tokens than the model has positions
     encoders: bool = False  # trains encoder-decoders too
+    converts: bool = False  # goes on from a checkpoint of another number of ranks
     needs_accelerator: bool = True  # its ranks compute on the slots' devices; else any host will do
 
     @property

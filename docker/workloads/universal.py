@@ -7,6 +7,7 @@ its own. Converting is ds_to_universal's (https://www.deepspeed.ai/tutorials/uni
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 FOLDER = "universal"
 POINTER = "latest_universal"  # DeepSpeed's own, beside the tag
 SOURCE = "source.json"  # what was converted
+TRAINER = "trainer_state.json"  # of Hugging Face's Trainer, in its checkpoints
 LINE_EVERY, LIMIT = 30.0, 24 * 3600.0  # seconds
 MOST_WORKERS = 8  # each holds a rank's states in memory
 
@@ -53,27 +55,43 @@ def convert(checkpoint: Checkpoint, folder: Path, log: metrics.Log) -> Checkpoin
     Raises Stop where there is no room for it, or where DeepSpeed cannot convert it.
     """
     kept, half = folder / FOLDER, folder / f".{FOLDER}"
+    result = dataclasses.replace(checkpoint, path=kept / checkpoint.tag, universal=True, digests={})
     source = json.dumps({"path": str(checkpoint.path), "digests": dict(checkpoint.digests)}, sort_keys=True)
     with contextlib.suppress(OSError):
-        if (kept / SOURCE).read_text(encoding="utf-8") == source and (there := read(kept)):
-            return there
+        if (kept / SOURCE).read_text(encoding="utf-8") == source:
+            return result
     for old in (kept, half):
         shutil.rmtree(old, ignore_errors=True)
-    _require_room(checkpoint.path, folder)
-    half.mkdir(parents=True)
+    states = _states(checkpoint.path)
+    _require_room(states, folder)
+    target = half / states.relative_to(checkpoint.path.parent)
+    target.parent.mkdir(parents=True)
     began = time.monotonic()
     log.say(f"checkpoint {checkpoint.tag} is converted for another number of ranks")
     try:
-        _run(checkpoint.path, half / checkpoint.tag, log)
+        _run(states, target, log)
+        _link(checkpoint.path, half / checkpoint.tag)
     except Stop:
         shutil.rmtree(half, ignore_errors=True)
         raise
     (half / SOURCE).write_text(source, encoding="utf-8")
     half.rename(kept)
-    result = read(kept)
-    assert result is not None
     log.say(f"checkpoint {checkpoint.tag} converted in {time.monotonic() - began:.0f} s")
     return result
+
+
+def _states(path: Path) -> Path:
+    """Where DeepSpeed's files are: in the checkpoint, or, of the Trainer's, in a folder of it."""
+    inside = [folder for folder in path.glob("global_step*") if folder.is_dir()]
+    return inside[0] if inside else path
+
+
+def _link(path: Path, target: Path) -> None:
+    """Of the Trainer's checkpoint its own files stand beside what was converted, as it looks for them there."""
+    if (path / TRAINER).exists():
+        for file in path.iterdir():
+            if file.is_file() and not (target / file.name).exists():
+                (target / file.name).symlink_to(file.resolve())
 
 
 def _require_room(path: Path, folder: Path) -> None:

@@ -26,6 +26,13 @@ def filled(word: str) -> str:
     return word
 
 
+def whole(word: str) -> int:
+    """An option's value; raises ArgumentTypeError for what is no whole number from 0 to 100,000."""
+    if not (word.isascii() and word.isdecimal() and int(word) <= 100_000):
+        raise argparse.ArgumentTypeError(f"a whole number from 0 to 100000 is expected, not {word[:40]!r}")
+    return int(word)
+
+
 class Parser(argparse.ArgumentParser):
     groups: list[tuple[str, list[argparse.Action]]] | None = None  # title → its verbs
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from launcher import ROOT, __version__
 from launcher.cli import arguments, completion, options, streams
-from launcher.cli.arguments import filled
+from launcher.cli.arguments import filled, whole
 from launcher.cli.streams import say, say_problems
 from launcher.cli.verbs import (
     again,
@@ -21,12 +21,15 @@ from launcher.cli.verbs import (
     checkpoints,
     cluster,
     data,
+    fetch,
     launch,
     look,
     plan,
+    prove,
     report,
     runs,
     shell,
+    tune,
 )
 from launcher.errors import LauncherError, ToolMissingError
 
@@ -66,6 +69,36 @@ def _add_run(verbs: arguments.Verbs) -> None:
         what = f"run a job {where}"
         if verb := verbs.add(name, what, launch.launch, options.Launch, aliases=aliases):
             _launch_options(verb, name)
+    what = "show by short runs that a job goes on after kills and signals as if nothing had happened"
+    if verb := verbs.add("prove", what, prove.prove, options.Prove):
+        _prove_options(verb)
+
+    what = "try configurations of a job in one allocation, and write the job file with the best"
+    if verb := verbs.add("tune", what, tune.tune, options.Tune):
+        _tune_options(verb)
+
+
+def _tune_options(verb: argparse.ArgumentParser) -> None:
+    what = "a job file; or the id of a tuning run, whose results are shown"
+    verb.add_argument("job", type=filled, metavar="JOB|RUN", help=what).completer = completion.jobs  # type: ignore[attr-defined]
+    _file_options(verb)
+    _name_option(verb)
+    what = "where it runs: local (default), slurm or kubernetes"
+    verb.add_argument("--on", choices=_SCHEDULERS, default="local", metavar="SCHEDULER", help=what)
+    what = "values to try instead of the usual ones: preset, micro, checkpointing, overlap, buckets, hpz"
+    _repeated(verb, "--space", dest="space", metavar="KEY=V,V…", what=what)
+    what = "steps of each trial at first; four times as many for the best quarter, and so on (default: 5)"
+    verb.add_argument("--steps", type=int, default=5, metavar="N", help=what)
+    what = "time of a trial at first, its start included (default: 10m)"
+    verb.add_argument("--limit", default="10m", metavar="TIME", help=what)
+    what = "candidates that are tried, the fastest by the plan (default: 24)"
+    verb.add_argument("--most", type=int, default=24, metavar="N", help=what)
+    _flag(verb, "--dry-run", "print the candidates with what the plan says of each; submit nothing")
+    _flag(verb, "--wait", "follow the run until it ends, and show what it found")
+    what = "write the job file with the best configuration to the new FILE"
+    verb.add_argument("-o", dest="output", type=filled, metavar="FILE", help=what)
+    _json_option(verb)
+    _picture_options(verb, "step times")
 
 
 def _launch_options(verb: argparse.ArgumentParser, scheduler: str) -> None:
@@ -76,13 +109,13 @@ def _launch_options(verb: argparse.ArgumentParser, scheduler: str) -> None:
     )
     _flag(verb, "--force", "submit even if the plan does not fit or the image lacks something")
     _flag(verb, "--wait", "follow the run until it ends; exit code 1 if it failed")
-    if scheduler != "kubernetes":
-        _repeated(verb, "--after", dest="after", metavar="RUN", what="start when this run has succeeded")
+    what = "start when this run has succeeded" + (", with --wait" if scheduler == "kubernetes" else "")
+    _repeated(verb, "--after", dest="after", metavar="RUN", what=what)
     if scheduler == "local":
         _flag(verb, "--debug", "rank 0 in the foreground, with this terminal: breakpoint() works")
-    if scheduler == "slurm":
+    if scheduler != "local":
         _exclude_option(verb)
-        what = "a run for each combination, as one job array"
+        what = "a run for each combination" + (", as one job array" if scheduler == "slurm" else "")
         _repeated(verb, "--sweep", dest="sweep", metavar="KEY=V,V…", what=what)
     if scheduler == "kubernetes":
         _flag(verb, "--server-dry-run", "validate by the API server's dry run; submit nothing")
@@ -153,6 +186,19 @@ def _add_look(verbs: arguments.Verbs) -> None:
         _json_option(verb)
 
 
+def _prove_options(verb: argparse.ArgumentParser) -> None:
+    _job_options(verb)
+    what = "where its runs are made: local (default) or slurm"
+    verb.add_argument(
+        "--on", dest="scheduler", choices=_SCHEDULERS, default="local", metavar="SCHEDULER", help=what
+    )
+    verb.add_argument("--kills", type=whole, default=1, metavar="N", help="kill a rank so often; default: 1")
+    what = "optimizer steps of each run; default: 16, or more with more kills"
+    verb.add_argument("--steps", type=whole, metavar="N", help=what)
+    _flag(verb, "--force", "also if the plan does not fit or the image lacks something")
+    _json_option(verb)
+
+
 def _add_operate(verbs: arguments.Verbs) -> None:
     verbs.group("operate")
     if verb := verbs.add("cancel", "cancel a run", runs.cancel, options.Run):
@@ -176,6 +222,10 @@ def _add_operate(verbs: arguments.Verbs) -> None:
         _run_option(verb)
         _json_option(verb)
 
+    what = "traces by torch's profiler of ranks of a running run, into its folder"
+    if verb := verbs.add("profile", what, shell.profile, options.Profile):
+        _profile_options(verb)
+
     if verb := verbs.add("rerun", "run the same once more, as a new run", again.rerun, options.Rerun):
         _run_option(verb)
         _flag(verb, "--force", "also where code, data, image or packages have changed since")
@@ -184,6 +234,25 @@ def _add_operate(verbs: arguments.Verbs) -> None:
     what = "the checkpoints of a run: list, verify, export or delete them"
     if verb := verbs.add("checkpoints", what, checkpoints.checkpoints, options.Checkpoints):
         _checkpoint_options(verb)
+
+    what = "copy files of a run's folder here, also from a claim of Kubernetes"
+    if verb := verbs.add("fetch", what, fetch.fetch, options.Fetch):
+        _run_option(verb)
+        what = "a file or folder of the run folder, such as export/; . is all of it"
+        verb.add_argument("path", type=filled, metavar="PATH", help=what)
+        what = "the folder for the file, or for what is in the folder"
+        verb.add_argument("dest", type=filled, metavar="DEST", help=what)
+        _flag(verb, "--force", "overwrite files that are there and differ")
+
+
+def _profile_options(verb: argparse.ArgumentParser) -> None:
+    _run_option(verb)
+    verb.add_argument("--steps", type=filled, default="10", metavar="N", help="how many steps; default: 10")
+    what = "0,5 or 0-7 or all; default: 0"
+    verb.add_argument("--ranks", type=filled, default="0", metavar="LIST", help=what)
+    what = "give up when no rank of them has done a step for so long; default: 10m"
+    verb.add_argument("--timeout", type=filled, default="10m", metavar="TIME", help=what)
+    _json_option(verb)
 
 
 def _checkpoint_options(verb: argparse.ArgumentParser) -> None:
@@ -201,28 +270,28 @@ def _checkpoint_options(verb: argparse.ArgumentParser) -> None:
 
 def _add_cluster(verbs: arguments.Verbs) -> None:
     verbs.group("cluster")
-    what = "write the cluster file of what is there, or print the Role that the launcher needs"
+    what = "write the cluster file of what is there, measure its hosts, or print the Role that the launcher needs"
     if verb := verbs.add("cluster", what, cluster.cluster, options.Cluster):
-        verb.add_argument("action", choices=("discover", "rbac"), metavar="ACTION", help="discover or rbac")
-        what = "discover: slurm, kubernetes or local; default: what this machine has"
-        verb.add_argument("scheduler", nargs="?", choices=_SCHEDULERS, metavar="SCHEDULER", help=what)
-        what = "write to FILE instead of standard output"
-        verb.add_argument("-o", dest="output", type=filled, metavar="FILE", help=what)
-        _flag(verb, "--force", "overwrite FILE")
-        _flag(
-            verb,
-            "--update",
-            "discover: show how FILE would change, and write nothing; exit code 1 if it would",
+        actions = ("discover", "probe", "measured", "rbac")
+        what = "discover, probe (measure the hosts, a minute), measured (keep what runs took) or rbac"
+        verb.add_argument("action", choices=actions, metavar="ACTION", help=what)
+        what = (
+            "discover: slurm, kubernetes or local, default: what this machine has; probe, measured: a cluster"
         )
-        what = "discover slurm: the hosts of this partition; default: Slurm's own default"
-        verb.add_argument("--partition", type=filled, metavar="NAME", help=what)
-        what = "discover kubernetes: of the kubeconfig; default: the current one"
-        verb.add_argument("--context", type=filled, metavar="NAME", help=what)
-        what = "of Kubernetes; default: that of the context, or of the cluster file"
-        verb.add_argument("--namespace", type=filled, metavar="NAME", help=what)
+        subject = verb.add_argument("subject", nargs="?", type=filled, metavar="SCHEDULER|CLUSTER", help=what)
+        subject.completer = completion.clusters  # type: ignore[attr-defined]
+        _discover_options(verb)
         what = "rbac: only what runs on this cluster need; default: of every kind"
         option = verb.add_argument("--cluster", type=filled, metavar="NAME|FILE", help=what)
         option.completer = completion.clusters  # type: ignore[attr-defined]
+        what = "probe: slurm, kubernetes or local; default: what this machine has"
+        verb.add_argument("--on", choices=_SCHEDULERS, metavar="SCHEDULER", help=what)
+        what = "probe: how many hosts; default: two, of one that there is, or on this machine, one"
+        verb.add_argument("--nodes", type=int, metavar="N", help=what)
+        what = "probe: change a field of jobs/probe.yaml or of the cluster file: args.rounds=3"
+        _repeated(verb, "--set", dest="settings", metavar="KEY=VALUE", what=what)
+        what = "measured: this run; default: each here that ran on the cluster and has ended well"
+        _repeated(verb, "--from", dest="from", metavar="RUN", what=what)
 
     what = "DeepSpeed's hostfile of a host list or allocation"
     if verb := verbs.add("hostfile", what, look.hostfile, options.Look):
@@ -237,6 +306,22 @@ def _add_cluster(verbs: arguments.Verbs) -> None:
     if verb := verbs.add("doctor", "what this machine has and lacks", look.doctor, options.Look):
         verb.add_argument("--cluster", metavar="NAME|FILE", help="also its `python:`, as ranks would have it")
         _json_option(verb)
+
+
+def _discover_options(verb: argparse.ArgumentParser) -> None:
+    what = "write to FILE instead of standard output"
+    verb.add_argument("-o", dest="output", type=filled, metavar="FILE", help=what)
+    _flag(verb, "--force", "overwrite FILE")
+    what = "discover: show how FILE would change, and write nothing; exit code 1 if it would"
+    _flag(verb, "--update", what)
+    what = "discover: then measure the hosts, and put interface, devices, memory and bandwidth into FILE"
+    _flag(verb, "--probe", what)
+    what = "discover slurm: the hosts of this partition; default: Slurm's own default"
+    verb.add_argument("--partition", type=filled, metavar="NAME", help=what)
+    what = "discover kubernetes: of the kubeconfig; default: the current one"
+    verb.add_argument("--context", type=filled, metavar="NAME", help=what)
+    what = "of Kubernetes; default: that of the context, or of the cluster file"
+    verb.add_argument("--namespace", type=filled, metavar="NAME", help=what)
 
 
 def _add_data(verbs: arguments.Verbs) -> None:
@@ -280,6 +365,10 @@ def _job_options(verb: argparse.ArgumentParser) -> None:
     job = verb.add_argument("job", type=filled, metavar="JOB", help="a job file, or a pipeline of jobs")
     job.completer = completion.jobs  # type: ignore[attr-defined]
     _file_options(verb)
+    _name_option(verb)
+
+
+def _name_option(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--name", type=filled, default=argparse.SUPPRESS, metavar="SUFFIX", help="appended to the run's id"
     )

@@ -66,6 +66,32 @@ class Plan(Job):
     plot: Sequence[str]
 
 
+class Prove(Job):
+    """prove. `scheduler` and `submits` as of Launch."""
+
+    scheduler: str
+    kills: int
+    steps: int | None
+    json: bool
+    force: bool
+    submits: bool = True
+
+
+class Tune(Job):
+    """tune."""
+
+    on: str
+    steps: int
+    limit: str
+    most: int
+    space: Sequence[str]
+    dry_run: bool
+    wait: bool
+    output: str | None
+    json: bool
+    plot: Sequence[str]
+
+
 class Check(Files):
     """check."""
 
@@ -91,6 +117,16 @@ class Shell(Options):
     run: str
     rank: int | None
     host: str | None
+
+
+class Profile(Options):
+    """profile."""
+
+    run: str
+    steps: str
+    ranks: str
+    timeout: str
+    json: bool
 
 
 class Rerun(Options):
@@ -138,6 +174,15 @@ class Checkpoints(Options):
     json: bool
 
 
+class Fetch(Options):
+    """fetch."""
+
+    run: str
+    path: str
+    dest: str
+    force: bool
+
+
 class Data(Options):
     """data."""
 
@@ -151,15 +196,25 @@ class Data(Options):
 class Cluster(Options):
     """cluster."""
 
-    action: Literal["discover", "rbac"]
-    scheduler: str | None
+    action: Literal["discover", "probe", "measured", "rbac"]
+    subject: str | None  # discover: a scheduler; probe and measured: a cluster
     output: str | None
     force: bool
     update: bool
+    probe: bool
     partition: str | None
     context: str | None
     namespace: str | None
     cluster: str | None
+    on: str | None
+    nodes: int | None
+    settings: Sequence[str]
+
+    @property
+    def runs(self) -> Sequence[str]:
+        """Of --from, which is no name in Python."""
+        named: Sequence[str] = getattr(self, "from")
+        return named
 
 
 class Look(Options):

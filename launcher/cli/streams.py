@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from launcher import units
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from launcher.errors import LauncherError
 
 
@@ -74,6 +77,22 @@ def drop_output() -> None:
 def say(text: str) -> None:
     """Talk goes to stderr: stdout is for data. Whatever it repeats of files and words cannot drive the terminal."""
     print("\n".join(map(_line, text.split("\n"))), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def line() -> Iterator[Callable[[str], None]]:
+    """What shows how far something is: one line of a terminal that changes, and goes at the end; elsewhere nothing."""
+    width = shutil.get_terminal_size().columns - 1
+
+    def tell(text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{units.printable(text)[:width]}", end="", file=sys.stderr, flush=True)
+
+    try:
+        yield tell
+    finally:
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _line(text: str) -> str:

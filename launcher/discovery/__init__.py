@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from launcher.schedulers import Files
 
 
-def here() -> str:
-    """The one scheduler of which this machine has signs. Raises ToolMissingError without, SpecError with two."""
+def here(words: str = "cluster discover") -> str:
+    """The one scheduler of which this machine has signs. Raises ToolMissingError without, SpecError with two.
+
+    `words`: what stands before a scheduler's name where a person says which.
+    """
     config = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
     signs = {
         "slurm": bool(shutil.which("sinfo")),
@@ -30,10 +33,10 @@ def here() -> str:
     if not found:
         raise ToolMissingError(
             "there is neither Slurm (sinfo) nor a kubeconfig here",
-            hint="run it on a login host, or `cluster discover local` for this machine",
+            hint=f"run it on a login host, or `{words} local` for this machine",
         )
     if len(found) > 1:
-        raise SpecError("there are Slurm and a kubeconfig here", hint="say which: `cluster discover slurm`")
+        raise SpecError("there are Slurm and a kubeconfig here", hint=f"say which: `{words} slurm`")
     return found[0]
 
 

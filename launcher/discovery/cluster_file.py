@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from launcher.discovery import probed
 from launcher.discovery.facts import TOPOLOGY
 from launcher.errors import SpecError, did_you_mean
 from launcher.namedtuple import NamedTuple
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from launcher.discovery.facts import Gpus, Hosts, Kubernetes, Lack, Machine, Nodes, Partition, Slurm
+    from launcher.files.measured import Measured
 
 _MIB = 2**20
 # Extended resources of nodes that carry RDMA, and the fabrics that ask for them with the same amount.
@@ -47,8 +49,11 @@ class Card(NamedTuple):
     candidates: tuple[str, ...]
 
 
-def of_slurm(facts: Slurm, partition: str | None = None) -> str:
-    """A file for the hosts of `partition`, else of the default one. Raises SpecError for one that is not there."""
+def of_slurm(facts: Slurm, partition: str | None = None, found: Measured | None = None) -> str:
+    """A file for the hosts of `partition`, else of the default one. Raises SpecError for one that is not there.
+
+    `found`, here and below: what was measured of them.
+    """
     chosen = _hosts(facts, partition)
     there = {p.name: p for p in facts.partitions}
     same = [h for h in facts.hosts if h.partition == chosen.partition and h != chosen]
@@ -67,6 +72,7 @@ def of_slurm(facts: Slurm, partition: str | None = None) -> str:
         others=[(h, _limits(there.get(h.partition))) for h in facts.hosts if h != chosen],
         limits=_limits(there.get(chosen.partition)),
         account=facts.accounts[0] if len(facts.accounts) == 1 else None,
+        seen=probed.seen(found),
     )
 
 
@@ -81,7 +87,7 @@ def _hosts(facts: Slurm, partition: str | None) -> Hosts:
 
 
 def _most(every: Sequence[Gpus]) -> Gpus | None:
-    return max(every, key=lambda g: g.number, default=None)
+    return max((g for g in every if g.number), key=lambda g: g.number, default=None)  # gres may say gpu:0
 
 
 def _card(word: str) -> Card:
@@ -104,7 +110,7 @@ def _limits(partition: Partition | None) -> str:
     return ", ".join(filter(None, said))
 
 
-def of_kubernetes(facts: Kubernetes) -> str:
+def of_kubernetes(facts: Kubernetes, found: Measured | None = None) -> str:
     """A file for the nodes with the most GPUs, of which there are most."""
     nodes = max(facts.nodes, key=lambda n: (sum(n.device.get(g, 0) for g in _GPUS), n.number), default=None)
     resource = next((g for g in _GPUS if nodes and nodes.device.get(g)), "")
@@ -129,6 +135,7 @@ def of_kubernetes(facts: Kubernetes) -> str:
         runs=shared[0].name if len(shared) == 1 else None,
         queue=facts.queues[0] if len(facts.queues) == 1 else None,
         kind=next((name for name, _ in facts.kinds if name == "job"), None),
+        seen=probed.seen(found),
     )
 
 
@@ -155,7 +162,7 @@ def _described(nodes: Nodes) -> str:
     return ", ".join(filter(None, [name, size, *amounts]))
 
 
-def of_machine(facts: Machine) -> str:
+def of_machine(facts: Machine, found: Measured | None = None) -> str:
     """A file for this machine."""
     return templates.text(
         "clusters/local.yaml.j2",
@@ -164,6 +171,7 @@ def of_machine(facts: Machine) -> str:
         slots=facts.cards[0][2] if len(facts.cards) == 1 else min(facts.cpus, 2),
         memory=f"{facts.memory // _MIB}MiB",
         disks=[(path, f"{size // 2**30} GiB") for path, size in facts.disks],
+        seen=probed.seen(found),
     )
 
 

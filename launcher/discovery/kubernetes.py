@@ -92,7 +92,7 @@ def look(server: api.Server, space: str) -> Kubernetes:
         claims=tuple(map(_claim, claims)),
         pod_security=own.get("metadata", {}).get("labels", {}).get(_ENFORCED, ""),
         quotas=tuple(row for quota in quotas for row in _quota(quota)),
-        refused=tuple(_refused(asked, space, [name for name, _ in served])),
+        refused=tuple(_refused(asked, space, [*(name for name, _ in served), rights.FILES])),
         lacks=tuple(asked.lacks),
     )
 

@@ -234,6 +234,10 @@ class Kubernetes:
         "Exit codes that end the run at once: bad input, loss not finite, no run folder, out of memory.",
     )
     wait: Seconds = field(30 * 60, "How long first hosts wait for the last.")
+    floor: Annotated[float, Range(0)] | None = field(
+        None,
+        "Bus bandwidth (GB/s) that preflight asks for, instead of the fabric's or half of `bandwidth`; 0: none.",
+    )
     grace_seconds: Count = field(300, "From SIGTERM to SIGKILL: longer than a checkpoint takes.")
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from launcher import units
+from launcher import entry, units
 from launcher.errors import shown
 from launcher.frozen import dataclass
 
@@ -128,6 +128,13 @@ def exported(value: object) -> object:
     return value
 
 
+def mirror(value: object) -> object:
+    """The address of a mirror; raises ValueError for others, without the address, which may hold a password."""
+    if isinstance(value, str) and (wrong := entry.module("workloads.keeping").problem(value)):
+        raise ValueError(f"the address {wrong}")
+    return value
+
+
 def is_name(text: str) -> bool:
     """Whether `text` may be a job's name or a run's suffix."""
     return re.fullmatch(NAME, text) is not None
@@ -207,6 +214,17 @@ Bytes = Annotated[
 ]
 Home = Annotated[str, Read(home_path, {"type": "string", "pattern": "^(/|~/|~$)"})]
 Text = Annotated[str, Read(as_text, TEXT_SCHEMA)]
+Mirror = Annotated[
+    str,
+    Read(
+        mirror,
+        {
+            "type": "string",
+            "pattern": r"^(?:(?:s3|gs)://[^/@ ?#%*]|file:///[^/ ?#%*])[^ ?#%*]*$",
+            "examples": ["s3://bucket/checkpoints", "gs://bucket/checkpoints", "file:///archive/checkpoints"],
+        },
+    ),
+]
 AbsolutePath = Annotated[str, Read(_bindable, {"type": "string", "pattern": r"""^/[^:,\n"'\\]*$"""})]
 Count = Annotated[int, Range(1, 2**31 - 1)]
 Name = Annotated[

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from launcher import workloads
-from launcher.files.fields import Count, Name, Patience, Range, Seconds, Shorthand, Text, field
+from launcher.files.fields import Count, Mirror, Name, Patience, Range, Seconds, Shorthand, Text, field
 from launcher.files.shared import Environment, Notify
 from launcher.frozen import dataclass
 
@@ -23,13 +23,26 @@ class Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Local:
+    every: Count = field(50, "Steps between those on the hosts' own disks.")
+    keep: Count = field(1, "How many of them each host keeps.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     every: Count = field(500, "Steps between checkpoints.")
-    keep: Count = field(3, "How many complete checkpoints are kept.")
+    keep: Count = field(3, "How many complete checkpoints are kept, at the mirror too.")
     async_: bool = field(
         False,
         "Write them while training goes on, from a copy in host memory, which must have room for it.",
         key="async",
+    )
+    local: Local | None = field(
+        None, "More of them on each host's own disk (the cluster's `scratch`): {every: 50, keep: 1}."
+    )
+    mirror: Mirror | None = field(
+        None,
+        "Where each is uploaded to, and fetched from if the run folder has none: s3://, gs://, file:///.",
     )
     resume: Text | None = field(None, "A run's id, or a checkpoints folder, to start from.")
     requeue: bool = field(
@@ -43,6 +56,16 @@ class Watch:
     stall: Patience = field(
         "auto",
         "How long no rank may advance before the hang is explained and ended: auto is its own pace, or 10m, or off.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    flops: Count | None = field(
+        None, "The step of which DeepSpeed's flops profiler counts each module's work, into rank 0's log."
+    )
+    breakdown: bool = field(
+        False, "DeepSpeed's wall_clock_breakdown: forward, backward and update of each step, in rank 0's log."
     )
 
 
@@ -74,6 +97,9 @@ class Job:
         None, "A file of jobs/clusters/ (its name) or a path; `--cluster` overrides."
     )
     nodes: Annotated[int, Range(1, 4096)] = field(1, "Hosts.")
+    spares: Annotated[int, Range(0, 4096)] = field(
+        0, "Hosts more that stay idle until one of the others is lost, hangs or is not fit (Slurm)."
+    )
     walltime: Seconds = field(24 * 3600, "How long it may run before it is stopped: 48h, 90m.")
     model: Text | None = field(None, "A named architecture, a local path or a hub name.")
     batch: Batch = field(
@@ -91,6 +117,9 @@ class Job:
         10, "How often the run is restarted after an interruption, or a failure that a restart may cure."
     )
     watch: Annotated[Watch, Shorthand("stall")] = field(Watch(), "What is done about ranks that hang.")
+    profile: Profile = field(
+        Profile(), "DeepSpeed's own profilers; `launcher profile RUN` takes torch's while the job runs."
+    )
     signal: Literal["USR2", "TERM", "USR1", "none"] = field(
         "USR2", "What ranks get before the walltime, to save and end with 75."
     )
@@ -99,7 +128,7 @@ class Job:
         list, "Who is told that it started, ended, failed …, beside those of the cluster file."
     )
     preflight: bool | None = field(
-        None, "Check the hosts before the ranks start (Slurm); default: with more than one host."
+        None, "Check the hosts before the ranks start; default: with more than one host."
     )
 
     def __post_init__(self) -> None:

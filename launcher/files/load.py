@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from launcher.errors import Places
     from launcher.files.document import Document
+    from launcher.files.measured import Measured
     from launcher.files.settings import Setting
     from launcher.images.facts import Facts
     from launcher.sizing.models import Found
@@ -42,7 +43,8 @@ class Loaded(NamedTuple):
     """A job and the cluster it runs on. `places`: where their fields are written, for what is found wrong later.
 
     `image_facts`: what the image holds, where a file beside the cluster's says it (NAME.image.json).
-    `hub`: what is known of a model of the hub (planning/hub.py).
+    `hub`: what is known of a model of the hub (planning/hub.py). `measured`: what was measured of the cluster, where a
+    file beside its own says it, or why that is of no use (NAME.measured.json).
     """
 
     job: Job
@@ -50,6 +52,7 @@ class Loaded(NamedTuple):
     places: Places = _NOWHERE
     image_facts: Facts | None = None
     hub: Found | None = None
+    measured: Measured | Problem | None = None
 
 
 def load(path: str, cluster: str | None = None, settings: Sequence[str] = ()) -> Stages:
@@ -107,17 +110,36 @@ def load_stage(stage: Stage, folders: Mapping[str, str] = MappingProxyType({})) 
         problems[:0] = of_job  # the job is read first
     if document is None or site is None or job is None or cluster is None or problems:
         raise _refusal(problems)
-    return Loaded(job, cluster, {"job": document.places, "cluster": site.places}, facts)
+    places = {"job": document.places, "cluster": site.places}
+    return Loaded(job, cluster, places, facts, measured=_measured(site, cluster))
+
+
+def measured_path(cluster: Path) -> Path:
+    """Where what was measured of the cluster of this file is kept."""
+    return cluster.with_suffix(".measured.json")
+
+
+def _measured(site: Document, cluster: Cluster) -> Measured | Problem | None:
+    if not files_document.exists(path := measured_path(site.path)):
+        return None
+    from launcher.files import measured  # most clusters were not measured
+
+    return measured.beside(path, f"{site.source.rpartition('.')[0]}.measured.json", cluster)
 
 
 def load_cluster(named: str) -> Cluster:
     """The cluster of a name or file. Raises SpecError with all that is wrong with it."""
+    return load_cluster_at(named)[0]
+
+
+def load_cluster_at(named: str) -> tuple[Cluster, Path]:
+    """The cluster of a name or file, and its file. Raises as `load_cluster` does."""
     problems: list[Problem] = []
     site = _cluster_document(Named(named, Place("--cluster"), Path()), Reader(), problems)
     cluster = validate(site, Cluster, problems) if site else None
-    if cluster is None or problems:
+    if site is None or cluster is None or problems:
         raise _refusal(problems)
-    return cluster
+    return cluster, site.path
 
 
 def deepspeed_version(cluster: Cluster, facts: Facts | None) -> str:

@@ -14,7 +14,7 @@ from launcher import workloads
 from launcher.deepspeed import config, spellings
 from launcher.errors import PlanError, Problem, SpecError, of_field
 from launcher.namedtuple import NamedTuple
-from launcher.planning import learning
+from launcher.planning import learning, profiling
 from launcher.sizing import changes, failures, ladder, models, states
 
 if TYPE_CHECKING:
@@ -92,8 +92,12 @@ class Estimate(NamedTuple):
     @property
     def bound(self) -> traffic.Bound | None:
         """The least time of a step; None where it is not known, as of sampled answers, which take most of theirs."""
-        told = self.known_length and not self.evaluation.setup.learning.sampled
-        return self.evaluation.bound if told else None
+        return self.evaluation.bound if self.told else None
+
+    @property
+    def told(self) -> bool:
+        """Whether the time of a step follows from what is known of the job."""
+        return self.known_length and not self.evaluation.setup.learning.sampled
 
     @property
     def trained(self) -> int | None:
@@ -187,7 +191,7 @@ def batch(job: Job, cluster: Cluster) -> config.BatchSizes:
 def inputs(job: Job, cluster: Cluster, model: Architecture | None = None) -> config.Inputs:
     """What decides the job's DeepSpeed configuration beside the preset, the hosts and the batch."""
     return config.Inputs(
-        overrides=job.deepspeed.overrides,
+        overrides=config.merge(profiling.keys(job), job.deepspeed.overrides),
         precision=precision(job, cluster),
         slots=cluster.slots,
         nvme=cluster.nvme.path if cluster.nvme else None,
@@ -214,6 +218,18 @@ def estimate_or_reason(
     if isinstance(model, models.Unknown):
         return None, model.reason
     return estimate(model, job, cluster), ""
+
+
+def memory_note(cluster: Cluster, torch: int) -> str:
+    """What to say where `torch` has less bytes of a GPU than the plan counts with; '' where it has them."""
+    card = cluster.card
+    if card is None or torch >= 0.995 * card.memory:
+        return ""
+    written = f"gpu: {{name: {cluster.gpu_name}, memory: {torch // 2**20}MiB}}"
+    return (
+        f"torch had {torch / 1e9:.1f} GB of a GPU of this cluster, and the plan counts with"
+        f" {card.memory / 1e9:.1f} GB; write `{written}` into the cluster file"
+    )
 
 
 def blind_preset(job: Job) -> str:

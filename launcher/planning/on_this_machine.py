@@ -1,4 +1,4 @@
-"""What this machine can tell of a job's own program before it is submitted: a command or a Python that is not there.
+"""What this machine can tell of a job before it is submitted: a command, a Python or a mirror that is not there.
 
 Owns the look; on hosts that are not this machine the node entry looks again (docker/program.py, docker/interpreter.py).
 """
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from launcher import entry
 from launcher.errors import Problem, shown
+from launcher.planning import tiers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,8 @@ def problems(plan: Plan, scheduler: str) -> Iterator[Problem]:
         if _travels(plan):
             yield from _file(plan)
         return
+    if (mirror := tiers.folder(plan)) and (scheduler == "local" or _shared(mirror, plan)):
+        yield from _unwritable(Path(mirror))
     path = os.environ.get("PATH", os.defpath)
     if plan.cluster.python and (scheduler == "local" or _shared(plan.cluster.python, plan)):
         python = entry.module("interpreter")
@@ -51,6 +54,19 @@ def _command(plan: Plan, scheduler: str, path: str) -> Iterator[Problem]:
         return
     if scheduler == "local" or _travels(plan) or _shared(word, plan):
         yield from _file(plan)
+
+
+def _unwritable(mirror: Path) -> Iterator[Problem]:
+    """A mirror's folder that cannot be made or written."""
+    folder = mirror if mirror.exists() else mirror.parent
+    what = f"checkpoint.mirror: {shown(str(folder))}"
+    if not folder.exists():
+        yield Problem(f"{what} does not exist", "make it, or name another folder", about=tiers.MIRROR)
+    elif not folder.is_dir():
+        yield Problem(f"{what} is no folder", "name a folder", about=tiers.MIRROR)
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        hint = "look at its permissions, or name another folder"
+        yield Problem(f"{what} cannot be written by you", hint, about=tiers.MIRROR)
 
 
 def _travels(plan: Plan) -> bool:

@@ -66,11 +66,6 @@ def stop_after(plan: Plan) -> int:
 
 def warnings(plan: Plan, why: str) -> Iterator[Problem]:
     """What a job asks of Slurm alone, for a scheduler that does not do it. `why`: of its walltime, in words."""
-    hint = "leave it out, or run the job on Slurm"
     if plan.job.checkpoint.requeue:
-        what = f"checkpoint.requeue is not done: {why}"
+        what, hint = f"checkpoint.requeue is not done: {why}", "leave it out, or run the job on Slurm"
         yield Problem(what, hint, about=("job", "checkpoint", "requeue"))
-    if plan.job.preflight:
-        yield Problem(
-            "preflight is not done: only Slurm's hosts are checked", hint, about=("job", "preflight")
-        )

@@ -51,7 +51,11 @@ def in_interpreter(plan: Plan, python: str, has: Callable[[Need], bool]) -> Plan
 
 
 def _needs(plan: Plan) -> list[Need]:
-    return [] if workloads.is_script(plan.job.workload) else workloads.packages(plan.job.workload, plan.args)
+    if workloads.is_script(plan.job.workload):
+        return []
+    return workloads.packages(
+        plan.job.workload, {**plan.args, "checkpoint-mirror": plan.job.checkpoint.mirror}
+    )
 
 
 def _lacking(plan: Plan, held: Callable[[str], bool], where: str, otherwise: str = "") -> Iterator[Problem]:
@@ -62,7 +66,10 @@ def _lacking(plan: Plan, held: Callable[[str], bool], where: str, otherwise: str
 
 def _problem(plan: Plan, need: Need, where: str, otherwise: str) -> Problem:
     what, about = f"workload {plan.job.workload!r}", tuple[str, ...](("job", "workload"))
-    if need.option:
+    if need.option == "checkpoint-mirror":
+        scheme = str(plan.job.checkpoint.mirror).partition("://")[0]
+        what, about = f"checkpoint.mirror: {scheme}://", ("job", "checkpoint", "mirror")
+    elif need.option:
         chosen = f": {plan.args[need.option]}" if need.values and need.option in plan.args else ""
         what, about = f"args.{need.option}{chosen}", ("job", "args", need.option)
     hint = ", or ".join(filter(None, (need.instead, otherwise)))

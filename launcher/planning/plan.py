@@ -25,7 +25,10 @@ from launcher.planning import (
     learning,
     notification,
     own_program,
+    profiling,
     ranks_environment,
+    spares,
+    tiers,
     unestimated,
     without_gpus,
 )
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
     from launcher.files.load import Loaded
     from launcher.images.facts import Facts
     from launcher.planning.code import Code
+    from launcher.planning.forecast import Forecast
+    from launcher.planning.tuning_record import Tuning
     from launcher.sizing.inference import Inference
 
 # A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).
@@ -100,10 +105,21 @@ class Plan(NamedTuple):
     code: Code | None = None  # the user's own, which travels with the run
     code_problem: Problem | None = None  # why it cannot
     after: tuple[str, ...] = ()  # runs that must succeed first, as placement.word names them
+    forecast: Forecast | None = None  # of a step; None where nothing was measured of the cluster
+    tuning: Tuning | None = None  # configurations to try one after another, instead of one to train with
 
     @property
     def nodes(self) -> int:
         return self.job.nodes
+
+    @property
+    def spares(self) -> int:
+        return self.job.spares
+
+    @property
+    def allocated(self) -> int:
+        """Hosts that the job gets: those with ranks, and spares."""
+        return self.nodes + self.spares
 
     @property
     def slots(self) -> int:
@@ -119,7 +135,7 @@ class Plan(NamedTuple):
 
     @property
     def preflight(self) -> bool:
-        return self.nodes > 1 if self.job.preflight is None else self.job.preflight
+        return self.allocated > 1 if self.job.preflight is None else self.job.preflight
 
     def runtime(self, scheduler: str) -> str:
         """The container runtime on `scheduler`, "none" for none; a pod is one by itself."""
@@ -148,6 +164,8 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     problems = [
         *_impossible(job, cluster),
         *own_program.problems(job),
+        *profiling.problems(job),
+        *tiers.problems(job),
         *ranks_environment.problems(job, cluster),
         *accelerators.problems(cluster),
         *data_cache.problems(cluster),
@@ -158,16 +176,12 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         estimate, unknown = _estimate(loaded, cluster)
         generated, unsized = _generated(loaded, cluster)
         preset, config = _deepspeed(job, cluster, estimate)
-        problems += _clashes(job, cluster, estimate, config)
+        problems += [*_clashes(job, cluster, estimate, config), *tiers.unsaved(job, config)]
     except LauncherError as error:
         raise PlanError(*problems, *error.problems).at(places) from None
     if problems:
         raise PlanError(*problems).at(places)
-    warnings = [
-        *_written(findings, "warning", job),
-        *inline_secrets.warnings(job, cluster),
-        *_impatience(job),
-    ]
+    warnings = [*_written(findings, "warning", job), *_warnings(loaded, cluster)]
     notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
     if unknown and (note := unestimated.unknown(job, unknown, preset)):
         notes.append(note)
@@ -194,7 +208,26 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
         image=_image(written, workspace),
         places=places,
         image_facts=image_facts,
+        forecast=_forecast(loaded, estimate),
     )
+
+
+def _warnings(loaded: Loaded, cluster: Cluster) -> Iterator[Problem]:
+    """What is doubtful beside the environment's variables."""
+    yield from inline_secrets.warnings(loaded.job, cluster)
+    yield from _impatience(loaded.job)
+    yield from spares.warnings(loaded.job)
+    if isinstance(loaded.measured, Problem):
+        yield loaded.measured
+
+
+def _forecast(loaded: Loaded, estimate: fit.Estimate | None) -> Forecast | None:
+    """How long a step will take, by what was measured of the cluster."""
+    if loaded.measured is None or isinstance(loaded.measured, Problem) or estimate is None:
+        return None
+    from launcher.planning import forecast  # most clusters were not measured
+
+    return forecast.make(estimate, fit.precision(loaded.job, loaded.cluster), loaded.measured)
 
 
 def _estimate(loaded: Loaded, cluster: Cluster) -> tuple[fit.Estimate | None, str]:
@@ -207,7 +240,9 @@ def _estimate(loaded: Loaded, cluster: Cluster) -> tuple[fit.Estimate | None, st
 
 def _notes(loaded: Loaded, cluster: Cluster, estimate: fit.Estimate | None) -> Iterator[str]:
     """What the estimate leaves out, which DeepSpeed's keys are checked, and what the workload is not given."""
-    job, _, places, image_facts, *_ = loaded
+    job, _, places, image_facts, _, measured = loaded
+    if measured and not isinstance(measured, Problem) and cluster.card:
+        yield from filter(None, [fit.memory_note(cluster, min(h.memory for h in measured.probe.hosts))])
     yield from unestimated.uncounted(estimate)
     yield from filter(None, [unestimated.partial(estimate), learning.judge_note(job) if estimate else ""])
     yield from filter(None, [background.note(job, estimate is not None)])
@@ -295,6 +330,7 @@ def _args(job: Job, estimate: fit.Estimate | None) -> dict[str, Any]:
 
 
 def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
+    yield from spares.problems(job, cluster)
     if cluster.hosts and job.nodes > cluster.hosts:
         yield Problem(
             f"the job needs {job.nodes} hosts, the cluster has {cluster.hosts}",

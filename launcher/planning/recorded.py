@@ -18,12 +18,13 @@ from launcher.files.fields import Range, field
 from launcher.files.job import Job
 from launcher.files.load import Loaded
 from launcher.frozen import dataclass
-from launcher.planning import fit
+from launcher.planning import fit, tuning_record
 from launcher.planning import plan as plans
 
 if TYPE_CHECKING:
     from launcher.planning.fit import Estimate
     from launcher.planning.plan import Plan, Workspace
+    from launcher.planning.tuning_record import Tuning
 
 
 Spellings = dict[str, list[restored.Spelling]]
@@ -94,6 +95,7 @@ def plan(record: Any, spellings: Spellings, workspace: Workspace) -> Plan:
         for name, value in then.environment.items()
     )
     return decided._replace(
+        tuning=_tuning(then.rest.get("tuning")),
         id=_stem(then.id),
         batch=BatchSizes(then.batch.micro, then.batch.accumulation, then.batch.train),
         preset=then.deepspeed.preset,
@@ -108,7 +110,8 @@ def plan(record: Any, spellings: Spellings, workspace: Workspace) -> Plan:
 def estimate(record: Any) -> Estimate | None:
     """What a run's plan.json says of its training; None where it is not known, or the record is not one of ours."""
     try:
-        job = restored.restore(Job, {"batch": {}, **record["job"], "args": record["args"]}, {})
+        one = {"batch": {"micro": 1}}  # its default, which a record leaves out
+        job = restored.restore(Job, {**one, **record["job"], "args": record["args"]}, {})
         return fit.estimate_or_reason(job, restored.restore(Cluster, record["cluster"], {}))[0]
     except (KeyError, TypeError, ValueError, LauncherError):
         return None
@@ -120,6 +123,16 @@ def gpu_hour(record: Any) -> GpuHour:
         return restored.restore(GpuHour, record["cluster"]["gpu_hour"], {})
     except (KeyError, TypeError, ValueError):
         return GpuHour()
+
+
+def _tuning(record: Any) -> Tuning | None:
+    """Raises PlanError for one that is none of ours."""
+    if record is None:
+        return None
+    try:
+        return tuning_record.restored(record)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanError(f"its plan.json is not one that this launcher reads: tuning: {error}") from None
 
 
 def _stem(run: str) -> str:

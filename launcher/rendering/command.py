@@ -9,11 +9,14 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher import units, workloads
-from launcher.planning import data_cache, notification, own_program, ranks_environment, weights
+from launcher.planning import data_cache, notification, own_program, ranks_environment, tiers, weights
 from launcher.rendering import containers, own_image, templates
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
+
+TRIALS = "trials.json"
+_DECIDING = ("name", "group", "micro", "bound", "less", "config")
 
 
 def ranks(plan: Plan, folder: str, config: str, code: str = "") -> list[str]:
@@ -23,6 +26,9 @@ def ranks(plan: Plan, folder: str, config: str, code: str = "") -> list[str]:
     below `folder`), all as the ranks see them.
     """
     job = plan.job
+    if plan.tuning:
+        run, beside = folder.rpartition("/")[2], config.rpartition("/")[0]
+        return ["-m", "tune", f"--trials={beside}/{TRIALS}", f"--folder={folder}", f"--run={run}"]
     if job.command is not None:
         return [*job.command, *workloads.command_line(plan.args)]
     if workloads.is_script(job.workload):
@@ -35,11 +41,28 @@ def ranks(plan: Plan, folder: str, config: str, code: str = "") -> list[str]:
         "checkpoint-every": job.checkpoint.every,
         "checkpoint-keep": job.checkpoint.keep,
         "checkpoint-async": job.checkpoint.async_ or None,
+        "checkpoint-mirror": job.checkpoint.mirror,
+        **tiers.own_disk(plan),
         "resume": own_program.resume_folder(job.checkpoint.resume, folder.rpartition("/")[0]),
     }
     known = workloads.options(job.workload)
     launcher_options = workloads.command_line({k: v for k, v in ours.items() if k in known})
     return ["-m", f"workloads.{job.workload}", *launcher_options, *workloads.command_line(plan.args)]
+
+
+def trials(plan: Plan) -> str:
+    """What docker/tune.py reads: each candidate's configuration and what its ranks run; '' for any other run."""
+    if plan.tuning is None:
+        return ""
+    entries = []
+    for entry in plan.tuning.trials:
+        ours = {"model": plan.job.model} if "model" in workloads.options(plan.job.workload) else {}
+        words = workloads.command_line({**ours, **entry.args})
+        facts = {key: getattr(entry, key) for key in _DECIDING}
+        entries.append({**facts, "words": ["-m", f"workloads.{plan.job.workload}", *words]})
+    head = {"steps": plan.tuning.steps, "limit": plan.tuning.limit}
+    lines = ",\n".join(f"  {json.dumps(entry)}" for entry in entries)
+    return f'{json.dumps(head)[:-1]}, "trials": [\n{lines}\n]}}'
 
 
 def script_values(plan: Plan, scheduler: Literal["local", "slurm"]) -> dict[str, Any]:
@@ -50,6 +73,7 @@ def script_values(plan: Plan, scheduler: Literal["local", "slurm"]) -> dict[str,
         "plan": plan,
         "command": ranks(plan, plan.folder, f"{plan.folder}/ds_config.json"),
         "config": json.dumps(plan.config, indent=1),
+        "trials": trials(plan),
         "environment": ranks_environment.document(plan),
         "carrier": templates.Code(ranks_environment.CARRIER),
         "caches": [*caches, *options(plan, runtime, stops=scheduler == "slurm")],
@@ -66,6 +90,8 @@ def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:
     `stops`: the scheduler sends a signal before the walltime, and puts a job back into its queue.
     """
     job, words = plan.job, list[str]()
+    if plan.tuning:  # no word of its command holds a name that is replaced
+        words += ["--processes=host", f"--names-from={len(ranks(plan, '', ''))}"]
     if workloads.is_script(job.workload):
         words += ["--program", "--names-from=0"] if job.command is not None else ["--names-from=1"]
     if job.processes == "host":
@@ -85,7 +111,7 @@ def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:
 
 def _stall(plan: Plan, runtime: str) -> str:
     """The node entry's word for `watch.stall`. What serves on Kubernetes waits for as long as nobody asks."""
-    said = plan.job.watch.stall
+    said = "off" if plan.tuning else plan.job.watch.stall  # each trial has a watch of its own
     if said == "auto" and runtime == "kubernetes" and plan.cluster.kubernetes.kind == "leaderworkerset":
         return "off"
     return said if said in {"auto", "off"} else str(units.seconds(said))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from launcher import workloads
 from launcher.errors import Problem, shown
 from launcher.images import names
+from launcher.planning import tiers
 from launcher.rendering import own_image
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def problems(runtime: str, plan: Plan) -> Iterator[Problem]:
         yield Problem(what, "run without a container (slurm.container: none)", about=("cluster", "fabric"))
     yield from _image(runtime, plan.image, plan.cluster.image)
     yield from _mounts(plan)
+    brought = [plan.workspace.runs, plan.cluster.scratch, *(mount.inside for mount in plan.mounts)]
+    yield from tiers.unmounted(plan, brought)
     if runtime != "oci" and (split := set(plan.workspace.runs) & set(":,\n\"'\\")):
         hint = "set LAUNCHER_RUNS to a folder without it"
         characters = " and ".join(sorted(map(repr, split)))

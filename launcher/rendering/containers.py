@@ -46,7 +46,8 @@ def node_entry(runtime: str, plan: Plan, gate: bool = False) -> list[str]:
         if inside(runtime)
         else ([plan.workspace.python], f"{plan.workspace.root}/docker")
     )
-    program = [f"{code}/preflight.py", *_preflight(plan), "--"] if gate else [f"{code}/node.py"]
+    asked = preflight(plan, plan.cluster.slurm.floor, memlock=plan.fabric.memlock) if gate else []
+    program = [f"{code}/preflight.py", *asked, "--"] if gate else [f"{code}/node.py"]
     return [*entry.step, *entry.command, *_profile(plan), *python, *program]
 
 
@@ -62,20 +63,28 @@ _FLOOR = 0.7
 # Of the rate that the cluster file gives, where nobody published a figure. Preflight's messages of 1 GiB reach most of
 # it between healthy hosts; TCP, or half of the adapters, does not reach half.
 _FLOOR_OF_RATE = 0.5
+_SHM_OF_A_RANK, _SHM_WITHOUT_GPUS = 0.25, 0.0625  # GiB
 
 
-def _preflight(plan: Plan) -> list[str]:
-    """What docker/preflight.py asks of each host."""
-    words = [f"--scratch={plan.cluster.scratch}", f"--floor={_floor(plan):g}"]
+def preflight(plan: Plan, floor: float | None, *, memlock: bool, shm: int | None = None) -> list[str]:
+    """What docker/preflight.py asks of each host: its options.
+
+    `floor`: the cluster file's own figure, in GB/s; `memlock`: whether the limit of locked memory tells anything;
+    `shm`: bytes of /dev/shm, where the plan decides them.
+    """
+    words = [f"--scratch={plan.cluster.scratch}", f"--floor={_floor(plan, floor):g}"]
     # NCCL needs about this much of /dev/shm a rank, for ranks of one host that do not reach each other directly
-    words += ["--shm=0.25", "--disk=5"] if plan.gpu else []
-    return words + (["--memlock"] if plan.fabric.memlock and plan.gpu else [])
+    words += [f"--choose={plan.nodes}"] if plan.spares else []
+    each = _SHM_OF_A_RANK if plan.gpu else _SHM_WITHOUT_GPUS
+    each = each if shm is None else min(each, shm / 2**30 / plan.slots / 2)
+    words += [f"--shm={each:.3g}", "--disk=5"] if plan.gpu else [f"--shm={each:.3g}"] if shm else []
+    return words + (["--memlock"] if memlock and plan.gpu else [])
 
 
-def _floor(plan: Plan) -> float:
+def _floor(plan: Plan, own: float | None) -> float:
     """Bus bandwidth between hosts in GB/s below which preflight refuses them; 0: none."""
-    if plan.cluster.slurm.floor is not None:
-        return plan.cluster.slurm.floor
+    if own is not None:
+        return own
     if not plan.gpu or plan.nodes == 1:
         return 0.0
     if plan.fabric.bandwidth:

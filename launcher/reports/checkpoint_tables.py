@@ -30,9 +30,14 @@ def table(found: Sequence[Saved], several: bool) -> str:
         )
         for saved in found
     ]
+    head: tuple[str, ...] = _HEAD
+    if any(saved.mirrored for saved in found):
+        head = (*_HEAD[:-1], "WHERE", "")
+        places = ["run folder, mirror" if saved.mirrored else "run folder" for saved in found]
+        rows = [(*row[:-1], place, row[-1]) for row, place in zip(rows, places, strict=True)]
     if several:
         rows = [(saved.run, *row) for saved, row in zip(found, rows, strict=True)]
-    return tables.table(rows, (("RUN", *_HEAD) if several else _HEAD))
+    return tables.table(rows, (("RUN", *head) if several else head))
 
 
 def data(saved: Saved) -> dict[str, Any]:
@@ -42,6 +47,7 @@ def data(saved: Saved) -> dict[str, Any]:
         "run": saved.run,
         "tag": saved.tag,
         "folder": str(saved.folder),
+        "mirrored": saved.mirrored,
         "state": saved.state,
         "reason": saved.reason,
         "step": saved.step,

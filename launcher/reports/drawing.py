@@ -127,6 +127,19 @@ def _stack(axes: Any, group: Group) -> None:
     axes.grid(axis="x")
 
 
+def times(title: str, measured: Sequence[tuple[str, float, bool]]) -> Any:
+    """A bar for each of (name, seconds, whether it is the best)."""
+    figure = _figure(title, 11, 1.2 + 0.3 * len(measured))
+    axes, rows = figure.subplots(), range(len(measured))
+    colours = [COLOURS[1 if best else 0] for *_, best in measured]
+    axes.barh(rows, [seconds for _, seconds, _ in measured], height=0.66, color=colours)
+    axes.set_yticks(rows, [f"{'→ ' if best else ''}{name}" for name, _, best in measured])
+    axes.set_ylim(len(measured) - 0.4, -0.6)
+    axes.set_xlabel("seconds of a step, the same global batch for all")
+    axes.grid(axis="x")
+    return figure
+
+
 def runs(
     title: str,
     names: Sequence[str],

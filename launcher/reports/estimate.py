@@ -13,7 +13,7 @@ from launcher.reports import bars
 from launcher.sizing import failures, traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from launcher.planning.capacity import Fewest, Largest
     from launcher.planning.fit import Estimate, Saving
@@ -76,12 +76,12 @@ def _saving(saving: Saving) -> dict[str, Any]:
     }
 
 
-def text(estimate: Estimate) -> str:
-    """The same as text."""
-    return "\n".join(_lines(estimate))
+def text(estimate: Estimate, forecast: Sequence[str] = ()) -> str:
+    """The same as text; `forecast`: the lines beside the bound."""
+    return "\n".join(_lines(estimate, forecast))
 
 
-def _lines(estimate: Estimate) -> Iterator[str]:
+def _lines(estimate: Estimate, forecast: Sequence[str]) -> Iterator[str]:
     needed, model = estimate.evaluation.memory, estimate.model
     active = (
         f" ({units.count(model.active_parameters)} active)"
@@ -107,6 +107,7 @@ def _lines(estimate: Estimate) -> Iterator[str]:
     yield f"largest micro batch   {_largest_micro(estimate)}"
     yield from _checkpoints(estimate)
     yield from _time(estimate)
+    yield from forecast
     shortfalls = "; ".join(estimate.evaluation.shortfalls)
     fits = "fits" if estimate.model.measured else "fits without its activations, which are not estimated"
     yield f"verdict               {fits if estimate.fits else f'DOES NOT FIT: {shortfalls}'}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import atomic, units
 from launcher.errors import PlanError, Problem, RunNotFoundError, SpecError
-from launcher.reports import curves, drawing, estimate, spending
+from launcher.reports import curves, drawing, estimate, spending, tuning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from launcher.reports.curves import Curves
     from launcher.reports.life import Life
     from launcher.reports.spending import Use
+    from launcher.reports.tuning import Row
 
     Runs = Sequence[tuple[Curves, Use | None, Life | None]]
 
@@ -47,6 +48,18 @@ def draw_estimate(name: str, fit: Estimate, paths: Sequence[str]) -> Iterator[st
     title = units.printable(f"{name}: {fit.model.name} on {where}")
     text, groups = estimate.text(fit), estimate.groups(fit)
     return _written(paths, title, text, lambda: drawing.memory(title, groups))
+
+
+def draw_trials(name: str, rows: Sequence[Row], paths: Sequence[str]) -> Iterator[str]:
+    """Draw the step times of a tuning run's candidates; yields the files that were written.
+
+    Raises RunNotFoundError where none was measured, and else as `draw_plan`.
+    """
+    times = [(row.name, row.step_seconds, row.result == tuning.BEST) for row in rows if row.step_seconds]
+    if paths and not times:
+        raise RunNotFoundError(f"there is nothing to draw: {name} has measured no candidate")
+    title = units.printable(f"{name}: seconds of a step")
+    return _written(paths, title, tuning.text(rows) if rows else "", lambda: drawing.times(title, times))
 
 
 def draw_runs(runs: Runs, paths: Sequence[str]) -> Iterator[str]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 # Seconds between two queries of the scheduler; those that are shared are queried less often.
 _POLL, _POLL_SHARED = {"local": 0.3}, 3.0
+_BEAT = 0.2  # seconds between two looks at what the run has written
 _PATIENCE = 600.0  # seconds without an answer
 _LINE_EVERY = 30.0  # seconds between progress lines where there is no terminal
 
@@ -64,7 +65,7 @@ def _watch(run: Run, status: Callable[[Run], Status], view: _View, display: _Dis
         if now.state in ENDED:
             return now
         display.show(trouble or view.line(now), view.fraction)
-        time.sleep(0.2)
+        time.sleep(_BEAT)
 
 
 @dataclass
@@ -95,6 +96,8 @@ class _View:
 
     def line(self, now: Status) -> str:
         if not self.steps and now.state == "RUNNING":
+            if trial := self.words("trial", "text"):
+                return f"trial {trial[-1]}"
             urls = self.words("ready", "url")
             started = prepared_tables.progress(self.records) or "running: ranks are starting"
             return f"serving at {urls[-1]}" if urls else started

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import units, workloads
 from launcher.fabrics import FABRICS, model
+from launcher.planning import spares
 from launcher.reports import estimate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from launcher.files.job import Checkpoint
     from launcher.planning.plan import Plan
     from launcher.runs.metrics import Record
     from launcher.runs.record import Run
@@ -52,13 +54,14 @@ def plan(plan: Plan) -> str:
         ("run", plan.id),
         ("workload", f"{_program(plan)}{f', model {job.model}' if job.model else ''}"),
         ("hosts × slots", f"{ranks} on {plan.cluster.gpu_name or 'CPU'}, fabric {plan.fabric.name}"),
+        *([("spares", spares.cost(plan))] if plan.spares else []),
         *(_step(plan) if workloads.steps(job.workload) else ()),
         *([("python", plan.cluster.python)] if plan.cluster.python else []),
         ("image", plan.image),
         ("walltime", f"{units.brief(job.walltime)}, restarted up to {job.restarts} times"),
         ("run folder", plan.folder),
     ]
-    memory = ["", estimate.text(plan.estimate)] if plan.estimate else []
+    memory = ["", estimate.text(plan.estimate, _forecast(plan))] if plan.estimate else []
     if plan.inference:
         from launcher.planning import generating
         from launcher.reports import inference
@@ -72,6 +75,21 @@ def plan(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def _forecast(plan: Plan) -> list[str]:
+    """The lines of a forecast; where nothing was measured, what would give one."""
+    if plan.forecast is None:
+        measures = plan.estimate and plan.estimate.told
+        return [f"forecast              {NOT_MEASURED}"] if measures else []
+    from launcher.reports import forecasts
+
+    return forecasts.lines(plan.forecast)
+
+
+NOT_MEASURED = (
+    "none, as this cluster was not measured: a step takes longer than `at least`; `launcher cluster probe`"
+)
+
+
 def _step(plan: Plan) -> Iterator[tuple[str, str]]:
     """What only programs have that work in steps."""
     batch, kept = plan.batch, plan.job.checkpoint
@@ -83,7 +101,17 @@ def _step(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "deepspeed", f"{plan.preset}, ZeRO stage {_stage(plan)}, {plan.precision}"
     if "checkpoint-every" in workloads.options(plan.job.workload):
         how = ", written while training goes on" if kept.async_ else ""
-        yield "checkpoints", f"every {kept.every} steps{how}, the newest {kept.keep} are kept"
+        yield (
+            "checkpoints",
+            f"every {kept.every} steps{how}, the newest {kept.keep} are kept{_elsewhere(kept)}",
+        )
+
+
+def _elsewhere(kept: Checkpoint) -> str:
+    """Where else checkpoints are kept."""
+    waits = ", for which training waits" if kept.async_ else ""
+    local = f"; every {kept.local.every} on hosts' own disks{waits}" if kept.local else ""
+    return local + (f"; uploaded to {kept.mirror}" if kept.mirror else "")
 
 
 def _program(plan: Plan) -> str:
@@ -134,11 +162,13 @@ def plan_json(plan: Plan) -> str:
             "id": plan.id,
             "world_size": plan.world_size,
             "nodes": plan.nodes,
+            "spares": plan.spares,
             "slots": plan.slots,
             "batch": {"micro": batch.micro, "accumulation": batch.accumulation, "global": batch.train},
             "deepspeed": {"preset": plan.preset, "config": plan.config},
             "args": plan.args,
             **estimate.data(plan.estimate),
+            "forecast": _forecast_data(plan),
             **_inference(plan),
             "precision": plan.precision,
             "image": plan.image,
@@ -148,10 +178,19 @@ def plan_json(plan: Plan) -> str:
     )
 
 
+def _forecast_data(plan: Plan) -> dict[str, Any] | None:
+    if plan.forecast is None:
+        return None
+    from launcher.reports import forecasts
+
+    return forecasts.data(plan.forecast)
+
+
 def status_json(run: Run, now: Status) -> str:
     """A run's status, machine-readable."""
-    from launcher.runs import slow
+    from launcher.runs import hangs, slow
 
+    hang = hangs.last(run.folder)
     return dump(
         {
             "id": run.id,
@@ -161,8 +200,10 @@ def status_json(run: Run, now: Status) -> str:
             "reason": now.reason,
             "exit_code": now.exit_code,
             "hosts": list(now.hosts),
+            "spares": list(now.spares),
             "folder": str(run.folder),
             "slow": [one._asdict() for one in slow.read(run.folder)],
+            "hang": hang._asdict() if hang else None,
         }
     )
 
@@ -179,6 +220,7 @@ def status(run: Run, now: Status) -> str:
             "where",
             f"{run.scheduler} {run.native_id.partition(':')[0]}, {', '.join(now.hosts[:8]) or 'no hosts yet'}",
         ),
+        *([("spares", ", ".join(now.spares))] if now.spares else []),
         ("submitted", datetime.fromtimestamp(run.submitted).strftime("%Y-%m-%d %H:%M:%S")),
         ("folder", str(run.folder)),
     ]

@@ -1,7 +1,7 @@
 """Hosts that failed a preflight or were lost: a short list that `--exclude-bad` leaves out, and that expires.
 
-Owns the file's format. The job's script adds lines (templates/slurm/job.sh.j2), the launcher only reads, and a
-person may edit it: one host a line, `host expires reason…`, with the time as ISO 8601; `#` starts a comment.
+Owns the file's format. Slurm's job script adds lines (templates/slurm/job.sh.j2), for Kubernetes `status` and `--wait`
+do, and a person may edit it: one host a line, `host expires reason…`, the time as ISO 8601; `#` starts a comment.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NAME = "bad-hosts.txt"
+_LISTED = 86400  # seconds, as in the script
 
 
 class Bad(NamedTuple):
@@ -40,6 +41,19 @@ def current(runs: Path, now: datetime | None = None) -> list[Bad]:
         return []
     newest = {bad.host: bad for line in lines if (bad := _read(line)) and bad.until > now}
     return list(newest.values())
+
+
+def add(runs: Path, host: str, reason: str, at: float) -> None:
+    """Put `host` on the list for a day from `at`, Unix time; the same line only once. Raises OSError."""
+    until = datetime.fromtimestamp(at + _LISTED, timezone.utc).isoformat(timespec="seconds")
+    line = f"{host} {until} {' '.join(reason.replace('#', ' ').split())}\n"
+    try:
+        known = reading.text(runs / NAME, errors="replace").splitlines(keepends=True)
+    except FileNotFoundError:
+        known = []
+    if line not in known:
+        with (runs / NAME).open("a", encoding="utf-8") as file:
+            file.write(line)
 
 
 def _read(line: str) -> Bad | None:

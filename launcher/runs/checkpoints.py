@@ -6,6 +6,7 @@ What makes one complete is docker/workloads/checkpoint_folder.py's, by which the
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher import entry
@@ -19,10 +20,13 @@ if TYPE_CHECKING:
     from launcher.runs.record import Run
 
 
+_MIRROR = "mirror.json"  # docker/workloads/mirroring.py
+
+
 class Saved(NamedTuple):
     """A checkpoint of a run. `bytes`: on disk; `written`: Unix time; `reason`: why it is not complete.
 
-    `checkpoint` is what the ranks would resume, of a complete one.
+    `checkpoint` is what the ranks would resume, of a complete one; `mirrored`: whether it is at the mirror too.
     """
 
     run: str
@@ -34,15 +38,33 @@ class Saved(NamedTuple):
     written: float
     reason: str = ""
     checkpoint: Any = None
+    mirrored: bool = False
+
+
+class Mirror(NamedTuple):
+    """What a run's mirror held when its first rank looked last: the tags of complete checkpoints, newest first."""
+
+    address: str
+    tags: tuple[str, ...]
 
 
 def listed(run: Run) -> list[Saved]:
     """The run's checkpoints, the newest first; none where its folder holds none. Raises PlanError without xxhash."""
     kept = entry.module("workloads.checkpoint_folder")
     folder = run.folder / kept.FOLDER
+    there = mirror(run)
     with contextlib.suppress(OSError):  # not there, or closed
-        return [_saved(run.id, path) for path in kept.newest_first(folder) if not path.is_symlink()]
+        found = [_saved(run.id, path) for path in kept.newest_first(folder) if not path.is_symlink()]
+        return [saved._replace(mirrored=there is not None and saved.tag in there.tags) for saved in found]
     return []
+
+
+def mirror(run: Run) -> Mirror | None:
+    """What is at the run's mirror, by the file that its ranks keep; None where there is none yet."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        told = json.loads((run.folder / _MIRROR).read_text(encoding="utf-8"))
+        return Mirror(str(told["address"]), tuple(map(str, told["tags"])))
+    return None
 
 
 def choose(run: Run, step: int | None) -> Saved:

@@ -37,8 +37,8 @@ def report(run: Run, now: Status) -> list[str]:
         path = run.folder / "logs" / (f"rank-{failure.rank}.log" if failure.rank >= 0 else "job.log")
         who = f"rank {failure.rank}" if failure.rank >= 0 else "node entry"
         lines.append(f"first failure  {who} on {failure.host}, exit code {failure.code}")
-        if failure.code == _STALLED and (found := hangs.newest(run.folder)):
-            lines.append(f"hang           {units.printable(found[1]['verdict'])}; stacks in {found[0]}")
+        if failure.code == _STALLED and (hang := hangs.last(run.folder)):
+            lines.append(f"hang           {units.printable(hang.verdict)}; stacks in {hang.folder}")
         lines += [f"last lines of {path}:", *(f"  {units.printable(line)}" for line in _newest(path)[-12:])]
     return lines + [line for cause in explain(run, now) for line in _cause("likely cause   ", cause)]
 

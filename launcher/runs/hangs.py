@@ -12,6 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from launcher import atomic
+from launcher.namedtuple import NamedTuple
 from launcher.runs import reading
 
 if TYPE_CHECKING:
@@ -20,13 +21,44 @@ if TYPE_CHECKING:
 FOLDER, FILE = "stacks", "verdict.json"
 
 
-def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
-    """(its folder, the newest verdict.json); None where nothing was taken, or it cannot be read."""
+class Hang(NamedTuple):
+    """No rank advanced: `rank` and `host` are whom the others waited for, -1 and '' where it was nobody in particular.
+
+    `of_host`: the host was to blame. `time`: Unix time. `folder`: where the stacks lie.
+    """
+
+    verdict: str
+    rank: int
+    host: str
+    of_host: bool
+    time: float
+    folder: str
+
+
+def last(folder: Path) -> Hang | None:
+    """The newest hang of the run, whatever became of it; None without any."""
+    found = newest(folder, cause="stall")
+    if found is None:
+        return None
+    where, said = found
+    with contextlib.suppress(ValueError, TypeError, OverflowError):
+        rank, time = int(said.get("rank", -1)), float(said.get("time", 0.0))
+        host, of_host = str(said.get("host", "")), bool(said.get("of_host"))
+        return Hang(said["verdict"], rank, host, of_host=of_host, time=time, folder=str(where))
+    return None
+
+
+def newest(folder: Path, cause: str = "") -> tuple[Path, dict[str, Any]] | None:
+    """(its folder, the newest verdict.json); None where nothing was taken, or it cannot be read.
+
+    `cause`: only of these, "stall" or "asked".
+    """
     found = []
     for file in (folder / FOLDER).glob(f"*/{FILE}"):
         with contextlib.suppress(OSError, ValueError, RecursionError):
             verdict = json.loads(reading.text(file))
-            if isinstance(verdict, dict) and isinstance(verdict.get("verdict"), str):
+            wanted = isinstance(verdict, dict) and cause in ("", verdict.get("cause"))
+            if wanted and isinstance(verdict.get("verdict"), str):
                 found.append((file.stat().st_mtime, file.parent, verdict))
     return max(found, key=lambda entry: entry[0])[1:] if found else None
 

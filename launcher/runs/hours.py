@@ -1,5 +1,7 @@
 """Where the allocated time of a run went: hosts × slots × time, split into shares that add up to it exactly.
 
+Spares are hosts without ranks: all of their time is a share of its own.
+
 Owns the shares and the arithmetic. What is known of the time is events.jsonl's (docker/events.py: when hosts were
 allocated, met and left) and metrics.jsonl's (docker/workloads/metrics.py: when training began, steps, evaluations and
 checkpoints with their seconds). Goodput is the share of steps whose work was kept, without the first of each attempt,
@@ -37,6 +39,7 @@ SHARES = {
     "stalls": "stalls",
     "program": "a program that tells no steps",
     "ending": "ending",
+    "spares": "hosts held idle as spares",
 }
 # Event → the share that begins with it.
 _BEGINS = {
@@ -47,7 +50,10 @@ _BEGINS = {
     "saved": "ending",
 }
 # Event of metrics.jsonl → the share of the `seconds` before it.
-_TOOK = {"eval": "evaluation", "checkpoint": "checkpoints", "waited": "checkpoints"}
+_TOOK = {
+    "eval": "evaluation",
+    **dict.fromkeys(("checkpoint", "own_disk", "waited"), "checkpoints"),
+}
 _MOST = 1e6  # slots
 _DAY = 86_400.0  # seconds, more than the clocks of two hosts and a time zone differ by
 
@@ -72,6 +78,7 @@ class Attempt(NamedTuple):
     ended: bool
     events: tuple[Record, ...]
     records: tuple[Record, ...]
+    spares: int = 0  # slots of hosts that stayed idle
 
 
 def read(folder: Path) -> tuple[list[Record], list[Record]]:
@@ -120,6 +127,7 @@ def attempts(events: Sequence[Record], records: Sequence[Record], now: float | N
                 ended=bool(ends),
                 events=tuple(own),
                 records=tuple(lines),
+                spares=int(min(max(own[0].figures.get("spare_slots", 0.0), 0.0), _MOST)),
             )
         )
     return found
@@ -131,12 +139,13 @@ def account(of_run: Sequence[Attempt]) -> dict[str, int]:
     for number, attempt in enumerate(of_run):
         for start, end, share in timeline(attempt, resumed(of_run[number + 1 :])):
             total[share] += (end - start) * attempt.slots
+        total["spares"] += (attempt.end - attempt.start) * attempt.spares
     return total
 
 
 def allocated(of_run: Iterable[Attempt]) -> int:
     """Slot-milliseconds that the run had."""
-    return sum((attempt.end - attempt.start) * attempt.slots for attempt in of_run)
+    return sum((attempt.end - attempt.start) * (attempt.slots + attempt.spares) for attempt in of_run)
 
 
 def timeline(attempt: Attempt, resumed_after: int | None = None) -> Iterator[Span]:

@@ -149,8 +149,18 @@ def slurm_job(folder: Path) -> str:
 def host_names(folder: Path) -> list[str]:
     """The hosts of the newest hostfile of the run, in order of their ranks; [] before there is one."""
     newest, _ = _newest(folder, "hostfile*")
+    return _hosts(newest)
+
+
+def spare_names(folder: Path) -> list[str]:
+    """The hosts that the newest attempt holds idle; [] where there are none."""
+    return _hosts(folder / "spares")
+
+
+def _hosts(path: Path | None) -> list[str]:
+    """The first word of each line."""
     return (
-        [units.printable(line.split()[0]) for line in _text(newest).splitlines() if line.strip()]
-        if newest
+        [units.printable(line.split()[0]) for line in _text(path).splitlines() if line.strip()]
+        if path
         else []
     )

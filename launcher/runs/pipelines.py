@@ -23,11 +23,15 @@ RECORD = "pipeline.json"
 
 
 class PipelineRun(NamedTuple):
-    """Stage → its run, in order (None when its folder is gone), and the stages that each needs."""
+    """Stage → its run, in order (None when its folder is gone), and the stages that each needs.
+
+    `after`: the folders of runs that must succeed before the first stage, where a command waits for them.
+    """
 
     id: str
     runs: Mapping[str, Run | None]
     needs: Mapping[str, tuple[str, ...]]
+    after: tuple[str, ...] = ()
 
     @property
     def is_plain(self) -> bool:
@@ -45,12 +49,14 @@ def of_run(run: Run) -> PipelineRun:
     return PipelineRun(run.id, {"": run}, {"": ()})
 
 
-def write(
-    folder: Path, scheduler: str, runs: Mapping[str, Run], needs: Mapping[str, tuple[str, ...]]
-) -> None:
+def write(folder: Path, scheduler: str, pipeline: PipelineRun) -> None:
     """Write the record of all stages, submitted or not."""
-    stages = [{"stage": name, "run": run.id, "needs": needs[name]} for name, run in runs.items()]
-    data = {"id": folder.name, "scheduler": scheduler, "stages": stages}
+    stages = [
+        {"stage": name, "run": run.id, "needs": pipeline.needs[name]}
+        for name, run in pipeline.runs.items()
+        if run
+    ]
+    data = {"id": folder.name, "scheduler": scheduler, "after": pipeline.after, "stages": stages}
     folders.write_files(folder, {RECORD: json.dumps(data, indent=1) + "\n"})
 
 
@@ -67,6 +73,7 @@ def read(path: Path) -> PipelineRun:
         scheduler = str(data.get("scheduler", ""))
         names = {str(entry["stage"]): str(entry["run"]) for entry in data["stages"]}
         needs = {str(entry["stage"]): tuple(map(str, entry["needs"])) for entry in data["stages"]}
+        after = tuple(map(str, data.get("after", ())))
         wrong = [need for named in needs.values() for need in named if need not in needs]
     except (KeyError, TypeError, AttributeError) as error:
         raise RunNotFoundError(f"{path} cannot be read: {record.why(error)}") from None
@@ -74,7 +81,7 @@ def read(path: Path) -> PipelineRun:
         raise RunNotFoundError(f"{path} cannot be read: it has no stages, or needs one that it does not have")
     runs = path.parent.parent
     stages = {stage: _run(runs / run, scheduler) for stage, run in names.items()}
-    return PipelineRun(path.parent.name, stages, needs)
+    return PipelineRun(path.parent.name, stages, needs, after)
 
 
 def _run(folder: Path, scheduler: str) -> Run | None:

@@ -6,14 +6,18 @@ Owns `run.json`, `plan.json` and the layout below; how a run is doing is its sch
                 lock.json       what that was made of: lock.py
                 run.json        that it was submitted, and as what
                 job.sh | manifest.yaml, ds_config.json, hostfile…
+                spares, candidates-<attempt>, chosen-<attempt>   idle hosts: templates/slurm/spares.sh.j2
                 code/, code.json, programs/   what it carries: submission/snapshot.py
                 logs/           job.log, node-<n>.log, rank-<n>.log
                 metrics.jsonl   written by rank 0
+                trials.jsonl, trials/   of a tuning run: trials.py
                 events.jsonl    written by the first host's node entry
                 checkpoints/    <tag>/ …
                 outcome-<attempt>, unfit-<attempt>, again-<attempt>, exit_code, cancelled
                 attempts.jsonl  how each ended, and whether it is started again: docker/restarts.py
                 stacks/         what ranks hung in: hangs.py
+                profiles/       traces of ranks: profiles.py
+                certificate.json   what a proof has shown: certificate.py
     <runs>/bad-hosts.txt        hosts that --exclude-bad leaves out: badhosts.py
 """
 
@@ -91,6 +95,7 @@ def plan_text(plan: Plan) -> str:
         "args": plan.args,
         "environment": {v.name: v.value for v in plan.environment},
         "secrets": [s._asdict() for s in plan.secrets],
+        **({"tuning": plan.tuning.record} if plan.tuning else {}),
         "job": validation.written(plan.job),
         "cluster": validation.written(plan.cluster),
     }

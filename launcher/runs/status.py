@@ -19,6 +19,7 @@ class Status(NamedTuple):
     reason: str = ""
     exit_code: int | None = None
     hosts: tuple[str, ...] = ()
+    spares: tuple[str, ...] = ()  # hosts without ranks, which take the place of one that is lost
 
 
 class Selection(NamedTuple):

@@ -5,19 +5,22 @@ Owns the table; each module owns its scheduler.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
 from typing import TYPE_CHECKING, Protocol, cast
 
 from launcher.errors import LauncherError, SpecError, SubmitError, did_you_mean
 from launcher.runs.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from launcher.errors import Problem
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
     from launcher.runs.status import Selection
+    from launcher.runs.unpacking import Line
 
 Files = dict[str, str]
 
@@ -104,6 +107,25 @@ def shell(run: Run, plan: Plan, selection: Selection, terminal: bool) -> list[st
     if beside is None:
         raise SubmitError(f"{run.scheduler} cannot start a shell beside a rank")
     return list(beside(run, plan, selection, terminal))
+
+
+@contextlib.contextmanager
+def sender(run: Run, plan: Plan, path: str, say: Callable[[str], None]) -> Iterator[Line]:
+    """A line to the program that sends files of `path` in the folder of `run`, which has `plan`: docker/sender.py.
+
+    `say` is told what takes long. Raises SubmitError where the folder is gone or the scheduler refuses.
+    """
+    own = getattr(load(run.scheduler), "sender", None)
+    if own is None:  # its folder is on a file system of this machine
+        from launcher.schedulers import child, inside
+
+        words, text = inside.sender(str(run.folder), path)
+        with child.Child([sys.executable, *words]) as line:
+            line.write(text)
+            yield line
+        return
+    with own(run, plan, path, say) as line:
+        yield line
 
 
 if TYPE_CHECKING:  # the type checker compares each module with the protocol

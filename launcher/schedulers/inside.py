@@ -1,6 +1,6 @@
-"""What a shell beside a rank needs under every scheduler: which host it is on, and the program that becomes the shell.
+"""What is started beside a rank or a run folder under every scheduler: a shell, and the program that sends files.
 
-Owns both; how the host and the container are entered is each scheduler's.
+Owns which host a shell is on, and both programs; how the host and the container are entered is each scheduler's.
 """
 
 from __future__ import annotations
@@ -50,6 +50,16 @@ def program(folder: str, rank: int) -> list[str]:
     """Python's arguments for a shell beside `rank`. `folder`: the run folder as ranks see it, '' where they see one."""
     text = (ROOT / "docker" / "rank_shell.py").read_text(encoding="ascii")
     return ["-c", text, f"--folder={folder}", f"--rank={rank}"]
+
+
+# Its text comes by stdin: as a word it would be part of an address, whose length proxies limit.
+_FROM_STDIN = "import sys; exec(compile(sys.stdin.buffer.read(int(sys.argv.pop())), 'sender.py', 'exec'))"
+
+
+def sender(folder: str, path: str) -> tuple[list[str], bytes]:
+    """(Python's arguments for what sends files of `path` in `folder`, what it must get on stdin first)."""
+    text = (ROOT / "docker" / "sender.py").read_bytes()
+    return ["-c", _FROM_STDIN, folder, path, str(len(text))], text
 
 
 def with_python(words: list[str]) -> list[str]:

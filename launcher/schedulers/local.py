@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from launcher import exit_codes
 from launcher.errors import PlanError, Problem, SubmitError, ToolMissingError, located
-from launcher.planning import cards, own_program
+from launcher.planning import cards, own_program, spares
 from launcher.rendering import command, containers, hostfile, templates
 from launcher.runs import logs as runs_logs
 from launcher.runs import reading
@@ -34,7 +34,8 @@ _MAX_HOSTS = 16
 
 @located
 def render(plan: Plan) -> Files:
-    """`job.sh`. Raises PlanError for several hosts with GPUs, or more hosts than make sense on one machine."""
+    """`job.sh`. Raises PlanError for several hosts with GPUs, spares, or more hosts than make sense on one machine."""
+    spares.require_none(plan, "one machine has no other host", "use `launcher slurm`, or leave spares out")
     if plan.nodes > 1 and plan.gpu:
         what = f"{plan.nodes} hosts of {plan.slots} GPUs cannot run on this machine"
         hint = "use --set nodes=1, or --cluster laptop to try it on CPU ranks"
@@ -54,6 +55,9 @@ def render(plan: Plan) -> Files:
 def warnings(plan: Plan) -> list[Problem]:
     """Where this machine has other GPUs than the plan counts on, and what it does not do."""
     found = [*cards.warnings(plan), *own_program.warnings(plan, "this machine ends no run at its walltime")]
+    if plan.job.preflight:
+        what, about = "preflight is not done: it checks the hosts of a cluster", ("job", "preflight")
+        found.append(Problem(what, "leave it out, or run the job on Slurm or Kubernetes", about=about))
     return [problem.at(plan.places) for problem in found]
 
 

@@ -184,14 +184,15 @@ def _cost(candidate: Candidate, seconds: Mapping[Candidate, float]) -> float:
 def candidates(machine: Machine, request: Request) -> Iterator[Candidate]:
     """Those of CANDIDATES that the machine and the job allow."""
     for candidate in CANDIDATES:
-        if request.checkpointing not in (None, candidate.checkpointing):
-            continue
-        # ZeRO++ keeps its second copy within a host and needs CUDA for its quantizers.
-        if candidate.preset == "zeropp" and (machine.hosts == 1 or machine.slots == 1 or machine.gpu is None):
-            continue
-        if candidate.preset == "zero3-nvme" and not machine.nvme:
-            continue
-        yield candidate
+        if request.checkpointing in (None, candidate.checkpointing) and possible(candidate.preset, machine):
+            yield candidate
+
+
+def possible(preset: str, machine: Machine) -> bool:
+    """Whether the machine has what the preset is for."""
+    if preset == "zeropp":  # it keeps its second copy within a host and needs CUDA for its quantizers
+        return machine.hosts > 1 and machine.slots > 1 and machine.gpu is not None
+    return preset != "zero3-nvme" or machine.nvme > 0
 
 
 def evaluate(model: Architecture, machine: Machine, request: Request, candidate: Candidate) -> Evaluation:

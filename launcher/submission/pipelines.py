@@ -15,7 +15,7 @@ from launcher.errors import LauncherError, PlanError, Problem, SpecError, Submit
 from launcher.runs import folders, pipelines, record, status
 from launcher.runs.pipelines import PipelineRun
 from launcher.runs.status import Status
-from launcher.submission import placement, submit
+from launcher.submission import placement, submit, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -83,14 +83,20 @@ def prepare(
             seen[stage.name] = _seen(scheduler, plans[stage.name])
         runs = {name: record.prepared(Path(plan.folder), scheduler) for name, plan in plans.items()}
         needs = {stage.name: stage.needs for stage in stages.stages}
-        if not stages.name:
+        led = tuple(after) if scheduler == "kubernetes" else ()  # elsewhere the scheduler waits
+        if not stages.name and not led:
             return PipelineRun(runs[""].id, runs, needs), plans
-        home = folders.make_next(Path(plans[stages.stages[0].name].workspace.runs), f"{stages.name}-pipeline")
-        pipelines.write(home, scheduler, runs, needs)
+        first = plans[stages.stages[0].name]
+        if not stages.name:  # a job that waits is recorded as a pipeline of its own
+            name = first.job.name
+            runs, needs, plans = {name: runs[""]}, {name: ()}, {name: first}
+        home = folders.make_next(Path(first.workspace.runs), f"{stages.name or first.job.name}-pipeline")
+        pipeline = PipelineRun(home.name, runs, needs, led)
+        pipelines.write(home, scheduler, pipeline)
     except BaseException:
         _abandon(plans, home)
         raise
-    return PipelineRun(home.name, runs, needs), plans
+    return pipeline, plans
 
 
 def _abandon(plans: Mapping[str, Plan], home: Path | None) -> None:
@@ -120,11 +126,14 @@ def submit_all(pipeline: PipelineRun, plans: Mapping[str, Plan], scheduler: str)
     return pipeline._replace(runs=submitted)
 
 
-def lead(pipeline: PipelineRun, follow: Follow) -> bool:
+def lead(pipeline: PipelineRun, follow: Follow, exclude: Sequence[str] = ()) -> bool:
     """Submit the stages to a scheduler without dependencies: each when the one before has succeeded.
 
-    Stages that have succeeded are passed over, those that failed are resumed. Returns whether all have succeeded.
+    Stages that have succeeded are passed over, those that failed are resumed, off the hosts `exclude`. What the first
+    stage waits for is followed as a stage without a name. Returns whether all have succeeded.
     """
+    if not waiting.is_over(pipeline, lambda run: follow("", run)):
+        return False
     for name, now in statuses(pipeline).items():
         run = pipeline.runs[name]
         if now.state == "SUCCEEDED":
@@ -132,19 +141,18 @@ def lead(pipeline: PipelineRun, follow: Follow) -> bool:
         if run is None:
             raise SubmitError(f"stage {name}: {now.reason}", hint="submit the pipeline again")
         if not run.native_id or now.state in status.ENDED:
-            run = _begin(pipeline, run)
+            run = _begin(pipeline, run, exclude)
         if not follow(name, run):
             return False
     return True
 
 
-def _begin(pipeline: PipelineRun, run: Run) -> Run:
+def _begin(pipeline: PipelineRun, run: Run, exclude: Sequence[str]) -> Run:
     try:
-        return submit.resume(run, ())
+        return submit.resume(run, exclude)
     except BaseException:
-        if not any(
-            other.native_id for other in pipeline.present
-        ):  # a pipeline that was refused leaves nothing
+        # a pipeline that was refused leaves nothing, but for one that has waited
+        if not pipeline.after and not any(other.native_id for other in pipeline.present):
             for other in pipeline.present:
                 shutil.rmtree(other.folder, ignore_errors=True)
             if not pipeline.is_plain:
@@ -162,6 +170,8 @@ def statuses(pipeline: PipelineRun) -> dict[str, Status]:
         result[name] = known[run.id] if run else Status("UNKNOWN", "its run folder cannot be read")
         if run and not run.native_id and any(now.state in {"FAILED", "CANCELLED"} for now in result.values()):
             result[name] = Status("CANCELLED", "not submitted: an earlier stage did not succeed")
+        elif waiting.is_waiting(pipeline):
+            result[name] = waiting.status(pipeline)
     return result
 
 
@@ -201,6 +211,8 @@ def current(pipeline: PipelineRun) -> Run:
 def cancel(pipeline: PipelineRun) -> None:
     """End every stage, the last one first, so that none starts because another is gone."""
     known = statuses(pipeline)
+    if waiting.is_waiting(pipeline):
+        waiting.cancel(pipeline)
     for name, run in reversed(list(pipeline.runs.items())):
         if run and run.native_id and (pipeline.is_plain or known[name].state not in status.ENDED):
             schedulers.load(run.scheduler).cancel(run)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from launcher.runs.status import Status
 
 
-_CALLED = {"slurm": "Slurm", "local": "this machine"}
+_CALLED = {"slurm": "Slurm", "local": "this machine", "kubernetes": "Kubernetes"}
 _OVER = {"FAILED": "it has failed", "CANCELLED": "it was cancelled"}
 
 

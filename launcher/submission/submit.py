@@ -95,22 +95,28 @@ def _check_ended(run: Run) -> None:
         )
 
 
-def sweep(plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> sweeps.Sweep:
-    """Submit `plans`, one for each of `points`, as one array of Slurm. Returns the sweep, which is also recorded.
+def sweep(name: str, plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> sweeps.Sweep:
+    """Submit `plans`, one for each of `points`: to Slurm as one array, else each by itself, and all or none.
 
-    Raises as `submit` does, and PlanError when the points differ in what the array's elements must share.
+    Returns the sweep, which is also recorded. Raises as `submit` does, and PlanError when the points differ in what an
+    array's elements must share.
     """
     from launcher.schedulers import slurm
 
-    slurm.array("sweep", plans)
+    on = schedulers.load(name)
+    if name == "slurm":
+        slurm.array("sweep", plans)
     prepared: list[Plan] = []
     recorded: sweeps.Sweep | None = None
     try:
         for plan in plans:
-            prepared.append(prepare(slurm, "slurm", plan))
+            prepared.append(prepare(on, name, plan))
         ids = [plan.id for plan in prepared]
         recorded = sweeps.reserve(Path(plans[0].workspace.runs), plans[0].job.name, ids, points)
-        native_id = slurm.submit_array(recorded, prepared)
+        if name == "slurm":
+            native_id = slurm.submit_array(recorded, prepared)
+        else:
+            _submit_each(on, name, prepared)
     except UnnamedJobError:  # its array may be in the queue, and needs its folders
         raise
     except BaseException:
@@ -119,9 +125,22 @@ def sweep(plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> sweeps.Sweep
         if recorded:
             sweeps.abandon(recorded)
         raise
-    for index, plan in enumerate(prepared):
-        record.record(record.prepared(Path(plan.folder), "slurm"), f"{native_id}_{index}", time.time())
+    if name == "slurm":
+        for index, plan in enumerate(prepared):
+            record.record(record.prepared(Path(plan.folder), name), f"{native_id}_{index}", time.time())
     return recorded
+
+
+def _submit_each(scheduler: Scheduler, name: str, plans: Sequence[Plan]) -> None:
+    """Submit every prepared plan; where one is refused, those before it are cancelled."""
+    submitted: list[Run] = []
+    try:
+        for plan in plans:
+            submitted.append(submit(scheduler, name, plan))
+    except BaseException:
+        for run in reversed(submitted):
+            scheduler.cancel(run)
+        raise
 
 
 def _check_resume(plan: Plan) -> None:

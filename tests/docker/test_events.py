@@ -113,3 +113,15 @@ def test_preflight_tells_the_start_and_the_node_entry_does_not_again(tmp_path: P
         assert done.returncode == code, done.stderr
         assert told(tmp_path) == kinds
         assert lines(tmp_path)[-1]["code"] == code
+
+
+def test_an_attempt_inside_a_job_begins_when_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_START_TIME", "1700000000")
+    told_by = events.of(tmp_path, 0, "7-1")
+    events.begin(told_by, 4, 8)
+    events.begin(told_by, 4, 8, spares=1, since=1700000900.0)
+    first, second = (
+        {k: v for k, v in line.items() if k not in ("event", "attempt")} for line in lines(tmp_path)
+    )
+    assert first == {"time": 1700000000.0, "hosts": 4, "slots": 32}
+    assert second == {"time": 1700000900.0, "hosts": 4, "slots": 32, "spare_slots": 8}

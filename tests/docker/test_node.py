@@ -252,3 +252,22 @@ def test_machines_meet_by_name(family: str, new_job: Callable[..., entries.Job])
     assert (job.folder / "codes").read_text().split() == ["0", "0", "0"], [job.said(i) for i in range(3)]
     assert job.log(0) == b"met [1, 2]\n"
     assert [f"host n{rank}, pid" in job.log_head(rank) for rank in range(3)] == [True] * 3
+
+
+BLAMED = """
+import os, signal, sys, time
+if os.environ["RANK"] == "1":
+    with open(os.environ["LAUNCHER_HEARTBEAT"] + "/blame", "w") as file:
+        file.write("corrupted: it differs\\nbefore: nothing")
+    sys.exit(78)
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(78))
+time.sleep(600)
+"""
+
+
+def test_a_host_that_a_rank_blames_is_unfit(new_job: Callable[..., entries.Job]) -> None:
+    job = new_job(hosts=3)
+    job.start_all(BLAMED)
+    assert job.codes() == [78, 78, 78]
+    assert job.outcome() == (78, 1, "127.0.0.2")
+    assert (job.folder / "unfit-0").read_text() == "127.0.0.2 corrupted: it differs\n"

@@ -26,6 +26,8 @@ def test_a_host_is_fit_when_it_is_fast_with_one_neighbour() -> None:
     assert preflight.judged([slow], 1, 30.0)[-1].ok
     assert not preflight.judged([{**slow, "pair_gb_per_s": 3.0}], 1, 30.0)[-1].ok
     assert preflight.judged([{"gb_per_s": 31.0}], 1, 30.0)[-1].finding == "31 GB/s"
+    assert preflight.judged([slow], 1, 30.0)[-1].rate == 40.0
+    assert preflight.judged([{"gb_per_s": 31.0}], 1, 0.0)[-1].rate == 0, "nobody was measured alone"
 
 
 def test_a_rank_that_says_nothing_fails_its_host() -> None:
@@ -63,3 +65,15 @@ def test_the_table_marks_what_failed() -> None:
     assert preflight.table(rows, 1.25) == (
         "preflight, 1.2 s\n  host      scratch\n  n1        9 GiB free\n  node-two  FAILED full"
     )
+
+
+def rates(**gb_per_s: float) -> dict[str, list[Check]]:
+    return {host: [Check("all-reduce", True, "", rate)] for host, rate in gb_per_s.items()}
+
+
+def test_the_first_host_is_the_spare_and_a_slow_one_before_it() -> None:
+    """The batch script runs on the first host, so that one may be lost only while it is idle."""
+    assert preflight.choose(rates(a=10, b=10, c=9.5), 2) == ["b", "c"]
+    assert preflight.choose(rates(a=10, b=8, c=10), 2) == ["a", "c"]
+    assert preflight.choose(rates(a=8, b=10, c=7, d=10), 3) == ["b", "c", "d"]
+    assert preflight.choose({"a": [], "b": []}, 1) == ["b"], "nothing was measured"

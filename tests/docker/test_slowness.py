@@ -57,6 +57,19 @@ def test_no_false_alarm(own: list[float], more: dict[str, float]) -> None:
     assert slowness.compare(paces(*own, **more)) == {}
 
 
+def test_a_rank_that_is_profiled_stays_what_it_was() -> None:
+    """It tells no time of its own then, which says nothing of its speed."""
+    judge = slowness.Judge()
+    for turn in (1, 2):
+        came, _ = judge.look(paces(0.3, 0.3, 0.6, step=turn * WINDOW))
+    assert [slow.rank for slow in came] == [2]
+    silent = paces(0.3, 0.3, 0.6, step=3 * WINDOW)
+    silent[2] = silent[2]._replace(own=())
+    assert judge.look(silent) == ([], [])
+    _, went = judge.look(paces(0.3, 0.3, 0.3, step=4 * WINDOW))
+    assert [slow.rank for slow in went] == [2]
+
+
 def test_noise_alone_names_nobody() -> None:
     """Steps that scatter by a third, on eight ranks: two windows in a row are never taken for slow."""
     judge = slowness.Judge()

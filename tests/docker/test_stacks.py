@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import processes
@@ -16,7 +18,6 @@ from tests.docker import entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 SPIN = "print('up', flush=True)\ndef spin():\n    sum(range(10**13))\nspin()\n"
 
@@ -124,5 +125,38 @@ def test_what_takes_too_long_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_py_spys_words() -> None:
-    thread = {"thread_id": 7, "frames": [{"filename": "/a.py", "line": 3, "name": "f"}]}
-    assert verdict.parse(stacks._as_faulthandler(thread)) == ((verdict.Frame("/a.py", 3, "f"),),)
+    native = {"filename": "/lib/libc.so.6", "line": 0, "name": "nanosleep", "module": "/lib/libc.so.6"}
+    thread = {
+        "thread_id": 7,
+        "frames": [native, {"filename": "/a.py", "line": 3, "name": "f", "module": None}],
+    }
+    text = stacks._as_faulthandler(thread)
+    assert '  Native "/lib/libc.so.6" in nanosleep\n' in text
+    assert verdict.parse(text) == ((verdict.Frame("/a.py", 3, "f"),),)
+
+
+NATIVE = """
+import ctypes
+print("up", flush=True)
+def sleeping():
+    ctypes.CDLL(None).sleep(600)
+sleeping()
+"""
+
+
+def test_py_spy_sees_native_code_where_no_signal_is_heard(
+    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real py-spy, of a Python that does not listen."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    if not shutil.which("py-spy", path=path):
+        pytest.skip("py-spy is not installed")
+    monkeypatch.setenv("PATH", path)
+    process = start(sys.executable, "-I", "-c", NATIVE)
+    entries.until(lambda: "sleeping" in stacks.take([process.pid], tmp_path)[process.pid].text, "it is seen")
+    taken = stacks.take([process.pid], tmp_path)[process.pid]
+    assert taken.why == ""
+    assert [frame.function for frame in verdict.parse(taken.text)[0]] == ["sleeping", "<module>"]
+    native, _, _ = taken.text.partition("in sleeping")
+    assert "libc" in native, "the frames below Python come before"
+    assert process.poll() is None

@@ -138,6 +138,7 @@ def _run(random: Random, run: str, recorded: bool) -> dict[str, bytes]:
         ("outcome-0", "1 0 127.0.0.1 1700000000\n"),
         ("hostfile", "127.0.0.1 slots=2\n127.0.0.2 slots=2\n"),
         ("hostfile-1", "node1 slots=2\nnode2 slots=2\n"),
+        ("spares", "node3\n"),
         ("waiting", "waits for demo-77aa00\n"),
         ("cancelled", ""),
         ("job.sh", "#!/bin/bash\n#SBATCH --nodes=2\nexit 0\n"),

@@ -48,7 +48,9 @@ def _list(given: options.Checkpoints, runs: list[Run]) -> int:
 
 
 def _show(given: options.Checkpoints, runs: list[Run], found: list[Saved]) -> None:
+    from launcher import units
     from launcher.reports import checkpoint_tables, tables
+    from launcher.runs import checkpoints as kept
 
     if given.json:
         print(tables.dump([checkpoint_tables.data(saved) for saved in found]))
@@ -57,7 +59,13 @@ def _show(given: options.Checkpoints, runs: list[Run], found: list[Saved]) -> No
     else:
         print(f"no checkpoints in {', '.join(str(run.folder) for run in runs)}")
         if any(run.scheduler == "kubernetes" for run in runs):
-            print("those of a run on Kubernetes are on the claim of kubernetes.runs")
+            print(
+                "those of a run on Kubernetes are on the claim of kubernetes.runs: `fetch RUN checkpoints DIR`"
+            )
+    for run in runs if not given.json else ():
+        there = kept.mirror(run)
+        if there and (alone := set(there.tags) - {saved.tag for saved in found}):
+            print(units.printable(f"at the mirror {there.address} alone: {', '.join(sorted(alone))}"))
 
 
 def _prune(given: options.Checkpoints, runs: list[Run]) -> int:

@@ -1,4 +1,4 @@
-"""cluster: a cluster file from what is there, and the Role that the launcher needs."""
+"""cluster: a cluster file from what is there, what its hosts do, and the Role that the launcher needs."""
 
 from __future__ import annotations
 
@@ -8,22 +8,44 @@ from launcher.cli.streams import say
 from launcher.cli.verbs.shared import JOB_FAILED, OK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from launcher.cli import options
+    from launcher.discovery.facts import Lack
+    from launcher.files.measured import Measured
+
+    Write = Callable[[Measured | None], str]
 
 
 # what is printed, and of which scheduler → the options that have a meaning there
 _OPTIONS = {
     "rbac": {"output", "force", "namespace", "cluster"},
-    "discover slurm": {"output", "force", "update", "partition"},
-    "discover kubernetes": {"output", "force", "update", "context", "namespace"},
-    "discover local": {"output", "force", "update"},
+    "discover slurm": {"output", "force", "update", "probe", "nodes", "settings", "partition"},
+    "discover kubernetes": {
+        "output",
+        "force",
+        "update",
+        "probe",
+        "nodes",
+        "settings",
+        "context",
+        "namespace",
+    },
+    "discover local": {"output", "force", "update", "probe", "settings"},
+    "probe": {"on", "nodes", "settings"},
+    "measured": {"from"},
 }
+_FLAGS = {"settings": "set"}  # where an option is called otherwise
 
 
 def cluster(given: options.Cluster) -> int:
-    """discover [SCHEDULER], rbac."""
+    """discover [SCHEDULER], probe CLUSTER, measured CLUSTER, rbac."""
+    if given.action in ("probe", "measured"):
+        from launcher.cli.verbs import probe
+
+        _require_options(given, given.action)
+        return probe.probe(given) if given.action == "probe" else probe.measured(given)
     return _rbac(given) if given.action == "rbac" else _discover(given)
 
 
@@ -32,8 +54,8 @@ def _rbac(given: options.Cluster) -> int:
     from launcher.files import load
     from launcher.schedulers.kubernetes import rights
 
-    if given.scheduler:
-        raise SpecError(f"rbac takes no {given.scheduler!r}: it is Kubernetes'", hint="leave it out")
+    if given.subject:
+        raise SpecError(f"rbac takes no {given.subject!r}: it is Kubernetes'", hint="leave it out")
     _require_options(given, "rbac")
     path = _path(given, "--force overwrites it, or name another")
     own = load.load_cluster(given.cluster) if given.cluster else None
@@ -49,13 +71,21 @@ def _require_options(given: options.Cluster, what: str) -> None:
     from launcher.files import kubernetes_syntax
 
     every = set().union(*_OPTIONS.values())
-    wrong = sorted(name for name in every - _OPTIONS[what] if getattr(given, name))
+    wrong = sorted(_FLAGS.get(name, name) for name in every - _OPTIONS[what] if getattr(given, name))
     problems = [Problem(f"cluster {what} takes no --{name}", "leave it out") for name in wrong]
     if given.update and given.force:
         problems.append(
             Problem("--update writes nothing, so --force has no meaning", "leave one of them out")
         )
-    elif given.force and not given.output:
+    if given.probe and (given.update or not given.output):
+        problems.append(
+            Problem("--probe completes a file that is written", "name it with -o FILE, without --update")
+        )
+    if given.nodes is not None and given.nodes < 1:
+        problems.append(
+            Problem(f"--nodes {given.nodes}: at least one host measures", "leave it out for the default")
+        )
+    if given.force and not given.output:
         problems.append(Problem("--force overwrites a file", "name it with -o FILE"))
     if given.namespace:
         try:
@@ -81,23 +111,30 @@ def _path(given: options.Cluster, instead: str) -> Path | None:
 
 
 def _discover(given: options.Cluster) -> int:
-    from launcher import discovery
-    from launcher.errors import SpecError
+    from launcher import discovery, schedulers
+    from launcher.errors import SpecError, did_you_mean
 
-    where = given.scheduler or discovery.here()
-    where = "kubernetes" if where == "k8s" else where
+    where = given.subject or discovery.here()
+    where = schedulers.ALIASES.get(where, where)
+    if where not in schedulers.SCHEDULERS:
+        raise SpecError(f"unknown scheduler {where!r}", hint=did_you_mean(where, schedulers.SCHEDULERS))
     _require_options(given, f"discover {where}")
     if given.update and not given.output:
         raise SpecError("--update compares with a file", hint="name it with -o FILE")
     path = _path(given, "--update shows what would change, --force overwrites it, or name another")
     if given.update and path and path.exists():
         _require_cluster_file(path)
-    text, lacks = _described(given, where)
+    write, lacks = _learned(given, where)
+    text = write(None)
     if given.update and path:
         return _compared(path, text)
     _put(path, text, f"`launcher check JOB --cluster {path}` tries it")
     for lack in lacks:
         say(f"not learned: {lack}")
+    if given.probe and path:
+        from launcher.cli.verbs import probe
+
+        return probe.complete(path, where, given, write)
     return OK
 
 
@@ -110,26 +147,28 @@ def _require_cluster_file(path: Path) -> None:
         raise SpecError(f"{path} is no cluster file: it has no `slots`", hint="name another with -o")
 
 
-def _described(given: options.Cluster, where: str) -> tuple[str, list[str]]:
-    """The file's text, and what it lacks."""
+def _learned(given: options.Cluster, where: str) -> tuple[Write, list[str]]:
+    """What writes the file's text, with what was measured of its hosts or without, and what it lacks."""
     from launcher.discovery import cluster_file
 
     if where == "slurm":
         from launcher.discovery import slurm
 
         seen = slurm.learn()
-        text, lacks = cluster_file.of_slurm(seen, given.partition), seen.lacks
-    elif where == "local":
+        return lambda found: cluster_file.of_slurm(seen, given.partition, found), _words(seen.lacks)
+    if where == "local":
         from launcher.discovery import local
 
         machine = local.learn()
-        text, lacks = cluster_file.of_machine(machine), machine.lacks
-    else:
-        from launcher.discovery import kubernetes
+        return lambda found: cluster_file.of_machine(machine, found), _words(machine.lacks)
+    from launcher.discovery import kubernetes
 
-        found = kubernetes.learn(given.context, given.namespace)
-        text, lacks = cluster_file.of_kubernetes(found), found.lacks
-    return text, [f"{lack.what}: {lack.why}" for lack in lacks]
+    there = kubernetes.learn(given.context, given.namespace)
+    return lambda found: cluster_file.of_kubernetes(there, found), _words(there.lacks)
+
+
+def _words(lacks: Sequence[Lack]) -> list[str]:
+    return [f"{lack.what}: {lack.why}" for lack in lacks]
 
 
 def _compared(path: Path, text: str) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher.cli.streams import say
-from launcher.cli.verbs import shared, tokens
-from launcher.cli.verbs.shared import JOB_FAILED, OK
+from launcher.cli.verbs import leading, shared, tokens
+from launcher.cli.verbs.shared import OK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from launcher.files.stages import Stages
     from launcher.planning.plan import Plan
     from launcher.runs.pipelines import PipelineRun
-    from launcher.runs.record import Run
 
 
 def launch(given: options.Launch) -> int:
@@ -24,7 +23,9 @@ def launch(given: options.Launch) -> int:
 
     shared.check_suffix(given.name)
     if given.sweep:
-        return _sweep(given)
+        from launcher.cli.verbs import sweep
+
+        return sweep.sweep(given)
     if given.debug:
         from launcher.cli.verbs import debug
 
@@ -33,33 +34,36 @@ def launch(given: options.Launch) -> int:
         what = "--with-claims goes with --dry-run: a claim outlives its runs, so it is made by hand"
         raise SpecError(what, hint="… --dry-run --with-claims 1Ti | kubectl apply --server-side -f -")
     stages = shared.load_stages(given.job, given)
-    led = given.scheduler == "kubernetes" and len(stages.stages) > 1
+    after = placement.dependencies(given.after, given.scheduler)
+    led = given.scheduler == "kubernetes" and (len(stages.stages) > 1 or bool(after))
     if led and given.submits and not given.wait:
         raise PlanError(
             "Kubernetes has no jobs that wait for each other",
-            hint="add --wait: each stage is then submitted when the one before has succeeded",
+            hint="add --wait: each is then submitted when the one before has succeeded",
         )
-    after = placement.dependencies(given.after, given.scheduler)
-    plan_of = shared.planner(given.name, placement.bad_hosts(say) if given.exclude_bad else ())
+    exclude = placement.bad_hosts(say) if given.exclude_bad else ()
+    plan_of = shared.planner(given.name, exclude)
     plans = pipelines.plan_all(stages, plan_of, given.scheduler)
     require_all(given, plans)
     tokens.require(given, plans, {stage.name: stage.needs for stage in stages.stages})
     if not given.submits:
+        if led and after:
+            say("what is printed or written does not enforce --after")
         return _rehearse(given, stages, {name: plan._replace(after=after) for name, plan in plans.items()})
     pipeline, prepared = pipelines.prepare(stages, plan_of, given.scheduler, after)
     if led:
-        return lead(pipeline)
+        return leading.lead(pipeline, exclude)
     pipeline = pipelines.submit_all(pipeline, prepared, given.scheduler)
     _say_submitted(pipeline)
     if given.wait:
-        return _follow(pipeline)
+        return leading.follow(pipeline)
     hint = f"logs {pipeline.id} -f" if pipeline.is_plain else f"status {pipeline.id}"
     say(f"follow it with: python -m launcher {hint}")
     print(pipeline.id)
     return OK
 
 
-def require_all(given: options.Launch, plans: Mapping[str, Plan]) -> None:
+def require_all(given: options.Launch | options.Prove, plans: Mapping[str, Plan]) -> None:
     from launcher import schedulers
 
     for plan in plans.values():
@@ -168,70 +172,3 @@ def _say_submitted(pipeline: PipelineRun) -> None:
         waits = f", after {' and '.join(needs)}" if needs else ""
         where = f"{run.scheduler} ({run.native_id.partition(':')[0]})"
         say(f"{run.id}: submitted to {where}{waits}; folder {run.folder}")
-
-
-def _follow(pipeline: PipelineRun) -> int:
-    """Follow the stages one after the other, to the end or to the first that did not succeed."""
-    for name, run in pipeline.runs.items():
-        if run and not _succeeds(name, run):
-            return _ended(pipeline, name)
-    return OK
-
-
-def lead(pipeline: PipelineRun) -> int:
-    """Submit and follow one stage after the other, for a scheduler without dependencies."""
-    from launcher.submission import pipelines
-
-    say(f"{pipeline.id}: if this command ends early, `python -m launcher resume {pipeline.id}` continues it")
-    last = ""
-
-    def follow(name: str, run: Run) -> bool:
-        nonlocal last
-        last = name
-        return _succeeds(name, run)
-
-    return OK if pipelines.lead(pipeline, follow) else _ended(pipeline, last)
-
-
-def _succeeds(stage: str, run: Run) -> bool:
-    from launcher import schedulers
-    from launcher.reports import progress
-
-    if stage:
-        say(f"stage {stage}: {run.id}")
-    return progress.follow(run, schedulers.load(run.scheduler).status) == OK
-
-
-def _ended(pipeline: PipelineRun, stage: str) -> int:
-    if stage:
-        say(
-            f"{pipeline.id} stopped at stage {stage}; `python -m launcher resume {pipeline.id}` resumes it there"
-        )
-    return JOB_FAILED
-
-
-def _sweep(given: options.Launch) -> int:
-    from launcher.errors import SpecError
-    from launcher.runs import sweeps
-    from launcher.submission import pipelines, placement, submit
-
-    if given.wait or not given.submits:
-        raise SpecError(
-            "--sweep goes neither with --wait nor --dry-run nor -o", hint="follow it with `report`"
-        )
-    after = placement.dependencies(given.after, given.scheduler)
-    exclude = placement.bad_hosts(say) if given.exclude_bad else ()
-    points, plans = sweeps.points(given.sweep), list["Plan"]()
-    for index, point in enumerate(points):
-        stages = shared.load_stages(given.job, given, point)
-        if stages.name:
-            raise SpecError("--sweep is for jobs, not for a pipeline", hint="sweep a stage's job")
-        plan_of = shared.planner("-".join(filter(None, (given.name, f"p{index}"))), exclude)
-        plans.append(pipelines.plan_all(stages, plan_of, "slurm")[""]._replace(after=after))
-    require_all(given, {plan.id: plan for plan in plans})
-    tokens.require(given, {plan.id: plan for plan in plans})
-    sweep = submit.sweep(plans, points)
-    say(f"{sweep.id}: {len(points)} runs submitted as one array")
-    say(f"compare them with: python -m launcher report {sweep.id}")
-    print(sweep.id)
-    return OK

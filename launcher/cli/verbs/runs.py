@@ -72,12 +72,13 @@ def resume(given: options.Run) -> int:
     from launcher.submission import pipelines, placement
 
     pipeline = shared.find(given.run)
+    exclude = placement.bad_hosts(say) if given.exclude_bad else ()
     if not pipeline.is_plain and all(run.scheduler == "kubernetes" for run in pipeline.present):
-        from launcher.cli.verbs import launch
+        from launcher.cli.verbs import leading
 
         pipelines.require_unfinished(pipeline)
-        return launch.lead(pipeline)
-    for run in pipelines.resume(pipeline, placement.bad_hosts(say) if given.exclude_bad else ()):
+        return leading.lead(pipeline, exclude)
+    for run in pipelines.resume(pipeline, exclude):
         before = f" (before: {run.former[-1].partition(':')[0]})" if run.former else ""
         say(f"{run.id} resumed as {run.native_id.partition(':')[0]}{before}")
     return OK

@@ -19,12 +19,14 @@ from launcher.runs import record
 from launcher.schedulers.kubernetes import carried, checks, kinds, pods, queues, storage, trainer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    import contextlib
+    from collections.abc import Callable, Iterator, Sequence
 
     from launcher.errors import Problem
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
     from launcher.runs.status import Selection, Status
+    from launcher.runs.unpacking import Line
     from launcher.schedulers import Files
     from launcher.schedulers.kubernetes.carried import Carried
     from launcher.schedulers.kubernetes.pods import Pod
@@ -219,8 +221,10 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
     """
     from launcher.schedulers.kubernetes import applying, mirror
 
-    del exclude, after  # Kubernetes chooses the hosts, and has no dependencies
+    del after  # Kubernetes has no dependencies
     manifest = (run.folder / MANIFEST).read_text(encoding="utf-8")
+    if exclude:
+        manifest = applying.avoiding(manifest, exclude)
     if not run.native_id:
         return applying.apply(manifest, run.place["context"] or None, run.place["namespace"] or None)
     if not (record.read_json(run.folder / "plan.json")["cluster"].get("kubernetes") or {}).get("runs"):
@@ -269,6 +273,15 @@ def shell(run: Run, plan: Plan, selection: Selection, terminal: bool) -> list[st
 
     del plan  # a pod has one run
     return podlogs.shell(run, selection, terminal)
+
+
+def sender(
+    run: Run, plan: Plan, path: str, say: Callable[[str], None]
+) -> contextlib.AbstractContextManager[Line]:
+    """A line to the program that sends files of the run folder, in a pod of the run or one that mounts its claim."""
+    from launcher.schedulers.kubernetes import fetching
+
+    return fetching.sender(run, plan, path, say)
 
 
 def cancel(run: Run) -> None:

@@ -73,7 +73,7 @@ class Server:
         try:
             yield from answer.stream(amt=2**16, decode_content=False)
         except (HTTPError, OSError) as error:
-            raise self._silent(error) from None
+            raise self.silent(error) from None
         finally:
             answer.release_conn()
 
@@ -96,16 +96,16 @@ class Server:
             )
         except ApiException as error:
             if not error.status:  # a TLS handshake that failed
-                raise self._silent(error) from None
-            raise self._refusal(error, path) from None
+                raise self.silent(error) from None
+            raise self.refusal(error, path) from None
         except (HTTPError, OSError) as error:
-            raise self._silent(error) from None
+            raise self.silent(error) from None
 
     @property
     def _where(self) -> str:
         return f"the API server {self.client.configuration.host}"
 
-    def _silent(self, error: Exception) -> Refusal:
+    def silent(self, error: Exception) -> Refusal:
         text = str(getattr(error, "reason", None) or error)
         why = re.sub(r"^<[^>]*>:? ?|^\w+\(.*?\): ", "", text.strip().splitlines()[-1])
         hint = "check the network, the VPN and the server's address in the kubeconfig"
@@ -113,7 +113,7 @@ class Server:
             hint = "check certificate-authority in the kubeconfig, and that the address is the cluster's"
         return Refusal(0, "", Problem(f"{self._where} does not answer: {why}", hint))
 
-    def _refusal(self, error: ApiException, path: str) -> Refusal:
+    def refusal(self, error: ApiException, path: str) -> Refusal:
         status: dict[str, Any] = {}
         with contextlib.suppress(ValueError, TypeError):
             status = json.loads(error.body)

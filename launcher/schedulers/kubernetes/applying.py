@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ruamel.yaml import YAML
 
 from launcher.errors import Problem, SubmitError
-from launcher.schedulers.kubernetes import api, kinds
+from launcher.schedulers.kubernetes import api, kinds, unfit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 _TRIES = 10
 _GONE_SECONDS = 60
+_PAUSE = 0.5  # seconds between two tries
 _NO_CLUSTER = "set KUBECONFIG, or kubernetes.context; --dry-run works without one"
 
 
@@ -60,6 +61,15 @@ def reach(run: Run) -> tuple[api.Server, Place]:
 def objects(manifest: str) -> list[Object]:
     """The documents of a manifest, in their order."""
     return [document for document in YAML(typ="safe", pure=True).load_all(manifest) if document]
+
+
+def avoiding(manifest: str, nodes: Sequence[str]) -> str:
+    """The manifest with its pods kept off `nodes`. Raises SubmitError for pods of a runtime of the cluster."""
+    documents = objects(manifest)
+    if not unfit.avoid(documents, nodes):
+        hint = "`kubectl cordon NODE` keeps new pods off a node"
+        raise SubmitError("--exclude-bad: the pods are those of a runtime of the cluster", hint=hint)
+    return "---\n".join(map(_yaml, documents))
 
 
 def apply(manifest: str, context: str | None, namespace: str | None) -> str:
@@ -110,7 +120,7 @@ def replace(run: Run, manifest: str) -> str:
         if time.monotonic() > deadline:
             hint = "try again when its pods have ended"
             raise SubmitError(f"objects of {run.id} are still being deleted", hint=hint)
-        time.sleep(0.5)
+        time.sleep(_PAUSE)
     return apply(manifest, at.context or None, at.namespace)
 
 
@@ -128,7 +138,7 @@ def _patiently(server: api.Server, namespace: str, document: Object) -> tuple[Ob
         except api.Refusal as refusal:
             if document["kind"] != "TrainJob" or "TrainingRuntime" not in str(refusal):
                 raise
-        time.sleep(0.5)
+        time.sleep(_PAUSE)
     return _apply(server, namespace, document)
 
 

@@ -13,8 +13,10 @@ from launcher.errors import PlanError, Problem, of_field, shown
 from launcher.files import kubernetes_syntax
 from launcher.files.cluster import Serve
 from launcher.images import names
+from launcher.planning import tiers
 from launcher.rendering import container_checks
 from launcher.schedulers.kubernetes import carried, pods, resource_checks, storage, trainer
+from launcher.schedulers.kubernetes import kinds as objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +32,7 @@ _OWN_LABELS = (
     *("jobset.sigs.k8s.io/", "leaderworkerset.sigs.k8s.io/"),
     *("training.kubeflow.org/", "trainer.kubeflow.org/"),
 )
+_FREE_NODES = "https://kubernetes.io/docs/tasks/administer-cluster/node-overprovisioning/"
 # what the Job's own controller calls its pods by: https://kubernetes.io/docs/reference/labels-annotations-taints/
 _OWN_OF_JOB = ("controller-uid", "job-name")
 
@@ -44,15 +47,28 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
         *resource_checks.problems(plan),
         *_kind(plan),
         *storage.problems(plan),
+        *tiers.unmounted(plan, storage.kept(plan)),
         *_serving(plan),
         *_queue(plan),
         *_sizes(files),
         *carried.problems(plan),
+        *_spares(plan),
     ]
     if plan.cluster.kubernetes.runtime:
         problems += trainer.problems(plan, pod)
     if problems:
         raise PlanError(*problems)
+
+
+def _spares(plan: Plan) -> Iterator[Problem]:
+    """A pod cannot take another's index, and a controller that replaces pods takes any node that is free."""
+    if plan.spares:
+        kind = objects.KINDS[plan.cluster.kubernetes.kind]
+        what = (
+            f"spares: no pod of a {kind.kind} can take another's place: {kind.lost}, on any node that is free"
+        )
+        hint = f"leave spares out, and hold a node free by pods of low priority: {_FREE_NODES}"
+        yield Problem(what, hint, about=("job", "spares"))
 
 
 def _names(plan: Plan) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from launcher.runs.status import Status
-from launcher.schedulers.kubernetes import api, applying, ends, hosts, kinds, mirror, waits
+from launcher.schedulers.kubernetes import api, applying, ends, hosts, kinds, mirror, unfit, waits
 
 if TYPE_CHECKING:
     from launcher.runs.record import Run
@@ -40,6 +40,8 @@ def status(run: Run) -> Status:
     if at.uid and main["metadata"]["uid"] != at.uid:
         return Status("CANCELLED", f"the {kind.kind} was deleted; another one has its name")
     pods = hosts.pods(server, at, run)
+    bad = unfit.found(at, pods)
+    unfit.keep(run, bad)
     newest = hosts.newest(at, pods)
     names = tuple(hosts.name(pod) for pod in newest.values())
     if main["metadata"].get("deletionTimestamp"):
@@ -49,7 +51,8 @@ def status(run: Run) -> Status:
     conditions = {c["type"]: c for c in main.get("status", {}).get("conditions", []) if c["status"] == "True"}
     over = next((word for word in _DONE if word in conditions), None)
     if over is None:
-        return _going(server, at, run, main=main, pods=pods)
+        before = f"after an attempt in which {bad[-1]}" if bad else ""
+        return _going(server, at, run, main=main, pods=pods, before=before)
     if _DONE[over] == "SUCCEEDED":
         return Status("SUCCEEDED", "", 0, names)
     first = ends.first(at, pods)
@@ -57,11 +60,15 @@ def status(run: Run) -> Status:
         with contextlib.suppress(api.Refusal):
             mirror.failure(server, at, run, first)
     code, reason = ends.failure(server, at, conditions[over], first)
+    if first and first.code == unfit.CODE and bad:
+        reason += f"; {bad[-1]}"
     return Status("FAILED", reason, code, names)
 
 
-def _going(server: Server, at: Place, run: Run, main: dict[str, Any], pods: list[Pod]) -> Status:
-    """The status of a run that is not over."""
+def _going(
+    server: Server, at: Place, run: Run, *, main: dict[str, Any], pods: list[Pod], before: str
+) -> Status:
+    """The status of a run that is not over. `before`: how its last attempt ended, where nothing else is to be said."""
     newest = hosts.newest(at, pods)
     names = tuple(hosts.name(pod) for pod in newest.values())
     # a LeaderWorkerSet has several pods of one index, one a group
@@ -70,7 +77,7 @@ def _going(server: Server, at: Place, run: Run, main: dict[str, Any], pods: list
     lost = [words for pod in counted if (words := waits.lost(server, pod))]
     running, wanted = sum(hosts.runs(at, pod) for pod in counted) - len(lost), run.nodes * groups
     if running >= wanted:
-        return Status("RUNNING", waits.restarted(at, counted), None, names)
+        return Status("RUNNING", waits.restarted(at, counted) or before, None, names)
     why = next((words for pod in counted if (words := waits.why(server, at, pod))), "")
     why = lost[0] if lost else why
     policy = main["spec"].get("runPolicy", {})
@@ -79,4 +86,4 @@ def _going(server: Server, at: Place, run: Run, main: dict[str, Any], pods: list
     if not why and len(newest) < run.nodes:
         why = waits.not_made(server, at, main)
     some = f"{running} of {wanted} pods run; " if running else ""
-    return Status("PENDING", some + (why or "pods are starting"), None, names)
+    return Status("PENDING", some + (why or before or "pods are starting"), None, names)

@@ -38,13 +38,14 @@ _LONGEST = 63  # a DNS label, which pods' host names, Services and label values 
 class Kind(NamedTuple):
     """A kind of object. `plural` is its name in the API's paths; `install` is the command that brings it.
 
-    `container` is how its controller finds the ranks' container in a pod.
+    `container` is how its controller finds the ranks' container in a pod, `lost` what it does about a pod that is lost.
     """
 
     name: str
     api: str
     kind: str
     plural: str
+    lost: str = ""
     install: str = ""
     container: str = "node"
     # What the controller labels the pods with, where the run's own label may not reach them.

@@ -16,7 +16,7 @@ from launcher.fabrics import environment as fabrics_environment
 from launcher.namedtuple import NamedTuple
 from launcher.planning import accelerators, own_program, ranks_environment, weights
 from launcher.rendering import command, containers, templates
-from launcher.schedulers.kubernetes import carried, kinds, queues, security, storage
+from launcher.schedulers.kubernetes import carried, kinds, queues, security, storage, unfit
 from launcher.sizing import memory
 
 if TYPE_CHECKING:
@@ -114,8 +114,10 @@ def make(plan: Plan, labels: dict[str, str], queue: queues.Queueing) -> Pod:
         volumes=(*volumes, *_sidecar_volumes(plan)),
         mounts=tuple(mounts),
         sidecars=tuple(_sidecars(plan)),
-        tolerations=_tolerations(plan),
-        affinity={**{str(k): v for k, v in cluster.affinity.items()}, **queue.affinity},
+        tolerations=tolerations(plan),
+        affinity=unfit.without(
+            {**{str(k): v for k, v in cluster.affinity.items()}, **queue.affinity}, plan.exclude
+        ),
         node_selector=cluster.node_selector,
         scheduler=cluster.scheduler or queue.scheduler,
         rights=security.rights(plan),
@@ -159,7 +161,7 @@ def _command(plan: Plan) -> tuple[str, ...]:
         # posix: a fabric's script that is missing ends the container, instead of starting it without its settings
         *(start if plan.fabric.script else ()),
         *(literal(word) for word in python),
-        f"{programs}/node.py",
+        *(map(literal, _gate(plan, programs)) if plan.preflight else (f"{programs}/node.py",)),
         *("--hostfile", f"{JOB}/hostfile{run.removeprefix(plan.id)}"),
         *("--run", run, "--folder", f"{FOLDER}/{run}"),
         *("--wait", str(plan.cluster.kubernetes.wait)),
@@ -173,6 +175,14 @@ def _command(plan: Plan) -> tuple[str, ...]:
         "--",
         *(literal(word).replace("\0", run) for word in ranks),
     )
+
+
+def _gate(plan: Plan, programs: str) -> list[str]:
+    """Preflight, which becomes the node entry, and takes its options behind `--`."""
+    # a capability lifts the limit of locked memory without changing it
+    told = plan.fabric.memlock and security.rights(plan).unlimited
+    asked = containers.preflight(plan, plan.cluster.kubernetes.floor, memlock=told, shm=shared_memory(plan))
+    return [f"{programs}/preflight.py", *asked, "--"]
 
 
 def _run(plan: Plan) -> str:
@@ -338,7 +348,7 @@ def _sidecars(plan: Plan) -> list[dict[str, Any]]:
     ]
 
 
-def _tolerations(plan: Plan) -> list[dict[str, Any]]:
+def tolerations(plan: Plan) -> list[dict[str, Any]]:
     """The cluster's, and Kubernetes' own taints as far as the cluster says nothing of them."""
     given = [
         {key: value for key, value in dataclasses.asdict(toleration).items() if value is not None}
@@ -363,6 +373,8 @@ def files(plan: Plan, facts: str) -> dict[str, str]:
         else {"hostfile": hostfile.text(kinds.hosts(plan), plan.slots)}
     )
     data |= {"ds_config.json": json.dumps(plan.config, indent=1), "plan.json": facts}
+    if plan.tuning:
+        data[command.TRIALS] = command.trials(plan)
     if plan.fabric.script:
         data["fabric.sh"] = fabrics_environment.text((), plan.fabric.script)
         data["environment.json"] = ranks_environment.variables(plan)

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from launcher.errors import Problem
 from launcher.files import kubernetes_syntax
 from launcher.namedtuple import NamedTuple
 from launcher.schedulers.kubernetes import kinds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
+    from launcher.files.cluster import Kubernetes
     from launcher.planning.plan import Plan
 
 KUEUE = "kueue.x-k8s.io"
@@ -68,6 +70,18 @@ def make(plan: Plan, requests: dict[str, str]) -> Queueing:
         scheduler=_SCHEDULERS.get(cluster.queueing),
         group=_group(plan, requests),
     )
+
+
+def warnings(plans: Sequence[Plan]) -> Iterator[Problem]:
+    """What may happen to runs that are submitted at once: each may get a part of the nodes that it needs."""
+    if len(plans) > 1 and any(p.nodes > 1 and not _admitted(p.cluster.kubernetes) for p in plans):
+        what = "without a queue each run may hold some of its hosts and wait for the others"
+        hint = "kubernetes.queue or queueing in the cluster file admits the pods of a run together, or none"
+        yield Problem(what, hint, about=("cluster", "kubernetes")).at(plans[0].places)
+
+
+def _admitted(cluster: Kubernetes) -> bool:
+    return bool(cluster.queue) or cluster.queueing != "kueue"
 
 
 def _near(plan: Plan, label: str, required: bool) -> dict[str, Any]:

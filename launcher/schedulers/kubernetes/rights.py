@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from launcher.files.cluster import Cluster
 
 QUEUES = ("kueue", "volcano", "coscheduling")
+FILES = "files"  # of a run: what no run needs to start
 _DOMAIN = "compute_domain"
 
 
@@ -34,7 +35,7 @@ class Rule(NamedTuple):
 
 
 def rules(needs: Collection[str]) -> list[Rule]:
-    """The rules that every run needs, and those for `needs`: kinds, values of queueing, `compute_domain`."""
+    """The rules that every run needs, and those for `needs`: kinds, values of queueing, `compute_domain`, FILES."""
     rows = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))["rules"]
     chosen = [row for row in rows if not row["for"] or set(row["for"]) & set(needs)]
     return [Rule(r["why"], r["group"], tuple(r["resources"]), tuple(r["verbs"])) for r in chosen]
@@ -45,12 +46,12 @@ def needs(cluster: Cluster) -> list[str]:
     own = cluster.kubernetes
     queueing = own.queueing if own.queue or own.queueing != "kueue" else None
     domain = _DOMAIN if FABRICS[cluster.fabric].compute_domain and cluster.gpu else None
-    return [word for word in (own.kind, queueing, domain) if word]
+    return [word for word in (own.kind, queueing, domain, FILES) if word]
 
 
 def every() -> list[str]:
     """All that there is to need."""
-    return [*kinds.KINDS, *QUEUES, _DOMAIN]
+    return [*kinds.KINDS, *QUEUES, _DOMAIN, FILES]
 
 
 def role(needs: Collection[str], namespace: str) -> str:

@@ -84,6 +84,12 @@ def problems(plan: Plan) -> Iterator[Problem]:
         )
 
 
+def kept(plan: Plan) -> list[str]:
+    """The folders of a pod whose files outlive it."""
+    runs = [FOLDER] if plan.cluster.kubernetes.runs else []
+    return [*runs, *(mount.inside for mount in plan.mounts)]
+
+
 def _needs_gpus(plan: Plan) -> bool:
     name = plan.job.workload
     return workloads.is_script(name) or workloads.traits(name).needs_accelerator
@@ -91,7 +97,7 @@ def _needs_gpus(plan: Plan) -> bool:
 
 def warnings(plan: Plan) -> Iterator[Problem]:
     """What is lost with the pods of a run that is allowed to go without a claim."""
-    if plan.cluster.kubernetes.runs:
+    if plan.cluster.kubernetes.runs or plan.job.checkpoint.mirror:
         return
     hint = "kubernetes: {runs: CLAIM} names a PersistentVolumeClaim that keeps it"
     if workloads.saves(plan.job.workload):

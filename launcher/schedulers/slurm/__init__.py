@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 def render(plan: Plan) -> Files:
     """`job.sh`. Raises PlanError for options that cannot be written or that the launcher owns."""
     environment.require(plan.fabric, "slurm")
+    runtime, chooses = plan.cluster.slurm.container, plan.preflight and plan.spares > 0
     text = templates.text(
         "slurm/job.sh.j2",
         options=options.of(plan),
         exported=exported.names(plan),
-        node=containers.node_entry(plan.cluster.slurm.container, plan, gate=plan.preflight),
+        node=containers.node_entry(runtime, plan, gate=plan.preflight and not chooses),
+        check=containers.node_entry(runtime, plan, gate=True) if chooses else [],
         pull=containers.pull(plan),
         bundle=containers.bundle(plan),
         bad_hosts=badhosts.path(plan.workspace.runs),
@@ -50,7 +52,7 @@ def submit(plan: Plan, files: Files) -> str:
     query.need("sbatch")
     from launcher.schedulers.slurm import submission
 
-    return submission.submit(plan.folder, files["job.sh"], plan.nodes)
+    return submission.submit(plan.folder, files["job.sh"], plan.allocated)
 
 
 def array(name: str, plans: Sequence[Plan]) -> str:
@@ -76,7 +78,7 @@ def submit_array(sweep: Sweep, plans: Sequence[Plan]) -> str:
 
     text = array(sweep.id, plans)
     (sweep.folder / "sweep.sh").write_text(text, encoding="utf-8", errors="surrogateescape")
-    return submission.submit(str(sweep.folder), text, plans[0].nodes)
+    return submission.submit(str(sweep.folder), text, plans[0].allocated)
 
 
 def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
@@ -106,8 +108,10 @@ def statuses(runs: Sequence[Run]) -> dict[str, Status]:
 def _status(run: Run, seen: Seen | None) -> Status:
     hosts, code = tuple(runs_logs.host_names(run.folder)), runs_logs.exit_code(run.folder)
     if seen:
-        state = states.state(seen.word)
-        return Status(state, states.explain(seen), code if state in {"SUCCEEDED", "FAILED"} else None, hosts)
+        state, spares = states.state(seen.word), tuple(runs_logs.spare_names(run.folder))
+        ended = code if state in {"SUCCEEDED", "FAILED"} else None
+        idle = spares if state == "RUNNING" else ()
+        return Status(state, states.explain(seen), ended, hosts=hosts, spares=idle)
     if (run.folder / "cancelled").exists() and code != 0:
         return Status("CANCELLED", "", code, hosts)
     if code is not None:

@@ -116,11 +116,14 @@ def start(
     module: str = "",
     given: Container[str] = ("deepspeed-config", "run-dir", "model"),
     env: Mapping[str, str] | None = None,
+    forked: bool = False,
+    hosts: bool = False,
 ) -> Ranks:
     """Start `size` ranks of a run in `folder`/run. A model that is a mapping becomes a folder with that config.
 
     `given` are the options of the launcher that the workload has; `module` is one that is not a workload; `env` holds
-    over what a rank's environment has. With `before`, `module` or `env` the ranks are new interpreters.
+    over what a rank's environment has; with `hosts` each rank is told that it is alone on a host.
+    With `before`, `module` (unless `forked`) or `env` the ranks are new interpreters.
     """
     run_dir = folder / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -135,11 +138,12 @@ def start(
     words = [f"--{name}={value}" for name, value in ours.items() if name in given] + [*args]
     outputs = [folder / f"rank-{rank}.log" for rank in range(size)]
     port = _free_port()
-    new = before or module or env
+    new = before or (module and not forked) or env
     processes: list[subprocess.Popen[bytes] | forks.Fork] = []
     for rank, output in enumerate(outputs):
         told = {"LAUNCHER_HEARTBEAT": str(folder)}  # rank-N: docker/heartbeat.py
         environment = _environment(rank, size, port) | told | dict(env or {})
+        environment |= _of_a_host(rank, size) if hosts else {}
         name = module or f"workloads.{workload}"
         processes.append(
             _interpreter([name, *words], environment, output, before)
@@ -222,6 +226,11 @@ def _environment(rank: int, size: int, port: int) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
+
+
+def _of_a_host(rank: int, size: int) -> dict[str, str]:
+    alone = {"LOCAL_RANK": "0", "LOCAL_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    return {**alone, "CROSS_RANK": str(rank), "CROSS_SIZE": str(size)}
 
 
 def _free_port() -> int:

@@ -21,9 +21,7 @@ from tests.docker.workloads import ranks, tiny
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [
-    pytest.mark.deepspeed,
-]  # all tests are of the same few processes
+pytestmark = pytest.mark.deepspeed  # all tests are of the same few processes
 
 LLAMA = {**ranks.LLAMA, "num_hidden_layers": 1, "hidden_size": 32}
 GPT2 = {**ranks.GPT2, "vocab_size": 320, "n_layer": 1, "n_embd": 32}

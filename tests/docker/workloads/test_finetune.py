@@ -53,9 +53,21 @@ CONFIG = ranks.deepspeed(2, stage=2, micro=8, gradient_clipping=1.0) | {
 def whole(tmp_path_factory: pytest.TempPathFactory) -> ranks.Ranks:
     """A run that nothing interrupts."""
     folder = tmp_path_factory.mktemp("whole")
-    run = ranks.start(folder, 2, CONFIG, *ARGS, "--eval-every=5", model=ranks.LLAMA, workload="finetune")
+    args = (*ARGS, "--eval-every=5", f"--checkpoint-mirror=file://{folder}/mirror")
+    run = ranks.start(folder, 2, CONFIG, *args, model=ranks.LLAMA, workload="finetune")
     assert run.wait() == [0, 0], run.output()
     return run
+
+
+def test_the_trainers_checkpoints_are_at_the_mirror(whole: ranks.Ranks) -> None:
+    here, there = whole.run_dir / "checkpoints", whole.run_dir.parent / "mirror/run"
+    tags = ["checkpoint-10", "checkpoint-8"]
+    assert sorted(path.name for path in here.glob("checkpoint-*")) == tags
+    assert sorted(path.parent.name for path in there.glob("*/complete.json")) == tags
+    marker = json.loads((there / "checkpoint-8/complete.json").read_text())
+    assert {name: (there / "checkpoint-8" / name).stat().st_size for name in marker["files"]} == marker[
+        "files"
+    ]
 
 
 def test_it_learns(whole: ranks.Ranks) -> None:
@@ -113,6 +125,19 @@ def start_from(whole: ranks.Ranks, folder: Path, *args: str, **more: Any) -> ran
     shutil.copytree(whole.run_dir / "tokenizer", folder / "run/tokenizer")
     more = {"model": ranks.LLAMA, **more}
     return ranks.start(folder, 2, CONFIG, *ARGS, *args, workload="finetune", **more)
+
+
+def test_another_number_of_ranks_continues(whole: ranks.Ranks, tmp_path: Path) -> None:
+    one = {**CONFIG, "train_micro_batch_size_per_gpu": 16}
+    older = tmp_path / "older"
+    shutil.copytree(whole.run_dir / "checkpoints/checkpoint-8", older / "checkpoint-8")
+    args = (*ARGS, "--eval-every=5", f"--resume={older}")
+    run = ranks.run(tmp_path, 1, one, *args, model=ranks.LLAMA, workload="finetune")
+    assert "checkpoint checkpoint-8 converted in" in run.output()
+    assert run.losses() == pytest.approx({step: whole.losses()[step] for step in (9, 10)}, abs=1e-4)
+    assert run.events("eval")[-1]["loss"] == pytest.approx(whole.events("eval")[-1]["loss"], abs=1e-4)
+    assert sorted(path.name for path in (run.run_dir / "checkpoints").iterdir()) == ["checkpoint-10", "model"]
+    assert not list(older.glob("*/latest_universal"))
 
 
 def error_of(run: ranks.Ranks) -> str:

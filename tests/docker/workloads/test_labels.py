@@ -16,6 +16,8 @@ from workloads.stages import IGNORED  # noqa: E402
 
 from tests.docker.workloads.test_turns import CHATML  # noqa: E402
 
+pytestmark = pytest.mark.torch
+
 
 def by(template: str | None = None) -> Any:
     made = tokenizer.existing("bytes")

@@ -18,6 +18,8 @@ from workloads import cache, corpus, cutting, megatron, session, tokenizer  # no
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.torch
+
 DOCUMENTS = [f"document {number} " * (number % 9 + 1) for number in range(300)]
 
 

@@ -107,6 +107,7 @@ def test_a_server_that_is_away_ends_no_training_and_is_said_once(
     assert not (tmp_path / "mlruns").exists()
 
 
+@pytest.mark.heavy  # reads MLflow
 def test_the_real_one(tmp_path: Path) -> None:
     run(tmp_path, {"lr": 0.1}, (1, 2.5))
     run(tmp_path, {"lr": 0.1}, (2, 1.5))

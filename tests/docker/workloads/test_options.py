@@ -22,7 +22,7 @@ def test_a_parser_needs_the_standard_library_only() -> None:
     loaded = subprocess.run(
         [sys.executable, "-S", "-I", "-c", program], text=True, capture_output=True, check=True
     )
-    assert loaded.stdout.split() == ["__main__", "ending", "heartbeat", "workloads"]
+    assert loaded.stdout.split() == ["__main__", "ending", "heartbeat", "tracing", "workloads"]
 
 
 def test_every_option_is_kebab_case_and_has_help() -> None:
@@ -42,6 +42,10 @@ def test_the_launcher_sets_these() -> None:
         "--checkpoint-every",
         "--checkpoint-keep",
         "--checkpoint-async",
+        "--checkpoint-mirror",
+        "--checkpoint-local",
+        "--checkpoint-local-every",
+        "--checkpoint-local-keep",
         "--resume",
     ]
 
@@ -61,7 +65,8 @@ def test_defaults_need_nothing_but_what_the_launcher_sets() -> None:
         (["--max-steps=1.5"], "a whole number of at least 1 is expected, not '1.5'"),
         (["--beta2=1"], "a number from 0 to below 1 is expected, not '1'"),
         (["--fail-code=0"], "an exit code from 1 to 255 is expected, not '0'"),
-        (["--checkpoint-keep=0"], "a whole number of at least 1 is expected, not '0'"),
+        (["--log-every=0"], "a whole number of at least 1 is expected, not '0'"),
+        (["--checkpoint-keep=-1"], "a whole number of at least 0 is expected, not '-1'"),
         (["--max-step=5"], "unrecognized arguments: --max-step=5"),
     ],
 )

@@ -22,6 +22,8 @@ WORDS = {
     "datasets": ["builtin", "hf:openwebtext"],
     "pyarrow": ["/data/*.parquet"],
     "zstandard": ['{"path":"/data/a.jsonl.zst","weight":1}'],
+    "s3fs": "s3://bucket/runs",
+    "gcsfs": "gs://bucket/runs",
 }
 
 
@@ -30,7 +32,7 @@ def test_each_row_is_of_an_option_with_such_a_value(need: packages.Need) -> None
     having = [
         n
         for n in launcher_workloads.names()
-        if need.option in launcher_workloads._options(launcher_workloads.parser(n))[1]
+        if f"--{need.option}" in launcher_workloads.parser(n)._option_string_actions
     ]
     assert having
     for name in [need.workload] if need.workload else having:

@@ -16,6 +16,8 @@ from workloads.formats import Row  # noqa: E402
 from workloads.session import Stop  # noqa: E402
 from workloads.stages import IGNORED  # noqa: E402
 
+pytestmark = pytest.mark.torch
+
 SHAPE = {
     "vocab_size": 64,
     "hidden_size": 32,

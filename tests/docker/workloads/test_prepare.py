@@ -37,6 +37,8 @@ from tests.docker.workloads import preparing, ranks  # noqa: E402
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.torch
+
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": f"{ranks.DOCKER}{os.pathsep}{ranks.DOCKER.parent}",

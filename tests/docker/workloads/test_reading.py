@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.torch
+
 LINES = b"".join(json.dumps({"text": f"document {n}", "other": "x"}).encode() + b"\n" for n in range(500))
 DOCUMENTS = [f"document {n}" for n in range(500)]
 

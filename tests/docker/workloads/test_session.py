@@ -42,7 +42,8 @@ def test_a_step_reuses_the_memory_of_the_one_before() -> None:
     # what it saves; without limits the C library keeps more or less of it, by what lies above it
     anew = pages("leave", MALLOC_TRIM_THRESHOLD_="0", MALLOC_MMAP_THRESHOLD_="131072")
     assert anew > 10_000
-    assert pages("keep") < anew / 4  # a small allocation that comes to lie between two tensors costs one of the eight
+    # a small allocation that comes to lie between two tensors costs one of the eight
+    assert pages("keep") < anew / 4
 
 
 def test_limits_of_the_environment_hold() -> None:

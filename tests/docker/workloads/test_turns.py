@@ -14,6 +14,8 @@ pytest.importorskip("transformers", reason="the train extra is not installed")
 from workloads import metrics, tokenizer, turns
 from workloads.session import Stop
 
+pytestmark = pytest.mark.torch
+
 CHATML = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"

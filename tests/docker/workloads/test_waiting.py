@@ -18,6 +18,8 @@ from tests.docker.workloads.conftest import place  # noqa: E402
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.torch
+
 
 @pytest.mark.deepspeed
 def test_tokenizing_may_take_longer_than_a_collective(tmp_path: Path) -> None:

@@ -20,15 +20,23 @@ from launcher.planning import workspace
 from launcher.runs import folders
 from tests import samples
 
+ON_KUBERNETES = (
+    "JOB --after --cluster --dry-run --exclude-bad --force --name --server-dry-run --set --strict --sweep --wait"
+    " --with-claims -o"
+)
 # Changing a line here changes what scripts of users rely on.
 CONTRACT = {
     "local": "JOB --after --cluster --debug --dry-run --force --name --set --strict --wait -o",
     "slurm": "JOB --after --cluster --dry-run --exclude-bad --force --name --set --strict --sweep --wait -o",
-    "kubernetes": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
-    "k8s": "JOB --cluster --dry-run --force --name --server-dry-run --set --strict --wait --with-claims -o",
+    "kubernetes": ON_KUBERNETES,
+    "k8s": ON_KUBERNETES,
+    "prove": "JOB --cluster --force --json --kills --name --on --set --steps --strict",
+    "tune": "JOB|RUN --cluster --dry-run --html --json --limit --most --name --on --plot --png --set --space --steps"
+    " --strict --wait -o",
     "plan": "JOB --cluster --html --json --max-model --min-nodes --name --plot --png --set --strict",
     "check": "JOB --cluster --live --on --set --strict",
-    "cluster": "ACTION SCHEDULER --cluster --context --force --namespace --partition --update -o",
+    "cluster": "ACTION SCHEDULER|CLUSTER --cluster --context --force --from --namespace --nodes --on --partition"
+    " --probe --set --update -o",
     "diff": "JOB --cluster --name --on --set --strict",
     "hostfile": "HOSTLIST|- --slots",
     "env": "FABRIC --json",
@@ -38,9 +46,11 @@ CONTRACT = {
     "resume": "RUN --exclude-bad",
     "shell": "RUN --host --rank",
     "stacks": "RUN --json",
+    "profile": "RUN --json --ranks --steps --timeout",
     "rerun": "RUN --force --wait",
     "compare": "RUN RUN --json",
     "checkpoints": "RUN --export --json --keep --step --verify",
+    "fetch": "RUN PATH DEST --force",
     "report": "RUN --html --json --plot --png --serve --since",
     "list": "--all --json --state",
     "data": "ACTION KEY --cache --cluster --json",
@@ -75,9 +85,11 @@ LOADS = [
     ("report absent", NOTHING),
     ("shell absent", NOTHING),
     ("stacks absent", NOTHING),
+    ("profile absent", NOTHING),
     ("rerun absent", NOTHING),
     ("compare absent absent", NOTHING),
     ("checkpoints absent", NOTHING),
+    ("fetch absent . there", NOTHING),
     ("list --json", NOTHING),
     ("data list", NOTHING),
     ("data show 0123456789abcdef", NOTHING),
@@ -86,6 +98,8 @@ LOADS = [
     ("completion fish", {"argcomplete"}),
     ("schema job", NOTHING),
     ("plan jobs/quickstart.yaml", FILES),
+    ("tune jobs/quickstart.yaml --dry-run", FILES),
+    ("tune absent", NOTHING),
     ("local jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
     ("slurm jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
     ("kubernetes jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),

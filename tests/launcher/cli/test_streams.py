@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher import ROOT
+from launcher.cli import streams
 
 COMMANDS = [
     ("status nothing", 5),
@@ -87,3 +88,18 @@ def test_a_reader_that_has_gone(words: str, wanted: int, tmp_path: Path) -> None
     )
     os.close(writer)
     assert done.returncode == wanted
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_how_far_it_is_is_a_line_of_a_terminal_alone(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with streams.line() as told:
+        told("step 4\x1b[2J")
+        told("step 5" + "." * 99)
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = ["", "step 4\\x1b[2J", ("step 5" + "." * 99)[:29], ""]
+    assert said.err == ("\r\x1b[K".join(lines) if terminal else "")

@@ -73,6 +73,7 @@ def test_what_is_deprecated_is_named(installed: dict[str, Any]) -> None:
     assert set(keys.DEPRECATED) == found | {(constants.BFLOAT16_OLD,)}
 
 
+@pytest.mark.torch
 def test_what_deepspeed_does_nothing_with_is_read_nowhere(installed: dict[str, Any]) -> None:
     del installed
     from deepspeed.runtime import engine

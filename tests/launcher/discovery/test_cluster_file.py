@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launcher.cli import main
-from launcher.discovery import cluster_file, facts, local
+from launcher.discovery import cluster_file, facts, local, probed
 from launcher.errors import SpecError
-from launcher.files import load
+from launcher.files import load, measured, validation
 from launcher.sizing import gpus
+from tests import samples
 from tests.launcher.discovery import answers
 
 if TYPE_CHECKING:
@@ -61,6 +62,37 @@ def test_words_of_the_cluster_are_data(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(cluster_file.of_slurm(told), encoding="utf-8")
     own = load.load_cluster(str(tmp_path / "x.yaml"))
     assert (own.slurm.partition, own.slurm.account) == (strange, strange)
+
+
+def test_hosts_with_gpus_of_the_number_0_have_none(tmp_path: Path) -> None:
+    hosts = facts.Hosts("cpu", 4, cpus=8, memory=2**36, gpus=(facts.Gpus("", 0),))
+    (tmp_path / "x.yaml").write_text(cluster_file.of_slurm(facts.Slurm("x", "25.05", (hosts,))))
+    own = load.load_cluster(str(tmp_path / "x.yaml"))
+    assert (own.gpu, own.slots) == (None, 1)
+
+
+def test_what_a_probe_found_is_in_the_file(tmp_path: Path) -> None:
+    found = validation.build(measured.Measured, samples.measured())
+    hosts = facts.Hosts("cpu", 4, cpus=8, memory=2**36)
+    text = cluster_file.of_slurm(facts.Slurm("x", "25.05", (hosts,)), None, found)
+    (tmp_path / "x.yaml").write_text(text)
+    own = load.load_cluster(str(tmp_path / "x.yaml"))
+    assert (own.interface, own.bandwidth) == ("eth0", 1)
+    assert "# MEASURED by probe-abc123 (2026-11-26)" in text
+    assert "#   interface eth0: up, 10000 Mb/s" in text
+    own_file = cluster_file.of_kubernetes(facts.Kubernetes("c", "n", "1.34"), found)
+    assert 'interface: "eth0"' in own_file
+    assert "bus bandwidth among hosts: 0.1 GB/s" in cluster_file.of_machine(facts.Machine(2, 2**33), found)
+
+
+def test_interfaces_that_differ_are_no_field() -> None:
+    hosts = [
+        {**h, "interface": name} for h, name in zip(samples.probed()["hosts"], ("eth0", "ib0"), strict=True)
+    ]
+    found = validation.build(measured.Measured, samples.measured(probe=samples.probed(hosts=hosts)))
+    seen = probed.seen(found)
+    assert seen
+    assert seen.interface == ""
 
 
 def test_a_partition_that_is_not_there() -> None:

@@ -155,10 +155,13 @@ def test_of_other_file_systems_than_the_runs_nothing_is_known() -> None:
     assert list(on_this_machine.problems(decided, "local")) != []
 
 
-@pytest.mark.parametrize("scheduler", ["local", "kubernetes"])
-def test_what_is_done_on_slurm_alone_is_said_elsewhere(scheduler: str) -> None:
+@pytest.mark.parametrize(
+    ("scheduler", "names"),
+    [("local", ["checkpoint.requeue", "preflight"]), ("kubernetes", ["checkpoint.requeue"])],
+)
+def test_what_is_not_done_everywhere_is_said(scheduler: str, names: list[str]) -> None:
     asked = samples.decided({"checkpoint": {"requeue": True}, "preflight": True, "nodes": 2})
     told = [w.message for w in schedulers.warnings(scheduler, asked) if " is not done: " in w.message]
-    assert [message.partition(" ")[0] for message in told] == ["checkpoint.requeue", "preflight"]
+    assert [message.partition(" ")[0] for message in told] == names
     usual = schedulers.warnings(scheduler, samples.decided({"nodes": 2}))
     assert not any(" is not done" in w.message for w in usual)

@@ -51,6 +51,16 @@ def test_the_projects_own_image_by_its_lock() -> None:
     assert said(plan_of(tracked, image=OURS)) == []
 
 
+def test_a_mirror_needs_the_package_of_its_scheme() -> None:
+    for address, package in (("s3://b/a", "s3fs"), ("gs://b/a", "gcsfs"), ("file:///a", "")):
+        plan = plan_of({"checkpoint": {"mirror": address}}, image=OURS)
+        assert said(plan) == []  # the image of this project has both
+        lacking = [problem.partition(";")[0] for problem in said(plan, held("torch"))]
+        scheme = address.partition("/")[0]
+        words = f"checkpoint.mirror: {scheme}// needs the package {package}, which image {plan.image} lacks"
+        assert lacking == ([f"{words} (here.image.json)"] if package else [])
+
+
 @pytest.mark.parametrize(
     "image", [f"{OURS}:1", "nvcr.io/nvidia/pytorch:25.09-py3", "/images/train.sqsh", "mine"]
 )

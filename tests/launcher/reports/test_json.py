@@ -10,7 +10,11 @@ import pytest
 
 from launcher import ROOT, doctor
 from launcher.cli import main
-from launcher.doctor.looking import Check
+from launcher.doctor import looking
+from launcher.runs import certificate
+from launcher.runs.certificate import Certificate, Part
+from launcher.runs.evidence import Check
+from tests import samples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +29,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     "null": (type(None),),
 }
 # objects that are null as a whole
-WHOLE = {"memory", "bound", "checkpoints", "fewer", "hours", "inference"}
+WHOLE = {"memory", "bound", "checkpoints", "fewer", "forecast", "hang", "hours", "inference"}
 
 
 def documented(*sections: str) -> dict[str, str]:
@@ -82,6 +86,16 @@ def submitted(runs: Path, name: str) -> None:
     (runs / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     slow = {"event": "slow", "time": 1, "rank": 0, "host": "n1", "ratio": 2, "step": 9}
     (runs / name / "events.jsonl").write_text(json.dumps(slow) + "\n")
+    hang = {
+        "verdict": "rank 0 sleeps",
+        "cause": "stall",
+        "rank": 0,
+        "host": "n1",
+        "of_host": False,
+        "time": 1,
+    }
+    (runs / name / "stacks" / "0-1").mkdir(parents=True)
+    (runs / name / "stacks" / "0-1" / "verdict.json").write_text(json.dumps(hang))
 
 
 @pytest.fixture
@@ -97,6 +111,7 @@ EMPTY = (
     "communication[]",
     "too_large[]",
     "fewer.",
+    "forecast.",
     "memory.",
     "bound.",
     "checkpoints.",
@@ -109,8 +124,8 @@ ENGINE = ("--set", "args.engine=zero")
 
 
 def test_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    keys = documented("plan", "Estimate")
-    check(printed(capsys, "plan", "jobs/llama-7b.yaml"), keys, ("inference.",))
+    keys = documented("plan", "Estimate", "Forecast")
+    check(printed(capsys, "plan", "jobs/llama-7b.yaml"), keys, ("inference.", "forecast."))
     words = ("plan", "jobs/inference/generate.yaml", "--set", "model=llama-2-7b")
     check(printed(capsys, *words), keys, tuple(key for key in EMPTY if key != "inference."))
     small = printed(
@@ -125,10 +140,20 @@ def test_plan(capsys: pytest.CaptureFixture[str]) -> None:
         assert set(data) == {re.split(r"[.\[]", key)[0] for key in keys}, "the same keys, whatever is known"
 
 
+def test_plan_with_a_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "job.yaml").write_text(samples.JOB)
+    (tmp_path / "here.yaml").write_text(samples.CLUSTER)
+    (tmp_path / "here.measured.json").write_text(json.dumps(samples.measured()))
+    keys = documented("plan", "Estimate", "Forecast")
+    data = printed(capsys, "plan", str(tmp_path / "job.yaml"))
+    check(data, keys, tuple(key for key in EMPTY if key != "forecast."))
+    assert {f"forecast.{key}" for key in data["forecast"]} == documented("Forecast").keys()
+
+
 def test_plan_of_a_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
     data = printed(capsys, "plan", "jobs/chat.yaml")
     for stage in data["stages"].values():
-        check(stage, documented("plan", "Estimate"), EMPTY)
+        check(stage, documented("plan", "Estimate", "Forecast"), EMPTY)
 
 
 def test_plan_limits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -183,6 +208,13 @@ def test_compare(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(printed(capsys, "compare", "a", "b"), documented("compare"))
 
 
+def test_prove() -> None:
+    checks = [Check("losses", 9, 3, (1.5, 2.5), largest=0.5, bound=1e-4), Check("samples", 9)]
+    part = Part("moved", "demo-1", 1, ["0"], checks, after=8)
+    made = Certificate("demo", "local", 16, [part], ["a note"], "2026-01-01T00:00:00+00:00")
+    check(json.loads(certificate.as_json(made)), documented("prove"))
+
+
 def test_checkpoints(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for tag in ("step-00000001", "step-00000002"):
         (runs / "a" / "checkpoints" / tag).mkdir(parents=True)
@@ -212,13 +244,18 @@ def test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         check(printed(capsys, "data", action, "0", "--cache", str(tmp_path)), documented("data"))
 
 
+def test_tune(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["tune", "jobs/quickstart.yaml", "--dry-run", "--json"]) == 0
+    check(json.loads(capsys.readouterr().out), documented("tune"))
+
+
 def test_env(capsys: pytest.CaptureFixture[str]) -> None:
     for entry in printed(capsys, "env", "infiniband"):
         check(entry, documented("env"))
 
 
 def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "checks", lambda python: [Check("python", "torch", "ok", "2.9")])
+    monkeypatch.setattr(doctor, "checks", lambda python: [looking.Check("python", "torch", "ok", "2.9")])
     for entry in printed(capsys, "doctor"):
         check(entry, documented("doctor"))
 
@@ -228,7 +265,21 @@ def test_every_verb_with_json_is_documented() -> None:
     assert table
     verbs = {name for name, verb in dict(table).items() if "--json" in verb._option_string_actions}
     assert verbs == {
-        *("plan", "status", "list", "report", "compare", "checkpoints", "data", "env", "doctor", "stacks"),
+        *(
+            "plan",
+            "tune",
+            "status",
+            "list",
+            "report",
+            "compare",
+            "checkpoints",
+            "data",
+            "env",
+            "doctor",
+            "stacks",
+            "profile",
+            "prove",
+        ),
     }
     for verb in verbs:
         assert f"`python -m launcher {verb}" in PAGE or f"`{verb} --json`" in PAGE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -117,6 +118,30 @@ def test_the_verb_serves_until_it_is_interrupted(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
         assert process.wait(LIMIT) == main.INTERRUPTED
         assert process.stderr.read() == "interrupted\n"
+
+
+@pytest.mark.heavy
+def test_a_browser_shows_it(tmp_path: Path) -> None:
+    """Chromium without a window: the page's policy lets its picture be seen, and nothing is refused or fails."""
+    chromium = shutil.which("chromium")
+    if not chromium:
+        pytest.skip("chromium is not installed")
+    image = pytest.importorskip("matplotlib.image", reason="it draws")
+    test_life.write(tmp_path)
+    words = [sys.executable, "-m", "launcher", "report", f"{tmp_path}/", "--serve"]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ}) as process:
+        assert process.stderr
+        url = process.stderr.readline().split()[0]
+        shot, profile = tmp_path / "shot.png", f"--user-data-dir={tmp_path / 'profile'}"
+        look = [chromium, "--headless", "--no-sandbox", "--disable-gpu", profile, "--enable-logging=stderr"]
+        look += [f"--screenshot={shot}", "--window-size=1200,3000", "--hide-scrollbars", url]
+        done = subprocess.run(look, capture_output=True, text=True, timeout=240, cwd=tmp_path)
+        process.send_signal(signal.SIGINT)
+    assert shot.exists(), done.stderr
+    assert "CONSOLE" not in done.stderr, done.stderr
+    pixels = image.imread(shot)[..., :3]
+    colored = (pixels.max(axis=2) - pixels.min(axis=2)) > 0.2
+    assert colored.any(axis=1).sum() > 200, "rows with curves and bars"
 
 
 def test_nothing_to_show_is_said_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

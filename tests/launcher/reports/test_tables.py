@@ -67,7 +67,9 @@ def run(folder: Path, **changes: Any) -> runs_record.Run:
 
 
 def test_status_keys(tmp_path: Path) -> None:
-    data = json.loads(tables.status_json(run(tmp_path), Status("FAILED", "time limit", 75, ("a", "b"))))
+    data = json.loads(
+        tables.status_json(run(tmp_path), Status("FAILED", "time limit", 75, ("a", "b"), ("c",)))
+    )
     assert data == {
         "id": "demo-1",
         "scheduler": "slurm",
@@ -76,8 +78,10 @@ def test_status_keys(tmp_path: Path) -> None:
         "reason": "time limit",
         "exit_code": 75,
         "hosts": ["a", "b"],
+        "spares": ["c"],
         "folder": str(tmp_path),
         "slow": [],
+        "hang": None,
     }
 
 
@@ -103,7 +107,8 @@ def test_status_for_a_person_says_how_far_it_came(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(
         "".join(json.dumps(record) + "\n" for record in records) + '{"step": 8, "lo'
     )
-    text = tables.status(run(tmp_path), Status("RUNNING", "", None, ("a",)))
+    text = tables.status(run(tmp_path), Status("RUNNING", "", None, ("a",), ("b", "c")))
+    assert "\nspares     b, c\n" in text
     assert "step 7/10, loss 2.2500, 10,000 tokens/s" in text
 
 

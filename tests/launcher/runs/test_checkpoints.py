@@ -200,3 +200,20 @@ def test_a_foreign_marker_hides_no_other(odd: str, run: Path) -> None:
     found = checkpoints.listed(record.find(run.parent, "demo-1"))
     assert [saved.state for saved in found] == ["damaged", "complete"]
     assert found[0].reason
+
+
+def test_what_is_at_the_mirror_too_is_said(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save(run, 1)
+    save(run, 2)
+    told = {"address": "s3://bucket/runs", "tags": ["step-00000002", "step-00000003"], "time": 1.0}
+    (run / "mirror.json").write_text(json.dumps(told))
+    code, out, _ = launcher(capsys)
+    assert code == 0
+    lines = out.splitlines()
+    assert "WHERE" in lines[0]
+    assert lines[1].endswith("run folder, mirror")
+    assert lines[2].endswith("run folder")
+    assert lines[3] == "at the mirror s3://bucket/runs alone: step-00000003"
+    assert [saved["mirrored"] for saved in json.loads(launcher(capsys, "--json")[1])] == [True, False]
+    (run / "mirror.json").write_text("[")
+    assert "WHERE" not in launcher(capsys)[1]

@@ -34,6 +34,20 @@ def test_what_is_none(tmp_path: Path, text: str) -> None:
     assert hangs.newest(tmp_path) is None
 
 
+def test_the_last_hang_is_none_that_was_asked_for(tmp_path: Path) -> None:
+    assert hangs.last(tmp_path) is None
+    said = {"verdict": "rank 1 sleeps", "rank": 1, "host": "b", "of_host": True, "time": 5.5}
+    leave(tmp_path, "7-0", json.dumps({**said, "cause": "stall"}), 10)
+    leave(tmp_path, "7-1", json.dumps({**said, "verdict": "all wait", "cause": "asked"}), 20)
+    assert hangs.last(tmp_path) == hangs.Hang(
+        "rank 1 sleeps", 1, "b", True, 5.5, str(tmp_path / "stacks" / "7-0")
+    )
+    leave(tmp_path, "7-2", '{"verdict": "old", "cause": "stall"}', 30)
+    assert hangs.last(tmp_path) == hangs.Hang("old", -1, "", False, 0.0, str(tmp_path / "stacks" / "7-2"))
+    leave(tmp_path, "7-3", '{"verdict": "broken", "cause": "stall", "rank": [], "time": "x"}', 40)
+    assert hangs.last(tmp_path) is None
+
+
 def test_what_came_is_kept_once(tmp_path: Path) -> None:
     for words in ("first", "second"):
         hangs.keep(tmp_path, {"name": "0-1", "verdict": words})

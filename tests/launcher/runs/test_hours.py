@@ -173,3 +173,10 @@ def test_shares_add_up_whatever_was_recorded(
 @pytest.mark.parametrize("share", hours._BEGINS.values())
 def test_what_begins_is_a_share(share: str) -> None:
     assert share in hours.SHARES
+
+
+def test_spares_are_a_share_of_their_own() -> None:
+    events = attempt(0)
+    events[0] = line("allocated", 0, slots=2, spare_slots=1)
+    without = seconds(attempt(0), training(0, 1, 60))
+    assert seconds(events, training(0, 1, 60)) == {**without, "spares": 100}

@@ -147,8 +147,10 @@ def cluster(fake_server: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig()))
     monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr("launcher.reports.progress._POLL_SHARED", 0.1)
-    monkeypatch.setattr("launcher.schedulers.kubernetes.podlogs._PAUSE", 0.1)
+    monkeypatch.setattr("launcher.reports.progress._POLL_SHARED", 0.02)
+    monkeypatch.setattr("launcher.reports.progress._BEAT", 0.01)
+    for module in ("podlogs", "applying", "fetching"):
+        monkeypatch.setattr(f"launcher.schedulers.kubernetes.{module}._PAUSE", 0.02)
     return made
 
 

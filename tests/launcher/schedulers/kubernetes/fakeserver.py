@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[4]))
 
-from tests.launcher.schedulers.kubernetes import audit
+from tests.launcher.schedulers.kubernetes import audit, websockets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -101,6 +101,8 @@ class Store:
             self.patience: dict[str, int] = {}  # plural → how often it says so, if not always
             self.warnings: dict[str, list[str]] = {}
             self.failures: list[list[Any]] = []  # [status, Retry-After or ""] of the next answers
+            self.claim = ""  # the folder that pods see as /runs; with one, pods that are made run
+            self.cut = 0  # bytes of a program's output after which the connection is cut
             self.numbers = itertools.count(1)
 
     def put(self, plural: str, namespace: str, document: Object) -> Object:
@@ -135,6 +137,10 @@ class Store:
             return {**document, "metadata": {**document["metadata"], "uid": "dry"}}
         self.applied[plural, namespace, name] = {manager: _leaves(document)}
         made = _defaulted(document)
+        if plural == "pods" and self.claim:
+            names = [container["name"] for container in made["spec"]["containers"]]
+            states = [{"name": own, "state": {"running": {}}} for own in names]
+            made["status"] = {"phase": "Running", "containerStatuses": states}
         made["metadata"]["managedFields"] = [{"manager": manager, "operation": operation}]
         return self.put(plural, namespace, made)
 
@@ -249,6 +255,8 @@ def _defaulted(document: Object) -> Object:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # else the second packet of an answer waits 40 ms for the client to acknowledge the first
+    disable_nagle_algorithm = True
     store: Store
 
     def log_message(self, *_: Any) -> None: ...
@@ -282,7 +290,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(200, found)
         match = re.fullmatch(
             r"/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+/[^/]+))(?:/namespaces/(?P<space>[^/]+))?"
-            r"/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+))?(?P<log>/log)?",
+            r"/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+))?(?P<part>/log|/exec)?",
             path,
         )
         api = (match["core"] or match["group"]) if match else ""
@@ -295,13 +303,19 @@ class Handler(BaseHTTPRequestHandler):
         ]
         if plural == "selfsubjectaccessreviews":  # everyone may ask
             return self.send(201, self.review(token, body))
-        self.authorize(token, verb, f"{plural}{match['log'] or ''}", space)
+        part = match["part"] or ""
+        self.authorize(token, verb, f"{plural}{part}", space)
         applied = verb == "patch" and "apply-patch" in self.headers["Content-Type"]
         if (
             applied and (plural, space, name) not in self.store.objects
         ):  # an apply that creates needs both rights
             self.authorize(token, "create", plural, space)
-        if match["log"]:
+        if part == "/exec":
+            self.authorize(
+                token, "create", f"{plural}{part}", space
+            )  # kubectl's right; newer servers ask for both
+            return self.execute(space, name)
+        if part:
             return self.log(space, name, query)
         with self.store.lock:
             answer, code = self.act(verb, plural, space, name, query, body)
@@ -395,6 +409,16 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.02)
         self.chunk(b"")
 
+    def execute(self, space: str, name: str) -> None:
+        """Run the command here, with the folder that a test named in the place of the claim's."""
+        if ("pods", space, name) not in self.store.objects:
+            raise Refuse(404, "NotFound", f'pods "{name}" not found')
+        words = [value for key, value in parse_qsl(urlsplit(self.path).query) if key == "command"]
+        websockets.execute(
+            self, [word.replace("/runs/", f"{self.store.claim}/") for word in words], self.store.cut
+        )
+        self.close_connection = True
+
     def fail(self, code: int, retry_after: str) -> None:
         """An answer that is none: 0 cuts the connection, others are what an overloaded server or a proxy says."""
         if code == 0:
@@ -447,6 +471,8 @@ class Handler(BaseHTTPRequestHandler):
         store.patience |= body.get("patience", {})
         store.warnings |= body.get("warnings", {})
         store.failures += body.get("failures", [])
+        store.claim = body.get("claim", store.claim)
+        store.cut = body.get("cut", store.cut)
         store.role |= {tuple(right) for right in body.get("role", [])}
         for plural, api in body.get("apis", {}).items():
             store.resources[plural] = (api, RESOURCES[plural][1])

@@ -53,7 +53,7 @@ def test_wait_outlives_it(name: str, cluster: Cluster, followed: threading.Event
         (name,) = (n for p, n in cluster.objects() if p == "jobs")
         cluster.tell("rules", failures=[answer] * 6)
         while cluster.tell("failures"):
-            time.sleep(0.05)
+            time.sleep(0.01)
         finish(cluster, name, "Complete")
 
     thread = threading.Thread(target=life)
@@ -71,7 +71,7 @@ def test_wait_outlives_it(name: str, cluster: Cluster, followed: threading.Event
 def test_wait_that_gives_up_says_that_the_run_continues(
     cluster: Cluster, followed: threading.Event, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "_PATIENCE", 1.0)
+    monkeypatch.setattr(progress, "_PATIENCE", 0.2)
 
     def life() -> None:
         assert followed.wait(60)

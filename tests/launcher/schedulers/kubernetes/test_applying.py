@@ -68,7 +68,7 @@ def live(cluster: Cluster, run: Run, job: str, kind: str, queueing: str, *more: 
     cluster.tell("status", plural=plural, name=name, status={"conditions": []}, spec={"suspend": False})
     pod = cluster.pod(name, 0, spec={"nodeName": "gpu-0"}, conditions=[{"type": "Ready", "status": "False"}])
     cluster.log(pod, "2026-01-01T00:00:01.1Z [0] step 1/9")
-    asked += [("status", name), ("logs", name), ("list",)]
+    asked += [("status", name), ("logs", name), ("list",), ("fetch", name, "absent", "dest")]
     for words in asked:
         code, _, err = run(*words)
         assert (code in {0, 1, 5}, "forbidden" in err) == (True, False), err
@@ -85,7 +85,7 @@ def test_the_role_has_the_rights_that_every_verb_needs_and_no_more(
     cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig("member")))
-    cluster.tell("rules", role=sorted(rights()))
+    cluster.tell("rules", role=sorted(rights()), claim="/claim")
     for kind in kinds.KINDS:
         live(cluster, run, job, kind, "volcano")
     live(cluster, run, job, "job", "kueue")
@@ -129,6 +129,13 @@ def test_no_right_of_the_role_can_be_left_out(
         cluster.tell("reset")
         cluster.tell("rules", role=sorted(rights("job") - {right}))
         follow(cluster, run, job)
+        assert cluster.tell("refused") == [list(right)], right
+    files = rights("job", "files")
+    for right in sorted(files - rights("job")):
+        cluster.tell("reset")
+        cluster.tell("rules", role=sorted(files - {right}), claim="/claim")
+        _, out, _ = run("kubernetes", job)
+        run("fetch", out.strip(), "absent", "dest")
         assert cluster.tell("refused") == [list(right)], right
 
 

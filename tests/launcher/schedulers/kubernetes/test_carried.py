@@ -74,7 +74,7 @@ def test_every_file_arrives_byte_for_byte() -> None:
     assert {"name": "code", "mountPath": "/code", "readOnly": True} in pod["volumeMounts"]
     words = pod["command"]
     assert words[words.index("--code") + 1] == "/code"
-    assert words[words.index("--") + 1] == "/code/train.py"
+    assert words[words.index("--", words.index("--hostfile")) + 1] == "/code/train.py"
 
 
 @pytest.mark.parametrize("kind", variants.KINDS)
@@ -122,11 +122,11 @@ def test_a_foreign_image_is_given_the_node_entry() -> None:
     assert carried.of(variants.decide({}, {"workload": "/opt/train.py"})) == []
     documents = objects(foreign({"workload": "/opt/train.py"}))
     programs = contents(documents, "programs")
-    assert {"node.py", "exit_codes.json"} <= set(programs)
+    assert {"node.py", "preflight.py", "allreduce.py", "exit_codes.json"} <= set(programs)
     assert not [path for path in programs if path.startswith("workloads/")]
     words = documents[-1]["spec"]["template"]["spec"]["containers"][0]["command"]
     assert words[:2] == ["/bin/sh", "-c"]
-    assert words[3:6] == ["sh", "python3", "/opt/launcher/node.py"]
+    assert words[3:6] == ["sh", "python3", "/opt/launcher/preflight.py"]
     assert '$$("$$1" --version' in words[2], "Kubernetes would read $( as a reference"
     trained = contents(objects(foreign({})), "programs")
     assert "workloads/pretrain.py" in trained

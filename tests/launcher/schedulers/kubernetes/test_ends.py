@@ -125,4 +125,5 @@ def test_advice_is_what_kubernetes_has(code: int, cluster: Cluster, run: Run, jo
     finish(cluster, name, "Failed", "BackoffLimitExceeded")
     shown = run("status", name)[1]
     assert "  fix: " in shown
-    assert not [word for word in ("--exclude-bad", "LAUNCHER_RUNS", "job.log", "slurm") if word in shown]
+    assert not [word for word in ("LAUNCHER_RUNS", "job.log", "slurm") if word in shown]
+    assert ("--exclude-bad" in shown) == (code == 76)

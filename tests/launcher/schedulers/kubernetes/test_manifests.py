@@ -104,7 +104,8 @@ def test_every_pod_starts_the_node_entry(name: str) -> None:
     assert commands
     for command in commands:
         words = command[command.index("/opt/venv/bin/python") :]
-        assert words[:2] == ["/opt/venv/bin/python", "/opt/job/node.py"]
+        assert words[1] == f"/opt/job/{'preflight' if PLANS[name].preflight else 'node'}.py"
+        words = words[words.index("--") + 1 :] if PLANS[name].preflight else words[2:]
         assert words[words.index("--hostfile") + 1].startswith("/job/hostfile")
         group = "-$(LWS_GROUP)" if name.startswith("leaderworkerset") else ""
         assert words[words.index("--folder") + 1] == f"/runs/{PLANS[name].id}{group}"

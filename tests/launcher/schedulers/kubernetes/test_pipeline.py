@@ -49,12 +49,12 @@ def play(cluster: Cluster, words: Sequence[str], known: Sequence[str] = ()) -> l
         deadline = time.monotonic() + 60
         while not (new := {uid: n for uid, n in jobs(cluster).items() if uid not in passed}):
             assert time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.01)
         assert len(new) == 1, "the next stage was submitted before this one had ended"
         ((uid, name),) = new.items()
         passed.add(uid)
         seen.append(name)
-        time.sleep(0.5)
+        time.sleep(0.1)  # several looks of the leader
         condition = {"type": word, "status": "True", "reason": "", "message": ""}
         cluster.tell("status", plural="jobs", name=name, status={"conditions": [condition]})
     return seen
@@ -267,4 +267,180 @@ def test_a_pipeline_that_the_server_refuses_leaves_nothing(
 ) -> None:
     cluster.tell("rules", without=["jobs"])
     assert main.main(["kubernetes", chain, "--wait"]) == 4
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def alone(chain: str, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The first stage's job, submitted by itself: its run."""
+    job = chain.replace("chain.yaml", "first.yaml")
+    assert main.main(["kubernetes", job, *words]) == 0
+    return capsys.readouterr().out.strip()
+
+
+def end(cluster: Cluster, name: str, word: str) -> None:
+    condition = {"type": word, "status": "True", "reason": "", "message": ""}
+    cluster.tell("status", plural="jobs", name=name, status={"conditions": [condition]})
+
+
+def test_a_job_after_a_run_is_submitted_when_that_has_succeeded(
+    chain: str, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = alone(chain, capsys)
+    job = chain.replace("chain.yaml", "second.yaml")
+    thread = threading.Thread(target=lambda: play(cluster, ["Complete", "Complete"]))
+    thread.start()
+    assert main.main(["kubernetes", job, "--after", first, "--wait", "--set", "model=byte-gpt"]) == 0
+    thread.join()
+    assert f"second-pipeline-1 waits for {first}" in capsys.readouterr().err
+    found = told(capsys, "status", "second-pipeline-1", "--json")
+    assert [(s["stage"], s["state"]) for s in found["stages"]] == [("second", "SUCCEEDED")]
+    assert list(jobs(cluster).values()) == [first, found["stages"][0]["run"]]
+    # what has succeeded needs no wait
+    assert main.main(["kubernetes", job, "--after", first]) == 0
+
+
+def waiting(chain: str, cluster: Cluster, first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that waits for `first`, and whose command was interrupted."""
+
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("launcher.reports.progress.follow", interrupted)
+        assert main.main(["kubernetes", chain, "--after", first, "--wait"]) == 130
+    assert set(jobs(cluster).values()) == {first}
+
+
+def test_a_command_that_leaves_while_it_waits_loses_nothing(
+    chain: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = alone(chain, capsys, "--name", "before")
+    waiting(chain, cluster, before, monkeypatch)
+    assert (
+        "nothing more is submitted until `python -m launcher resume chain-pipeline-1`"
+        in capsys.readouterr().err
+    )
+    found = told(capsys, "status", "chain-pipeline-1", "--json")
+    assert [s["state"] for s in found["stages"]] == ["PENDING", "PENDING"]
+    assert f"waits for {before}" in found["stages"][0]["reason"]
+    end(cluster, before, "Failed")
+    assert main.main(["resume", "chain-pipeline-1"]) == 1
+    assert f"was not submitted: {before} has not succeeded" in capsys.readouterr().err
+    assert set(jobs(cluster).values()) == {before}
+    end(cluster, before, "Complete")
+    code, seen = resume(cluster, ["Complete", "Complete"], list(jobs(cluster)))
+    assert (code, len(seen)) == (0, 2)
+
+
+def test_a_job_that_waits_is_cancelled_without_what_it_waits_for(
+    chain: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = alone(chain, capsys, "--name", "before")
+    waiting(chain, cluster, before, monkeypatch)
+    assert main.main(["cancel", "chain-pipeline-1"]) == 0
+    assert set(jobs(cluster).values()) == {before}
+    assert told(capsys, "status", "chain-pipeline-1", "--json")["state"] == "CANCELLED"
+    end(cluster, before, "Complete")
+
+    def cancelled(*_: object) -> int:
+        assert main.main(["cancel", "chain-pipeline-1"]) == 0
+        return 0
+
+    monkeypatch.setattr("launcher.reports.progress.follow", cancelled)
+    assert main.main(["resume", "chain-pipeline-1"]) == 4, "cancelled while it waits"
+    assert "was cancelled before it was submitted" in capsys.readouterr().err
+    assert set(jobs(cluster).values()) == {before}
+
+
+def test_what_waited_is_kept_when_the_server_refuses(
+    chain: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = alone(chain, capsys, "--name", "before")
+    waiting(chain, cluster, before, monkeypatch)
+    end(cluster, before, "Complete")
+    cluster.tell("rules", denied={"configmaps": "exceeded quota: configmaps"})
+    assert main.main(["resume", "chain-pipeline-1"]) == 4
+    assert (
+        "`python -m launcher resume chain-pipeline-1` continues it where it stands" in capsys.readouterr().err
+    )
+    assert told(capsys, "status", "chain-pipeline-1", "--json")["state"] == "PENDING"
+
+
+def test_after_without_wait_and_other_schedulers_runs(
+    chain: str, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = alone(chain, capsys)
+    assert main.main(["kubernetes", chain, "--after", first]) == 3
+    assert "add --wait" in capsys.readouterr().err
+    assert main.main(["kubernetes", chain, "--after", first, "--dry-run"]) == 0
+    assert "does not enforce --after" in capsys.readouterr().err
+    job = chain.replace("chain.yaml", "first.yaml")
+    assert main.main(["kubernetes", job, "--after", first, "--sweep", "args.lr=1e-4,3e-4"]) == 3
+    assert "--sweep leaves at once" in capsys.readouterr().err
+    end(cluster, first, "Failed")
+    assert main.main(["kubernetes", chain, "--after", first, "--wait"]) == 3
+    assert f"--after {first}: it has failed" in capsys.readouterr().err
+
+
+def test_a_sweep_is_a_job_for_each_point(
+    chain: str, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = chain.replace("chain.yaml", "first.yaml")
+    assert main.main(["kubernetes", job, "--sweep", "args.lr=1e-4,3e-4"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "first-sweep-1\n"
+    assert "without a queue" not in err, "one host cannot hold another"
+    one, other = jobs(cluster).values()
+    assert [name.rpartition("-")[0] for name in (one, other)] == ["first-p0", "first-p1"]
+    words = [
+        cluster.objects()["jobs", name]["spec"]["template"]["spec"]["containers"][0]["command"]
+        for name in (one, other)
+    ]
+    assert ["--lr=1e-4" in words[0], "--lr=3e-4" in words[1]] == [True, True]
+    end(cluster, one, "Complete")
+    capsys.readouterr()
+    assert main.main(["report", "first-sweep-1", "--json"]) == 0
+    rows = {row["run"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert rows == {one: "SUCCEEDED", other: "PENDING"}
+
+
+def test_a_sweep_of_several_hosts_without_a_queue_is_warned_of(
+    chain: str, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [
+        "kubernetes",
+        chain.replace("chain.yaml", "first.yaml"),
+        "--sweep",
+        "args.lr=1,2",
+        "--set",
+        "nodes=2",
+    ]
+    for more, warned in ((["--set", "cluster.kubernetes.queue=research"], False), ([], True)):
+        assert main.main([*words, *more]) == 0
+        assert ("each run may hold some of its hosts" in capsys.readouterr().err) == warned
+
+
+def test_of_a_sweep_that_is_refused_nothing_is_left(
+    chain: str,
+    cluster: Cluster,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from launcher.schedulers import kubernetes
+
+    submit, sent = kubernetes.submit, list[str]()
+
+    def second_is_refused(plan: Any, files: Any) -> str:
+        sent.append(plan.id)
+        if len(sent) == 2:
+            cluster.tell("rules", denied={"jobs": "exceeded quota: jobs"})
+        return submit(plan, files)
+
+    monkeypatch.setattr(kubernetes, "submit", second_is_refused)
+    job = chain.replace("chain.yaml", "first.yaml")
+    assert main.main(["kubernetes", job, "--sweep", "args.lr=1,2,3"]) == 4
+    assert "exceeded quota" in capsys.readouterr().err
+    assert len(sent) == 2
+    assert cluster.objects() == {}
     assert list((tmp_path / "runs").iterdir()) == []

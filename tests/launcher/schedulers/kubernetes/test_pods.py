@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import re
 import signal
@@ -11,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from launcher.files import load
+from launcher.planning import space, tuning
+from launcher.runs import trials
 from launcher.schedulers import kubernetes
 from tests.launcher.schedulers.kubernetes import kubelet, schemas, variants
 from tests.launcher.schedulers.kubernetes.kubelet import Identity, Kubelet
@@ -68,8 +73,8 @@ def nodes(tmp_path: Path) -> Iterator[Kubelet]:
 
 
 def decide(kind: str, job: Object, slots: int = 1, **kubernetes_: Any) -> Plan:
-    wanted = {"kind": kind, "runs": "runs", "wait": "2m", **kubernetes_}
-    return variants.decide(wanted, job, gpu=None, cpus=None, memory="2GB", fabric="tcp", slots=slots)
+    wanted, quick = {"kind": kind, "runs": "runs", "wait": "2m", **kubernetes_}, {"preflight": False, **job}
+    return variants.decide(wanted, quick, gpu=None, cpus=None, memory="2GB", fabric="tcp", slots=slots)
 
 
 def pods(plan: Plan) -> tuple[Object, list[tuple[Object, Identity]], Object]:
@@ -138,6 +143,43 @@ def test_every_kind_starts_the_same_ranks(kind: str, more: Object, nodes: Kubele
         assert t["files"] == sorted(config_map["data"])
 
 
+TRIAL = """
+import json, os, sys
+folder = dict(word.partition("=")[::2] for word in sys.argv[1:])["--run-dir"]
+if os.environ["RANK"] == "0":
+    with open(folder + "/metrics.jsonl", "w") as file:
+        for step in range(1, 6):
+            line = {"step": step, "step_seconds": 0.5, "memory_bytes": 1, "tokens_per_second": 2}
+            file.write(json.dumps(line) + "\\n")
+"""
+
+
+def test_pods_try_configurations_together(nodes: Kubelet, tmp_path: Path) -> None:
+    plan = decide("job", {"batch": {"micro": 1, "global": 8}})
+    asked = space.parse(["preset=zero1,zero3", "micro=1", "checkpointing=false"])
+    wishes = tuning.Wishes(asked, steps=5, limit=600, most=24)
+    cluster = dataclasses.replace(plan.cluster, memory=None)  # that of real ranks is not needed here
+    tuned = tuning.make(load.Loaded(plan.job, cluster), plan.workspace, "", wishes)
+    config_map, templates, _ = pods(tuned)
+    document = json.loads(config_map["data"]["trials.json"])
+    document["trials"] = [{**trial, "words": ["-c", TRIAL]} for trial in document["trials"]]
+    config_map["data"]["trials.json"] = json.dumps(document)
+    running = nodes.start(config_map, templates)
+    assert [pod.wait(240) for pod in running] == [0, 0], "\n".join(pod.log for pod in running)
+    folder = tmp_path / "runs" / tuned.id
+    (folder / "plan.json").write_text(config_map["data"]["plan.json"])
+    found = trials.read(folder)
+    assert [(trial.trial, trial.result, trial.step_seconds) for trial in found.trials] == [
+        (0, "done", 0.5),
+        (1, "done", 0.5),
+    ]
+    said = [line.removeprefix("[0] ") for line in running[0].log.splitlines()]
+    elsewhere = tmp_path / "elsewhere"  # the folder of whoever submitted it
+    elsewhere.mkdir()
+    (elsewhere / "plan.json").write_text(config_map["data"]["plan.json"])
+    assert trials.read(elsewhere, said).trials == found.trials
+
+
 def test_a_bad_hostfile_ends_the_job_at_once(nodes: Kubelet) -> None:
     plan = decide("job", {"workload": "/data/program.py"})
     config_map, templates, job = pods(plan)
@@ -159,6 +201,28 @@ def test_a_host_that_never_comes_is_named(nodes: Kubelet) -> None:
     assert code == 69
     assert f"{templates[1][1].host}.{plan.id} never came within 2 s" in running[0].log
     assert action(job["spec"], code) == "Count"
+
+
+def test_preflight_names_a_host_that_is_not_fit_and_lets_others_start(nodes: Kubelet, tmp_path: Path) -> None:
+    """The hosts of a run on Kubernetes are checked by the same program as on Slurm, with its exit code."""
+    plan = decide("job", {"workload": "/data/program.py", "preflight": True})
+    config_map, templates, job = pods(plan)
+    bad = [copy.deepcopy(pod) for pod in templates]  # one by one: they share their template
+    command = bad[1][0]["spec"]["containers"][0]["command"]
+    command.insert(command.index("--"), "--disk=1e9")
+    running = nodes.start(config_map, bad)
+    assert [pod.wait(240) for pod in running] == [76, 76], "\n".join(pod.log for pod in running)
+    host = f"{templates[1][1].host}.{plan.id}"
+    for pod in running:
+        assert f"node: error: {host} is not fit for this job: scratch: " in pod.log
+    assert re.search(rf"^  {re.escape(host)} .*FAILED", running[0].log, re.MULTILINE), "the table"
+    assert action(job["spec"], 76) == "Count"
+    folder = tmp_path / "runs" / plan.id
+    assert (folder / "outcome-0").read_text().split()[:3] == ["76", "-1", host]
+    running = nodes.start(config_map, templates)
+    assert [pod.wait(240) for pod in running] == [0, 0], "\n".join(pod.log for pod in running)
+    assert "GB/s" in running[0].log, "all hosts did an all-reduce"
+    assert (folder / "outcome-0").read_text().startswith("0 "), "of the newest attempt"
 
 
 def action(spec: Object, code: int, disrupted: bool = False) -> str:

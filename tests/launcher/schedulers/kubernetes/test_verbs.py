@@ -15,7 +15,8 @@ import pytest
 import yaml
 from kubernetes.config import incluster_config
 
-from launcher.schedulers.kubernetes import api
+from launcher.reports import progress
+from launcher.schedulers.kubernetes import api, podlogs
 from tests.launcher.schedulers.kubernetes import variants
 
 if TYPE_CHECKING:
@@ -641,18 +642,27 @@ def test_logs_of_what_has_not_started_say_why(cluster: Cluster, run: Run, job: s
     assert "has not started; image deepspeed-train:1 cannot be pulled: denied" in err
 
 
-def test_followed_logs_go_on_in_the_next_pod(cluster: Cluster, run: Run, job: str) -> None:
+def test_followed_logs_go_on_in_the_next_pod(
+    cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = submitted(run, job)
+    begun, of_rank = threading.Event(), podlogs._of_rank
+
+    def read(lines: Any, rank: int | None) -> Any:
+        begun.set()
+        return of_rank(lines, rank)
+
+    monkeypatch.setattr(podlogs, "_of_rank", read)  # `status`, which looks too, has no use for it
 
     def life() -> None:
         first = cluster.pod(name, 0, uid="first")
         cluster.log(first, stamp(1, "[0] step 1"), open=True)
-        time.sleep(0.5)
+        assert begun.wait(60)
         cluster.log(first, stamp(1, "[0] step 1 again"), stamp(2, "[1] not this"), stamp(3, "[0] saved"))
         cluster.pod(name, 0, "Failed", uid="first", container=ended(75, "2026-01-01T00:00:04Z"))
         second = cluster.pod(name, 0, uid="other", made="2026-01-01T00:01:00Z")
         cluster.log(second, stamp(9, "[0] step 2"))
-        time.sleep(0.5)  # it looks several times while there are two
+        time.sleep(0.1)  # it looks several times while there are two
         finish(cluster, name, "Complete")
 
     thread = threading.Thread(target=life)
@@ -675,16 +685,24 @@ def test_wait_follows_a_run_to_its_end(
     cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same live view as on Slurm: the steps come from rank 0's log."""
+    shown, show = threading.Event(), progress._Display.show
+
+    def seen(display: progress._Display, line: str, fraction: float) -> None:
+        show(display, line, fraction)
+        if line.startswith("step 10/20"):
+            shown.set()
+
+    monkeypatch.setattr(progress._Display, "show", seen)
 
     def life() -> None:
         while not (names := [n for p, n in cluster.objects() if p == "jobs"]):
-            time.sleep(0.05)
+            time.sleep(0.01)
         (name,) = names
         for index in range(2):
             cluster.pod(name, index)
         pod = f"{name}-0-abcde"
         cluster.log(pod, *(stamp(n, step(n, 3 - n / 10)) for n in range(1, 11)))
-        time.sleep(3.5)  # it looks many times between the two halves
+        assert shown.wait(60), "the first half"
         cluster.log(pod, *(stamp(n, step(n, 3 - n / 10)) for n in range(11, 21)))
         cluster.log(pod, stamp(30, "[0] checkpoint step-00000020 saved in 0.1 s"))
         finish(cluster, name, "Complete")
@@ -703,7 +721,7 @@ def test_wait_follows_a_run_to_its_end(
 def test_a_failed_run_has_exit_code_1(cluster: Cluster, run: Run, job: str) -> None:
     def life() -> None:
         while not (names := [n for p, n in cluster.objects() if p == "jobs"]):
-            time.sleep(0.05)
+            time.sleep(0.01)
         (name,) = names
         pod = cluster.pod(name, 0, "Failed", container=ended(1, "2026-01-01T00:00:04Z", "RuntimeError: no"))
         cluster.log(

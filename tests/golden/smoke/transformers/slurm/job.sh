@@ -105,7 +105,7 @@ case $said in
 esac
 case $code in
   70) bad "$host" "was lost" ;;
-  76 | 72) [ ! -s "$run/unfit-$attempt" ] || while read -r host reason; do bad "$host" "$reason"; done <"$run/unfit-$attempt" ;;
+  76 | 72 | 78) [ ! -s "$run/unfit-$attempt" ] || while read -r host reason; do bad "$host" "$reason"; done <"$run/unfit-$attempt" ;;
 esac
 # Saved on a signal; a host was lost, which Slurm may notice later than we do and keeps the job until then; or the first
 # host's node entry has found that a restart may help (docker/restarts.py).

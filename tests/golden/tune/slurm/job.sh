@@ -1,0 +1,131 @@
+#!/bin/bash
+# Run quickstart-tune-82a10f: hosts 2, slots 2 each, workload pretrain, DeepSpeed zero1.
+# Written by `python -m launcher`, which overwrites it. It stands alone: `sbatch job.sh` starts it without the launcher.
+#SBATCH --job-name=quickstart-tune-82a10f
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --time=01:00:00
+#SBATCH --signal=USR2@120
+#SBATCH --open-mode=append
+#SBATCH --export=HOME,USER,LOGNAME,SHELL,PATH,LANG,LC_ALL,TZ,http_proxy,https_proxy,no_proxy,HTTP_PROXY,HTTPS_PROXY,NO_PROXY
+#SBATCH --requeue
+# Of the shell that submits, only what --export names travels (slurm.export in the cluster file), and SLURM_*.
+set -uo pipefail
+run=/shared/runs/quickstart-tune-82a10f
+restarts="${SLURM_RESTART_COUNT:-0}"
+attempt="$SLURM_JOB_ID-$restarts"
+mkdir -p "$run/logs" || exit 73
+exec >>"$run/logs/job.log" 2>&1
+finish() { echo "$1" >"$run/exit_code"; exit "$1"; }
+rm -f "$run/exit_code" "$run/cancelled" || finish 73
+printf -v now '%(%s)T' -1
+printf 'job %s, attempt %s, on %s, %(%FT%T%z)T\n' "$SLURM_JOB_ID" "$restarts" "$SLURM_JOB_NODELIST" "$now"
+
+# For --exclude-bad: `host expires reason`, a line each, for a day. Remove a line to forgive a host.
+bad() {  # in no subshell: there the trap below does not hold, and Slurm's SIGTERM would end it
+  local until
+  local -x TZ=UTC0
+  printf -v until '%(%FT%T+00:00)T' $((now + 86400))
+  echo "$1 $until $2, run quickstart-tune-82a10f, attempt $attempt" >>/shared/runs/bad-hosts.txt
+}
+before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
+if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
+  names="" down=" "
+  while read -r host _; do names+="${names:+,}$host"; done <"$before"
+  for host in $(sinfo -h -N -n "$names" -t down,fail,no_respond -o %N 2>/dev/null); do
+    if [[ $down != *" $host "* ]]; then down+="$host "; bad "$host" "went down"; fi
+  done
+fi
+if [ "$restarts" -gt 10 ]; then
+  echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
+  echo "restarted 10 times, the limit of the job; \`launcher resume quickstart-tune-82a10f\` resumes from the last checkpoint"
+  finish 75
+fi
+
+# The hosts, private to this attempt. Computed here: inside a container there is no scontrol.
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST") || finish 71
+for host in $hosts; do echo "$host slots=2"; done >"$run/hostfile-$attempt" || finish 73
+printf '%s\n' '{
+ "train_batch_size": 16,
+ "train_micro_batch_size_per_gpu": 4,
+ "gradient_accumulation_steps": 1,
+ "gradient_clipping": 1.0,
+ "steps_per_print": 1000000000,
+ "zero_optimization": {
+  "stage": 1,
+  "overlap_comm": true,
+  "contiguous_gradients": true,
+  "reduce_bucket_size": 200000000,
+  "allgather_bucket_size": 200000000
+ }
+}' >"$run/ds_config.json" || finish 73
+printf '%s\n' '{"steps": 5, "limit": 600, "trials": [
+  {"name": "zero1, micro 4", "group": "zero1", "micro": 4, "bound": null, "less": [], "config": {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0, "steps_per_print": 1000000000, "zero_optimization": {"stage": 1, "overlap_comm": true, "contiguous_gradients": true, "reduce_bucket_size": 200000000, "allgather_bucket_size": 200000000}}, "words": ["-m", "workloads.pretrain", "--model=byte-gpt", "--seq-length=128", "--lr=2.0e-3", "--warmup-steps=20", "--beta2=0.99", "--eval-every=0", "--no-activation-checkpointing", "--log-every=1", "--no-export", "--no-tensorboard"]},
+  {"name": "zero3, micro 4", "group": "zero3", "micro": 4, "bound": null, "less": [], "config": {"train_batch_size": 16, "train_micro_batch_size_per_gpu": 4, "gradient_accumulation_steps": 1, "gradient_clipping": 1.0, "steps_per_print": 1000000000, "zero_optimization": {"stage": 3, "overlap_comm": true, "contiguous_gradients": true, "reduce_bucket_size": 100000000, "stage3_prefetch_bucket_size": 50000000, "stage3_param_persistence_threshold": 100000, "stage3_max_live_parameters": 1000000000, "stage3_max_reuse_distance": 1000000000}}, "words": ["-m", "workloads.pretrain", "--model=byte-gpt", "--seq-length=128", "--lr=2.0e-3", "--warmup-steps=20", "--beta2=0.99", "--eval-every=0", "--no-activation-checkpointing", "--log-every=1", "--no-export", "--no-tensorboard"]}
+]}' >"$run/trials.json" || finish 73
+# What the ranks get beside this script's own environment: the node entry reads it (docker/environment.py). Nothing of
+# it is exported here, so no name and no value changes what this script does.
+(umask 077 && printf '%s\n' '{
+ "GLOO_SOCKET_IFNAME": {"value": "lo", "why": "the interface that the cluster file names"},
+ "RUN_DIR": {"value": "/shared/runs/quickstart-tune-82a10f", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/quickstart-tune-82a10f/ds_config.json"}
+}' >"$run/environment.json") || finish 73
+export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
+
+trap : TERM USR2  # the ranks act on signals; this script only waits for them
+# One task a host; the node entry starts the ranks. The hosts end together when one fails.
+srun --export=ALL --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered \
+  --output="$run/logs/node-%n.log" --open-mode=append \
+  /opt/venv/bin/python /opt/launcher/docker/preflight.py \
+    --scratch=/tmp \
+    --floor=0 \
+    -- \
+  --hostfile "$run/hostfile-$attempt" --run quickstart-tune-82a10f --folder "$run" --attempt "$attempt" --echo 0 \
+  --environment "$run/environment.json" \
+  --scratch=/tmp \
+  --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
+  '--caches-for=no image, cpu' \
+  --processes=host \
+  --names-from=5 \
+  --stall=off -- \
+  -m tune \
+    --trials=/shared/runs/quickstart-tune-82a10f/trials.json \
+    --folder=/shared/runs/quickstart-tune-82a10f \
+    --run=quickstart-tune-82a10f
+code=$?
+
+# srun reports the last task to end, often 143; the node entries wrote down the first rank to fail.
+host=""
+# The first host's node entry hears how all others ended and writes it down. Without its word no run has succeeded, even
+# when nothing here failed.
+said=""
+if [ -s "$run/outcome-$attempt" ]; then read -r said rank host _ <"$run/outcome-$attempt"; fi
+case $said in
+  0) ;;
+  [1-9]*) code=$said; echo "rank $rank on $host ended with $code" ;;
+  *) if [ "$code" -eq 0 ]; then code=71; echo "no node entry wrote down how the run ended"; fi ;;
+esac
+case $code in
+  70) bad "$host" "was lost" ;;
+  76 | 72 | 78) [ ! -s "$run/unfit-$attempt" ] || while read -r host reason; do bad "$host" "$reason"; done <"$run/unfit-$attempt" ;;
+esac
+# Saved on a signal; a host was lost, which Slurm may notice later than we do and keeps the job until then; or the first
+# host's node entry has found that a restart may help (docker/restarts.py).
+if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ] || [ -e "$run/again-$attempt" ]; } && [ "$restarts" -lt 10 ]; then
+  # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
+  state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
+  if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
+    echo "cancelled; \`launcher resume quickstart-tune-82a10f\` resumes from the last checkpoint"
+    finish "$code"
+  fi
+  # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
+  if [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
+    echo "preempted: Slurm requeues or cancels it; \`launcher resume quickstart-tune-82a10f\` resumes it once it has ended"
+    finish "$code"
+  fi
+  echo "requeued, to resume from the last checkpoint"
+  trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
+  if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
+  echo "Slurm did not requeue it; \`launcher resume quickstart-tune-82a10f\` resumes from the last checkpoint"
+fi
+finish "$code"

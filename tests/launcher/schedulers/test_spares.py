@@ -1,0 +1,175 @@
+"""What the script of a job with spares does when a host goes: attempts inside the job, and when it is put back.
+
+Bash runs the script; srun and Slurm's other commands are stand-ins. tests/real/slurm/test_spares.py has real hosts.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher import schedulers
+from launcher.files import load
+from launcher.planning import plan
+from tests import samples, standins
+
+# What srun is asked for, and on which hosts; what is done then is the scenario's.
+SRUN = """
+case "$*" in
+  */preflight.py*) what=check ;; */node.py*) what=ranks ;; *SLURMD_NODENAME*) what=look ;; *) exec sleep 60 ;;
+esac
+while [ $# -gt 0 ]; do
+  case $1 in --nodelist=*) list=${1#*=} ;; --folder) folder=$2 ;; --attempt) attempt=$2 ;; esac
+  shift
+done
+echo "$what $list" >>"$DUMP/steps"
+outcome() { echo "$1 -1 $2 1.0" >"$folder/outcome-$attempt"; }
+scenario() {
+%s
+}
+case $what in look) echo "$list" | tr , '\\n' | grep -v "${SILENT:-nobody}" ;; *) scenario ;; esac
+"""
+SCONTROL = """
+case "$*" in
+  "show hostnames"*) printf 'host-1\\nhost-2\\nhost-3\\nhost-4\\n' | head -n "$HOSTS" ;;
+  requeue*) echo "$*" >>"$DUMP/requeued"; exit 1 ;;
+esac
+"""
+LOST = "7-0) outcome 70 host-2; exec sleep 60 ;;"
+WELL = "*) outcome 0 host-1 ;;"
+
+
+@dataclass
+class Done:
+    """What a script has left."""
+
+    code: int
+    folder: Path
+    steps: list[str]
+    requeued: bool
+
+    @property
+    def bad(self) -> list[str]:
+        path = self.folder.parent / "bad-hosts.txt"
+        return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+    @property
+    def idle(self) -> list[str]:
+        return (self.folder / "spares").read_text().split()
+
+
+def ran(tmp_path: Path, *cases: str, preflight: bool = False, silent: str = "nobody", **job: Any) -> Done:
+    """The script of a job of two hosts and a spare after its end; `cases` of `$attempt` say what each step does."""
+    stage = standins.Stage(tmp_path)
+    fields = {"workload": "/own.py", "nodes": 2, "spares": 1, "preflight": preflight, **job}
+    made = plan.make(load.Loaded(samples.job(**fields), samples.cluster(slots=1)), stage.site("plain"))
+    cases = cases if preflight else ('case "$attempt" in', *cases, "esac")
+    stage.program(tmp_path / "bin" / "srun", SRUN % "\n".join(cases))
+    stage.program(tmp_path / "bin" / "scontrol", SCONTROL)
+    script = schedulers.load("slurm").render(made)["job.sh"]
+    code = stage.run(script, HOSTS=str(made.allocated), SILENT=silent)
+    steps = (tmp_path / "dump" / "steps").read_text().splitlines()
+    (folder,) = tmp_path.glob("named/plain/runs/*-*/")
+    assert (folder / "exit_code").read_text() == f"{code}\n"
+    return Done(code, folder, steps, (tmp_path / "dump" / "requeued").exists())
+
+
+def test_a_host_more_is_allocated_and_the_job_outlives_one() -> None:
+    script = schedulers.load("slurm").render(samples.decided({"nodes": 2, "spares": 1}))["job.sh"]
+    assert {"#SBATCH --nodes=3", "#SBATCH --no-kill"} <= set(script.splitlines())
+    words = [str(Path(sys.executable).with_name("shellcheck")), "--shell=bash", "-"]
+    done = subprocess.run(words, input=script, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    without = schedulers.load("slurm").render(samples.decided({"nodes": 2}))["job.sh"]
+    assert "no-kill" not in without
+    assert "--overlap" not in without
+
+
+def test_a_spare_takes_the_place_of_a_lost_host(tmp_path: Path) -> None:
+    """srun would wait for the host that is lost, and the host of the script is the last to train."""
+    done = ran(tmp_path, LOST, WELL)
+    assert (done.code, done.bad, done.idle, done.requeued) == (0, ["host-2"], [], False)
+    assert done.steps == ["ranks host-2,host-3", "look host-1,host-3", "ranks host-1,host-3"]
+    assert (done.folder / "hostfile-7-1").read_text() == "host-1 slots=1\nhost-3 slots=1\n"
+
+
+def test_a_host_that_hangs_is_replaced_and_a_rank_that_fails_is_not(tmp_path: Path) -> None:
+    hang = '7-0) outcome 72 host-3; echo "host-3 stalled: x" >"$folder/unfit-7-0"; : >"$folder/again-7-0"; exit 72 ;;'
+    fails = '7-1) outcome 139 host-2; : >"$folder/again-7-1"; exit 139 ;;'
+    done = ran(tmp_path, hang, fails, WELL, spares=2)
+    assert (done.code, done.bad, done.idle) == (0, ["host-3"], ["host-1"])
+    assert [step for step in done.steps if step.startswith("ranks")] == [
+        "ranks host-2,host-3",
+        "ranks host-2,host-4",
+        "ranks host-2,host-4",
+    ]
+
+
+def test_a_host_on_which_ranks_fail_twice_running_is_replaced(tmp_path: Path) -> None:
+    outcome = 'echo "134 1 host-3 1.0" >"$folder/outcome-$attempt"'
+    fails = f'7-0 | 7-1) {outcome}; : >"$folder/again-$attempt"; exit 134 ;;'
+    done = ran(tmp_path, fails, WELL)
+    assert (done.code, done.bad, done.idle) == (0, ["host-3"], [])
+    assert [step for step in done.steps if "ranks" in step] == [
+        "ranks host-2,host-3",
+        "ranks host-2,host-3",
+        "ranks host-1,host-2",
+    ]
+
+
+def test_a_host_that_is_cut_off_and_blames_another_is_found(tmp_path: Path) -> None:
+    done = ran(tmp_path, LOST, WELL, silent="host-3")
+    assert (done.code, done.bad, done.idle) == (0, ["host-3"], [])
+    assert done.steps[1:] == ["look host-1,host-3", "look host-2", "ranks host-1,host-2"]
+
+
+def test_two_hosts_are_lost_at_once(tmp_path: Path) -> None:
+    done = ran(tmp_path, LOST, WELL, silent="host-[23]", spares=2)
+    assert (done.code, sorted(done.bad)) == (0, ["host-2", "host-3"])
+    assert done.steps[-1] == "ranks host-1,host-4"
+
+
+def test_without_a_spare_left_it_is_put_back(tmp_path: Path) -> None:
+    done = ran(tmp_path, LOST, "*) outcome 70 host-3; exit 70 ;;")
+    assert (done.code, done.bad, done.requeued) == (70, ["host-2", "host-3"], True)
+    assert "1 hosts are left, and 2 are needed" in (done.folder / "logs" / "job.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("case", "job", "requeued"),
+    [
+        ("*) outcome 1 host-2; exit 1 ;;", {}, False),  # restarts.py left no word that it may help
+        ("*) outcome 70 host-2; exit 70 ;;", {"restarts": 0}, False),
+        ("*) outcome 75 host-2; exit 75 ;;", {}, True),
+    ],
+)
+def test_what_is_not_tried_again_inside_the_job(
+    case: str, job: dict[str, Any], requeued: bool, tmp_path: Path
+) -> None:
+    done = ran(tmp_path, case, **job)
+    assert len(done.steps) == 1
+    assert done.requeued == requeued
+
+
+def test_preflight_takes_the_best_and_an_unfit_host_is_left_out(tmp_path: Path) -> None:
+    scenario = """
+case $what,$list in
+  check,*host-3*) outcome 76 host-3; echo "host-3 scratch: full" >"$folder/unfit-$attempt"; exit 76 ;;
+  check,*) printf 'host-1\\nhost-2\\n' >"$folder/chosen-$attempt" ;;
+  ranks,*) outcome 0 host-1 ;;
+esac"""
+    done = ran(tmp_path, scenario, preflight=True)
+    assert (done.code, done.bad, done.idle) == (0, ["host-3"], [])
+    assert done.steps == ["check host-1,host-2,host-3", "check host-1,host-2", "ranks host-1,host-2"]
+
+
+def test_too_few_fit_hosts_end_the_job(tmp_path: Path) -> None:
+    scenario = 'outcome 76 host-2; printf "host-2 x\\nhost-3 x\\n" >"$folder/unfit-$attempt"; exit 76'
+    done = ran(tmp_path, scenario, preflight=True)
+    assert (done.code, done.steps, done.requeued) == (76, ["check host-1,host-2,host-3"], False)
+    assert done.bad == ["host-2", "host-3"]
