@@ -36,7 +36,7 @@ _POSITIONS = ("wpe", "embed_positions", "positions_embed")
 _MOST_LAYERS = 100_000
 _WINDOWS = ("full_attention", "sliding_attention")
 # Tensors that an activation and the projection after it save; a written-out one saves each step.
-_SAVED = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_pytorch_tanh": 2}
+_SAVED = {"relu": 1, "relu2": 2, "gelu": 2, "silu": 2, "swish": 2, "gelu_pytorch_tanh": 2}
 
 
 @functools.cache
