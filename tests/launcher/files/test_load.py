@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 JOB = """
 name: demo
 batch: {micro: 1, global: 2, accumulation: 1}
-checkpoint: {resume: a}
+checkpoint: {resume: a, local: {}}
 deepspeed: {preset: zero1}
 env: {PLAIN: {value: a}, SECRET: {secret: a, key: a}}
 """
@@ -53,6 +53,7 @@ VALUES = [
         "64GB",
         "/b",
         "a/c",
+        "s3://b",
         "8.6",
         "9400",
         "EUR",
