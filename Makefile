@@ -53,7 +53,7 @@ schema: install ## write jobs/schema/ anew
 	for kind in job cluster pipeline; do \
 		$(BIN)/python -m launcher schema $$kind > jobs/schema/$$kind.schema.json || exit 1; done
 
-faults: install ## break a real Slurm cluster on this machine in twelve ways and print what a user sees (a quarter of an hour)
+faults: install ## break a real Slurm cluster on this machine in thirteen ways and print what a user sees (a quarter of an hour)
 	$(BIN)/python -m tests.faults
 
 bench: install ## measure start-up, rendering and the way to the first training step
@@ -63,6 +63,7 @@ bench: install ## measure start-up, rendering and the way to the first training 
 	$(BIN)/python -m tests.bench.training
 	$(BIN)/python -m tests.bench.prepare
 	PYTHONPATH=docker $(BIN)/python -m tests.bench.heartbeat
+	PYTHONPATH=docker $(BIN)/python -m tests.bench.checkpoint
 	PYTHONPATH=docker $(BIN)/python -m tests.bench.replicas
 	PYTHONPATH=docker $(BIN)/python -m tests.bench.images
 

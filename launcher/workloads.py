@@ -32,6 +32,7 @@ _FIELDS = {
     "model": "the job's `model:`",
     "checkpoint-every": "`checkpoint.every`",
     "checkpoint-keep": "`checkpoint.keep`",
+    "checkpoint-async": "`checkpoint.async`",
     "checkpoint-mirror": "`checkpoint.mirror`",
     **dict.fromkeys(
         ("checkpoint-local", "checkpoint-local-every", "checkpoint-local-keep"), "`checkpoint.local`"

@@ -236,8 +236,14 @@ def rank_dies_while_saving(site: Site) -> Row:
     )
 
 
-def disk_is_full(site: Site) -> Row:
-    run = train(site, "full")
+def disk_is_full_behind_training(site: Site) -> Row:
+    """Steps are done meanwhile, so that it is started again by itself before it is given up: no time is told."""
+    row = disk_is_full(site, "checkpoint.async=true")
+    return Row(f"{row.fault} while training goes on", row.seen, row.lost)
+
+
+def disk_is_full(site: Site, *more: str) -> Row:
+    run = train(site, "full", *more)
     filler = site.folder / "filler"
     with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
@@ -313,7 +319,8 @@ def refused(site: Site) -> Row:
 # fmt: off
 FAULTS: tuple[Callable[[Site], Row], ...] = (
     host_crashes, first_host_is_cut, spare_takes_over, slurmd_is_killed, requeued, walltime_is_over, preempted,
-    rank_dies_while_saving, disk_is_full, ten_at_once, array_of_a_hundred, held_by_admin, refused,
+    rank_dies_while_saving, disk_is_full, disk_is_full_behind_training, ten_at_once, array_of_a_hundred, held_by_admin,
+    refused,
 )
 # fmt: on
 

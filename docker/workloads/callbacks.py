@@ -1,6 +1,6 @@
 """What a Trainer says of its steps, evaluations and checkpoints, as lines of metrics.jsonl.
 
-Owns the Trainer's callback: signals and losses that are not finite stop it, and what it wrote is vouched for. The
+Owns the Trainer's callback: signals and losses that are not finite stop it. The
 bridge from a job to the Trainer is trainers.py.
 """
 
@@ -14,15 +14,15 @@ import heartbeat
 from ending import NOT_FINITE
 from transformers import TrainerCallback
 
-from workloads import checkpoint_folder, checkpoints, engines, metrics, own_time
-from workloads.checkpoint_folder import Identity, Progress
+from workloads import engines, metrics, own_time
+from workloads.checkpoint_folder import Progress
 from workloads.session import Stop
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerControl, TrainerState
 
     from workloads import balancing
-    from workloads.digests import Written
+    from workloads.saver import Saver
     from workloads.stages import Stage
 
 # TRL's names of figures as metrics.py has them
@@ -40,18 +40,15 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         self,
         trainer: Trainer,
         stage: Stage,
-        identity: Identity,
+        saver: Saver,
         *,
         attempt: int,
         balance: balancing.Balance | None,
     ) -> None:
-        self.trainer, self.identity, self.attempt, self.balance = trainer, identity, attempt, balance
+        self.trainer, self.saver, self.attempt, self.balance = trainer, saver, attempt, balance
         self.args, self.this, self.log = stage.args, stage.this, stage.log
         self.stopped = False
-        self.saved: str | None = None
-        self.written: dict[str, Written] = {}  # of the checkpoint by DeepSpeed, on this rank
-        self.failures: list[str] = []  # to write it
-        self._began, self._rate, self._saving = 0.0, 0.0, 0.0
+        self._began, self._rate = 0.0, 0.0
         self._seconds, self._steps, self._tokens = 0.0, 0, 0
 
     def on_train_begin(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
@@ -76,7 +73,6 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         _, self.stopped = self.this.agree()
         self._seconds += time.perf_counter() - self._began
         self._steps += 1
-        self._saving = time.perf_counter()
         last = state.global_step >= self.args.max_steps
         if self.stopped or last:
             control.should_training_stop = control.should_log = True
@@ -94,7 +90,6 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
     def on_evaluate(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         del state, more
-        self._saving = time.perf_counter()
         heartbeat.mine().phase(heartbeat.CHECKPOINT if control.should_save else heartbeat.STEP)
 
     def on_train_end(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
@@ -122,10 +117,11 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         if not math.isfinite(loss) or (
             norm is not None and not math.isfinite(norm) and engine.was_step_applied()
         ):
+            what = "gradient" if math.isfinite(loss) else "loss"
             raise Stop(
-                f"the {'gradient' if math.isfinite(loss) else 'loss'} of step {state.global_step} is not finite. "
-                f"Nothing of it was saved; the last complete checkpoint is {self.saved or 'none'}. A lower --lr, more "
-                "--warmup-steps or gradient_clipping may help",
+                f"the {what} of step {state.global_step} is not finite. Nothing of it was saved; the last complete "
+                f"checkpoint is {self.saver.settle() or 'none'}. A lower --lr, more --warmup-steps or "
+                "gradient_clipping may help",
                 NOT_FINITE,
             )
         tokens = int(state.num_input_tokens_seen)
@@ -148,28 +144,15 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         )
         self._seconds, self._steps, self._tokens = 0.0, 0, tokens
 
-    def on_save(self, given: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
-        del control, more
-        path = self.this.run_dir / checkpoint_folder.FOLDER / f"checkpoint-{state.global_step}"
-        samples = (
-            state.global_step
-            * given.train_batch_size
-            * given.gradient_accumulation_steps
-            * self.this.world_size
-        )
-        progress = Progress(state.global_step, samples, int(state.num_input_tokens_seen))
-        keep = self.args.checkpoint_keep
-        checkpoints.vouch(
-            *(self.this, path, progress, self.identity),
-            keep=keep,
-            written=self.written,
-            failures=self.failures,
-        )
-        self.saved = path.name
-        seconds = time.perf_counter() - self._saving
-        self.log.event("checkpoint", state.global_step, tag=path.name, seconds=seconds)
-        self.log.say(f"checkpoint {path.name} saved")
+    def on_save(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
+        del state, control, more
         heartbeat.mine().phase(heartbeat.STEP)
+
+    def progress(self) -> Progress:
+        """How far the Trainer is."""
+        state, given = self.trainer.state, self.trainer.args
+        batch = given.train_batch_size * given.gradient_accumulation_steps * self.this.world_size
+        return Progress(state.global_step, state.global_step * batch, int(state.num_input_tokens_seen))
 
 
 def _plain(key: str) -> str:

@@ -93,13 +93,16 @@ def ppo(args: argparse.Namespace, this: Session) -> int:
             every = args.checkpoint_every
             if stopped or done == args.max_steps or (every and done % every == 0):
                 training.save()
+        training.saver.settle()
         heartbeat.mine().phase(heartbeat.END)
     except Stop as stop:
         log.event("end", training.progress.step, status="failed", reason=stop.message)
         raise
     if stopped:
-        log.event("saved", training.progress.step, tag=training.saved, signal=session.asked_to_stop())
-        log.say(f"stopped by a signal with {training.saved or 'nothing to save'}: run it again to continue")
+        log.event("saved", training.progress.step, tag=training.saver.saved, signal=session.asked_to_stop())
+        log.say(
+            f"stopped by a signal with {training.saver.saved or 'nothing to save'}: run it again to continue"
+        )
         return SAVED
     finish(training, began)
     log.close()
@@ -108,7 +111,7 @@ def ppo(args: argparse.Namespace, this: Session) -> int:
 
 def prepare(stage: Stage) -> Training:
     """The models and prompts, with the newest checkpoint loaded. Raises Stop for mistakes in the job."""
-    from workloads import averages, ppo_models, ppo_training, rollouts
+    from workloads import averages, ppo_models, ppo_training, rollouts, saver
 
     args, this, size = stage.args, stage.this, stage.size
     prompts, held_out = (
@@ -137,6 +140,7 @@ def prepare(stage: Stage) -> Training:
         beta=args.beta,
         average=averages.MovingAverage(models.policy, args.ema) if args.ema else None,
         plain_text=plain_text,
+        saver=saver.Saver(this, stage.log, goes_on=args.checkpoint_async),
     )
     if checkpoint:
         training.resume(checkpoint)
@@ -144,14 +148,15 @@ def prepare(stage: Stage) -> Training:
         "start",
         training.progress.step,
         world_size=this.world_size,
-        resumed_from=training.saved,
+        resumed_from=training.saver.saved,
         parameters=architectures.parameters(models.policy.module),
         attempt=training.attempt,
         max_steps=args.max_steps,
     )
     stage.log.say(
         f"{identity.model}, reward {args.reward}; {this.world_size} ranks, ZeRO-{identity.zero_stage}, "
-        f"{identity.precision}; " + (f"resumed from {training.saved}" if checkpoint else "from the start")
+        f"{identity.precision}; "
+        + (f"resumed from {training.saver.saved}" if checkpoint else "from the start")
     )
     return training
 
@@ -177,7 +182,7 @@ def step(training: Training) -> bool:
     if not math.isfinite(loss) or bad_update:
         raise Stop(
             f"the loss or gradient of step {number} is not finite. Nothing of it was saved; the last complete "
-            f"checkpoint is {training.saved or 'none'}. A lower --lr may help",
+            f"checkpoint is {training.saver.settle() or 'none'}. A lower --lr may help",
             NOT_FINITE,
         )
     seconds, tokens = time.perf_counter() - began, training.progress.tokens - tokens

@@ -7,7 +7,6 @@ that a checkpoint carries is the workload's.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import shutil
 from dataclasses import asdict
@@ -32,15 +31,18 @@ from workloads import (
 )
 from workloads.checkpoint_folder import Checkpoint, Identity, Progress
 from workloads.session import Stop
+from workloads.writing import first_failure, observed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping, Sequence
 
     from deepspeed import DeepSpeedEngine
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from workloads.digests import Written
+    from workloads.saver import Saver
     from workloads.session import Session
+    from workloads.writing import Part
 
 READ_BACK = 2**26  # bytes
 
@@ -84,59 +86,65 @@ def describe(session: Session, model: PreTrainedModel, by: PreTrainedTokenizerBa
 @heartbeat.told(heartbeat.CHECKPOINT)
 def save(
     engine: DeepSpeedEngine,
-    session: Session,
+    saver: Saver,
     progress: Progress,
     identity: Identity,
     *,
     keep: int,
     others: Mapping[str, DeepSpeedEngine] | None = None,
     more: Mapping[str, Any] | None = None,
-) -> str:
-    """Write a complete checkpoint, then delete all but the newest `keep`; returns its tag. All ranks call it.
+) -> None:
+    """Write a complete checkpoint, then delete all but the newest `keep`. All ranks call it.
 
     Engines beside the first go to folders in it, by their names; `more` is carried along for `load`.
 
     Raises Stop with NO_CHECKPOINT on every rank when any rank could not write (a full disk); the complete
-    checkpoints before are untouched then.
+    checkpoints before are untouched then. Where the saver lets training go on, the next call does, or its `settle`.
     """
-    from torch import distributed
-
-    folder = session.run_dir / checkpoint_folder.FOLDER
+    folder = saver.this.run_dir / checkpoint_folder.FOLDER
     tag = f"step-{progress.step:08d}"
     carried = {"progress": asdict(progress), "identity": asdict(identity)}
-    if session.rank == 0:
-        shutil.rmtree(folder / tag, ignore_errors=True)  # what is left of a broken one
-    written: dict[str, Written] = {}
-    failures: list[str] = []
-    for name, one in {"": engine, **(others or {})}.items():
-        with observed(one, folder / tag, written, failures):
-            place = f"{tag}/{name}".rstrip("/")
-            state = {**carried, **(more or {})}
-            one.save_checkpoint(str(folder), tag=place, client_state=state, save_latest=False)
-    ranks: list[Any] = [None] * session.world_size
-    distributed.all_gather_object(ranks, (written, failures))
+    done = functools.partial(complete, folder / tag, carried, keep=keep)
+    with saver.checkpoint(folder / tag, progress.step, done) as writing:
+        if saver.this.rank == 0:
+            shutil.rmtree(folder / tag, ignore_errors=True)  # what is left of a broken one
+        for name, one in {"": engine, **(others or {})}.items():
+            with observed(one, writing):
+                place = f"{tag}/{name}".rstrip("/")
+                state = {**carried, **(more or {})}
+                one.save_checkpoint(str(folder), tag=place, client_state=state, save_latest=False)
 
-    def finish() -> None:
-        try:
-            for _, failures in ranks:
-                if failures:
-                    raise OSError(failures[0])
-            files = {name: file for written, _ in ranks for name, file in written.items()}
-            elsewhere = [name for name in files if not (folder / tag / name).exists()]
-            if elsewhere:
-                raise OSError(
-                    f"{elsewhere[0]} is on another host only: the run's folder must be shared by all hosts"
-                )
-            checkpoint_folder.mark(folder / tag, carried, files)
+
+def complete(
+    path: Path, carried: Mapping[str, Any], parts: Sequence[Part], *, keep: int, unknown: bool = False
+) -> None:
+    """Make a checkpoint complete that all ranks have written: this is when, and the only place where, it becomes so.
+
+    Rank 0 calls it, in a thread of its own where training goes on: no collectives here. `unknown`: another program has
+    written files that no part has. Raises Stop with NO_CHECKPOINT when a rank could not write its part, which deletes
+    the checkpoint.
+    """
+    folder, tag = path.parent, path.name
+    try:
+        if failure := first_failure(parts):
+            raise OSError(failure)
+        files = {name: file for part in parts for name, file in part.written.items()}
+        elsewhere = [name for name in files if not (path / name).exists()]
+        if elsewhere:
+            raise OSError(
+                f"{elsewhere[0]} is on another host only: the run's folder must be shared by all hosts"
+            )
+        if unknown:
+            names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+            files = {name: files.get(name) or _small(path / name) for name in names}
+        checkpoint_folder.mark(path, carried, files)
+        if not unknown:
             _point_latest(folder, tag)
-            shutil.rmtree(folder / universal.FOLDER, ignore_errors=True)  # this one fits
-        except OSError as error:
-            shutil.rmtree(folder / tag, ignore_errors=True)
-            raise Stop(_cannot_write(folder, tag, error), NO_CHECKPOINT) from error
-        _completed(folder / tag, keep)
-
-    session.first(finish)
-    return tag
+        shutil.rmtree(folder / universal.FOLDER, ignore_errors=True)  # this one fits
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
+        raise Stop(_cannot_write(folder, tag, error), NO_CHECKPOINT) from error
+    _completed(path, keep)
 
 
 def find(
@@ -256,93 +264,6 @@ def load(engine: DeepSpeedEngine, checkpoint: Checkpoint, name: str = "") -> dic
     return result
 
 
-def guarded(
-    work: Callable[..., Any],
-    failures: list[str],
-) -> Callable[..., Any]:
-    """`work` whose failures to write are noted instead of raised.
-
-    A rank that raised would leave the others waiting in a barrier.
-    """
-    from safetensors import SafetensorError
-
-    def call(*args: Any, **options: Any) -> Any:
-        try:
-            return work(*args, **options)
-        except OSError as error:
-            failures.append(str(error))
-        except (RuntimeError, SafetensorError) as error:
-            failures.append(_in_words(error))
-
-    return call
-
-
-@contextlib.contextmanager
-def observed(
-    engine: DeepSpeedEngine, folder: Path, written: dict[str, Written], failures: list[str]
-) -> Iterator[None]:
-    """Note the files that DeepSpeed writes below `folder`, and its failures to, which are not raised inside."""
-    writer = engine.checkpoint_engine
-
-    save = writer.save
-
-    def write(state_dict: object, path: str) -> None:
-        # on disk when this returns: the marker must not reach the disk before what it vouches for
-        written[str(Path(path).relative_to(folder))] = digests.write(writer, save, state_dict, path)
-
-    guards = [
-        (writer, "save", guarded(write, failures)),
-        (writer, "makedirs", guarded(writer.makedirs, failures)),
-        (engine, "_copy_recovery_script", guarded(engine._copy_recovery_script, failures)),
-    ]
-    for owner, name, guard in guards:
-        setattr(owner, name, guard)
-    try:
-        yield
-    finally:
-        for owner, name, _ in guards:
-            delattr(owner, name)
-
-
-def vouch(
-    session: Session,
-    path: Path,
-    progress: Progress,
-    identity: Identity,
-    *,
-    keep: int,
-    written: Mapping[str, Written],
-    failures: list[str],
-) -> None:
-    """Mark a checkpoint that another program wrote as complete, then delete all but the newest `keep`.
-
-    All ranks call it once they have written, each with what DeepSpeed wrote and with what it failed to write. Of the
-    other files rank 0 reads the small ones for their digests; DeepSpeed resumes from none of the large ones.
-    Raises Stop as `save` does.
-    """
-    from torch import distributed
-
-    ranks: list[Any] = [None] * session.world_size
-    distributed.all_gather_object(ranks, (written, failures))
-
-    def mark() -> None:
-        try:
-            for _, failures in ranks:
-                if failures:
-                    raise OSError(failures[0])
-            known = {name: file for written, _ in ranks for name, file in written.items()}
-            names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-            files = {name: known.get(name) or _small(path / name) for name in names}
-            checkpoint_folder.mark(path, {"progress": asdict(progress), "identity": asdict(identity)}, files)
-            shutil.rmtree(path.parent / universal.FOLDER, ignore_errors=True)  # this one fits
-        except OSError as error:
-            shutil.rmtree(path, ignore_errors=True)
-            raise Stop(_cannot_write(path.parent, path.name, error), NO_CHECKPOINT) from error
-        _completed(path, keep)
-
-    session.first(mark)
-
-
 def _completed(path: Path, keep: int) -> None:
     """What follows complete.json on rank 0: the upload to the mirror begins, and old ones go."""
     mirroring.completed(path.name)
@@ -350,16 +271,9 @@ def _completed(path: Path, keep: int) -> None:
 
 
 def _small(path: Path) -> Written:
-    """A file as it is on disk; a large one, for which the GPUs would wait, by its size alone."""
+    """A file as it is on disk; a large one, from which DeepSpeed resumes nothing, by its size alone."""
     size = path.stat().st_size
     return digests.of(path) if size <= READ_BACK else digests.Written(size, "")
-
-
-def _in_words(error: Exception) -> str:
-    # torch's writer (caffe2/serialize/inline_container.cc) notices a short write, but not its reason
-    partly = any(words in str(error) for words in ("inline_container", "PytorchStreamWriter"))
-    whole = "the file system took only a part of a file: it is full, or there is a quota or limit"
-    return whole if partly else str(error).strip().splitlines()[0]
 
 
 def _point_latest(folder: Path, tag: str) -> None:

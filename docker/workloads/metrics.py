@@ -32,7 +32,10 @@ An event has "event", "step" and "time":
   start       world_size, resumed_from (a checkpoint's tag or null), parameters, attempt (from 1), max_steps
   tokenizing  bytes, total_bytes, bytes_per_second, seconds_left: how far --data is; once a minute
   tokenized   folder, shards, tokens, documents, bytes, unigram_entropy, longest_document, seconds: tokens were made
-  checkpoint  tag, seconds: a complete checkpoint was written
+  checkpoint  tag, seconds: a complete checkpoint was written, for which training stood still that long; of one that
+              was written while training went on also paused: when it stood still last (Unix time), and written: the
+              seconds that writing took in all
+  waited      seconds: training waited at its end until the last checkpoint was written
   own_disk    seconds: a checkpoint was written to each host's own disk
   skipped     tag, reason: a broken checkpoint was passed over at the start
   state       with --digests, after a checkpoint was written or loaded: digests of `parameters` and `optimizer`, as the
@@ -55,6 +58,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
@@ -85,6 +89,7 @@ class Log:
     def __init__(self, run_dir: Path, writes: bool, sinks: tuple[Sink, ...] = ()) -> None:
         self._file = _append(run_dir / FILE) if writes else None
         self._sinks = sinks
+        self._lock = threading.Lock()  # lines of the thread that writes checkpoints (saver.py) come between
 
     def step(self, values: dict[str, Any]) -> None:
         """Write a step's line, print it, and hand its numbers to the sinks."""
@@ -116,8 +121,9 @@ class Log:
         assert self._file is not None
         line = json.dumps({key: _finite(value) for key, value in values.items()}, allow_nan=False)
         try:
-            self._file.write(line + "\n")
-            self._file.flush()
+            with self._lock:
+                self._file.write(line + "\n")
+                self._file.flush()
         except OSError as error:  # a full disk must not end the training before it can save
             print(f"{FILE}: {error}", file=sys.stderr, flush=True)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LAUNCHER_GROUP = "set by the launcher"
 LAUNCHER_OPTIONS = (
     *("deepspeed-config", "run-dir", "model"),
-    *("checkpoint-every", "checkpoint-keep", "checkpoint-mirror", "resume"),
+    *("checkpoint-every", "checkpoint-keep", "checkpoint-async", "checkpoint-mirror", "resume"),
 )
 LOCAL_OPTIONS = ("checkpoint-local", "checkpoint-local-every", "checkpoint-local-keep")
 _LARGEST = 2**63 - 1  # what torch counts with
@@ -101,6 +101,12 @@ def launcher(parser: argparse.ArgumentParser, only: Container[str] = LAUNCHER_OP
     )
     what = "complete checkpoints to keep; 0: none is ever written"
     add("checkpoint-keep", type=count, default=2, metavar="K", help=what)
+    add(
+        "checkpoint-async",
+        action=SWITCH,
+        default=False,
+        help="write a checkpoint from a copy in host memory while training goes on",
+    )
     add(
         "checkpoint-mirror",
         metavar="ADDRESS",

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import heartbeat
 from ending import BAD_INPUT
 
-from workloads import checkpoint_folder, checkpoints, digests, session, verification, waiting
+from workloads import checkpoint_folder, checkpoints, digests, session, verification, waiting, writing
 from workloads.session import Stop
+from workloads.writing import Writing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from workloads.digests import Written
     from workloads.metrics import Log
     from workloads.session import Session
+    from workloads.writing import Part
 
 SET = "set"
 
@@ -116,30 +118,31 @@ def save(
 ) -> list[str]:
     """Write what each host needs to its own disk, then delete all but the newest; all ranks call it.
 
-    Returns why it is not there, one reason a host; the ones before are kept then, and nothing is raised.
+    Training waits for it, also where it does not for others (saver.py), whose writing goes on meanwhile. Returns why it
+    is not there, one reason a rank; the ones before are kept then, and nothing is raised.
     """
     tag = f"step-{progress.step:08d}"
     path = place.folder / tag
     carried: dict[str, Any] = {"progress": asdict(progress), "identity": asdict(identity)}
     if place.leads:
         shutil.rmtree(path, ignore_errors=True)
-    written: dict[str, Written] = {}
-    failures: list[str] = []
-    with _by_host(engine), checkpoints.observed(engine, path, written, failures):
+    now = Writing(path, this.rank)
+    with _by_host(engine), writing.observed(engine, now):
         engine.save_checkpoint(str(place.folder), tag=tag, client_state=carried, save_latest=False)
-    ranks = _gathered(this, (str(place.folder), socket.gethostname(), written, failures))
-    reasons = [f"{host}: {failures[0]}" for _, host, _, failures in ranks if failures]
+    ranks: list[tuple[str, Part]] = _gathered(this, (str(place.folder), now.part))
+    reasons = [part.failures[0] for _, part in ranks if part.failures]
     if not reasons:
-        ours = [files for folder, _, files, _ in ranks if folder == str(place.folder)]
+        ours = [part.written for folder, part in ranks if folder == str(place.folder)]
         of_host = {name: file for files in ours for name, file in files.items()}
-        carried[SET] = digests.seal({"ranks": [files for _, _, files, _ in ranks]})
+        carried[SET] = digests.seal({"ranks": [part.written for _, part in ranks]})
         reasons = [reason for reason in _gathered(this, _mark(place, path, carried, of_host)) if reason]
     if place.leads:
         if reasons:
             shutil.rmtree(path, ignore_errors=True)
         else:  # every host has the new one
             checkpoint_folder.prune(place.folder, place.keep)
-    return reasons
+    # what is the same of the next one is said the same
+    return [reason.replace(str(path), str(place.folder)) for reason in reasons]
 
 
 def _mark(place: Place, path: Path, carried: dict[str, Any], files: dict[str, Written]) -> str:

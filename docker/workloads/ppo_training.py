@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import argparse
 
     from workloads.rollouts import Answers
+    from workloads.saver import Saver
     from workloads.stages import Stage
 
     Lesson = tuple[torch.Tensor, torch.Tensor]  # advantages and returns, [rows, tokens]
@@ -55,9 +56,9 @@ class Training:
     beta: float  # weight of the distance to the reference
     average: averages.MovingAverage | None
     plain_text: samples.Samples | None
+    saver: Saver
     progress: Progress = field(default_factory=Progress)
     steps_before: int = 0  # this attempt
-    saved: str | None = None  # the tag of the newest complete checkpoint
 
     @property
     def args(self) -> argparse.Namespace:
@@ -180,27 +181,25 @@ class Training:
         self.stage.log.say(f"held-out prompts:{metrics.chat(figures)}")
 
     def save(self) -> None:
-        """Write a checkpoint of policy and critic, unless none is kept."""
+        """Write a checkpoint of policy and critic, or begin to, unless none is kept."""
         if not self.args.checkpoint_keep:
             return
         kept = {"beta": self.beta, "average": self.average and self.average.state()}
-        self.saved = checkpoints.save(
+        checkpoints.save(
             self.models.policy,
-            self.stage.this,
+            self.saver,
             self.progress,
             self.identity,
             keep=self.args.checkpoint_keep,
             others={"critic": self.models.critic},
             more=kept,
         )
-        self.stage.log.event("checkpoint", self.progress.step, tag=self.saved)
-        self.stage.log.say(f"checkpoint {self.saved} saved")
 
     def resume(self, checkpoint: checkpoint_folder.Checkpoint) -> None:
         """Continue from a checkpoint."""
         carried = checkpoints.load(self.models.policy, checkpoint)
         checkpoints.load(self.models.critic, checkpoint, "critic")
-        self.progress, self.saved = Progress(**carried["progress"]), checkpoint.tag
+        self.progress, self.saver.saved = Progress(**carried["progress"]), checkpoint.tag
         self.beta, self.steps_before = carried["beta"], self.progress.step
         if self.average is not None:
             self.average.load(carried["average"])

@@ -81,15 +81,17 @@ def pretrain(args: argparse.Namespace, this: Session) -> int:
         log.event("end", training.progress.step, status="failed", reason=stop.message)
         raise
     if stopped:
-        log.event("saved", training.progress.step, tag=training.saved, signal=session.asked_to_stop())
-        log.say(f"stopped by a signal with {training.saved or 'nothing to save'}: run it again to continue")
+        log.event("saved", training.progress.step, tag=training.saver.saved, signal=session.asked_to_stop())
+        log.say(
+            f"stopped by a signal with {training.saver.saved or 'nothing to save'}: run it again to continue"
+        )
     log.close()
     return SAVED if stopped else os.EX_OK
 
 
 def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Training:
     """Everything that training needs, with the newest checkpoint loaded. Raises Stop for mistakes in the job."""
-    from workloads import balancing
+    from workloads import balancing, saver
     from workloads.training import Training
 
     group = this.together(lambda: ulysses.group(args.sequence_parallel, args.seq_length, this))
@@ -137,7 +139,9 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
         attempt=this.first(lambda: metrics.attempts(this.run_dir) + 1),
         steps_before=progress.step,
         progress=progress,
-        saved=checkpoint.tag if checkpoint else None,
+        saver=saver.Saver(
+            this, log, goes_on=args.checkpoint_async, saved=checkpoint.tag if checkpoint else None
+        ),
         own=own_time.of(engine, shared=group.size > 1),
         agreement=None,
         digests=evidence.Evidence(this, log, group.size) if args.digests else None,
@@ -216,7 +220,7 @@ def finish(training: Training, began: float) -> None:
     facts = {
         "parameters": training.parameters,
         "world_size": this.world_size,
-        "checkpoint": training.saved,
+        "checkpoint": training.saver.saved,
         "seconds": time.monotonic() - began,
         "unigram_entropy_nats": training.data.corpus.unigram_entropy,
     }

@@ -37,8 +37,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _signals: list[int] = []
+troubles: list[
+    str
+] = []  # that this rank has found, and all must end by together: they do after the step, as at a signal
 at_end = contextlib.ExitStack()  # closed when this rank leaves: the interpreter's own end never comes
-before_leaving: list[Callable[[int], None]] = []  # called with its code, where the work is done or saved
+at_common_end = contextlib.ExitStack()  # closed before, where the ranks leave together
+before_leaving: list[
+    Callable[[int], None]
+] = []  # called then, with its code, where the work is done or saved
 
 
 class Stop(Exception):
@@ -63,14 +69,14 @@ class Session:
     run_dir: Path
 
     def agree(self, value: torch.Tensor | float = 0.0) -> tuple[float, bool]:
-        """The mean of a scalar over all ranks, and whether any rank got a signal to stop: one all-reduce."""
+        """The mean of a scalar over all ranks, and whether any rank is asked to stop: one all-reduce."""
         return self.agreeing(value)()
 
     def agreeing(self, value: torch.Tensor | float) -> Callable[[], tuple[float, bool]]:
         """Begin to `agree`, and return what waits for the answer: it travels while the rank goes on."""
         import torch
 
-        pair = torch.tensor([0.0, float(bool(_signals))], device=self.device)
+        pair = torch.tensor([0.0, float(bool(_signals or troubles))], device=self.device)
         pair[0] = value
         sent = torch.distributed.all_reduce(pair, async_op=True)
 
@@ -346,6 +352,8 @@ def _leave(code: int, orderly: bool) -> None:
     """Exit for good: the interpreter's own end can hang on, or be aborted by, threads of the backends."""
     from torch import distributed
 
+    if orderly:
+        at_common_end.close()
     heartbeat.mine().phase(heartbeat.END)
     if code in (os.EX_OK, SAVED):
         for work in before_leaving:

@@ -9,9 +9,11 @@ logged is callbacks.py's.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +36,11 @@ from workloads import (
     lora,
     metrics,
     routing,
+    saver,
     session,
     stages,
     tiers,
+    writing,
 )
 from workloads.session import Session, Stop
 
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
     from transformers import PreTrainedModel, Trainer
 
+    from workloads.checkpoint_folder import Identity
     from workloads.stages import Stage
 
 
@@ -90,7 +95,7 @@ def settings(
         "activation_checkpointing_kwargs": lora.recomputing(args, config),
         "save_strategy": "steps" if args.checkpoint_every else "no",
         "save_steps": args.checkpoint_every or 1,
-        "save_total_limit": None,  # checkpoints.vouch deletes the old ones, once the new one is whole
+        "save_total_limit": None,  # checkpoints.complete deletes the old ones, once the new one is whole
         "eval_strategy": "steps" if args.eval_every else "no",
         "eval_steps": args.eval_every or 1,
         "logging_steps": args.log_every,
@@ -226,20 +231,22 @@ def run(trainer: Trainer, stage: Stage, *, converts: bool = False) -> int:
     balance = balancing.of(policy, packed=vars(args).get("packing", False))
     if balance is not None:
         balancing.follow(trainer, balance)
-    reporter = callbacks.Reporter(trainer, stage, identity, attempt=attempt, balance=balance)
+    kept = saver.Saver(this, log, goes_on=args.checkpoint_async, saved=checkpoint.tag if checkpoint else None)
+    reporter = callbacks.Reporter(trainer, stage, kept, attempt=attempt, balance=balance)
     trainer.add_callback(reporter)
-    note_writing(trainer, reporter)
+    save_whole(trainer, reporter, identity)
     try:
         with routing.recordable(), universal_loading(trainer, checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
+        kept.settle()
         if not reporter.stopped:
             finish(trainer, stage, {"parameters": parameters, "seconds": time.monotonic() - began})
     except Stop as stop:
         log.event("end", trainer.state.global_step, status="failed", reason=stop.message)
         raise
     if reporter.stopped:
-        log.event("saved", trainer.state.global_step, tag=reporter.saved, signal=session.asked_to_stop())
-        log.say(f"stopped by a signal with {reporter.saved or 'nothing to save'}: run it again to continue")
+        log.event("saved", trainer.state.global_step, tag=kept.saved, signal=session.asked_to_stop())
+        log.say(f"stopped by a signal with {kept.saved or 'nothing to save'}: run it again to continue")
     log.close()
     return SAVED if reporter.stopped else os.EX_OK
 
@@ -271,18 +278,25 @@ def universal_loading(trainer: Trainer, checkpoint: checkpoint_folder.Checkpoint
         transformers_trainer.deepspeed_load_checkpoint = load
 
 
-def note_writing(trainer: Trainer, reporter: callbacks.Reporter) -> None:
-    """Have the reporter know what this rank writes of a checkpoint, and fails to: it goes on, as the others wait."""
-    failures = reporter.failures
-    inner = checkpoints.guarded(trainer._save_checkpoint, failures)
+def save_whole(trainer: Trainer, reporter: callbacks.Reporter, identity: Identity) -> None:
+    """Have what the Trainer saves marked as complete, once each rank has written its part of it.
+
+    A rank that cannot write goes on, as the others wait for it. DeepSpeed's files may be written while training goes
+    on; the Trainer's own, of which the weights are large, are written at once.
+    """
+    inner, inner_model = trainer._save_checkpoint, trainer._save
+    folder, keep = Path(trainer.args.output_dir), reporter.args.checkpoint_keep
 
     def save(*args: Any, **more: Any) -> None:
-        path = Path(trainer.args.output_dir) / f"checkpoint-{trainer.state.global_step}"
-        reporter.written.clear()
-        with checkpoints.observed(trainer.deepspeed, path, reporter.written, failures):
-            inner(*args, **more)
+        progress = reporter.progress()
+        path = folder / f"checkpoint-{progress.step}"
+        carried = {"progress": asdict(progress), "identity": asdict(identity)}
+        done = functools.partial(checkpoints.complete, path, carried, keep=keep, unknown=True)
+        with reporter.saver.checkpoint(path, progress.step, done) as now:
+            trainer._save = now.guarded(inner_model)
+            with writing.observed(trainer.deepspeed, now):
+                now.guarded(inner)(*args, **more)
 
-    trainer._save = checkpoints.guarded(trainer._save, failures)
     trainer._save_checkpoint = save
 
 

@@ -5,6 +5,7 @@ Owns one attempt of a run on this rank. What it works with is put together by pr
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from workloads import balancing, evidence, metrics, own_time, replicas, samples, ulysses
     from workloads.samples import Batch
+    from workloads.saver import Saver
     from workloads.session import Session
 
 
@@ -48,7 +50,7 @@ class Training:
     attempt: int
     steps_before: int  # this attempt
     progress: Progress
-    saved: str | None  # the tag of the newest complete checkpoint
+    saver: Saver
     own: own_time.OwnTime
     agreement: replicas.Replicas | None  # with --verify-every
     digests: evidence.Evidence | None  # with --digests
@@ -63,7 +65,7 @@ class Training:
         stop = self.this.agree()[1]  # a signal that came during start-up
         if self.agreement:
             self.agreement.check(self.progress.step)
-        if self.digests and self.saved:
+        if self.digests and self.saver.saved:
             self.digests.state(self.engine, self.progress.step)
         heartbeat.mine().phase(heartbeat.FIRST, self.progress.step)
         while self.progress.step < args.max_steps and not stop:
@@ -73,15 +75,25 @@ class Training:
             place = own_disk.mine()
             near = not saves and place is not None and due(step, place.every, args.max_steps)
             if self.agreement and (saves or near or due(step, args.verify_every, args.max_steps)):
-                self.agreement.check(step)  # so nothing is saved that ranks do not agree on
+                self.compare(self.agreement)  # so nothing is saved that ranks do not agree on
             if self.data.evaluation and due(step, args.eval_every, args.max_steps):
                 self.evaluate()
             if saves:
                 self.save()
             elif near and place:
                 self.save_on_own_disks(place)
+        self.saver.settle()
         heartbeat.mine().phase(heartbeat.END)
         return stop
+
+    def compare(self, agreement: replicas.Replicas) -> None:
+        """Raise Stop where ranks do not agree, once what is being written of when they did is complete."""
+        try:
+            agreement.check(self.progress.step)
+        except Stop:
+            with contextlib.suppress(Stop):
+                self.saver.settle()
+            raise
 
     def step(self) -> bool:
         """One optimizer step over the global batch; returns whether any rank was told to stop."""
@@ -140,7 +152,7 @@ class Training:
             what = "gradient" if math.isfinite(loss) else "loss"
             raise Stop(
                 f"the {what} of step {step} is not finite. Nothing of it was saved; the last complete checkpoint is "
-                f"{self.saved or 'none'}. A lower --lr, more --warmup-steps or gradient_clipping may help",
+                f"{self.saver.settle() or 'none'}. A lower --lr, more --warmup-steps or gradient_clipping may help",
                 NOT_FINITE,
             )
 
@@ -190,13 +202,9 @@ class Training:
         self.log.say(f"held-out text: loss {loss:.4f}, {bits:.3f} bits per byte")
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        began = time.perf_counter()
+        """Write a checkpoint, or begin to; its state is told as it is now."""
         keep = self.args.checkpoint_keep
-        self.saved = checkpoints.save(self.engine, self.this, self.progress, self.identity, keep=keep)
-        seconds = time.perf_counter() - began
-        self.log.event("checkpoint", self.progress.step, tag=self.saved, seconds=seconds)
-        self.log.say(f"checkpoint {self.saved} saved in {seconds:.1f} s")
+        checkpoints.save(self.engine, self.saver, self.progress, self.identity, keep=keep)
         if self.digests:
             self.digests.state(self.engine, self.progress.step)
 

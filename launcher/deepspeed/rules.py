@@ -106,6 +106,7 @@ def problems(config: Mapping[str, Any], hosts: Hosts, workload: str, precision: 
     yield from _gradients(given)
     yield from _optimizer(given)
     yield from _programs(given, workload)
+    yield from _writers(given, workload)
 
 
 def _zero(key: str, message: str, hint: str) -> Problem:
@@ -311,6 +312,23 @@ def _optimizer(given: _Config) -> Iterator[Problem]:
         yield _top("optimizer", f"{name} is not tested with ZeRO", "add zero_allow_untested_optimizer: true")
     if given.optimizer == "muon" and stage == 3 and given.zero.get("reduce_scatter", True):
         yield _zero("reduce_scatter", "does not go with Muon in stage 3", "set reduce_scatter: false")
+
+
+def _writers(given: _Config, workload: str) -> Iterator[Problem]:
+    """DeepSpeed's own ways to write a checkpoint (templates/deepspeed/README.md)."""
+    writer = given.section("checkpoint", "writer")
+    # runtime/model_checkpointing/data_parallel_writer_factory.py asks for a dp_rank that nothing has
+    if writer and given.stage < 3 and not writer.get("data_parallel"):
+        what = f"does not start in stage {given.stage} without data_parallel"
+        yield _top("checkpoint.writer", what, "add data_parallel: replica, or leave it out")
+    if workloads.is_script(workload):
+        return
+    # they still write when save_checkpoint has returned, and a checkpoint would be marked before it is whole
+    hint = "set checkpoint.async of the job instead"
+    if writer.get("decoupled"):
+        yield _top("checkpoint.writer.decoupled", "is no part of complete checkpoints", hint)
+    if given.whole.get("datastates_ckpt"):
+        yield _top("datastates_ckpt", "is no part of complete checkpoints", hint)
 
 
 def _programs(given: _Config, workload: str) -> Iterator[Problem]:

@@ -32,6 +32,11 @@ class Local:
 class Checkpoint:
     every: Count = field(500, "Steps between checkpoints.")
     keep: Count = field(3, "How many complete checkpoints are kept, at the mirror too.")
+    async_: bool = field(
+        False,
+        "Write them while training goes on, from a copy in host memory, which must have room for it.",
+        key="async",
+    )
     local: Local | None = field(
         None, "More of them on each host's own disk (the cluster's `scratch`): {every: 50, keep: 1}."
     )

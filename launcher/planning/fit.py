@@ -151,6 +151,8 @@ class Estimate(NamedTuple):
                 return f"--set nodes={change.value}"
             case "pinning":
                 return f"--set env.{_ALLOCATOR[0]}={_ROUND}:{change.value}"
+            case "copies":
+                return "--set checkpoint.async=false"
             case "preset":
                 more = (
                     f" {recompute}"
@@ -366,4 +368,5 @@ def _request(model: Architecture, job: Job, cluster: Cluster) -> Request:
         attention=str(learning.option(job, "attention") or "sdpa"),
         learning=learning.of(model, job),
         pinned_round=_pinned_round(job, cluster),
+        copies=job.checkpoint.async_ and workloads.saves(job.workload),
     )

@@ -18,6 +18,7 @@ from launcher.fabrics import environment as fabrics_environment
 from launcher.files import validation
 from launcher.planning import (
     accelerators,
+    background,
     data_cache,
     fit,
     inline_secrets,
@@ -244,6 +245,7 @@ def _notes(loaded: Loaded, cluster: Cluster, estimate: fit.Estimate | None) -> I
         yield from filter(None, [fit.memory_note(cluster, min(h.memory for h in measured.probe.hosts))])
     yield from unestimated.uncounted(estimate)
     yield from filter(None, [unestimated.partial(estimate), learning.judge_note(job) if estimate else ""])
+    yield from filter(None, [background.note(job, estimate is not None)])
     version = cluster.deepspeed_version or (image_facts.versions.get("deepspeed", "") if image_facts else "")
     yield from filter(None, [versions.note(version)])
     given = workloads.saves(job.workload) or workloads.is_script(job.workload)
@@ -282,6 +284,7 @@ def _clashes(
     if estimate and (problem := fit.sequence_problem(job, estimate)):
         yield problem
     yield from fit.sequence_parallel_problems(job, cluster, estimate)
+    yield from background.problems(job, config)
     hosts = rules.Hosts(
         gpu=cluster.gpu_name,
         capability=cluster.card.capability if cluster.card else (0, 0),

@@ -16,7 +16,7 @@ from launcher import units
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-SHADES = "█▓▒░▚▞▪"
+SHADES = "█▓▒░▚▞▪▫"
 WIDTH = 32  # characters of a bar
 # A bar that is longer than this many capacities is cut, so that the ones that fit can still be seen.
 MOST = 2.0

@@ -186,6 +186,7 @@ def _host(memory: Memory) -> dict[str, int]:
         "processes": host.processes,
         "data loaders": host.loader,
         "/dev/shm": host.shm,
+        "checkpoint copies": host.copies,
     }
 
 

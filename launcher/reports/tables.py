@@ -100,12 +100,17 @@ def _step(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "batch", f"{product} = {batch.train} samples per step"
     yield "deepspeed", f"{plan.preset}, ZeRO stage {_stage(plan)}, {plan.precision}"
     if "checkpoint-every" in workloads.options(plan.job.workload):
-        yield "checkpoints", f"every {kept.every} steps, the newest {kept.keep} are kept{_elsewhere(kept)}"
+        how = ", written while training goes on" if kept.async_ else ""
+        yield (
+            "checkpoints",
+            f"every {kept.every} steps{how}, the newest {kept.keep} are kept{_elsewhere(kept)}",
+        )
 
 
 def _elsewhere(kept: Checkpoint) -> str:
     """Where else checkpoints are kept."""
-    local = f"; every {kept.local.every} on hosts' own disks" if kept.local else ""
+    waits = ", for which training waits" if kept.async_ else ""
+    local = f"; every {kept.local.every} on hosts' own disks{waits}" if kept.local else ""
     return local + (f"; uploaded to {kept.mirror}" if kept.mirror else "")
 
 

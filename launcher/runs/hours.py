@@ -50,7 +50,10 @@ _BEGINS = {
     "saved": "ending",
 }
 # Event of metrics.jsonl → the share of the `seconds` before it.
-_TOOK = {"eval": "evaluation", "checkpoint": "checkpoints", "own_disk": "checkpoints"}
+_TOOK = {
+    "eval": "evaluation",
+    **dict.fromkeys(("checkpoint", "own_disk", "waited"), "checkpoints"),
+}
 _MOST = 1e6  # slots
 _DAY = 86_400.0  # seconds, more than the clocks of two hosts and a time zone differ by
 
@@ -207,12 +210,11 @@ def _marks(attempt: Attempt) -> Iterator[tuple[int, str]]:
 
 
 def _spans(attempt: Attempt) -> Iterator[Span]:
-    """Evaluations, checkpoints and stalls."""
+    """Evaluations, what checkpoints let training wait, and stalls."""
     for record in attempt.records:
         if record.event in _TOOK and record.figures.get("seconds", 0.0) > 0:
-            yield Span(
-                _at(record) - _milliseconds(record.figures["seconds"]), _at(record), _TOOK[record.event]
-            )
+            end = _over(record)
+            yield Span(end - _milliseconds(record.figures["seconds"]), end, _TOOK[record.event])
     for number, event in enumerate(attempt.events):
         if event.event == "stalled":
             after = (e for e in attempt.events[number + 1 :] if e.event in ("failed", "ended"))
@@ -226,7 +228,7 @@ def _lost(attempt: Attempt, resumed: int | None) -> int | None:
         return None
     saved = [r for r in attempt.records if r.event == "checkpoint" and r.step <= resumed]
     kept = [r for r in attempt.records if not r.event and r.step <= resumed]
-    return max([attempt.start, *map(_at, saved), *map(_at, kept)])
+    return max([attempt.start, *map(_over, saved), *map(_at, kept)])
 
 
 def resumed(later: Iterable[Attempt]) -> int | None:
@@ -246,6 +248,11 @@ def _untold(measured: list[Record]) -> list[Record]:
 
 def _at(record: Record) -> int:
     return _milliseconds(record.figures["time"])
+
+
+def _over(record: Record) -> int:
+    """When what a record tells had let training wait: a checkpoint may be written long after its state was copied."""
+    return min(_at(record), _milliseconds(record.figures.get("paused", record.figures["time"])))
 
 
 def _milliseconds(seconds: float) -> int:

@@ -26,7 +26,7 @@ MOST_HOSTS = 4096
 
 
 class Change(NamedTuple):
-    """One change that makes the job fit: `what` is "micro", "hosts", "preset", "checkpointing" or "pinning"."""
+    """One change that makes the job fit: `what`: micro, hosts, preset, checkpointing, pinning or copies."""
 
     what: str
     value: int | str | bool
@@ -41,7 +41,10 @@ def smallest(
     `candidate` is the one that the job asks for; without it the search is free and only the micro batch and the
     number of hosts can change.
     """
-    changes = list(_exact_pinning(model, machine, request, candidate))
+    changes = [
+        *_exact_pinning(model, machine, request, candidate),
+        *_waiting(model, machine, request, candidate),
+    ]
     if candidate is not None:
         other = candidate._replace(checkpointing=True)
         if not candidate.checkpointing and ladder.evaluate(model, machine, request, other).fits:
@@ -86,6 +89,20 @@ def _exact_pinning(
         candidate = chosen.candidate if chosen else None
     if candidate and request.pinned_round is None and ladder.evaluate(model, machine, exact, candidate).fits:
         yield Change("pinning", EXACT // memory.MIB, candidate)
+
+
+def _waiting(
+    model: Architecture, machine: Machine, request: Request, candidate: Candidate | None
+) -> Iterator[Change]:
+    """Checkpoints for which training waits, where it is their copies alone that a host lacks the memory for."""
+    if not request.copies:
+        return
+    plain = request._replace(copies=False)
+    if candidate is None:
+        chosen = ladder.search(model, machine, plain).chosen
+        candidate = chosen.candidate if chosen else None
+    if candidate and ladder.evaluate(model, machine, plain, candidate).fits:
+        yield Change("copies", False, candidate)
 
 
 def _smaller_micro(

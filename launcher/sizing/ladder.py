@@ -99,8 +99,9 @@ class Request(NamedTuple):
     sequence_parallel: int = 1  # ranks that share a sample
     checkpointing: bool | None = None
     attention: str = "sdpa"
-    learning: Learning = WHOLE  # this and the next as in Setup
+    learning: Learning = WHOLE  # this and the others as in Setup
     pinned_round: int | None = None
+    copies: bool = False
 
     def divides(self, world: int) -> bool:
         """Whether a step's samples divide among `world` ranks in whole micro batches."""
@@ -208,6 +209,7 @@ def evaluate(model: Architecture, machine: Machine, request: Request, candidate:
         learning=request.learning,
         device="cpu" if machine.gpu is None else "cuda",
         pinned_round=request.pinned_round,
+        copies=request.copies,
     )
     needed = memory.estimate(model, settings, setup)
     bound = None

@@ -6,7 +6,7 @@ ladder.py.
     setup = Setup(world=32, slots=8, micro=1, sequence=4096)
     memory.estimate(architecture, zero.read(ds_config), setup) -> Memory
       .slot    Slot: parameters, gradients, optimizer, activations, logits, buffers, margin, total; moment
-      .host    Host: optimizer, parameters, gradients, pinned, processes, loader, shm, total
+      .host    Host: optimizer, parameters, gradients, pinned, rounding, copies, processes, loader, shm, total
       .nvme    bytes on each host's NVMe
       .checkpoint    bytes that one checkpoint takes on shared storage
 
@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher.namedtuple import NamedTuple
-from launcher.sizing import activations, cache, others, states
+from launcher.sizing import activations, cache, copies, others, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,6 +86,7 @@ class Host(NamedTuple):
     gradients: int  # offloaded
     pinned: int  # staging buffers
     rounding: int  # what pinning rounds up to powers of two
+    copies: int  # of states, from which a checkpoint is written while training goes on
     processes: int
     loader: int
     shm: int
@@ -93,7 +94,7 @@ class Host(NamedTuple):
     @property
     def total(self) -> int:
         offloaded = self.optimizer + self.parameters + self.gradients + self.pinned + self.rounding
-        return offloaded + self.processes + self.loader + self.shm
+        return offloaded + self.copies + self.processes + self.loader + self.shm
 
 
 class Memory(NamedTuple):
@@ -111,19 +112,21 @@ def estimate(model: Architecture, settings: Zero, setup: Setup) -> Memory:
     slots = [*_moments(model, settings, setup), *_critics(model, settings, setup)]
     if setup.device == "cpu":
         slots = _held(slots, model, settings, setup)
+        copied = copies.rank(_saved(model, setup), settings, setup) if setup.copies else 0
+        slots = [slot._replace(buffers=slot.buffers + copied) for slot in slots]
     moments = {slot.moment: slot for slot in sorted(slots, key=lambda slot: slot.total)}
     return Memory(
         slot=max(moments.values(), key=lambda m: m.total),
         host=host(model, settings, setup),
         nvme=nvme(model, settings, setup),
-        checkpoint=sum(checkpoint(one, settings) for one in (model, *_learning_beside(setup))),
+        checkpoint=sum(checkpoint(one, settings) for one in _saved(model, setup)),
         moments=moments,
     )
 
 
-def _learning_beside(setup: Setup) -> Iterator[Architecture]:
-    """Critics, whose checkpoint lies beside the policy's (docker/workloads/ppo_training.py)."""
-    return (other.model for other in setup.learning.others if other.trained)
+def _saved(model: Architecture, setup: Setup) -> list[Architecture]:
+    """The model, and critics, whose checkpoint lies beside the policy's (docker/workloads/ppo_training.py)."""
+    return [model, *(other.model for other in setup.learning.others if other.trained)]
 
 
 def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
@@ -245,17 +248,16 @@ def host(model: Architecture, settings: Zero, setup: Setup) -> Host:
         )
     if settings.offload_param == "nvme":
         staging += settings.param_buffers * settings.param_buffer_size * settings.weight_bytes
-    most, cuda = setup.pinned_round, setup.device == "cuda"
+    cuda = setup.device == "cuda"
     tensors = _pinned(settings, own, part) if cuda else ()
-    rounding = sum(
-        number * (_power_of_two(size) - size) for size, number in tensors if most is None or size <= most
-    )
+    rounding = sum(number * (copies.rounded(size, setup.pinned_round) - size) for size, number in tensors)
     return Host(
         optimizer=ranks * (optim + beside.host_optimizer),
         parameters=ranks * (params + beside.host),
         gradients=ranks * grads,
         pinned=ranks * staging,
         rounding=ranks * rounding,
+        copies=copies.host(_saved(model, setup), settings, setup) if cuda and setup.copies else 0,
         processes=ranks * (PROCESS if cuda else CPU_PROCESS),
         loader=ranks * setup.workers * WORKER,
         shm=SHM,
@@ -280,10 +282,6 @@ def _pinned(settings: Zero, own: int, part: int) -> Iterator[tuple[int, int]]:
             yield tile * settings.master_bytes, own // tile if tile else 0
     if settings.offload_param == "cpu":
         yield part * settings.weight_bytes, 1
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << max(size - 1, 0).bit_length()
 
 
 def nvme(model: Architecture, settings: Zero, setup: Setup) -> int:

@@ -46,6 +46,7 @@ class Setup(NamedTuple):
     learning: Learning = WHOLE
     workers: int = 2  # data loader processes of each rank
     device: str = "cuda"  # or "cpu": ranks without a GPU
+    copies: bool = False  # checkpoints are written from copies of the states in host memory
     pinned_round: int | None = (
         None  # bytes above which torch does not round pinned memory up; None: it always does
     )

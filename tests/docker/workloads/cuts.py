@@ -7,6 +7,7 @@ been killed. What each ended with is printed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -19,6 +20,8 @@ from workloads import options, session
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 PROGRAMS = {
     "finetune": "finetune",
@@ -46,22 +49,32 @@ class Interruptible(session.Session):
             raise Interrupted
 
 
-def main() -> None:
+def nothing(_case: dict[str, Any]) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+def main(
+    kind: type[Interruptible] = Interruptible,
+    around: Callable[[dict[str, Any]], AbstractContextManager[None]] = nothing,
+) -> None:
+    """`kind` takes further keys of a case; each case runs inside `around` it."""
     cases: list[dict[str, Any]] = json.loads(Path(sys.argv[1]).read_text())
     rank = session._start(Path(cases[0]["run_dir"]))
     for case in cases:
-        print(f"{case['run_dir']} ended with {run(case, rank)}", flush=True)
+        with around(case):
+            print(f"{case['run_dir']} ended with {run(case, rank, kind)}", flush=True)
         forget()
     session._leave(os.EX_OK, orderly=True)
 
 
-def run(case: dict[str, Any], rank: session.Session) -> int | str:
+def run(case: dict[str, Any], rank: session.Session, kind: type[Interruptible] = Interruptible) -> int | str:
     """The exit code of a case, or what stopped it."""
     run_dir = Path(case["run_dir"])
     module = importlib.import_module(f"workloads.{case['workload']}")
     config = run_dir / "deepspeed.json"
     words = [f"--deepspeed-config={config}", f"--run-dir={run_dir}", *case["words"]]
-    this = Interruptible(rank.rank, rank.world_size, rank.device, run_dir, case.get("stop_before", 0))
+    faults = {field.name: case[field.name] for field in dataclasses.fields(kind) if field.name in case}
+    this = kind(**{**vars(rank), **faults, "run_dir": run_dir})
 
     def write() -> None:
         run_dir.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ def test_a_signal_saves_and_the_run_continues_exactly(whole: ranks.Ranks, tmp_pa
     def start(*args: str) -> ranks.Ranks:
         return ranks.start(tmp_path, 2, CONFIG, *ARGS, *args, model=ranks.LLAMA, workload="finetune")
 
-    run = start("--step-delay=0.3")
+    run = start("--step-delay=0.3", "--checkpoint-async")
     run.wait_until(lambda: len(run.steps()) >= 5)
     run.processes[1].send_signal(signal.SIGUSR2)  # one rank hears it, all agree
     assert run.wait() == [75, 75], run.output()

@@ -22,7 +22,7 @@ def test_a_parser_needs_the_standard_library_only() -> None:
     loaded = subprocess.run(
         [sys.executable, "-S", "-I", "-c", program], text=True, capture_output=True, check=True
     )
-    assert loaded.stdout.split() == ["__main__", "ending", "heartbeat", "workloads"]
+    assert loaded.stdout.split() == ["__main__", "ending", "heartbeat", "tracing", "workloads"]
 
 
 def test_every_option_is_kebab_case_and_has_help() -> None:
@@ -41,6 +41,7 @@ def test_the_launcher_sets_these() -> None:
         "--model",
         "--checkpoint-every",
         "--checkpoint-keep",
+        "--checkpoint-async",
         "--checkpoint-mirror",
         "--checkpoint-local",
         "--checkpoint-local-every",

@@ -159,7 +159,7 @@ def test_an_interrupted_run_continues_exactly_under_zero_3(tmp_path: Path) -> No
     assert whole.wait() == [0, 0], whole.output()
     run = start(tmp_path / "cut", "--fail-at-step=4", "--fail-code=9")
     assert run.wait()[0] == 9
-    again = start(tmp_path / "cut", "--fail-at-step=4")
+    again = start(tmp_path / "cut", "--fail-at-step=4", "--checkpoint-async")
     assert again.wait() == [0, 0], again.output()
     assert again.events("start")[-1]["resumed_from"] == "step-00000002"
     for key in ("reward", "kl", "critic_loss", "grad_norm"):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from workloads import replicas
+from workloads.checkpoint_folder import Progress
+from workloads.session import Stop
+from workloads.training import Training
 
 from tests.docker.workloads import faulty_rank, ranks
 
@@ -43,6 +47,23 @@ def test_any_bit_that_flips_is_seen(kind: torch.dtype) -> None:
             assert int(replicas.bits(tensor)) != before
             whole[place] ^= 1 << bit
     assert int(replicas.bits(tensor)) == before
+
+
+def test_what_is_being_written_of_when_they_agreed_is_complete_before_the_run_ends() -> None:
+    done: list[str] = []
+
+    def settle() -> None:
+        done.append("settled")
+        raise Stop("a full disk", 74)
+
+    def check(step: int) -> None:
+        raise Stop(f"after step {step} rank 1 differs", 78, leaves=1)
+
+    training: Any = SimpleNamespace(progress=Progress(4), saver=SimpleNamespace(settle=settle))
+    agreement: Any = SimpleNamespace(check=check)
+    with pytest.raises(Stop, match="after step 4 rank 1 differs") as stop:
+        Training.compare(training, agreement)
+    assert (stop.value.code, stop.value.leaves, done) == (78, 1, ["settled"])
 
 
 def start(folder: Path, size: int, stage: int, fault: str, *more: str) -> ranks.Ranks:

@@ -6,6 +6,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+from workloads import checkpoint_folder, digests
 
 from tests.docker.workloads import ranks, s3_server
 
@@ -79,6 +80,27 @@ def test_a_mirror_without_its_bucket_ends_the_run_before_training(
     run = ranks.run(tmp_path, 2, STAGE_1, *WORDS, "--checkpoint-mirror=s3://other/archive", code=64)
     assert "the mirror s3://other/archive cannot be used: " in run.output(0)
     assert run.steps() == []
+
+
+def test_what_is_completed_while_training_goes_on_is_uploaded(
+    undisturbed: dict[int, float], tmp_path: Path
+) -> None:
+    """Between two of them there is one on the hosts' own disks, and what each holds is told with --digests."""
+    own = (f"--checkpoint-local={tmp_path / 'scratch'}", "--checkpoint-local-every=1")
+    mirror = ("--checkpoint-async", f"--checkpoint-mirror=file://{tmp_path / 'archive'}")
+    trust = ("--digests", "--verify-every=1")
+    run = ranks.run(tmp_path, 2, STAGE_1, *WORDS, *SAVES, *mirror, *own, *trust)
+    assert all("paused" in event and "written" in event for event in run.events("checkpoint"))
+    for event, steps in {"checkpoint": [2, 4, 6], "state": [2, 4, 6], "own_disk": [1, 3, 5]}.items():
+        assert sorted(told["step"] for told in run.events(event)) == steps, event
+    assert run.losses() == undisturbed
+    there = tmp_path / "archive/run"
+    assert sorted(path.name for path in there.iterdir()) == run.tags() == ["step-00000004", "step-00000006"]
+    for tag in run.tags():
+        here = run.run_dir / "checkpoints" / tag
+        read = checkpoint_folder.read(there / tag)
+        assert read.digests
+        assert digests.damaged(there / tag, read.digests, checkpoint_folder.read(here).digests) == []
 
 
 def test_a_process_that_died_goes_on_from_the_hosts_own_disks(

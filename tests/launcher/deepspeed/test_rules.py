@@ -38,6 +38,18 @@ def test_presets_go_together(name: str) -> None:
 @pytest.mark.parametrize(
     ("preset", "overrides", "message"),
     [
+        # what still writes when DeepSpeed has returned
+        (
+            "zero2",
+            {"checkpoint": {"writer": {"type": "python"}}},
+            "checkpoint.writer does not start in stage 2 without data_parallel; add data_parallel: replica",
+        ),
+        (
+            "zero3",
+            {"checkpoint": {"writer": {"type": "python", "decoupled": True}}},
+            "checkpoint.writer.decoupled is no part of complete checkpoints; set checkpoint.async of the job",
+        ),
+        ("zero3", {"datastates_ckpt": {"host_cache_size": 16}}, "datastates_ckpt is no part of complete"),
         # ZeRO's stages
         (
             "zero2",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 JOB = """
 name: demo
 batch: {micro: 1, global: 2, accumulation: 1}
-checkpoint: {resume: a}
+checkpoint: {resume: a, local: {}}
 deepspeed: {preset: zero1}
 env: {PLAIN: {value: a}, SECRET: {secret: a, key: a}}
 """
@@ -53,6 +53,7 @@ VALUES = [
         "64GB",
         "/b",
         "a/c",
+        "s3://b",
         "8.6",
         "9400",
         "EUR",
@@ -116,7 +117,7 @@ def value(model: Any, path: tuple[str, ...]) -> Any:
     for key in path:
         if model is None:
             break
-        name = "global_" if key == "global" else key
+        name = f"{key}_" if key in ("global", "async") else key
         model = model[key] if isinstance(model, dict) else getattr(model, name)
     return model
 

@@ -61,6 +61,35 @@ def test_a_run_that_went_well() -> None:
     }
 
 
+def test_of_a_checkpoint_behind_training_only_the_pause_counts() -> None:
+    """Training stood still for 0.5 s until second 70, the checkpoint was whole at 80; at the end it waited for one."""
+    records = [
+        *training(0, 1, 60),
+        line("checkpoint", 80, 45, seconds=0.5, paused=70.0, written=10.5),
+        line("checkpoint", 94, 60, seconds=0.5, paused=85.5, written=9),
+        line("waited", 94, 60, seconds=8),
+        line("end", 95),
+    ]
+    found = seconds(attempt(0), records)
+    assert found["checkpoints"] == 2 * (0.5 + 0.5 + 8)
+    assert found["steps"] == 2 * (70 - 9)
+
+
+def test_what_was_done_while_a_checkpoint_was_written_is_done_again() -> None:
+    """Its state is that of second 56: the steps until it was whole at 60 are not in it."""
+    first = [*training(0, 1, 40), line("checkpoint", 60, 30, seconds=1, paused=56.0)]
+    failed = [*attempt(0)[:-1], line("failed", 65), line("ended", 66)]
+    second = [*training(1000, 31, 50), line("end", 1050)]
+    both = seconds([*failed, *attempt(1000, 51)], [*first, *second])
+    assert both["redone"] == 2 * (65 - 56)
+
+
+@pytest.mark.parametrize("paused", [-1e9, 0.0, 1e12])
+def test_a_pause_at_an_impossible_time_breaks_nothing(paused: float) -> None:
+    records = [*training(0, 1, 60), line("checkpoint", 80, 45, seconds=2, paused=paused), line("end", 95)]
+    assert sum(seconds(attempt(0), records).values()) == 200
+
+
 def test_steps_after_the_last_checkpoint_are_done_again() -> None:
     """The first attempt fails at step 40 and was saved at 30; the second, on half the slots, goes on from there."""
     first = [*training(0, 1, 40), line("checkpoint", 57, 30, seconds=2)]
