@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 HEAVY = (
     *("torch", "torch._dynamo", "deepspeed", "transformers.trainer"),
     *("transformers.models.gpt2.modeling_gpt2", "transformers.models.llama.modeling_llama"),
+    *("deepspeed.module_inject.auto_ep_layer", "trl.trainer.sft_trainer"),
+    "tests.docker.workloads.preloaded",
 )
 
 
