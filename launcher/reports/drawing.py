@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Shares = tuple[str, Mapping[str, float]]  # a run, and its hours by what they went into
 
 # Okabe and Ito's colours, told apart with any kind of colour vision: https://jfly.uni-koeln.de/color/
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#f0e442")
 DASHES = ("-", "--", ":", "-.")  # of the lines that share a colour
 HATCHES = ("", "///", "...")  # of the bars that share a colour
 INK, GRID = "#222222", "#dddddd"

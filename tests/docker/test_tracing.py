@@ -119,6 +119,7 @@ def test_a_newer_wish_is_the_next_one(rank: Rank) -> None:
     assert (rank.answered()["name"], rank.answered()["from"]) == ("0-2", 5)
 
 
+@pytest.mark.torch
 @pytest.mark.parametrize("fails", ["start", "step", "stop", "export_chrome_trace", "key_averages"])
 def test_the_program_goes_on_whatever_fails(
     fails: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -84,6 +84,7 @@ def run(folder: Path, config: dict[str, Any], *steps: tuple[int, float]) -> None
 
 
 @pytest.mark.usefixtures("stand_in")
+@pytest.mark.heavy  # reads MLflow
 def test_a_restart_continues_the_run(tmp_path: Path) -> None:
     folder = tmp_path / "demo-1"
     folder.mkdir()
@@ -97,6 +98,7 @@ def test_a_restart_continues_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stand_in")
+@pytest.mark.heavy  # reads MLflow
 def test_a_server_that_is_away_ends_no_training_and_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

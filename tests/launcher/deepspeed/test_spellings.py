@@ -34,6 +34,7 @@ def test_one_spelling_of_each() -> None:
     assert spellings.canonical({ZERO: False}) == {ZERO: {"stage": 0}}
 
 
+@pytest.mark.torch
 def test_names_and_nulls_are_taken_by_deepspeed() -> None:
     config = pytest.importorskip("deepspeed.runtime.zero.config", reason="it is the judge")
     for name, own in spellings.names(ZERO).items():
