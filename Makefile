@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # tests that train or start a cluster share the machine's cores, so more workers would not be faster
 WORKERS ?= 2
 # quick tests often wait for a process or a server of their own
-QUICK_WORKERS ?= 4
+QUICK_WORKERS ?= 3
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help

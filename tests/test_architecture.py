@@ -173,9 +173,8 @@ def test_imports_keep_the_contracts() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("path", IN_IMAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_is_in_the_images_stands_alone(path: Path) -> None:
-    assert not imported(path) & {"launcher", "tests"}
+def test_what_is_in_the_images_stands_alone() -> None:
+    assert [path for path in IN_IMAGES if imported(path) & {"launcher", "tests"}] == []
 
 
 def test_the_node_entry_needs_the_standard_library_alone() -> None:
@@ -195,10 +194,9 @@ def test_names_say_what_is_inside() -> None:
     assert [path for path in EVERYWHERE if {path.stem, path.parent.name} & VAGUE] == []
 
 
-@pytest.mark.parametrize("path", EVERYWHERE, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_module_says_what_it_is_for(path: Path) -> None:
-    code = module(path)
-    assert not code.body or ast.get_docstring(code), "the first line says what the module owns"
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [path for path in EVERYWHERE if module(path).body and not ast.get_docstring(module(path))]
+    assert silent == [], "the first line says what the module owns"
 
 
 def test_every_module_has_a_test_of_its_name() -> None:
@@ -215,20 +213,27 @@ def test_every_module_has_a_test_of_its_name() -> None:
     assert elsewhere - without == set(), "take it out of TESTED_BY: it has a test of its own, or is gone"
 
 
-@pytest.mark.parametrize("path", LIMITED, ids=lambda path: str(path.relative_to(ROOT)))
-def test_calls_name_what_they_pass(path: Path) -> None:
+def test_calls_name_what_they_pass() -> None:
     """Beyond four values a reader counts positions; a list that is unpacked is of one kind and counts as none."""
-    calls = [node for node in nodes(path) if isinstance(node, ast.Call)]
-    values = {c: [a for a in c.args if not isinstance(a, ast.Starred)] for c in calls}
-    crowded = [f"line {c.lineno}" for c, given in values.items() if len(given) > MOST_POSITIONAL]
+    crowded = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for path in LIMITED
+        for call in nodes(path)
+        if isinstance(call, ast.Call)
+        and sum(not isinstance(value, ast.Starred) for value in call.args) > MOST_POSITIONAL
+    ]
     assert crowded == []
 
 
-@pytest.mark.parametrize("path", LIMITED, ids=lambda path: str(path.relative_to(ROOT)))
-def test_functions_are_short(path: Path) -> None:
-    functions = [node for node in nodes(path) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
-    lengths = {f"{f.name}, line {f.lineno}": (f.end_lineno or f.lineno) - f.lineno + 1 for f in functions}
-    assert {name for name, length in lengths.items() if length > LONGEST_FUNCTION} == set()
+def test_functions_are_short() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}:{function.lineno}: {function.name}"
+        for path in LIMITED
+        for function in nodes(path)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        and (function.end_lineno or function.lineno) - function.lineno + 1 > LONGEST_FUNCTION
+    ]
+    assert long == []
 
 
 @pytest.mark.parametrize("name", schedulers.SCHEDULERS)
@@ -258,16 +263,19 @@ def test_digits_and_letters_of_files_are_ascii() -> None:
     assert [(path.name, line) for path, line in lines if "ASCII" not in line and "isascii" not in line] == []
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=str)
-def test_a_file_that_reads_torch_is_not_quick(path: Path) -> None:
+def test_a_file_that_reads_torch_is_not_quick() -> None:
     """Torch and what stands on it take seconds to import, in each worker of `make quick`."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    outside = [node for node in tree.body if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If))]
-    imported = {name for node in outside for name in _imported(node)}
-    if not imported & {"deepspeed", "peft", "torch", "transformers", "trl"}:
-        return
-    marks = "".join(ast.unparse(n) for n in outside if ast.unparse(n).startswith("pytestmark"))
-    assert set(re.findall(r"mark\.(\w+)", marks)), f"pytestmark = pytest.mark.torch, for {sorted(imported)}"
+    unmarked = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        body = module(path).body
+        outside = [node for node in body if not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.If))]
+        heavy = {name for node in outside for name in _imported(node)} & HEAVY
+        marks = [n for n in outside if ast.unparse(n).startswith("pytestmark") and "mark." in ast.unparse(n)]
+        unmarked += [f"{path.relative_to(ROOT)}: {', '.join(sorted(heavy))}"] if heavy and not marks else []
+    assert unmarked == [], "pytestmark = pytest.mark.torch"
+
+
+HEAVY = {"deepspeed", "peft", "torch", "transformers", "trl"}
 
 
 def _imported(node: ast.stmt) -> Iterator[str]:
