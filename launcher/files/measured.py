@@ -16,6 +16,7 @@ The figures of `probe` are those of docker/workloads/probe.py, which explains ea
 
 from __future__ import annotations
 
+import errno
 import json
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -174,6 +175,8 @@ class Measured:
 def beside(path: Path, source: str, cluster: Cluster) -> Measured | Problem:
     """What was measured, or why the file at `path` is of no use for `cluster`. `source`: its name in messages."""
     try:
+        if path.is_fifo():  # it would be waited for
+            raise OSError(errno.EINVAL, "this is a pipe")
         with path.open(encoding="utf-8") as opened:
             text = opened.read(_MOST)
     except (OSError, ValueError) as error:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _MOST_KEYS = 50
 # one key: in quotes, or up to the next dot; a backslash takes the meaning of what follows it
 _KEY = re.compile(r"""(?:"([^"]+)"|'([^']+)'|((?:\\[.=\\]|[^.])+))(\.|$)""", re.DOTALL)
+# What may be a secret, and then is not said again: a variable of `env:`, the credentials of an address.
+_SECRET = re.compile(r"^(?:[^=]*\.)?env\.|://[^/]*@")
 _WORD = re.compile(r"""((?:"[^"]*"|'[^']*'|\\[.=\\]|[^=])*?)=(.*)""", re.DOTALL)
 
 
@@ -60,8 +62,8 @@ def parse(word: str) -> Setting:
     """
     match = _WORD.fullmatch(word)
     name = match[1] if match else word
-    short = len(word) <= 60 and word.isprintable()
-    place = Place(f"--set {word if short else ascii(name)[1:-1][:60]}")
+    shown = len(word) <= 60 and word.isprintable() and not _SECRET.search(word)
+    place = Place(f"--set {word if shown else ascii(name)[1:-1][:60]}")
     keys = key_path(name)
     if not match or not keys:
         raise SpecError(Problem("expected key.path=value", "for example --set batch.micro=2", place))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -64,6 +65,10 @@ def test_what_cannot_be_read_is_told_too(tmp_path: Path) -> None:
     found = measured.beside(tmp_path / "x.measured.json", "x.measured.json", samples.cluster())
     assert isinstance(found, Problem)
     assert "Is a directory" in str(found)
+    os.mkfifo(tmp_path / "y.measured.json")
+    found = measured.beside(tmp_path / "y.measured.json", "y.measured.json", samples.cluster())
+    assert isinstance(found, Problem)
+    assert "this is a pipe" in str(found)
 
 
 def test_a_job_is_loaded_with_what_is_beside_its_cluster(tmp_path: Path) -> None:

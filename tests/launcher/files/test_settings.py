@@ -45,6 +45,14 @@ def test_set(setting: str, data: dict[str, Any]) -> None:
     assert document.place(key) == Place(f"--set {setting}")
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["env.TOKEN=s3cret", "cluster.env.A=s3cret", "sft.env.A=s3cret", "checkpoint.mirror=s3://me:s3cret@b/x"],
+)
+def test_what_may_be_a_secret_is_not_said_again(word: str) -> None:
+    assert str(settings.parse(word).places[()]) == f"--set {word.partition('=')[0]}"
+
+
 def test_set_below_a_null() -> None:
     assert changed("a:\n", "a.b=1").data == {"a": {"b": 1}}
 
