@@ -167,8 +167,14 @@ def _call(words: list[str]) -> int:
 def _environment(given: Input, folder: Path) -> None:
     os.environ.clear()
     os.environ.update(
-        {"PATH": f"{folder}/bin", "HOME": str(folder), "KUBECONFIG": f"{folder}/absent", **given.environment}
+        {
+            "PATH": f"{folder}/bin",
+            "HOME": str(folder),
+            "KUBECONFIG": f"{folder}/absent",
+            **given.environment,
+        }
     )
+    tempfile.tempdir = str(folder)  # it was looked up before this process was forked
 
 
 def _limit(report: int) -> None:
