@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# tests that train or start a cluster share the machine's cores, so more workers would not be faster
-WORKERS ?= 2
+# one more than the cores of the budget: builds wait for packages, and clusters for their own time limits
+WORKERS ?= 3
 # quick tests often wait for a process or a server of their own
 QUICK_WORKERS ?= 3
 MINUTES ?= 60
@@ -31,7 +31,7 @@ test: install ## all tests, a real Slurm cluster included
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder --budget 1080
 
 quick: install ## the tests that start nothing heavy: for every save
-	$(BIN)/python -m pytest --numprocesses $(QUICK_WORKERS) -m quick --budget 60 -q
+	$(BIN)/python -m pytest --numprocesses $(QUICK_WORKERS) --dist loadfile -m quick --budget 60 -q
 
 fuzz: install ## search for inputs that break the launcher, with fresh seeds, for MINUTES=60
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --properties 0.3 --keep build/fuzz

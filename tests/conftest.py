@@ -108,7 +108,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 # A worker takes a file at a time, the longest first: what a file shares is made once, and no worker is left alone with
-# an image build. Each of two workers builds one image; the other files that need one come when it is there. (--dist
+# an image build. Two workers build an image each; the other files that need one come when it is there. (--dist
 # loadgroup has no effect: pytest 9 does not read the names that xdist 3.8 gives its groups.)
 LONGEST_FIRST = (
     "tests/real/image/test_cuda",

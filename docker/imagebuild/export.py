@@ -30,6 +30,12 @@ LIST = {
     "podman": ["podman", "images", "--format", "{{.Repository}}:{{.Tag}}"],
     "buildah": ["buildah", "images", "--format", "{{.Name}}:{{.Tag}}"],
 }
+# Layers that are unpacked at once need no compression, or where there must be one (podman) the least.
+LAYOUT = {
+    "docker": ["skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers"],
+    "podman": ["podman", "push", "--quiet", "--compression-level=1"],
+    "buildah": ["buildah", "push", "--quiet", "--disable-compression"],
+}
 PRUNE = {
     "docker": ["docker", "image", "prune", "--force"],
     "podman": ["podman", "image", "prune", "--force"],
@@ -92,9 +98,8 @@ def bundle(engine: str, image: str, out: Path) -> str:
         layout = f"{scratch}/layout"
         if engine == "docker":
             _need("skopeo", "skopeo")
-            _run(["skopeo", "copy", "--quiet", f"docker-daemon:{image}", f"oci:{layout}:latest"])
-        else:
-            _run([engine, "push", "--quiet", image, f"oci:{layout}:latest"])
+        source = f"docker-daemon:{image}" if engine == "docker" else image
+        _run([*LAYOUT[engine], source, f"oci:{layout}:latest"])
         rootless = [] if os.geteuid() == 0 else ["--rootless"]
         _run(["umoci", "unpack", *rootless, "--image", f"{layout}:latest", str(folder)])
     config = folder / "config.json"

@@ -39,6 +39,8 @@ commit() { buildah commit -q --format docker "$container" "$1" >/dev/null && say
 debian() {
   exists "$debian" && return
   debootstrap --variant=minbase --include=ca-certificates "$suite" "$scratch/root" >&2
+  # As in Debian's own images: an image is whole or not there, so no package need be on the disk before the next.
+  echo force-unsafe-io > "$scratch/root/etc/dpkg/dpkg.cfg.d/docker-apt-speedup"
   rm -rf "$scratch"/root/var/cache/apt/{archives/*.deb,*.bin} "$scratch"/root/var/lib/apt/lists/* \
     "$scratch"/root/usr/share/{doc,man,locale,info}/* "$scratch"/root/var/log/*
   start scratch
@@ -66,12 +68,17 @@ cuda_bases() {
   fi
   if ! exists "$build"; then
     "$python" -m pip download -q --no-deps --require-hashes --only-binary :all: -r toolkit.txt -d "$scratch/wheels" >&2
-    for wheel in "$scratch"/wheels/*.whl; do "$python" -m zipfile -e "$wheel" "$scratch/toolkit"; done
+    # Of these libraries torch brings the real ones; building needs their headers and names alone (stub.sh).
+    "$python" -c '
+import re, sys, zipfile
+names = "cublas|cublasLt|nvblas|curand|cusparse|cusolver|cusolverMg|nvrtc|nvrtc-builtins|nvJitLink"
+unused = re.compile(rf"nvidia/cu13/lib/(lib({names})\..*|[^/]*\.a)")
+for wheel in sys.argv[2:]:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(sys.argv[1], [name for name in archive.namelist() if not unused.fullmatch(name)])
+' "$scratch/toolkit" "$scratch"/wheels/*.whl
     local tree=$scratch/toolkit/nvidia/cu13
     chmod +x "$tree"/bin/* "$tree"/nvvm/bin/*
-    # Of these libraries torch brings the real ones; building needs their headers and names alone (stub.sh).
-    rm -f "$tree"/lib/lib{cublas,cublasLt,nvblas,curand,cusparse,cusolver,cusolverMg,nvrtc,nvrtc-builtins,nvJitLink}.*
-    rm -f "$tree"/lib/*.a
     ln -s lib "$tree/lib64"
     for file in "$tree"/lib/*.so.*; do
       name=$(basename "$file") && name=${name%%.so.*}.so

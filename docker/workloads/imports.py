@@ -1,15 +1,19 @@
-"""How a rank imports DeepSpeed: without what it would load and not use."""
+"""How a rank imports DeepSpeed and Transformers: without what it would load and not use."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.abc
+import importlib.machinery
 import sys
 import types
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
 
 def deepspeed() -> None:
@@ -70,3 +74,87 @@ def compiled_when_called() -> Iterator[None]:
         yield
     finally:
         torch.compile = compiler
+
+
+def transformers() -> None:
+    """Have whatever imports Transformers later take a fifth less: 0.75 of 3.8 processor seconds with DeepSpeed."""
+    if not any(isinstance(finder, Around) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Around(AROUND))
+
+
+class Around(importlib.abc.MetaPathFinder):
+    """Runs modules, when they are imported first, inside contexts: `contexts` has them by the module's name."""
+
+    def __init__(self, contexts: Mapping[str, Callable[[], AbstractContextManager[None]]]) -> None:
+        self.contexts = contexts
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The module's own spec, whose loader has the context; None for modules without one."""
+        context = self.contexts.get(fullname)
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target) if context else None
+        if not context or not spec or not spec.loader:
+            return None
+        execute = spec.loader.exec_module
+
+        def inside(module: types.ModuleType) -> None:
+            with context():
+                execute(module)
+
+        spec.loader.exec_module = inside  # type: ignore[method-assign]
+        return spec
+
+
+@contextlib.contextmanager
+def models_read_once() -> Iterator[None]:
+    """The table of all models is made of the one that transformers/__init__.py has just made of two thousand files.
+
+    `define_import_structure` keeps that, but transformers/models/__init__.py asks without the prefix (Transformers 5).
+    """
+    from transformers.utils import import_utils
+
+    define = import_utils.define_import_structure
+    top, prefix = Path(import_utils.__file__).parents[1] / "models", "models."
+
+    def again(module_path: str, *more: str) -> Any:
+        if more or Path(module_path) != top / "__init__.py":
+            return define(module_path, *more)
+        return {
+            backends: {
+                name.removeprefix(prefix): given for name, given in modules.items() if name.startswith(prefix)
+            }
+            for backends, modules in define(top, prefix=prefix[:-1]).items()
+        }
+
+    import_utils.define_import_structure = again
+    try:
+        yield
+    finally:
+        import_utils.define_import_structure = define
+
+
+@contextlib.contextmanager
+def matching_when_called() -> Iterator[None]:
+    """SciPy's optimizers, of which losses of object detection have one function, are imported when it is called."""
+    name = "scipy.optimize"
+    hidden = name not in sys.modules
+    if hidden:
+        late = types.ModuleType(name)
+
+        def linear_sum_assignment(*args: Any, **options: Any) -> Any:
+            return importlib.import_module(name).linear_sum_assignment(*args, **options)
+
+        late.linear_sum_assignment = linear_sum_assignment  # type: ignore[attr-defined]
+        sys.modules[name] = late
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules[name]
+
+
+AROUND = {
+    "transformers.models": models_read_once,
+    "transformers.loss.loss_utils": matching_when_called,
+}

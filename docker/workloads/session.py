@@ -250,6 +250,7 @@ def _start(run_dir: Path) -> Session:
     if "MASTER_ADDR" not in os.environ:  # started by hand, as one rank
         os.environ.update(alone, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()))
     be_quiet()
+    imports.transformers()
     imports.deepspeed()
     import deepspeed
     import torch

@@ -79,9 +79,16 @@ def test_nothing_to_log_in_with_is_installed() -> None:
 
 def test_what_changes_most_is_copied_last() -> None:
     position = INSTRUCTIONS.index
-    assert (
-        position("COPY --from=venv") < position("imagebuild.verify") < position("COPY --chmod=755 workloads")
-    )
+    assert position("AS venv") < position("imagebuild.verify") < position("COPY --chmod=755 workloads")
+
+
+def test_the_environment_is_in_the_image_once() -> None:
+    """It is gigabytes: a copy from another stage would be read, written and hashed twice more."""
+    assert re.findall(r"^FROM venv AS (\S+)", INSTRUCTIONS, re.MULTILINE) == [
+        "nccl-tests-no",
+        "nccl-tests-yes",
+    ]
+    assert "COPY --from=venv" not in INSTRUCTIONS
 
 
 @pytest.mark.parametrize(

@@ -116,14 +116,13 @@ def start(
     module: str = "",
     given: Container[str] = ("deepspeed-config", "run-dir", "model"),
     env: Mapping[str, str] | None = None,
-    forked: bool = False,
     hosts: bool = False,
 ) -> Ranks:
     """Start `size` ranks of a run in `folder`/run. A model that is a mapping becomes a folder with that config.
 
     `given` are the options of the launcher that the workload has; `module` is one that is not a workload; `env` holds
     over what a rank's environment has; with `hosts` each rank is told that it is alone on a host.
-    With `before`, `module` (unless `forked`) or `env` the ranks are new interpreters.
+    With `before` or `env` the ranks are new interpreters.
     """
     run_dir = folder / "run"
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -138,7 +137,7 @@ def start(
     words = [f"--{name}={value}" for name, value in ours.items() if name in given] + [*args]
     outputs = [folder / f"rank-{rank}.log" for rank in range(size)]
     port = _free_port()
-    new = before or (module and not forked) or env
+    new = before or env
     processes: list[subprocess.Popen[bytes] | forks.Fork] = []
     for rank, output in enumerate(outputs):
         told = {"LAUNCHER_HEARTBEAT": str(folder)}  # rank-N: docker/heartbeat.py

@@ -1,4 +1,4 @@
-"""What a rank imports with DeepSpeed, and what is there all the same when it is used."""
+"""What a rank imports with DeepSpeed and Transformers, and what is there all the same when it is used."""
 
 from __future__ import annotations
 
@@ -53,10 +53,24 @@ assert inlined.shape == (3, 3)
 assert calls == ["muon_update"], "what is compiled takes a part of it as it is written"
 
 from mlflow import MlflowClient
+
+imports.transformers()
+import transformers.models.gpt2.modeling_gpt2
+from transformers.loss import loss_for_object_detection
+from transformers.utils import import_utils
+
+assert "scipy.optimize" not in sys.modules
+rows, columns = loss_for_object_detection.linear_sum_assignment([[2, 1], [1, 2]])
+assert columns.tolist() == [1, 0]
+models = transformers.models
+table = import_utils.define_import_structure.__wrapped__(models.__file__)
+again = import_utils._LazyModule(models.__name__, models.__file__, table, module_spec=models.__spec__)
+assert models._import_structure == again._import_structure
+assert set(models.__all__) == set(again.__all__)
 """
 
 
-def test_deepspeed_is_imported_without_what_a_rank_does_not_use() -> None:
+def test_both_are_imported_without_what_a_rank_does_not_use() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         env={"PYTHONPATH": str(DOCKER), "DS_ACCELERATOR": "cpu", "MLFLOW_DISABLE_TELEMETRY": "true"},

@@ -76,7 +76,6 @@ def start(folder: Path, size: int, stage: int, fault: str, *more: str) -> ranks.
         *more,
         model=ranks.LLAMA,
         module=faulty_rank.__name__,
-        forked=True,
     )
 
 

@@ -5,6 +5,7 @@ Owns the raw answers; what must become of them is golden (tests/golden/clusters/
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from launcher.discovery import cluster_file, kubernetes
@@ -251,6 +252,7 @@ def server(cloud: str) -> Answers:
     return Answers(found, ("create jobs",) if cloud == "gcp-user" else ())
 
 
+@functools.cache
 def rendered() -> dict[str, str]:
     """File name → cluster file of every answer above."""
     made = {f"slurm-{release}.yaml": cluster_file.of_slurm(slurm(release)) for release in SLURM}

@@ -10,7 +10,7 @@ import pytest
 
 from launcher import ROOT, schedulers
 from launcher.errors import LauncherError, PlanError
-from launcher.files import load, restored, validation
+from launcher.files import restored, validation
 from launcher.files.job import Job
 from launcher.planning import plan, recorded
 from launcher.runs import record
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from launcher.planning.plan import Plan
 
-JOBS = [path for path in golden.job_files() if not load.load(str(path)).name]
+JOBS = [path for path in golden.job_files() if "\npipeline:" not in path.read_text(encoding="utf-8")]
 
 
 def again(before: Plan) -> Plan:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.apiserver
 
-PLANS = variants.plans()
-TEXTS = variants.rendered()
 CRDS = {
     "jobset": "jobsets.jobset.x-k8s.io",
     "trainjob": "trainjobs.trainer.kubeflow.org",
@@ -97,14 +95,16 @@ def need(server: Server, without: Callable[[str], None]) -> Callable[[str], None
 # Manifests.
 
 
-@pytest.mark.parametrize("name", [n for n in PLANS if not n.endswith("coscheduling") and n not in OLD])
+@pytest.mark.parametrize(
+    "name", [n for n in variants.NAMES if not n.endswith("coscheduling") and n not in OLD]
+)
 def test_manifest_is_accepted_without_a_warning(
     name: str, server: Server, need: Callable[[str], None], without: Callable[[str], None]
 ) -> None:
-    need(PLANS[name].cluster.kubernetes.kind)
+    need(variants.made(name).cluster.kubernetes.kind)
     if "volcano" in name and not server.has("podgroups.scheduling.volcano.sh"):
         without("this cluster has no Volcano")
-    text = TEXTS[f"{name}.yaml"].replace('namespace: "training"', f'namespace: "{server.namespace}"')
+    text = variants.text(name).replace('namespace: "training"', f'namespace: "{server.namespace}"')
     words = ("create", "--dry-run=server", "--validate=strict", "-n", server.namespace, "-f", "-")
     done = server.kubectl(*words, stdin=text, check=False)
     # a name that the server's own rules for host names find long is only a warning, and ours are never long
@@ -122,7 +122,7 @@ def test_the_role_is_accepted(server: Server) -> None:
 
 @pytest.mark.parametrize("fault", broken.BROKEN)
 def test_what_the_audit_refuses_the_server_refuses(fault: str, server: Server) -> None:
-    documents = list(yaml.load_all(TEXTS["job-plain.yaml"], yaml.CSafeLoader))
+    documents = list(yaml.load_all(variants.text("job-plain"), yaml.CSafeLoader))
     text = yaml.safe_dump_all(broken.broken(documents, fault))
     words = ("create", "--dry-run=server", "--validate=strict", "-n", server.namespace, "-f", "-")
     done = server.kubectl(*words, stdin=text, check=False)

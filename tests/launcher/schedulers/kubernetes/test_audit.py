@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from launcher.schedulers import kubernetes
 from tests.launcher.schedulers.kubernetes import audit, broken, schemas, variants
 
 
 @pytest.fixture(scope="module")
 def good() -> list[dict[str, Any]]:
-    text = kubernetes.render(variants.plans()["job-plain"])["manifest.yaml"]
+    text = variants.text("job-plain")
     return list(yaml.load_all(text, yaml.CSafeLoader))
 
 
@@ -43,7 +42,7 @@ def test_schemas_find_unknown_fields_and_wrong_types(
 
 @pytest.mark.parametrize("kind", ["jobset", "trainjob", "pytorchjob"])
 def test_models_find_unknown_fields(kind: str) -> None:
-    text = kubernetes.render(variants.plans()[f"{kind}-plain"])["manifest.yaml"]
+    text = variants.text(f"{kind}-plain")
     main = list(yaml.load_all(text, yaml.CSafeLoader))[-1]
     assert schemas.problems(main) == []
     main["spec"]["replikas"] = 3

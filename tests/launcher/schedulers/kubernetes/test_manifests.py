@@ -16,13 +16,10 @@ from launcher.schedulers import kubernetes
 from launcher.schedulers.kubernetes import rights
 from tests.launcher.schedulers.kubernetes import audit, crds, schemas, variants
 
-PLANS = variants.plans()
-TEXTS = variants.rendered()
-
 
 @functools.cache
 def _parsed(name: str) -> list[dict[str, Any]]:
-    return list(yaml.load_all(TEXTS[f"{name}.yaml"], yaml.CSafeLoader))
+    return list(yaml.load_all(variants.text(name), yaml.CSafeLoader))
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -31,12 +28,15 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 def versions(name: str) -> tuple[str, ...]:
     """Claims of devices have had another form until 1.31, and NVIDIA's driver for them needs 1.32."""
-    return (schemas.NEWEST,) if PLANS[name].fabric.compute_domain else (schemas.OLDEST, schemas.NEWEST)
+    return (
+        (schemas.NEWEST,) if variants.made(name).fabric.compute_domain else (schemas.OLDEST, schemas.NEWEST)
+    )
 
 
-@pytest.mark.parametrize(("name", "version"), [(name, each) for name in PLANS for each in versions(name)])
-def test_fits_the_schemas(name: str, version: str) -> None:
-    assert [p for d in documents(name) for p in schemas.problems(d, version)] == []
+@pytest.mark.parametrize("name", variants.NAMES)
+def test_fits_the_schemas(name: str) -> None:
+    for version in versions(name):
+        assert [(version, p) for d in documents(name) for p in schemas.problems(d, version)] == []
 
 
 @pytest.mark.parametrize("kind", [kind for kind in variants.KINDS if kind != "job"])
@@ -61,23 +61,23 @@ def test_definitions_say_where_they_are_from() -> None:
     assert all(project in named for project in ("jobset", "lws", "kueue", "trainer", "mpi-operator"))
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", variants.NAMES)
 def test_passes_the_rules_of_a_server(name: str) -> None:
     assert audit.problems(documents(name)) == []
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", variants.NAMES)
 def test_is_the_same_for_yaml_1_1_and_1_2(name: str) -> None:
     """kubectl reads YAML 1.1, where `no` and `1_000` mean something else, and the launcher YAML 1.2."""
-    assert list(YAML(typ="safe", pure=True).load_all(TEXTS[f"{name}.yaml"])) == documents(name)
+    assert list(YAML(typ="safe", pure=True).load_all(variants.text(name))) == documents(name)
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", variants.NAMES)
 def test_says_which_pod_security_it_needs(name: str) -> None:
     pods = [t for d in documents(name) for t in schemas.pod_templates(d)]
     if not pods:  # a TrainJob on a runtime of the cluster
         return
-    said = re.search(r"# Pod Security: (?:the namespace must admit `)?(\w+)", TEXTS[f"{name}.yaml"])
+    said = re.search(r"# Pod Security: (?:the namespace must admit `)?(\w+)", variants.text(name))
     assert said
     assert {audit.security(pod["spec"]) for pod in pods} == {said[1]}
 
@@ -95,20 +95,20 @@ def test_fabric_asks_for_exactly_what_it_needs() -> None:
     assert node["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["IPC_LOCK"]}
     assert "privileged" not in node["securityContext"]
     assert not pod.get("hostNetwork")
-    assert "IPC_LOCK, as root: fabric infiniband pins memory" in TEXTS["job-infiniband.yaml"]
+    assert "IPC_LOCK, as root: fabric infiniband pins memory" in variants.text("job-infiniband")
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", variants.NAMES)
 def test_every_pod_starts_the_node_entry(name: str) -> None:
     commands = [c["command"] for d in documents(name) for c in _nodes(d)]
     assert commands
     for command in commands:
         words = command[command.index("/opt/venv/bin/python") :]
-        assert words[1] == f"/opt/job/{'preflight' if PLANS[name].preflight else 'node'}.py"
-        words = words[words.index("--") + 1 :] if PLANS[name].preflight else words[2:]
+        assert words[1] == f"/opt/job/{'preflight' if variants.made(name).preflight else 'node'}.py"
+        words = words[words.index("--") + 1 :] if variants.made(name).preflight else words[2:]
         assert words[words.index("--hostfile") + 1].startswith("/job/hostfile")
         group = "-$(LWS_GROUP)" if name.startswith("leaderworkerset") else ""
-        assert words[words.index("--folder") + 1] == f"/runs/{PLANS[name].id}{group}"
+        assert words[words.index("--folder") + 1] == f"/runs/{variants.made(name).id}{group}"
         assert words[words.index("--") + 1 :][:2] == ["-m", "workloads.pretrain"]
         assert not {"sshd", "mpirun", "deepspeed"} & set(command)
 
@@ -119,10 +119,10 @@ def _nodes(document: dict[str, Any]) -> list[dict[str, Any]]:
     return found + ([trainer] if "command" in trainer else [])
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", variants.NAMES)
 def test_hosts_are_the_pods(name: str) -> None:
     """The hostfile's names are those that the kind's controller gives its pods, each with the plan's slots."""
-    plan, docs = PLANS[name], documents(name)
+    plan, docs = variants.made(name), documents(name)
     main = docs[-1]["metadata"]["name"]
     last = plan.nodes - 1
     ends = {
@@ -150,21 +150,21 @@ def test_hosts_are_the_pods(name: str) -> None:
     assert {line[1] for lines in hosts.values() for line in lines} == {f"slots={plan.slots}"}
 
 
-@pytest.mark.parametrize("name", [n for n in PLANS if n.startswith("job-")])
+@pytest.mark.parametrize("name", [n for n in variants.NAMES if n.startswith("job-")])
 def test_service_and_policy_select_the_runs_own_pods(name: str) -> None:
     docs = {d["kind"]: d for d in documents(name)}
     labels = docs["Job"]["spec"]["template"]["metadata"]["labels"]
     chosen = docs["Service"]["spec"]["selector"]
     assert chosen.items() <= labels.items()
-    assert chosen == {"launcher/run": PLANS[name].id}
+    assert chosen == {"launcher/run": variants.made(name).id}
     assert docs["Service"]["spec"]["publishNotReadyAddresses"] is True
-    if PLANS[name].fabric.host_network:
+    if variants.made(name).fabric.host_network:
         assert "NetworkPolicy" not in docs
-        assert "no NetworkPolicy can protect it" in TEXTS[f"{name}.yaml"]
+        assert "no NetworkPolicy can protect it" in variants.text(name)
     else:
         policy = docs["NetworkPolicy"]["spec"]
         assert policy["podSelector"]["matchLabels"] == chosen
-        port = PLANS[name].cluster.metrics_port
+        port = variants.made(name).cluster.metrics_port
         scraped = [{"ports": [{"port": port, "protocol": "TCP"}]}] if port else []
         assert policy["ingress"] == [{"from": [{"podSelector": {"matchLabels": chosen}}]}, *scraped]
         notes = docs["Job"]["spec"]["template"]["metadata"].get("annotations", {})
@@ -175,7 +175,7 @@ def test_failures_are_told_apart() -> None:
     job = documents("job-plain")[-1]["spec"]
     rules = [(r["action"], r.get("onExitCodes", {}).get("values")) for r in job["podFailurePolicy"]["rules"]]
     assert rules == [("Ignore", None), ("FailJob", [64, 65, 73, 77, 137]), ("Ignore", [70, 75])]
-    assert job["backoffLimit"] == PLANS["job-plain"].job.restarts * 2
+    assert job["backoffLimit"] == variants.made("job-plain").job.restarts * 2
     spec = documents("jobset-plain")[-1]["spec"]
     inner = spec["replicatedJobs"][0]["template"]["spec"]
     assert inner["backoffLimit"] == 0
@@ -196,7 +196,7 @@ def test_what_a_restart_would_not_cure_fails_whatever_fail_on_lists(kind: str, c
 
 
 def test_secrets_are_references_alone() -> None:
-    for name in PLANS:
+    for name in variants.NAMES:
         env = [e for d in documents(name) for c in _nodes(d) for e in c["env"] if e["name"] == "HF_TOKEN"]
         assert all(e["valueFrom"] == {"secretKeyRef": {"name": "hf-token", "key": "HF_TOKEN"}} for e in env)
 
@@ -272,14 +272,14 @@ def test_pod_groups_hold_all_hosts() -> None:
 
 
 def test_every_object_tells_what_it_was_made_of() -> None:
-    for name in PLANS:
+    for name in variants.NAMES:
         for document in documents(name):
             labels, notes = document["metadata"]["labels"], document["metadata"]["annotations"]
             assert labels["app.kubernetes.io/managed-by"] == "launcher"
-            assert labels["launcher/run"] == labels["app.kubernetes.io/instance"] == PLANS[name].id
-            flavour = "cuda" if PLANS[name].gpu else "cpu"
-            assert notes["launcher/image"] == f"{PLANS[name].cluster.image}:0123456789ab-{flavour}"
-            assert notes.get("launcher/git-commit", "") == PLANS[name].workspace.commit
+            assert labels["launcher/run"] == labels["app.kubernetes.io/instance"] == variants.made(name).id
+            flavour = "cuda" if variants.made(name).gpu else "cpu"
+            assert notes["launcher/image"] == f"{variants.made(name).cluster.image}:0123456789ab-{flavour}"
+            assert notes.get("launcher/git-commit", "") == variants.made(name).workspace.commit
             assert re.fullmatch(r"[0-9a-f]{16}", notes["launcher/config-hash"])
 
 
@@ -294,8 +294,8 @@ def test_four_thousand_hosts_fit_into_one_object() -> None:
 
 
 def test_separate_files_are_the_same_objects() -> None:
-    for name in PLANS:
-        files = kubernetes.separate({"manifest.yaml": TEXTS[f"{name}.yaml"]})
+    for name in variants.NAMES:
+        files = kubernetes.separate({"manifest.yaml": variants.text(name)})
         order = yaml.load(files.pop("kustomization.yaml"), yaml.CSafeLoader)["resources"]
         assert order == list(files)
         assert [yaml.load(files[f], yaml.CSafeLoader) for f in order] == documents(name)

@@ -5,6 +5,8 @@ Owns which there are; `make golden` writes them, test_golden.py compares, and th
 
 from __future__ import annotations
 
+import functools
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from launcher import ROOT
@@ -15,6 +17,8 @@ from launcher.schedulers import kubernetes
 from tests import samples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from launcher.planning.plan import Plan
 
 KINDS = ("job", "jobset", "trainjob", "mpijob", "pytorchjob", "leaderworkerset")
@@ -85,36 +89,51 @@ def decide(kubernetes_: dict[str, Any], job: dict[str, Any] | None = None, **clu
     )
 
 
-def plans() -> dict[str, Plan]:
-    """Name → plan of every variant."""
-    made = {
-        f"{kind}-{queue}": decide({"kind": kind, "runs": "runs", **fields})
+def _cases() -> dict[str, Callable[[], Plan]]:
+    """Name → what plans the variant."""
+    made: dict[str, Callable[[], Plan]] = {
+        f"{kind}-{queue}": partial(decide, {"kind": kind, "runs": "runs", **fields})
         for kind in KINDS
         for queue, fields in QUEUES.items()
     }
     made |= {
-        f"{kind}-{fabric}": decide(
-            {"kind": kind, "runs": "runs"}, fabric=fabric, job={"nodes": _nodes(fabric)}
+        f"{kind}-{fabric}": partial(
+            decide, {"kind": kind, "runs": "runs"}, fabric=fabric, job={"nodes": _nodes(fabric)}
         )
         for kind, fabrics in (("job", ON_KUBERNETES), ("jobset", ("efa-p5", "gcp-tcpxo", "oci-h100")))
         for fabric in fabrics
     }
     made |= {
-        f"trainjob-on-torch-distributed-{release}": decide(
-            {"kind": "trainjob", "runtime": "torch-distributed", "trainer": release, "memlock": "node"}
+        f"trainjob-on-torch-distributed-{release}": partial(
+            decide,
+            {"kind": "trainjob", "runtime": "torch-distributed", "trainer": release, "memlock": "node"},
         )
         for release in RELEASES
     }
     exclusive = {"label": "rack", "exclusive": True}
-    made["jobset-leader-first"] = decide({"kind": "jobset", "leader_first": True, "topology": exclusive})
     told = [{"webhook": {"secret": "team"}, "on": ["failure"]}, {"command": ["mail", "$HOME"]}]
-    made["job-everything"] = decide(EVERYTHING, metrics_port=9400, notify=told)
-    made["job-cpu"] = decide({}, gpu=None, memory=None, cpus=None, fabric="tcp", mounts={})
-    made["quickstart-on-kubernetes-cpu"] = shipped()
-    made["leaderworkerset-groups"] = decide(
-        {"kind": "leaderworkerset", "serve": {"port": 9000, "replicas": 3}}
-    )
-    return made
+    serve = {"kind": "leaderworkerset", "serve": {"port": 9000, "replicas": 3}}
+    return made | {
+        "jobset-leader-first": partial(
+            decide, {"kind": "jobset", "leader_first": True, "topology": exclusive}
+        ),
+        "job-everything": partial(decide, EVERYTHING, metrics_port=9400, notify=told),
+        "job-cpu": partial(decide, {}, gpu=None, memory=None, cpus=None, fabric="tcp", mounts={}),
+        "quickstart-on-kubernetes-cpu": shipped,
+        "leaderworkerset-groups": partial(decide, serve),
+    }
+
+
+@functools.cache
+def made(name: str) -> Plan:
+    """The plan of a variant."""
+    return _CASES[name]()
+
+
+@functools.cache
+def text(name: str) -> str:
+    """The manifest of a variant."""
+    return kubernetes.render(made(name))["manifest.yaml"]
 
 
 def shipped(*settings: str) -> Plan:
@@ -129,4 +148,9 @@ def _nodes(fabric: str) -> int:
 
 def rendered() -> dict[str, str]:
     """File name → manifest of every variant."""
-    return {f"{name}.yaml": kubernetes.render(decided)["manifest.yaml"] for name, decided in plans().items()}
+    return {f"{name}.yaml": text(name) for name in NAMES}
+
+
+# Names alone: a plan takes 20 ms, and every process that collects tests reads this.
+_CASES = _cases()
+NAMES = tuple(_CASES)
