@@ -35,7 +35,9 @@ class Nodes:
 
     def __post_init__(self) -> None:
         if self.fewest > self.max:
-            raise Misplaced(f"{self.min} is above nodes.max: {self.max}; use one that is not", "min")
+            raise Misplaced(
+                f"{self.min} is above nodes.max: {self.max}; use {self.max} or fewer, or a larger max", "min"
+            )
 
     @property
     def fewest(self) -> int:

@@ -125,8 +125,8 @@ def estimate(record: Any) -> Estimate | None:
     """What a run's plan.json says of its training; None where it is not known, or the record is not one of ours."""
     try:
         one = {"batch": {"micro": 1}}  # its default, which a record leaves out
-        job = {**one, **record["job"], "args": record["args"], "nodes": record["nodes"]}
-        job = restored.restore(Job, job, {})
+        then = {**one, **record["job"], "args": record["args"], "nodes": record["nodes"]}
+        job = restored.restore(Job, then, {})
         return fit.estimate_or_reason(job, restored.restore(Cluster, record["cluster"], {}))[0]
     except (KeyError, TypeError, ValueError, LauncherError):
         return None

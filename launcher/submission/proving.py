@@ -107,8 +107,12 @@ def settings(plan: Plan, steps: int) -> list[str]:
 def left_out(plan: Plan) -> list[str]:
     """What of the job a proof says nothing about, by the names of its fields."""
     kept = plan.job.checkpoint
-    has = {"checkpoint.local": kept.local, "checkpoint.mirror": kept.mirror, "spares": plan.spares}
-    has["nodes.min"] = plan.sizes
+    has = {
+        "checkpoint.local": kept.local,
+        "checkpoint.mirror": kept.mirror,
+        "spares": plan.spares,
+        "nodes.min": plan.job.nodes.min,
+    }
     return [name for name, value in has.items() if value]
 
 
