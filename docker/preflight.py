@@ -40,6 +40,8 @@ from ending import NOT_WRITABLE, UNFIT, Failure, Outcome, Stop
 from team import Team
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from links import Message, Peers
 
 GIB = 2**30
@@ -193,6 +195,11 @@ def culprits(checks_of: dict[str, list[Check]]) -> dict[str, str]:
 _SLOW = 0.9
 
 
+def most(counts: Sequence[int], hosts: int) -> int:
+    """How many of so many hosts train: the most of `counts`; all where none is asked for."""
+    return max((count for count in counts if count <= hosts), default=hosts)
+
+
 def choose(checks_of: dict[str, list[Check]], count: int) -> list[str]:
     """The `count` hosts that train, in the order given: none that is slower than another one that is left.
 
@@ -240,7 +247,7 @@ def check(args: argparse.Namespace, entry: argparse.Namespace) -> None:
     hosts = hostfile.read_hostfile(entry.hostfile)
     index = hostfile.find_index(hosts, entry.node)
     run_events = events.of(entry.folder, index, entry.attempt, node.listener(entry))
-    count, slots = args.choose or len(hosts), next(iter(hosts.values()))
+    count, slots = most(args.choose, len(hosts)), next(iter(hosts.values()))
     events.begin(run_events, count, slots, spares=len(hosts) - count, since=entry.since)
     with run_events.told():
         checked(args, entry, hosts, index=index, run_events=run_events)
@@ -280,7 +287,8 @@ def checked(
     if index == 0:
         report(entry.folder, entry.attempt, table(checks_of, time.monotonic() - began), bad)
         if args.choose and not bad:
-            leave(entry.folder / f"chosen-{entry.attempt}", choose(checks_of, args.choose))
+            count = most(args.choose, len(hosts))
+            leave(entry.folder / f"chosen-{entry.attempt}", choose(checks_of, count))
     for link in peers.links.values():
         link.socket.close()
     if peers.reserved:
@@ -303,7 +311,11 @@ def arguments(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--floor", type=float, default=0.0, help="bus bandwidth that must be reached, GB/s")
     parser.add_argument("--limit", type=float, default=30.0, help="seconds that a collective may take")
     parser.add_argument(
-        "--choose", type=int, default=0, help="so many of the hosts, and end: chosen-<attempt>"
+        "--choose",
+        type=int,
+        action="append",
+        default=[],
+        help="so many of the hosts, the best, and end: chosen-<attempt>; of several numbers the most that there are",
     )
     parser.add_argument("entry", nargs=argparse.REMAINDER, help="-- and the node entry's arguments")
     args = parser.parse_args(words)

@@ -74,7 +74,7 @@ def _beyond(plan: Plan, own: Partition) -> Iterator[Problem]:
     if limit is not None and plan.job.walltime > limit:
         what = f"walltime {units.clock(plan.job.walltime)} is more than the {own.max_time} of partition {own.name}"
         yield Problem(what, "shorten it: a checkpoint resumes", about=("job", "walltime"))
-    if own.max_nodes.isdecimal() and plan.allocated > int(own.max_nodes):
+    if own.max_nodes.isdecimal() and plan.fewest > int(own.max_nodes):
         what = f"{_wanted(plan)} is more than the {own.max_nodes} of partition {own.name}"
         yield Problem(what, "use fewer, or another partition", about=("job", "nodes"))
     accounts = own.accounts.split(",") if own.accounts else []
@@ -85,7 +85,7 @@ def _beyond(plan: Plan, own: Partition) -> Iterator[Problem]:
 
 
 def _wanted(plan: Plan) -> str:
-    return f"nodes {plan.nodes}" + (f" and spares {plan.spares}" if plan.spares else "")
+    return f"nodes {plan.numbers[0]}" + (f" and spares {plan.spares}" if plan.spares else "")
 
 
 def _seconds(clock: str) -> int | None:
@@ -104,10 +104,10 @@ def _hosts(plan: Plan, own: Partition | None) -> Iterator[Problem]:
     up = ask(["sinfo", "-h", "-N", "-p", own.name, "-o", "%N %t"])
     rows = [line.split() for line in up.text.splitlines()]
     names = {row[0] for row in rows if len(row) == 2 and _USABLE.fullmatch(row[1])}
-    if not up.refusal and len(names) < plan.allocated:
+    if not up.refusal and len(names) < plan.fewest:
         why = ask(["sinfo", "-h", "-R", "-p", own.name, "-o", "%N: %E"]).text.strip().splitlines()
         told = f" ({'; '.join(why[:3])})" if why else ""
-        what = f"{len(names)} hosts of partition {own.name} are up, and the job wants {plan.allocated}{told}"
+        what = f"{len(names)} hosts of partition {own.name} are up, and the job wants {plan.fewest}{told}"
         yield Problem(what, "wait for them, or use fewer", about=("job", "nodes"))
 
 

@@ -8,9 +8,45 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from launcher import workloads
-from launcher.files.fields import Count, Mirror, Name, Patience, Range, Seconds, Shorthand, Text, field
+from launcher.files.fields import (
+    Count,
+    Mirror,
+    Misplaced,
+    Name,
+    Patience,
+    Range,
+    Seconds,
+    Shorthand,
+    Text,
+    field,
+)
 from launcher.files.shared import Environment, Notify
 from launcher.frozen import dataclass
+
+Hosts = Annotated[int, Range(1, 4096)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    SHORT: ClassVar = "max"
+
+    min: Hosts | None = field(None, "The fewest hosts that it starts on, or goes on with; default: `max`.")
+    max: Hosts = field(description="The most hosts that it gets.")
+
+    def __post_init__(self) -> None:
+        if self.fewest > self.max:
+            raise Misplaced(
+                f"{self.min} is above nodes.max: {self.max}; use {self.max} or fewer, or a larger max", "min"
+            )
+
+    @property
+    def fewest(self) -> int:
+        return self.max if self.min is None else self.min
+
+    @property
+    def vary(self) -> bool:
+        """Whether there are more numbers of hosts than one."""
+        return self.fewest < self.max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +81,10 @@ class Checkpoint:
         "Where each is uploaded to, and fetched from if the run folder has none: s3://, gs://, file:///.",
     )
     resume: Text | None = field(None, "A run's id, or a checkpoints folder, to start from.")
+    any_ranks: bool = field(
+        False,
+        "Program of your own: it goes on from its checkpoints with any number of ranks, as nodes: {min, max} asks.",
+    )
     requeue: bool = field(
         False,
         "At the walltime back into the queue whatever the program ends with, if RUN_DIR/checkpoints has a file.",
@@ -96,7 +136,10 @@ class Job:
     cluster: Text | None = field(
         None, "A file of jobs/clusters/ (its name) or a path; `--cluster` overrides."
     )
-    nodes: Annotated[int, Range(1, 4096)] = field(1, "Hosts.")
+    nodes: Annotated[Nodes, Shorthand("max", ("integer",))] = field(
+        Nodes(max=1),
+        "Hosts, or {min: 2, max: 4}: what there is, fewer after a loss, more at a restart (Slurm).",
+    )
     spares: Annotated[int, Range(0, 4096)] = field(
         0, "Hosts more that stay idle until one of the others is lost, hangs or is not fit (Slurm)."
     )

@@ -41,10 +41,9 @@ def _object(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 def _property(kind: Any, field: dataclasses.Field[Any], definitions: dict[str, Any]) -> dict[str, Any]:
     text = field.metadata.get("description")
-    default = (
-        {} if field.default is dataclasses.MISSING or field.default is None else {"default": field.default}
-    )
-    plain = not default or isinstance(field.default, (bool, int, float, str))
+    written = None if field.default is dataclasses.MISSING else validation.written(field.default)
+    default = {} if written is None else {"default": written}
+    plain = not default or isinstance(written, (bool, int, float, str))
     return {
         **({"description": text} if text else {}),
         **_of(validation.hint_of(kind, field.name), definitions),
@@ -91,6 +90,8 @@ def _annotated(base: Any, rules: tuple[Any, ...], definitions: dict[str, Any]) -
                 schema |= {"pattern": f"^{expression}$", **({"maxLength": longest} if longest else {})}
             case Longest(entries=entries):
                 schema |= {"maxItems": entries}
-            case Shorthand(types=types):
-                schema = {"anyOf": [{"type": list(types)}, schema]}
+            case Shorthand(field=name, types=types):
+                short = _of(validation.hint_of(base, name), definitions)
+                limits = {key: short[key] for key in ("minimum", "maximum") if key in short}
+                schema = {"anyOf": [{"type": list(types), **limits}, schema]}
     return schema

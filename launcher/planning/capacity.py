@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from launcher import workloads
 from launcher.deepspeed import config
 from launcher.errors import PlanError, Problem, SpecError, did_you_mean
-from launcher.planning import fit
+from launcher.files.job import Nodes
+from launcher.planning import elastic, fit
 from launcher.sizing import changes, ladder, models
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def largest(job: Job, cluster: Cluster, family: str) -> Largest:
     if family not in known:
         raise SpecError(f"--max-model {family!r} is not a family of models", hint=did_you_mean(family, known))
     _require_figures(job, cluster)
+    job = elastic.at_most(job, cluster)
     too_large: list[tuple[Architecture, str]] = []
     counted = [m for m in map(models.load, known[family]) if not isinstance(m, models.Unknown)]
     for model in sorted(counted, key=lambda m: m.parameters, reverse=True):
@@ -90,7 +92,9 @@ def fewest(job: Job, cluster: Cluster, hub: models.Found | None = None) -> Fewes
     Raises PlanError when the cluster has too few, and for a model that is not counted here.
     """
     _require_figures(job, cluster)
-    estimate_on = functools.cache(lambda hosts: _estimate_on(replace(job, nodes=hosts), cluster, hub))
+    estimate_on = functools.cache(
+        lambda hosts: _estimate_on(replace(job, nodes=Nodes(max=hosts)), cluster, hub)
+    )
     hosts = _candidates(job, cluster)
     # more hosts never need more memory each
     index = bisect.bisect_left(hosts, True, key=lambda n: not _reason(job, estimate_on(n)))
@@ -100,7 +104,8 @@ def fewest(job: Job, cluster: Cluster, hub: models.Found | None = None) -> Fewes
         raise PlanError(Problem(what, "use a smaller micro batch, or larger hosts", about=("job", "model")))
     below = hosts[index - 1] if index else None
     fewer = (below, _reason(job, estimate_on(below))) if below else None
-    return Fewest(estimate_on(hosts[index]), fit.batch(replace(job, nodes=hosts[index]), cluster), fewer)
+    chosen = replace(job, nodes=Nodes(max=hosts[index]))
+    return Fewest(estimate_on(hosts[index]), fit.batch(chosen, cluster), fewer)
 
 
 def _candidates(job: Job, cluster: Cluster) -> list[int]:

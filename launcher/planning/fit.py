@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from launcher import workloads
 from launcher.deepspeed import config, spellings
 from launcher.errors import PlanError, Problem, SpecError, of_field
+from launcher.files.job import Nodes
 from launcher.namedtuple import NamedTuple
 from launcher.planning import learning, profiling
 from launcher.sizing import changes, failures, ladder, models, states
@@ -240,7 +241,7 @@ def blind_preset(job: Job) -> str:
 def blind(job: Job, cluster: Cluster) -> tuple[str, dict[str, Any]]:
     """The preset and DeepSpeed's configuration where no memory of training is estimated."""
     preset = requested_preset(job) or blind_preset(job)
-    return preset, config.make(inputs(job, cluster), preset, job.nodes, batch(job, cluster))
+    return preset, config.make(inputs(job, cluster), preset, job.nodes.max, batch(job, cluster))
 
 
 def estimate(model: Architecture, job: Job, cluster: Cluster) -> Estimate:
@@ -273,7 +274,8 @@ def adapters(found: Estimate, job: Job, cluster: Cluster) -> list[str]:
     own = workloads.is_script(job.workload)
     if own or learning.adapts(job) or not workloads.takes(job.workload, "lora-rank"):
         return []
-    other = estimate(found.named, dataclasses.replace(job, args={**job.args, "lora-rank": RANK}), cluster)
+    nodes, args = Nodes(max=found.machine.hosts), {**job.args, "lora-rank": RANK}
+    other = estimate(found.named, dataclasses.replace(job, nodes=nodes, args=args), cluster)
     return [f"--set args.lora-rank={RANK}"] if other.fits and other.trained is not None else []
 
 
@@ -300,12 +302,12 @@ def sequence_parallel_degree(job: Job) -> int:
 
 def data_parallel_size(job: Job, cluster: Cluster) -> int:
     """How many micro batches are worked on at once: ranks, or groups of ranks that share their samples."""
-    return max(1, job.nodes * cluster.slots // sequence_parallel_degree(job))
+    return max(1, job.nodes.max * cluster.slots // sequence_parallel_degree(job))
 
 
 def sequence_parallel_problems(job: Job, cluster: Cluster, estimate: Estimate | None) -> Iterator[Problem]:
     """Why samples cannot be shared among ranks as the job asks."""
-    size, world = sequence_parallel_degree(job), job.nodes * cluster.slots
+    size, world = sequence_parallel_degree(job), job.nodes.max * cluster.slots
     parts: list[tuple[int, str]] = [(world, f"{world} ranks")]
     if estimate and size > 1:
         heads = estimate.model.heads
@@ -329,7 +331,7 @@ def _machine(job: Job, cluster: Cluster) -> Machine:
     # without a GPU all ranks share the host's memory
     slot = gpu.memory if gpu else memory // cluster.slots if memory else None
     return ladder.Machine(
-        hosts=job.nodes,
+        hosts=job.nodes.max,
         slots=cluster.slots,
         slot_memory=slot,
         host_memory=memory,

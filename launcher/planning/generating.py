@@ -44,7 +44,7 @@ def estimate_or_reason(
     found = _model(job, hub)
     if found is None or isinstance(found, models.Unknown):
         return None, found.reason if found else ""
-    if workloads.refusal(job.workload, job.args, job.model, hosts=job.nodes, slots=cluster.slots):
+    if workloads.refusal(job.workload, job.args, job.model, hosts=job.nodes.max, slots=cluster.slots):
         return None, ""  # which the plan says
     if reason := _packed(job, hub):
         return None, reason
@@ -104,10 +104,10 @@ def _split(job: Job, cluster: Cluster) -> Split:
             return Split()
         tensor = option(job, "tensor-parallel") or slots
         given = option(job, "tensor-parallel")
-        return Split(tensor, option(job, "pipeline-parallel") or (1 if given else job.nodes), paged=True)
+        return Split(tensor, option(job, "pipeline-parallel") or (1 if given else job.nodes.max), paged=True)
     settings = zero.read(fit.blind(job, cluster)[1])
     if engine == "zero" or (engine == "auto" and settings.stage == 3):
-        return Split(partitioned=job.nodes * slots, offload=settings.offload_param, hosts=job.nodes)
+        return Split(partitioned=job.nodes.max * slots, offload=settings.offload_param, hosts=job.nodes.max)
     return Split(tensor=slots) if engine == "tensor-parallel" else Split()
 
 
@@ -135,8 +135,8 @@ def _changes(found: Inference, job: Job, cluster: Cluster) -> Iterator[str]:
         yield from (f"--set {setting}={n}" for n in [*filter(lambda n: fits(*change(n)), values)][:1])
 
     split, asked = found.split, found.asked
-    most = min(job.nodes + 15, cluster.hosts or job.nodes + 15)
-    hosts = range(job.nodes + 1, most + 1)
+    most = min(job.nodes.max + 15, cluster.hosts or job.nodes.max + 15)
+    hosts = range(job.nodes.max + 1, most + 1)
     if split.paged:
         lengths = (n for n in (asked.length >> by for by in range(1, 12)) if n >= 256)
         yield from first("args.max-length", lengths, lambda n: (split, asked._replace(length=n)))
@@ -160,12 +160,12 @@ def _on(split: Split, nodes: int, cluster: Cluster) -> Split:
 def _other_engines(
     found: Inference, job: Job, cluster: Cluster, fits: Callable[[Split], bool]
 ) -> Iterator[str]:
-    slots, world = cluster.slots, job.nodes * cluster.slots
+    slots, world = cluster.slots, job.nodes.max * cluster.slots
     heads = found.model.heads % slots == 0 and found.model.kv_heads % slots == 0
     if found.split.tensor < slots and heads and fits(Split(tensor=slots)):
         yield "--set args.engine=tensor-parallel --set deepspeed=zero0"
     if found.split.partitioned < world and fits(Split(partitioned=world)):
         yield "--set args.engine=zero --set deepspeed=zero3"
-    away = Split(partitioned=world, offload="cpu", hosts=job.nodes)
+    away = Split(partitioned=world, offload="cpu", hosts=job.nodes.max)
     if found.split.offload == "none" and fits(away):
         yield "--set args.engine=zero --set deepspeed=zero3-offload"

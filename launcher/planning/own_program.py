@@ -49,6 +49,9 @@ def problems(job: Job) -> Iterator[Problem]:
     if job.processes == "host":
         what = f"processes: host, and workload {name!r} needs a process for each slot"
         yield Problem(what, hint, about=("job", "processes"))
+    if job.checkpoint.any_ranks:
+        what = f"checkpoint.any_ranks: what workload {name!r} goes on from is known"
+        yield Problem(what, hint, about=("job", "checkpoint", "any_ranks"))
     if job.signal not in ("USR2", "TERM"):
         what = f"signal {job.signal}: workload {name!r} saves on SIGUSR2 and SIGTERM"
         yield Problem(what, hint, about=("job", "signal"))

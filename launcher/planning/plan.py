@@ -20,6 +20,7 @@ from launcher.planning import (
     accelerators,
     background,
     data_cache,
+    elastic,
     fit,
     inline_secrets,
     learning,
@@ -107,10 +108,18 @@ class Plan(NamedTuple):
     after: tuple[str, ...] = ()  # runs that must succeed first, as placement.word names them
     forecast: Forecast | None = None  # of a step; None where nothing was measured of the cluster
     tuning: Tuning | None = None  # configurations to try one after another, instead of one to train with
+    sizes: tuple[elastic.Size, ...] = ()  # of `nodes: {min, max}`: each number of hosts, the most last
+    left_out: tuple[elastic.LeftOut, ...] = ()  # numbers between min and max
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Of hosts with ranks that there may be, ascending: one, or several of `nodes: {min, max}`."""
+        return tuple(size.nodes for size in self.sizes) or (self.job.nodes.max,)
 
     @property
     def nodes(self) -> int:
-        return self.job.nodes
+        """Hosts with ranks; of several numbers the largest."""
+        return self.numbers[-1]
 
     @property
     def spares(self) -> int:
@@ -120,6 +129,20 @@ class Plan(NamedTuple):
     def allocated(self) -> int:
         """Hosts that the job gets: those with ranks, and spares."""
         return self.nodes + self.spares
+
+    @property
+    def fewest(self) -> int:
+        """Hosts without which the job does not start."""
+        return self.numbers[0] + self.spares
+
+    @property
+    def stays(self) -> bool:
+        """Whether the job goes on inside its allocation when a host is lost: with a spare, or with fewer."""
+        return self.spares > 0 or len(self.numbers) > 1
+
+    def on(self, size: elastic.Size) -> Plan:
+        """The plan of the job on this number of hosts alone."""
+        return self._replace(batch=size.batch, config=size.config, estimate=size.estimate, sizes=(size,))
 
     @property
     def slots(self) -> int:
@@ -157,6 +180,20 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
 
     Raises PlanError with everything that cannot work.
     """
+    job, cluster = loaded.job, without_gpus.seen(loaded.job, loaded.cluster)
+    if not job.nodes.vary:
+        return _fixed(loaded, workspace, suffix)
+    try:
+        made = elastic.plan(job, cluster, lambda on: _fixed(loaded._replace(job=on), workspace, suffix))
+    except PlanError as error:
+        raise error.at(loaded.places) from None
+    doubts = (problem.at(loaded.places) for problem in elastic.warnings(job))
+    identity = _id(job, cluster, workspace, suffix)
+    return made._replace(job=job, id=identity, warnings=(*made.warnings, *doubts))
+
+
+def _fixed(loaded: Loaded, workspace: Workspace, suffix: str) -> Plan:
+    """The plan of a job on one number of hosts."""
     job, written, places, image_facts, *_ = loaded
     cluster = without_gpus.seen(job, written)
     fabric = FABRICS[cluster.fabric]
@@ -331,9 +368,9 @@ def _args(job: Job, estimate: fit.Estimate | None) -> dict[str, Any]:
 
 def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
     yield from spares.problems(job, cluster)
-    if cluster.hosts and job.nodes > cluster.hosts:
+    if cluster.hosts and job.nodes.max > cluster.hosts:
         yield Problem(
-            f"the job needs {job.nodes} hosts, the cluster has {cluster.hosts}",
+            f"the job needs {job.nodes.max} hosts, the cluster has {cluster.hosts}",
             f"use nodes: {cluster.hosts}",
             about=("job", "nodes"),
         )
@@ -351,7 +388,9 @@ def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
     if workloads.is_script(job.workload):
         return
     named = f"workload {job.workload!r}"
-    if reason := workloads.refusal(job.workload, job.args, job.model, hosts=job.nodes, slots=cluster.slots):
+    if reason := workloads.refusal(
+        job.workload, job.args, job.model, hosts=job.nodes.max, slots=cluster.slots
+    ):
         yield Problem(f"{named}: {reason}", about=("job", "args"))
     if job.model is None and "model" in workloads.required(job.workload):
         yield Problem(f"{named} needs a model", "add `model:` to the job", about=("job", "model"))

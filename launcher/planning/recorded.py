@@ -20,6 +20,7 @@ from launcher.files.load import Loaded
 from launcher.frozen import dataclass
 from launcher.planning import fit, tuning_record
 from launcher.planning import plan as plans
+from launcher.planning.elastic import Size
 
 if TYPE_CHECKING:
     from launcher.planning.fit import Estimate
@@ -51,6 +52,13 @@ class _Batch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Size:
+    nodes: Annotated[int, Range(1)] = field()
+    batch: _Batch = field()
+    config: dict[str, Any] = field()
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Record:
     """What of a plan.json is taken from it; the rest is decided anew."""
 
@@ -65,6 +73,7 @@ class _Record:
     environment: dict[str, str] = field()
     job: Job = field()
     cluster: Cluster = field()
+    sizes: list[_Size] = field(list)
     rest: dict[str, Any] = field(dict)
 
 
@@ -97,7 +106,8 @@ def plan(record: Any, spellings: Spellings, workspace: Workspace) -> Plan:
     return decided._replace(
         tuning=_tuning(then.rest.get("tuning")),
         id=_stem(then.id),
-        batch=BatchSizes(then.batch.micro, then.batch.accumulation, then.batch.train),
+        batch=_batch(then.batch),
+        sizes=tuple(Size(size.nodes, _batch(size.batch), size.config) for size in then.sizes),
         preset=then.deepspeed.preset,
         config=then.deepspeed.config,
         precision=then.precision,
@@ -107,11 +117,16 @@ def plan(record: Any, spellings: Spellings, workspace: Workspace) -> Plan:
     )
 
 
+def _batch(batch: _Batch) -> BatchSizes:
+    return BatchSizes(batch.micro, batch.accumulation, batch.train)
+
+
 def estimate(record: Any) -> Estimate | None:
     """What a run's plan.json says of its training; None where it is not known, or the record is not one of ours."""
     try:
         one = {"batch": {"micro": 1}}  # its default, which a record leaves out
-        job = restored.restore(Job, {**one, **record["job"], "args": record["args"]}, {})
+        then = {**one, **record["job"], "args": record["args"], "nodes": record["nodes"]}
+        job = restored.restore(Job, then, {})
         return fit.estimate_or_reason(job, restored.restore(Cluster, record["cluster"], {}))[0]
     except (KeyError, TypeError, ValueError, LauncherError):
         return None

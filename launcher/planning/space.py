@@ -165,7 +165,7 @@ def _presets(job: Job, cluster: Cluster) -> Iterator[str]:
         yield own
         return
     nvme = cluster.nvme.size if cluster.nvme else 0
-    machine = ladder.Machine(job.nodes, cluster.slots, slot_memory=None, nvme=nvme, gpu=cluster.card)
+    machine = ladder.Machine(job.nodes.max, cluster.slots, slot_memory=None, nvme=nvme, gpu=cluster.card)
     for preset in dict.fromkeys(candidate.preset for candidate in ladder.CANDIDATES):
         # ranks without a GPU are in the host's memory already
         if ladder.possible(preset, machine) and (cluster.card or "offload" not in preset):

@@ -22,14 +22,12 @@ _ABOUT = ("job", "spares")
 
 def problems(job: Job, cluster: Cluster) -> Iterator[Problem]:
     """More hosts than there are, or more that idle than that work."""
-    if job.spares > job.nodes:
-        what = f"spares: {job.spares} hosts would be idle beside {job.nodes} that work"
-        yield Problem(what, f"use spares: {job.nodes} or fewer", about=_ABOUT)
-    elif job.spares and cluster.hosts and job.nodes <= cluster.hosts < job.nodes + job.spares:
-        most = cluster.hosts - job.nodes
-        what = (
-            f"the job needs {job.nodes + job.spares} hosts with its spares, the cluster has {cluster.hosts}"
-        )
+    if job.spares > job.nodes.max:
+        what = f"spares: {job.spares} hosts would be idle beside {job.nodes.max} that work"
+        yield Problem(what, f"use spares: {job.nodes.max} or fewer", about=_ABOUT)
+    elif job.spares and cluster.hosts and job.nodes.max <= cluster.hosts < job.nodes.max + job.spares:
+        most = cluster.hosts - job.nodes.max
+        what = f"the job needs {job.nodes.max + job.spares} hosts with its spares, the cluster has {cluster.hosts}"
         yield Problem(what, f"use spares: {most}" if most else "leave spares out", about=_ABOUT)
 
 

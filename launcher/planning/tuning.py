@@ -13,7 +13,7 @@ from launcher import workloads
 from launcher.errors import LauncherError, PlanError, Problem
 from launcher.files.job import Profile
 from launcher.namedtuple import NamedTuple
-from launcher.planning import fit
+from launcher.planning import elastic, fit
 from launcher.planning import plan as plans
 from launcher.planning import space as spaces
 from launcher.planning.tuning_record import Entry, LeftOut, Tuning
@@ -57,9 +57,9 @@ def make(loaded: Loaded, site: Workspace, suffix: str, wishes: Wishes) -> Plan:
     Raises PlanError for a job that cannot be tuned, and where no candidate is left, with why.
     """
     _require(loaded)
-    loaded = loaded._replace(
-        job=dataclasses.replace(loaded.job, profile=Profile())
-    )  # it takes time in a step
+    # on one number of hosts; a profile takes time in a step
+    job = dataclasses.replace(elastic.at_most(loaded.job, loaded.cluster), profile=Profile())
+    loaded = loaded._replace(job=job)
     try:
         train = spaces.train_size(loaded.job, loaded.cluster)
         found = spaces.candidates(loaded.job, loaded.cluster, wishes.space)

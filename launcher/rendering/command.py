@@ -75,6 +75,7 @@ def script_values(plan: Plan, scheduler: Literal["local", "slurm"]) -> dict[str,
         "config": json.dumps(plan.config, indent=1),
         "trials": trials(plan),
         "environment": ranks_environment.document(plan),
+        "sizes": [_size(plan.on(size)) for size in plan.sizes],
         "carrier": templates.Code(ranks_environment.CARRIER),
         "caches": [*caches, *options(plan, runtime, stops=scheduler == "slurm")],
         "data_cache": data_cache.on_host(plan.cluster),
@@ -82,6 +83,12 @@ def script_values(plan: Plan, scheduler: Literal["local", "slurm"]) -> dict[str,
         "secrets_named": secrets,
         "carried": own_image.folders(plan, scheduler),
     }
+
+
+def _size(plan: Plan) -> dict[str, Any]:
+    """What a script writes anew when the number of hosts is another."""
+    config, environment = json.dumps(plan.config, indent=1), ranks_environment.document(plan)
+    return {"nodes": plan.nodes, "config": config, "environment": environment}
 
 
 def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:

@@ -74,7 +74,7 @@ def preflight(plan: Plan, floor: float | None, *, memlock: bool, shm: int | None
     """
     words = [f"--scratch={plan.cluster.scratch}", f"--floor={_floor(plan, floor):g}"]
     # NCCL needs about this much of /dev/shm a rank, for ranks of one host that do not reach each other directly
-    words += [f"--choose={plan.nodes}"] if plan.spares else []
+    words += [f"--choose={number}" for number in plan.numbers] if plan.stays else []
     each = _SHM_OF_A_RANK if plan.gpu else _SHM_WITHOUT_GPUS
     each = each if shm is None else min(each, shm / 2**30 / plan.slots / 2)
     words += [f"--shm={each:.3g}", "--disk=5"] if plan.gpu else [f"--shm={each:.3g}"] if shm else []

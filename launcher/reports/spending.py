@@ -15,7 +15,7 @@ from launcher.reports import tables
 from launcher.runs import hours, metrics, record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from launcher.planning.fit import Estimate
@@ -30,6 +30,7 @@ class Use(NamedTuple):
     name: str
     shares: dict[str, int]
     attempts: int
+    hosts: list[int]  # of each attempt, without idle ones; 0 where that was not told
     is_whole: bool  # whether the start of each attempt was told, and the end of all but a running one
     tokens: float | None  # trained on, each once
     mfu: float | None  # model FLOPS of the median step over what the GPUs could do in its time
@@ -64,18 +65,21 @@ def of(name: str, folder: Path, now: float | None = None) -> Use | None:
         return None
     shares = hours.account(attempts)
     plan, tokens = _plan(folder), _tokens(records)
-    seconds = sum(shares.values()) / 1000
-    speeds = [r.figures["tokens_per_second"] for r in records if "tokens_per_second" in r.figures]
+    seconds, slots = sum(shares.values()) / 1000, attempts[-1].slots
+    speeds = [speed * (slots / on) for on, speed in _speeds(attempts)]
     speed = statistics.median(speeds) if speeds else None
-    bound = _bound(recorded.estimate(plan))
-    per_token = bound[0] / bound[1] if bound else None  # MFU of a token a second, on all slots
-    whole = tokens / seconds * attempts[-1].slots if tokens is not None and seconds else None
+    estimate = recorded.estimate(plan)
+    bound = _bound(estimate)
+    # MFU of a token a second, on so many slots; the estimate is of the most that the job may have
+    per_token = bound[0] / bound[1] * (estimate.machine.world / slots) if estimate and bound else None
+    whole = tokens / seconds * slots if tokens is not None and seconds else None
     costs = recorded.gpu_hour(plan)
     slot_hours = seconds / 3600
     return Use(
         name=units.printable(name),
         shares=shares,
         attempts=len(attempts),
+        hosts=[int(a.events[0].figures.get("hosts", 0)) if a.events else 0 for a in attempts],
         is_whole=bool(events) and all(a.ended for a in (attempts if now is None else attempts[:-1])),
         tokens=tokens,
         mfu=speed * per_token if speed is not None and per_token else None,
@@ -96,6 +100,7 @@ def data(use: Use | None) -> dict[str, Any] | None:
         **{share: time / _HOUR for share, time in use.shares.items()},
         "goodput": use.goodput,
         "attempts": use.attempts,
+        "hosts": use.hosts,
         "whole": use.is_whole,
         "mfu": use.mfu,
         "mfu_bound": use.bound_mfu,
@@ -131,6 +136,9 @@ def text(uses: Sequence[Use]) -> str:
     lines = [tables.table(rows, ("WHERE THE TIME WENT", "GPU HOURS", "SHARE", "")), "", _each(uses)]
     if costs := _sums(uses):
         lines.append(costs)
+    for use in uses:
+        if len(set(use.hosts)) > 1:
+            lines.append(f"{use.name}: its attempts had {', '.join(map(str, use.hosts))} hosts")
     if not all(use.is_whole for use in uses):
         lines.append("* the start or the end of an attempt was not told: the time around it is not counted")
     return "\n".join(lines)
@@ -183,6 +191,14 @@ def _percent(part: int, whole: int) -> str:
 
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
+
+
+def _speeds(attempts: Iterable[hours.Attempt]) -> Iterator[tuple[int, float]]:
+    """(slots, tokens a second) of each step that was logged."""
+    for attempt in attempts:
+        for line in attempt.records:
+            if "tokens_per_second" in line.figures:
+                yield attempt.slots, line.figures["tokens_per_second"]
 
 
 def _tokens(records: Sequence[metrics.Record]) -> float | None:

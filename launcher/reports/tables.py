@@ -55,6 +55,7 @@ def plan(plan: Plan) -> str:
         ("workload", f"{_program(plan)}{f', model {job.model}' if job.model else ''}"),
         ("hosts × slots", f"{ranks} on {plan.cluster.gpu_name or 'CPU'}, fabric {plan.fabric.name}"),
         *([("spares", spares.cost(plan))] if plan.spares else []),
+        *_fewer(plan),
         *(_step(plan) if workloads.steps(job.workload) else ()),
         *([("python", plan.cluster.python)] if plan.cluster.python else []),
         ("image", plan.image),
@@ -73,6 +74,30 @@ def plan(plan: Plan) -> str:
         lines.append(units.printable(f"  {v.name}={v.value}" + (f"  # {v.why}" if v.why else "")))
     lines += [f"  {s.variable}: from secret {s.name}" for s in plan.secrets]
     return "\n".join(lines)
+
+
+def _fewer(plan: Plan) -> Iterator[tuple[str, str]]:
+    """The other numbers of hosts of `nodes: {min, max}`, the most first, and those that are none."""
+    for size in reversed(plan.sizes[:-1]):
+        other = plan.on(size)
+        ranks = f"{other.nodes} × {other.slots} = {other.world_size} ranks, accumulation {size.batch.accumulation}"
+        told = _size(other)
+        room = f" of {units.gigabytes(told['capacity'])}" if told["capacity"] else ""
+        yield "or", ranks + (f", {units.gigabytes(told['needed'])}{room} a slot" if told["needed"] else "")
+    for left in plan.left_out:
+        yield "not on", str(left)
+
+
+def _size(plan: Plan) -> dict[str, Any]:
+    """A number of hosts, machine-readable; bytes are those of a slot, None where memory is not estimated."""
+    found = plan.estimate
+    return {
+        "nodes": plan.nodes,
+        "world_size": plan.world_size,
+        "accumulation": plan.batch.accumulation,
+        "needed": found.evaluation.memory.slot.total if found else None,
+        "capacity": found.machine.slot_memory if found else None,
+    }
 
 
 def _forecast(plan: Plan) -> list[str]:
@@ -162,6 +187,8 @@ def plan_json(plan: Plan) -> str:
             "id": plan.id,
             "world_size": plan.world_size,
             "nodes": plan.nodes,
+            "sizes": [_size(plan.on(size)) for size in plan.sizes],
+            "left_out": [left._asdict() for left in plan.left_out],
             "spares": plan.spares,
             "slots": plan.slots,
             "batch": {"micro": batch.micro, "accumulation": batch.accumulation, "global": batch.train},
@@ -220,6 +247,7 @@ def status(run: Run, now: Status) -> str:
             "where",
             f"{run.scheduler} {run.native_id.partition(':')[0]}, {', '.join(now.hosts[:8]) or 'no hosts yet'}",
         ),
+        *([("hosts", f"{len(now.hosts)} of at most {run.nodes}")] if 0 < len(now.hosts) < run.nodes else []),
         *([("spares", ", ".join(now.spares))] if now.spares else []),
         ("submitted", datetime.fromtimestamp(run.submitted).strftime("%Y-%m-%d %H:%M:%S")),
         ("folder", str(run.folder)),

@@ -152,6 +152,11 @@ def host_names(folder: Path) -> list[str]:
     return _hosts(newest)
 
 
+def hosts(run: Run) -> int:
+    """How many hosts its newest attempt has; before there is one, how many it may have."""
+    return len(host_names(run.folder)) or run.nodes
+
+
 def spare_names(folder: Path) -> list[str]:
     """The hosts that the newest attempt holds idle; [] where there are none."""
     return _hosts(folder / "spares")

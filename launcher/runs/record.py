@@ -35,6 +35,7 @@ from launcher.files import validation
 from launcher.runs import folders, index, reading
 
 if TYPE_CHECKING:
+    from launcher.planning.elastic import Size
     from launcher.planning.plan import Plan
 
 RECORD = "run.json"
@@ -96,11 +97,16 @@ def plan_text(plan: Plan) -> str:
         "environment": {v.name: v.value for v in plan.environment},
         "secrets": [s._asdict() for s in plan.secrets],
         **({"tuning": plan.tuning.record} if plan.tuning else {}),
+        **({"sizes": [_size(size) for size in plan.sizes]} if plan.sizes else {}),
         "job": validation.written(plan.job),
         "cluster": validation.written(plan.cluster),
     }
     lines = (f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in facts.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _size(size: Size) -> dict[str, Any]:
+    return {"nodes": size.nodes, "batch": size.batch._asdict(), "config": size.config}
 
 
 def record(run: Run, native_id: str, submitted: float) -> Run:

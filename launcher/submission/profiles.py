@@ -66,7 +66,7 @@ def take(run: Run, wish: Wish, told: Callable[[str], None]) -> dict[str, Any]:
     profiled, or is profiled already, SubmitError where it does not run yet, or its node entries do not answer.
     """
     for rank in wish.ranks:
-        logs.require_rank(run, rank, run.nodes)
+        logs.require_rank(run, rank, logs.hosts(run))
     try:
         words = shell.words(run, Selection(rank=0), terminal=False)
     except shell.EndedError:

@@ -91,6 +91,7 @@ def interruptions(steps: int, kills: int, on_signal: bool) -> list[Interruption]
 def settings(plan: Plan, steps: int) -> list[str]:
     """What each run of the proof of a job changes in it, as words of --set; of one's own program nothing is known."""
     fixed = [f"checkpoint.every={EVERY}", "restarts=0", *(f"{name}={word}" for name, word in _ALONE.items())]
+    fixed += [f"nodes={plan.nodes}"] if plan.sizes else []
     if workloads.is_script(plan.job.workload):
         return fixed
     fixed.append(f"checkpoint.keep={steps}")
@@ -106,7 +107,12 @@ def settings(plan: Plan, steps: int) -> list[str]:
 def left_out(plan: Plan) -> list[str]:
     """What of the job a proof says nothing about, by the names of its fields."""
     kept = plan.job.checkpoint
-    has = {"checkpoint.local": kept.local, "checkpoint.mirror": kept.mirror, "spares": plan.spares}
+    has = {
+        "checkpoint.local": kept.local,
+        "checkpoint.mirror": kept.mirror,
+        "spares": plan.spares,
+        "nodes.min": plan.job.nodes.min,
+    }
     return [name for name, value in has.items() if value]
 
 

@@ -30,7 +30,7 @@ def words(run: Run, selection: Selection, terminal: bool) -> list[str]:
     rank or host, ToolMissingError without the scheduler's program.
     """
     if selection.rank is not None:
-        logs.require_rank(run, selection.rank, run.nodes)
+        logs.require_rank(run, selection.rank, logs.hosts(run))
     now = schedulers.statuses([run])[0]
     if now.state != "RUNNING":
         if now.state in ENDED:

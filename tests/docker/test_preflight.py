@@ -77,3 +77,9 @@ def test_the_first_host_is_the_spare_and_a_slow_one_before_it() -> None:
     assert preflight.choose(rates(a=10, b=8, c=10), 2) == ["a", "c"]
     assert preflight.choose(rates(a=8, b=10, c=7, d=10), 3) == ["b", "c", "d"]
     assert preflight.choose({"a": [], "b": []}, 1) == ["b"], "nothing was measured"
+
+
+def test_of_several_numbers_the_most_that_there_are_is_chosen() -> None:
+    args, _ = preflight.arguments(["--choose=1", "--choose=2", "--choose=4", "--", "--run=x"])
+    assert [preflight.most(args.choose, hosts) for hosts in (1, 2, 3, 4)] == [1, 2, 2, 4]
+    assert preflight.most((), 3) == 3

@@ -47,12 +47,12 @@ def profile(given: options.Profile) -> int:
     run = again.single(given.run)
     from launcher.reports import profiles as report
     from launcher.reports import tables
-    from launcher.runs import profiles
+    from launcher.runs import logs, profiles
     from launcher.submission import profiles as asking  # it reads YAML
 
     try:
         with streams.line() as told:
-            found = asking.take(run, asking.Wish(**_wish(given, run.nodes * run.slots)), told)
+            found = asking.take(run, asking.Wish(**_wish(given, logs.hosts(run) * run.slots)), told)
     except KeyboardInterrupt:
         streams.say(f"ranks that have begun go on with it: {run.folder / profiles.FOLDER}")
         raise

@@ -53,6 +53,7 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
         *_sizes(files),
         *carried.problems(plan),
         *_spares(plan),
+        *_varying(plan),
     ]
     if plan.cluster.kubernetes.runtime:
         problems += trainer.problems(plan, pod)
@@ -69,6 +70,18 @@ def _spares(plan: Plan) -> Iterator[Problem]:
         )
         hint = f"leave spares out, and hold a node free by pods of low priority: {_FREE_NODES}"
         yield Problem(what, hint, about=("job", "spares"))
+
+
+def _varying(plan: Plan) -> Iterator[Problem]:
+    """Pods find each other by names that are rendered, and a controller waits until there are as many as it is told."""
+    if len(plan.numbers) > 1:
+        kind = objects.KINDS[plan.cluster.kubernetes.kind].kind
+        what = (
+            f"nodes: {{min, max}}: a {kind} has as many pods as it was made with, and makes a lost one anew"
+        )
+        run = f"--set nodes={plan.numbers[-2]} --set checkpoint.resume=RUN"
+        hint = f"use nodes: {plan.nodes}; a new run goes on with another number: {run}"
+        yield Problem(what, hint, about=("job", "nodes"))
 
 
 def _names(plan: Plan) -> Iterator[Problem]:

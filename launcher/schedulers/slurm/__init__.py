@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def render(plan: Plan) -> Files:
     """`job.sh`. Raises PlanError for options that cannot be written or that the launcher owns."""
     environment.require(plan.fabric, "slurm")
-    runtime, chooses = plan.cluster.slurm.container, plan.preflight and plan.spares > 0
+    runtime, chooses = plan.cluster.slurm.container, plan.preflight and plan.stays
     text = templates.text(
         "slurm/job.sh.j2",
         options=options.of(plan),

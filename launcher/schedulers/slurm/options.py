@@ -41,11 +41,12 @@ def _setup(plan: Plan) -> list[Problem]:
     return problems
 
 
-def _spares(plan: Plan) -> list[Problem]:
-    """Without --no-kill Slurm ends a job that has lost a host, spares or not."""
-    if not plan.spares or plan.cluster.slurm.sbatch.get("no-kill", True) is True:
+def _stays(plan: Plan) -> list[Problem]:
+    """Without --no-kill Slurm ends a job that has lost a host, whatever is left."""
+    if not plan.stays or plan.cluster.slurm.sbatch.get("no-kill", True) is True:
         return []
-    return [of_field("cluster", "slurm.sbatch.no-kill", "is set by the job's spares", "leave it out")]
+    what = f"is set by the job's {'spares' if plan.spares else 'nodes: {min, max}'}"
+    return [of_field("cluster", "slurm.sbatch.no-kill", what, "leave it out")]
 
 
 def of(plan: Plan) -> list[tuple[str, Any]]:
@@ -56,8 +57,8 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
         "partition": slurm.partition,
         "account": slurm.account,
         "qos": slurm.qos,
-        "nodes": plan.allocated,
-        "no-kill": plan.spares > 0,
+        "nodes": "-".join(map(str, sorted({plan.fewest, plan.allocated}))),
+        "no-kill": plan.stays,
         "ntasks-per-node": 1,
         "cpus-per-task": plan.cluster.cpus,
         "time": units.clock(plan.job.walltime),
@@ -89,7 +90,7 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
         if written is not None and (not written or set(written) & set("\n\r")):
             what = f"{shown(written)} cannot be written in an #SBATCH line"
             problems.append(of_field("cluster", f"slurm.{field}", what, "give it one value on one line"))
-    problems += [*_setup(plan), *_spares(plan)]
+    problems += [*_setup(plan), *_stays(plan)]
     if problems:
         raise PlanError(*problems)
     return [(name, value) for name, value in options.items() if value is not None and value is not False]

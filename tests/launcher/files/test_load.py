@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 JOB = """
 name: demo
 batch: {micro: 1, global: 2, accumulation: 1}
+nodes: {min: 1, max: 4}
 checkpoint: {resume: a, local: {}}
 deepspeed: {preset: zero1}
 env: {PLAIN: {value: a}, SECRET: {secret: a, key: a}}
@@ -353,7 +354,7 @@ def test_a_duplicate_key_hides_no_other_problem(tmp_path: Path) -> None:
     [
         ("batsh.micro=2", "unknown key 'batsh'; did you mean 'batch'?"),
         ("cluster.slurmm.partition=x", "unknown key 'slurmm'; did you mean 'slurm'?"),
-        ("nodes.0=1", 'nodes: a whole number is expected, not {"0": 1}'),
+        ("restarts.0=1", 'restarts: a whole number is expected, not {"0": 1}'),
         ("checkpoint.evry=1", "unknown key 'checkpoint.evry'; did you mean 'every'?"),
     ],
 )

@@ -107,6 +107,8 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 EMPTY = (
+    "sizes[]",
+    "left_out[]",
     "tried[]",
     "communication[]",
     "too_large[]",
@@ -125,7 +127,8 @@ ENGINE = ("--set", "args.engine=zero")
 
 def test_plan(capsys: pytest.CaptureFixture[str]) -> None:
     keys = documented("plan", "Estimate", "Forecast")
-    check(printed(capsys, "plan", "jobs/llama-7b.yaml"), keys, ("inference.", "forecast."))
+    absent = ("inference.", "forecast.", "sizes[]", "left_out[]")
+    check(printed(capsys, "plan", "jobs/llama-7b.yaml"), keys, absent)
     words = ("plan", "jobs/inference/generate.yaml", "--set", "model=llama-2-7b")
     check(printed(capsys, *words), keys, tuple(key for key in EMPTY if key != "inference."))
     small = printed(
@@ -148,6 +151,13 @@ def test_plan_with_a_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     data = printed(capsys, "plan", str(tmp_path / "job.yaml"))
     check(data, keys, tuple(key for key in EMPTY if key != "forecast."))
     assert {f"forecast.{key}" for key in data["forecast"]} == documented("Forecast").keys()
+
+
+def test_plan_of_several_numbers_of_hosts(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ("--set", "nodes={min: 1, max: 3}", "--set", "batch={micro: 1, global: 16}")
+    data = printed(capsys, "plan", "jobs/quickstart.yaml", *settings)
+    given = tuple(key for key in EMPTY if key not in {"sizes[]", "left_out[]"})
+    check(data, documented("plan", "Estimate", "Forecast"), given)
 
 
 def test_plan_of_a_pipeline(capsys: pytest.CaptureFixture[str]) -> None:

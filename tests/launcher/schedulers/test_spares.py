@@ -5,6 +5,7 @@ Bash runs the script; srun and Slurm's other commands are stand-ins. tests/real/
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -63,8 +64,13 @@ class Done:
         return (self.folder / "spares").read_text().split()
 
 
-def ran(tmp_path: Path, *cases: str, preflight: bool = False, silent: str = "nobody", **job: Any) -> Done:
-    """The script of a job of two hosts and a spare after its end; `cases` of `$attempt` say what each step does."""
+def ran(
+    tmp_path: Path, *cases: str, preflight: bool = False, silent: str = "nobody", there: int = 0, **job: Any
+) -> Done:
+    """The script of a job of two hosts and a spare after its end; `cases` of `$attempt` say what each step does.
+
+    `there`: hosts that Slurm gives; 0: as many as the job may have.
+    """
     stage = standins.Stage(tmp_path)
     fields = {"workload": "/own.py", "nodes": 2, "spares": 1, "preflight": preflight, **job}
     made = plan.make(load.Loaded(samples.job(**fields), samples.cluster(slots=1)), stage.site("plain"))
@@ -72,7 +78,7 @@ def ran(tmp_path: Path, *cases: str, preflight: bool = False, silent: str = "nob
     stage.program(tmp_path / "bin" / "srun", SRUN % "\n".join(cases))
     stage.program(tmp_path / "bin" / "scontrol", SCONTROL)
     script = schedulers.load("slurm").render(made)["job.sh"]
-    code = stage.run(script, HOSTS=str(made.allocated), SILENT=silent)
+    code = stage.run(script, HOSTS=str(there or made.allocated), SILENT=silent)
     steps = (tmp_path / "dump" / "steps").read_text().splitlines()
     (folder,) = tmp_path.glob("named/plain/runs/*-*/")
     assert (folder / "exit_code").read_text() == f"{code}\n"
@@ -89,6 +95,69 @@ def test_a_host_more_is_allocated_and_the_job_outlives_one() -> None:
     without = schedulers.load("slurm").render(samples.decided({"nodes": 2}))["job.sh"]
     assert "no-kill" not in without
     assert "--overlap" not in without
+
+
+VARYING: dict[str, Any] = {"spares": 0, "checkpoint": {"any_ranks": True}}
+
+
+def configured(done: Done, name: str = "gradient_accumulation_steps") -> int:
+    return int(json.loads((done.folder / "ds_config.json").read_text())[name])
+
+
+def test_a_job_goes_on_with_fewer_hosts(tmp_path: Path) -> None:
+    """Of three hosts two train, among which the batch divides; when one of these is lost the third takes its place."""
+    batch = {"micro": 1, "global": 8}
+    done = ran(tmp_path, LOST, WELL, **VARYING, nodes={"min": 1, "max": 4}, batch=batch, there=3)
+    assert (done.code, done.bad, done.idle, done.requeued) == (0, ["host-2"], [], False)
+    assert done.steps == ["ranks host-2,host-3", "look host-1,host-3", "ranks host-1,host-3"]
+    assert "2 of 3 hosts train: a step divides among so many" in (done.folder / "logs/job.log").read_text()
+    assert configured(done) == 4
+
+
+def test_with_fewer_hosts_each_rank_has_more_of_a_step(tmp_path: Path) -> None:
+    batch = {"micro": 1, "global": 12}
+    done = ran(tmp_path, LOST, WELL, **VARYING, nodes={"min": 1, "max": 3}, batch=batch)
+    assert (done.code, done.idle) == (0, [])
+    assert [step for step in done.steps if "ranks" in step] == [
+        "ranks host-1,host-2,host-3",
+        "ranks host-1,host-3",
+    ]
+    assert (configured(done), configured(done, "train_batch_size")) == (6, 12)
+    told = json.loads((done.folder / "environment.json").read_text())
+    assert told["BATCH_ACCUMULATION"]["value"] == "6"
+    assert (done.folder / "environment.json").stat().st_mode & 0o77 == 0
+
+
+def test_with_fewer_than_the_fewest_it_is_put_back(tmp_path: Path) -> None:
+    done = ran(tmp_path, LOST, "*) outcome 70 host-3; exit 70 ;;", **VARYING, nodes={"min": 2, "max": 3})
+    assert (done.code, done.bad, done.requeued) == (70, ["host-2", "host-3"], True)
+    assert "1 hosts are left, and 2 are needed" in (done.folder / "logs" / "job.log").read_text()
+
+
+def test_preflight_is_told_the_numbers_and_an_unfit_host_is_done_without(tmp_path: Path) -> None:
+    scenario = """
+case $what,$list in
+  check,*host-3*) outcome 76 host-3; echo "host-3 scratch: full" >"$folder/unfit-$attempt"; exit 76 ;;
+  check,*) printf 'host-1\\nhost-2\\n' >"$folder/chosen-$attempt" ;;
+  ranks,*) outcome 0 host-1 ;;
+esac"""
+    done = ran(tmp_path, scenario, preflight=True, **VARYING, nodes={"min": 1, "max": 3})
+    assert (done.code, done.bad, done.idle) == (0, ["host-3"], [])
+    assert done.steps == ["check host-1,host-2,host-3", "check host-1,host-2", "ranks host-1,host-2"]
+    assert "--choose=1 \\\n    --choose=2 \\\n    --choose=3" in (tmp_path / "job.sh").read_text()
+
+
+def test_the_script_of_a_range_is_well_formed() -> None:
+    job = {"nodes": {"min": 1, "max": 4}, "batch": {"micro": 1, "global": 8}}
+    script = schedulers.load("slurm").render(samples.decided(job))["job.sh"]
+    assert {"#SBATCH --nodes=1-4", "#SBATCH --no-kill"} <= set(script.splitlines())
+    words = [str(Path(sys.executable).with_name("shellcheck")), "--shell=bash", "-"]
+    done = subprocess.run(words, input=script, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    one = {"nodes": {"min": 3, "max": 4}, "batch": {"micro": 1, "global": 8}}
+    script = schedulers.load("slurm").render(samples.decided(one))["job.sh"]
+    assert "#SBATCH --nodes=4" in script.splitlines()
+    assert "no-kill" not in script
 
 
 def test_a_spare_takes_the_place_of_a_lost_host(tmp_path: Path) -> None:
