@@ -83,6 +83,16 @@ def describe(session: Session, model: PreTrainedModel, by: PreTrainedTokenizerBa
         print(f"checkpoints of this run cannot be exported later: {reason}", flush=True)
 
 
+def tag(step: int) -> str:
+    """The name of the checkpoint of a step."""
+    return f"step-{step:08d}"
+
+
+def carried(progress: Progress, identity: Identity) -> dict[str, Any]:
+    """What each checkpoint says of itself, in complete.json and in DeepSpeed's files."""
+    return {"progress": asdict(progress), "identity": asdict(identity)}
+
+
 @heartbeat.told(heartbeat.CHECKPOINT)
 def save(
     engine: DeepSpeedEngine,
@@ -101,18 +111,17 @@ def save(
     Raises Stop with NO_CHECKPOINT on every rank when any rank could not write (a full disk); the complete
     checkpoints before are untouched then. Where the saver lets training go on, the next call does, or its `settle`.
     """
-    folder = saver.this.run_dir / checkpoint_folder.FOLDER
-    tag = f"step-{progress.step:08d}"
-    carried = {"progress": asdict(progress), "identity": asdict(identity)}
-    done = functools.partial(complete, folder / tag, carried, keep=keep)
-    with saver.checkpoint(folder / tag, progress.step, done) as writing:
+    path = saver.this.run_dir / checkpoint_folder.FOLDER / tag(progress.step)
+    always = carried(progress, identity)
+    done = functools.partial(complete, path, always, keep=keep)
+    with saver.checkpoint(path, progress.step, done) as writing:
         if saver.this.rank == 0:
-            shutil.rmtree(folder / tag, ignore_errors=True)  # what is left of a broken one
+            shutil.rmtree(path, ignore_errors=True)  # what is left of a broken one
         for name, one in {"": engine, **(others or {})}.items():
             with observed(one, writing):
-                place = f"{tag}/{name}".rstrip("/")
-                state = {**carried, **(more or {})}
-                one.save_checkpoint(str(folder), tag=place, client_state=state, save_latest=False)
+                place = f"{path.name}/{name}".rstrip("/")
+                state = {**always, **(more or {})}
+                one.save_checkpoint(str(path.parent), tag=place, client_state=state, save_latest=False)
 
 
 def complete(
@@ -135,8 +144,7 @@ def complete(
                 f"{elsewhere[0]} is on another host only: the run's folder must be shared by all hosts"
             )
         if unknown:
-            names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-            files = {name: files.get(name) or _small(path / name) for name in names}
+            files = all_files(path, files)
         checkpoint_folder.mark(path, carried, files)
         if not unknown:
             _point_latest(folder, tag)
@@ -268,6 +276,12 @@ def _completed(path: Path, keep: int) -> None:
     """What follows complete.json on rank 0: the upload to the mirror begins, and old ones go."""
     mirroring.completed(path.name)
     checkpoint_folder.prune(path.parent, keep, but=mirroring.in_use())
+
+
+def all_files(path: Path, known: Mapping[str, Written]) -> dict[str, Written]:
+    """The files of a checkpoint by their names: those that are `known`, and what else is on disk. Raises OSError."""
+    names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    return {name: known.get(name) or _small(path / name) for name in names}
 
 
 def _small(path: Path) -> Written:
