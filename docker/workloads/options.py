@@ -94,6 +94,11 @@ def launcher(parser: argparse.ArgumentParser, only: Container[str] = LAUNCHER_OP
         required=True,
         help="an architecture of models.json (random weights), a Hugging Face folder or a hub name",
     )
+    _checkpoints(add)
+
+
+def _checkpoints(add: Callable[..., None]) -> None:
+    """Add when checkpoints are written, where they are kept, and which one a run starts from."""
     add(
         "checkpoint-every",
         type=count,

@@ -65,7 +65,7 @@ def save_whole(trainer: Trainer, reporter: callbacks.Reporter, identity: Identit
         carried = checkpoints.carried(progress, identity)
         path = folder / f"checkpoint-{progress.step}"
         if reporter.near is not None:
-            save_on_own_disks(trainer, reporter, reporter.near, path.name, carried)
+            save_on_own_disks(trainer, reporter, reporter.near, tag=path.name, carried=carried)
             return
         done = functools.partial(checkpoints.complete, path, carried, keep=keep, unknown=True)
         with reporter.saver.checkpoint(path, progress.step, done) as now:
@@ -81,6 +81,7 @@ def save_on_own_disks(
     trainer: Trainer,
     reporter: callbacks.Reporter,
     place: own_disk.Place,
+    *,
     tag: str,
     carried: dict[str, Any],
 ) -> None:

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, Trainer
 
+    from workloads.checkpoint_folder import Checkpoint, Identity
     from workloads.stages import Stage
     from workloads.trainer_trust import Judge
 
@@ -209,19 +210,7 @@ def run(trainer: Trainer, stage: Stage, *, judge: Judge | None = None, converts:
     checkpoints.describe(this, trainer.model, stage.tokenizer)
     parameters = architectures.parameters(trainer.model)  # DeepSpeed may spread experts over ranks
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
-    log.say(
-        f"{identity.model}, tokenizer {identity.tokenizer}; {this.world_size} ranks, ZeRO-{identity.zero_stage}, "
-        f"{identity.precision}; " + (f"resumed from {checkpoint.tag}" if checkpoint else "from the start")
-    )
-    log.event(
-        "start",
-        checkpoint.progress.step if checkpoint else 0,
-        world_size=this.world_size,
-        resumed_from=checkpoint.tag if checkpoint else None,
-        parameters=parameters,
-        attempt=attempt,
-        max_steps=args.max_steps,
-    )
+    announce(stage, identity, checkpoint, parameters=parameters, attempt=attempt)
     policy = trainer.model.get_base_model() if args.lora_rank else trainer.model
     balance = balancing.of(policy, packed=vars(args).get("packing", False))
     if balance is not None:
@@ -252,6 +241,26 @@ def run(trainer: Trainer, stage: Stage, *, judge: Judge | None = None, converts:
         log.say(f"stopped by a signal with {kept.saved or 'nothing to save'}: run it again to continue")
     log.close()
     return SAVED if reporter.stopped else os.EX_OK
+
+
+def announce(
+    stage: Stage, identity: Identity, checkpoint: Checkpoint | None, *, parameters: int, attempt: int
+) -> None:
+    """Log what is trained, by what, and from where it continues."""
+    ranks, resumed = stage.this.world_size, checkpoint.tag if checkpoint else None
+    stage.log.say(
+        f"{identity.model}, tokenizer {identity.tokenizer}; {ranks} ranks, ZeRO-{identity.zero_stage}, "
+        f"{identity.precision}; " + (f"resumed from {resumed}" if resumed else "from the start")
+    )
+    stage.log.event(
+        "start",
+        checkpoint.progress.step if checkpoint else 0,
+        world_size=ranks,
+        resumed_from=resumed,
+        parameters=parameters,
+        attempt=attempt,
+        max_steps=stage.args.max_steps,
+    )
 
 
 def finish(trainer: Trainer, stage: Stage, facts: dict[str, Any]) -> None:

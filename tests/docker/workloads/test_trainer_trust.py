@@ -82,3 +82,46 @@ def test_what_computes_hidden_states() -> None:
     assert replicas._body(llama) is llama.model
     assert replicas._body(types.SimpleNamespace(get_base_model=lambda: llama)) is llama.model
     assert replicas._body(t5) is t5.encoder
+
+
+def test_a_bit_that_flips_is_seen_in_the_parameters_and_in_what_is_computed() -> None:
+    from datasets import Dataset
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from tests.docker.workloads import ranks
+
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**ranks.LLAMA))
+    examples = Dataset.from_list([{"input_ids": tokens, "labels": labels} for tokens, labels in EXAMPLES])
+    engine = types.SimpleNamespace(
+        module=model, eval=model.eval, train=model.train, zero_optimization_stage=lambda: 2
+    )
+    trainer: Any = types.SimpleNamespace(
+        deepspeed=engine,
+        model_wrapped=model,
+        train_dataset=examples,
+        data_collator=lambda rows: padded([(row["input_ids"], row["labels"]) for row in rows]),
+        _remove_unused_columns=lambda dataset: dataset,
+        _prepare_inputs=lambda batch: batch,
+    )
+    stage: Any = types.SimpleNamespace(
+        this=types.SimpleNamespace(world_size=2),
+        args=types.SimpleNamespace(verify_every=5),
+        size=types.SimpleNamespace(micro=2),
+        log=None,
+    )
+    compared = trainer_trust.agreement(trainer, stage, lambda model, batch: (model(**batch).loss,))
+    assert compared is not None
+
+    def seen() -> list[list[int]]:
+        return [look.values.tolist() for look in compared.look()]
+
+    before = seen()
+    assert seen() == before
+    assert [len(values) for values in before] == [len(list(model.parameters())), len(replicas.COMPUTED)]
+    model.model.norm.weight.data.view(torch.int32)[7] ^= 1 << 25
+    assert all(one != other for one, other in zip(before, seen(), strict=True))
+    assert model.training
+
+    assert trainer_trust.agreement(trainer, stage, None) is None
+    stage.args.verify_every = 0
+    assert trainer_trust.agreement(trainer, stage, lambda model, batch: ()) is None
