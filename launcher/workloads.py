@@ -309,6 +309,11 @@ def mixes(name: str) -> bool:
     return {"data", "data-cache"} <= set(_options(parser(name))[1])
 
 
+def converts(workload: str, args: Mapping[str, Any]) -> bool:
+    """Whether it goes on from a checkpoint of another number of ranks."""
+    return traits(workload).converts and not args.get("lora-4bit")
+
+
 def saves(workload: str) -> bool:
     """Whether its ranks write checkpoints into the run folder; of a user's own program that is not known: no."""
     return not is_script(workload) and "checkpoint-every" in options(workload)

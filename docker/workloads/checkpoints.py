@@ -156,13 +156,13 @@ def complete(
 
 
 def find(
-    session: Session, older: str | None, identity: Identity, log: metrics.Log, *, converts: bool = False
+    session: Session, older: str | None, identity: Identity, log: metrics.Log, *, converts: bool | str = False
 ) -> Checkpoint | None:
     """The checkpoint to start from: the newest sound one of the run, else of the older run's folder, else none.
 
     Those that are passed over are logged: unfinished ones, and those of which a rank finds a file damaged. One of
-    another number of ranks is converted first, where the workload `converts`. Raises Stop on every rank when the one
-    found does not fit this run, or when the older run has none.
+    another number of ranks is converted first, where the workload `converts`; words say why it does not. Raises Stop on
+    every rank when the one found does not fit this run, or when the older run has none.
     """
     distrusted: set[Path] = set()
     told: set[str] = set()
@@ -212,7 +212,7 @@ def _require_none_damaged(folder: Path) -> None:
         )
 
 
-def _fitting(checkpoint: Checkpoint, identity: Identity, converts: bool) -> Checkpoint:
+def _fitting(checkpoint: Checkpoint, identity: Identity, converts: bool | str) -> Checkpoint:
     """The checkpoint. Raises Stop where it cannot continue in a run of this identity."""
     if reason := refusal(checkpoint, identity, converts):
         raise Stop(reason)
@@ -225,7 +225,7 @@ def parted(checkpoint: Checkpoint, identity: Identity) -> bool:
     return not checkpoint.universal and theirs.zero_stage > 0 and theirs.world_size != identity.world_size
 
 
-def refusal(checkpoint: Checkpoint, identity: Identity, converts: bool = False) -> str | None:
+def refusal(checkpoint: Checkpoint, identity: Identity, converts: bool | str = False) -> str | None:
     """Why a checkpoint cannot continue in a run of this identity; None if it can, once it is converted."""
     theirs, ours = checkpoint.identity, identity
     if theirs.model_fingerprint != ours.model_fingerprint:
@@ -240,13 +240,13 @@ def refusal(checkpoint: Checkpoint, identity: Identity, converts: bool = False) 
             f"{checkpoint.path} was written by {_layout(theirs)}, and {_layout(ours)} cannot read it: "
             "use what wrote it"
         )
-    if parted(checkpoint, identity) and not converts:
-        return (
-            f"{checkpoint.path} was written by {_layout(theirs)}, and this run has {_layout(ours)}: DeepSpeed reads "
-            "its partitions back only with as many ranks. Use as many, or convert it first: "
+    if parted(checkpoint, identity) and converts is not True:
+        why = converts or (
+            "DeepSpeed reads its partitions back only with as many ranks. Use as many, or convert it first: "
             f"python -m deepspeed.checkpoint.ds_to_universal --inject_missing_state --input_folder {checkpoint.path} "
             f"--output_folder CONVERTED/{checkpoint.tag}, then --resume CONVERTED"
         )
+        return f"{checkpoint.path} was written by {_layout(theirs)}, and this run has {_layout(ours)}: {why}"
     return None
 
 

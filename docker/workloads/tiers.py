@@ -38,7 +38,7 @@ def check(args: argparse.Namespace, config: dict[str, Any]) -> None:
 
 
 def nearest(
-    session: Session, args: argparse.Namespace, identity: Identity, log: Log, *, converts: bool = False
+    session: Session, args: argparse.Namespace, identity: Identity, log: Log, *, converts: bool | str = False
 ) -> Checkpoint | None:
     """The checkpoint to start from, or None; all ranks call it, once, before anything is loaded.
 

@@ -190,8 +190,8 @@ def follow(trainer: Trainer, args: argparse.Namespace) -> None:
 def run(trainer: Trainer, stage: Stage, *, judge: Judge | None = None, converts: bool = False) -> int:
     """Train from the newest complete checkpoint to the last step; returns the exit code (SAVED after a signal).
 
-    One of another number of ranks is converted first if the workload `converts`. `judge`: of a model and a batch, what
-    ranks can be compared by, first its sum over the batch.
+    One of another number of ranks is converted first if the workload `converts`, but for weights in 4 bit. `judge`: of
+    a model and a batch, what ranks can be compared by, first its sum over the batch.
     """
     began = time.monotonic()
     args, this, log = stage.args, stage.this, stage.log
@@ -206,7 +206,8 @@ def run(trainer: Trainer, stage: Stage, *, judge: Judge | None = None, converts:
         config=trainer.args.deepspeed,
         world_size=this.world_size,
     )
-    checkpoint = tiers.nearest(this, args, identity, log, converts=converts)
+    able = converts and (four_bit.unconverted(args) or True)
+    checkpoint = tiers.nearest(this, args, identity, log, converts=able)
     checkpoints.describe(this, trainer.model, stage.tokenizer)
     parameters = architectures.parameters(trainer.model)  # DeepSpeed may spread experts over ranks
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)

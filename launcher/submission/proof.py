@@ -54,7 +54,7 @@ def course(plan: Plan, scheduler: str, steps: int | None, kills: int) -> Course:
     words = proving.settings(plan, steps)
     cut = words if own else [*words, proving.interrupted(ways)]
     other: list[str] = []
-    if own or not workloads.traits(plan.job.workload).converts:
+    if own or not workloads.converts(plan.job.workload, plan.args):
         why = f"{plan.job.workload} does not go on from a checkpoint of another number of ranks"
     elif not (other := proving.other_ranks(plan)):
         why = "its batch can be divided by no other number of ranks here"
