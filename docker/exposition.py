@@ -93,6 +93,7 @@ class Follower:
     at: int = 0
     newest: dict[str, Any] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    starts: set[tuple[str, str]] = field(default_factory=set)  # of attempts
     slow: dict[int, float] = field(default_factory=dict)
 
     def read(self) -> None:
@@ -113,6 +114,9 @@ class Follower:
         self.counts[event] = self.counts.get(event, 0) + 1
         if event == "allocated":
             self.slow.clear()
+            self.starts.add(
+                (str(line.get("attempt")), str(line.get("time")))
+            )  # rounds of preflight tell the same
         elif event == "slow":
             self.slow[int(line["rank"])] = float(line["ratio"])
         elif event == "not_slow":
@@ -140,7 +144,7 @@ class Source:
             known = [float(value)] if isinstance(value, (int, float)) and not isinstance(value, bool) else []
             yield _gauge(name, words, [(self._run, number) for number in known])
         counts = self._events.counts
-        restarts = max(0, counts.get("allocated", 0) - 1)
+        restarts = max(0, len(self._events.starts) - 1)
         yield _counter("launcher_restarts_total", "Attempts after the first.", [(self._run, restarts)])
         stalls = [(self._run, float(counts.get("stalled", 0)))]
         yield _counter("launcher_stalls_total", "How often no rank advanced.", stalls)

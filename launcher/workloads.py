@@ -33,7 +33,7 @@ _FIELDS = {
     "checkpoint-every": "`checkpoint.every`",
     "checkpoint-keep": "`checkpoint.keep`",
     "checkpoint-async": "`checkpoint.async`",
-    "checkpoint-mirror": "`checkpoint.mirror`",
+    **dict.fromkeys(("checkpoint-mirror", "checkpoint-owner"), "`checkpoint.mirror`"),
     **dict.fromkeys(
         ("checkpoint-local", "checkpoint-local-every", "checkpoint-local-keep"), "`checkpoint.local`"
     ),
@@ -163,7 +163,9 @@ def problems(name: str, args: Mapping[str, Any]) -> Iterator[tuple[str, Problem]
             hint = f"use {_FIELDS[key]}" if key in _FIELDS else "leave it out: it follows from the job"
             yield key, Problem(f"args.{key} is set by the launcher", hint)
         elif key not in theirs:
-            hint = did_you_mean(key, theirs) or f"see `python -m workloads.{name} --help`"
+            able = [other for other in names() if takes(other, key)]
+            hint = f"leave it out; these have it: {', '.join(able)}" if able else did_you_mean(key, theirs)
+            hint = hint or f"see `python -m workloads.{name} --help`"
             yield key, Problem(f"workload {name!r} has no option {key!r}", hint)
         else:
             wrong = _mismatch(theirs[key], value)
@@ -305,6 +307,11 @@ def steps(workload: str) -> bool:
 def mixes(name: str) -> bool:
     """Whether workload `name` reads plain text, whose sources may have weights."""
     return {"data", "data-cache"} <= set(_options(parser(name))[1])
+
+
+def converts(workload: str, args: Mapping[str, Any]) -> bool:
+    """Whether it goes on from a checkpoint of another number of ranks."""
+    return traits(workload).converts and not args.get("lora-4bit")
 
 
 def saves(workload: str) -> bool:

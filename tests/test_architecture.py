@@ -51,6 +51,7 @@ TESTED_BY = (
     ("docker/workloads", "docker/workloads/test_serve.py", "endpoint placement"),
     ("docker/workloads", "docker/workloads/test_pretrain.py", "export"),
     ("launcher/cli/verbs", "launcher/runs/test_checkpoints.py", "checkpoints"),
+    ("launcher/runs", "launcher/runs/test_checkpoints.py", "mirrored"),
     ("launcher/reports", "launcher/runs/test_checkpoints.py", "checkpoint_tables"),
     ("launcher/reports", "launcher/runs/test_certificate.py", "certificate"),
     ("launcher/submission", "launcher/submission/test_proof.py", "proving"),

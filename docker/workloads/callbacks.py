@@ -1,7 +1,7 @@
 """What a Trainer says of its steps, evaluations and checkpoints, as lines of metrics.jsonl.
 
-Owns the Trainer's callback: signals and losses that are not finite stop it. The
-bridge from a job to the Trainer is trainers.py.
+Owns the Trainer's callback: signals, losses that are not finite and ranks that do not agree stop it, and it says where
+a checkpoint goes. The bridge from a job to the Trainer is trainers.py.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ import heartbeat
 from ending import NOT_FINITE
 from transformers import TrainerCallback
 
-from workloads import engines, metrics, own_time
+from workloads import engines, metrics, own_disk, own_time
 from workloads.checkpoint_folder import Progress
 from workloads.session import Stop
+from workloads.training import due
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerControl, TrainerState
 
-    from workloads import balancing
+    from workloads import balancing, evidence, replicas
     from workloads.saver import Saver
     from workloads.stages import Stage
 
@@ -44,8 +45,14 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         *,
         attempt: int,
         balance: balancing.Balance | None,
+        agreement: replicas.Replicas | None,
+        digests: evidence.Evidence | None,
     ) -> None:
         self.trainer, self.saver, self.attempt, self.balance = trainer, saver, attempt, balance
+        self.agreement, self.digests = agreement, digests
+        self.near: own_disk.Place | None = (
+            None  # where the checkpoint goes that is due, if not to the run's folder
+        )
         self.args, self.this, self.log = stage.args, stage.this, stage.log
         self.stopped = False
         self._began, self._rate = 0.0, 0.0
@@ -53,6 +60,10 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, _: Any, state: TrainerState, control: TrainerControl, **more: Any) -> None:
         del control, more
+        if self.agreement:
+            self.agreement.check(state.global_step)
+        if self.digests and self.saver.saved:
+            self.digests.state(self.trainer.deepspeed, state.global_step)
         heartbeat.mine().phase(heartbeat.FIRST, state.global_step)
         own, module = own_time.of(self.trainer.deepspeed), self.trainer.deepspeed.module
         module.register_forward_pre_hook(lambda *_: own.forward(ends=False) if module.training else None)
@@ -77,12 +88,26 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
         if self.stopped or last:
             control.should_training_stop = control.should_log = True
             control.should_save = control.should_save or bool(self.args.checkpoint_keep)
+        self._place(state.global_step, control)
         # what is saved is logged before, so that a loss that is not finite is never saved
-        control.should_log = control.should_log or control.should_save
+        control.should_log = control.should_log or control.should_save or self.digests is not None
         beat = heartbeat.mine()
         beat.step(state.global_step, self._own.seconds())
         if control.should_evaluate or control.should_save:
             beat.phase(heartbeat.EVALUATE if control.should_evaluate else heartbeat.CHECKPOINT)
+
+    def _place(self, step: int, control: TrainerControl) -> None:
+        """Say where a checkpoint goes that is due, once the ranks agree on what would be in it."""
+        place, last = own_disk.mine(), self.args.max_steps
+        self.near = place if place and not control.should_save and due(step, place.every, last) else None
+        control.should_save = control.should_save or self.near is not None
+        if self.agreement and (control.should_save or due(step, self.args.verify_every, last)):
+            self.agreement.compare(step, self.saver)
+
+    def saved(self) -> None:
+        """A checkpoint is written, or is about to be, to the run's folder."""
+        if self.digests:
+            self.digests.state(self.trainer.deepspeed, self.trainer.state.global_step)
 
     def on_prediction_step(self, *given: Any, **more: Any) -> None:
         del given, more
@@ -126,6 +151,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             )
         tokens = int(state.num_input_tokens_seen)
         seconds = self._seconds / max(1, self._steps)
+        seen = {"samples": self.digests.samples()} if self.digests else {}
         self.log.step(
             {
                 "step": state.global_step,
@@ -140,6 +166,7 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
                 "skipped_steps": engine.skipped_steps,
                 **{_plain(key): logs[key] for key in logs if _plain(key) in metrics.CHAT},
                 **(self.balance.figures() if self.balance is not None else {}),
+                **seen,
             }
         )
         self._seconds, self._steps, self._tokens = 0.0, 0, tokens

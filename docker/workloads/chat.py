@@ -42,9 +42,9 @@ def add_options(
 ) -> None:
     """Add the options of every stage; `keys` are those of one example.
 
-    `shown` is a stage whose examples have their answers; `dropout` says whether the stage has any.
+    `shown` is a stage whose examples have their answers: its steps can be compared. `dropout` says whether it has any.
     """
-    options.launcher(command)
+    options.launcher(command, only=options.WITH_LOCAL if shown else options.LAUNCHER_OPTIONS)
     group = command.add_argument_group("training")
     options.optimization(group)
     options.examples(group, keys)
@@ -55,6 +55,8 @@ def add_options(
         turns.add_option(group)
     lora.add_options(group, dropout=dropout)
     options.reports(group)
+    if shown:
+        options.trust(group)
     options.rehearsal(group)
 
 

@@ -7,7 +7,7 @@ takes the place of the second and third stage. What stages share is in chat.py.
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workloads import chat, formats, lora, options, session, stages
 from workloads.traits import Learning, Traits
@@ -64,7 +64,14 @@ def dpo(args: argparse.Namespace, this: Session) -> int:
         **stage.datasets,
     )
     trainers.arrange(trainer, stage)
-    return trainers.run(trainer, stage)
+    return trainers.run(trainer, stage, judge=judge)
+
+
+def judge(model: Any, batch: dict[str, Any]) -> tuple[Any, ...]:
+    """The loss of a batch's answers, by the last layer that TRL gives the model."""
+    labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, stages.IGNORED)
+    texts = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    return (-model(**texts, labels=labels, use_cache=False, fused_lm_head=True).log_probs.sum(),)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ Owns TRL's RewardTrainer: a number for each answer, and the loss of Bradley and 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from workloads import chat, formats, four_bit, lora, session, stages
 from workloads.traits import Learning, Traits
@@ -59,7 +59,13 @@ def reward(args: argparse.Namespace, this: Session) -> int:
         **stage.datasets,
     )
     trainers.arrange(trainer, stage)
-    return trainers.run(trainer, stage)
+    return trainers.run(trainer, stage, judge=judge)
+
+
+def judge(model: Any, batch: dict[str, Any]) -> tuple[Any, ...]:
+    """What the model says of a batch's answers, in one number."""
+    texts = {key: batch[key] for key in ("input_ids", "attention_mask")}
+    return (model(**texts, use_cache=False).logits.sum(),)
 
 
 def main() -> None:

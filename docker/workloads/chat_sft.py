@@ -62,7 +62,7 @@ def sft(args: argparse.Namespace, this: Session) -> int:
     )
     trainers.arrange(trainer, stage)
     trainer.evaluate = lambda **_: trainers.evaluate_tokens(trainer, judge)
-    return trainers.run(trainer, stage, converts=True)
+    return trainers.run(trainer, stage, judge=judge, converts=True)
 
 
 def judge(model: Any, batch: dict[str, Any]) -> Any:

@@ -131,11 +131,17 @@ def read(path: Path) -> Checkpoint:
 def marker(path: Path) -> dict[str, Any]:
     """What complete.json says, as it was written. Raises OSError or ValueError."""
     try:
-        known: Any = json.loads(_text(path / MARKER))
+        return parsed(_text(path / MARKER))
     except FileNotFoundError as error:
         damaged = (path / DAMAGED).exists()
         why = f"it is damaged, see {DAMAGED}" if damaged else f"it was not finished ({MARKER} is missing)"
         raise ValueError(why) from error
+
+
+def parsed(content: bytes) -> dict[str, Any]:
+    """What the bytes of a complete.json say, as it was written. Raises ValueError."""
+    try:
+        known: Any = json.loads(content)
     except RecursionError:
         known = None
     if not isinstance(known, dict) or not all(

@@ -83,6 +83,16 @@ def describe(session: Session, model: PreTrainedModel, by: PreTrainedTokenizerBa
         print(f"checkpoints of this run cannot be exported later: {reason}", flush=True)
 
 
+def tag(step: int) -> str:
+    """The name of the checkpoint of a step."""
+    return f"step-{step:08d}"
+
+
+def carried(progress: Progress, identity: Identity) -> dict[str, Any]:
+    """What each checkpoint says of itself, in complete.json and in DeepSpeed's files."""
+    return {"progress": asdict(progress), "identity": asdict(identity)}
+
+
 @heartbeat.told(heartbeat.CHECKPOINT)
 def save(
     engine: DeepSpeedEngine,
@@ -101,18 +111,17 @@ def save(
     Raises Stop with NO_CHECKPOINT on every rank when any rank could not write (a full disk); the complete
     checkpoints before are untouched then. Where the saver lets training go on, the next call does, or its `settle`.
     """
-    folder = saver.this.run_dir / checkpoint_folder.FOLDER
-    tag = f"step-{progress.step:08d}"
-    carried = {"progress": asdict(progress), "identity": asdict(identity)}
-    done = functools.partial(complete, folder / tag, carried, keep=keep)
-    with saver.checkpoint(folder / tag, progress.step, done) as writing:
+    path = saver.this.run_dir / checkpoint_folder.FOLDER / tag(progress.step)
+    always = carried(progress, identity)
+    done = functools.partial(complete, path, always, keep=keep)
+    with saver.checkpoint(path, progress.step, done) as writing:
         if saver.this.rank == 0:
-            shutil.rmtree(folder / tag, ignore_errors=True)  # what is left of a broken one
+            shutil.rmtree(path, ignore_errors=True)  # what is left of a broken one
         for name, one in {"": engine, **(others or {})}.items():
             with observed(one, writing):
-                place = f"{tag}/{name}".rstrip("/")
-                state = {**carried, **(more or {})}
-                one.save_checkpoint(str(folder), tag=place, client_state=state, save_latest=False)
+                place = f"{path.name}/{name}".rstrip("/")
+                state = {**always, **(more or {})}
+                one.save_checkpoint(str(path.parent), tag=place, client_state=state, save_latest=False)
 
 
 def complete(
@@ -135,8 +144,7 @@ def complete(
                 f"{elsewhere[0]} is on another host only: the run's folder must be shared by all hosts"
             )
         if unknown:
-            names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
-            files = {name: files.get(name) or _small(path / name) for name in names}
+            files = all_files(path, files)
         checkpoint_folder.mark(path, carried, files)
         if not unknown:
             _point_latest(folder, tag)
@@ -148,13 +156,13 @@ def complete(
 
 
 def find(
-    session: Session, older: str | None, identity: Identity, log: metrics.Log, *, converts: bool = False
+    session: Session, older: str | None, identity: Identity, log: metrics.Log, *, converts: bool | str = False
 ) -> Checkpoint | None:
     """The checkpoint to start from: the newest sound one of the run, else of the older run's folder, else none.
 
     Those that are passed over are logged: unfinished ones, and those of which a rank finds a file damaged. One of
-    another number of ranks is converted first, where the workload `converts`. Raises Stop on every rank when the one
-    found does not fit this run, or when the older run has none.
+    another number of ranks is converted first, where the workload `converts`; words say why it does not. Raises Stop on
+    every rank when the one found does not fit this run, or when the older run has none.
     """
     distrusted: set[Path] = set()
     told: set[str] = set()
@@ -204,7 +212,7 @@ def _require_none_damaged(folder: Path) -> None:
         )
 
 
-def _fitting(checkpoint: Checkpoint, identity: Identity, converts: bool) -> Checkpoint:
+def _fitting(checkpoint: Checkpoint, identity: Identity, converts: bool | str) -> Checkpoint:
     """The checkpoint. Raises Stop where it cannot continue in a run of this identity."""
     if reason := refusal(checkpoint, identity, converts):
         raise Stop(reason)
@@ -217,7 +225,7 @@ def parted(checkpoint: Checkpoint, identity: Identity) -> bool:
     return not checkpoint.universal and theirs.zero_stage > 0 and theirs.world_size != identity.world_size
 
 
-def refusal(checkpoint: Checkpoint, identity: Identity, converts: bool = False) -> str | None:
+def refusal(checkpoint: Checkpoint, identity: Identity, converts: bool | str = False) -> str | None:
     """Why a checkpoint cannot continue in a run of this identity; None if it can, once it is converted."""
     theirs, ours = checkpoint.identity, identity
     if theirs.model_fingerprint != ours.model_fingerprint:
@@ -232,13 +240,13 @@ def refusal(checkpoint: Checkpoint, identity: Identity, converts: bool = False) 
             f"{checkpoint.path} was written by {_layout(theirs)}, and {_layout(ours)} cannot read it: "
             "use what wrote it"
         )
-    if parted(checkpoint, identity) and not converts:
-        return (
-            f"{checkpoint.path} was written by {_layout(theirs)}, and this run has {_layout(ours)}: DeepSpeed reads "
-            "its partitions back only with as many ranks. Use as many, or convert it first: "
+    if parted(checkpoint, identity) and converts is not True:
+        why = converts or (
+            "DeepSpeed reads its partitions back only with as many ranks. Use as many, or convert it first: "
             f"python -m deepspeed.checkpoint.ds_to_universal --inject_missing_state --input_folder {checkpoint.path} "
             f"--output_folder CONVERTED/{checkpoint.tag}, then --resume CONVERTED"
         )
+        return f"{checkpoint.path} was written by {_layout(theirs)}, and this run has {_layout(ours)}: {why}"
     return None
 
 
@@ -268,6 +276,12 @@ def _completed(path: Path, keep: int) -> None:
     """What follows complete.json on rank 0: the upload to the mirror begins, and old ones go."""
     mirroring.completed(path.name)
     checkpoint_folder.prune(path.parent, keep, but=mirroring.in_use())
+
+
+def all_files(path: Path, known: Mapping[str, Written]) -> dict[str, Written]:
+    """The files of a checkpoint by their names: those that are `known`, and what else is on disk. Raises OSError."""
+    names = (str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+    return {name: known.get(name) or _small(path / name) for name in names}
 
 
 def _small(path: Path) -> Written:

@@ -11,7 +11,7 @@ import os
 import re
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -80,13 +80,18 @@ def write(writer: Any, save: Callable[..., Any], state: object, path: str) -> Wr
 
 def of(path: Path) -> Written:
     """The size and digest of a file on disk. Raises OSError."""
+    with path.open("rb") as file:
+        return of_stream(file)
+
+
+def of_stream(file: IO[bytes]) -> Written:
+    """The size and digest of what can still be read of a file. Raises OSError."""
     import xxhash
 
     digest, size = xxhash.xxh3_128(), 0
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-            size += len(block)
+    while block := file.read(BLOCK):
+        digest.update(block)
+        size += len(block)
     return Written(size, digest.hexdigest())
 
 

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         description="Fine-tune a causal language model or an encoder-decoder on examples.",
         allow_abbrev=False,
     )
-    options.launcher(command)
+    options.launcher(command, only=options.WITH_LOCAL)
     group = command.add_argument_group("training")
     group.add_argument(
         "--task",
@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     )
     lora.add_options(group, dropout=True)
     options.reports(group)
+    options.trust(group)
     options.rehearsal(group)
     return command
 
@@ -100,8 +101,9 @@ def finetune(args: argparse.Namespace, this: Session) -> int:
         model=model, args=arguments, data_collator=collator(stage, model, encoder), **stage.datasets
     )
     trainers.arrange(trainer, stage)
-    trainer.evaluate = lambda **_: trainers.evaluate_tokens(trainer, judge_encoded if encoder else judge)
-    return trainers.run(trainer, stage, converts=True)
+    judged = judge_encoded if encoder else judge
+    trainer.evaluate = lambda **_: trainers.evaluate_tokens(trainer, judged)
+    return trainers.run(trainer, stage, judge=judged, converts=True)
 
 
 def judge(model: Any, batch: dict[str, Any]) -> Any:

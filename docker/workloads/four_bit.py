@@ -30,6 +30,13 @@ def quantized(args: argparse.Namespace) -> bool:
     return bool(vars(args).get("lora_4bit"))
 
 
+def unconverted(args: argparse.Namespace) -> str:
+    """Why a checkpoint of another number of ranks is not converted, in words; empty where it is."""
+    if not quantized(args):
+        return ""
+    return "with --lora-4bit it was never seen that a converted checkpoint goes on right. Use as many ranks"
+
+
 def packed(model: Any) -> bool:
     """Whether weights of a model are in 4 bit: its state has their constants, for which the module has no place."""
     return any(hasattr(parameter, "quant_state") for parameter in model.parameters())

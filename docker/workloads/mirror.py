@@ -7,6 +7,11 @@ nothing. Every file is compared with its digest before it is sent, and after it 
 
     push ADDRESS FOLDER TAG --keep K    upload a complete checkpoint, then delete all but the newest K there
     pull ADDRESS FOLDER --above STEP    write and delete a probe, and fetch the newest that is above the step
+    list ADDRESS                        say what is there
+    verify ADDRESS TAG                  read each byte of a complete checkpoint
+    fetch ADDRESS FOLDER TAG            fetch one, and what builds its model again
+
+The first two claim the folder for their run: owner.json says whose it is (mirror_owner.py). The others only read.
 
 Lines of JSON on stdout tell how it goes, the last of them how it ended. Credentials come from the environment alone, as
 s3fs and gcsfs read it; they are in no message.
@@ -27,7 +32,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workloads import checkpoint_folder, digests, mirror_files
+from workloads import checkpoint_folder, digests, mirror_files, mirror_owner
 from workloads.mirror_files import steadily
 
 if TYPE_CHECKING:
@@ -71,8 +76,27 @@ def push(mirror: Mirror, path: Path, keep: int) -> int:
                 raise OSError(f"{name} has {there.get(name, 'no')} bytes at the mirror instead of {size}")
         mirror.write(f"{tag}/{checkpoint_folder.MARKER}", content)
     mirror.delete([f"{tag}/{INCOMING}"])
+    _describe(mirror, path.parent / checkpoint_folder.MODEL)
     prune(mirror, keep)
     return sent
+
+
+def _describe(mirror: Mirror, folder: Path) -> None:
+    """Upload what builds the model of a run again, unless it is there: small files, without which none is exported."""
+    found = (file for file in sorted(folder.rglob("*")) if file.is_file())
+    known = {str(file.relative_to(folder)): digests.of(file) for file in found}
+    record = {
+        "files": {name: file.size for name, file in known.items()},
+        digests.KIND: {name: file.digest for name, file in known.items()},
+    }
+    content = json.dumps(record).encode()
+    marker = f"{folder.name}/{checkpoint_folder.MARKER}"
+    there = checkpoint_folder.MARKER in mirror.files(folder.name)
+    if not known or (there and mirror.read(marker) == content):
+        return
+    for name in known:
+        mirror.write(f"{folder.name}/{name}", (folder / name).read_bytes())
+    mirror.write(marker, content)
 
 
 def _send(mirror: Mirror, path: Path, name: str, digest: str | None) -> None:
@@ -113,21 +137,53 @@ def pull(mirror: Mirror, folder: Path, above: int, say: Callable[[str], None]) -
     for tag in mirror.complete():
         if checkpoint_folder.step_of(tag) <= above:
             break
-        half = folder / RESTORING / tag
-        half.mkdir(parents=True, exist_ok=True)
-        (half / checkpoint_folder.MARKER).write_bytes(mirror.read(f"{tag}/{checkpoint_folder.MARKER}"))
         try:
-            marker = checkpoint_folder.marker(half)
-            _fetch(mirror, half, marker, say)
+            fetch(mirror, folder, tag, say)
         except ValueError as error:
             say(f"checkpoint {tag} of the mirror is passed over: {error}")
-            shutil.rmtree(half, ignore_errors=True)
             continue
-        shutil.rmtree(folder / tag, ignore_errors=True)  # a broken one
-        half.rename(folder / tag)
         shutil.rmtree(folder / RESTORING, ignore_errors=True)
         return tag
     return None
+
+
+def fetch(mirror: Mirror, folder: Path, name: str, say: Callable[[str], None]) -> None:
+    """Fetch what has a marker into `folder`. Raises ValueError where it is not whole, or comes with other bytes."""
+    half = folder / RESTORING / name
+    half.mkdir(parents=True, exist_ok=True)
+    try:
+        (half / checkpoint_folder.MARKER).write_bytes(mirror.read(f"{name}/{checkpoint_folder.MARKER}"))
+        _fetch(mirror, half, checkpoint_folder.marker(half), say)
+    except FileNotFoundError as error:
+        raise ValueError(f"{name} is not there, or its upload was not finished") from error
+    except ValueError:
+        shutil.rmtree(half, ignore_errors=True)
+        raise
+    shutil.rmtree(folder / name, ignore_errors=True)  # a broken one
+    half.rename(folder / name)
+
+
+def damage(mirror: Mirror, tag: str, say: Callable[[str], None]) -> list[str]:
+    """What is wrong with a checkpoint at the mirror, a sentence each, after each byte of it was read."""
+    try:
+        marker = checkpoint_folder.parsed(mirror.read(f"{tag}/{checkpoint_folder.MARKER}"))
+    except FileNotFoundError:
+        return ["its upload was not finished"]
+    except ValueError as error:
+        return [str(error)]
+    there, known, reasons = mirror.files(tag), marker.get(digests.KIND, {}), []
+    for name, size in marker["files"].items():
+        say("")
+        if there.get(name) != size:
+            reasons.append(f"{name} has {there.get(name, 'no')} bytes instead of {size}")
+        elif name in known and steadily(lambda name=name: _digest(mirror, f"{tag}/{name}")) != known[name]:  # type: ignore[misc]
+            reasons.append(f"{name} has other bytes than were written")
+    return reasons
+
+
+def _digest(mirror: Mirror, name: str) -> str:
+    with mirror.system.open(f"{mirror.base}/{name}", "rb") as file:
+        return digests.of_stream(file).digest
 
 
 def _fetch(mirror: Mirror, half: Path, marker: dict[str, Any], say: Callable[[str], None]) -> None:
@@ -165,11 +221,13 @@ def _fetch(mirror: Mirror, half: Path, marker: dict[str, Any], say: Callable[[st
 def run(words: list[str]) -> dict[str, Any]:
     """Do what the command line says; returns what the last line tells."""
     parser = argparse.ArgumentParser(prog="python -m workloads.mirror", allow_abbrev=False)
-    parser.add_argument("what", choices=("push", "pull"))
+    parser.add_argument("what", choices=("push", "pull", "list", "verify", "fetch"))
     parser.add_argument("address")
-    parser.add_argument("folder", type=Path, help="checkpoints/ of the run")
-    parser.add_argument("tag", nargs="?", default="")
+    parser.add_argument("--folder", type=Path, default=Path(), help="checkpoints/ of the run")
+    parser.add_argument("--tag", default="")
     parser.add_argument("--run", required=True, help="its name at the mirror")
+    parser.add_argument("--identity", default="", help="of the run, as its folder knows it")
+    parser.add_argument("--owner", default="", help="who runs it, and from where")
     parser.add_argument("--keep", type=int, default=1)
     parser.add_argument("--above", type=int, default=-1)
     parser.add_argument("--parent", type=int, default=0, help="the process without which this one has no use")
@@ -179,17 +237,44 @@ def run(words: list[str]) -> dict[str, Any]:
         if args.parent:
             _follow(args.parent)
         mirror = mirror_files.at(args.address, args.run)
-        if args.what == "pull":
-            probe(mirror)
-            tag, sent = pull(mirror, args.folder, args.above, lambda text: _tell(say=text)), 0
-        else:
-            tag, sent = args.tag, push(mirror, args.folder / args.tag, args.keep)
+        ended = _do(mirror, args)
         tags = mirror.complete()
     except Gone as error:
         return {"gone": str(error)}
+    except mirror_owner.ForeignError as error:
+        return {"foreign": str(error), "failed": str(error), "lasting": True}
     except Exception as error:  # of any backend
         return {"failed": mirror_files.reason(error), "lasting": mirror_files.lasting(error)}
-    return {"done": tag, "bytes": sent, "seconds": time.monotonic() - began, "tags": tags}
+    return {"bytes": 0, **ended, "seconds": time.monotonic() - began, "tags": tags}
+
+
+def _do(mirror: Mirror, args: argparse.Namespace) -> dict[str, Any]:
+    """What is done, as the last line tells it."""
+
+    def say(text: str) -> None:
+        _tell(say=text)
+
+    if args.what == "list":
+        there = {name.split("/")[0] for name in mirror.files()} - set(mirror.complete())
+        return {"done": None, "unfinished": sorted(t for t in there if checkpoint_folder.step_of(t) >= 0)}
+    if args.what == "verify":
+        return {"done": args.tag, "damage": damage(mirror, args.tag, say)}
+    if args.what == "fetch":
+        try:
+            fetch(mirror, args.folder, args.tag, say)
+        except ValueError as error:
+            return {"damaged": str(error)}
+        with contextlib.suppress(ValueError):  # of an older launcher
+            fetch(mirror, args.folder, checkpoint_folder.MODEL, say)
+        shutil.rmtree(args.folder / RESTORING, ignore_errors=True)
+        return {"done": args.tag}
+    if args.what == "pull":
+        probe(mirror)
+    identity = mirror_owner.claim(mirror, args.identity, args.owner)
+    if args.what == "push":
+        sent = push(mirror, args.folder / args.tag, args.keep)
+        return {"done": args.tag, "bytes": sent, "identity": identity}
+    return {"done": pull(mirror, args.folder, args.above, say), "identity": identity}
 
 
 def _follow(parent: int) -> None:

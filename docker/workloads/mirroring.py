@@ -45,6 +45,7 @@ class Uploads:
     address: str
     run_dir: Path
     keep: int
+    owner: str = ""
     pause: float = PAUSE
     wanted: list[str] = field(default_factory=list)  # tags that wait, the newest last
     busy: str | None = None  # the tag that is being uploaded, which nobody may delete
@@ -104,13 +105,9 @@ class Uploads:
 
     def _upload(self, tag: str) -> bool:
         """Whether there is nothing more to do for this checkpoint."""
-        words = [
-            "push",
-            self.address,
-            str(self.run_dir / checkpoint_folder.FOLDER),
-            tag,
-            f"--keep={self.keep}",
-        ]
+        folder = self.run_dir / checkpoint_folder.FOLDER
+        words = ["push", self.address, f"--folder={folder}", f"--tag={tag}", f"--keep={self.keep}"]
+        words.append(f"--owner={self.owner}")
         try:
             ended = ask(words, self.run_dir, self._started)
         except OSError as error:  # no process, no memory
@@ -121,7 +118,7 @@ class Uploads:
             return False
         self.hopeless = bool(ended.get("lasting"))
         if "done" in ended:
-            note(self.run_dir, self.address, ended["tags"])
+            note(self.run_dir, self.address, ended)
             if ended["bytes"]:
                 rate = ended["bytes"] / max(ended["seconds"], 1e-9) / 1e6
                 say(f"checkpoint {tag} is at the mirror: {ended['bytes']:,} bytes, {rate:.0f} MB/s")
@@ -155,10 +152,10 @@ def in_use() -> str | None:
     return _mine.busy if _mine is not None else None
 
 
-def start(address: str, run_dir: Path, keep: int) -> None:
+def start(address: str, run_dir: Path, keep: int, owner: str = "") -> None:
     """From now on upload what `completed` tells, first what an earlier attempt has left; the end waits for it."""
     global _mine
-    _mine = Uploads(address, run_dir, keep)
+    _mine = Uploads(address, run_dir, keep, owner)
     if newest := checkpoint_folder.newest(run_dir / checkpoint_folder.FOLDER):
         _mine.want(newest.tag)
     session.before_leaving.append(_finish)
@@ -178,17 +175,21 @@ def _finish(code: int) -> None:
         checkpoint_folder.prune(_mine.run_dir / checkpoint_folder.FOLDER, _mine.keep)
 
 
-def restore(address: str, run_dir: Path, above: int) -> str | None:
+def restore(address: str, run_dir: Path, above: int, owner: str = "") -> str | None:
     """Try the mirror, and fetch from it what is newer than step `above` (-1: there is nothing); returns the tag.
 
-    Raises Stop where the mirror cannot be written or read, and nothing else says where to begin; else that is said.
+    Raises Stop where the run's folder there is another run's, and where the mirror cannot be written or read, and
+    nothing else says where to begin; else that is said.
     """
     folder = run_dir / checkpoint_folder.FOLDER
-    ended = ask(["pull", address, str(folder), f"--above={above}"], run_dir, beat=heartbeat.mine().alive)
+    words = ["pull", address, f"--folder={folder}", f"--above={above}", f"--owner={owner}"]
+    ended = ask(words, run_dir, beat=heartbeat.mine().alive)
     if "done" in ended:
-        note(run_dir, address, ended["tags"])
+        note(run_dir, address, ended)
         tag: str | None = ended["done"]
         return tag
+    if "foreign" in ended:
+        raise Stop(f"the mirror {address}: {ended['foreign']}", BAD_INPUT)
     cause = ended.get("gone") or ended["failed"]
     if ended.get("lasting"):
         raise Stop(f"the mirror {address} cannot be used: {cause}. {_ADVICE}", BAD_INPUT)
@@ -208,12 +209,20 @@ _ADVICE = (
 )
 
 
-def note(run_dir: Path, address: str, tags: list[str]) -> None:
-    """Keep what is at the mirror, for `launcher checkpoints`; a full disk is no reason to stop."""
+def note(run_dir: Path, address: str, ended: dict[str, Any]) -> None:
+    """Keep what is at the mirror, and by which identity it is this run's; a full disk is no reason to stop."""
+    known = {"address": address, "tags": ended["tags"], "identity": ended.get("identity", "")}
     try:
-        metrics.write_atomically(run_dir / FILE, {"address": address, "tags": tags, "time": time.time()})
+        metrics.write_atomically(run_dir / FILE, {**known, "time": time.time()})
     except OSError as error:
         say(f"{FILE}: {error}")
+
+
+def identity(run_dir: Path) -> str:
+    """The identity that the run has at its mirror, as its folder knows it; '' where it does not."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return str(json.loads((run_dir / FILE).read_text(encoding="utf-8")).get("identity", ""))
+    return ""
 
 
 def ask(
@@ -231,7 +240,11 @@ def ask(
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "workloads.mirror", *words),
-            *(f"--run={run_dir.resolve().name}", f"--parent={os.getpid()}"),
+            *(
+                f"--run={run_dir.resolve().name}",
+                f"--parent={os.getpid()}",
+                f"--identity={identity(run_dir)}",
+            ),
         ],
         env={**os.environ, "PYTHONPATH": path},
         stdin=subprocess.DEVNULL,

@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 LAUNCHER_GROUP = "set by the launcher"
 LAUNCHER_OPTIONS = (
     *("deepspeed-config", "run-dir", "model"),
-    *("checkpoint-every", "checkpoint-keep", "checkpoint-async", "checkpoint-mirror", "resume"),
+    *("checkpoint-every", "checkpoint-keep", "checkpoint-async"),
+    *("checkpoint-mirror", "checkpoint-owner", "resume"),
 )
 LOCAL_OPTIONS = ("checkpoint-local", "checkpoint-local-every", "checkpoint-local-keep")
+WITH_LOCAL = (*LAUNCHER_OPTIONS, *LOCAL_OPTIONS)
 _LARGEST = 2**63 - 1  # what torch counts with
 INTERRUPTIONS = ("KILL", "TERM", "USR2")
 SWITCH = argparse.BooleanOptionalAction
@@ -92,6 +94,11 @@ def launcher(parser: argparse.ArgumentParser, only: Container[str] = LAUNCHER_OP
         required=True,
         help="an architecture of models.json (random weights), a Hugging Face folder or a hub name",
     )
+    _checkpoints(add)
+
+
+def _checkpoints(add: Callable[..., None]) -> None:
+    """Add when checkpoints are written, where they are kept, and which one a run starts from."""
     add(
         "checkpoint-every",
         type=count,
@@ -112,6 +119,12 @@ def launcher(parser: argparse.ArgumentParser, only: Container[str] = LAUNCHER_OP
         metavar="ADDRESS",
         help="s3://, gs:// or file:// where complete checkpoints are uploaded to, and fetched from when --run-dir has "
         "none that is as new",
+    )
+    add(
+        "checkpoint-owner",
+        default="",
+        metavar="TEXT",
+        help="who runs it, and from where: the run's folder at the mirror is left alone where it is another's",
     )
     add(
         "checkpoint-local",

@@ -12,7 +12,7 @@ import os
 import shutil
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,12 @@ from workloads.session import Stop
 from workloads.writing import Writing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import argparse
+    from collections.abc import Callable, Iterator, Mapping
 
     from deepspeed import DeepSpeedEngine
 
-    from workloads.checkpoint_folder import Checkpoint, Identity, Progress
+    from workloads.checkpoint_folder import Checkpoint, Identity
     from workloads.digests import Written
     from workloads.metrics import Log
     from workloads.session import Session
@@ -54,10 +55,20 @@ class Place:
 
 
 _mine: Place | None = None
+_told: set[str] = set()  # why nothing was written
 
 
 def mine() -> Place | None:
     """The place that `use` has made; None where nothing is kept on own disks."""
+    return _mine
+
+
+def asked(this: Session, args: argparse.Namespace) -> Place | None:
+    """The place that the options ask for; None where a workload has none, or a job asks for none."""
+    global _mine
+    _mine, given = None, vars(args)
+    if scratch := given.get("checkpoint_local"):
+        use(this, scratch, every=given["checkpoint_local_every"], keep=given["checkpoint_local_keep"])
     return _mine
 
 
@@ -114,28 +125,32 @@ def _remove(folder: Path) -> None:
 
 @heartbeat.told(heartbeat.CHECKPOINT)
 def save(
-    engine: DeepSpeedEngine, this: Session, place: Place, *, progress: Progress, identity: Identity
+    engine: DeepSpeedEngine,
+    this: Session,
+    place: Place,
+    tag: str,
+    *,
+    carried: Mapping[str, Any],
+    write: Callable[[Path], object],
 ) -> list[str]:
-    """Write what each host needs to its own disk, then delete all but the newest; all ranks call it.
+    """Have `write` put what each host needs on its own disk, then delete all but the newest; all ranks call it.
 
     Training waits for it, also where it does not for others (saver.py), whose writing goes on meanwhile. Returns why it
     is not there, one reason a rank; the ones before are kept then, and nothing is raised.
     """
-    tag = f"step-{progress.step:08d}"
     path = place.folder / tag
-    carried: dict[str, Any] = {"progress": asdict(progress), "identity": asdict(identity)}
     if place.leads:
         shutil.rmtree(path, ignore_errors=True)
     now = Writing(path, this.rank)
     with _by_host(engine), writing.observed(engine, now):
-        engine.save_checkpoint(str(place.folder), tag=tag, client_state=carried, save_latest=False)
+        now.guarded(write)(path)
     ranks: list[tuple[str, Part]] = _gathered(this, (str(place.folder), now.part))
     reasons = [part.failures[0] for _, part in ranks if part.failures]
     if not reasons:
         ours = [part.written for folder, part in ranks if folder == str(place.folder)]
         of_host = {name: file for files in ours for name, file in files.items()}
-        carried[SET] = digests.seal({"ranks": [part.written for _, part in ranks]})
-        reasons = [reason for reason in _gathered(this, _mark(place, path, carried, of_host)) if reason]
+        known = {**carried, SET: digests.seal({"ranks": [part.written for _, part in ranks]})}
+        reasons = [reason for reason in _gathered(this, _mark(place, path, known, of_host)) if reason]
     if place.leads:
         if reasons:
             shutil.rmtree(path, ignore_errors=True)
@@ -145,11 +160,20 @@ def save(
     return [reason.replace(str(path), str(place.folder)) for reason in reasons]
 
 
+def tell(log: Log, step: int, reasons: list[str], seconds: float) -> None:
+    """Log that a checkpoint was written in so many seconds, or for which of the reasons it was not: each once."""
+    if not reasons:
+        log.event("own_disk", step, seconds=seconds)
+    elif reasons[0] not in _told:
+        _told.add(reasons[0])
+        log.say(f"step {step} is not on the hosts' own disks, and training goes on: {reasons[0]}")
+
+
 def _mark(place: Place, path: Path, carried: dict[str, Any], files: dict[str, Written]) -> str:
     """Write the host's marker; returns why it could not be."""
     if place.leads:
         try:
-            checkpoint_folder.mark(path, carried, files)
+            checkpoint_folder.mark(path, carried, checkpoints.all_files(path, files))
         except OSError as error:
             return f"{socket.gethostname()}: {error}"
     return ""

@@ -23,10 +23,8 @@ from workloads import (
     checkpoints,
     engines,
     evidence,
-    keeping,
     metrics,
     options,
-    own_disk,
     own_time,
     replicas,
     routing,
@@ -54,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
         description="Pretrain a language model on text with DeepSpeed.",
         allow_abbrev=False,
     )
-    options.launcher(command, only=(*options.LAUNCHER_OPTIONS, *options.LOCAL_OPTIONS))
+    options.launcher(command, only=options.WITH_LOCAL)
     group = command.add_argument_group("training")
     options.optimization(group)
     options.language_model(group)
@@ -111,8 +109,6 @@ def prepare(args: argparse.Namespace, this: Session, log: metrics.Log) -> Traini
     )
     identity = dataclasses.replace(identity, data=data.order)
     parameters = architectures.parameters(model)  # DeepSpeed may spread experts over ranks
-    if scratch := args.checkpoint_local:
-        own_disk.use(this, scratch, every=args.checkpoint_local_every, keep=args.checkpoint_local_keep)
     checkpoint = tiers.nearest(this, args, identity, log, converts=True)
     checkpoints.describe(this, model, data.tokenizer)
     with routing.recordable():
@@ -163,9 +159,7 @@ def check(args: argparse.Namespace, config: dict[str, Any]) -> None:
             "leave one of them out"
         )
     routing.check_spread(args, config)
-    for place, what in keeping.unsaved(config).items():
-        if getattr(args, f"checkpoint_{place}"):
-            raise session.Stop(f"--checkpoint-{place}: {what} are not kept there; leave it out")
+    tiers.check(args, config)
 
 
 def build(

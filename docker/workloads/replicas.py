@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
 
     from workloads import metrics
+    from workloads.saver import Saver
     from workloads.session import Session
     from workloads.training import Training
 
@@ -79,6 +80,15 @@ class Replicas:
         hosts = [host for host, _ in answers]
         self._tell(step, odd, hosts, certain=certain, names=names)
 
+    def compare(self, step: int, saver: Saver) -> None:
+        """`check`, which raises once what is being written of when the ranks agreed is complete."""
+        try:
+            self.check(step)
+        except Stop:
+            with contextlib.suppress(Stop):
+                saver.settle()
+            raise
+
     def _tell(self, step: int, odd: list[int], hosts: list[str], *, certain: bool, names: list[str]) -> None:
         """Log what was found, and raise the Stop of `check`."""
         facts = {"ranks": odd, "hosts": [hosts[rank] for rank in odd], "certain": certain, "names": names}
@@ -117,13 +127,25 @@ def of(training: Training) -> Replicas | None:
     def loss() -> torch.Tensor:
         return next_token_loss(engine, fixed, training.group, this.device)[1]
 
-    def look() -> Iterator[Looked]:
-        if engine.zero_optimization_stage() < 3:
-            yield parameters(engine)
-        if training.group.size == 1:  # else ranks have parts of the input, and other results
-            yield computed(engine, loss)
+    # where ranks have parts of the input, they have other results
+    return between(this, training.log, lambda: engine, loss if training.group.size == 1 else None)
 
-    return Replicas(this, training.log, lambda: list(look()))
+
+def between(
+    this: Session,
+    log: metrics.Log,
+    engine: Callable[[], DeepSpeedEngine],
+    loss: Callable[[], torch.Tensor] | None,
+) -> Replicas:
+    """Compares the parameters that each rank has whole, and what `loss` computes of one input, if it is given."""
+
+    def look() -> Iterator[Looked]:
+        if engine().zero_optimization_stage() < 3:
+            yield parameters(engine())
+        if loss is not None:
+            yield computed(engine(), loss)
+
+    return Replicas(this, log, lambda: list(look()))
 
 
 def outvoted(values: Sequence[object]) -> tuple[list[int], bool]:
@@ -163,7 +185,7 @@ def computed(engine: DeepSpeedEngine, loss: Callable[[], torch.Tensor]) -> Looke
     import torch
 
     states: list[torch.Tensor] = []
-    hook = engine.module.base_model.register_forward_hook(
+    hook = _body(engine.module).register_forward_hook(
         lambda _module, _given, result: states.append(result[0])
     )
     engine.eval()
@@ -172,3 +194,10 @@ def computed(engine: DeepSpeedEngine, loss: Callable[[], torch.Tensor]) -> Looke
     engine.train()
     seen = [*states[-1:], result.reshape(1)]
     return Looked(COMPUTED[-len(seen) :], torch.stack([bits(one) for one in seen]))
+
+
+def _body(model: Any) -> Any:
+    """What computes a model's hidden states: all but its last layer, or an encoder alone."""
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    body = plain.base_model
+    return plain.get_encoder() if body is plain and plain.config.is_encoder_decoder else body

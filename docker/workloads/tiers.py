@@ -7,9 +7,19 @@ Owns the choice. The nearest holds where several are equally new: own disks (own
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from workloads import checkpoint_folder, checkpoints, mirroring, own_disk, verification, waiting
+from workloads import (
+    checkpoint_folder,
+    checkpoints,
+    keeping,
+    mirror_owner,
+    mirroring,
+    own_disk,
+    verification,
+    waiting,
+)
+from workloads.session import Stop
 
 if TYPE_CHECKING:
     import argparse
@@ -20,8 +30,15 @@ if TYPE_CHECKING:
     from workloads.session import Session
 
 
+def check(args: argparse.Namespace, config: dict[str, Any]) -> None:
+    """Raise Stop for a place where states of a run with this DeepSpeed config are not kept."""
+    for place, what in keeping.unsaved(config).items():
+        if vars(args).get(f"checkpoint_{place}"):
+            raise Stop(f"--checkpoint-{place}: {what} are not kept there; leave it out")
+
+
 def nearest(
-    session: Session, args: argparse.Namespace, identity: Identity, log: Log, *, converts: bool = False
+    session: Session, args: argparse.Namespace, identity: Identity, log: Log, *, converts: bool | str = False
 ) -> Checkpoint | None:
     """The checkpoint to start from, or None; all ranks call it, once, before anything is loaded.
 
@@ -29,22 +46,28 @@ def nearest(
     where the mirror cannot be used.
     """
     folder, address = session.run_dir / checkpoint_folder.FOLDER, args.checkpoint_mirror
-    local = own_disk.newest(session, place, identity, log) if (place := own_disk.mine()) else None
+    place = own_disk.asked(session, args)
+    local = own_disk.newest(session, place, identity, log) if place else None
     above = local.progress.step if local else -1
     if address:
-        fetch = functools.partial(_restored, address, session.run_dir, above)
+        fetch = functools.partial(_restored, args, session.run_dir, above)
         waiting.first(session, fetch, verification.LIMIT, "the mirror of checkpoints")
     if local and session.first(lambda: _newest(folder)) <= above:
         checkpoint: Checkpoint | None = local
     else:
         checkpoint = checkpoints.find(session, args.resume, identity, log, converts=converts)
     if address and session.rank == 0:
-        mirroring.start(address, session.run_dir, args.checkpoint_keep)
+        mirroring.start(address, session.run_dir, args.checkpoint_keep, _owner(args, session.run_dir))
     return checkpoint
 
 
-def _restored(address: str, run_dir: Path, above: int) -> None:
-    mirroring.restore(address, run_dir, max(above, _newest(run_dir / checkpoint_folder.FOLDER)))
+def _restored(args: argparse.Namespace, run_dir: Path, above: int) -> None:
+    here = max(above, _newest(run_dir / checkpoint_folder.FOLDER))
+    mirroring.restore(args.checkpoint_mirror, run_dir, here, _owner(args, run_dir))
+
+
+def _owner(args: argparse.Namespace, run_dir: Path) -> str:
+    return args.checkpoint_owner or mirror_owner.of_process(run_dir)
 
 
 def _newest(folder: Path) -> int:

@@ -8,13 +8,9 @@ logged is callbacks.py's.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
 import os
 import time
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import heartbeat
@@ -40,20 +36,20 @@ from workloads import (
     session,
     stages,
     tiers,
-    writing,
+    trainer_checkpoints,
+    trainer_trust,
 )
 from workloads.session import Session, Stop
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable, Iterable, Iterator
 
     import torch
-    from deepspeed import DeepSpeedEngine
     from transformers import PreTrainedModel, Trainer
 
-    from workloads.checkpoint_folder import Identity
+    from workloads.checkpoint_folder import Checkpoint, Identity
     from workloads.stages import Stage
+    from workloads.trainer_trust import Judge
 
 
 def settings(
@@ -147,9 +143,7 @@ def arrange(trainer: Trainer, stage: Stage, per_example: int = 1) -> None:
         trainer.args.per_device_eval_batch_size = math.gcd(stage.size.micro, len(evaluated) // ranks)
 
 
-def evaluate_tokens(
-    trainer: Trainer, judge: Callable[[Any, dict[str, torch.Tensor]], Iterable[torch.Tensor]]
-) -> dict[str, float]:
+def evaluate_tokens(trainer: Trainer, judge: Judge) -> dict[str, float]:
     """Loss of the held-out labels, nats a token, and the share that is held likeliest: each token weighs the same.
 
     The Trainer's own mean gives each batch the same weight, so it depends on how they are cut. `judge` gives the
@@ -193,16 +187,18 @@ def follow(trainer: Trainer, args: argparse.Namespace) -> None:
     trainer.create_scheduler = create_scheduler
 
 
-def run(trainer: Trainer, stage: Stage, *, converts: bool = False) -> int:
+def run(trainer: Trainer, stage: Stage, *, judge: Judge | None = None, converts: bool = False) -> int:
     """Train from the newest complete checkpoint to the last step; returns the exit code (SAVED after a signal).
 
-    One of another number of ranks is converted first if the workload `converts`; adapters are not.
+    One of another number of ranks is converted first if the workload `converts`, but for weights in 4 bit. `judge`: of
+    a model and a batch, what ranks can be compared by, first its sum over the batch.
     """
     began = time.monotonic()
     args, this, log = stage.args, stage.this, stage.log
     trainer.remove_callback(PrinterCallback)
     lookups.look_up_once()
     follow(trainer, args)
+    tiers.check(args, trainer.args.deepspeed)
     identity = checkpoints.identity(
         args.model,
         trainer.model,
@@ -210,33 +206,30 @@ def run(trainer: Trainer, stage: Stage, *, converts: bool = False) -> int:
         config=trainer.args.deepspeed,
         world_size=this.world_size,
     )
-    checkpoint = tiers.nearest(this, args, identity, log, converts=converts and not args.lora_rank)
+    able = converts and (four_bit.unconverted(args) or True)
+    checkpoint = tiers.nearest(this, args, identity, log, converts=able)
     checkpoints.describe(this, trainer.model, stage.tokenizer)
     parameters = architectures.parameters(trainer.model)  # DeepSpeed may spread experts over ranks
     attempt = this.first(lambda: metrics.attempts(this.run_dir) + 1)
-    log.say(
-        f"{identity.model}, tokenizer {identity.tokenizer}; {this.world_size} ranks, ZeRO-{identity.zero_stage}, "
-        f"{identity.precision}; " + (f"resumed from {checkpoint.tag}" if checkpoint else "from the start")
-    )
-    log.event(
-        "start",
-        checkpoint.progress.step if checkpoint else 0,
-        world_size=this.world_size,
-        resumed_from=checkpoint.tag if checkpoint else None,
-        parameters=parameters,
-        attempt=attempt,
-        max_steps=args.max_steps,
-    )
+    announce(stage, identity, checkpoint, parameters=parameters, attempt=attempt)
     policy = trainer.model.get_base_model() if args.lora_rank else trainer.model
     balance = balancing.of(policy, packed=vars(args).get("packing", False))
     if balance is not None:
         balancing.follow(trainer, balance)
     kept = saver.Saver(this, log, goes_on=args.checkpoint_async, saved=checkpoint.tag if checkpoint else None)
-    reporter = callbacks.Reporter(trainer, stage, kept, attempt=attempt, balance=balance)
+    reporter = callbacks.Reporter(
+        trainer,
+        stage,
+        kept,
+        attempt=attempt,
+        balance=balance,
+        agreement=trainer_trust.agreement(trainer, stage, judge),
+        digests=trainer_trust.digests(trainer, stage),
+    )
     trainer.add_callback(reporter)
-    save_whole(trainer, reporter, identity)
+    trainer_checkpoints.save_whole(trainer, reporter, identity)
     try:
-        with routing.recordable(), universal_loading(trainer, checkpoint):
+        with routing.recordable(), trainer_checkpoints.loading(trainer, checkpoint):
             trainer.train(resume_from_checkpoint=str(checkpoint.path) if checkpoint else None)
         kept.settle()
         if not reporter.stopped:
@@ -251,53 +244,24 @@ def run(trainer: Trainer, stage: Stage, *, converts: bool = False) -> int:
     return SAVED if reporter.stopped else os.EX_OK
 
 
-@contextlib.contextmanager
-def universal_loading(trainer: Trainer, checkpoint: checkpoint_folder.Checkpoint | None) -> Iterator[None]:
-    """Have the Trainer's engine load a universal checkpoint as ours do (checkpoints.load), if it is one."""
-    if checkpoint is None or not checkpoint.universal:
-        yield
-        return
-    from transformers import trainer as transformers_trainer
-
-    plugin = trainer.accelerator.state.deepspeed_plugin
-    plugin.deepspeed_config["checkpoint"] = {
-        **plugin.deepspeed_config.get("checkpoint", {}),
-        "load_universal": True,
-    }
-    load = transformers_trainer.deepspeed_load_checkpoint
-
-    def loaded(engine: DeepSpeedEngine, *given: Any, **more: Any) -> None:
-        with engines.own_settings(engine):
-            load(engine, *given, **more)
-        engines.part_steps(engine)
-
-    transformers_trainer.deepspeed_load_checkpoint = loaded
-    try:
-        yield
-    finally:
-        transformers_trainer.deepspeed_load_checkpoint = load
-
-
-def save_whole(trainer: Trainer, reporter: callbacks.Reporter, identity: Identity) -> None:
-    """Have what the Trainer saves marked as complete, once each rank has written its part of it.
-
-    A rank that cannot write goes on, as the others wait for it. DeepSpeed's files may be written while training goes
-    on; the Trainer's own, of which the weights are large, are written at once.
-    """
-    inner, inner_model = trainer._save_checkpoint, trainer._save
-    folder, keep = Path(trainer.args.output_dir), reporter.args.checkpoint_keep
-
-    def save(*args: Any, **more: Any) -> None:
-        progress = reporter.progress()
-        path = folder / f"checkpoint-{progress.step}"
-        carried = {"progress": asdict(progress), "identity": asdict(identity)}
-        done = functools.partial(checkpoints.complete, path, carried, keep=keep, unknown=True)
-        with reporter.saver.checkpoint(path, progress.step, done) as now:
-            trainer._save = now.guarded(inner_model)
-            with writing.observed(trainer.deepspeed, now):
-                now.guarded(inner)(*args, **more)
-
-    trainer._save_checkpoint = save
+def announce(
+    stage: Stage, identity: Identity, checkpoint: Checkpoint | None, *, parameters: int, attempt: int
+) -> None:
+    """Log what is trained, by what, and from where it continues."""
+    ranks, resumed = stage.this.world_size, checkpoint.tag if checkpoint else None
+    stage.log.say(
+        f"{identity.model}, tokenizer {identity.tokenizer}; {ranks} ranks, ZeRO-{identity.zero_stage}, "
+        f"{identity.precision}; " + (f"resumed from {resumed}" if resumed else "from the start")
+    )
+    stage.log.event(
+        "start",
+        checkpoint.progress.step if checkpoint else 0,
+        world_size=ranks,
+        resumed_from=resumed,
+        parameters=parameters,
+        attempt=attempt,
+        max_steps=stage.args.max_steps,
+    )
 
 
 def finish(trainer: Trainer, stage: Stage, facts: dict[str, Any]) -> None:

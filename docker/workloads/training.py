@@ -5,10 +5,9 @@ Owns one attempt of a run on this rank. What it works with is put together by pr
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import heartbeat
@@ -21,6 +20,7 @@ from workloads.session import Stop
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
+    from pathlib import Path
 
     import torch
     from deepspeed import DeepSpeedEngine
@@ -57,7 +57,6 @@ class Training:
     unlogged_steps: int = 0
     unlogged_seconds: float = 0.0
     unlogged_waiting: float = 0.0  # seconds of these in which no batch was ready
-    told: set[str] = field(default_factory=set)  # why nothing was written to hosts' own disks
 
     def run(self) -> bool:
         """Train to the last step; returns whether a signal ended it before, with everything saved."""
@@ -75,7 +74,7 @@ class Training:
             place = own_disk.mine()
             near = not saves and place is not None and due(step, place.every, args.max_steps)
             if self.agreement and (saves or near or due(step, args.verify_every, args.max_steps)):
-                self.compare(self.agreement)  # so nothing is saved that ranks do not agree on
+                self.agreement.compare(step, self.saver)  # so nothing is saved that ranks do not agree on
             if self.data.evaluation and due(step, args.eval_every, args.max_steps):
                 self.evaluate()
             if saves:
@@ -85,15 +84,6 @@ class Training:
         self.saver.settle()
         heartbeat.mine().phase(heartbeat.END)
         return stop
-
-    def compare(self, agreement: replicas.Replicas) -> None:
-        """Raise Stop where ranks do not agree, once what is being written of when they did is complete."""
-        try:
-            agreement.check(self.progress.step)
-        except Stop:
-            with contextlib.suppress(Stop):
-                self.saver.settle()
-            raise
 
     def step(self) -> bool:
         """One optimizer step over the global batch; returns whether any rank was told to stop."""
@@ -137,12 +127,14 @@ class Training:
 
     def fetched(self) -> Iterator[Batch]:
         """The micro batches of a step, with the time that is spent on waiting for them counted."""
+        import torch
+
         for _ in range(self.size.accumulation):
             began = time.perf_counter()
             batch = next(self.batches)
             self.unlogged_waiting += time.perf_counter() - began
             if self.digests:
-                self.digests.see(batch)
+                self.digests.see(torch.cat([batch.inputs, batch.labels], 1))
             yield batch
 
     def check_finite(self, step: int, loss: float, norm: float | None) -> None:
@@ -211,12 +203,15 @@ class Training:
     def save_on_own_disks(self, place: own_disk.Place) -> None:
         """Write a checkpoint to each host's own disk; where one cannot, training goes on."""
         began, step = time.perf_counter(), self.progress.step
-        reasons = own_disk.save(self.engine, self.this, place, progress=self.progress, identity=self.identity)
-        if not reasons:
-            self.log.event("own_disk", step, seconds=time.perf_counter() - began)
-        elif reasons[0] not in self.told:
-            self.told.add(reasons[0])
-            self.log.say(f"step {step} is not on the hosts' own disks, and training goes on: {reasons[0]}")
+        carried = checkpoints.carried(self.progress, self.identity)
+
+        def write(path: Path) -> None:
+            folder = str(path.parent)
+            self.engine.save_checkpoint(folder, tag=path.name, client_state=carried, save_latest=False)
+
+        tag = checkpoints.tag(step)
+        reasons = own_disk.save(self.engine, self.this, place, tag, carried=carried, write=write)
+        own_disk.tell(self.log, step, reasons, time.perf_counter() - began)
 
 
 def next_token_loss(

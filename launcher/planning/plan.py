@@ -61,6 +61,7 @@ class Workspace(NamedTuple):
     python: str  # the interpreter for ranks without a container
     image_tag: str  # the tag of the image that holds docker/ as it is here
     commit: str = ""  # of this project's checkout; '' where there is none
+    user: str = ""  # who asks for the plan
 
 
 class Secret(NamedTuple):

@@ -32,6 +32,14 @@ def own_disk(plan: Plan) -> dict[str, Any]:
     }
 
 
+def mirror(plan: Plan) -> dict[str, Any]:
+    """The workload's options for a mirror; none where a job has none."""
+    address, here = plan.job.checkpoint.mirror, plan.workspace
+    if address is None:
+        return {}
+    return {"checkpoint-mirror": address, "checkpoint-owner": ", ".join(filter(None, (here.user, here.runs)))}
+
+
 def problems(job: Job) -> Iterator[Problem]:
     """Workloads that do not keep checkpoints elsewhere, and intervals that make no sense."""
     kept, name = job.checkpoint, job.workload

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def here() -> Workspace:
     """The Workspace of this machine. Runs go to $LAUNCHER_RUNS, or to ./runs."""
-    return Workspace(str(ROOT), str(runs()), sys.executable, *revisions())
+    return Workspace(str(ROOT), str(runs()), sys.executable, *revisions(), user=_user())
 
 
 def runs() -> Path:
@@ -33,6 +33,16 @@ def runs() -> Path:
         return Path(named).expanduser().absolute()
     except RuntimeError:
         raise SpecError(f"LAUNCHER_RUNS {shown(named)} names a user who is not here") from None
+
+
+def _user() -> str:
+    """This process's user, as the machine knows it: variables may name another."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container's user may have no name
+        return str(os.getuid())
 
 
 def deepspeed_note(plan: Plan) -> str:

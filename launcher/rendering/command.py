@@ -41,7 +41,7 @@ def ranks(plan: Plan, folder: str, config: str, code: str = "") -> list[str]:
         "checkpoint-every": job.checkpoint.every,
         "checkpoint-keep": job.checkpoint.keep,
         "checkpoint-async": job.checkpoint.async_ or None,
-        "checkpoint-mirror": job.checkpoint.mirror,
+        **tiers.mirror(plan),
         **tiers.own_disk(plan),
         "resume": own_program.resume_folder(job.checkpoint.resume, folder.rpartition("/")[0]),
     }

@@ -24,8 +24,8 @@ def table(found: Sequence[Saved], several: bool) -> str:
             saved.state,
             f"{saved.step:,}",
             f"{saved.checkpoint.progress.tokens:,}" if saved.checkpoint else "-",
-            units.gigabytes(saved.bytes),
-            datetime.fromtimestamp(saved.written).strftime("%Y-%m-%d %H:%M"),
+            "-" if saved.alone else units.gigabytes(saved.bytes),
+            "-" if saved.alone else datetime.fromtimestamp(saved.written).strftime("%Y-%m-%d %H:%M"),
             saved.reason,
         )
         for saved in found
@@ -33,11 +33,17 @@ def table(found: Sequence[Saved], several: bool) -> str:
     head: tuple[str, ...] = _HEAD
     if any(saved.mirrored for saved in found):
         head = (*_HEAD[:-1], "WHERE", "")
-        places = ["run folder, mirror" if saved.mirrored else "run folder" for saved in found]
+        places = [_place(saved) for saved in found]
         rows = [(*row[:-1], place, row[-1]) for row, place in zip(rows, places, strict=True)]
     if several:
         rows = [(saved.run, *row) for saved, row in zip(found, rows, strict=True)]
     return tables.table(rows, (("RUN", *head) if several else head))
+
+
+def _place(saved: Saved) -> str:
+    if saved.alone:
+        return "mirror"
+    return "run folder, mirror" if saved.mirrored else "run folder"
 
 
 def data(saved: Saved) -> dict[str, Any]:
@@ -46,15 +52,15 @@ def data(saved: Saved) -> dict[str, Any]:
     return {
         "run": saved.run,
         "tag": saved.tag,
-        "folder": str(saved.folder),
+        "folder": None if saved.alone else str(saved.folder),
         "mirrored": saved.mirrored,
         "state": saved.state,
         "reason": saved.reason,
         "step": saved.step,
         "samples": known.progress.samples if known else None,
         "tokens": known.progress.tokens if known else None,
-        "bytes": saved.bytes,
-        "written": saved.written,
+        "bytes": None if saved.alone else saved.bytes,
+        "written": None if saved.alone else saved.written,
         "model": known.identity.model if known else None,
         "world_size": known.identity.world_size if known else None,
         "zero_stage": known.identity.zero_stage if known else None,

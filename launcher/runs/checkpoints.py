@@ -10,9 +10,9 @@ import json
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher import entry
-from launcher.errors import PlanError, RunNotFoundError
+from launcher.errors import LauncherError, PlanError, RunNotFoundError
 from launcher.namedtuple import NamedTuple
-from launcher.runs import reading
+from launcher.runs import reading, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +28,8 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RecursionError)
 class Saved(NamedTuple):
     """A checkpoint of a run. `bytes`: on disk; `written`: Unix time; `reason`: why it is not complete.
 
-    `checkpoint` is what the ranks would resume, of a complete one; `mirrored`: whether it is at the mirror too.
+    `checkpoint` is what the ranks would resume, of a complete one. `mirrored`: it is at the mirror too; `alone`: only
+    there, and neither size nor time are known.
     """
 
     run: str
@@ -41,6 +42,7 @@ class Saved(NamedTuple):
     reason: str = ""
     checkpoint: Any = None
     mirrored: bool = False
+    alone: bool = False
 
 
 class Mirror(NamedTuple):
@@ -62,10 +64,13 @@ def listed(run: Run) -> list[Saved]:
 
 
 def mirror(run: Run) -> Mirror | None:
-    """What is at the run's mirror, by the file that its ranks keep; None where there is none yet."""
+    """What is at the run's mirror, by the file that its ranks keep; None where the run has no mirror."""
     with contextlib.suppress(*_UNREADABLE):
         told = json.loads(reading.text(run.folder / _MIRROR))
         return Mirror(str(told["address"]), tuple(map(str, told["tags"])))
+    with contextlib.suppress(*_UNREADABLE, LauncherError):  # the folder was lost, and is another's copy
+        address = record.read_json(run.folder / "plan.json")["job"]["checkpoint"]["mirror"]
+        return Mirror(str(address), ()) if address else None
     return None
 
 

@@ -54,6 +54,7 @@ _TOOK = {
     "eval": "evaluation",
     **dict.fromkeys(("checkpoint", "own_disk", "waited"), "checkpoints"),
 }
+_ROUND = ("failed", "ended")  # what a round of preflight tells at its end
 _MOST = 1e6  # slots
 _DAY = 86_400.0  # seconds, more than the clocks of two hosts and a time zone differ by
 
@@ -102,7 +103,7 @@ def attempts(events: Sequence[Record], records: Sequence[Record], now: float | N
     """
     measured = sorted((r for r in records if "time" in r.figures), key=_at)
     told = [e for e in events if "time" in e.figures]
-    places = [number for number, event in enumerate(told) if event.event == "allocated"]
+    places, told = _starts(told)
     if not places:
         told = _untold(measured)
         places = list(range(len(told)))
@@ -131,6 +132,31 @@ def attempts(events: Sequence[Record], records: Sequence[Record], now: float | N
             )
         )
     return found
+
+
+def _starts(told: list[Record]) -> tuple[list[int], list[Record]]:
+    """(places where an attempt begins, the events): hosts that are checked in rounds are allocated once.
+
+    With spares, preflight begins anew where a host was unfit (templates/slurm/spares.sh.j2): each round tells the same
+    start of the same attempt again, and how it ended.
+    """
+    places: list[int] = []
+    kept: list[Record] = []
+    for event in told:
+        if event.event == "allocated":
+            if places and _same_start(kept[places[-1]], event):
+                kept = [*kept[: places[-1]], *(e for e in kept[places[-1] :] if e.event not in _ROUND)]
+                continue
+            places.append(len(kept))
+        kept.append(event)
+    return places, kept
+
+
+def _same_start(one: Record, other: Record) -> bool:
+    return "attempt" in one.texts and (one.texts["attempt"], _at(one)) == (
+        other.texts.get("attempt"),
+        _at(other),
+    )
 
 
 def account(of_run: Sequence[Attempt]) -> dict[str, int]:

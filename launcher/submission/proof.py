@@ -6,11 +6,12 @@ it has saved on SIGTERM, a third one goes on from its checkpoint with another nu
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, NamedTuple
 
-from launcher import workloads
+from launcher import entry, workloads
 from launcher.errors import LauncherError
 from launcher.runs import evidence
 from launcher.runs.certificate import Certificate, Part
@@ -18,6 +19,7 @@ from launcher.submission import proving, submit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from launcher.planning.plan import Plan
     from launcher.runs.record import Run
@@ -52,7 +54,7 @@ def course(plan: Plan, scheduler: str, steps: int | None, kills: int) -> Course:
     words = proving.settings(plan, steps)
     cut = words if own else [*words, proving.interrupted(ways)]
     other: list[str] = []
-    if own or not workloads.traits(plan.job.workload).converts:
+    if own or not workloads.converts(plan.job.workload, plan.args):
         why = f"{plan.job.workload} does not go on from a checkpoint of another number of ranks"
     elif not (other := proving.other_ranks(plan)):
         why = "its batch can be divided by no other number of ranks here"
@@ -168,6 +170,20 @@ class Proof:
                 problem=problem,
             )
         ]
+
+
+def tidy(made: Certificate, runs: Path) -> list[Path]:
+    """Delete what the runs of a proof have saved, once it is proven; returns the folders. Nothing else is touched.
+
+    What is not proven stays to be looked at.
+    """
+    if not made.proven:
+        return []
+    gone = [runs / part.run / entry.module("workloads.checkpoint_folder").FOLDER for part in made.parts]
+    gone = [folder for folder in gone if folder.is_dir() and not folder.is_symlink()]
+    for folder in gone:
+        shutil.rmtree(folder, ignore_errors=True)
+    return gone
 
 
 def _failed(run: Run, now: Status) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from launcher.runs.record import Run
 
 EVERY = 2  # steps between checkpoints: a kill then costs a step, which is done again
+KEEP = 2  # checkpoints of a run on its way; what they hold is told by digests
 BOUNDS = {"fp32": 1e-4, "bf16": 1e-2, "fp16": 1e-2}  # relative, where sums are made in another order
 _POLL = 0.1  # seconds
 _QUIET = {
@@ -94,7 +95,7 @@ def settings(plan: Plan, steps: int) -> list[str]:
     fixed += [f"nodes={plan.nodes}"] if plan.sizes else []
     if workloads.is_script(plan.job.workload):
         return fixed
-    fixed.append(f"checkpoint.keep={steps}")
+    fixed.append(f"checkpoint.keep={KEEP}")
     overrides = bool(plan.job.deepspeed.overrides)
     fixed.append(
         f"deepspeed{'.preset' if overrides else ''}={plan.preset}"

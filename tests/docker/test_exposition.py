@@ -44,8 +44,9 @@ def write(folder: Path) -> None:
         {"event": "start", "step": 0},
         {"step": 3, "loss": 2.5, "tokens_per_second": 1e6, "grad_norm": None, "lr": True, "max_steps": 10},
     ]
-    kinds = ("allocated", "stalled", "failed", "allocated", "slow")
-    told = [{"event": kind, "rank": 1, "ratio": 1.75} for kind in kinds]
+    # preflight is done in two rounds, which tell the same start
+    kinds = (("allocated", 0), ("allocated", 0), ("stalled", 1), ("failed", 2), ("allocated", 3), ("slow", 4))
+    told = [{"event": kind, "time": at, "attempt": "1", "rank": 1, "ratio": 1.75} for kind, at in kinds]
     for name, lines in (("metrics", steps), ("events", told)):
         (folder / f"{name}.jsonl").write_text(
             "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 4, "lo'

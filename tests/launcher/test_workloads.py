@@ -275,3 +275,9 @@ def test_paths_that_python_runs(path: str) -> None:
 )
 def test_paths_that_python_does_not_run(path: str, what: str) -> None:
     assert workloads.script_problem(path)[0] == what
+
+
+def test_adapters_are_converted_for_other_ranks_but_not_on_weights_in_4_bit() -> None:
+    assert workloads.converts("finetune", {"lora-rank": 4})
+    assert not workloads.converts("finetune", {"lora-rank": 4, "lora-4bit": True})
+    assert not workloads.converts("chat_rl", {})

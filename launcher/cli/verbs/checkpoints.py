@@ -32,10 +32,17 @@ def checkpoints(given: options.Checkpoints) -> int:
 def _list(given: options.Checkpoints, runs: list[Run]) -> int:
     from launcher.errors import PlanError
     from launcher.runs import checkpoints as kept
+    from launcher.runs import mirrored
 
-    found = [saved for run in runs for saved in kept.listed(run)]
+    found: list[Saved] = []
+    for run in runs:
+        here = kept.listed(run)
+        there = mirrored.alone(run, here)
+        if given.verify:
+            here = [kept.verify(saved, _reading) for saved in here]
+            there = [mirrored.verify(run, saved, _reading) for saved in there]
+        found += sorted([*here, *there], key=lambda saved: saved.step, reverse=True)
     if given.verify:
-        found = [kept.verify(saved, _reading) for saved in found]
         _reading("")
     _show(given, runs, found)
     damaged = [saved for saved in found if saved.state == "damaged"]
@@ -48,9 +55,7 @@ def _list(given: options.Checkpoints, runs: list[Run]) -> int:
 
 
 def _show(given: options.Checkpoints, runs: list[Run], found: list[Saved]) -> None:
-    from launcher import units
     from launcher.reports import checkpoint_tables, tables
-    from launcher.runs import checkpoints as kept
 
     if given.json:
         print(tables.dump([checkpoint_tables.data(saved) for saved in found]))
@@ -62,10 +67,6 @@ def _show(given: options.Checkpoints, runs: list[Run], found: list[Saved]) -> No
             print(
                 "those of a run on Kubernetes are on the claim of kubernetes.runs: `fetch RUN checkpoints DIR`"
             )
-    for run in runs if not given.json else ():
-        there = kept.mirror(run)
-        if there and (alone := set(there.tags) - {saved.tag for saved in found}):
-            print(units.printable(f"at the mirror {there.address} alone: {', '.join(sorted(alone))}"))
 
 
 def _prune(given: options.Checkpoints, runs: list[Run]) -> int:
@@ -96,14 +97,16 @@ def _prune(given: options.Checkpoints, runs: list[Run]) -> int:
 
 
 def _export(given: options.Checkpoints, runs: list[Run]) -> int:
+    import contextlib
     import importlib.util
     import os
     import subprocess
     from pathlib import Path
 
     from launcher import ROOT
-    from launcher.errors import PlanError, SpecError, ToolMissingError
+    from launcher.errors import PlanError, RunNotFoundError, SpecError, ToolMissingError
     from launcher.runs import checkpoints as kept
+    from launcher.runs import mirrored
 
     if len(runs) > 1:
         hint = f"name one: {', '.join(run.id for run in runs)}"
@@ -111,18 +114,24 @@ def _export(given: options.Checkpoints, runs: list[Run]) -> int:
     output = Path(str(given.export))
     if output.exists() or output.is_symlink():
         raise SpecError(f"--export {output} exists; nothing is overwritten", hint="name a new folder")
-    saved = kept.choose(runs[0], given.step)
-    words = ["-m", "workloads.export", str(saved.folder), str(output)]
+    if not output.parent.is_dir():
+        raise SpecError(f"--export {output}: there is no folder {output.parent}", hint="make it first")
     missing = [name for name in ("torch", "transformers", "deepspeed") if not importlib.util.find_spec(name)]
     if missing:
-        hint = f"run it where they are, such as in the image: python {' '.join(words)}"
+        place = "CHECKPOINT"
+        with contextlib.suppress(RunNotFoundError):  # it is at the mirror alone
+            place = str(kept.choose(runs[0], given.step).folder)
+        by_hand = f"python -m workloads.export {place} {output}"
+        hint = f"run it where they are, such as in the image: {by_hand}"
         raise ToolMissingError(f"an export needs {', '.join(missing)}", hint=hint)
-    code = {**os.environ, "PYTHONPATH": str(ROOT / "docker")}
-    # its words are for people: stdout stays empty
-    done = subprocess.run([sys.executable, *words], env=code, stdout=sys.stderr, check=False)
+    with mirrored.nearest(runs[0], given.step, output.parent, say) as (tag, folder):
+        words = ["-m", "workloads.export", str(folder), str(output)]
+        code = {**os.environ, "PYTHONPATH": str(ROOT / "docker")}
+        # its words are for people: stdout stays empty
+        done = subprocess.run([sys.executable, *words], env=code, stdout=sys.stderr, check=False)
     if done.returncode:
-        raise PlanError(f"{saved.tag} of {saved.run} was not exported", hint="see the lines above")
-    say(f"{saved.tag} of {saved.run} exported to {output}")
+        raise PlanError(f"{tag} of {runs[0].id} was not exported", hint="see the lines above")
+    say(f"{tag} of {runs[0].id} exported to {output}")
     return OK
 
 

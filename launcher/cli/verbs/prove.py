@@ -34,6 +34,8 @@ def prove(given: options.Prove) -> int:
     made = proof.Proof(course, plans, lambda words: _plan(given, words, proof.MOVED), say).made()
     for file in certificate.keep(made, Path(base.workspace.runs)):
         say(f"kept as {file}")
+    if not course.own and (gone := proof.tidy(made, Path(base.workspace.runs))):
+        say(f"the checkpoints of these {len(gone)} runs are deleted")
     print(certificate.as_json(made) if given.json else table.text(made))
     return OK if made.proven else JOB_FAILED
 

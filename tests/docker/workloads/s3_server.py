@@ -64,9 +64,9 @@ class Server:
         self._server.server_close()
 
     def tags(self) -> list[str]:
-        """The folders of the bucket that have a marker."""
+        """The checkpoints in the bucket that have a marker."""
         marked = [key.split("/")[-2] for key in self.objects if key.endswith("/complete.json")]
-        return sorted(marked)
+        return sorted(tag for tag in marked if "-" in tag)
 
 
 class _Handler(BaseHTTPRequestHandler):

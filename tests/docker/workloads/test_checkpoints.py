@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from workloads import checkpoints
+from workloads import checkpoints, four_bit
 from workloads.checkpoint_folder import Checkpoint, Identity, Progress
 
 if TYPE_CHECKING:
@@ -53,3 +54,14 @@ def test_without_partitions_any_number_of_ranks_fits(tmp_path: Path) -> None:
     assert checkpoints.refusal(checkpoint, plain) is None
     universal = Checkpoint(tmp_path, Progress(), dataclasses.replace(OURS, world_size=8), universal=True)
     assert checkpoints.refusal(universal, OURS) is None
+
+
+def test_what_is_not_converted_says_why(tmp_path: Path) -> None:
+    parted = Checkpoint(tmp_path, Progress(), dataclasses.replace(OURS, world_size=8))
+    assert checkpoints.refusal(parted, OURS, converts=True) is None
+    why = four_bit.unconverted(argparse.Namespace(lora_4bit=True))
+    assert four_bit.unconverted(argparse.Namespace(lora_4bit=False)) == ""
+    refused = checkpoints.refusal(parted, OURS, converts=why)
+    assert refused == (
+        f"{tmp_path} was written by 8 ranks with ZeRO-1 in bf16, and this run has 2 ranks with ZeRO-1 in bf16: {why}"
+    )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 from workloads import evidence, metrics
-from workloads.samples import Batch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +19,7 @@ pytestmark = pytest.mark.deepspeed
 def digest(session: Session, folder: Path, *rows: torch.Tensor, copies: int = 1) -> str:
     kept = evidence.Evidence(session, metrics.Log(folder, writes=False), copies)
     for batch in rows:
-        kept.see(Batch(batch[:, :-1], batch[:, 1:]))
+        kept.see(batch)
     return kept.samples()
 
 
@@ -46,8 +45,8 @@ def test_ranks_that_share_samples_count_them_once(
 def test_a_digest_begins_anew_with_each_step(alone: Session, tmp_path: Path) -> None:
     kept = evidence.Evidence(alone, metrics.Log(tmp_path, writes=False))
     rows = torch.arange(20).reshape(2, 10)
-    kept.see(Batch(rows, rows))
+    kept.see(rows)
     first = kept.samples()
-    kept.see(Batch(rows, rows))
+    kept.see(rows)
     assert kept.samples() == first
     assert kept.samples() == "0" * 16

@@ -187,24 +187,72 @@ def test_a_bucket_that_fails_now_and_then_gets_and_gives_all(
 
 def test_how_it_ended_is_told_without_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "checkpoints", 2)
-    words = [f"file://{tmp_path}/archive", str(tmp_path / "checkpoints")]
-    ended = mirror.run(["push", *words, "step-00000002", "--run=r"])
+    words = [f"file://{tmp_path}/archive", f"--folder={tmp_path}/checkpoints", "--run=r", "--owner=me"]
+    ended = mirror.run(["push", *words, "--tag=step-00000002"])
     assert (ended["done"], ended["tags"]) == ("step-00000002", ["step-00000002"])
-    assert mirror.run(["pull", *words, "--run=r", "--above=2"])["done"] is None
-    assert "complete.json is missing" in mirror.run(["push", *words, "step-00000003", "--run=r"])["gone"]
+    assert mirror.run(["pull", *words, "--above=2"])["done"] is None
+    assert "complete.json is missing" in mirror.run(["push", *words, "--tag=step-00000003"])["gone"]
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
 
     def refuse(*_: object) -> None:
         raise PermissionError("signature of wJalrXUtnFEMI\ndoes not match")
 
     monkeypatch.setattr(mirror, "probe", refuse)
-    assert mirror.run(["pull", *words, "--run=r"]) == {
+    assert mirror.run(["pull", *words]) == {
         "failed": "signature of $AWS_SECRET_ACCESS_KEY",
         "lasting": True,
     }
 
 
 def test_a_bucket_that_is_not_there_does_not_pass(s3: s3_server.Server, tmp_path: Path) -> None:
-    ended = mirror.run(["pull", "s3://other/archive", str(tmp_path), "--run=r"])
+    ended = mirror.run(["pull", "s3://other/archive", f"--folder={tmp_path}", "--run=r"])
     assert ended["lasting"] is True
     assert "bucket" in ended["failed"].lower()
+
+
+def test_what_builds_the_model_again_comes_with_a_checkpoint(
+    there: mirror_files.Mirror, tmp_path: Path
+) -> None:
+    path, again = save(tmp_path / "a", 2), tmp_path / "b"
+    model = tmp_path / "a" / checkpoint_folder.MODEL
+    (model / "templates").mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (model / "templates/one.jinja").write_text("x")
+    mirror.push(there, path, keep=1)
+    assert there.complete() == ["step-00000002"]
+    mirror.fetch(there, again, "step-00000002", NOTHING)
+    mirror.fetch(there, again, "model", NOTHING)
+    assert content(again / "step-00000002") == content(path)
+    assert content(model).items() <= content(again / "model").items()
+    (model / "config.json").write_text("[]")  # the same size
+    mirror.push(there, save(tmp_path / "a", 3), keep=1)
+    assert there.read("model/config.json") == b"[]"
+
+
+def test_one_that_is_not_whole_is_not_fetched_and_said_to_be(
+    there: mirror_files.Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(there, save(tmp_path / "a", 2), monkeypatch)
+    with pytest.raises(ValueError, match="step-00000002 is not there, or its upload was not finished"):
+        mirror.fetch(there, tmp_path / "b", "step-00000002", NOTHING)
+    assert mirror.damage(there, "step-00000002", NOTHING) == ["its upload was not finished"]
+    mirror.push(there, save(tmp_path / "a", 3), keep=2)
+    assert mirror.damage(there, "step-00000003", NOTHING) == []
+    there.write(f"step-00000003/{NAMES[1]}", b"x" * there.files("step-00000003")[NAMES[1]])
+    there.write(f"step-00000003/{NAMES[0]}", b"x")
+    assert mirror.damage(there, "step-00000003", NOTHING) == [
+        f"{NAMES[0]} has 1 bytes instead of {len(NAMES[0] + ' of 3 ') * 50}",
+        f"{NAMES[1]} has other bytes than were written",
+    ]
+
+
+def test_what_only_reads_writes_nothing(tmp_path: Path) -> None:
+    address = f"file://{tmp_path}/archive"
+    assert mirror.run(["list", address, "--run=r"])["tags"] == []
+    assert not (tmp_path / "archive").exists()
+    save(tmp_path / "a", 2)
+    mirror.run(["push", address, f"--folder={tmp_path}/a", "--tag=step-00000002", "--run=r"])
+    (tmp_path / "archive/r/step-00000004").mkdir()
+    (tmp_path / "archive/r/step-00000004/incoming.json").touch()
+    told = mirror.run(["list", address, "--run=r"])
+    assert (told["tags"], told["unfinished"]) == (["step-00000002"], ["step-00000004"])

@@ -30,11 +30,12 @@ class Asked:
         self.going, self.entered = threading.Semaphore(0), threading.Semaphore(0)
 
     def __call__(self, words: list[str], *_: object) -> dict[str, Any]:
-        self.tags.append(words[3])
+        tag = next(word.removeprefix("--tag=") for word in words if word.startswith("--tag="))
+        self.tags.append(tag)
         self.entered.release()
         assert self.going.acquire(timeout=WAIT)
         answer = self.answers.pop(0) if self.answers else {}
-        return answer or {"done": words[3], "bytes": 8, "seconds": 1.0, "tags": [words[3]]}
+        return answer or {"done": tag, "bytes": 8, "seconds": 1.0, "tags": [tag]}
 
 
 @pytest.fixture
@@ -133,6 +134,12 @@ def test_what_does_not_pass_is_not_waited_for(uploads: Callable[[Asked], mirrori
     [
         ({"failed": "no such bucket", "lasting": True}, 5, 64, "cannot be used: no such bucket. Check that"),
         ({"failed": "503", "lasting": False}, -1, 74, "does not answer: 503. Whether it has a checkpoint"),
+        (
+            {"foreign": "r there is of another run", "lasting": True},
+            5,
+            64,
+            "archive: r there is of another run",
+        ),
     ],
 )
 def test_a_mirror_that_cannot_be_used_is_told_before_training(
@@ -169,7 +176,7 @@ def test_a_killed_upload_goes_on_with_what_is_missing(
             monkeypatch.setenv(name, value)
         s3.where = NAMES[2]
         s3.gate.clear()
-        mine = mirroring.Uploads(ADDRESS, tmp_path / "run", keep=2, pause=0.0)
+        mine = mirroring.Uploads(ADDRESS, tmp_path / "run", keep=2, owner="me", pause=0.0)
         mine.want("step-00000002")
         assert s3.waiting.wait(WAIT)
         while f"archive/run/step-00000002/{NAMES[1]}" not in s3.puts:

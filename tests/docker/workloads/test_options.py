@@ -43,6 +43,7 @@ def test_the_launcher_sets_these() -> None:
         "--checkpoint-keep",
         "--checkpoint-async",
         "--checkpoint-mirror",
+        "--checkpoint-owner",
         "--checkpoint-local",
         "--checkpoint-local-every",
         "--checkpoint-local-keep",

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from workloads import replicas
-from workloads.checkpoint_folder import Progress
 from workloads.session import Stop
-from workloads.training import Training
 
 from tests.docker.workloads import faulty_rank, ranks
 
@@ -56,13 +54,13 @@ def test_what_is_being_written_of_when_they_agreed_is_complete_before_the_run_en
         done.append("settled")
         raise Stop("a full disk", 74)
 
-    def check(step: int) -> None:
-        raise Stop(f"after step {step} rank 1 differs", 78, leaves=1)
+    def look() -> list[replicas.Looked]:
+        raise Stop("after step 4 rank 1 differs", 78, leaves=1)
 
-    training: Any = SimpleNamespace(progress=Progress(4), saver=SimpleNamespace(settle=settle))
-    agreement: Any = SimpleNamespace(check=check)
+    saver: Any = SimpleNamespace(settle=settle)
+    nothing: Any = None
     with pytest.raises(Stop, match="after step 4 rank 1 differs") as stop:
-        Training.compare(training, agreement)
+        replicas.Replicas(nothing, nothing, look).compare(4, saver)
     assert (stop.value.code, stop.value.leaves, done) == (78, 1, ["settled"])
 
 

@@ -62,7 +62,11 @@ def test_others_are_refused_without_their_words(address: str, words: str) -> Non
     [
         ({"mirror": "s3://b"}, {"workload": "./own.py"}, "checkpoint.mirror: a program of your own"),
         ({"local": {}}, {"workload": "./own.py"}, "checkpoint.local: a program of your own"),
-        ({"local": {}}, {"workload": "finetune", "model": "/m"}, "these do: pretrain"),
+        (
+            {"local": {}},
+            {"workload": "chat_rl", "model": "/m", "args": {"reward": "brief"}},
+            "these do: chat_dpo, chat_reward, chat_sft, finetune, pretrain",
+        ),
         ({"local": {"every": 500}}, {}, "every 500 steps is not more often than checkpoint.every: 500"),
         (
             {"local": {}},
@@ -87,13 +91,16 @@ def test_what_cannot_be_kept_there(checkpoint: dict[str, Any], job: dict[str, An
 def test_ranks_are_told() -> None:
     checkpoint = {"mirror": "s3://b/a", "local": {"every": 5, "keep": 2}}
     made = planned(checkpoint, {"scratch": "/fast disk"})
-    words = ["--checkpoint-mirror=s3://b/a", "'--checkpoint-local=/fast disk'"]
+    made = made._replace(workspace=made.workspace._replace(user="anna"))
+    words = ["--checkpoint-mirror=s3://b/a", "'--checkpoint-owner=anna, /shared/runs'"]
+    words += ["'--checkpoint-local=/fast disk'"]
     words += ["--checkpoint-local-every=5", "--checkpoint-local-keep=2"]
     for scheduler in (local, slurm):
         told = scheduler.render(made)["job.sh"]
         assert [word for word in words if word not in told] == []
         plain = scheduler.render(planned({}))["job.sh"]
         assert "--checkpoint-mirror" not in plain
+        assert "--checkpoint-owner" not in plain
         assert "--checkpoint-local" not in plain
 
 

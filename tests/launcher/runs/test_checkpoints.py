@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
+import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from workloads import checkpoint_folder, digests
+from workloads import checkpoint_folder, digests, mirror, mirroring
 from workloads.checkpoint_folder import Identity, Progress
 
 from launcher.cli import main
@@ -17,7 +20,6 @@ from launcher.runs import checkpoints, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 OURS = Identity("gpt2 (7 parameters)", "m", "bytes (256 tokens)", "t", 2, 1, "bf16")
 
@@ -211,9 +213,158 @@ def test_what_is_at_the_mirror_too_is_said(run: Path, capsys: pytest.CaptureFixt
     assert code == 0
     lines = out.splitlines()
     assert "WHERE" in lines[0]
-    assert lines[1].endswith("run folder, mirror")
-    assert lines[2].endswith("run folder")
-    assert lines[3] == "at the mirror s3://bucket/runs alone: step-00000003"
-    assert [saved["mirrored"] for saved in json.loads(launcher(capsys, "--json")[1])] == [True, False]
+    assert lines[1].split() == ["step-00000003", "complete", "3", "-", "-", "-", "mirror"]
+    assert lines[2].endswith("run folder, mirror")
+    assert lines[3].endswith("run folder")
+    found = json.loads(launcher(capsys, "--json")[1])
+    assert [saved["mirrored"] for saved in found] == [True, True, False]
+    assert [saved["folder"] is None for saved in found] == [True, False, False]
+    assert (found[0]["bytes"], found[0]["written"]) == (None, None)
+    assert launcher(capsys, "--keep", "2")[2] == "nothing to delete\n"
     (run / "mirror.json").write_text("[")
     assert "WHERE" not in launcher(capsys)[1]
+
+
+@pytest.fixture
+def mirrored(run: Path, tmp_path: Path) -> Path:
+    """The folder of the run at a mirror, where its steps 1 and 2 are whole; its own checkpoints are gone."""
+    address = f"file://{tmp_path}/archive"
+    (run / "checkpoints/model").mkdir(parents=True)
+    (run / "checkpoints/model/config.json").write_text("{}")
+    folder = f"--folder={run}/checkpoints"
+    for step in (1, 2):
+        tag = save(run, step).name
+        told = mirror.run(["push", address, folder, f"--tag={tag}", "--run=demo-1", "--keep=3", "--owner=me"])
+        mirroring.note(run, address, told)
+    shutil.rmtree(run / "checkpoints")
+    return tmp_path / "archive/demo-1"
+
+
+def test_those_of_a_mirror_are_read_there(
+    run: Path, mirrored: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = launcher(capsys, "--verify")
+    assert (code, [line.split()[:2] for line in out.splitlines()[1:]]) == (
+        0,
+        [["step-00000002", "complete"], ["step-00000001", "complete"]],
+    )
+    damage(mirrored / "step-00000002")
+    code, out, err = launcher(capsys, "--verify")
+    assert code == 3
+    assert "states.pt has other bytes than were written" in out
+    assert err.startswith("error: 1 of 2 checkpoints are damaged; ")
+
+
+def exporting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Stands for Python: it runs mirror.py, and of an export it keeps the words and what is to be read."""
+    python = tmp_path / "python"
+    keeps = 'printf "%s\\n" "$@" > "$0.words"; cp -r "$3/.." "$0.read"; [ -z "$REFUSE" ]'
+    python.write_text(f'#!/bin/sh\n[ "$2" = workloads.mirror ] && exec {sys.executable} "$@"\n{keeps}\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)  # a file, as a process needs it
+    return python
+
+
+@pytest.mark.parametrize(("words", "tag"), [((), "step-00000002"), (("--step", "1"), "step-00000001")])
+def test_an_export_of_what_is_at_the_mirror_alone(
+    words: tuple[str, ...],
+    tag: str,
+    run: Path,
+    mirrored: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    python = exporting(monkeypatch, tmp_path)
+    assert main.main(["checkpoints", "demo", "--export", str(tmp_path / "new"), *words]) == 0
+    given = Path(f"{python}.words").read_text().splitlines()
+    assert (given[:2], Path(given[2]).name, given[3]) == (
+        ["-m", "workloads.export"],
+        tag,
+        str(tmp_path / "new"),
+    )
+    assert sorted(path.name for path in Path(f"{python}.read").iterdir()) == ["model", tag]
+    assert Path(f"{python}.read/{tag}/states.pt").read_bytes() == b"12345678"
+    assert not Path(given[2]).exists(), "what was fetched is gone"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "code", "message"),
+    [
+        (lambda there: None, ("--step", "7"), 5, "no complete checkpoint of step 7 in "),
+        (
+            lambda there: (there / "step-00000002/complete.json").unlink(),
+            ("--step", "2"),
+            5,
+            "where the upload of step-00000002 was not finished; there are those of steps 1",
+        ),
+        (lambda there: damage(there / "step-00000002"), (), 3, "is damaged: states.pt has other bytes than"),
+        (shutil.rmtree, (), 5, "demo-1 has no complete checkpoint in "),
+    ],
+)
+def test_what_the_mirror_does_not_have_whole_is_not_exported(
+    spoil: Callable[[Path], object],
+    words: tuple[str, ...],
+    code: int,
+    message: str,
+    run: Path,
+    mirrored: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoil(mirrored)
+    before = sorted(tmp_path.iterdir())
+    got, out, err = launcher(capsys, "--export", str(tmp_path / "new"), *words)
+    assert (got, out) == (code, "")
+    assert message in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (
+            {"failed": "Unable to locate credentials", "lasting": True},
+            "error: the mirror s3://b/a cannot be read: Unable to locate credentials; this shell needs credentials "
+            "too: the job's are in AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY",
+        ),
+        (
+            {"failed": "Connection refused", "lasting": False},
+            "error: the mirror s3://b/a does not answer: Connection refused; try again later",
+        ),
+        (None, "error: the mirror s3://b/a does not answer: its process ended with 1; try again later"),
+    ],
+)
+def test_a_mirror_that_cannot_be_read_is_told_in_one_message(
+    told: dict[str, object] | None,
+    message: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its address is in the plan alone: the run's folder was lost with what its ranks knew."""
+    secrets = [{"variable": "AWS_ACCESS_KEY_ID"}, {"variable": "AWS_SECRET_ACCESS_KEY"}]
+    plan = {"job": {"checkpoint": {"mirror": "s3://b/a"}}, "secrets": secrets}
+    (run / "plan.json").write_text(json.dumps(plan))
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{json.dumps(told)}'\n" if told else "#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    code, out, err = launcher(capsys, "--export", str(tmp_path / "new"))
+    assert (code, out, err) == (3, "", f"{message}\n")
+
+
+def test_a_package_that_a_mirror_needs_is_named(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (run / "mirror.json").write_text(json.dumps({"address": "gs://b/a", "tags": ["step-00000003"]}))
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gcsfs" else real(name))
+    for words in (("--verify",), ("--export", str(tmp_path / "new"))):
+        code, out, err = launcher(capsys, *words)
+        assert (code, out) == (6, "")
+        assert err.startswith(
+            "error: reading the mirror gs://b/a needs gcsfs; `pip install gcsfs`, or run it "
+        )

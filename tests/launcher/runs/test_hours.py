@@ -180,3 +180,29 @@ def test_spares_are_a_share_of_their_own() -> None:
     events[0] = line("allocated", 0, slots=2, spare_slots=1)
     without = seconds(attempt(0), training(0, 1, 60))
     assert seconds(events, training(0, 1, 60)) == {**without, "spares": 100}
+
+
+def test_hosts_that_are_checked_in_rounds_are_allocated_once() -> None:
+    """With spares a host is found unfit, and preflight begins anew without it: each round tells Slurm's start."""
+
+    def of(label: str, *events: Record) -> list[Record]:
+        return [event._replace(texts={"attempt": label}) for event in events]
+
+    rounds = of(
+        "12-0",
+        line("allocated", 0, slots=2, spare_slots=1),
+        line("preflight", 3),
+        line("failed", 5),
+        line("ended", 6),
+        line("allocated", 0, slots=2),
+        line("preflight", 8),
+    )
+    going_on = hours.attempts(rounds, [], now=10.0)
+    assert [(one.start, one.end, one.ended) for one in going_on] == [(0, 10_000, False)]
+    events = [*rounds, *of("12-0", *attempt(0)[2:])]
+    (one,) = hours.attempts(events, training(0, 1, 60))
+    assert (one.slots, one.spares, one.ended) == (2, 1, True), "the host that was unfit is still the job's"
+    shares = seconds(events, training(0, 1, 60))
+    assert (sum(shares.values()), shares["spares"], shares["waiting"]) == (300, 100, 6)
+    later = of("12-1", *attempt(100, 50))
+    assert len(hours.attempts([*events, *later], [])) == 2

@@ -12,6 +12,8 @@ import pytest
 
 from launcher import ROOT
 from launcher.errors import PlanError
+from launcher.runs.certificate import Certificate, Part
+from launcher.runs.evidence import Check
 from launcher.submission import proof, proving
 from launcher.submission.proving import Interruption
 from tests import samples
@@ -77,6 +79,8 @@ def test_a_job_goes_on_after_a_kill_signals_and_with_other_ranks(tmp_path: Path)
     assert [check["bound"] for check in moved["checks"]] == [None, 1e-4, 1e-4, 1e-4]
     kept = json.loads((tmp_path / "runs" / cut["run"] / "certificate.json").read_text())
     assert kept == made
+    assert not list((tmp_path / "runs").glob("*/checkpoints"))
+    assert "the checkpoints of these 3 runs are deleted" in said
 
 
 OWN = """
@@ -166,7 +170,7 @@ def test_what_is_changed_in_a_job() -> None:
         samples.decided({"deepspeed": {"zero_allow_untested_optimizer": True}}), "local", None, 1
     )
     words = course.settings[proof.CUT]
-    assert {"checkpoint.every=2", "checkpoint.keep=16", "restarts=0", "deepspeed.preset=zero1"} < set(words)
+    assert {"checkpoint.every=2", "checkpoint.keep=2", "restarts=0", "deepspeed.preset=zero1"} < set(words)
     assert {"args.max-steps=16", "args.digests=true", "args.wandb=null", "args.eval-every=0"} < set(words)
     assert words[-1] == 'args.interrupt=["4:KILL", "8:TERM", "12:USR2"]'
     assert (
@@ -174,3 +178,19 @@ def test_what_is_changed_in_a_job() -> None:
         if not course.other
         else True
     )
+
+
+def test_only_what_its_own_runs_have_saved_is_deleted_and_only_of_a_proof(tmp_path: Path) -> None:
+    for name in ("demo-1", "demo-2", "others"):
+        (tmp_path / name / "checkpoints/step-00000002").mkdir(parents=True)
+    (tmp_path / "demo-3").mkdir()
+    (tmp_path / "demo-3/checkpoints").symlink_to(tmp_path / "others/checkpoints")
+    parts = [
+        Part(name, run, 1, ["0"], [Check("losses", 8)] if run != "demo-1" else [])
+        for name, run in (("undisturbed", "demo-1"), ("interrupted", "demo-2"), ("moved", "demo-3"))
+    ]
+    made = Certificate("demo", "local", 8, parts, [], "2026-01-01T00:00:00+00:00")
+    assert proof.tidy(made._replace(parts=[parts[0]._replace(problem="no")]), tmp_path) == []
+    assert [folder.parent.name for folder in proof.tidy(made, tmp_path)] == ["demo-1", "demo-2"]
+    assert [path.parent.parent.name for path in tmp_path.glob("*/checkpoints/*")] == ["demo-3", "others"]
+    assert not (tmp_path / "demo-1/checkpoints").exists()

@@ -1,0 +1,106 @@
+"""Checkpoints of Hugging Face's Trainer: whole or not there, in the run's folder and on the hosts' own disks.
+
+Owns how the Trainer is had to write and load them as checkpoints.py and own_disk.py do; what it writes is its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workloads import checkpoints, engines, own_disk, universal, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from deepspeed import DeepSpeedEngine
+    from transformers import Trainer
+
+    from workloads import callbacks
+    from workloads.checkpoint_folder import Checkpoint, Identity
+
+
+@contextlib.contextmanager
+def loading(trainer: Trainer, checkpoint: Checkpoint | None) -> Iterator[None]:
+    """Have the Trainer's engine load a universal checkpoint as ours do (checkpoints.load), if it is one."""
+    if checkpoint is None or not checkpoint.universal:
+        yield
+        return
+    from transformers import trainer as transformers_trainer
+
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    plugin.deepspeed_config["checkpoint"] = {
+        **plugin.deepspeed_config.get("checkpoint", {}),
+        "load_universal": True,
+    }
+    load = transformers_trainer.deepspeed_load_checkpoint
+
+    def loaded(engine: DeepSpeedEngine, *given: Any, **more: Any) -> None:
+        with engines.own_settings(engine):
+            load(engine, *given, **more)
+        engines.part_steps(engine)
+
+    transformers_trainer.deepspeed_load_checkpoint = loaded
+    try:
+        yield
+    finally:
+        transformers_trainer.deepspeed_load_checkpoint = load
+
+
+def save_whole(trainer: Trainer, reporter: callbacks.Reporter, identity: Identity) -> None:
+    """Have what the Trainer saves marked as complete, once each rank has written its part of it.
+
+    A rank that cannot write goes on, as the others wait for it. DeepSpeed's files may be written while training goes
+    on; the Trainer's own, of which the weights are large, are written at once. Where only the hosts' own disks are due,
+    it saves there.
+    """
+    inner, inner_model = trainer._save_checkpoint, trainer._save
+    folder, keep = Path(trainer.args.output_dir), reporter.args.checkpoint_keep
+
+    def save(*args: Any, **more: Any) -> None:
+        progress = reporter.progress()
+        carried = checkpoints.carried(progress, identity)
+        path = folder / f"checkpoint-{progress.step}"
+        if reporter.near is not None:
+            save_on_own_disks(trainer, reporter, reporter.near, tag=path.name, carried=carried)
+            return
+        done = functools.partial(checkpoints.complete, path, carried, keep=keep, unknown=True)
+        with reporter.saver.checkpoint(path, progress.step, done) as now:
+            trainer._save = now.guarded(inner_model)
+            with writing.observed(trainer.deepspeed, now):
+                now.guarded(inner)(*args, **more)
+        reporter.saved()
+
+    trainer._save_checkpoint = save
+
+
+def save_on_own_disks(
+    trainer: Trainer,
+    reporter: callbacks.Reporter,
+    place: own_disk.Place,
+    *,
+    tag: str,
+    carried: dict[str, Any],
+) -> None:
+    """Write what the Trainer reads back to each host's own disk: DeepSpeed's files, random states, its own state."""
+    began, engine = time.perf_counter(), trainer.deepspeed
+
+    def write(path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        trainer._save_optimizer_and_scheduler(str(path))
+        trainer._save_rng_state(str(path))
+        if place.leads:
+            # DeepSpeed has the run's first rank write this one, on its own host
+            (path / "latest").write_text(f"global_step{engine.global_steps}", encoding="utf-8")
+            trainer.state.save_to_json(str(path / universal.TRAINER))
+
+    before = trainer.args.save_on_each_node
+    trainer.args.save_on_each_node = True
+    try:
+        reasons = own_disk.save(engine, reporter.this, place, tag, carried=carried, write=write)
+    finally:
+        trainer.args.save_on_each_node = before
+    own_disk.tell(reporter.log, trainer.state.global_step, reasons, time.perf_counter() - began)
