@@ -138,6 +138,10 @@ def marker(path: Path) -> dict[str, Any]:
         raise ValueError(why) from error
     except RecursionError:
         known = None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{MARKER} has other bytes than were written ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{MARKER} has other bytes than were written ({error})") from error
     if not isinstance(known, dict) or not all(
         map(_is_listing, (known.get("files"), known.get(digests.KIND, {})))
     ):
