@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.faults.row import Row
     from tests.real.slurm.site import Site
 
-SPARE = ("spares=1", "preflight=true", "walltime=50m")
+SPARE = ("spares=1", "preflight=true")
 
 
 def slurmd_is_killed(site: Site) -> Row:

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 STEPS, EVERY = 16, 4
 GLOBAL = "batch={micro: 2, global: 8}"  # the same for 1, 2 and 4 ranks
-TRAIN = ("args.step-delay=0.3", f"args.max-steps={STEPS}", f"checkpoint.every={EVERY}", GLOBAL)
+TRAIN = (
+    "args.step-delay=0.3",
+    f"args.max-steps={STEPS}",
+    f"checkpoint.every={EVERY}",
+    GLOBAL,
+    "walltime=50m",
+)
 LIMIT = 900.0  # seconds, of which a busy machine may need many
 _undisturbed: dict[int, dict[int, float]] = {}  # by the number of ranks
 

@@ -37,7 +37,7 @@ case $what in look) echo "$list" | tr , '\\n' | grep -v "${SILENT:-nobody}" ;; *
 """
 SCONTROL = """
 case "$*" in
-  "show hostnames"*) printf 'host-1\\nhost-2\\nhost-3\\nhost-4\\n' | head -n "$HOSTS" ;;
+  "show hostnames"*) printf 'host-1\\nhost-2\\nhost-3\\nhost-4\\n' | head -n "$HOSTS" | grep -vxf "$DUMP/gone" ;;
   requeue*) echo "$*" >>"$DUMP/requeued"; exit 1 ;;
 esac
 """
@@ -82,6 +82,7 @@ def ran(
     cases = cases if preflight else ('case "$attempt" in', *cases, "esac")
     stage.program(tmp_path / "bin" / "srun", SRUN % "\n".join(cases))
     stage.program(tmp_path / "bin" / "scontrol", SCONTROL)
+    (tmp_path / "dump" / "gone").write_text("nobody\n")
     script = schedulers.load("slurm").render(made)["job.sh"]
     code = stage.run(script, HOSTS=str(made.allocated), SILENT=silent)
     steps = (tmp_path / "dump" / "steps").read_text().splitlines()
@@ -149,6 +150,13 @@ def test_a_host_that_is_cut_off_and_blames_another_is_found(tmp_path: Path) -> N
     done = ran(tmp_path, LOST, WELL, silent="host-3")
     assert (done.code, done.bad, done.idle) == (0, ["host-3"], [])
     assert done.steps[1:] == ["look host-1,host-3", "look host-2", "ranks host-1,host-2"]
+
+
+def test_one_that_slurm_has_taken_out_of_the_job_already_is_found_too(tmp_path: Path) -> None:
+    taken = '7-0) outcome 70 host-3; echo host-2 >"$DUMP/gone"; exec sleep 60 ;;'
+    done = ran(tmp_path, taken, WELL)
+    assert (done.code, done.bad, done.idle) == (0, ["host-2"], [])
+    assert done.steps[1:] == ["look host-1", "look host-3", "ranks host-1,host-3"]
 
 
 def test_the_first_host_is_cut_off_and_another_ones_rank_fails_of_it_before_that_is_known(
