@@ -28,13 +28,14 @@ class Server:
     """`objects`: key → content. `faults`: "503", "cut" or "slow", one for each PUT or GET of an object whose key has
     `where`; `slow` is for that many seconds, and then answered. `host`: the address of this machine to listen at.
 
-    `puts`: the keys that were written, in order. While `gate` is not set, a PUT of an object with `where` waits.
+    `failed`: the faults that there were. `puts`: the keys that were written, in order. While `gate` is not set, a PUT of an object with `where` waits.
     """
 
     def __init__(self, host: str = "127.0.0.1", slow: float = 1.0) -> None:
         self.slow = slow
         self.objects: dict[str, bytes] = {}
         self.faults: deque[str] = deque()
+        self.failed: list[str] = []
         self.where = ""
         self.puts: list[str] = []
         self.gate, self.waiting = threading.Event(), threading.Event()
@@ -163,6 +164,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _has_failed(self) -> bool:
         """Whether this request is answered by a fault."""
         fault = self.s3.faults.popleft() if self.s3.faults and self.s3.where in self.key else ""
+        if fault:
+            self.s3.failed.append(fault)
         if fault == "503":
             self._refuse(503, "SlowDown")
         elif fault == "slow":
