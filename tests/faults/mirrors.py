@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ADDRESS = f"s3://{s3_server.BUCKET}/archive"
 SECRETS = {"AWS_ACCESS_KEY_ID": "aws-key-id", "AWS_SECRET_ACCESS_KEY": "aws-secret-key"}
 FAILS = (["503"] * 3, ["cut"] * 3, ["slow"] * 6)
+SLOWER = ("args.step-delay=1.0",)  # an upload begins with imports
 SLOW = 2.0  # seconds that a request takes then
 
 
@@ -27,7 +28,7 @@ def mirror_fails(site: Site) -> Row:
     with s3_server.Server(site.cluster.network.head, SLOW) as s3:
         s3.where = "step-"
         s3.faults.extend(FAILS[0])
-        run = site.submit(*runs.TRAIN, "name=mirrored", "args.step-delay=1.0", *mirrored(site, s3))
+        run = site.submit(*runs.TRAIN, "name=mirrored", *SLOWER, *mirrored(site, s3))
         for number, kind in enumerate(FAILS[1:], 1):
             site.wait(run, lambda _: len(s3.tags()) >= number or tag(number) in s3.tags(), runs.LIMIT)  # noqa: B023
             s3.faults.extend(kind)
@@ -45,9 +46,9 @@ def mirror_fails(site: Site) -> Row:
 def folder_is_gone(site: Site) -> Row:
     """The run's folder is on a disk that is lost, with all checkpoints; the same job is submitted again."""
     with s3_server.Server(site.cluster.network.head) as s3:
-        words = (*runs.TRAIN, "name=gone", *mirrored(site, s3))
+        words = (*runs.TRAIN, "name=gone", *SLOWER, *mirrored(site, s3))
         run = site.submit(*words)
-        site.wait(run, lambda _: tag(2) in s3.tags() and runs.done(site, run) > 2 * EVERY, runs.LIMIT)
+        site.wait(run, lambda _: bool(s3.tags()), runs.LIMIT)
         site.launcher("cancel", run)
         site.wait(run, lambda now: now["state"] == "CANCELLED", runs.LIMIT)
         site.cluster.wait_for_state(site.status(run)["native_id"], "CANCELLED")

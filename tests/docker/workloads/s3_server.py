@@ -28,7 +28,8 @@ class Server:
     """`objects`: key → content. `faults`: "503", "cut" or "slow", one for each PUT or GET of an object whose key has
     `where`; `slow` is for that many seconds, and then answered. `host`: the address of this machine to listen at.
 
-    `failed`: the faults that there were. `puts`: the keys that were written, in order. While `gate` is not set, a PUT of an object with `where` waits.
+    `failed`: the faults that there were. `puts`: the keys that were written, in order. While `gate` is not set, a PUT
+    of an object with `where` waits.
     """
 
     def __init__(self, host: str = "127.0.0.1", slow: float = 1.0) -> None:
