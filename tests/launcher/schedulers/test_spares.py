@@ -26,6 +26,7 @@ case "$*" in
 esac
 while [ $# -gt 0 ]; do
   case $1 in --nodelist=*) list=${1#*=} ;; --folder) folder=$2 ;; --attempt) attempt=$2 ;; esac
+  case $1 in --spares) echo "$2" >>"$DUMP/spares" ;; esac
   shift
 done
 echo "$what $list" >>"$DUMP/steps"
@@ -53,6 +54,7 @@ class Done:
     folder: Path
     steps: list[str]
     requeued: bool
+    held: list[str]  # hosts beside those that train, of each attempt
 
     @property
     def bad(self) -> list[str]:
@@ -89,7 +91,14 @@ def ran(
     (folder,) = tmp_path.glob("named/plain/runs/*-*/")
     if not later:
         assert (folder / "exit_code").read_text() == f"{code}\n"
-    return Done(code, folder, steps, (tmp_path / "dump" / "requeued").exists())
+    held = tmp_path / "dump" / "spares"
+    return Done(
+        code=code,
+        folder=folder,
+        steps=steps,
+        requeued=(tmp_path / "dump" / "requeued").exists(),
+        held=held.read_text().split() if held.exists() else [],
+    )
 
 
 def test_a_host_more_is_allocated_and_the_job_outlives_one() -> None:
@@ -109,6 +118,7 @@ def test_a_spare_takes_the_place_of_a_lost_host(tmp_path: Path) -> None:
     done = ran(tmp_path, LOST, WELL)
     assert (done.code, done.bad, done.idle, done.requeued) == (0, ["host-2"], [], False)
     assert done.steps == ["ranks host-2,host-3", "look host-1,host-3", "ranks host-1,host-3"]
+    assert done.held == ["1", "0"]
     assert (done.folder / "hostfile-7-1").read_text() == "host-1 slots=1\nhost-3 slots=1\n"
     log = (done.folder / "logs" / "job.log").read_text()
     assert "attempt 1, inside job 7, on host-1 host-3; idle: \n" in log
@@ -119,6 +129,7 @@ def test_a_host_that_hangs_is_replaced_and_a_rank_that_fails_is_not(tmp_path: Pa
     fails = '7-1) outcome 139 host-2; : >"$folder/again-7-1"; exit 139 ;;'
     done = ran(tmp_path, hang, fails, WELL, spares=2)
     assert (done.code, done.bad, done.idle) == (0, ["host-3"], ["host-1"])
+    assert done.held == ["2", "2", "2"], "the job has a host that hangs until its end"
     assert [step for step in done.steps if step.startswith("ranks")] == [
         "ranks host-2,host-3",
         "ranks host-2,host-4",
@@ -190,8 +201,10 @@ def test_without_spares_a_host_that_answers_is_not_lost(silent: str, bad: list[s
 
 
 def test_a_host_that_was_cut_off_does_not_end_the_attempt_that_runs_elsewhere(tmp_path: Path) -> None:
-    later = '*) : >"$folder/hostfile-7-1"; echo {} >"$folder/events.jsonl"; outcome 1 host-2; exit 1 ;;'
+    """Nor has it Slurm start the job again, which may have ended well."""
+    later = '*) : >"$folder/hostfile-7-1"; echo {} >"$folder/events.jsonl"; outcome 70 host-2; exit 70 ;;'
     done = ran(tmp_path, later, spares=0, later=True)
+    assert not done.requeued
     assert not (done.folder / "exit_code").exists()
     assert (done.folder / "events.jsonl").read_text() == "{}\n"
 
