@@ -55,7 +55,7 @@ schema: install ## write jobs/schema/ anew
 	for kind in job cluster pipeline; do \
 		$(BIN)/python -m launcher schema $$kind > jobs/schema/$$kind.schema.json || exit 1; done
 
-faults: install ## break a real Slurm cluster on this machine in thirteen ways and print what a user sees (a quarter of an hour)
+faults: install ## break a real Slurm cluster on this machine in twenty ways and print what a user sees (half an hour; python -m tests.faults --only NAME: some)
 	$(BIN)/python -m tests.faults
 
 bench: install ## measure start-up, rendering and the way to the first training step

@@ -14,7 +14,8 @@ be added, and a line that a crash cut off is not JSON. What ranks tell of their 
   stalled     seconds: no rank has advanced for so long
   failed      code, rank (-1: the host itself), host: the first failure; the ranks that are left are stopped
   saved       rank, host: a rank has saved and left, to be continued
-  ended       code: the run's, of this attempt
+  ended       code: the run's, of this attempt; by: "slurm" where the job's script tells the end as Slurm counts it,
+              which is later, and without a code
 """
 
 from __future__ import annotations

@@ -147,6 +147,11 @@ class Writer:
         if self._tracer or os.access(self._asked, os.F_OK):
             self._trace(number)
 
+    def spent(self) -> dict[str, float]:
+        """Seconds until now in each phase, the one that goes on included."""
+        now = {self._phase: self._spent.get(self._phase, 0.0) + time.monotonic() - self._since}
+        return {name: round(seconds, 3) for name, seconds in {**self._spent, **now}.items()}
+
     def _trace(self, step: int) -> None:
         """Go on with the profile that this rank is wished to take; what that takes is no part of a step."""
         if self._pid != os.getpid():

@@ -144,6 +144,10 @@ def parsed(content: bytes) -> dict[str, Any]:
         known: Any = json.loads(content)
     except RecursionError:
         known = None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{MARKER} has other bytes than were written ({error.reason})") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{MARKER} has other bytes than were written ({error})") from error
     if not isinstance(known, dict) or not all(
         map(_is_listing, (known.get("files"), known.get(digests.KIND, {})))
     ):

@@ -29,7 +29,8 @@ A step (every --log-every steps, and the first and last step of an attempt) has 
   skipped_steps      updates that DeepSpeed left out so far because fp16 overflowed; they count as steps
 
 An event has "event", "step" and "time":
-  start       world_size, resumed_from (a checkpoint's tag or null), parameters, attempt (from 1), max_steps
+  start       world_size, resumed_from (a checkpoint's tag or null), parameters, attempt (from 1), max_steps; of
+              pretrain also spent: seconds of rank 0 until now by phase (heartbeat.py): start, load of a checkpoint
   tokenizing  bytes, total_bytes, bytes_per_second, seconds_left: how far --data is; once a minute
   tokenized   folder, shards, tokens, documents, bytes, unigram_entropy, longest_document, seconds: tokens were made
   checkpoint  tag, seconds: a complete checkpoint was written, for which training stood still that long; of one that

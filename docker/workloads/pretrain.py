@@ -17,6 +17,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+import heartbeat
+
 from workloads import (
     architectures,
     checkpoint_folder,
@@ -202,6 +204,7 @@ def announce(training: Training, checkpoint: checkpoint_folder.Checkpoint | None
         resumed_from=checkpoint.tag if checkpoint else None,
         attempt=training.attempt,
         max_steps=training.args.max_steps,
+        spent=heartbeat.mine().spent(),
     )
 
 

@@ -48,7 +48,9 @@ _BEGINS = {
     "met": "loading",
     "failed": "ending",
     "saved": "ending",
+    "ended": "ending",
 }
+_OVER = ("failed", "saved", "ended")
 # Event of metrics.jsonl → the share of the `seconds` before it.
 _TOOK = {
     "eval": "evaluation",
@@ -111,7 +113,7 @@ def attempts(events: Sequence[Record], records: Sequence[Record], now: float | N
     found = []
     for number, place in enumerate(places):
         last = number + 1 == len(places)
-        own = told[place : None if last else places[number + 1]]
+        own = _own(told[place : None if last else places[number + 1]])
         lines = measured[bisect_left(measured, begins[number], key=_at) :]
         if not last:
             lines = lines[: bisect_left(lines, begins[number + 1], key=_at)]
@@ -157,6 +159,12 @@ def _same_start(one: Record, other: Record) -> bool:
         other.texts.get("attempt"),
         _at(other),
     )
+
+
+def _own(told: list[Record]) -> list[Record]:
+    """Without what a host that was cut off told of an earlier attempt, after this one had begun."""
+    attempt = told[0].texts.get("attempt")
+    return [event for event in told if event.texts.get("attempt", attempt) == attempt]
 
 
 def account(of_run: Sequence[Attempt]) -> dict[str, int]:
@@ -233,6 +241,16 @@ def _marks(attempt: Attempt) -> Iterator[tuple[int, str]]:
     for record in attempt.records:
         if record.event in ("end", "saved"):
             yield _at(record), "ending"
+    if (lost := _went_silent(attempt)) is not None:
+        yield lost, "ending"
+
+
+def _went_silent(attempt: Attempt) -> int | None:
+    """The last moment that is known of a first host which was lost: its end is Slurm's word alone."""
+    by_host = [event for event in attempt.events if event.texts.get("by") != "slurm"]
+    if by_host == list(attempt.events) or not attempt.records or any(e.event in _OVER for e in by_host):
+        return None
+    return max(map(_at, (*by_host, *attempt.records)))
 
 
 def _spans(attempt: Attempt) -> Iterator[Span]:

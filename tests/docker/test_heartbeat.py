@@ -49,7 +49,9 @@ def test_what_is_written_is_read(file: Path, clock: Clock) -> None:
     assert beat is not None
     assert (beat.step, beat.phase, beat.since, beat.beat) == (403, "step", 176.0, 4)
     assert beat.pid == os.getpid()
-    assert beat.spent == {"start": 10.0, "first step": 60.0, "step": 6.0}
+    assert beat.spent == writer.spent() == {"start": 10.0, "first step": 60.0, "step": 6.0}
+    clock.now += 3
+    assert writer.spent()["step"] == 9.0
     assert beat.steps == heartbeat.Steps(count=2, sum=6.0, squares=20.0, last=(2.0, 4.0), own=(1.0, 2.0))
 
 

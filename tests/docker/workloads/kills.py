@@ -2,22 +2,22 @@
 
 Owns the moments and the judgement: `complete.json` lies if a file that it lists is missing, short or has other bytes,
 or if it does not list the states of each rank. After each kill the run goes on from what is there.
+
+    PYTHONPATH=docker python -m tests.docker.workloads.kills FOLDER NUMBER SEED     what was found, as a line of JSON
 """
 
 from __future__ import annotations
 
 import json
 import random
+import sys
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from workloads import checkpoint_folder, digests
 
 from tests.docker.workloads import ranks
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CONFIG = ranks.deepspeed(2, stage=2, micro=1)
 WORDS = (
@@ -93,3 +93,7 @@ def judge(folder: Path) -> tuple[bool, list[str]]:
             lies.append(f"{path.name}: it has not the states of both ranks")
     newest = next(iter(checkpoint_folder.newest_first(folder)), None)
     return newest is not None and not (newest / checkpoint_folder.MARKER).exists(), lies
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))), flush=True)

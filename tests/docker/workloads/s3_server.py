@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -24,19 +25,23 @@ _HTTP_DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
 
 
 class Server:
-    """`objects`: key → content. `faults`: "503" or "cut", one for each PUT or GET of an object whose key has `where`.
+    """`objects`: key → content. `faults`: "503", "cut" or "slow", one for each PUT or GET of an object whose key has
+    `where`; `slow` is for that many seconds, and then answered. `host`: the address of this machine to listen at.
 
-    `puts`: the keys that were written, in order. While `gate` is not set, a PUT of an object with `where` waits.
+    `failed`: the faults that there were. `puts`: the keys that were written, in order. While `gate` is not set, a PUT
+    of an object with `where` waits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", slow: float = 1.0) -> None:
+        self.slow = slow
         self.objects: dict[str, bytes] = {}
         self.faults: deque[str] = deque()
+        self.failed: list[str] = []
         self.where = ""
         self.puts: list[str] = []
         self.gate, self.waiting = threading.Event(), threading.Event()
         self.gate.set()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"s3": self}))
+        self._server = ThreadingHTTPServer((host, 0), type("Handler", (_Handler,), {"s3": self}))
         self._server.daemon_threads = True
 
     @property
@@ -160,8 +165,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _has_failed(self) -> bool:
         """Whether this request is answered by a fault."""
         fault = self.s3.faults.popleft() if self.s3.faults and self.s3.where in self.key else ""
+        if fault:
+            self.s3.failed.append(fault)
         if fault == "503":
             self._refuse(503, "SlowDown")
+        elif fault == "slow":
+            time.sleep(self.s3.slow)
+            return False
         elif fault == "cut":
             half = self.s3.objects.get(self.key, b"")
             self.send_response(200)

@@ -48,10 +48,13 @@ def test_broken_ones_are_passed_over_with_the_reason(tmp_path: Path) -> None:
     (write(tmp_path, 13) / "weights.pt").unlink()
     (write(tmp_path, 14) / "complete.json").write_text("{")
     (write(tmp_path, 15) / "complete.json").write_text('{"files": {}}')
+    (write(tmp_path, 16) / "complete.json").write_bytes(b'{"files": {"\xa2": 1}}')
     told: list[tuple[str, str]] = []
     checkpoint = checkpoint_folder.newest(tmp_path, lambda tag, reason: told.append((tag, reason)))
     assert checkpoint == Checkpoint(tmp_path / "step-00000010", Progress(10, 40, 640), OURS)
-    assert [tag for tag, _ in told] == [f"step-{n:08d}" for n in (15, 14, 13, 12, 11)]
+    assert [tag for tag, _ in told] == [f"step-{n:08d}" for n in (16, 15, 14, 13, 12, 11)]
+    assert told[0][1] == "complete.json has other bytes than were written (invalid start byte)"
+    assert told[2][1].startswith("complete.json has other bytes than were written (Expecting property name")
     assert told[-1][1] == "it was not finished (complete.json is missing)"
     assert told[-2][1] == "weights.pt has 7 bytes instead of 8"
     assert told[-3][1] == "weights.pt is missing"

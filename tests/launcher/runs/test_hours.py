@@ -104,6 +104,30 @@ def test_steps_after_the_last_checkpoint_are_done_again() -> None:
     assert both["ending"] == 2 + 1
 
 
+def slurm_ended(at: float, attempt: str = "7-0") -> Record:
+    """As the job's script tells it."""
+    return Record(0, "ended", {"time": at}, {"attempt": attempt, "by": "slurm"})
+
+
+def test_the_end_is_slurms_and_not_that_of_a_host_that_was_cut_off() -> None:
+    """The second attempt begins at 130; the first one's host still tells of itself at 135."""
+    first = [e._replace(texts={"attempt": "7-0"}) for e in attempt(0)[:-1]]
+    second = [e._replace(texts={"attempt": "7-1"}) for e in attempt(130)]
+    late = [line("failed", 135)._replace(texts={"attempt": "7-0"}), slurm_ended(136)]
+    records = [*training(0, 1, 40), line("checkpoint", 57, 30, seconds=2), *training(130, 31, 90)]
+    events = [*first, slurm_ended(101.5), *second[:2], *late, *second[2:], slurm_ended(240, "7-1")]
+    one, two = hours.attempts(events, records)
+    assert [(a.start, a.end, a.ended) for a in (one, two)] == [(0, 101500, True), (130000, 240000, True)]
+    found = seconds(events, records)
+    assert found["ending"] == pytest.approx(2 * (101.5 - 64 + 240 - 230)), "all after its last step"
+    assert found["redone"] == 2 * (64 - 57)
+
+
+def test_a_program_that_tells_no_steps_has_not_ended_before_slurm_says_so() -> None:
+    events = [e._replace(texts={"attempt": "7-0"}) for e in attempt(0)[:-1]]
+    assert seconds([*events, slurm_ended(90)], [])["program"] == 2 * (90 - 8)
+
+
 def test_a_third_attempt_from_an_older_checkpoint_costs_the_first_one_more() -> None:
     """Its checkpoint was broken: what the first did since the one before was done again too."""
     records = [*training(0, 1, 40), *training(1000, 31, 50), *training(2000, 11, 60)]

@@ -26,6 +26,7 @@ case "$*" in
 esac
 while [ $# -gt 0 ]; do
   case $1 in --nodelist=*) list=${1#*=} ;; --folder) folder=$2 ;; --attempt) attempt=$2 ;; esac
+  case $1 in --spares) echo "$2" >>"$DUMP/spares" ;; esac
   shift
 done
 echo "$what $list" >>"$DUMP/steps"
@@ -37,7 +38,7 @@ case $what in look) echo "$list" | tr , '\\n' | grep -v "${SILENT:-nobody}" ;; *
 """
 SCONTROL = """
 case "$*" in
-  "show hostnames"*) printf 'host-1\\nhost-2\\nhost-3\\nhost-4\\n' | head -n "$HOSTS" ;;
+  "show hostnames"*) printf 'host-1\\nhost-2\\nhost-3\\nhost-4\\n' | head -n "$HOSTS" | grep -vxf "$DUMP/gone" ;;
   requeue*) echo "$*" >>"$DUMP/requeued"; exit 1 ;;
 esac
 """
@@ -53,6 +54,7 @@ class Done:
     folder: Path
     steps: list[str]
     requeued: bool
+    held: list[str]  # hosts beside those that train, of each attempt
 
     @property
     def bad(self) -> list[str]:
@@ -65,11 +67,18 @@ class Done:
 
 
 def ran(
-    tmp_path: Path, *cases: str, preflight: bool = False, silent: str = "nobody", there: int = 0, **job: Any
+    tmp_path: Path,
+    *cases: str,
+    preflight: bool = False,
+    silent: str = "nobody",
+    there: int = 0,
+    later: bool = False,
+    **job: Any,
 ) -> Done:
     """The script of a job of two hosts and a spare after its end; `cases` of `$attempt` say what each step does.
 
-    `there`: hosts that Slurm gives; 0: as many as the job may have.
+    `silent`: hosts that answer nothing; `there`: hosts that Slurm gives; 0: as many as the job may have; `later`: the
+    job runs elsewhere when the script ends.
     """
     stage = standins.Stage(tmp_path)
     fields = {"workload": "/own.py", "nodes": 2, "spares": 1, "preflight": preflight, **job}
@@ -77,12 +86,21 @@ def ran(
     cases = cases if preflight else ('case "$attempt" in', *cases, "esac")
     stage.program(tmp_path / "bin" / "srun", SRUN % "\n".join(cases))
     stage.program(tmp_path / "bin" / "scontrol", SCONTROL)
+    (tmp_path / "dump" / "gone").write_text("nobody\n")
     script = schedulers.load("slurm").render(made)["job.sh"]
     code = stage.run(script, HOSTS=str(there or made.allocated), SILENT=silent)
     steps = (tmp_path / "dump" / "steps").read_text().splitlines()
     (folder,) = tmp_path.glob("named/plain/runs/*-*/")
-    assert (folder / "exit_code").read_text() == f"{code}\n"
-    return Done(code, folder, steps, (tmp_path / "dump" / "requeued").exists())
+    if not later:
+        assert (folder / "exit_code").read_text() == f"{code}\n"
+    held = tmp_path / "dump" / "spares"
+    return Done(
+        code=code,
+        folder=folder,
+        steps=steps,
+        requeued=(tmp_path / "dump" / "requeued").exists(),
+        held=held.read_text().split() if held.exists() else [],
+    )
 
 
 def test_a_host_more_is_allocated_and_the_job_outlives_one() -> None:
@@ -94,7 +112,7 @@ def test_a_host_more_is_allocated_and_the_job_outlives_one() -> None:
     assert "timeout --kill-after=5 20 srun" in script  # one with a host that is gone outlives SIGTERM
     without = schedulers.load("slurm").render(samples.decided({"nodes": 2}))["job.sh"]
     assert "no-kill" not in without
-    assert "--overlap" not in without
+    assert without.count("--overlap") == 1, "to ask who answers"
 
 
 VARYING: dict[str, Any] = {"spares": 0, "checkpoint": {"any_ranks": True}}
@@ -165,7 +183,10 @@ def test_a_spare_takes_the_place_of_a_lost_host(tmp_path: Path) -> None:
     done = ran(tmp_path, LOST, WELL)
     assert (done.code, done.bad, done.idle, done.requeued) == (0, ["host-2"], [], False)
     assert done.steps == ["ranks host-2,host-3", "look host-1,host-3", "ranks host-1,host-3"]
+    assert done.held == ["1", "0"]
     assert (done.folder / "hostfile-7-1").read_text() == "host-1 slots=1\nhost-3 slots=1\n"
+    log = (done.folder / "logs" / "job.log").read_text()
+    assert "attempt 1, inside job 7, on host-1 host-3; idle: \n" in log
 
 
 def test_a_host_that_hangs_is_replaced_and_a_rank_that_fails_is_not(tmp_path: Path) -> None:
@@ -173,6 +194,7 @@ def test_a_host_that_hangs_is_replaced_and_a_rank_that_fails_is_not(tmp_path: Pa
     fails = '7-1) outcome 139 host-2; : >"$folder/again-7-1"; exit 139 ;;'
     done = ran(tmp_path, hang, fails, WELL, spares=2)
     assert (done.code, done.bad, done.idle) == (0, ["host-3"], ["host-1"])
+    assert done.held == ["2", "2", "2"], "the job has a host that hangs until its end"
     assert [step for step in done.steps if step.startswith("ranks")] == [
         "ranks host-2,host-3",
         "ranks host-2,host-4",
@@ -206,10 +228,64 @@ def test_a_host_that_is_cut_off_and_blames_another_is_found(tmp_path: Path) -> N
     assert done.steps[1:] == ["look host-1,host-3", "look host-2", "ranks host-1,host-2"]
 
 
+def test_one_that_slurm_has_taken_out_of_the_job_already_is_found_too(tmp_path: Path) -> None:
+    taken = '7-0) outcome 70 host-3; echo host-2 >"$DUMP/gone"; exec sleep 60 ;;'
+    done = ran(tmp_path, taken, WELL)
+    assert (done.code, done.bad, done.idle) == (0, ["host-2"], [])
+    assert done.steps[1:] == ["look host-1", "look host-3", "ranks host-1,host-3"]
+
+
+def test_the_first_host_is_cut_off_and_another_ones_rank_fails_of_it_before_that_is_known(
+    tmp_path: Path,
+) -> None:
+    """A rank whose connection ended is the first failure that is written down, and nobody has decided on a restart."""
+    fails = 'outcome() { echo "1 1 host-3 1.0" >"$folder/outcome-$attempt"; }; outcome; exit 1'
+    done = ran(tmp_path, f"7-0) {fails} ;;", WELL, silent="host-2")
+    assert (done.code, done.bad, done.idle) == (0, ["host-2"], [])
+    assert done.steps[1:] == ["look host-2", "look host-1,host-3", "ranks host-1,host-3"]
+
+
 def test_two_hosts_are_lost_at_once(tmp_path: Path) -> None:
     done = ran(tmp_path, LOST, WELL, silent="host-[23]", spares=2)
     assert (done.code, sorted(done.bad)) == (0, ["host-2", "host-3"])
     assert done.steps[-1] == "ranks host-1,host-4"
+
+
+@pytest.mark.parametrize(
+    ("silent", "bad"),
+    [
+        ("host-2", ["host-2"]),
+        ("host-1", ["host-1"]),  # the one that is cut off was the first to say that another is lost
+        ("host-[12]", []),  # the script's own host is cut off: what it hears says nothing of others
+        ("nobody", ["host-2"]),  # its node entry was killed
+    ],
+)
+def test_without_spares_a_host_that_answers_is_not_lost(silent: str, bad: list[str], tmp_path: Path) -> None:
+    done = ran(tmp_path, "*) outcome 70 host-2; exit 70 ;;", silent=silent, spares=0)
+    assert (done.code, done.bad, done.requeued) == (70, bad, True)
+
+
+def test_a_host_that_was_cut_off_does_not_end_the_attempt_that_runs_elsewhere(tmp_path: Path) -> None:
+    """Nor has it Slurm start the job again, which may have ended well."""
+    later = '*) : >"$folder/hostfile-7-1"; echo {} >"$folder/events.jsonl"; outcome 70 host-2; exit 70 ;;'
+    done = ran(tmp_path, later, spares=0, later=True)
+    assert not done.requeued
+    assert not (done.folder / "exit_code").exists()
+    assert (done.folder / "events.jsonl").read_text() == "{}\n"
+
+
+def test_the_ends_of_attempts_are_told_as_slurm_counts_them(tmp_path: Path) -> None:
+    """Of each attempt inside the job too: the next one begins at that moment."""
+    lost = '7-0) printf "{}\\n{cut" >"$folder/events.jsonl"; outcome 70 host-2; exec sleep 60 ;;'
+    done = ran(tmp_path, lost, WELL)
+    _, cut, *ends = (done.folder / "events.jsonl").read_text().splitlines()
+    assert cut == "{cut"
+    told = [json.loads(end) for end in ends]
+    assert [(end["event"], end["attempt"], end["by"]) for end in told] == [
+        ("ended", "7-0", "slurm"),
+        ("ended", "7-1", "slurm"),
+    ]
+    assert told[0]["time"] <= told[1]["time"]
 
 
 def test_without_a_spare_left_it_is_put_back(tmp_path: Path) -> None:
@@ -230,7 +306,7 @@ def test_what_is_not_tried_again_inside_the_job(
     case: str, job: dict[str, Any], requeued: bool, tmp_path: Path
 ) -> None:
     done = ran(tmp_path, case, **job)
-    assert len(done.steps) == 1
+    assert len([step for step in done.steps if "ranks" in step]) == 1
     assert done.requeued == requeued
 
 

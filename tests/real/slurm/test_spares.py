@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from launcher.runs import hours
+
 if TYPE_CHECKING:
     from tests.real.slurm.site import Site
 
@@ -31,10 +33,17 @@ def test_a_spare_trains_on_and_no_other_job_gets_in(site: Site) -> None:
     done = site.ended(run)
     assert (done["state"], done["native_id"]) == ("SUCCEEDED", job), site.all_logs(run)
     assert "Restarts=0" in site.cluster.sh(f"scontrol show job {job}")
-    assert site.starts(run)[1]["resumed_from"] == "step-00000004"
+    records = site.metrics(run)
+    before = records[: records.index(site.starts(run)[1])]
+    saved = [record["tag"] for record in before if record.get("event") == "checkpoint"]
+    assert site.starts(run)[1]["resumed_from"] == saved[-1]
     assert (site.folder / "runs" / "bad-hosts.txt").read_text().startswith("n2 20")
 
     assert site.ended(waits)["state"] == "SUCCEEDED", site.all_logs(waits)
+    # that the first host was lost, which tells the ends, leaves no gap
+    lines = site.cluster.sh(f"sacct -X -n -P -D -j {job} -o ElapsedRaw").splitlines()
+    spans = [attempt.end - attempt.start for attempt in hours.attempts(*hours.read(site.path(run)))]
+    assert sum(spans) / 1000 == pytest.approx(sum(map(int, lines)), rel=0.01, abs=len(lines))
     undisturbed = site.losses(waits)
     taken = [(r["step"], r["loss"]) for r in site.metrics(run) if "loss" in r and "event" not in r]
     assert {step for step, _ in taken} == set(undisturbed)

@@ -16,7 +16,20 @@ restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
-finish() { echo "$1" >"$run/exit_code"; exit "$1"; }
+# For `launcher report`: the end as Slurm counts it. The node entries end before that, or with their host.
+ends() {  # UNIX-TIME ATTEMPT
+  [ -s "$run/events.jsonl" ] || return 0
+  [ -z "$(tail -c 1 "$run/events.jsonl")" ] || echo >>"$run/events.jsonl"  # a line that was cut off
+  printf '{"event": "ended", "time": %s, "attempt": "%s", "by": "slurm"}\n' "$1" "$2" >>"$run/events.jsonl"
+}
+finish() {
+  # a host that was cut off may come here while the job runs elsewhere by now
+  if [ ! -e "$run/hostfile-$SLURM_JOB_ID-$((restarts + 1))" ]; then
+    echo "$1" >"$run/exit_code"
+    ends "$(date +%s.%3N)" "$attempt"
+  fi
+  exit "$1"
+}
 rm -f "$run/exit_code" "$run/cancelled" || finish 73
 printf -v now '%(%s)T' -1
 printf 'job %s, attempt %s, on %s, %(%FT%T%z)T\n' "$SLURM_JOB_ID" "$restarts" "$SLURM_JOB_NODELIST" "$now"
@@ -30,6 +43,8 @@ bad() {  # in no subshell: there the trap below does not hold, and Slurm's SIGTE
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
 if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
+  over=$(SLURM_TIME_FORMAT=%s timeout 10 sacct -n -X -P -D -j "$SLURM_JOB_ID" -o End 2>/dev/null | grep -x '[0-9]*' | sort -n | tail -n 1)
+  [ -z "$over" ] || ends "$over" "$SLURM_JOB_ID-$((restarts - 1))"
   names="" down=" "
   while read -r host _; do names+="${names:+,}$host"; done <"$before"
   for host in $(sinfo -h -N -n "$names" -t down,fail,no_respond -o %N 2>/dev/null); do
@@ -69,6 +84,12 @@ printf '%s\n' '{
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
 trap : TERM USR2  # the ranks act on signals; this script only waits for them
+answering() {  # HOST…: those that answer, a line each
+  local list
+  list=$(IFS=,; echo "$*")
+  timeout --kill-after=5 20 srun --overlap --nodelist="$list" --nodes="$#" --ntasks="$#" --ntasks-per-node=1 --kill-on-bad-exit=0 --input=none \
+    printenv SLURMD_NODENAME
+}
 # One task a host; the node entry starts the ranks. The hosts end together when one fails.
 srun --export=ALL --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered \
   --output="$run/logs/node-%n.log" --open-mode=append \
@@ -98,8 +119,19 @@ case $said in
   [1-9]*) code=$said; echo "rank $rank on $host ended with $code" ;;
   *) if [ "$code" -eq 0 ]; then code=71; echo "no node entry wrote down how the run ended"; fi ;;
 esac
+lost() {  # A host that is cut off says so of another, and may say it first: those that answer Slurm now are none.
+  local one all answered
+  mapfile -t all <<<"$hosts"
+  answered=$(answering "${all[@]}")
+  answered=" ${answered//$'\n'/ } "
+  if [[ $answered != *[![:space:]]* ]]; then return; fi  # this host is cut off itself; Slurm's word counts at the next start
+  for one in "${all[@]}"; do
+    if [[ $answered != *" $one "* ]]; then bad "$one" "was lost"; host=""; fi
+  done
+  [ -z "$host" ] || bad "$host" "was lost"
+}
 case $code in
-  70) bad "$host" "was lost" ;;
+  70) lost ;;
   76 | 72 | 78) [ ! -s "$run/unfit-$attempt" ] || while read -r host reason; do bad "$host" "$reason"; done <"$run/unfit-$attempt" ;;
 esac
 # Saved on a signal; a host was lost, which Slurm may notice later than we do and keeps the job until then; or the first
@@ -118,6 +150,7 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ] || [ -e "$run/again-$attempt" ]; }
   fi
   echo "requeued, to resume from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
+  ends "$(date +%s.%3N)" "$attempt"
   if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
   echo "Slurm did not requeue it; \`launcher resume smoke-serve-05f34b\` resumes from the last checkpoint"
 fi
