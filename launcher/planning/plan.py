@@ -164,7 +164,7 @@ def make(loaded: Loaded, workspace: Workspace, suffix: str = "") -> Plan:
     problems = [
         *_impossible(job, cluster),
         *own_program.problems(job),
-        *profiling.problems(job),
+        *profiling.problems(job, cluster),
         *tiers.problems(job),
         *ranks_environment.problems(job, cluster),
         *accelerators.problems(cluster),
