@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 RANKS = (0, 1)
 BUSY = "import hashlib\nwhile True: hashlib.sha256(bytes(2**20))"
 SAYS = ("stalled for", "silent for", "a restart would not help")  # of the node entry's lines in job.log
-DISK = 30_000.0  # a checkpoint of 20 MB takes longer than the ten minutes that a step may
+DISK = 2_500.0  # bytes a second: a checkpoint takes longer than the ten minutes that a step may
 PHASES = (heartbeat.FIRST, heartbeat.STEP, heartbeat.EVALUATE, heartbeat.CHECKPOINT)
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """How slow what is. `minutes`: when the run is ended; one with few steps may be done before."""
+    """How slow what is. `minutes`: how long the run lasts, twice that at most; its `steps` may be done before."""
 
     minutes: float = 20.0
     load: int = 2 * (os.cpu_count() or 1)
@@ -51,13 +51,13 @@ class Trial:
     backend: str = "inductor"
     steps: int = 1_000_000
     evaluate: int = 20
-    checkpoint: int = 100
-    model: str = "byte-gpt"
+    checkpoint: int = 60
+    model: str = "tiny-llama"
 
     def job(self, library: Path, runs: Path) -> dict[str, Any]:
         """The job file."""
         args = {"seq-length": 64, "max-steps": self.steps, "eval-every": self.evaluate, "log-every": 1}
-        args |= {"eval-samples": 256, "compile": self.backend}
+        args |= {"eval-samples": 64, "compile": self.backend}
         slow = {"LD_PRELOAD": str(library), "SLOW_FOLDER": str(runs), "SLOW_BYTES": str(self.disk)}
         return {
             "name": "false-alarms",
@@ -174,11 +174,13 @@ def launch(folder: Path, trial: Trial) -> Path:
 
 
 def follow(folder: Path, seconds: float) -> Looks:
-    """Look at the run until it has ended, or `seconds` are over: then it is killed."""
-    looks, end = Looks(folder), time.monotonic() + seconds
+    """Look at the run until it has ended, or all phases have been and `seconds` are over: then it is killed."""
+    looks, began = Looks(folder), time.monotonic()
     try:
-        while time.monotonic() < end and not (folder / "exit_code").exists():
-            looks.look(time.monotonic())
+        while not (folder / "exit_code").exists():
+            looks.look(now := time.monotonic())
+            if now - began > seconds * (2 if missing(looks) else 1):
+                break
             time.sleep(1.0)
     finally:
         if not (folder / "exit_code").exists():
