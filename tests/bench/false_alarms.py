@@ -56,7 +56,12 @@ class Trial:
 
     def job(self, library: Path, runs: Path) -> dict[str, Any]:
         """The job file."""
-        args = {"seq-length": 64, "max-steps": self.steps, "eval-every": self.evaluate, "log-every": 1}
+        args: dict[str, Any] = {
+            "seq-length": 64,
+            "max-steps": self.steps,
+            "eval-every": self.evaluate,
+            "log-every": 1,
+        }
         args |= {"eval-samples": 64, "compile": self.backend}
         slow = {"LD_PRELOAD": str(library), "SLOW_FOLDER": str(runs), "SLOW_BYTES": str(self.disk)}
         return {

@@ -89,6 +89,7 @@ def test_it_asks_waits_and_says_how_far_it_is(
         "ranks": [0],
         "steps": 2,
         "limit": 60.0,
+        "tool": "torch",
     }
     assert json.loads((folder / "profile.json").read_text()) == ANSWER
     left = [path.name for path in (tmp_path / "it's here").iterdir()]
@@ -217,12 +218,12 @@ def test_nsys_is_for_runs_that_were_started_under_it(
     job = SimpleNamespace(profile=SimpleNamespace(nsys=under))
     monkeypatch.setattr(profiles.rerun, "plan_of", lambda _: SimpleNamespace(job=job))
     report = {**RANK, "file": "rank-0.nsys-rep", "cpu": 0.0, "device": 0.0, "operators": []}
-    answers(monkeypatch, tmp_path, json.dumps({**ANSWER, "ranks": [report]}))
+    answers(monkeypatch, tmp_path, {**ANSWER, "ranks": [report]})
     (run.folder / "profiles" / "0-1").mkdir(parents=True)
     (run.folder / "profiles" / "0-1" / "rank-0.nsys-rep").write_bytes(TRACE)
     if under:
         assert profiles.take(run, WISH._replace(tool="nsys"), lambda _: None)["ranks"] == [report]
-        assert json.loads((tmp_path / "told" / "wish").read_text())["tool"] == "nsys"
+        assert json.loads((tmp_path / "it's here" / "wish").read_text())["tool"] == "nsys"
     else:
         with pytest.raises(PlanError, match="job-1 was not started under nsys, which attaches to no process"):
             profiles.take(run, WISH._replace(tool="nsys"), lambda _: None)
