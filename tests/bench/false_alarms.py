@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 RANKS = (0, 1)
 BUSY = "import hashlib\nwhile True: hashlib.sha256(bytes(2**20))"
 SAYS = ("stalled for", "silent for", "a restart would not help")  # of the node entry's lines in job.log
-DISK = 2_500.0  # bytes a second: a checkpoint takes longer than the ten minutes that a step may
+DISK = 2_500.0  # bytes a second: a checkpoint takes eleven minutes
+SLOW = 600.0  # seconds that checkpoints take at least: more than a step may
 PHASES = (heartbeat.FIRST, heartbeat.STEP, heartbeat.EVALUATE, heartbeat.CHECKPOINT)
 
 
@@ -48,6 +49,7 @@ class Trial:
     minutes: float = 20.0
     load: int = 2 * (os.cpu_count() or 1)
     disk: float = DISK
+    slow: float = SLOW
     backend: str = "inductor"
     steps: int = 1_000_000
     evaluate: int = 20
@@ -141,9 +143,11 @@ def alarms(folder: Path) -> list[str]:
     return found
 
 
-def missing(looks: Looks) -> list[str]:
-    """Phases that have not been: nothing is known of them then."""
-    return [f"there was no {phase}" for phase in PHASES if not looks.spent(phase)]
+def missing(looks: Looks, slow: float) -> list[str]:
+    """Phases that have not been, or checkpoints that were not slow: nothing is known of them then."""
+    found = [f"there was no {phase}" for phase in PHASES if not looks.spent(phase)]
+    took = looks.spent(heartbeat.CHECKPOINT)
+    return found + ([f"checkpoints took {took:.0f} s, and not {slow:.0f}"] if 0 < took < slow else [])
 
 
 @contextlib.contextmanager
@@ -178,13 +182,13 @@ def launch(folder: Path, trial: Trial) -> Path:
     return runs / done.stdout.strip()
 
 
-def follow(folder: Path, seconds: float) -> Looks:
+def follow(folder: Path, seconds: float, slow: float) -> Looks:
     """Look at the run until it has ended, or all phases have been and `seconds` are over: then it is killed."""
     looks, began = Looks(folder), time.monotonic()
     try:
         while not (folder / "exit_code").exists():
             looks.look(now := time.monotonic())
-            if now - began > seconds * (2 if missing(looks) else 1):
+            if now - began > seconds * (2 if missing(looks, slow) else 1):
                 break
             time.sleep(1.0)
     finally:
@@ -199,8 +203,8 @@ def measure(trial: Trial) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="false-alarms-") as made, busy(trial.load):
         began = time.monotonic()
         folder = launch(Path(made), trial)
-        looks = follow(folder, 60 * trial.minutes)
-        problems = alarms(folder) + missing(looks)
+        looks = follow(folder, 60 * trial.minutes, trial.slow)
+        problems = alarms(folder) + missing(looks, trial.slow)
         with contextlib.suppress(OSError):
             if (code := (folder / "exit_code").read_text().strip()) != "0":
                 problems.append(f"the run ended with {code}")

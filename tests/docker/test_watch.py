@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
 import subprocess
@@ -93,6 +94,10 @@ def test_a_question_is_found_and_taken_away(host: Host) -> None:
     assert host.look(2) == []
 
 
+def _has_moved(host: Host, pid: int, least: int) -> bool:
+    return host.watch._moved(pid) >= least
+
+
 def test_files_that_a_scripts_program_moves_are_signs_of_life(host: Host) -> None:
     """The rank itself is a shell, which only waits."""
     script = subprocess.Popen(["sh", "-c", "cat >/dev/null; true"], stdin=subprocess.PIPE)
@@ -100,11 +105,10 @@ def test_files_that_a_scripts_program_moves_are_signs_of_life(host: Host) -> Non
     try:
         host.ranks.numbers = {script.pid: 4}
         heartbeat.path(host.folder, 4).unlink()
-        for _ in range(10):
-            before = host.watch._moved(script.pid)
+        for written in range(4096, 40961, 4096):
             script.stdin.write(b"x" * 4096)
             script.stdin.flush()
-            entries.until(lambda before=before: host.watch._moved(script.pid) > before + 4095, "it is read")
+            entries.until(functools.partial(_has_moved, host, script.pid, written), "it is read")
             assert host.look(20) == []
         assert host.look(100) == [quiet("quiet")]
     finally:

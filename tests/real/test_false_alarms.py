@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def test_two_real_ranks() -> None:
     """Each of both checkpoints takes seconds, so that the second one is seen, and what was before it."""
     trial = false_alarms.Trial(
-        load=0, disk=3e5, backend="eager", steps=4, evaluate=2, checkpoint=2, model="tiny-llama"
+        load=0, disk=3e5, slow=1.0, backend="eager", steps=4, evaluate=2, checkpoint=2, model="tiny-llama"
     )
     found = false_alarms.measure(trial)
     assert found["problems"] == []
@@ -42,4 +42,4 @@ def test_what_is_an_alarm(tmp_path: Path) -> None:
 
 
 def test_a_run_that_did_nothing_proves_nothing(tmp_path: Path) -> None:
-    assert len(false_alarms.missing(false_alarms.Looks(tmp_path))) == len(false_alarms.PHASES)
+    assert len(false_alarms.missing(false_alarms.Looks(tmp_path), 1.0)) == len(false_alarms.PHASES)

@@ -40,7 +40,7 @@ def test_keys_of_the_job_win() -> None:
     }
 
 
-GPUS = {"gpu": "h100", "slots": 2}
+GPUS: dict[str, Any] = {"gpu": "h100-80gb", "slots": 2}
 
 
 @pytest.mark.parametrize("runtime", ["none", "kubernetes"])

@@ -15,7 +15,7 @@ from launcher import ROOT
 from launcher.cli import main
 from launcher.errors import PlanError, RunNotFoundError, SubmitError
 from launcher.runs import profiles as kept
-from launcher.submission import profiles, shell
+from launcher.submission import profiles, rerun, shell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -216,7 +216,7 @@ def test_nsys_is_for_runs_that_were_started_under_it(
     under: bool, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = SimpleNamespace(profile=SimpleNamespace(nsys=under))
-    monkeypatch.setattr(profiles.rerun, "plan_of", lambda _: SimpleNamespace(job=job))
+    monkeypatch.setattr(rerun, "plan_of", lambda _: SimpleNamespace(job=job))
     report = {**RANK, "file": "rank-0.nsys-rep", "cpu": 0.0, "device": 0.0, "operators": []}
     answers(monkeypatch, tmp_path, {**ANSWER, "ranks": [report]})
     (run.folder / "profiles" / "0-1").mkdir(parents=True)
