@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 RANKS = (0, 1)
 BUSY = "import hashlib\nwhile True: hashlib.sha256(bytes(2**20))"
 SAYS = ("stalled for", "silent for", "a restart would not help")  # of the node entry's lines in job.log
-DISK = 2_500.0  # bytes a second: a checkpoint takes eleven minutes
+DISK = 1_500.0  # bytes a second: a checkpoint takes twelve minutes
 SLOW = 600.0  # seconds that checkpoints take at least: more than a step may
 PHASES = (heartbeat.FIRST, heartbeat.STEP, heartbeat.EVALUATE, heartbeat.CHECKPOINT)
 
