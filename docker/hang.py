@@ -135,7 +135,8 @@ class Hang:
         absent = [host for node, host in enumerate(self.peers.hosts) if node not in answers]
         text = found.text + (f"; no answer from {', '.join(absent)}" if absent else "")
         said = {"name": name, "cause": cause, "verdict": text, "rank": found.rank, "host": found.host}
-        said |= {"of_host": found.of_host, "silent": round(self.watched.silence, 1), "time": time.time()}
+        said |= {"of_host": found.of_host, "time": time.time()}
+        said |= {"silent": round(self.watched.silence, 1), "limit": round(self.watched.limit, 1)}
         self._leave(name, {**said, "absent": absent, "ranks": records})
         if found.of_host and found.host:
             stacks.within(_WRITING, lambda: self._blame(found), None)
@@ -173,10 +174,9 @@ class Hang:
             folder = self.folder / "stacks" / name
             folder.mkdir(parents=True, exist_ok=True)
             for pid, one in taken.items():
-                head = (
-                    f"process {pid}, state {one.state or '-'}, in the kernel {one.wchan or '-'}\n{one.why}\n"
-                )
-                (folder / f"rank-{numbers[pid]}.txt").write_text(head + one.text, encoding="utf-8")
+                kernel = f"state {one.state or '-'}, in the kernel {one.wchan or '-'}"
+                text = f"process {one.pid} ({one.program}), {kernel}\n{one.why}\n{one.text}"
+                (folder / f"rank-{numbers[pid]}.txt").write_text(text, encoding="utf-8")
 
     def _blame(self, found: verdict.Verdict) -> None:
         """Name a host that is at fault, as preflight does: the script puts it on the list of bad hosts."""
@@ -220,5 +220,5 @@ def _record(rank: int, host: str, taken: stacks.Taken, told: Path) -> dict[str, 
 
 def _stack(record: dict[str, Any]) -> verdict.Stack:
     threads = tuple(tuple(verdict.Frame(*frame) for frame in frames) for frames in record["threads"])
-    keys = ("rank", "host", "step", "state", "wchan")
+    keys = ("rank", "host", "step", "state", "wchan", "program")
     return verdict.Stack(**{key: record[key] for key in keys}, threads=threads)

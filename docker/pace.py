@@ -36,6 +36,11 @@ class Signs:
     files: int = 0
 
 
+def phase(beat: Beat | None) -> str:
+    """The key of LIMITS that a record belongs to."""
+    return beat.phase if beat is not None and beat.phase else "untold"
+
+
 @dataclass
 class Pace:
     """What was seen of one rank. `wish`: seconds instead of those of its steps, None for the table's.
@@ -51,8 +56,7 @@ class Pace:
 
     @property
     def phase(self) -> str:
-        beat = self.signs.beat
-        return beat.phase if beat is not None and beat.phase else "untold"
+        return phase(self.signs.beat)
 
     def see(self, signs: Signs, now: float) -> None:
         """Take note of what is there now."""

@@ -78,6 +78,21 @@ def state(pid: int) -> str:
     return ""
 
 
+def name(pid: int) -> str:
+    """The name of its program, fifteen characters at most; '' when it is gone."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
+    return ""
+
+
+def seconds(pid: int) -> float:
+    """Processor time that it has used; 0 when it is gone."""
+    with contextlib.suppress(OSError, IndexError, ValueError):
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
+
+
 def waits_in(pid: int) -> str:
     """The kernel's function that the process waits in; '' when it waits in none, or that is kept from this user."""
     with contextlib.suppress(OSError):

@@ -3,14 +3,15 @@
 Owns the agreement between who asks and the hosts; what a rank does is tracing.py's. In the folder of the first host's
 records lie, for an ID of whoever asks, files of JSON:
 
-    ID.ask      {"ranks": […], "steps": N, "limit": seconds}: what is wished; it goes when it was read
+    ID.ask      {"ranks": […], "steps": N, "limit": seconds, "tool": "torch" or "nsys"}: what is wished; it goes when
+                it was read
     ID.said     a line for a person, of how far it is; it changes
     ID.answer   {"name", "steps", "time", "ranks": [{"rank", "host", "file", …}]}: what ranks answered, of those
                 without a trace an "error"; or {"error"}
 
 and between the hosts, once a second at most:
 
-    {"type": "profile", "name", "first", "steps", "ranks"}    node 0 to all; without ranks: it is not wanted any more
+    {"type": "profile", "name", "first", "steps", "tool", "ranks"}    node 0 to all; without ranks: it is not wanted
     {"type": "profiled", "name", "rank", "step"}    how far a rank is; with "answer" what it answered
 
 The run folder gets profiles/<name>/: a trace a rank, and profile.json, which is the answer.
@@ -31,6 +32,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import heartbeat
+import nsys
 import stacks
 import tracing
 
@@ -42,7 +44,9 @@ if TYPE_CHECKING:
 
 FOLDER, DOCUMENT = "profiles", "profile.json"
 QUESTION, SAID, ANSWER = ".ask", ".said", ".answer"
-TRACE = "rank-{}.pt.trace.json.gz"  # as TensorBoard's and HTA's readers look for them
+TORCH = "torch"
+# tool → a rank's trace, of torch's as TensorBoard's and HTA's readers look for them
+TRACES = {TORCH: "rank-{}.pt.trace.json.gz", nsys.PROGRAM: f"rank-{{}}{nsys.SUFFIX}"}
 TELLS_NOTHING = "tells no steps; a program of one's own calls workloads.heartbeat(step) (jobs/own/README.md)"
 _POLL, _WRITING = 1.0, 10.0
 _AHEAD = 3.0  # seconds in which every host has heard: ranks that are together begin at the same step
@@ -126,6 +130,7 @@ class Profiles:
             said = json.loads(file.read_text(encoding="utf-8"))
             file.unlink()
             wish = {"ranks": list(said["ranks"]), "steps": int(said["steps"]), "limit": float(said["limit"])}
+            wish["tool"] = nsys.PROGRAM if said.get("tool") == nsys.PROGRAM else TORCH
         except (OSError, ValueError, KeyError, TypeError):
             return
         asker = file.with_suffix("")
@@ -136,7 +141,7 @@ class Profiles:
         name = stacks.within(_WRITING, self._unused, f"{self.attempt}-{time.time():.0f}")
         self.taking = Taking(asker, name, wish, now)
         message = {"type": "profile", "name": name, "first": self._first()}
-        message |= {"steps": wish["steps"], "ranks": wish["ranks"]}
+        message |= {key: wish[key] for key in ("steps", "tool", "ranks")}
         self.peers.tell(**message)
         self._take_in(message, now)
 
@@ -174,8 +179,9 @@ class Profiles:
                 continue
             # one that counts for itself need not wait for the steps of the first host
             first = min(message["first"], beat.step + _ahead(beat) + 1)
-            file = self.folder / FOLDER / self._name / TRACE.format(rank)
-            wish = {"name": self._name, "first": first, "steps": message["steps"], "file": str(file)}
+            file = self.folder / FOLDER / self._name / TRACES[message["tool"]].format(rank)
+            wish = {"name": self._name, "first": first, "file": str(file)}
+            wish |= {key: message[key] for key in ("steps", "tool")}
             self._steps[rank] = beat.step
             _write(heartbeat.path(self.told, rank).with_suffix(tracing.ASKED), json.dumps(wish))
             self._tell(rank, beat.step, now)
@@ -215,7 +221,8 @@ class Profiles:
         late = {"error": f"no step was done within {limit:g} s"}
         hosts = {rank: {"rank": rank, "host": self.peers.hosts[rank // self.slots]} for rank in ranks}
         found = [hosts[rank] | taking.answers.get(rank, late) for rank in ranks]
-        files = [one | {"file": "" if "error" in one else TRACE.format(one["rank"])} for one in found]
+        trace = TRACES[taking.wish["tool"]]
+        files = [one | {"file": "" if "error" in one else trace.format(one["rank"])} for one in found]
         answer = {"name": taking.name, "steps": taking.wish["steps"], "time": time.time(), "ranks": files}
         text = json.dumps(answer, indent=1) + "\n"
         if any(one["file"] for one in files):

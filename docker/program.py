@@ -31,7 +31,8 @@ class Program:
     """`alone`: the words are a program's own, and not what Python is started with.
 
     `names_from`: the first word whose names are replaced, None without any. `per_host`: one process a host, which
-    starts the ranks itself. `signal`: what ranks get before the walltime; None: nothing.
+    starts the ranks itself. `signal`: what ranks get before the walltime; None: nothing. `nsys`: the folder of the
+    reports, where ranks are to be under nsys.
     """
 
     alone: bool = False
@@ -39,6 +40,7 @@ class Program:
     per_host: bool = False
     python: str = ""
     signal: int | None = signal.SIGUSR2
+    nsys: str = ""
 
     @property
     def own(self) -> bool:
@@ -54,6 +56,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", choices=("slot", "host"), default="slot", help="one a slot or a host")
     parser.add_argument("--python", default="", help="an interpreter, a venv, or a conda environment")
     parser.add_argument("--signal", choices=SIGNALS, default="USR2", help="what ranks get for SIGUSR2")
+    parser.add_argument("--nsys", action="store_true", help="start the ranks under Nsight Systems: nsys.py")
 
 
 def of(args: argparse.Namespace) -> Program:
@@ -63,6 +66,7 @@ def of(args: argparse.Namespace) -> Program:
         per_host=args.processes == "host",
         python=args.python,
         signal=SIGNALS[args.signal],
+        nsys=f"{args.folder}/profiles/nsys-{args.attempt}" if args.nsys else "",
     )
 
 

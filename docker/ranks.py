@@ -19,14 +19,17 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import environment
+import heartbeat
+import nsys
 import processes
 import program
 import team
 import terminal
-from ending import BAD_INPUT, NOT_STARTED, Stop
+from ending import BAD_INPUT, NOT_STARTED, NOT_WRITABLE, Stop
 
 if TYPE_CHECKING:
     import queue
@@ -94,6 +97,7 @@ class Ranks:
     codes: dict[int, int] = field(default_factory=dict)  # rank → exit code
     wanted: int | None = signal.SIGUSR2  # what ranks get for SIGUSR2; None: nothing
     start_ranks: bool = False  # the processes start the ranks themselves: one a host
+    under: dict[int, Path] = field(default_factory=dict)  # pid of an nsys → where it has its rank's: nsys.py
     held: set[int] = field(default_factory=set)  # pids for which that signal is held
     told: set[int] = field(default_factory=set)  # who got it
 
@@ -101,9 +105,18 @@ class Ranks:
     def alive(self) -> list[int]:
         return [pid for pid, rank in self.numbers.items() if rank not in self.codes]
 
+    def process(self, pid: int) -> int:
+        """The process that gets the rank's signals."""
+        return nsys.process(self.under[pid], pid) if pid in self.under else pid
+
+    def code(self, pid: int, status: int) -> int:
+        """The exit code of a rank whose process ended with `status`, which is minus the signal's number."""
+        status = nsys.code(self.under[pid], status) if pid in self.under else status
+        return status if status >= 0 else 128 - status
+
     def signal(self, number: int) -> None:
         for pid in self.alive:
-            processes.kill(pid, number)
+            processes.kill(self.process(pid), number)
 
     def pass_on(self, number: int) -> None:
         """What the scheduler says: SIGUSR2 before the walltime, SIGTERM to leave at once."""
@@ -113,7 +126,7 @@ class Ranks:
                 self.held.update(self.alive)
                 self.deliver()
             return
-        for pid in self.alive:
+        for pid in map(self.process, self.alive):
             # where only the node entry is told, as in a pod, SIGTERM too goes to whoever saves
             saves = self.wanted is not None and processes.catches(pid, self.wanted)
             only = saves and not processes.catches(pid, number)
@@ -125,7 +138,7 @@ class Ranks:
         if self.wanted is None:
             return
         for pid in list(self.held):
-            ready = processes.catching(pid, self.wanted, below=self.start_ranks)
+            ready = processes.catching(self.process(pid), self.wanted, below=self.start_ranks)
             for one in ready - self.told:
                 processes.kill(one, self.wanted)
             self.told |= ready
@@ -136,7 +149,7 @@ class Ranks:
         """SIGKILL to every rank and what it started: no data loader or compiler keeps a GPU after the run."""
         for pid in self.numbers:
             processes.kill(-pid, signal.SIGKILL)
-        if self.start_ranks:  # whose ranks lead groups of their own
+        if self.start_ranks or self.under:  # whose ranks lead groups of their own
             processes.kill_below(os.getpid())
 
 
@@ -145,14 +158,15 @@ def start(
 ) -> Ranks:
     """Start this host's ranks with `variables`. Their output waits in pipes until `logs.keep`.
 
-    Raises Stop when one cannot be started.
+    Raises Stop when one cannot be started, or nsys is wanted and not here.
     """
+    told = _told(what, variables)
     slots = list(place.hosts.values())[place.index]
     ranks, parent = Ranks(wanted=what.signal, start_ranks=what.per_host), os.getpid()
     active = program.chosen(what, variables)
     shared = team.variables(what, variables, place, active)
     python = [] if what.alone else [active.python if active else sys.executable, "-u"]
-    if what.per_host:
+    if what.per_host or what.nsys:
         processes.adopt()
 
     def prepare() -> None:
@@ -167,6 +181,9 @@ def start(
         own = team.of_rank(place, local_rank)
         env = shared | ({} if what.per_host else own)
         words = [*python, *program.words(what, command, team.known(what, env, own))]
+        if what.nsys:
+            env = env | {nsys.VARIABLE: f"{what.nsys}/rank-{own['RANK']}"}
+            words = nsys.words(told, env[nsys.VARIABLE], own["RANK"], words)
         try:
             process = subprocess.Popen(
                 words,
@@ -177,8 +194,25 @@ def start(
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             raise _refusal(error, env, words) from None
         ranks.processes[process.pid] = process
+        if what.nsys:
+            ranks.under[process.pid] = nsys.file(told, own["RANK"])
         ranks.numbers[process.pid] = int(own["RANK"])
     return ranks
+
+
+def _told(what: program.Program, variables: dict[str, str]) -> Path:
+    """The folder of the ranks' records. Raises Stop where nsys is wanted and cannot be had."""
+    told = variables.get(heartbeat.VARIABLE, "")
+    if what.nsys:
+        if why := nsys.missing(variables.get("PATH", os.defpath)):
+            raise Stop(BAD_INPUT, why)
+        try:
+            Path(what.nsys).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise Stop(NOT_WRITABLE, f"{what.nsys} cannot be made: {error.strerror}") from None
+        if not told:
+            raise Stop(NOT_STARTED, "nsys needs the folder of the ranks' records, for which there is no room")
+    return Path(told)
 
 
 def _refusal(error: Exception, env: dict[str, str], words: list[str]) -> Stop:

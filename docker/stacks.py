@@ -2,7 +2,8 @@
 
 Owns the signal that makes a Python write its stacks down, and the folder that they lie in. Only a process that has
 on_signal.py's handler gets the signal: any other would die of it. Where there is none (`python -I`, `-E`, `-S`, another
-program) py-spy is asked, if the image has it and the kernel lets it.
+program) py-spy is asked, if the image has it and the kernel lets it. Of a rank that is a shell's script, or started by
+another program, the process below it that does the work is looked at.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import processes
 import rank_shell
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import verdict
 
@@ -39,11 +40,15 @@ _READING = 2.0  # for lines of source, which may lie on a file system that does 
 
 @dataclass(frozen=True)
 class Taken:
-    """A process: its state, the kernel's function that it waits in, its stacks as text, `why` there are none."""
+    """A process: its state, the kernel's function that it waits in, its stacks as text, `why` there are none.
+
+    `program`: its name.
+    """
 
     pid: int
     state: str = ""
     wchan: str = ""
+    program: str = ""
     text: str = ""
     why: str = ""
 
@@ -73,23 +78,49 @@ def ranks_below(pid: int) -> dict[int, int]:
 
 
 def take(pids: Iterable[int], folder: Path) -> dict[int, Taken]:
-    """Pid → what it is in. All processes are asked at once; `folder` as in `variables`."""
+    """Pid → what it is in, or what works for it. All processes are asked at once; `folder` as in `variables`."""
     folder = folder / "stacks"
     before: dict[int, int] = {}
-    states = {pid: processes.state(pid) for pid in pids}
-    for pid in states:
-        file = folder / str(pid)
-        if processes.catches(pid, NUMBER) and processes.has_open(pid, str(file)):
-            before[pid] = _size(file)
-            processes.kill(pid, NUMBER)
-    _wait({folder / str(pid): size for pid, size in before.items()})
-    return {pid: _seen(pid, state, folder, before.get(pid)) for pid, state in states.items()}
+    at_work = {pid: _at_work(pid, folder) for pid in pids}
+    states = {one: processes.state(one) for one in at_work.values()}
+    for one in states:
+        if _listens(one, folder):
+            before[one] = _size(folder / str(one))
+            processes.kill(one, NUMBER)
+    _wait({folder / str(one): size for one, size in before.items()})
+    return {pid: _seen(one, states[one], folder, before.get(one)) for pid, one in at_work.items()}
+
+
+def _listens(pid: int, folder: Path) -> bool:
+    return processes.catches(pid, NUMBER) and processes.has_open(pid, str(folder / str(pid)))
+
+
+def _at_work(pid: int, folder: Path) -> int:
+    """`pid`, unless it is no Python that listens but has started one: of several that which has computed most.
+
+    Of other programs it is what they wait for the end of.
+    """
+    if found := list(_listening(pid, folder)):
+        return max(found, key=processes.seconds)
+    while processes.waits_in(pid) == "do_wait" and len(children := list(processes.children(pid))) == 1:
+        (pid,) = children
+    return pid
+
+
+def _listening(pid: int, folder: Path) -> Iterator[int]:
+    """`pid` if it listens, else the first on each way down the tree that do."""
+    if _listens(pid, folder):
+        yield pid
+        return
+    for child in processes.children(pid):
+        yield from _listening(child, folder)
 
 
 def _seen(pid: int, state: str, folder: Path, before: int | None) -> Taken:
     now = processes.state(pid)
     # a process that reads a file is in D for a moment; one that hangs there is so for the whole time
-    taken = Taken(pid, now if now == state or now != "D" else "S", processes.waits_in(pid))
+    now = now if now == state or now != "D" else "S"
+    taken = Taken(pid, now, processes.waits_in(pid), program=processes.name(pid))
     if before is not None:
         with contextlib.suppress(OSError), (folder / str(pid)).open("rb") as file:
             file.seek(before)

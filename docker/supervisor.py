@@ -142,7 +142,7 @@ class Supervisor:
         if rank is None:  # an orphan
             return
         self.ranks.processes[event.pid].returncode = event.status  # reap() took it from subprocess
-        code = event.status if event.status >= 0 else 128 - event.status
+        code = self.ranks.code(event.pid, event.status)
         code = self.ranks.codes[rank] = SAVED if self.walltime.puts_back else code
         if code and not self.failure:
             self._fail(Failure(code, rank, self.host))

@@ -43,6 +43,7 @@ class Stack:
     """What a rank is in. `state` is the kernel's letter for it, `wchan` the kernel's function that it waits in.
 
     `step`: the one that it is in. `threads`: the frames of each thread, innermost first; the main thread comes first.
+    `program`: the name of its process.
     """
 
     rank: int
@@ -51,6 +52,7 @@ class Stack:
     state: str = ""
     wchan: str = ""
     threads: tuple[tuple[Frame, ...], ...] = ()
+    program: str = ""
 
 
 class Doing(NamedTuple):
@@ -99,8 +101,12 @@ def doing(stack: Stack) -> Doing:
         words = f"hangs in the kernel{where}: a file system or a device does not answer"
         return Doing(_KERNEL, words, words.replace("hangs", "hang", 1), place)
     if not stack.threads:
-        where = f", the kernel has it in {stack.wchan}" if stack.wchan else ""
-        return Doing(_UNSEEN, f"shows no Python stack{where}", f"show no Python stacks{where}")
+        where = (
+            f", the kernel has it in {stack.wchan}" if stack.wchan else ", it computes" * (stack.state == "R")
+        )
+        named = f" ({stack.program})" if stack.program else ""
+        words = f"no Python stack{named}{where}"
+        return Doing(_UNSEEN, f"shows {words}", f"show {words}")
     main, *others = (_known(frames) for frames in stack.threads)
     # the backward pass runs in threads of its own, and what it waits for is there
     if main is None and any("_engine_run_backward" in frame.function for frame in stack.threads[0]):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import heartbeat
 import processes
 import stacks
-from pace import Pace, Signs
+from pace import LIMITS, Pace, Signs, phase
 from ranks import Asked, Quiet
 
 if TYPE_CHECKING:
@@ -84,8 +84,17 @@ class Watch:
     def _signs(self, pid: int, rank: int) -> Signs:
         beat = self.beats[rank] = self._beat(rank)
         log = self.logs.get(rank)
-        # its stacks are no progress
-        return Signs(beat, log.count if log else 0, processes.moved(pid) - stacks.size(self.folder, pid))
+        files = self._moved(pid) if "files" in LIMITS[phase(beat)]["signs"] else 0
+        return Signs(beat, log.count if log else 0, files)
+
+    def _moved(self, pid: int) -> int:
+        """Bytes of files and pipes, of what the rank has started too: a script may do nothing else.
+
+        Its stacks are no progress.
+        """
+        return sum(
+            processes.moved(one) - stacks.size(self.folder, one) for one in (pid, *processes.below(pid))
+        )
 
     def _beat(self, rank: int) -> heartbeat.Beat | None:
         """The rank's record; of ranks that a process of the host has started itself the newest one."""

@@ -222,7 +222,7 @@ def _add_operate(verbs: arguments.Verbs) -> None:
         _run_option(verb)
         _json_option(verb)
 
-    what = "traces by torch's profiler of ranks of a running run, into its folder"
+    what = "traces by torch's profiler or nsys of ranks of a running run, into its folder"
     if verb := verbs.add("profile", what, shell.profile, options.Profile):
         _profile_options(verb)
 
@@ -250,6 +250,8 @@ def _profile_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--steps", type=filled, default="10", metavar="N", help="how many steps; default: 10")
     what = "0,5 or 0-7 or all; default: 0"
     verb.add_argument("--ranks", type=filled, default="0", metavar="LIST", help=what)
+    what = "default: torch, its profiler; nsys is for runs with `profile: {nsys: true}`, of which it takes GPU work"
+    verb.add_argument("--tool", choices=("torch", "nsys"), default="torch", help=what)
     what = "give up when no rank of them has done a step for so long; default: 10m"
     verb.add_argument("--timeout", type=filled, default="10m", metavar="TIME", help=what)
     _json_option(verb)

@@ -125,6 +125,7 @@ class Profile(Options):
     run: str
     steps: str
     ranks: str
+    tool: str
     timeout: str
     json: bool
 

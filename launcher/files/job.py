@@ -107,6 +107,10 @@ class Profile:
     breakdown: bool = field(
         False, "DeepSpeed's wall_clock_breakdown: forward, backward and update of each step, in rank 0's log."
     )
+    nsys: bool = field(
+        False,
+        "Start the ranks under Nsight Systems, which `launcher profile RUN --tool nsys` has record steps.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,8 @@ def problems(plan: Plan, scheduler: str) -> Iterator[Problem]:
             return
     elif scheduler == "local":
         path = f"{Path(plan.workspace.python).parent}{os.pathsep}{path}"
+    if plan.job.profile.nsys and scheduler == "local" and (why := entry.module("nsys").missing(path)):
+        yield Problem(why, about=("job", "profile", "nsys"))
     yield from _command(plan, scheduler, path)
 
 

@@ -202,7 +202,7 @@ def _fixed(loaded: Loaded, workspace: Workspace, suffix: str) -> Plan:
     problems = [
         *_impossible(job, cluster),
         *own_program.problems(job),
-        *profiling.problems(job),
+        *profiling.problems(job, cluster),
         *tiers.problems(job),
         *ranks_environment.problems(job, cluster),
         *accelerators.problems(cluster),

@@ -1,6 +1,6 @@
-"""`profile:` of a job: DeepSpeed's own profilers, as keys of its configuration.
+"""`profile:` of a job: DeepSpeed's own profilers, as keys of its configuration, and Nsight Systems around its ranks.
 
-Owns what the two options become, and which jobs have no use for them.
+Owns what DeepSpeed's two become, and which jobs have no use for them; docker/nsys.py starts ranks under nsys.
 
 https://www.deepspeed.ai/tutorials/flops-profiler/ and `wall_clock_breakdown` in
 https://www.deepspeed.ai/docs/config-json/#logging
@@ -16,6 +16,7 @@ from launcher.errors import Problem
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from launcher.files.cluster import Cluster
     from launcher.files.job import Job
 
 
@@ -30,9 +31,10 @@ def keys(job: Job) -> dict[str, Any]:
     return found
 
 
-def problems(job: Job) -> Iterator[Problem]:
+def problems(job: Job, cluster: Cluster) -> Iterator[Problem]:
     """Why nothing would be profiled."""
-    if not keys(job):
+    asked = job.profile
+    if not (keys(job) or asked.nsys):
         return
     own = workloads.is_script(job.workload)
     if not own and workloads.traits(job.workload).learning is None:
@@ -40,6 +42,13 @@ def problems(job: Job) -> Iterator[Problem]:
         yield Problem(what, "leave it out", about=("job", "profile"))
         return
     last = None if own else job.args.get("max-steps")
-    if job.profile.flops is not None and isinstance(last, int) and job.profile.flops > last:
-        what = f"profile.flops {job.profile.flops}: the job ends with step {last}"
+    if asked.flops is not None and isinstance(last, int) and asked.flops > last:
+        what = f"profile.flops {asked.flops}: the job ends with step {last}"
         yield Problem(what, "name an earlier step", about=("job", "profile", "flops"))
+    about = ("job", "profile", "nsys")
+    if asked.nsys and not cluster.gpu_name:
+        what = "profile.nsys: ranks on CPUs open no range that nsys records"
+        yield Problem(what, "leave it out: `launcher profile RUN` takes torch's profiler", about=about)
+    if asked.nsys and job.processes == "host":
+        what = "profile.nsys: with `processes: host` the program starts the ranks itself"
+        yield Problem(what, "put nsys into its command, or let the launcher start each rank", about=about)

@@ -103,6 +103,8 @@ def options(plan: Plan, runtime: str, stops: bool = False) -> list[str]:
         words += ["--program", "--names-from=0"] if job.command is not None else ["--names-from=1"]
     if job.processes == "host":
         words.append("--processes=host")
+    if job.profile.nsys:
+        words.append("--nsys")
     if job.signal != "USR2":
         words.append(f"--signal={job.signal}")
     if plan.cluster.python and not containers.inside(runtime):

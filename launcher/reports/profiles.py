@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-VIEWER = "https://ui.perfetto.dev"
+VIEWER = "https://ui.perfetto.dev opens them; so does chrome://tracing"
+OF_NSYS = "Nsight Systems opens them (nsys-ui), `nsys stats FILE` says what took the time"
 _MOST = 10  # operators of a rank; profile.json has more
 _LONGEST = 60
 
 
 def text(found: dict[str, Any], folder: Path) -> str:
     """The traces in `folder`, each with its table."""
-    return "\n".join([*_lines(found, folder), "", f"{VIEWER} opens them; so does chrome://tracing"])
+    by_nsys = any(rank.get("file", "").endswith(".nsys-rep") for rank in found["ranks"])
+    return "\n".join([*_lines(found, folder), "", OF_NSYS if by_nsys else VIEWER])
 
 
 def _lines(found: dict[str, Any], folder: Path) -> Iterator[str]:
@@ -32,7 +34,8 @@ def _lines(found: dict[str, Any], folder: Path) -> Iterator[str]:
             f"rank {rank['rank']} on {rank['host']}: steps {rank['from']} to {rank['to']} in "
             f"{rank['seconds']:.3g} s, {units.gigabytes(rank['bytes'])}: {folder / rank['file']}"
         )
-        yield tables.table(*_operators(rank))
+        if rank["operators"]:
+            yield tables.table(*_operators(rank))
 
 
 def _operators(rank: dict[str, Any]) -> tuple[list[list[str]], list[str]]:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER, FILE = "profiles", "profile.json"
-_NAME, _FILE = re.compile(r"[0-9A-Za-z-]{1,60}"), re.compile(r"rank-[0-9]{1,9}\.pt\.trace\.json\.gz")
+_NAME, _FILE = (
+    re.compile(r"[0-9A-Za-z-]{1,60}"),
+    re.compile(r"rank-[0-9]{1,9}\.(pt\.trace\.json\.gz|nsys-rep)"),
+)
 
 
 def newest(folder: Path) -> Path | None:

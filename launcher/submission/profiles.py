@@ -18,7 +18,7 @@ from launcher.errors import PlanError, Problem, SubmitError
 from launcher.runs import logs, profiles
 from launcher.runs.status import Selection
 from launcher.schedulers import child
-from launcher.submission import shell
+from launcher.submission import rerun, shell
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from launcher.runs.record import Run
 
+NSYS = "nsys"
 _SPARE = 180.0  # seconds beside the limit, for Slurm to start a step and for hosts to hear
 _BLOCK = 2**20
 _LONGEST = 4096  # characters of a line
@@ -51,11 +52,12 @@ exit
 
 
 class Wish(NamedTuple):
-    """`limit`: seconds without a step after which it is given up."""
+    """`limit`: seconds without a step after which it is given up. `tool`: torch or nsys."""
 
     ranks: tuple[int, ...]
     steps: int
     limit: float
+    tool: str = "torch"
 
 
 def take(run: Run, wish: Wish, told: Callable[[str], None]) -> dict[str, Any]:
@@ -63,7 +65,8 @@ def take(run: Run, wish: Wish, told: Callable[[str], None]) -> dict[str, Any]:
 
     `told` gets a line whenever the profile is further. A rank without a trace has an `error`.
     Raises RunNotFoundError for a rank that there is not, PlanError for a run that has ended, one whose ranks cannot be
-    profiled, or is profiled already, SubmitError where it does not run yet, or its node entries do not answer.
+    profiled or are not under nsys, or is profiled already, SubmitError where it does not run yet, or its node entries
+    do not answer.
     """
     for rank in wish.ranks:
         logs.require_rank(run, rank, logs.hosts(run))
@@ -71,6 +74,12 @@ def take(run: Run, wish: Wish, told: Callable[[str], None]) -> dict[str, Any]:
         words = shell.words(run, Selection(rank=0), terminal=False)
     except shell.EndedError:
         raise PlanError(f"{run.id} has ended: it has no ranks to profile", hint=_earlier(run)) from None
+    if wish.tool == NSYS and not rerun.plan_of(run).job.profile.nsys:
+        what = f"{run.id} was not started under nsys, which attaches to no process that runs"
+        hint = (
+            "submit it with --set profile.nsys=true; `profile` without --tool nsys takes torch's profiler now"
+        )
+        raise PlanError(what, hint=hint)
     script = _SCRIPT.format(id=f"profile-{uuid.uuid4().hex}", wish=json.dumps(wish._asdict()))
     found = _answer(run, words, script, limit=wish.limit + _SPARE, told=told)
     if "error" in found:

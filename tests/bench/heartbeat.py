@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import heartbeat
-import processes
+import ranks
 import slowness
+import watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,12 +64,13 @@ def measure(folder: Path) -> dict[str, float]:
     if importlib.util.find_spec("deepspeed"):
         from workloads import own_time
 
-        watch = own_time.OwnTime(exchanges=False)
-        figures["stopwatch"] = each(lambda: stopped(watch))
+        stopwatch = own_time.OwnTime(exchanges=False)
+        figures["stopwatch"] = each(lambda: stopped(stopwatch))
     chance = random.Random(0)
     own = [tuple(chance.gauss(0.3, 0.01) for _ in range(slowness.WINDOW)) for _ in range(RANKS)]
     paces = {rank: slowness.Pace(slowness.WINDOW, 1.0, values) for rank, values in enumerate(own)}
-    figures["look"] = each(lambda: look(file))
+    watched = watch.Watch(ranks.Ranks(numbers={os.getpid(): 0}), {}, folder, lambda _: None)
+    figures["look"] = each(lambda: watched.look(time.monotonic()))
     figures["pace"] = each(lambda: slowness.read(str(folder), 0))
     figures["compare"] = each(lambda: slowness.compare(paces), 2)
     return figures
@@ -88,12 +90,6 @@ def stopped(watch: own_time.OwnTime) -> None:
     watch.forward(ends=False)
     watch.forward(ends=True)
     watch.seconds()
-
-
-def look(file: Path) -> None:
-    """What the node entry does for each rank every two seconds."""
-    heartbeat.read(file)
-    processes.moved(os.getpid())
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ import ranks
 import watch
 from links import Peers
 
-from tests.docker import entries
+from tests.docker import entries, test_program
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 pytestmark = pytest.mark.heavy
+STALL = 4  # seconds; what stacks and answers take is far less than twice as long
 
 # A collective that ends once a file of every rank is there, as all ranks' parts of one would be.
 COLLECTIVE = """
@@ -114,20 +115,80 @@ def verdict(job: entries.Job) -> dict[str, Any]:
     ],
 )
 def test_a_hang_is_explained_and_ended(kind: str, words: str, job: entries.Job) -> None:
-    start(job, kind, "--stall=2")
+    start(job, kind, f"--stall={STALL}")
     assert job.codes() == [ending.STALLED, ending.STALLED]
     assert job.outcome() == (ending.STALLED, 1, "127.0.0.1")
     found = verdict(job)
-    line = next(i for i, text in enumerate(PROGRAM.splitlines(), 1) if text.startswith("    all_reduce("))
+    line = line_of(PROGRAM, "    all_reduce(")
     assert f"3 of 4 ranks wait in all_reduce (train.py:{line}, step 3)" in found["verdict"]
     assert words.format(line=lines_of(kind)) in found["verdict"]
     assert found["of_host"] == (kind in {"stop", "kernel"})
+    assert found["limit"] == STALL <= found["silent"] <= 3 * STALL
     assert (job.folder / "unfit-0").exists() == found["of_host"]
     assert [record["rank"] for record in found["ranks"]] == [0, 1, 2, 3]
     assert re.search(r"node: stalled for \d+ s: ", job.said(0))
     assert (job.folder / "again-0").exists()
     pids = [record["pid"] for record in found["ranks"]]
     entries.until(lambda: not any(map(entries.lives, pids)), "no rank is left")
+
+
+# Neither imports anything of ours, nor is started as a rank: a shell starts it.
+OWN = """
+import torch
+import torch.distributed as dist
+dist.init_process_group("gloo")
+def load(step):
+    if step == 3 and dist.get_rank() == 1:
+        open("fifo").read()
+for step in range(1, 10**6):
+    load(step)
+    dist.all_reduce(torch.ones(1))
+    print("step", step, flush=True)
+"""
+
+
+def own(job: entries.Job, script: str, *options: str) -> list[int]:
+    """The exit codes of both hosts, whose ranks are a script of the shell."""
+    for index in range(2):
+        words = ["sh", "-c", script]
+        told = ("--program", "--names-from=3", *options)
+        test_program.start(job, index, *told, words=words, GLOO_SOCKET_IFNAME="lo")
+    return job.codes()
+
+
+def line_of(program: str, words: str) -> int:
+    return next(number for number, text in enumerate(program.splitlines(), 1) if words in text)
+
+
+def test_a_program_of_ones_own_is_explained_as_well(new_job: Callable[..., entries.Job]) -> None:
+    """Real ranks of torch.distributed below a shell, one of which never comes."""
+    job = new_job(hosts=2)
+    os.mkfifo(job.folder / "fifo")
+    (job.folder / "train.py").write_text(OWN)
+    codes = own(job, "python train.py || exit 3", "--stall=30")
+    assert codes == [ending.STALLED, ending.STALLED], job.said(0)
+    assert job.outcome() == (ending.STALLED, 1, "127.0.0.2")
+    found, reads, waits = verdict(job), line_of(OWN, "fifo"), line_of(OWN, "all_reduce")
+    assert found["verdict"] == (
+        f"rank 0 on 127.0.0.1 waits in all_reduce (train.py:{waits}); "
+        f"rank 1 on 127.0.0.2 is reading or writing a file (train.py:{reads})"
+    )
+    for rank in found["ranks"]:
+        assert rank["program"].startswith("python")
+        assert not entries.lives(rank["pid"])
+        assert (
+            "in <module>" in (job.folder / "stacks" / found["name"] / f"rank-{rank['rank']}.txt").read_text()
+        )
+
+
+def test_a_program_that_is_no_python_is_named(new_job: Callable[..., entries.Job]) -> None:
+    """Of a shell's script that is what it waits for."""
+    job = new_job(hosts=2)
+    os.mkfifo(job.folder / "fifo")
+    assert own(job, "echo step 1; cat fifo; exit 3", f"--stall={STALL}") == [ending.STALLED] * 2
+    assert "all 2 ranks show no Python stack (cat)" in verdict(job)["verdict"]
+    assert "it is no Python" in verdict(job)["ranks"][0]["why"]
+    assert not any(entries.lives(rank["pid"]) for rank in verdict(job)["ranks"])
 
 
 def test_a_run_that_advances_is_asked_and_goes_on(job: entries.Job) -> None:
@@ -174,7 +235,8 @@ class Node:
     def answer(self, step: int | None, function: str) -> None:
         entries.until(lambda: self.told, "the other host is asked")
         frame = ["/lib/torch/distributed/distributed_c10d.py", 3, function, ""]
-        record = {"rank": 1, "host": "b", "step": step, "state": "S", "wchan": "", "threads": [[frame]]}
+        record = {"rank": 1, "host": "b", "step": step, "state": "S", "wchan": ""}
+        record |= {"threads": [[frame]], "program": "python"}
         self.hang.heard(1, {"type": "dumped", "name": self.told[-1]["name"], "ranks": [record]})
         entries.until(lambda: not self.hang.name, "it has concluded")
 

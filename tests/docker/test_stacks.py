@@ -75,6 +75,33 @@ def test_others_are_not_harmed(
     assert process.poll() is None
 
 
+def test_of_a_script_the_program_is_looked_at_that_it_has_started(
+    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    (tmp_path / "spin.py").write_text(SPIN)
+    beside = f"{sys.executable} -c 'import time; time.sleep(600)' &"
+    process = start("sh", "-c", f"{beside} {sys.executable} {tmp_path / 'spin.py'}; kill $!")
+    entries.until(lambda: "in spin" in stacks.take([process.pid], tmp_path)[process.pid].text, "it spins")
+    taken = stacks.take([process.pid], tmp_path)[process.pid]
+    assert taken.pid != process.pid
+    assert taken.program.startswith("python")
+    for one in processes.children(process.pid):
+        processes.kill(one, 9)
+
+
+def test_of_a_script_of_other_programs_the_one_that_it_waits_for(
+    start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    process = start("sh", "-c", f"echo up; cat {tmp_path / 'fifo'}; true")
+
+    def program() -> str:
+        return stacks.take([process.pid], tmp_path)[process.pid].program
+
+    entries.until(lambda: program() == "cat", "it waits")
+    os.close(os.open(tmp_path / "fifo", os.O_RDWR))
+
+
 def test_a_stopped_process_is_told_as_such(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:

@@ -154,13 +154,13 @@ def test_a_rank_that_is_profiled_is_not_slow_and_its_trace_is_no_part_of_a_step(
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    write = tracing.Tracer._written
+    write = tracing._Torch.written
 
-    def slowly(tracer: tracing.Tracer) -> dict[str, Any]:
+    def slowly(recorder: tracing._Torch, file: Path) -> dict[str, Any]:
         now[0] += 300.0
-        return write(tracer)
+        return write(recorder, file)
 
-    monkeypatch.setattr(tracing.Tracer, "_written", slowly)
+    monkeypatch.setattr(tracing._Torch, "written", slowly)
     rank.writer.step(1)
     rank.ask(first=0, steps=1)
     for step in range(2, 7):

@@ -140,12 +140,29 @@ def test_of_two_culprits_the_host_is_the_first() -> None:
             (Frame(f"{SITE}/torch/serialization.py", 3, "save"), *SPIN),
             "is reading or writing a checkpoint (train.py:66)",
         ),
-        ((), "shows no Python stack"),
+        ((), "shows no Python stack (mine)"),
     ],
 )
 def test_words(frames: tuple[Frame, ...], words: str) -> None:
-    stack = Stack(0, "a", threads=(frames,) if frames else ())
+    stack = Stack(0, "a", threads=(frames,) if frames else (), program="mine")
     assert verdict.judge([stack]).text == f"rank 0 on a {words}"
+
+
+@pytest.mark.parametrize(
+    ("state", "wchan", "words"),
+    [
+        ("S", "pipe_read", "(mine), the kernel has it in pipe_read"),
+        ("R", "", "(mine), it computes"),
+        ("S", "", "(mine)"),
+    ],
+)
+def test_a_program_that_is_no_python(state: str, wchan: str, words: str) -> None:
+    """The others wait for it all the same."""
+    stacks = ranks(REDUCE, REDUCE, REDUCE)
+    stacks[1] = Stack(1, "b", 412, state, wchan, program="mine")
+    found = verdict.judge(stacks)
+    assert found.text.endswith(f"; rank 1 on b shows no Python stack {words} (step 412)")
+    assert (found.rank, found.of_host) == (1, False)
 
 
 def test_the_backward_pass_waits_in_a_thread_of_its_own() -> None:

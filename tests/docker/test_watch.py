@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import queue
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import heartbeat
 import pytest
 import ranks
 import watch
+
+from tests.docker import entries
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +92,28 @@ def test_a_question_is_found_and_taken_away(host: Host) -> None:
     (host.folder / watch.ASKED).touch()
     assert host.look(2) == [ranks.Asked()]
     assert host.look(2) == []
+
+
+def _has_moved(host: Host, pid: int, least: int) -> bool:
+    return host.watch._moved(pid) >= least
+
+
+def test_files_that_a_scripts_program_moves_are_signs_of_life(host: Host) -> None:
+    """The rank itself is a shell, which only waits."""
+    script = subprocess.Popen(["sh", "-c", "cat >/dev/null; true"], stdin=subprocess.PIPE)
+    assert script.stdin
+    try:
+        host.ranks.numbers = {script.pid: 4}
+        heartbeat.path(host.folder, 4).unlink()
+        for written in range(4096, 40961, 4096):
+            script.stdin.write(b"x" * 4096)
+            script.stdin.flush()
+            entries.until(functools.partial(_has_moved, host, script.pid, written), "it is read")
+            assert host.look(20) == []
+        assert host.look(100) == [quiet("quiet")]
+    finally:
+        script.stdin.close()
+        script.wait(entries.LIMIT)
 
 
 def test_ranks_that_a_tool_has_started_count_as_one(tmp_path: Path) -> None:

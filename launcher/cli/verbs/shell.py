@@ -67,7 +67,8 @@ def profile(given: options.Profile) -> int:
 
 def _wish(given: options.Profile, world: int) -> dict[str, Any]:
     """What is wished, of `world` ranks. Raises SpecError with everything that is wrong."""
-    found, problems = dict[str, Any](), list[Problem]()
+    found: dict[str, Any] = {"tool": given.tool}
+    problems = list[Problem]()
     for name, read in (
         ("ranks", lambda: _ranks(given.ranks, world)),
         ("steps", lambda: _steps(given.steps)),

@@ -46,7 +46,7 @@ CONTRACT = {
     "resume": "RUN --exclude-bad",
     "shell": "RUN --host --rank",
     "stacks": "RUN --json",
-    "profile": "RUN --json --ranks --steps --timeout",
+    "profile": "RUN --json --ranks --steps --timeout --tool",
     "rerun": "RUN --force --wait",
     "compare": "RUN RUN --json",
     "checkpoints": "RUN --export --json --keep --step --verify",

@@ -31,6 +31,15 @@ def test_each_rank_has_its_table() -> None:
     )
 
 
+def test_of_nsys_the_reports_alone_are_named() -> None:
+    report = {**rank(0), "file": "rank-0.nsys-rep", "operators": []}
+    text = profiles.text({"ranks": [report]}, Path("/runs"))
+    assert text == (
+        "rank 0 on gpu01: steps 5 to 14 in 4.12 s, 23.1 MB: /runs/rank-0.nsys-rep\n\n"
+        "Nsight Systems opens them (nsys-ui), `nsys stats FILE` says what took the time"
+    )
+
+
 def test_long_names_are_cut_and_nothing_drives_the_terminal() -> None:
     text = profiles.text({"ranks": [rank(0, name="\x1b" + "k" * 500)]}, Path("/runs"))
     assert "\x1b" not in text

@@ -6,6 +6,7 @@ import gzip
 import json
 import sys
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from launcher import ROOT
 from launcher.cli import main
 from launcher.errors import PlanError, RunNotFoundError, SubmitError
 from launcher.runs import profiles as kept
-from launcher.submission import profiles, shell
+from launcher.submission import profiles, rerun, shell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,6 +89,7 @@ def test_it_asks_waits_and_says_how_far_it_is(
         "ranks": [0],
         "steps": 2,
         "limit": 60.0,
+        "tool": "torch",
     }
     assert json.loads((folder / "profile.json").read_text()) == ANSWER
     left = [path.name for path in (tmp_path / "it's here").iterdir()]
@@ -207,6 +209,24 @@ def test_a_run_that_ends_meanwhile(run: Any, tmp_path: Path, monkeypatch: pytest
 def test_a_rank_that_there_is_not(run: Any) -> None:
     with pytest.raises(RunNotFoundError, match=r"job-1 has no rank 2; ranks are 0 to 1"):
         profiles.take(run, profiles.Wish((0, 2), 2, 60.0), lambda _: None)
+
+
+@pytest.mark.parametrize("under", [False, True])
+def test_nsys_is_for_runs_that_were_started_under_it(
+    under: bool, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = SimpleNamespace(profile=SimpleNamespace(nsys=under))
+    monkeypatch.setattr(rerun, "plan_of", lambda _: SimpleNamespace(job=job))
+    report = {**RANK, "file": "rank-0.nsys-rep", "cpu": 0.0, "device": 0.0, "operators": []}
+    answers(monkeypatch, tmp_path, {**ANSWER, "ranks": [report]})
+    (run.folder / "profiles" / "0-1").mkdir(parents=True)
+    (run.folder / "profiles" / "0-1" / "rank-0.nsys-rep").write_bytes(TRACE)
+    if under:
+        assert profiles.take(run, WISH._replace(tool="nsys"), lambda _: None)["ranks"] == [report]
+        assert json.loads((tmp_path / "it's here" / "wish").read_text())["tool"] == "nsys"
+    else:
+        with pytest.raises(PlanError, match="job-1 was not started under nsys, which attaches to no process"):
+            profiles.take(run, WISH._replace(tool="nsys"), lambda _: None)
 
 
 def test_a_run_that_has_ended_names_what_was_taken(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slurm
 OWN = Path(__file__).with_name("own")
 LIMIT = 300.0
+STALL = 20  # seconds
 
 
 def submit(site: Site, program: str, stall: str, **more: Any) -> str:
@@ -83,7 +84,7 @@ def test_six_hangs_of_zero_2_and_zero_3(site: Site) -> None:
     """Four ranks of DeepSpeed: who waits for whom, at which line; a profile in between; the last hang ends the run."""
     cluster = site.folder / "site.yaml"
     cluster.write_text(cluster.read_text().replace("slots: 1", "slots: 2"))
-    run = submit(site, "six_hangs.py", "20s")
+    run = submit(site, "six_hangs.py", f"{STALL}s")
     folder = site.path(run)
     for stage in (2, 3):
         for kind in WORDS:
@@ -102,6 +103,8 @@ def test_six_hangs_of_zero_2_and_zero_3(site: Site) -> None:
     assert "ranks are in different collectives: " in hang["verdict"]
     assert f"waits in barrier (six_hangs.py:{line_of('other')}, step" in hang["verdict"]
     assert (hang["rank"], hang["of_host"]) == (1, False)
+    said = json.loads((Path(hang["folder"]) / "verdict.json").read_text())
+    assert said["limit"] == STALL <= said["silent"] <= 3 * STALL
 
 
 def hangs(site: Site, run: str, kind: str, free: Path) -> None:
