@@ -183,7 +183,7 @@ def test_checkpointing_keeps_the_inputs_of_layers(name: str) -> None:
         ("umt5", ("q", "v", "wo"), 0.0),
         ("bart", (), 0.0),
         ("bart", ("q_proj", "v_proj"), 0.0),
-        ("bart-still", ("fc1",), 0.0),
+        ("bart-still", ("q_proj", "fc1"), 0.0),
         ("m2m_100", (), 0.0),
     ],
 )
