@@ -109,6 +109,8 @@ TESTED_BY = (
     ("launcher/reports", "launcher/planning/test_capacity.py", "estimate"),
     ("launcher/sizing", "launcher/planning/test_generating.py", "cache inference"),
     ("launcher/sizing", "launcher/planning/test_learning.py", "by_size others"),
+    ("launcher/sizing", "launcher/sizing/test_seq2seq.py", "halves"),
+    ("launcher/sizing", "launcher/sizing/test_memory.py", "gathering"),
     ("launcher/runs", "launcher/schedulers/test_slurm.py", "badhosts sweeps"),
     ("launcher/runs", "launcher/runs/test_causes.py", "diagnosis logs status"),
     ("launcher/runs", "launcher/runs/test_record.py", "folders index"),

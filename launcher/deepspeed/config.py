@@ -104,6 +104,7 @@ class Inputs(NamedTuple):
     slots: int
     nvme: str | None = None
     largest_parameter: int | None = None
+    shared: bool = False  # by ranks, samples or a copy of the model: a program of one's own
 
 
 def make(inputs: Inputs, preset_name: str, hosts: int, batch: BatchSizes) -> dict[str, Any]:
@@ -111,8 +112,10 @@ def make(inputs: Inputs, preset_name: str, hosts: int, batch: BatchSizes) -> dic
 
     The only maker: memory and traffic are estimated from what it returns, and the same is written.
     """
+    # whether DeepSpeed divides by ranks that share is up to what the program gives it (runtime/config.py, mpu)
+    whole = {} if inputs.shared else {"train_batch_size": batch.train}
     ours: dict[str, Any] = {
-        "train_batch_size": batch.train,
+        **whole,
         "train_micro_batch_size_per_gpu": batch.micro,
         "gradient_accumulation_steps": batch.accumulation,
         "gradient_clipping": 1.0,

@@ -28,7 +28,7 @@ _STAGE_3 = (
     "zero_quantized_nontrainable_weights",
     "zero_quantized_gradients",
 )
-# What splits a model or a sample among ranks, and so what the batch arithmetic counts: what it is, what to do instead.
+# What splits a model or a sample among ranks, for programs that do so: what it is, what to do instead.
 _SPLITS = {
     ("sequence_parallel_size",): ("Ulysses sequence parallelism", "set args.sequence-parallel of pretrain"),
     ("tensor_parallel", "autotp_size"): ("tensor parallelism", "leave it out: ZeRO splits the model"),
@@ -332,12 +332,11 @@ def _writers(given: _Config, workload: str) -> Iterator[Problem]:
 
 
 def _programs(given: _Config, workload: str) -> Iterator[Problem]:
-    for path, (what, hint) in _SPLITS.items():
+    own = not workloads.is_script(workload)
+    for path, (what, hint) in _SPLITS.items() if own else ():
         value = (given.section(*path[:-1]) if path[1:] else given.whole).get(path[-1])
         if value is True or (isinstance(value, int) and value > 1):
-            message = f"is {what}, which the plan's batch sizes do not take into account"
-            yield _top(".".join(path), message, hint)
-    own = not workloads.is_script(workload)
+            yield _top(".".join(path), f"is {what}, which workload {workload!r} does not do", hint)
     if own and workload != "pretrain" and given.section("expert_parallel").get("enabled"):
         yield _top("expert_parallel.enabled", f"is not supported by workload {workload!r}", "leave it out")
     if given.section("autotuning").get("enabled"):

@@ -15,7 +15,7 @@ from launcher.deepspeed import config, spellings
 from launcher.errors import PlanError, Problem, SpecError, of_field
 from launcher.files.job import Nodes
 from launcher.namedtuple import NamedTuple
-from launcher.planning import learning, profiling
+from launcher.planning import learning, profiling, splitting
 from launcher.sizing import changes, failures, ladder, models, states
 
 if TYPE_CHECKING:
@@ -197,6 +197,7 @@ def inputs(job: Job, cluster: Cluster, model: Architecture | None = None) -> con
         slots=cluster.slots,
         nvme=cluster.nvme.path if cluster.nvme else None,
         largest_parameter=model.largest_parameter if model else None,
+        shared=splitting.samples(job) * splitting.models(job) > 1,
     )
 
 
@@ -210,8 +211,10 @@ def estimate_or_reason(
     own = workloads.is_script(job.workload)
     if not (own or workloads.traits(job.workload).estimated) or job.model is None:
         return None, f"the memory of workload {job.workload!r} is not estimated"
+    if reason := splitting.reason(job):
+        return None, reason
     try:
-        model = models.load_if_here(job.model, hub, encoders=workloads.traits(job.workload).encoders)
+        model = models.load_if_here(job.model, hub, encoders=own or workloads.traits(job.workload).encoders)
     except SpecError as error:
         if not own:  # whose model may be anything
             raise
@@ -296,17 +299,22 @@ def sequence_problem(job: Job, estimate: Estimate) -> Problem | None:
 
 def sequence_parallel_degree(job: Job) -> int:
     """How many ranks share each sample (DeepSpeed's Ulysses); 1 where that is not asked for."""
+    if workloads.is_script(job.workload):
+        return splitting.samples(job)
     asked = job.args.get("sequence-parallel", 1)
     return asked if isinstance(asked, int) and asked > 0 else 1
 
 
 def data_parallel_size(job: Job, cluster: Cluster) -> int:
-    """How many micro batches are worked on at once: ranks, or groups of ranks that share their samples."""
-    return max(1, job.nodes.max * cluster.slots // sequence_parallel_degree(job))
+    """How many micro batches are worked on at once: ranks, or groups of ranks that share samples or the model."""
+    return max(1, job.nodes.max * cluster.slots // (sequence_parallel_degree(job) * splitting.models(job)))
 
 
 def sequence_parallel_problems(job: Job, cluster: Cluster, estimate: Estimate | None) -> Iterator[Problem]:
     """Why samples cannot be shared among ranks as the job asks."""
+    if workloads.is_script(job.workload):
+        yield from splitting.problems(job, cluster)
+        return
     size, world = sequence_parallel_degree(job), job.nodes.max * cluster.slots
     parts: list[tuple[int, str]] = [(world, f"{world} ranks")]
     if estimate and size > 1:

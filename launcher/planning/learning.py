@@ -27,6 +27,8 @@ LENGTHS = (
     "block-size",
     "seq_length",
     "max_seq_length",
+    "max-source-length",
+    "max_source_length",
 )
 RECOMPUTING = ("activation-checkpointing", "gradient-checkpointing", "gradient_checkpointing")
 ALL_LAYERS = "all-linear"  # docker/workloads/lora.py
@@ -88,7 +90,7 @@ def of(found: Architecture, job: Job) -> Learning:
     if does is None:
         return WHOLE
     return Learning(
-        loss=does.loss,
+        loss="whole" if found.halves else does.loss,
         texts=does.texts,
         masked=_masked(job) if does.padded else "",
         others=tuple(_others(found, job)),

@@ -27,7 +27,12 @@ UNCOUNTED = (
         ("compile", "deepcompile"),
         "DeepCompile moves gathers and releases, and its compiler has buffers of its own",
     ),
-    (("tensor_parallel", "autotp_size"), "AutoTP splits layers over ranks"),
+    (("expert_parallel", "enabled"), "AutoEP gives each rank a part of the experts"),
+    (
+        ("zero_optimization", "zero_quantized_nontrainable_weights"),
+        "weights that stand still are kept in 8 bits",
+    ),
+    (("weight_quantization", "quantized_initialization"), "weights are kept in fewer bits"),
     (("sparse_attention",), "sparse attention saves other tensors"),
     (("hybrid_engine", "enabled"), "the hybrid engine keeps a second copy of the weights for inference"),
 )

@@ -16,6 +16,8 @@ from launcher.namedtuple import NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from launcher.sizing.seq2seq import Halves
+
 
 class Weight(NamedTuple):
     """One tensor of parameters: its name as transformers spells it (within its layer) and its shape."""
@@ -108,6 +110,7 @@ class Architecture:
     latent: int = 0  # elements that one layer caches for a token in place of keys and values (MLA)
     measured: bool = True  # what the forward pass saves is known, not the states alone
     adapters: Adapters | None = None  # beside weights that stand still
+    halves: Halves | None = None  # of an encoder-decoder, whose first stack is the encoder's
 
     @property
     def layers(self) -> int:
@@ -193,12 +196,6 @@ class Architecture:
         What DeepSpeed's ZeRO-3 estimator calls the largest layer (deepspeed/runtime/zero/stage3.py, 0.19.8).
         """
         return max(_largest_module(weights) for _, weights in self.repeated)
-
-    @functools.cached_property
-    def largest_late_module(self) -> int:
-        """The same of those after the embedding."""
-        late = (self.head, *(stack.weights for stack in self.stacks))
-        return max(map(_largest_module, late))
 
     @property
     def gated(self) -> bool:

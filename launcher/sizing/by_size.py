@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WIDTHS = {"bfloat16": 2, "float16": 2, "float32": 4, "float8_e4m3fn": 1}
+# Sizes as causal models call them, and as encoder-decoders do.
+HIDDEN, LAYERS = ("hidden_size", "d_model"), ("num_hidden_layers", "num_layers", "encoder_layers")
 _INDEX = "model.safetensors.index.json"
 _MOST = 2**26  # characters of an index
 
@@ -46,9 +48,13 @@ def _bytes(folder: Path) -> int:
         return 0
 
 
+def _first(config: Mapping[str, Any], keys: tuple[str, ...]) -> Any:
+    return next((config[key] for key in keys if key in config), None)
+
+
 def build(config: Mapping[str, Any], number: int, name: str) -> Architecture | None:
     """A model of `number` parameters, all in layers that are alike but for the embedding; None where they are none."""
-    hidden, layers, vocab = (config.get(key) for key in ("hidden_size", "num_hidden_layers", "vocab_size"))
+    hidden, layers, vocab = (_first(config, keys) for keys in (HIDDEN, LAYERS, ("vocab_size",)))
     if not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in (hidden, layers, vocab)):
         return None
     assert isinstance(hidden, int)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from launcher.sizing.model_config import Sizes
 
 _POSITIONS = ("wpe", "embed_positions", "positions_embed")
-_MOST_LAYERS = 100_000
+MOST_LAYERS = 100_000
 _WINDOWS = ("full_attention", "sliding_attention")
 # Tensors that an activation and the projection after it save; a written-out one saves each step.
 _SAVED = {"relu": 1, "relu2": 2, "gelu": 2, "silu": 2, "swish": 2, "gelu_pytorch_tanh": 2}
@@ -104,7 +104,7 @@ def build(family: str, config: Mapping[str, object], where: errors.Place, name: 
     embeddings = tuple(tensors(row["embeddings"], sizes))
     stacks = tuple(_stacks(row, sizes))
     activation = sizes.word(row.get("activation") or "hidden_act", *_ALWAYS[1:])
-    saved = _SAVED.get(activation, 5)
+    saved = saved_by(activation)
     gated = any("gate_proj" in w.name or "gate_up_proj" in w.name for s in stacks for w in s.weights)
     latent = any("kv_a_proj" in w.name for s in stacks for w in s.weights)
     return Architecture(
@@ -131,6 +131,11 @@ def build(family: str, config: Mapping[str, object], where: errors.Place, name: 
     )
 
 
+def saved_by(activation: str) -> int:
+    """Tensors of the MLP's width that an activation and the projection after it save."""
+    return _SAVED.get(activation, 5)
+
+
 def _check(row: Mapping[str, Any], sizes: Sizes) -> None:
     for key, what in row.get("refused", {}).items():
         if sizes.value(key):
@@ -148,7 +153,7 @@ def _stacks(row: Mapping[str, Any], sizes: Sizes) -> Iterator[Stack]:
     layers = sizes.of("layers")
     if not layers:
         sizes.fail("it has no layers")
-    if layers > _MOST_LAYERS:
+    if layers > MOST_LAYERS:
         sizes.fail(f"{layers:,} layers are more than any model has")
     choices = [(rules, options) for *rules, options in row.get("choices", ())]
     lists = [layer_kinds.kinds(rules, sizes, layers, tuple(options)) for rules, options in choices]

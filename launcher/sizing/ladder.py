@@ -207,6 +207,7 @@ def evaluate(model: Architecture, machine: Machine, request: Request, candidate:
         checkpointing=candidate.checkpointing,
         attention=request.attention,
         learning=request.learning,
+        shared=request.sequence_parallel,
         device="cpu" if machine.gpu is None else "cuda",
         pinned_round=request.pinned_round,
         copies=request.copies,

@@ -25,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher.namedtuple import NamedTuple
-from launcher.sizing import activations, cache, copies, others, states
+from launcher.sizing import activations, cache, copies, gathering, halves, others, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,24 +129,69 @@ def _saved(model: Architecture, setup: Setup) -> list[Architecture]:
     return [model, *(other.model for other in setup.learning.others if other.trained)]
 
 
+def _activations(model: Architecture, settings: Zero, setup: Setup) -> activations.Activations:
+    if model.halves:  # under torch's autocast as if nothing were cast
+        return halves.moments(model, setup, FP32 if settings.autocast else settings.activation_bytes)
+    return activations.moments(model, setup, settings.activation_bytes, mixed=settings.autocast)
+
+
+class _Buffers(NamedTuple):
+    """Bytes beside states and saved tensors. `streamed`: stage 3 gathers weights anew until the pass ends."""
+
+    streamed: bool
+    arriving: int  # in the forward pass, while the most weights arrive together
+    forward: int  # when it ends
+    made: int  # the largest gradient, when it has been made
+    bucket: int  # when the first bucket is reduced, more than in the forward pass
+    done: float  # share of the layers whose backward pass is over by then
+    late: int  # at its end, with the first layer's tensors
+    reducing: int  # when what is reduced last is
+
+
+def _buffers(model: Architecture, settings: Zero, setup: Setup) -> _Buffers:
+    kept, fetched = states.retained(settings), gathering.fetched(model, settings)
+    streamed = kept < states.gathered(model, settings)
+    there = states.live(model, settings, kept)
+    rest = max(0, there - gathering.dropped(model, settings))
+
+    def holding(weights: int) -> int:
+        return states.forward_buffers(model, settings, setup, weights)
+
+    least = holding(states.live(model, settings, 0) + fetched)
+    reducing = states.reduction_buffers(model, settings, setup)
+    first, last = states.copied(model, settings, setup)
+    made = settings.weight_bytes * model.largest_trained
+    flat = reducing + last + states.unreduced(model, settings)
+    # what is reduced once the backward pass has ended finds none of its tensors
+    after = states.reduces_late(model, settings)
+    return _Buffers(
+        streamed=streamed,
+        arriving=holding(there + fetched),
+        forward=holding(rest + (fetched if streamed else 0)),
+        made=made,
+        bucket=made if after else reducing + first + made,
+        done=0.0 if after else _done(model, settings),
+        late=least + (made if after else flat),
+        reducing=least + flat,
+    )
+
+
+def _done(model: Architecture, settings: Zero) -> float:
+    """The share of the layers, last one first, whose gradients fill the first bucket with those of the head."""
+    layers = sum(stack.number * stack.parameters for stack in model.stacks)
+    largest = max(stack.parameters for stack in model.stacks)
+    filled = settings.reduce_bucket - sum(weight.size for weight in model.head) - largest
+    return min(1.0, max(0.0, filled / layers)) if layers and not model.adapters else 0.0
+
+
 def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
-    use = activations.moments(model, setup, settings.activation_bytes, mixed=settings.autocast)
-    kept = states.retained(settings)
+    use, need = _activations(model, settings, setup), _buffers(model, settings, setup)
     gathered = states.gathered(model, settings)
     whole = states.parameters(model, settings, setup)
-    early = whole + states.secondary(model, settings, gathered - kept)
+    early = whole + states.secondary(model, settings, gathered - states.retained(settings))
     late = whole + states.secondary(model, settings, gathered)
     before = states.waiting(model, settings, setup)
     optim = states.optimizer(model, settings, setup)
-    fetched, there = states.fetched(model, settings), states.live(model, settings, kept)
-    forward = states.forward_buffers(model, settings, setup, there + fetched)
-    full = states.forward_buffers(model, settings, setup, there + (fetched if kept < gathered else 0))
-    least = states.forward_buffers(model, settings, setup, states.live(model, settings, 0) + fetched)
-    reducing = states.reduction_buffers(model, settings, setup)
-    first, last = states.copied(model, settings, setup)
-    new = reducing + first + settings.weight_bytes * model.largest_trained
-    flat = reducing + last + states.unreduced(model, settings)
-
     beside = others.held(settings, setup)
     # a reference that is asked about the same texts, between the forward and the backward pass
     asked = 0 if setup.learning.sampled else beside.gathered
@@ -165,14 +210,21 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
             margin=context + int(FRAGMENTATION * (saved + logits + buffers)),
         )
 
+    filled = use.first - int(need.done * (use.first - use.last))
     end, left = states.gradients(model, settings, setup), states.reduced(model, settings, setup)
     sampling = [slot("sampling", early, before, buffers=_sampling(model, settings, setup), saved=0)]
+    arriving = slot(
+        "forward", early, before, buffers=need.arriving + asked, saved=use.saved if need.streamed else 0
+    )
     return [
         *(sampling if setup.learning.sampled else []),
-        slot("forward", early, before, buffers=forward + asked, saved=use.saved),
-        slot("loss", early, before, buffers=full + asked, saved=use.saved, logits=use.loss),
-        slot("backward", early, before, buffers=full + new, saved=use.first),
-        slot("end", late, end, buffers=least + flat, saved=use.last),
+        arriving,
+        slot("forward", early, before, buffers=need.forward + asked, saved=use.saved),
+        slot("loss", early, before, buffers=need.forward + asked, saved=use.saved, logits=use.loss),
+        slot("backward", early, before, buffers=need.forward + need.made, saved=use.first),
+        slot("backward", early, before, buffers=need.forward + need.bucket, saved=filled),
+        slot("end", late, end, buffers=need.late, saved=use.last),
+        slot("end", late, end, buffers=need.reducing, saved=0),
         slot("step", late, left, buffers=states.step(model, settings, setup), saved=0),
     ]
 
@@ -207,7 +259,7 @@ def _sampling(model: Architecture, settings: Zero, setup: Setup) -> int:
 def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     """The slots of a rank without a GPU: what was freed since the fullest moment stays resident, as margin."""
     gathered = states.live(model, settings, states.retained(settings)) if settings.stage == 3 else 0
-    gathered += states.fetched(model, settings) if settings.stage == 3 else 0
+    gathered += gathering.fetched(model, settings) if settings.stage == 3 else 0
 
     def reusable(slot: Slot) -> int:
         chunks = setup.learning.loss == "chunks"

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import launcher
 from launcher import errors
 from launcher.namedtuple import NamedTuple
-from launcher.sizing import by_size, composites, families, model_files
+from launcher.sizing import by_size, composites, families, model_files, seq2seq
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,12 +75,14 @@ def _named() -> dict[str, dict[str, object]]:
     return entries
 
 
-def load(model: str, found: Found | None = None) -> architecture.Architecture | Unknown:
+def load(
+    model: str, found: Found | None = None, *, encoders: bool = False
+) -> architecture.Architecture | Unknown:
     """The architecture that `model` names: an entry of models.json, a local folder or file, or a hub name.
 
-    `found`: what is known of a hub's model. Returns Unknown for others of the hub, and for a family that is not counted
-    here. Raises SpecError when `model` is none of these, when the file cannot be read, and when it does not describe a
-    causal language model.
+    `found`: what is known of a hub's model; `encoders`: it may be an encoder-decoder. Returns Unknown for others of
+    the hub, and for a family that is not counted here. Raises SpecError when `model` is none of these, when the file
+    cannot be read, and when it does not describe a language model that is taken.
     """
     entry = _named().get(model)
     if entry is not None:
@@ -88,9 +90,9 @@ def load(model: str, found: Found | None = None) -> architecture.Architecture | 
     file = model_files.local(model)
     if file:
         config = model_files.read(file)
-        return _or_by_size(from_config(config, model, str(file)), config, file.parent)
+        return _or_by_size(from_config(config, model, str(file), encoders=encoders), config, file.parent)
     if "/" in model and _is_hub_name(model):
-        return _of_hub(model, found)
+        return _of_hub(model, found, encoders=encoders)
     hint = (
         errors.did_you_mean(model, _named(), most=0)
         or "use a name of models.json, a local folder or a hub name"
@@ -115,7 +117,7 @@ def _is_hub_name(word: str) -> bool:
     return bool(_HUB.fullmatch(word)) and not word.endswith((".json", ".git"))
 
 
-def _of_hub(model: str, found: Found | None) -> architecture.Architecture | Unknown:
+def _of_hub(model: str, found: Found | None, *, encoders: bool) -> architecture.Architecture | Unknown:
     """A hub model by its configuration; one that is not counted here trains all the same, so is no error."""
     if found is None or found.config is None:
         reason = (
@@ -125,9 +127,8 @@ def _of_hub(model: str, found: Found | None) -> architecture.Architecture | Unkn
         )
         return Unknown(model, reason)
     try:
-        return _or_by_size(
-            from_config(found.config, model, found.source), found.config, Path(found.source).parent
-        )
+        made = from_config(found.config, model, found.source, encoders=encoders)
+        return _or_by_size(made, found.config, Path(found.source).parent)
     except errors.SpecError as error:
         return Unknown(model, error.problems[0].message)
 
@@ -142,11 +143,13 @@ def _or_by_size(
     return (by_size.build(config, number, found.name) if number else None) or found
 
 
-def from_config(config: Config, name: str = "", source: str = "") -> architecture.Architecture | Unknown:
+def from_config(
+    config: Config, name: str = "", source: str = "", *, encoders: bool = False
+) -> architecture.Architecture | Unknown:
     """The architecture of a Hugging Face configuration; `source` is the file that messages name.
 
     Returns Unknown for a family that is not counted here. Raises SpecError when `config` has no model_type,
-    is not a causal language model, or holds values that no model can have.
+    is neither a causal language model nor, with `encoders`, an encoder-decoder, or holds values that no model can have.
     """
     where = errors.Place(source or name or "model configuration")
     family = config.get("model_type")
@@ -155,6 +158,12 @@ def from_config(config: Config, name: str = "", source: str = "") -> architectur
         raise errors.SpecError(errors.Problem("has no model_type", hint, where))
     if family in composites.known():  # AutoModelForCausalLM takes them, whatever class their file names
         return composites.build(family, config, where, name or family)
+    if encoders and config.get("is_encoder_decoder", family in seq2seq.known()):
+        if family in seq2seq.known():
+            return seq2seq.build(family, config, where, name or family)
+        number = len(seq2seq.known())
+        what = f"the encoder-decoder {family!r} is not counted here ({number} others are)"
+        return Unknown(name or family, what)
     _require_causal(config, family, where)
     if family not in families.known():
         number = len(families.known())
@@ -181,17 +190,11 @@ def load_if_here(
 ) -> architecture.Architecture | Unknown:
     """The named or local model, or the hub's; a path that only the ranks can see is not known here.
 
-    With `encoders` an encoder-decoder is no error, but not known either.
+    With `encoders` it may be an encoder-decoder.
     """
     try:
-        return load(name, found)
+        return load(name, found, encoders=encoders)
     except errors.SpecError:
-        if (
-            encoders
-            and (file := model_files.local(name))
-            and model_files.read(file).get("is_encoder_decoder")
-        ):
-            return Unknown(name, f"{name} is an encoder-decoder, whose memory is not estimated")
         reason = model_files.elsewhere(Path(name)) if name.startswith("/") else ""
         if reason:
             return Unknown(name, f"{name} {reason}, so its size is not known")

@@ -44,6 +44,7 @@ class Setup(NamedTuple):
     checkpointing: bool = False  # activation checkpointing of every layer
     attention: str = "sdpa"  # or "eager"
     learning: Learning = WHOLE
+    shared: int = 1  # ranks that share each sample; `sequence` is the part of one
     workers: int = 2  # data loader processes of each rank
     device: str = "cuda"  # or "cpu": ranks without a GPU
     copies: bool = False  # checkpoints are written from copies of the states in host memory

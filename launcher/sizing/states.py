@@ -109,6 +109,15 @@ def gradients(model: Architecture, settings: Zero, setup: Setup) -> int:
     return own + waiting(model, settings, setup)
 
 
+def reduces_late(model: Architecture, settings: Zero) -> bool:
+    """Whether gradients are reduced after the backward pass: all at once, or as one bucket that holds them all."""
+    if settings.stage == 0 or settings.whole_gradients:
+        return True
+    if settings.stage == 1:
+        return not (settings.overlap and settings.accumulation == 1)
+    return settings.stage == 2 and settings.reduce_bucket >= model.trained
+
+
 def unreduced(model: Architecture, settings: Zero) -> int:
     """Bytes of gradients that are being reduced outside the buckets: the one made last, or all that the engine reduces.
 
@@ -205,16 +214,6 @@ def gathered(model: Architecture, settings: Zero) -> int:
 def live(model: Architecture, settings: Zero, kept: int) -> int:
     """Elements of weights gathered at once by stage 3 when `kept` of them stay, besides the persistent ones."""
     return min(gathered(model, settings), kept + model.largest_module)
-
-
-def fetched(model: Architecture, settings: Zero) -> int:
-    """Elements of weights on their way, at most, once the embedding is there.
-
-    They are there twice: in the buffer that receives them and copied out
-    (deepspeed/runtime/zero/partition_parameters.py, AllGatherCoalescedHandle).
-    """
-    prefetched = min(settings.prefetch, settings.max_live)
-    return min(gathered(model, settings), max(prefetched, model.largest_late_module))
 
 
 def retained(settings: Zero) -> int:

@@ -72,6 +72,27 @@ def collectives(model: Architecture, settings: Zero, setup: Setup) -> tuple[Coll
     """The collectives of one optimizer step; none for a single rank."""
     if setup.world == 1:
         return ()
+    return (*_states(model, settings, setup), *_attention(model, settings, setup))
+
+
+def _attention(model: Architecture, settings: Zero, setup: Setup) -> Iterable[Collective]:
+    """Ulysses sends queries, keys and values to the ranks that have their heads, and the output back.
+
+    So it does with their gradients, and once more where layers are recomputed: arXiv 2309.14509, section 3.
+    """
+    if setup.shared == 1:
+        return
+    width, heads = model.head_dim + model.value_dim, model.heads + model.kv_heads
+    layers = sum(stack.number for stack in model.stacks if stack.attends)
+    passes = 3 if setup.checkpointing else 2
+    message = float(settings.activation_bytes * setup.tokens * width * heads * layers * passes)
+    scope = "world" if setup.shared > setup.slots else "host"
+    times = settings.accumulation
+    yield Collective("attention", "all_to_all", message, times, group=setup.shared, scope=scope)
+
+
+def _states(model: Architecture, settings: Zero, setup: Setup) -> tuple[Collective, ...]:
+    """The collectives of gradients and weights."""
     whole = float(settings.weight_bytes * model.trained)
     scope = "world" if setup.world > setup.slots else "host"
     if settings.stage == 0:
@@ -174,6 +195,8 @@ def _products(model: Architecture, sequence: int) -> tuple[int, float]:
     weights = model.active_parameters - lookup + head - model.groups.get("vision", 0)  # the text's alone
     # each layer's queries meet as many keys as its window has; MLA's values are narrower than its keys
     looked = sum(s.number * min(sequence, s.window or sequence) for s in model.stacks if s.attends)
+    if model.halves:  # the decoder's queries meet the encoder's keys too
+        looked += model.stacks[1].number * sequence
     return weights, 2.0 * looked * model.heads * (model.head_dim + model.value_dim)
 
 

@@ -3,7 +3,8 @@
 Owns the configurations and the errors. Fifteen tiny GPTs train on two CPU ranks of this machine, by a user's command
 line: `cluster probe`, `local` for each, `cluster measured` with the first five. Of the ten others the error is that of
 
-    bound      every product at the best rate of the probe, links and memory at theirs: what `plan` says "at best"
+    bound      every product at the best rate of the probe, links and memory at theirs: what `plan` says "at best", and
+               all that it says before the cluster is calibrated
     probe      the forecast from the probe alone
     five runs  the forecast that five runs corrected
 

@@ -1,120 +1,145 @@
 """Tuning against trying everything: how near the best its result is, and what it costs.
 
-    python -m tests.bench.tune [--model byte-gpt] [--length 256] [--steps 3] [--all 48]
+    python -m tests.bench.tune [--model byte-gpt] [--length 128] [--steps 3] [--all 24]
 
 Owns the comparison, on two CPU ranks of this machine, over 24 configurations: three stages, with and without activation
-checkpointing, four micro batches. Everything is tried with `--all` steps, those that the third round of a tuning run
-has. Ranks count processor seconds where they otherwise read the clock, so that a busy machine changes little: a step's
-are those of rank 0, and costs are of all processes, the ranks' start included.
+checkpointing, four micro batches. What is tried next is decided by what decides on a run's hosts (docker/halving.py).
+Where everything is tried, each has `--all` steps; the best few, and what tuning chose, are then tried twice more in
+turn, and the median counts. Ranks count processor seconds where they otherwise read the clock (counted.py), so that a
+busy machine changes little; costs are of both ranks. They are forks of a process that has imported what they need; what
+a new interpreter takes for that is measured once, and told apart.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from launcher import ROOT
+from launcher import entry
 from launcher.planning import space, tuning
 from launcher.rendering import command
 from tests import samples
+from tests.docker.workloads import forks, ranks
 
+halving: Any = entry.module("halving")
+RANKS = 2
 SPACE = ["preset=zero1,zero2,zero3", "checkpointing=true,false", "micro=1,2,4,8"]
-LIMIT = 60_000  # seconds of a trial: the machine may be busy
-START = """
-import runpy, sys, time
-time.perf_counter = time.process_time
-runpy.run_module("workloads.pretrain", run_name="__main__", alter_sys=True)
-"""
+AGAIN, FEW = 2, 3  # times that the best few are tried again, and how many they are
+SECONDS = 3600.0  # of a trial: the machine may be busy
 
 
 class Tried(NamedTuple):
-    """The lines of trials.jsonl, and processor seconds of all processes."""
+    """A trial: seconds of a step, and of all that both ranks did."""
 
-    lines: list[dict[str, Any]]
-    seconds: float
+    step: float
+    whole: float
+
+
+class Bench:
+    """The trials of a tuning run of such a job, as its hosts get them, and a folder for their files."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        job = [f"model={args.model}", f"args={{seq-length: {args.length}}}", "batch={micro: 1, global: 16}"]
+        loaded = samples.loaded("jobs/quickstart.yaml", settings=job)
+        wishes = tuning.Wishes(space.parse(SPACE), steps=args.steps, limit=int(SECONDS), most=24)
+        plan = tuning.make(loaded, samples.SITE, "", wishes)
+        assert plan.tuning
+        assert len(plan.tuning.trials) == 24, [entry.why for entry in plan.tuning.left_out]
+        self.entries: list[dict[str, Any]] = json.loads(command.trials(plan))["trials"]
+        self.trials = [
+            halving.Trial(e["group"], e["micro"], e["bound"], tuple(e["less"])) for e in self.entries
+        ]
+        self.folder, self.number = folder, 0
+
+    def run(self, trial: int, steps: int) -> Tried:
+        """Train so many steps with a configuration."""
+        entry_, self.number = self.entries[trial], self.number + 1
+        folder = self.folder / str(self.number)
+        folder.mkdir()
+        never = [f"--max-steps={steps}", "--checkpoint-every=0", "--checkpoint-keep=0"]
+        started = ranks.start(
+            folder,
+            RANKS,
+            entry_["config"],
+            *entry_["words"][2:],
+            *never,
+            module="tests.bench.counted",
+            forked=True,
+            given=("deepspeed-config", "run-dir"),
+        )
+        assert started.wait(SECONDS) == [0] * RANKS, started.output()
+        step = halving.seconds([line["step_seconds"] for line in started.steps()])
+        used = [float(started.output(rank).split()[-1]) for rank in range(RANKS)]
+        print(f"{entry_['name']}, {steps} steps: {step:.3f} s", file=sys.stderr, flush=True)
+        return Tried(step, sum(used))
+
+
+def start() -> float:
+    """Processor seconds that one new interpreter takes to import what a rank needs."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    words = "; ".join(f"import {module}" for module in forks.HEAVY if not module.startswith("trl"))
+    subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ranks.DOCKER)!r}); {words}"], check=True
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def tuned(bench: Bench, first: int) -> tuple[list[Any], list[Tried]]:
+    """The results of successive halving, and what each of its trials took."""
+    results, tried = list[Any](), list[Tried]()
+    while chosen := halving.following(bench.trials, first, results):
+        tried.append(bench.run(chosen.trial, chosen.steps))
+        results.append(halving.Result(chosen.trial, chosen.steps, halving.DONE, tried[-1].step))
+    return results, tried
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.tune", description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="byte-gpt")
-    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=3, help="of the first round")
-    parser.add_argument("--all", type=int, default=48, help="steps of each where everything is tried")
+    parser.add_argument("--all", type=int, default=24, help="steps of each where everything is tried")
     args = parser.parse_args()
-    document = candidates(args)
     with tempfile.TemporaryDirectory() as folder:
-        tuned = run(Path(folder) / "tuned", document)
-        apart = [{**document, "steps": args.all, "trials": [trial]} for trial in document["trials"]]
-        every = [run(Path(folder) / str(number), one) for number, one in enumerate(apart)]
-    report(document, tuned, every)
-
-
-def candidates(args: argparse.Namespace) -> dict[str, Any]:
-    """What the hosts of a tuning run of such a job get."""
-    job = [f"model={args.model}", f"args={{seq-length: {args.length}}}", "batch={micro: 1, global: 16}"]
-    loaded = samples.loaded("jobs/quickstart.yaml", settings=job)
-    wishes = tuning.Wishes(space.parse(SPACE), steps=args.steps, limit=LIMIT, most=24)
-    plan = tuning.make(loaded, samples.SITE, "", wishes)
-    assert plan.tuning
-    assert len(plan.tuning.trials) == 24, [entry.why for entry in plan.tuning.left_out]
-    document: dict[str, Any] = json.loads(command.trials(plan))
-    for trial in document["trials"]:
-        trial["words"] = ["-c", START, *trial["words"][2:]]
-    return document
-
-
-def run(folder: Path, document: dict[str, Any]) -> Tried:
-    """The trials, run by what runs on the hosts."""
-    folder.mkdir()
-    (folder / "trials.json").write_text(json.dumps(document))
-    (folder / "hostfile").write_text("127.0.0.1 slots=2\n")
-    env = {**os.environ, "HOSTFILE": str(folder / "hostfile"), "NODE_RANK": "0", "DS_ACCELERATOR": "cpu"}
-    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "docker")}
-    env |= {"DATA_CACHE": str(folder.parent / "data")}
-    words = [f"--trials={folder / 'trials.json'}", f"--folder={folder}", f"--run=bench-{folder.name}"]
-    before = spent()
-    subprocess.run([sys.executable, "-m", "tune", *words], env=env, check=True, stdout=sys.stderr)
-    seconds = spent() - before
-    print(f"{folder.name}: {seconds:.0f} processor seconds", file=sys.stderr, flush=True)
-    return Tried([json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()], seconds)
-
-
-def spent() -> float:
-    """Processor seconds of all processes below this one that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def report(document: dict[str, Any], tuned: Tried, every: list[Tried]) -> None:
-    """A table of all, and what tuning chose, lost and cost."""
-    names = [trial["name"] for trial in document["trials"]]
-    times = {
-        name: one.lines[0]["step_seconds"] or float("inf") for name, one in zip(names, every, strict=True)
-    }
-    by_tune = {names[line["trial"]]: line for line in sorted(tuned.lines, key=lambda line: line["steps"])}
-    print(f"{'configuration':34} {'s/step':>8} {'of the best':>11}  {'tune: steps':>11} {'s/step':>8}")
-    for name in sorted(times, key=lambda name: times[name]):
-        line = by_tune.get(name, {"steps": 0, "step_seconds": None})
-        own = f"{line['step_seconds']:8.3f}" if line["step_seconds"] else f"{'-':>8}"
-        share = times[name] / min(times.values())
-        print(f"{name:34} {times[name]:8.3f} {share:11.3f}  {line['steps'] or '-':>11} {own}")
-    halving = importlib.import_module("halving")
-    results = [halving.Result(*(line[key] for key in halving.Result._fields)) for line in tuned.lines]
-    chosen = names[halving.ranked(results)[0].trial]
-    whole = sum(one.seconds for one in every)
+        bench = Bench(args, Path(folder))
+        alone = start()
+        results, tried = tuned(bench, args.steps)
+        chosen = halving.ranked(results)[0].trial
+        every = [bench.run(trial, args.all) for trial in range(len(bench.trials))]
+        best = sorted(range(len(every)), key=lambda trial: every[trial].step)[:FEW]
+        steps = {trial: [one.step] for trial, one in enumerate(every)}
+        for _ in range(AGAIN):
+            for trial in dict.fromkeys([*best, chosen]):
+                steps[trial].append(bench.run(trial, args.all).step)
+    times = [statistics.median(steps[trial]) for trial in range(len(every))]
+    table(bench, times, results)
+    off = times[chosen] / min(times) - 1
     print(
-        f"tune chose {chosen}: {times[chosen] / min(times.values()) - 1:.1%} above the best of all, after "
-        f"{len(tuned.lines)} trials; {tuned.seconds:.0f} processor seconds against {whole:.0f}: "
-        f"{tuned.seconds / whole:.0%}"
+        f"tune chose {bench.entries[chosen]['name']}: {off:.1%} above the best of all, after {len(tried)} trials"
     )
+    for what, each in (("", 0.0), (", new interpreters included", RANKS * alone)):
+        own, whole = (sum(one.whole + each for one in some) for some in (tried, every))
+        print(f"{own:.0f} processor seconds against {whole:.0f}: {own / whole:.0%}{what}")
+
+
+def table(bench: Bench, times: list[float], results: list[Any]) -> None:
+    """All configurations, the fastest first, and what tuning saw of each."""
+    print(f"{'configuration':34} {'s/step':>8} {'of the best':>11}  {'tune: steps':>11} {'s/step':>8}")
+    last = {result.trial: result for result in sorted(results, key=lambda result: result.steps)}
+    for trial in sorted(range(len(times)), key=times.__getitem__):
+        seen = last.get(trial)
+        own = f"{seen.steps:>11} {seen.step_seconds:8.3f}" if seen else f"{'-':>11} {'-':>8}"
+        print(
+            f"{bench.entries[trial]['name']:34} {times[trial]:8.3f} {times[trial] / min(times):11.3f}  {own}"
+        )
 
 
 if __name__ == "__main__":

@@ -49,6 +49,17 @@ GPT2: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 1,
 }
+# Encoder-decoders, with the dropout that they are published with.
+T5: dict[str, Any] = {"model_type": "t5", "vocab_size": 2048, "d_model": 256, "d_kv": 32, "d_ff": 1024}
+T5 |= {"num_layers": 3, "num_heads": 8, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+BART: dict[str, Any] = {
+    "model_type": "bart",
+    "vocab_size": 2048,
+    "d_model": 256,
+    "max_position_embeddings": 256,
+}
+BART |= {"encoder_layers": 3, "decoder_layers": 3, "encoder_ffn_dim": 1024, "decoder_ffn_dim": 1024}
+BART |= {"encoder_attention_heads": 8, "decoder_attention_heads": 8}
 GPT2_124M: dict[str, Any] = GPT2 | {
     "vocab_size": 50257,
     "n_embd": 768,
@@ -132,6 +143,15 @@ CASES = [
     case("lora-zero2-checkpointing", SMALL, 2, micro=8, sequence=256, checkpointing=True, lora=16, **ADAPTED),
     case("lora-zero2-gpt2", GPT2, 2, micro=4, sequence=256, lora=8, **ADAPTED),
     case("lora-zero2-fp32", SMALL, 2, micro=4, low=False, lora=128, **ADAPTED),
+    case("zero1-t5", T5, 1),
+    case("zero2-t5", T5, 2, micro=4),
+    case("zero2-t5-checkpointing", T5, 2, micro=4, checkpointing=True),
+    case("zero3-t5", T5, 3, **SPLIT),
+    case("zero2-t5-fp32", T5, 2, micro=2, low=False),
+    case("zero2-bart", BART, 2, micro=8),
+    case("zero3-bart", BART, 3, micro=4, **SPLIT),
+    case("lora-zero2-t5", T5, 2, micro=4, lora=16, **ADAPTED),
+    case("lora-zero2-bart", BART, 2, micro=8, lora=16, **ADAPTED),
 ]
 # A model that people train. A test takes too long with it; the smaller GPT-2 has the same tensors.
 LARGE = [
@@ -180,7 +200,7 @@ def predicted(
     one: dict[str, Any],
 ) -> tuple[architecture.Architecture, zero.Zero, sizing_setup.Setup, memory.Memory]:
     """The model, settings and set-up of a case, and the planner's forecast."""
-    model = models.from_config(one["model"])
+    model = models.from_config(one["model"], encoders=True)
     assert isinstance(model, architecture.Architecture)
     if one["lora"]:
         model = adapters.attach(model, architecture.Adapters(one["lora"], ()))

@@ -54,7 +54,7 @@ from workloads import imports  # noqa: E402
 imports.deepspeed()
 import deepspeed  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
-from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM  # noqa: E402
 from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
 
 
@@ -104,7 +104,8 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         HfDeepSpeedConfig(config) if stage == 3 else None
     )  # tells transformers to partition while it builds
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(settings, dtype=dtype).train()
+    kind = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
+    model = kind.from_config(settings, dtype=dtype).train()
     if case.get("checkpointing"):
         how = {"use_reentrant": True} if case.get("lora") and stage == 3 else None
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
@@ -116,7 +117,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
     def forward() -> torch.Tensor:
         ids = torch.randint(0, settings.vocab_size, (case["micro"], case["sequence"]))
-        loss: torch.Tensor = engine(input_ids=ids, labels=ids).loss
+        loss: torch.Tensor = engine(input_ids=ids, labels=ids, **padding(ids, settings)).loss
         return loss
 
     def step() -> None:
@@ -150,13 +151,23 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def padding(ids: torch.Tensor, settings: Any) -> dict[str, torch.Tensor]:
+    """Of an encoder-decoder a mask of what is read, as a batch of examples has it."""
+    if not settings.is_encoder_decoder:
+        return {}
+    mask = torch.ones_like(ids)
+    mask[0, -1] = 0
+    return {"attention_mask": mask}
+
+
 def adapted(model: Any, rank: int, checkpointing: bool, stage: int) -> Any:
     """The model with adapters, as docker/workloads/lora.py attaches them."""
     from peft import LoraConfig, get_peft_model
 
     if checkpointing:
         model.enable_input_require_grads()
-    how = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    how = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type=task)
     return get_peft_model(model, how, autocast_adapter_dtype=stage != 3)
 
 

@@ -38,19 +38,22 @@ def test_states_at_rest(name: str, measured: dict[str, dict[str, Any]]) -> None:
     expected = slot.parameters + slot.optimizer
     if settings.stage == 3:
         expected += slot.gradients + settings.weight_bytes * settings.reduce_bucket
-    assert measured[name]["rest"] == pytest.approx(expected, rel=0.02)
+    assert measured[name]["rest"] == pytest.approx(expected, rel=0.01)
 
 
-@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+# with accumulation more is alive between two micro batches
+@pytest.mark.parametrize(
+    "name", [c["name"] for c in CASES if c["deepspeed"]["gradient_accumulation_steps"] == 1]
+)
 def test_states_after_the_backward_pass(name: str, measured: dict[str, dict[str, Any]]) -> None:
     """With all gradients reduced, before the step: the paper's bytes, and stage 1's are those of stage 2."""
-    assert measured[name]["after"] == pytest.approx(states(BY_NAME[name]), rel=0.05)
+    assert measured[name]["after"] == pytest.approx(states(BY_NAME[name]), rel=0.01)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_peak(name: str, measured: dict[str, dict[str, Any]]) -> None:
-    """The whole step's peak: within a tenth above what was measured, and at most 3% below."""
-    assert 0.97 <= peak(BY_NAME[name]) / max(measured[name]["peaks"].values()) <= 1.10
+    """The whole step's peak: at most 5% above what was measured, and 2% below."""
+    assert 0.98 <= peak(BY_NAME[name]) / max(measured[name]["peaks"].values()) <= 1.05
 
 
 @pytest.mark.parametrize("name", NAMES)

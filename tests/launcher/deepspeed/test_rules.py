@@ -132,8 +132,8 @@ def test_presets_go_together(name: str) -> None:
             "is refused by DeepSpeed; use deepspeed.gradient_clipping",
         ),
         # what the workload does not do
-        ("zero1", {"sequence_parallel_size": 2}, "is Ulysses sequence parallelism"),
-        ("zero1", {"tensor_parallel": {"autotp_size": 2}}, "is tensor parallelism"),
+        ("zero1", {"sequence_parallel_size": 2}, "is Ulysses sequence parallelism, which workload"),
+        ("zero1", {"tensor_parallel": {"autotp_size": 2}}, "is tensor parallelism, which workload"),
         ("zero1", {"autotuning": {"enabled": True}}, "ends a run after a few steps"),
         (
             "zero1",

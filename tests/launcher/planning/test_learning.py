@@ -206,11 +206,21 @@ def test_adapters_are_proposed_where_they_would_fit(
     assert ("args.lora-rank" in str(found.refusal(helps))) is bool(helps)
 
 
-def test_an_encoder_decoder_is_fine_tuned_without_an_estimate(tmp_path: Path) -> None:
+def test_an_encoder_decoder_is_estimated_where_it_can_be_trained(tmp_path: Path) -> None:
+    """It has its logits whole, in the type it computes in; a family that is not described says so."""
     (tmp_path / "config.json").write_text('{"model_type": "t5", "is_encoder_decoder": true}')
-    job = samples.job(model=str(tmp_path), workload="finetune")
-    found, reason = fit.estimate_or_reason(job, samples.cluster(**CLUSTER))
-    assert (found, "is an encoder-decoder, whose memory is not estimated" in reason) == (None, True)
+    job = samples.job(model=str(tmp_path), workload="finetune", args={"data": "/data/a", "seq-length": 512})
+    found, _ = fit.estimate_or_reason(job, samples.cluster(**CLUSTER))
+    assert found is not None
+    assert (found.model.parameters, unestimated.partial(found)) == (60_506_624, "")
+    assert found.evaluation.memory.moments["loss"].logits == 3 * 2 * job.batch.micro * 512 * 32128
+    own = samples.job(model=str(tmp_path), workload="./train.py", args={"max-source-length": 512})
+    its_own, _ = fit.estimate_or_reason(own, samples.cluster(**CLUSTER))
+    assert its_own
+    assert its_own.request.sequence == 512
+    (tmp_path / "config.json").write_text('{"model_type": "longt5", "is_encoder_decoder": true}')
+    nothing, reason = fit.estimate_or_reason(job, samples.cluster(**CLUSTER))
+    assert (nothing, "the encoder-decoder 'longt5' is not counted here" in reason) == (None, True)
 
 
 def test_a_checkpoint_of_ppo_has_policy_and_critic() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.sizing import activations, memory, models, states, zero
+from launcher.sizing import activations, adapters, gathering, memory, models, states, zero
 from launcher.sizing import setup as sizing_setup
-from launcher.sizing.architecture import Architecture
+from launcher.sizing.architecture import Adapters, Architecture
 
 GIB = 2**30
 
@@ -74,10 +74,38 @@ def test_llama_7b_with_zero3_keeps_its_shard_and_what_is_gathered() -> None:
     found = memory.estimate(model, settings(3), sizing_setup.Setup(world, 8, 1, 2048))
     norms = 65 * 4096  # below the persistence threshold
     assert found.slot.parameters == 2 * (-(-psi // world) + norms)
-    # DeepSpeed's defaults: 1e9 weights may stay, and the 32000 x 4096 head is fetched through a copy.
+    # DeepSpeed's defaults: 1e9 weights may stay, and of 50 million that are asked for two of 45 arrive together.
     assert states.live(model, settings(3), states.retained(settings(3))) == 10**9 + 32000 * 4096
-    assert states.fetched(model, settings(3)) == 32000 * 4096
+    assert gathering.fetched(model, settings(3)) == 2 * 4096 * 11008
     assert found.checkpoint == 12 * psi
+
+
+def test_weights_that_arrive_together_are_copied_and_one_alone_is_not() -> None:
+    """llama-7b's layers: four of 16.8 million, three of 45.1 million; the head has 131 million."""
+    model, quarter, third = named("llama-7b"), 4096 * 4096, 4096 * 11008
+    none = settings(3, stage3_prefetch_bucket_size=0)
+    assert gathering.fetched(model, none) == 0
+    few = settings(3, stage3_prefetch_bucket_size=2 * quarter)
+    # two quarters, two quarters; each third alone; at last the head alone
+    assert gathering.fetched(model, few) == 2 * quarter
+    more = settings(3, stage3_prefetch_bucket_size=2 * quarter + 1)
+    # three quarters, the last of them and a third, each of the others alone
+    assert gathering.fetched(model, more) == quarter + third
+    assert gathering.fetched(model, settings(2)) == 0
+
+
+def test_a_frozen_embedding_is_let_go_before_the_backward_pass_unless_it_is_the_head() -> None:
+    asked = Adapters(16, ())
+    adapted, tied = (adapters.attach(named(name), asked) for name in ("llama-7b", "gpt2"))
+    assert gathering.dropped(adapted, settings(3)) == 32000 * 4096
+    assert gathering.dropped(tied, settings(3)) == gathering.dropped(named("llama-7b"), settings(3)) == 0
+
+
+def test_a_reduction_after_the_backward_pass_finds_no_activations() -> None:
+    model, setup = named("gpt2"), sizing_setup.Setup(2, 2, 4, 512)
+    early, late = (settings(2, reduce_bucket_size=size) for size in (10**7, 10**9))
+    assert memory.estimate(model, early, setup).moments["end"].activations > 0
+    assert memory.estimate(model, late, setup).moments["end"].activations == 0
 
 
 def test_offload_leaves_weights_on_the_slot_and_states_on_the_host() -> None:
