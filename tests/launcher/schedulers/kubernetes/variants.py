@@ -94,7 +94,7 @@ def plans() -> dict[str, Plan]:
     }
     made |= {
         f"{kind}-{fabric}": decide(
-            {"kind": kind, "runs": "runs"}, fabric=fabric, job={"nodes": _nodes(fabric)}
+            {"kind": kind, "runs": "runs"}, fabric=fabric, job={"nodes": _nodes(fabric)}, gpu=_gpu(fabric)
         )
         for kind, fabrics in (("job", ON_KUBERNETES), ("jobset", ("efa-p5", "gcp-tcpxo", "oci-h100")))
         for fabric in fabrics
@@ -105,6 +105,7 @@ def plans() -> dict[str, Plan]:
         )
         for release in RELEASES
     }
+    made["job-efa-p6-b300-dra"] = decide({"adapters": "dra"}, fabric="efa-p6-b300")
     exclusive = {"label": "rack", "exclusive": True}
     made["jobset-leader-first"] = decide({"kind": "jobset", "leader_first": True, "topology": exclusive})
     told = [{"webhook": {"secret": "team"}, "on": ["failure"]}, {"command": ["mail", "$HOME"]}]
@@ -121,6 +122,10 @@ def shipped(*settings: str) -> Plan:
     """The quickstart on the cluster file that ships for a Kubernetes without GPUs."""
     (stage,) = load.load(str(ROOT / "jobs" / "quickstart.yaml"), "kubernetes-cpu", settings).stages
     return plan.make(load.load_stage(stage), samples.SITE)
+
+
+def _gpu(fabric: str) -> str:
+    return "h100-80gb" if "nvidia" in FABRICS[fabric].vendors else "mi300x-192gb"
 
 
 def _nodes(fabric: str) -> int:
