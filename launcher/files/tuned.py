@@ -6,7 +6,7 @@ Owns the change of a text; the fields are planning's to choose.
 from __future__ import annotations
 
 import io
-import os
+import posixpath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -65,9 +65,9 @@ def _written_whole(data: Any, folder: str) -> None:
     """Make paths absolute that start at the job file's folder: a cluster file, and the code that travels."""
     cluster, code = data.get("cluster"), data.get("code")
     if isinstance(cluster, str) and (cluster.endswith((".yaml", ".yml")) or "/" in cluster):
-        data["cluster"] = os.path.normpath(os.path.join(folder, cluster))  # noqa: PTH118 - an absolute one stays
+        data["cluster"] = posixpath.normpath(posixpath.join(folder, cluster))
     if isinstance(code, str) and code != "none" and not code.startswith("~"):
-        data["code"] = os.path.normpath(os.path.join(folder, code))  # noqa: PTH118
+        data["code"] = posixpath.normpath(posixpath.join(folder, code))
 
 
 def _shorten(data: Any) -> None:

@@ -107,5 +107,5 @@ def unsubmitted(pipeline: PipelineRun, known: Mapping[str, Status]) -> dict[str,
         return dict.fromkeys(
             left, Status("PENDING", "not submitted: a pod leads, and waits for what is before")
         )
-    state = "UNKNOWN" if now.state == "UNKNOWN" else "PENDING"
-    return dict.fromkeys(left, Status(state, f"not submitted: the pod that leads does not run{why}"))
+    # PENDING, or UNKNOWN
+    return dict.fromkeys(left, Status(now.state, f"not submitted: the pod that leads does not run{why}"))

@@ -26,7 +26,7 @@ class Adapters(NamedTuple):
 
     template: str
     device_class: str
-    count: int
+    number: int
 
 
 def domain(plan: Plan) -> bool:

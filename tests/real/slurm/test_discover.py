@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from tests.real.slurm import cluster, config
 from tests.real.slurm.site import Site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.slurm
@@ -20,7 +21,7 @@ H100 = "nvidia_h100_80gb_hbm3"
 EXTRA = """\
 PartitionName=l40s Nodes=n2,n4 MaxTime=30 MaxNodes=1 PreemptMode=OFF State=UP
 PartitionName=gone Nodes=n3 State=DRAIN
-AccountingStorageEnforce=associations
+AccountingStorageEnforce=associations,limits
 """
 
 
@@ -30,6 +31,8 @@ def two_types(slurm_requirements: None) -> Iterator[cluster.Cluster]:
         config.Settings(types=(H100, "l40s"), gpus=2, memory_mb=200_000, extra=EXTRA)
     ) as running:
         running.sh("sacctmgr -i add qos short set MaxWall=10 MaxTRESPerJob=node=1")
+        # slurmdbd makes root with none of any
+        running.sh("sacctmgr -i modify user root set MaxJobs=-1 MaxSubmitJobs=-1 MaxWall=-1")
         yield running
 
 
@@ -82,6 +85,13 @@ def test_the_hosts_of_another_partition(typed_site: Site) -> None:
     assert "there is no partition 'l4'" in refused.stderr
 
 
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 300
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 def test_check_live_says_when_it_would_start_and_what_keeps_it(typed_site: Site) -> None:
     site = typed_site
     site.launcher("cluster", "discover", "slurm", "-o", "found.yaml")
@@ -100,6 +110,16 @@ def test_check_live_says_when_it_would_start_and_what_keeps_it(typed_site: Site)
     assert "nodes 2 is more than the 1 of partition l40s" in live("nodes=2", "cluster.slurm.partition=l40s")
     assert "gone is DRAIN: no job starts there" in live("cluster.slurm.partition=gone")
     assert "secret 'hf' " in live('env={"HF_TOKEN": {"secret": "hf"}}').replace(":", " ")
+    short = "cluster.slurm.qos=short"
+    assert "walltime 00:20:00 is more than the 00:10:00 of QOS short" in live(short, "walltime=20m")
+    said = live(short, "walltime=5m", "nodes=2")
+    assert "QOS short: a job may have node 1, and this one asks for 2" in said
+    site.cluster.sh("sacctmgr -i modify qos short set GrpTRES=node=1")
+    other = site.cluster.sh("sbatch --parsable --qos=short -N1 -t 5 --wrap 'sleep 600'").strip()
+    until(lambda: site.cluster.sh("squeue -h -t R -o %i") == other)
+    assert "QOS short: node 1 of 1 are used, and the job asks for 1" in live(short, "walltime=5m")
+    site.cluster.sh(f"scancel {other}")
+    until(lambda: site.cluster.sh("squeue -h") == "")
     site.cluster.sh("scontrol update nodename=n1,n3 state=drain reason=burnt")
     said = live("nodes=4", "cluster.hosts=4")
     assert "2 hosts of partition debug are up, and the job wants 4" in said
