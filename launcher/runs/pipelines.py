@@ -91,7 +91,7 @@ def read(path: Path) -> PipelineRun:
         raise RunNotFoundError(f"{path} cannot be read: it has no stages, or needs one that it does not have")
     runs = path.parent.parent
     stages = {stage: _run(runs / run, scheduler) for stage, run in names.items()}
-    return PipelineRun(path.parent.name, stages, needs, after, leader)
+    return PipelineRun(path.parent.name, stages, needs, after=after, leader=leader)
 
 
 def _run(folder: Path, scheduler: str) -> Run | None:

@@ -21,7 +21,7 @@ H100 = "nvidia_h100_80gb_hbm3"
 EXTRA = """\
 PartitionName=l40s Nodes=n2,n4 MaxTime=30 MaxNodes=1 PreemptMode=OFF State=UP
 PartitionName=gone Nodes=n3 State=DRAIN
-AccountingStorageEnforce=associations,limits
+AccountingStorageEnforce=associations
 """
 
 
@@ -31,8 +31,6 @@ def two_types(slurm_requirements: None) -> Iterator[cluster.Cluster]:
         config.Settings(types=(H100, "l40s"), gpus=2, memory_mb=200_000, extra=EXTRA)
     ) as running:
         running.sh("sacctmgr -i add qos short set MaxWall=10 MaxTRESPerJob=node=1")
-        # slurmdbd makes root with none of any
-        running.sh("sacctmgr -i modify user root set MaxJobs=-1 MaxSubmitJobs=-1 MaxWall=-1")
         yield running
 
 
@@ -110,19 +108,39 @@ def test_check_live_says_when_it_would_start_and_what_keeps_it(typed_site: Site)
     assert "nodes 2 is more than the 1 of partition l40s" in live("nodes=2", "cluster.slurm.partition=l40s")
     assert "gone is DRAIN: no job starts there" in live("cluster.slurm.partition=gone")
     assert "secret 'hf' " in live('env={"HF_TOKEN": {"secret": "hf"}}').replace(":", " ")
-    short = "cluster.slurm.qos=short"
-    assert "walltime 00:20:00 is more than the 00:10:00 of QOS short" in live(short, "walltime=20m")
-    said = live(short, "walltime=5m", "nodes=2")
-    assert "QOS short: a job may have node 1, and this one asks for 2" in said
-    site.cluster.sh("sacctmgr -i modify qos short set GrpTRES=node=1")
-    other = site.cluster.sh("sbatch --parsable --qos=short -N1 -t 5 --wrap 'sleep 600'").strip()
-    until(lambda: site.cluster.sh("squeue -h -t R -o %i") == other)
-    assert "QOS short: node 1 of 1 are used, and the job asks for 1" in live(short, "walltime=5m")
-    site.cluster.sh(f"scancel {other}")
-    until(lambda: site.cluster.sh("squeue -h") == "")
     site.cluster.sh("scontrol update nodename=n1,n3 state=drain reason=burnt")
     said = live("nodes=4", "cluster.hosts=4")
     assert "2 hosts of partition debug are up, and the job wants 4" in said
     assert "burnt" in said
     assert site.cluster.sh("squeue -h") == ""
     assert not (site.folder / "runs").exists()
+
+
+def test_check_live_knows_limits_of_qos_and_what_is_used_of_them(
+    slurm_requirements: None, tmp_path: Path
+) -> None:
+    """Slurm itself takes each of these jobs, and lets it wait."""
+    settings = config.Settings(nodes=2, gpus=2, extra="AccountingStorageEnforce=associations,limits\n")
+    with cluster.Cluster(settings) as running:
+        running.sh("sacctmgr -i add qos short set MaxWall=10 MaxTRESPerJob=node=1 GrpTRES=node=1")
+        running.sh("sacctmgr -i add account lab")
+        running.sh("sacctmgr -i add user root account=lab")  # slurmdbd gives root's own account limits of 0
+        site = Site(tmp_path, running)
+        site.launcher("cluster", "discover", "slurm", "-o", "found.yaml")
+        own = ("batch={micro: 1}", "cluster.slurm.account=lab", "cluster.slurm.qos=short")
+
+        def live(*settings: str, code: int = 4) -> str:
+            words = [w for s in (*own, *settings) for w in ("--set", s)]
+            on = ("--cluster", "found.yaml", "--live", "--on", "slurm")
+            done = site.launcher("check", "job.yaml", *on, *words, code=code)
+            return done.stderr if code else done.stdout
+
+        assert "would start at" in live("nodes=1", "walltime=5m", code=0)
+        assert "walltime 00:20:00 is more than the 00:10:00 of QOS short" in live("nodes=1", "walltime=20m")
+        assert "QOS short: a job may have node 1, and this one asks for 2" in live("nodes=2", "walltime=5m")
+        running.sh("sbatch -A lab --qos=short -N1 -t 5 --wrap 'sleep 600'")
+        until(lambda: running.sh("squeue -h -t R -o %i") != "")
+        said = live("nodes=1", "walltime=5m")
+        assert "QOS short: node 1 of 1 are used, and the job asks for 1" in said
+        assert len(running.sh("squeue -h").splitlines()) == 1
+        assert not (site.folder / "runs").exists()
