@@ -28,6 +28,8 @@ TESTED_BY = (
     ("launcher/discovery", "launcher/discovery/test_cluster_file.py", "local probed"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_applying.py", "rights"),
     ("docker", "docker/test_preflight.py", "allreduce links"),
+    ("docker", "launcher/schedulers/kubernetes/test_leader.py", "lead"),
+    ("launcher/submission", "launcher/schedulers/kubernetes/test_leader.py", "leaders"),
     ("docker", "launcher/runs/test_receiving.py", "sender"),
     ("launcher/cli/verbs", "launcher/runs/test_receiving.py", "fetch"),
     ("launcher/cli/verbs", "launcher/schedulers/kubernetes/test_pipeline.py", "leading"),

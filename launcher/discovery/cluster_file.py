@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from launcher.discovery import probed
 from launcher.discovery.facts import TOPOLOGY
 from launcher.errors import SpecError, did_you_mean
+from launcher.fabrics import FABRICS
 from launcher.namedtuple import NamedTuple
 from launcher.rendering import templates
 from launcher.sizing import gpus
@@ -32,6 +33,7 @@ _FABRICS = {
     ("vpc.amazonaws.com/efa", "p5e.48xlarge"): "efa-p5",
     ("vpc.amazonaws.com/efa", "p5en.48xlarge"): "efa-p5en",
     ("vpc.amazonaws.com/efa", "p6-b200.48xlarge"): "efa-p6",
+    ("vpc.amazonaws.com/efa", "p6-b300.48xlarge"): "efa-p6-b300",
     ("vpc.amazonaws.com/efa", "p6e-gb200.36xlarge"): "efa-p6e-gb200",
     ("aliyun/erdma", ""): "alibaba-erdma",
 }
@@ -128,6 +130,7 @@ def of_kubernetes(facts: Kubernetes, found: Measured | None = None) -> str:
         memory=f"{nodes.memory // _MIB}MiB" if nodes else "",
         rdma=rdma,
         fabric=_fabric(rdma, labels.get(_INSTANCE, "")),
+        claimed="" if rdma else _claimed(facts.device_classes, labels.get(_INSTANCE, "")),
         taints=[t for t in (nodes.taints if nodes else ()) if t.key not in _GPUS],
         selector=_selector(nodes, facts.nodes),
         topology=[key for key in (*TOPOLOGY, _CLIQUE) if key in labels],
@@ -143,6 +146,12 @@ def _fabric(rdma: Sequence[tuple[str, int]], instance: str) -> str:
     """The one fabric that a device of the nodes and their machine type leave; '' where there are several, or none."""
     found = {_FABRICS.get((key, instance)) or _FABRICS.get((key, "")) for key, _ in rdma} - {None}
     return str(found.pop()) if len(found) == 1 else ""
+
+
+def _claimed(classes: Sequence[str], instance: str) -> str:
+    """The fabric of a machine type whose adapters a DRA driver hands out, or ''."""
+    of_type = (FABRICS[name] for (_, machine), name in _FABRICS.items() if machine == instance)
+    return next((f.name for f in of_type if f.device_class and f.device_class.name in classes), "")
 
 
 def _selector(nodes: Nodes | None, every: Sequence[Nodes]) -> dict[str, str]:

@@ -130,6 +130,7 @@ class Kubernetes(NamedTuple):
     queueing: tuple[str, ...] = ()
     queues: tuple[str, ...] = ()
     storage_classes: tuple[tuple[str, str], ...] = ()  # name, provisioner
+    device_classes: tuple[str, ...] = ()  # what DRA drivers hand out
     claims: tuple[Claim, ...] = ()
     pod_security: str = ""
     quotas: tuple[tuple[str, str, str], ...] = ()  # resource, used, hard

@@ -29,6 +29,7 @@ _QUEUEING = {
     "volcano": "scheduling.volcano.sh",
     "coscheduling": "scheduling.x-k8s.io",
 }
+_DEVICES = "resource.k8s.io/v1"
 _ENFORCED = "pod-security.kubernetes.io/enforce"
 
 
@@ -89,6 +90,7 @@ def look(server: api.Server, space: str) -> Kubernetes:
         queueing=queueing,
         queues=tuple(_queues(asked, groups, space)) if "kueue" in queueing else (),
         storage_classes=tuple((c["metadata"]["name"], c.get("provisioner", "")) for c in classes),
+        device_classes=tuple(_device_classes(asked, groups)),
         claims=tuple(map(_claim, claims)),
         pod_security=own.get("metadata", {}).get("labels", {}).get(_ENFORCED, ""),
         quotas=tuple(row for quota in quotas for row in _quota(quota)),
@@ -107,6 +109,17 @@ def _queues(asked: _Asked, groups: dict[str, Any], space: str) -> list[str]:
     version = groups[_QUEUEING["kueue"]]["preferredVersion"]["groupVersion"]
     path = f"/apis/{version}/namespaces/{space}/localqueues"
     return [q["metadata"]["name"] for q in asked.items("Kueue's queues", path, "`kubectl get localqueues`")]
+
+
+def _device_classes(asked: _Asked, groups: dict[str, Any]) -> list[str]:
+    """Of Kubernetes 1.34 and newer; what older ones have of DRA was served in other versions."""
+    there = {v["groupVersion"] for v in groups.get("resource.k8s.io", {}).get("versions", [])}
+    if _DEVICES not in there:
+        return []
+    found = asked.items(
+        "classes of devices that are claimed", f"/apis/{_DEVICES}/deviceclasses", "`kubectl get deviceclass`"
+    )
+    return [entry["metadata"]["name"] for entry in found]
 
 
 def _alike(nodes: list[dict[str, Any]]) -> list[Nodes]:

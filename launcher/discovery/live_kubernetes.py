@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.discovery import kubernetes as asked
 from launcher.errors import Problem, SubmitError, of_field
 from launcher.files import kubernetes_syntax
-from launcher.schedulers.kubernetes import api, applying, pods, rights
+from launcher.schedulers.kubernetes import api, applying, devices, pods, rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +71,11 @@ def _named(server: api.Server, space: str, plan: Plan) -> Iterator[Problem]:
             )
     if own.queue and own.queueing == "kueue":
         yield from _queue(server, space, own.queue)
+    claimed = devices.adapters(plan)
+    if claimed and _absent(server, f"/apis/resource.k8s.io/v1/deviceclasses/{claimed.device_class}"):
+        what = f"dra: the cluster has no DeviceClass {claimed.device_class}"
+        hint = "its DRA driver brings it, on Kubernetes 1.34 or newer; leave it out for the device plugin"
+        yield of_field("cluster", "kubernetes.adapters", what, hint)
 
 
 def _absent(server: api.Server, path: str) -> bool:

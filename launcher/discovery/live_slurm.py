@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import units
-from launcher.discovery import slurm
+from launcher.discovery import slurm, slurm_limits
 from launcher.discovery import slurm_output as output
 from launcher.discovery.asking import ask
 from launcher.errors import Problem, SubmitError, of_field
@@ -40,7 +40,8 @@ def check(plan: Plan, script: str) -> str:
     name = plan.cluster.slurm.partition
     own = next((p for p in partitions if (p.name == name if name else p.default)), None)
     tested = ask(["sbatch", "--test-only"], given=script)
-    problems = [*(_beyond(plan, own) if own else ()), *_hosts(plan, own), *_secrets(plan)]
+    problems = [*(_beyond(plan, own) if own else ()), *slurm_limits.beyond(plan, own), *_hosts(plan, own)]
+    problems += _secrets(plan)
     if tested.refusal:
         problems.insert(0, _refusal(tested.refusal))
     if problems:

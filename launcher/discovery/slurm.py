@@ -70,13 +70,13 @@ def _told(lacks: list[Lack], what: str, words: Sequence[str]) -> str:
 
 
 def _accounting(lacks: list[Lack]) -> tuple[list[Qos], list[str]]:
-    own = ["sacctmgr", "-n", "-P", "show", "assoc", f"user={_user()}"]
+    own = ["sacctmgr", "-n", "-P", "show", "assoc", f"user={user()}"]
     accounts = _told(lacks, "accounts", [*own, f"format={output.ASSOCIATION}"])
     levels = _told(lacks, "QOS", ["sacctmgr", "-n", "-P", "show", "qos", f"format={output.QOS}"])
     return output.qos(levels), output.accounts(accounts)
 
 
-def _user() -> str:
+def user() -> str:
     """Slurm goes by the number of the user, whatever LOGNAME says; one without a name is asked for by it."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name

@@ -4,7 +4,7 @@ Owns the reading of a provider's file, which has each value with its reason and 
 `launcher.fabrics.environment`'s. A new fabric is one entry in the file of its provider, with the fields of
 `model.Fabric`, whose sources are names of the file's `links`, each with its address and what it is of: the day of a
 commit, the release of a manual, or the day on which a page without either was read. What the entry leaves out is as in
-the fabric that it is `like`, and a `note` is for whoever reads the file.
+the fabric that it is `like`, but for `vendors`, and a `note` is for whoever reads the file.
 
 Only what a source asks for is set. Everything else is left to NCCL, which chooses by the hardware it finds:
 a value carried over from another network is worse than none.
@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.fabrics.model import Bandwidth, Fabric, Forbidden, HostPath, Sidecar, Variable
+from launcher.fabrics.model import Bandwidth, DeviceClass, Fabric, Forbidden, HostPath, Sidecar, Variable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +45,11 @@ def _read(name: str, entry: Mapping[str, Any], links: Mapping[str, str], like: F
     if given.get("bandwidth"):
         bandwidth = Bandwidth(**given["bandwidth"])
         given["bandwidth"] = bandwidth._replace(source=links[bandwidth.source])
+    if "device_class" in given:
+        device_class = DeviceClass(**given["device_class"])
+        given["device_class"] = device_class._replace(source=links[device_class.source])
+    # whose GPUs a fabric was described for is nothing that another one inherits
+    given.setdefault("vendors", Fabric._field_defaults["vendors"])
     if "mounts" in given:
         given["mounts"] = _mounts(given["mounts"])
     return like._replace(**given, name=name, variables=tuple(variables.values()))

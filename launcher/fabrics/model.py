@@ -57,6 +57,17 @@ class Sidecar(NamedTuple):
     source: str
 
 
+class DeviceClass(NamedTuple):
+    """A DeviceClass whose devices a pod claims where a DRA driver hands them out, `instead_of` an extended resource.
+
+    https://kubernetes.io/docs/concepts/scheduling-eviction/dynamic-resource-allocation/
+    """
+
+    name: str
+    instead_of: str
+    source: str
+
+
 class Bandwidth(NamedTuple):
     """Bus bandwidth of `all_reduce_perf` on healthy hosts, in GB/s (10^9 bytes), for a message of `size`.
 
@@ -79,6 +90,7 @@ class Fabric(NamedTuple):
     title: str
     sources: tuple[str, ...]
     checked: str = ""  # the day on which its values were last compared with its sources
+    vendors: tuple[str, ...] = ("nvidia",)  # whose GPUs: RCCL reads NCCL's names, oneCCL does not
     # Empty means every scheduler. Paths and interfaces of one cloud differ between its Slurm images and its
     # Kubernetes nodes; then there is a fabric for each.
     schedulers: tuple[str, ...] = ()
@@ -99,6 +111,7 @@ class Fabric(NamedTuple):
     memlock: bool = False  # network memory is pinned: the limit on locked memory must be unlimited
     # Kubernetes alone. Resources are for one host.
     resources: Mapping[str, int | str] = {}
+    device_class: DeviceClass | None = None
     annotations: Mapping[str, str] = {}
     capabilities: tuple[str, ...] = ()
     sidecars: tuple[Sidecar, ...] = ()

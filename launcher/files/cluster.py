@@ -167,6 +167,16 @@ class Serve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Leader:
+    service_account: KubernetesName = field(
+        description="Of the pod: `cluster rbac --cluster FILE` prints its rights."
+    )
+    image: Text | None = field(
+        None, "Its image, with Python 3.10 or newer; default: that of the first stage."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Kubernetes:
     namespace: Annotated[str, Read(follows(kubernetes_syntax.label))] | None = field(
         None, "Default: that of the kubeconfig's context."
@@ -194,6 +204,10 @@ class Kubernetes:
     topology: Annotated[Topology, Shorthand("label")] | None = field(
         None, "Keeps a run within one rack or block: a node label."
     )
+    leader: Annotated[Leader, Shorthand("service_account")] | None = field(
+        None,
+        "A pod with this service account submits the stages of pipelines, and jobs --after others: nobody has to stay.",
+    )
     runs: KubernetesName | None = field(
         None, "PersistentVolumeClaim for run folders; without it they end with the pods."
     )
@@ -207,6 +221,11 @@ class Kubernetes:
     )
     resources: Annotated[dict[LabelKey, Quantity], Then(_whole)] = field(
         dict, "More resources of a pod, such as rdma/ib: 8."
+    )
+    adapters: Literal["plugin", "dra"] = field(
+        "plugin",
+        "How pods get the adapters of EFA: plugin, counted by a device plugin; dra, claimed from the EFA DRA driver "
+        "(Kubernetes 1.34 or newer).",
     )
     node_selector: dict[LabelKey, LabelValue] = field(dict)
     tolerations: list[Toleration] = field(list)

@@ -6,6 +6,7 @@ Owns the change of a text; the fields are planning's to choose.
 from __future__ import annotations
 
 import io
+import posixpath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,11 +15,12 @@ if TYPE_CHECKING:
 _WIDTH = 4096  # no line that was written is folded
 
 
-def changed(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
+def changed(text: str, changes: Mapping[tuple[str, ...], Any], moved_from: str = "") -> str:
     """The YAML `text`, of a valid job, with `changes`: key path → value. A null takes its key out.
 
-    A value that stands for a mapping (`deepspeed: zero2` for `{preset: zero2}`) becomes one where it must. Raises
-    ValueError for a text that is no mapping.
+    A value that stands for a mapping (`deepspeed: zero2` for `{preset: zero2}`) becomes one where it must. `moved_from`
+    is the folder of the file that had the text, where the new one is for another: paths that start there are written
+    whole. Raises ValueError for a text that is no mapping.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -35,6 +37,8 @@ def changed(text: str, changes: Mapping[tuple[str, ...], Any]) -> str:
     for path, value in changes.items():
         _set(data, path, value)
     _shorten(data)
+    if moved_from:
+        _written_whole(data, moved_from)
     out = io.StringIO()
     yaml.dump(data, out)
     return out.getvalue()
@@ -55,6 +59,15 @@ def _set(data: Any, path: tuple[str, ...], value: Any) -> None:
         data.pop(last, None)
     elif data.get(last) != value or isinstance(data.get(last), bool) != isinstance(value, bool):
         data[last] = value
+
+
+def _written_whole(data: Any, folder: str) -> None:
+    """Make paths absolute that start at the job file's folder: a cluster file, and the code that travels."""
+    cluster, code = data.get("cluster"), data.get("code")
+    if isinstance(cluster, str) and (cluster.endswith((".yaml", ".yml")) or "/" in cluster):
+        data["cluster"] = posixpath.normpath(posixpath.join(folder, cluster))
+    if isinstance(code, str) and code != "none" and not code.startswith("~"):
+        data["code"] = posixpath.normpath(posixpath.join(folder, code))
 
 
 def _shorten(data: Any) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from launcher.errors import Problem, shown
+from launcher.fabrics import FABRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,11 +20,8 @@ if TYPE_CHECKING:
 # The names that the vendors' device plugins give: https://kubernetes.io/docs/tasks/manage-gpus/scheduling-gpus/
 _RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel": "gpu.intel.com/i915"}
 VENDORS = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel"}
-# Fabrics that set nothing but what RCCL reads too, which has NCCL's own names:
-# https://rocm.docs.amd.com/projects/rccl/en/latest/api-reference/env-variables.html
-_ANY = ("none", "loopback", "tcp", "infiniband", "roce", "oci", "oci-mi300x")
-# Intel's library is oneCCL, which reads none of NCCL's names: fabrics that set next to nothing.
-_WITHOUT_NCCL = ("none", "loopback", "tcp")
+# RCCL has NCCL's own names: https://rocm.docs.amd.com/projects/rccl/en/latest/api-reference/env-variables.html
+_LIBRARIES = {"nvidia": "NCCL", "amd": "RCCL", "intel": "oneCCL"}
 
 
 def resource(cluster: Cluster) -> str:
@@ -52,20 +50,21 @@ def problems(cluster: Cluster) -> Iterator[Problem]:
         # "CUDA can only enumerate a single compute instance": https://docs.nvidia.com/datacenter/tesla/mig-user-guide/
         what = f"kubernetes.gpu_resource {name}: a process sees one slice, and the second of {cluster.slots} ranks none"
         yield Problem(what, "use slots: 1, and more nodes for more ranks", about=("cluster", "slots"))
-    if card and card.vendor != "nvidia" and cluster.fabric not in _fabrics(card):
+    if card and card.vendor not in (whose := FABRICS[cluster.fabric].vendors):
         yield Problem(
-            f"fabric {shown(cluster.fabric)} is for NVIDIA's NCCL, which {VENDORS[card.vendor]}'s GPUs do not use",
-            f"use {', '.join(_fabrics(card)[1:])}, and give what {_library(card)} needs below `env:`",
+            f"fabric {shown(cluster.fabric)} is for {VENDORS[whose[0]]}'s {_LIBRARIES[whose[0]]}, which "
+            f"{VENDORS[card.vendor]}'s GPUs do not use",
+            _instead(card),
             about=("cluster", "fabric"),
         )
 
 
-def _fabrics(card: Gpu) -> tuple[str, ...]:
-    return _ANY if card.vendor == "amd" else _WITHOUT_NCCL
-
-
-def _library(card: Gpu) -> str:
-    return "RCCL" if card.vendor == "amd" else "oneCCL"
+def _instead(card: Gpu) -> str:
+    """Fabrics for the card's vendor; all of NVIDIA's would be too many to read."""
+    if card.vendor == "nvidia":
+        return "`python -m launcher env` lists them all"
+    there = [name for name, fabric in FABRICS.items() if card.vendor in fabric.vendors and name != "none"]
+    return f"use {', '.join(there)}, and give what {_LIBRARIES[card.vendor]} needs below `env:`"
 
 
 def _owner(name: str) -> str:

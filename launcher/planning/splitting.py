@@ -50,7 +50,7 @@ def reason(job: Job) -> str:
 
 def problems(job: Job, cluster: Cluster) -> Iterator[Problem]:
     """Numbers among which the ranks do not divide."""
-    world, together = job.nodes * cluster.slots, samples(job) * models(job)
+    world, together = job.nodes.max * cluster.slots, samples(job) * models(job)
     for path in (SAMPLE, *MODEL):
         if (number := _number(job, path)) > 1 and world % together:
             what = (

@@ -167,7 +167,7 @@ def job_settings(settings: Sequence[Any]) -> Changes:
     return {s.keys: s.value for s in settings if not (s.keys[0] == "cluster" and len(s.keys) > 1)}
 
 
-def with_job(plan: Plan, text: str) -> Plan:
-    """The same with the text of the job file, which the result is written from."""
+def with_job(plan: Plan, text: str, folder: str) -> Plan:
+    """The same with the text of the job file, which the result is written from, and the folder where that lies."""
     assert plan.tuning
-    return plan._replace(tuning=plan.tuning._replace(job=text))
+    return plan._replace(tuning=plan.tuning._replace(job=text, folder=folder))

@@ -40,13 +40,17 @@ class LeftOut(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """`steps`: of the first round; `limit`: seconds of a trial in it. `job`: the text of the file to change."""
+    """`steps`: of the first round; `limit`: seconds of a trial in it.
+
+    `job`: the text of the file to change; `folder`: where that file lies ('' in records of older versions).
+    """
 
     steps: int
     limit: int
     trials: tuple[Entry, ...]
     left_out: tuple[LeftOut, ...]
     job: str = ""
+    folder: str = ""
 
     @property
     def record(self) -> dict[str, Any]:
@@ -66,6 +70,7 @@ def restored(record: Any) -> Tuning:
         trials=tuple(_restored_entry(entry) for entry in record["trials"]),
         left_out=tuple(_restored_left_out(entry) for entry in record["left_out"]),
         job=str(record["job"]),
+        folder=str(record.get("folder", "")),
     )
 
 

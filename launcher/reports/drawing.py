@@ -5,6 +5,7 @@ Owns colours, fonts and axes; what is drawn is decided by estimate.py and curves
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import textwrap
 import warnings
@@ -45,16 +46,22 @@ STYLE = {
 }
 
 
+def require() -> None:
+    """Raise ToolMissingError without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ToolMissingError(
+            "--plot needs matplotlib, which is not installed", hint="pip install 'matplotlib>=3.8'"
+        )
+
+
 def encoded(draw: Callable[[], Any], kinds: Iterable[str]) -> dict[str, bytes]:
     """The figure that `draw` makes, as each of the `kinds` (png, svg, pdf).
 
     Raises ToolMissingError without matplotlib.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        hint = "pip install 'matplotlib>=3.8'"
-        raise ToolMissingError("--plot needs matplotlib, which is not installed", hint=hint) from None
+    require()
+    import matplotlib
+
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a character that the font lacks is drawn as a box
         figure = draw()

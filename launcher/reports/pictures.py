@@ -29,6 +29,16 @@ if TYPE_CHECKING:
 STARTS = {".html": b"<!doctype html>", ".png": b"\x89PNG\r\n\x1a\n", ".svg": b"<?xml", ".pdf": b"%PDF-"}
 
 
+def require(paths: Sequence[str]) -> None:
+    """Raise what drawing into `paths` would raise whatever is drawn: SpecError, or ToolMissingError without matplotlib.
+
+    For those who draw what is known only hours later.
+    """
+    for path in paths:
+        _suffix(Path(path))
+    drawing.require()
+
+
 def draw_plan(plan: Plan, paths: Sequence[str]) -> Iterator[str]:
     """Draw the plan's memory into the files `paths`; yields those that were written.
 
@@ -116,6 +126,8 @@ def _suffix(path: Path) -> str:
     if suffix not in STARTS:
         hint = f"name a file that ends in {', '.join(STARTS)}"
         raise SpecError(f"--plot {str(path)!r}: the suffix says which kind of picture it is", hint=hint)
+    if not path.parent.is_dir():
+        raise SpecError(f"--plot {path}: there is no folder {path.parent}", hint="make it first")
     try:
         if path.is_file() and path.stat().st_size:
             with path.open("rb") as file:

@@ -26,12 +26,14 @@ class PipelineRun(NamedTuple):
     """Stage → its run, in order (None when its folder is gone), and the stages that each needs.
 
     `after`: the folders of runs that must succeed before the first stage, where a command waits for them.
+    `leader`: the native id of what submits the stages inside the cluster; '' where a command or the scheduler does.
     """
 
     id: str
     runs: Mapping[str, Run | None]
     needs: Mapping[str, tuple[str, ...]]
     after: tuple[str, ...] = ()
+    leader: str = ""
 
     @property
     def is_plain(self) -> bool:
@@ -56,7 +58,13 @@ def write(folder: Path, scheduler: str, pipeline: PipelineRun) -> None:
         for name, run in pipeline.runs.items()
         if run
     ]
-    data = {"id": folder.name, "scheduler": scheduler, "after": pipeline.after, "stages": stages}
+    data = {
+        "id": folder.name,
+        "scheduler": scheduler,
+        "after": pipeline.after,
+        **({"leader": pipeline.leader} if pipeline.leader else {}),
+        "stages": stages,
+    }
     folders.write_files(folder, {RECORD: json.dumps(data, indent=1) + "\n"})
 
 
@@ -73,15 +81,17 @@ def read(path: Path) -> PipelineRun:
         scheduler = str(data.get("scheduler", ""))
         names = {str(entry["stage"]): str(entry["run"]) for entry in data["stages"]}
         needs = {str(entry["stage"]): tuple(map(str, entry["needs"])) for entry in data["stages"]}
-        after = tuple(map(str, data.get("after", ())))
+        after, leader = tuple(map(str, data.get("after", ()))), str(data.get("leader", ""))
         wrong = [need for named in needs.values() for need in named if need not in needs]
     except (KeyError, TypeError, AttributeError) as error:
         raise RunNotFoundError(f"{path} cannot be read: {record.why(error)}") from None
+    if leader and not record.is_native("kubernetes", leader):  # it must not become a path of the server
+        raise RunNotFoundError(f"{path} cannot be read: {leader[:40]!r} is no id of kubernetes")
     if not names or wrong or any("/" in run for run in names.values()):
         raise RunNotFoundError(f"{path} cannot be read: it has no stages, or needs one that it does not have")
     runs = path.parent.parent
     stages = {stage: _run(runs / run, scheduler) for stage, run in names.items()}
-    return PipelineRun(path.parent.name, stages, needs, after)
+    return PipelineRun(path.parent.name, stages, needs, after=after, leader=leader)
 
 
 def _run(folder: Path, scheduler: str) -> Run | None:

@@ -156,14 +156,19 @@ def read(path: Path) -> Run:
         )
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise _broken(path, why(error)) from None
-    pattern = _NATIVE.get(run.scheduler)
-    if pattern and not pattern.fullmatch(run.native_id):
+    if not is_native(run.scheduler, run.native_id):
         raise _broken(path, f"{run.native_id[:40]!r} is no id of {run.scheduler}")
     if not (math.isfinite(run.submitted) and 0 <= run.submitted <= _LATEST):
         raise _broken(path, f"submitted {run.submitted} is no time")
     if not (1 <= run.nodes <= _MOST and 1 <= run.slots <= _MOST):
         raise _broken(path, f"{run.nodes} hosts of {run.slots} slots")
     return run
+
+
+def is_native(scheduler: str, native_id: str) -> bool:
+    """Whether it looks like an id of the scheduler's."""
+    pattern = _NATIVE.get(scheduler)
+    return not pattern or bool(pattern.fullmatch(native_id))
 
 
 def prepared(folder: Path, scheduler: str) -> Run:

@@ -15,7 +15,7 @@ from launcher.errors import LauncherError, PlanError, Problem, SpecError, Submit
 from launcher.runs import folders, pipelines, record, status
 from launcher.runs.pipelines import PipelineRun
 from launcher.runs.status import Status
-from launcher.submission import placement, submit, waiting
+from launcher.submission import leaders, placement, submit, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -99,6 +99,18 @@ def prepare(
     return pipeline, plans
 
 
+def hand_over(pipeline: PipelineRun, plans: Mapping[str, Plan]) -> PipelineRun:
+    """Have a pod of the cluster submit the prepared stages. Returns the pipeline as it is recorded now.
+
+    Raises what submitting raises, with nothing left behind.
+    """
+    try:
+        return leaders.hand_over(pipeline, plans)
+    except BaseException:
+        _abandon(plans, Path(next(iter(plans.values())).workspace.runs) / pipeline.id)
+        raise
+
+
 def _abandon(plans: Mapping[str, Plan], home: Path | None) -> None:
     for plan in plans.values():
         record.abandon(plan)
@@ -172,7 +184,7 @@ def statuses(pipeline: PipelineRun) -> dict[str, Status]:
             result[name] = Status("CANCELLED", "not submitted: an earlier stage did not succeed")
         elif waiting.is_waiting(pipeline):
             result[name] = waiting.status(pipeline)
-    return result
+    return result | (leaders.unsubmitted(pipeline, result) if pipeline.leader else {})
 
 
 def state(known: Mapping[str, Status]) -> str:
@@ -210,6 +222,7 @@ def current(pipeline: PipelineRun) -> Run:
 
 def cancel(pipeline: PipelineRun) -> None:
     """End every stage, the last one first, so that none starts because another is gone."""
+    pipeline = leaders.stopped(pipeline)
     known = statuses(pipeline)
     if waiting.is_waiting(pipeline):
         waiting.cancel(pipeline)

@@ -61,7 +61,8 @@ def _rbac(given: options.Cluster) -> int:
     own = load.load_cluster(given.cluster) if given.cluster else None
     needs = rights.needs(own) if own else rights.every()
     namespace = given.namespace or (own.kubernetes.namespace if own else None) or "default"
-    _put(path, rights.role(needs, namespace), "`kubectl apply -f` it, as an administrator")
+    leader = own.kubernetes.leader.service_account if own and own.kubernetes.leader else ""
+    _put(path, rights.role(needs, namespace, leader), "`kubectl apply -f` it, as an administrator")
     return OK
 
 

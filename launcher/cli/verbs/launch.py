@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def launch(given: options.Launch) -> int:
-    from launcher.errors import PlanError, SpecError
+    from launcher.errors import SpecError
     from launcher.submission import pipelines, placement
 
     shared.check_suffix(given.name)
@@ -36,14 +36,11 @@ def launch(given: options.Launch) -> int:
     stages = shared.load_stages(given.job, given)
     after = placement.dependencies(given.after, given.scheduler)
     led = given.scheduler == "kubernetes" and (len(stages.stages) > 1 or bool(after))
-    if led and given.submits and not given.wait:
-        raise PlanError(
-            "Kubernetes has no jobs that wait for each other",
-            hint="add --wait: each is then submitted when the one before has succeeded",
-        )
     exclude = placement.bad_hosts(say) if given.exclude_bad else ()
     plan_of = shared.planner(given.name, exclude)
     plans = pipelines.plan_all(stages, plan_of, given.scheduler)
+    if led and given.submits and not given.wait:
+        _require_leader(plans)
     require_all(given, plans)
     tokens.require(given, plans, {stage.name: stage.needs for stage in stages.stages})
     if not given.submits:
@@ -51,8 +48,10 @@ def launch(given: options.Launch) -> int:
             say("what is printed or written does not enforce --after")
         return _rehearse(given, stages, {name: plan._replace(after=after) for name, plan in plans.items()})
     pipeline, prepared = pipelines.prepare(stages, plan_of, given.scheduler, after)
-    if led:
+    if led and given.wait:
         return leading.lead(pipeline, exclude)
+    if led:
+        return leading.hand_over(pipeline, prepared)
     pipeline = pipelines.submit_all(pipeline, prepared, given.scheduler)
     _say_submitted(pipeline)
     if given.wait:
@@ -61,6 +60,20 @@ def launch(given: options.Launch) -> int:
     say(f"follow it with: python -m launcher {hint}")
     print(pipeline.id)
     return OK
+
+
+def _require_leader(plans: Mapping[str, Plan]) -> None:
+    """Raise PlanError where nobody would submit the stages that wait."""
+    from launcher.errors import PlanError
+    from launcher.schedulers.kubernetes import leader
+
+    if not all(plan.cluster.kubernetes.leader for plan in plans.values()):
+        raise PlanError(
+            "Kubernetes has no jobs that wait for each other",
+            hint="add --wait: each is then submitted when the one before has succeeded; or kubernetes.leader in the "
+            "cluster file: a pod submits them",
+        )
+    leader.require(plans)
 
 
 def require_all(given: options.Launch | options.Prove, plans: Mapping[str, Plan]) -> None:

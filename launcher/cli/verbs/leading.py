@@ -1,4 +1,4 @@
-"""--wait: stages followed to their end, and on Kubernetes submitted one after the other by this command.
+"""Stages that wait for each other: followed to their end (--wait), on Kubernetes submitted by this command or a pod.
 
 Owns what is said when the command ends before its stages do.
 """
@@ -11,8 +11,9 @@ from launcher.cli.streams import say
 from launcher.cli.verbs.shared import JOB_FAILED, OK
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from launcher.planning.plan import Plan
     from launcher.runs.pipelines import PipelineRun
     from launcher.runs.record import Run
 
@@ -51,6 +52,19 @@ def lead(pipeline: PipelineRun, exclude: Sequence[str] = ()) -> int:
     if awaited:
         say(f"{pipeline.id} was not submitted: {awaited} has not succeeded; once it has, {goes_on}")
     return _ended(pipeline, last)
+
+
+def hand_over(pipeline: PipelineRun, plans: Mapping[str, Plan]) -> int:
+    """Have a pod submit one stage after the other, and leave."""
+    from launcher.submission import pipelines
+
+    led = pipelines.hand_over(pipeline, plans)
+    say(
+        f"{led.id}: led by {led.leader.partition(':')[0]}, which submits each stage when the one before has succeeded"
+    )
+    say(f"follow it with: python -m launcher status {led.id}")
+    print(led.id)
+    return OK
 
 
 def _succeeds(stage: str, run: Run) -> bool:

@@ -75,9 +75,10 @@ def resume(given: options.Run) -> int:
     exclude = placement.bad_hosts(say) if given.exclude_bad else ()
     if not pipeline.is_plain and all(run.scheduler == "kubernetes" for run in pipeline.present):
         from launcher.cli.verbs import leading
+        from launcher.submission import leaders
 
         pipelines.require_unfinished(pipeline)
-        return leading.lead(pipeline, exclude)
+        return leading.lead(leaders.taken_back(pipeline), exclude)
     for run in pipelines.resume(pipeline, exclude):
         before = f" (before: {run.former[-1].partition(':')[0]})" if run.former else ""
         say(f"{run.id} resumed as {run.native_id.partition(':')[0]}{before}")

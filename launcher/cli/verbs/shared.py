@@ -161,4 +161,9 @@ def find(name: str) -> PipelineRun:
     from launcher.planning import workspace
     from launcher.runs import pipelines
 
-    return pipelines.find(workspace.runs(), name)
+    found = pipelines.find(workspace.runs(), name)
+    if found.leader:
+        from launcher.submission import leaders
+
+        return leaders.adopted(found)
+    return found

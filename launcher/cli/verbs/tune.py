@@ -36,6 +36,10 @@ def tune(given: options.Tune) -> int:
     if (given.plot or given.output) and not given.wait:
         option = "--plot" if given.plot else "-o"
         raise SpecError(f"{option} needs results", hint=f"add --wait, or `tune RUN {option} FILE` later")
+    if given.plot:
+        from launcher.reports import pictures
+
+        pictures.require(given.plot)  # before the hours that they are about
     run = _submitted(given, plan)
     if not given.wait:
         say(f"see what it finds, and write the job file: python -m launcher tune {run.id} -o FILE")
@@ -102,13 +106,20 @@ def _plan(given: options.Tune) -> Plan:
     own = tuning.job_settings([settings.parse(word) for word in given.settings])
     wishes = tuning.Wishes(space=asked, steps=given.steps, limit=limit, most=given.most, settings=own)
     plan = tuning.make(loaded, workspace.here(), given.name, wishes)
-    return tuning.with_job(plan, path.read_text(encoding="utf-8-sig"))
+    return tuning.with_job(plan, path.read_text(encoding="utf-8-sig"), str(path.resolve().parent))
 
 
 def _rehearse(given: options.Tune, plan: Plan) -> int:
+    from launcher import schedulers
     from launcher.reports import tuning
 
+    name = schedulers.ALIASES.get(given.on, given.on)
+    on = schedulers.load(name)
     shared.warn(plan, given.strict)
+    for warning in schedulers.warnings(name, plan):
+        say(f"warning: {warning}")
+    shared.require_image(plan, name, force=False, ask=False)
+    on.render(plan)  # what the scheduler would not take
     assert plan.tuning
     rows = tuning.planned(plan.tuning)
     print(tuning.data(rows) if given.json else tuning.text(rows))
@@ -181,18 +192,26 @@ def _write(given: options.Tune, run: Run, found: Found) -> str:
     from launcher.planning import tuning_record
 
     best = found.tuning.trials[found.ranked[0]]
-    try:
-        text = tuned.changed(found.tuning.job, tuning_record.fields(best))
-    except ValueError as error:
-        raise RunNotFoundError(f"{run.id}: the job file in its plan.json cannot be read: {error}") from None
+
+    def text(folder: Path) -> bytes:
+        """For a file in `folder`."""
+        home = found.tuning.folder
+        moved_from = "" if str(folder.resolve()) == home else home
+        try:
+            changed = tuned.changed(found.tuning.job, tuning_record.fields(best), moved_from)
+        except ValueError as error:
+            what = f"{run.id}: the job file in its plan.json cannot be read: {error}"
+            raise RunNotFoundError(what) from None
+        return atomic.encoded(changed)
+
     kept = run.folder / "tuned.yaml"
     if not kept.exists():
-        atomic.write(kept, atomic.encoded(text))
+        atomic.write(kept, text(run.folder))
     if not given.output:
         return str(kept)
     try:
         with Path(given.output).open("xb") as file:
-            file.write(atomic.encoded(text))
+            file.write(text(Path(given.output).parent))
     except OSError as error:
         hint = "name another one"
         raise SpecError(f"-o {given.output}: {error.strerror}", hint=hint) from None

@@ -16,7 +16,7 @@ from launcher.namedtuple import NamedTuple
 from launcher.planning import own_program
 from launcher.rendering import templates
 from launcher.runs import record
-from launcher.schedulers.kubernetes import carried, checks, kinds, pods, queues, storage, trainer
+from launcher.schedulers.kubernetes import carried, checks, devices, kinds, pods, queues, storage, trainer
 
 if TYPE_CHECKING:
     import contextlib
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from launcher.runs.unpacking import Line
     from launcher.schedulers import Files
     from launcher.schedulers.kubernetes.carried import Carried
+    from launcher.schedulers.kubernetes.devices import Adapters
     from launcher.schedulers.kubernetes.pods import Pod
     from launcher.schedulers.kubernetes.queues import Queueing
     from launcher.schedulers.kubernetes.trainer import Overrides
@@ -91,7 +92,12 @@ class Objects(NamedTuple):
 
     @property
     def channel(self) -> str:
-        return pods.channel(self.plan)
+        """Of a ComputeDomain; '' for a run without one."""
+        return devices.channel(self.plan) if devices.domain(self.plan) else ""
+
+    @property
+    def adapters(self) -> Adapters | None:
+        return devices.adapters(self.plan)
 
     @property
     def left(self) -> list[str]:

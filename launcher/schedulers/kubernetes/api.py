@@ -211,7 +211,8 @@ def _absent(server: Server, message: str, path: str, is_status: bool) -> Problem
     known = (*kinds.KINDS.values(), *kinds.OTHERS)
     entry = next((k for k in known if match and (k.api, k.plural) == match.groups()), None)
     if entry and (not is_status or message == "the server could not find the requested resource"):
-        hint = f"install it: {entry.install}" if entry.install else "is this a Kubernetes API server?"
+        install = f"install it: {entry.install}" if entry.install else ""
+        hint = install or entry.lacks or "is this a Kubernetes API server?"
         versions = _versions(server, entry.api.partition("/")[0], entry.plural)
         if versions:
             hint = f"it serves version {', '.join(versions)}; {hint}"

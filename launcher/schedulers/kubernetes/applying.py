@@ -46,7 +46,12 @@ class Place(NamedTuple):
 
 def place(run: Run) -> Place:
     """Where `run` is."""
-    shown, _, rest = run.native_id.partition(":")
+    return named(run.native_id)
+
+
+def named(native_id: str) -> Place:
+    """The Place of its text."""
+    shown, _, rest = native_id.partition(":")
     uid, _, context = rest.partition(" ")
     namespace, kind, name = shown.split("/")
     return Place(namespace, kind, name, uid=uid, context=context)
@@ -54,8 +59,12 @@ def place(run: Run) -> Place:
 
 def reach(run: Run) -> tuple[api.Server, Place]:
     """The server that has `run`, and where on it. Raises as `api.connect` does."""
-    at = place(run)
-    return api.connect(at.context or None), at
+    return there(place(run)), place(run)
+
+
+def there(at: Place) -> api.Server:
+    """The server of a Place. Raises as `api.connect` does."""
+    return api.connect(at.context or None)
 
 
 def objects(manifest: str) -> list[Object]:
@@ -87,8 +96,7 @@ def apply(manifest: str, context: str | None, namespace: str | None) -> str:
         _say(documents[0], _create(server, namespace, documents[0]))
         done.append(documents[0])
         for document in documents[1:]:
-            if _find(server, namespace, document) is not None:
-                raise _taken(document, namespace)
+            require_free(server, namespace, document)
             main, warnings = _patiently(server, namespace, document)
             done.append(document)
             _say(document, warnings)
@@ -116,7 +124,7 @@ def replace(run: Run, manifest: str) -> str:
     cancel(run)
     server, at = reach(run)
     deadline = time.monotonic() + _GONE_SECONDS
-    while any(_find(server, at.namespace, document) is not None for document in objects(manifest)):
+    while any(find(server, at.namespace, document) is not None for document in objects(manifest)):
         if time.monotonic() > deadline:
             hint = "try again when its pods have ended"
             raise SubmitError(f"objects of {run.id} are still being deleted", hint=hint)
@@ -140,6 +148,12 @@ def _patiently(server: api.Server, namespace: str, document: Object) -> tuple[Ob
                 raise
         time.sleep(_PAUSE)
     return _apply(server, namespace, document)
+
+
+def require_free(server: api.Server, namespace: str, document: Object) -> None:
+    """Raise SubmitError where there is an object of the document's name."""
+    if find(server, namespace, document) is not None:
+        raise _taken(document, namespace)
 
 
 def _taken(document: Object, namespace: str) -> SubmitError:
@@ -172,11 +186,11 @@ def cancel(run: Run) -> None:
     """Delete the run's objects, the one that has the pods first; what is gone already is passed over."""
     server, at = reach(run)
     main = kinds.KINDS[at.kind]
-    _delete(server, api.path(main, at.namespace, at.name), propagationPolicy="Foreground")
+    remove(server, api.path(main, at.namespace, at.name), propagationPolicy="Foreground")
     manifest = run.folder / "manifest.yaml"
     with contextlib.suppress(FileNotFoundError):
         for document in reversed(objects(manifest.read_text(encoding="utf-8"))[:-1]):
-            _delete(server, _path(at.namespace, document))
+            remove(server, _path(at.namespace, document))
 
 
 def diff(plan: Plan, render: Callable[[Plan], Files]) -> str:
@@ -189,7 +203,7 @@ def diff(plan: Plan, render: Callable[[Plan], Files]) -> str:
     plan = plan._replace(id=_newest(server, namespace, plan) or plan.id)
     parts = []
     for document in objects(render(plan)["manifest.yaml"]):
-        live = _find(server, namespace, document)
+        live = find(server, namespace, document)
         try:
             wanted = _apply(server, namespace, document, dryRun="All", force="true")[0]
             note = ""
@@ -273,7 +287,7 @@ def _apply(server: api.Server, namespace: str, document: Object, **query: str) -
     return server.call("PATCH", _path(namespace, document), document, api.APPLY, **wanted)
 
 
-def _find(server: api.Server, namespace: str, document: Object) -> Object | None:
+def find(server: api.Server, namespace: str, document: Object) -> Object | None:
     """The live object, or None. Raises Refusal when its kind or namespace is not there."""
     try:
         return server.get(_path(namespace, document))
@@ -286,13 +300,13 @@ def _find(server: api.Server, namespace: str, document: Object) -> Object | None
 def _is_deleted(server: api.Server, namespace: str, document: Object) -> bool:
     """Delete the object. Returns whether it is gone now."""
     try:
-        _delete(server, _path(namespace, document), propagationPolicy="Background")
+        remove(server, _path(namespace, document), propagationPolicy="Background")
     except api.Refusal:
         return False
     return True
 
 
-def _delete(server: api.Server, path: str, **query: str) -> None:
+def remove(server: api.Server, path: str, **query: str) -> None:
     """Delete what is at `path`; what is gone already is fine."""
     try:
         server.call("DELETE", path, **query)

@@ -15,7 +15,7 @@ from launcher.files.cluster import Serve
 from launcher.images import names
 from launcher.planning import tiers
 from launcher.rendering import container_checks
-from launcher.schedulers.kubernetes import carried, pods, resource_checks, storage, trainer
+from launcher.schedulers.kubernetes import carried, devices, pods, resource_checks, storage, trainer
 from launcher.schedulers.kubernetes import kinds as objects
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
         *_environment(plan, pod),
         *_paths(plan, pod),
         *resource_checks.problems(plan),
+        *devices.problems(plan),
         *_kind(plan),
         *storage.problems(plan),
         *tiers.unmounted(plan, storage.kept(plan)),

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING
 from launcher.errors import SubmitError
 from launcher.rendering import templates
 from launcher.schedulers import inside
-from launcher.schedulers.kubernetes import api, applying, hosts, kinds, pods, security, storage, waits
+from launcher.schedulers.kubernetes import (
+    api,
+    applying,
+    hosts,
+    kinds,
+    patching,
+    pods,
+    queues,
+    security,
+    storage,
+    waits,
+)
 from launcher.schedulers.kubernetes.execution import Execution
 
 if TYPE_CHECKING:
@@ -100,19 +111,31 @@ def _beside(
 
 
 def manifest(plan: Plan, name: str) -> str:
-    """The pod's text: the run's image, user, pull secrets and tolerations, and its claim to read."""
+    """The pod's text: the run's image, user, pull secrets, nodes, labels and queue, and its claim to read."""
     wait = ["-c", f"import time; time.sleep({_LONGEST})"]
-    return templates.text(
+    own = plan.cluster.kubernetes
+    text = templates.text(
         "kubernetes/fetch.yaml.j2",
         plan=plan,
         name=name,
+        labels={
+            **own.labels,
+            **queues.label(own),
+            "app.kubernetes.io/name": plan.job.name,
+            "app.kubernetes.io/component": "fetch",
+            "app.kubernetes.io/managed-by": "launcher",
+            "launcher/fetch": plan.id,
+        },
         seconds=_LONGEST,
+        # not its affinity to other pods, which may be gone
+        affinity={key: value for key, value in own.affinity.items() if key == "nodeAffinity"},
         tolerations=pods.tolerations(plan),
         rights=security.rights(plan).pod,
         container=_CONTAINER,
         command=[pods.literal(word) for word in inside.with_python(wait)],
         folder=storage.FOLDER,
     )
+    return patching.beside(plan, text)
 
 
 def _until_it_runs(server: Server, at: Place, name: str, say: Callable[[str], None]) -> None:

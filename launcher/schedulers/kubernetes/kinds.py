@@ -38,6 +38,7 @@ _LONGEST = 63  # a DNS label, which pods' host names, Services and label values 
 class Kind(NamedTuple):
     """A kind of object. `plural` is its name in the API's paths; `install` is the command that brings it.
 
+    `lacks` is what to do where no command does.
     `container` is how its controller finds the ranks' container in a pod, `lost` what it does about a pod that is lost.
     """
 
@@ -47,6 +48,7 @@ class Kind(NamedTuple):
     plural: str
     lost: str = ""
     install: str = ""
+    lacks: str = ""
     container: str = "node"
     # What the controller labels the pods with, where the run's own label may not reach them.
     label: str = ""

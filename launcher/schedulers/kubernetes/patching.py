@@ -33,6 +33,8 @@ _POD = {
     "tolerations": "kubernetes.tolerations, which are added to those that a run needs",
 }
 _CONTAINER = {"image": "`image:`", "command": "`command:` of the job", "args": "`args:` of the job"}
+# What a patch gives the ranks' container, which a pod beside the run's does not have.
+_OF_RANKS = ("containers", "initContainers", "volumes", "resourceClaims", "topologySpreadConstraints")
 _LISTS = {"env": "`env:`", "volumeMounts": "`mounts:`"}
 
 
@@ -49,15 +51,23 @@ def patched(plan: Plan, manifest: str) -> str:
     if plan.cluster.kubernetes.runtime:
         what = "pod_patch: the pods of a runtime of the cluster are not the launcher's to patch"
         raise PlanError(_problem(what, "leave kubernetes.runtime out: the run then creates its own runtime"))
-    return "\n---\n".join(_document(plan, text, patch) for text in manifest.split("\n---\n"))
+    return "\n---\n".join(_merged_into(text, patch) for text in manifest.split("\n---\n"))
+
+
+def beside(plan: Plan, text: str) -> str:
+    """Pods beside the run's, with what of the patch admits and places pods: all but what ranks have inside."""
+    given: dict[str, Any] = {str(part): own for part, own in plan.cluster.kubernetes.pod_patch.items()}
+    spec = {field: own for field, own in given.get("spec", {}).items() if field not in _OF_RANKS}
+    patch = given | ({"spec": spec} if "spec" in given else {})
+    return "\n---\n".join(_merged_into(part, patch, check=False) for part in text.split("\n---\n"))
 
 
 def _problem(what: str, hint: str = "") -> Problem:
     return Problem(f"kubernetes.{what}", hint, about=("cluster", "kubernetes", "pod_patch"))
 
 
-def _document(plan: Plan, text: str, patch: Mapping[str, Any]) -> str:
-    """One document of the manifest; a document without pods is left as it is."""
+def _merged_into(text: str, patch: Mapping[str, Any], check: bool = True) -> str:
+    """One document of a manifest; a document without pods is left as it is. `check`: raise for what breaks a run."""
     yaml = YAML()
     yaml.preserve_quotes, yaml.width = True, 2**20
     yaml.indent(mapping=2, sequence=4, offset=2)
@@ -68,7 +78,7 @@ def _document(plan: Plan, text: str, patch: Mapping[str, Any]) -> str:
     for template in templates:
         before = copy.deepcopy(template)
         _merge(template, patch)
-        if problems := list(_broken(before, template)):
+        if check and (problems := list(_broken(before, template))):
             raise PlanError(*problems)
     written = io.StringIO()
     yaml.dump(document, written)

@@ -16,7 +16,7 @@ from launcher.fabrics import environment as fabrics_environment
 from launcher.namedtuple import NamedTuple
 from launcher.planning import accelerators, own_program, ranks_environment, weights
 from launcher.rendering import command, containers, templates
-from launcher.schedulers.kubernetes import carried, kinds, queues, security, storage, unfit
+from launcher.schedulers.kubernetes import carried, devices, kinds, queues, security, storage, unfit
 from launcher.sizing import memory
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def make(plan: Plan, labels: dict[str, str], queue: queues.Queueing) -> Pod:
         node_selector=cluster.node_selector,
         scheduler=cluster.scheduler or queue.scheduler,
         rights=security.rights(plan),
-        claims=_claims(plan),
+        claims=devices.claims(plan),
         spread=_spread(plan),
     )
 
@@ -225,7 +225,7 @@ def _references(plan: Plan) -> tuple[tuple[str, dict[str, Any]], ...]:
 def resources(plan: Plan) -> tuple[dict[str, str], dict[str, str]]:
     """(limits, requests) of a pod. Devices need equal ones; CPUs have no limit, which would only slow them down."""
     cluster = plan.cluster.kubernetes
-    limits = {k: str(v) for k, v in plan.fabric.resources.items()} | cluster.resources
+    limits = devices.counted(plan)
     if plan.gpu:
         limits = {accelerators.resource(plan.cluster): str(plan.slots)} | limits
     total = memory_limit(plan)
@@ -244,17 +244,6 @@ def _least_memory(plan: Plan) -> int:
         return processes
     estimated = plan.estimate.evaluation.memory
     return estimated.host.total if plan.gpu else processes + plan.slots * estimated.slot.total
-
-
-def channel(plan: Plan) -> str:
-    """The name of the claims' template that NVIDIA's DRA driver makes of the run's ComputeDomain."""
-    return f"{kinds.name(plan)}-channel"
-
-
-def _claims(plan: Plan) -> tuple[dict[str, Any], ...]:
-    """Devices that are claimed, not counted: a channel for NVLink between hosts."""
-    wanted = plan.fabric.compute_domain and plan.gpu
-    return ({"name": "imex", "resourceClaimTemplateName": channel(plan)},) if wanted else ()
 
 
 def _spread(plan: Plan) -> tuple[dict[str, Any], ...]:

@@ -41,12 +41,9 @@ class Queueing(NamedTuple):
 def make(plan: Plan, requests: dict[str, str]) -> Queueing:
     """The queueing of `plan`, whose pods each ask for `requests`."""
     cluster = plan.cluster.kubernetes
-    labels: dict[str, str] = {}
     pod_labels: dict[str, str] = {}
     pod_annotations: dict[str, str] = {}
-    if cluster.queueing == "kueue" and cluster.queue:
-        # The label is enough: Kueue's webhook suspends the object until it is admitted.
-        labels[f"{KUEUE}/queue-name"] = cluster.queue
+    if labels := label(cluster):
         if cluster.queue_priority:
             labels[f"{KUEUE}/priority-class"] = cluster.queue_priority
     elif cluster.queueing == "volcano":
@@ -70,6 +67,11 @@ def make(plan: Plan, requests: dict[str, str]) -> Queueing:
         scheduler=_SCHEDULERS.get(cluster.queueing),
         group=_group(plan, requests),
     )
+
+
+def label(cluster: Kubernetes) -> dict[str, str]:
+    """Kueue's queue, as a label; {} without one. It is enough: Kueue's webhook suspends the object until admitted."""
+    return {f"{KUEUE}/queue-name": cluster.queue} if cluster.queueing == "kueue" and cluster.queue else {}
 
 
 def warnings(plans: Sequence[Plan]) -> Iterator[Problem]:

@@ -65,6 +65,75 @@ def test_the_file_passes_check_and_a_job_is_submitted_with_it(
     assert ("jobs", out.strip()) in cluster.objects()
 
 
+@pytest.mark.parametrize("cloud", sorted(answers.CLOUDS))
+def test_a_job_is_submitted_with_the_file_of_each_cloud(
+    cloud: str, cluster: Cluster, run: Run, job: str, tmp_path: Path
+) -> None:
+    furnish(cluster, cloud)
+    file = str(tmp_path / "found.yaml")
+    assert run("cluster", "discover", "kubernetes", "-o", file)[0] == 0
+    given = ("model=gpt2", "nodes=1", "cluster.image=registry.example.com/train:1")
+    words = ("--cluster", file, *(word for setting in given for word in ("--set", setting)))
+    code, _, err = run("check", job, "--on", "kubernetes", *words)
+    assert code == 0, err
+    code, out, err = run("kubernetes", job, *words)
+    assert code == 0, err
+    assert ("jobs", out.strip()) in cluster.objects()
+
+
+def test_adapters_that_a_driver_hands_out(cluster: Cluster, run: Run, job: str, tmp_path: Path) -> None:
+    """EFA without its device plugin: the nodes count none, and the driver's class is there."""
+    furnish(cluster, "aws")
+    for number, node in enumerate(answers.CLOUDS["aws"]):
+        held = {
+            k: v for k, v in node["status"]["allocatable"].items() if not k.startswith("vpc.amazonaws.com")
+        }
+        named = {**node, "kind": "Node", "metadata": {**node["metadata"], "name": f"n{number}"}}
+        cluster.tell("put", plural="nodes", namespace="", object={**named, "status": {"allocatable": held}})
+    file, words = tmp_path / "found.yaml", ("--set", "model=gpt2", "--on", "kubernetes", "--live")
+    assert run("cluster", "discover", "kubernetes", "-o", str(file))[0] == 0
+    assert "no device for RDMA was seen" in file.read_text()
+    known = {"kind": "DeviceClass", "metadata": {"name": "efa.networking.k8s.aws"}}
+    cluster.tell("put", plural="deviceclasses", namespace="", object=known)
+    assert run("cluster", "discover", "kubernetes", "--force", "-o", str(file))[0] == 0
+    assert 'fabric: "efa-p5"' in file.read_text()
+    assert "adapters: dra" in file.read_text()
+    code, _, err = run("check", job, "--cluster", str(file), *words)
+    assert code == 0, err
+    cluster.tell("remove", plural="deviceclasses", namespace="", name="efa.networking.k8s.aws")
+    code, _, err = run("check", job, "--cluster", str(file), *words)
+    assert (code, "the cluster has no DeviceClass efa.networking.k8s.aws" in err) == (4, True), err
+
+
+def test_a_server_that_takes_questions_and_answers_none(
+    cluster: Cluster, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launcher.schedulers.kubernetes.api._PATIENCE", (0.2, 0.2))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        config = cluster.kubeconfig(server=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("KUBECONFIG", str(config))
+        file = tmp_path / "found.yaml"
+        code, out, err = run("cluster", "discover", "kubernetes", "-o", str(file))
+    assert (code, out, "does not answer" in err, file.exists()) == (4, "", True, False), err
+
+
+def test_a_file_that_is_there_is_compared_and_kept(cluster: Cluster, run: Run, tmp_path: Path) -> None:
+    furnish(cluster, "aws")
+    file = tmp_path / "found.yaml"
+    assert run("cluster", "discover", "kubernetes", "-o", str(file))[0] == 0
+    before = file.read_text()
+    assert run("cluster", "discover", "kubernetes", "-o", str(file))[0] == 2
+    assert run("cluster", "discover", "kubernetes", "--update", "-o", str(file))[:2] == (0, "")
+    cluster.tell("remove", plural="nodes", namespace="", name="n0")
+    code, out, _ = run("cluster", "discover", "kubernetes", "--update", "-o", str(file))
+    assert (code, "-hosts: 4" in out, "+hosts: 3" in out) == (1, True, True), out
+    assert file.read_text() == before
+    assert run("cluster", "discover", "kubernetes", "--force", "-o", str(file))[0] == 0
+    assert "hosts: 3" in file.read_text()
+
+
 def test_what_a_user_may_not_see_or_do_is_said(
     cluster: Cluster, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

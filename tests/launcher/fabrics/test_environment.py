@@ -46,6 +46,12 @@ def test_the_fabrics_people_ask_for_are_there() -> None:
     assert set(NAMES) >= {
         *("none", "loopback", "tcp", "infiniband", "roce", "efa-p4d", "efa-p5", "efa-p5en", "efa-p6"),
         *("gcp-tcpx", "gcp-tcpxo", "gcp-gib", "azure-ndv4", "azure-ndv5", "oci"),
+        # NVLink between hosts: AWS, GCP, Azure, OCI, CoreWeave
+        *("efa-p6e-gb200", "gcp-gib-a4x", "azure-ndv6", "oci-gb200", "oci-gb300", "coreweave-gb200"),
+        *("efa-p6-b300", "oci-b300", "azure-ndv5-h200", "gcp-tcpx-slurm", "gcp-gib-slurm"),
+        *("infiniband-sharp", "slingshot", "coreweave", "alibaba-erdma", "spectrum-x"),
+        # AMD's GPUs
+        *("oci-mi300x", "oci-mi355x", "oci-mi355x-v1", "azure-mi300x", "pollara"),
     }
 
 
@@ -59,6 +65,7 @@ def test_every_value_has_a_reason_and_a_source(name: str) -> None:
     reasoned += [(f.why, f.source) for f in fabric.forbidden]
     assert all(why for why, _ in reasoned)
     links = {*fabric.sources, *(source for _, source in reasoned), *(s.source for s in fabric.sidecars)}
+    links |= {fabric.device_class.source} if fabric.device_class else set()
     if fabric.bandwidth:
         links.add(fabric.bandwidth.source)
     for link in links:
@@ -125,7 +132,27 @@ def test_hosts_joined_by_nvlink_get_a_domain_on_kubernetes() -> None:
 
 def test_the_adapters_of_instances() -> None:
     counts = {n: FABRICS[n].resources["vpc.amazonaws.com/efa"] for n in NAMES if n.startswith("efa-")}
-    assert counts == {"efa-p4d": 4, "efa-p5": 32, "efa-p5en": 16, "efa-p6": 8, "efa-p6e-gb200": 4}
+    assert counts == {
+        **{"efa-p4d": 4, "efa-p5": 32, "efa-p5en": 16, "efa-p6": 8},
+        **{"efa-p6-b300": 16, "efa-p6e-gb200": 4},
+    }
+
+
+@EVERY
+def test_what_a_driver_hands_out_is_counted_by_a_plugin_too(name: str) -> None:
+    given = FABRICS[name].device_class
+    assert given is None or int(FABRICS[name].resources[given.instead_of]) > 0
+
+
+@EVERY
+def test_whose_gpus_a_fabric_is_for(name: str) -> None:
+    """What is described for one vendor's GPUs says nothing of another's."""
+    fabric = FABRICS[name]
+    assert set(fabric.vendors) <= {"nvidia", "amd", "intel"}
+    only = any(v.name.startswith(("RCCL_", "HSA_")) or "anp" in v.value for v in fabric.variables)
+    assert (fabric.vendors == ("amd",)) >= only
+    if "intel" in fabric.vendors:
+        assert fabric.net is None
 
 
 def test_a_topology_file_is_mounted_where_the_variable_points() -> None:

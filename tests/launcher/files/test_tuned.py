@@ -45,6 +45,24 @@ def test_keys_that_the_job_has_over_a_preset_stay() -> None:
     assert tuned.changed(text, {("deepspeed", "preset"): "zero2"}) == text.replace("zero1", "zero2")
 
 
+@pytest.mark.parametrize(
+    ("written", "whole"),
+    [
+        ("cluster: site.yaml", "cluster: /home/a/jobs/site.yaml"),
+        ("cluster: ../site.yml # ours", "cluster: /home/a/site.yml # ours"),
+        ("cluster: /etc/site.yaml", "cluster: /etc/site.yaml"),
+        ("cluster: laptop", "cluster: laptop"),
+        ("code: src", "code: /home/a/jobs/src"),
+        ("code: none", "code: none"),
+        ("code: ~/src", "code: ~/src"),
+    ],
+)
+def test_a_path_leads_to_the_same_file_from_another_folder(written: str, whole: str) -> None:
+    text = f"name: a\n{written}\n"
+    assert tuned.changed(text, {}, "/home/a/jobs") == f"name: a\n{whole}\n"
+    assert tuned.changed(text, {}) == text
+
+
 def test_a_field_that_was_not_there_is_added_and_null_takes_one_out() -> None:
     text = tuned.changed(
         "name: a\nbatch: {micro: 1, accumulation: 2}\n",

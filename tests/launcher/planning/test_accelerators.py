@@ -58,6 +58,14 @@ def test_the_number_of_a_resource_is_that_of_slots() -> None:
     ("cluster", "message"),
     [
         (AMD | {"fabric": "efa-p5"}, "fabric 'efa-p5' is for NVIDIA's NCCL, which AMD's GPUs do not use"),
+        (
+            AMD | {"fabric": "infiniband-sharp"},
+            "use loopback, tcp, infiniband, roce, pollara, azure-mi300x, oci",
+        ),
+        (
+            {"gpu": "h100-80gb", "slots": 8, "fabric": "oci-mi355x"},
+            "fabric 'oci-mi355x' is for AMD's RCCL, which NVIDIA's GPUs do not use",
+        ),
         (INTEL | {"fabric": "infiniband"}, "give what oneCCL needs below `env:`"),
         (AMD | {"kubernetes": {"gpu_resource": SLICE}}, f"{SLICE} is NVIDIA's, and mi300x-192gb is AMD's"),
         (

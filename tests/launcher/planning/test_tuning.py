@@ -116,7 +116,7 @@ def test_a_trial_is_not_profiled_while_it_is_timed() -> None:
 
 
 def test_a_record_can_be_read_back() -> None:
-    found = of(tuning.with_job(made({}), "name: demo\n"))
+    found = of(tuning.with_job(made({}), "name: demo\n", "/home/a"))
     again = tuning_record.restored(json.loads(json.dumps(found.record)))
     assert again.job == "name: demo\n"
     assert json.loads(json.dumps(again.record)) == json.loads(json.dumps(found.record))
@@ -124,7 +124,7 @@ def test_a_record_can_be_read_back() -> None:
 
 
 def test_a_rerun_tries_the_same() -> None:
-    plan = tuning.with_job(made({}), "name: demo\n")
+    plan = tuning.with_job(made({}), "name: demo\n", "/home/a")
     again = recorded.plan(json.loads(record.plan_text(plan)), recorded.spellings(plan), samples.SITE)
     assert command.trials(again) == command.trials(plan)
     assert command.ranks(again, "/runs/x", "/runs/x/ds_config.json")[1] == "tune"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from launcher.cli import main
 from launcher.errors import RunNotFoundError
 from launcher.files import load
 from launcher.planning import tuning as planned
@@ -24,7 +25,7 @@ SPACE: dict[str, tuple[Any, ...]] = {"preset": ("zero1", "zero2"), "micro": (1, 
 def folder(tmp_path: Path) -> Path:
     loaded = load.Loaded(samples.job(batch={"micro": 1, "global": 8}), samples.cluster())
     wishes = planned.Wishes(SPACE, steps=5, limit=600, most=24)
-    plan = planned.with_job(planned.make(loaded, samples.SITE, "", wishes), samples.JOB)
+    plan = planned.with_job(planned.make(loaded, samples.SITE, "", wishes), samples.JOB, str(tmp_path))
     (tmp_path / "plan.json").write_text(record.plan_text(plan))
     return tmp_path
 
@@ -70,6 +71,30 @@ def test_the_best_comes_first_and_failures_say_why(folder: Path) -> None:
         "result": "best",
         "why": "",
     }
+
+
+def test_the_job_file_in_another_folder_names_the_same_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs, runs = tmp_path / "jobs", tmp_path / "runs"
+    jobs.mkdir()
+    (jobs / "site.yaml").write_text("slots: 2\nfabric: loopback\n")
+    text = "name: tiny\ncluster: site.yaml  # ours\nmodel: byte-gpt\nbatch: {micro: 1, global: 8}\n"
+    (jobs / "tiny.yaml").write_text(text)
+    monkeypatch.setenv("LAUNCHER_RUNS", str(runs))
+    monkeypatch.setattr("launcher.schedulers.local.submit", lambda plan, files: "1:2")
+    monkeypatch.chdir(jobs)
+    words = ["--space", "preset=zero1", "--space", "micro=1", "--space", "checkpointing=false"]
+    assert main.main(["tune", "tiny.yaml", *words]) == 0
+    name = capsys.readouterr().out.strip()
+    (runs / name / trials.FILE).write_text(line(0, seconds=0.5) + "\n")
+    beside, elsewhere = jobs / "best.yaml", tmp_path / "best.yaml"
+    for path in (beside, elsewhere):
+        assert main.main(["tune", name, "-o", str(path)]) == 0, capsys.readouterr().err
+        assert main.main(["check", str(path), "--on", "local"]) == 0, capsys.readouterr().err
+    assert "cluster: site.yaml  # ours" in beside.read_text()
+    assert f"cluster: {jobs}/site.yaml" in elsewhere.read_text()
+    assert f"cluster: {jobs}/site.yaml" in (runs / name / "tuned.yaml").read_text()
 
 
 def test_a_log_tells_what_a_folder_elsewhere_has(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from tests.real.slurm import cluster, config
 from tests.real.slurm.site import Site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.slurm
@@ -82,6 +83,13 @@ def test_the_hosts_of_another_partition(typed_site: Site) -> None:
     assert "there is no partition 'l4'" in refused.stderr
 
 
+def until(done: Callable[[], bool]) -> None:
+    end = time.monotonic() + 300
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 def test_check_live_says_when_it_would_start_and_what_keeps_it(typed_site: Site) -> None:
     site = typed_site
     site.launcher("cluster", "discover", "slurm", "-o", "found.yaml")
@@ -106,3 +114,33 @@ def test_check_live_says_when_it_would_start_and_what_keeps_it(typed_site: Site)
     assert "burnt" in said
     assert site.cluster.sh("squeue -h") == ""
     assert not (site.folder / "runs").exists()
+
+
+def test_check_live_knows_limits_of_qos_and_what_is_used_of_them(
+    slurm_requirements: None, tmp_path: Path
+) -> None:
+    """Slurm itself takes each of these jobs, and lets it wait."""
+    settings = config.Settings(nodes=2, gpus=2, extra="AccountingStorageEnforce=associations,limits\n")
+    with cluster.Cluster(settings) as running:
+        running.sh("sacctmgr -i add qos short set MaxWall=10 MaxTRESPerJob=node=1 GrpTRES=node=1")
+        running.sh("sacctmgr -i add account lab")
+        running.sh("sacctmgr -i add user root account=lab")  # slurmdbd gives root's own account limits of 0
+        site = Site(tmp_path, running)
+        site.launcher("cluster", "discover", "slurm", "-o", "found.yaml")
+        own = ("batch={micro: 1}", "cluster.slurm.account=lab", "cluster.slurm.qos=short")
+
+        def live(*settings: str, code: int = 4) -> str:
+            words = [w for s in (*own, *settings) for w in ("--set", s)]
+            on = ("--cluster", "found.yaml", "--live", "--on", "slurm")
+            done = site.launcher("check", "job.yaml", *on, *words, code=code)
+            return done.stderr if code else done.stdout
+
+        assert "would start at" in live("nodes=1", "walltime=5m", code=0)
+        assert "walltime 00:20:00 is more than the 00:10:00 of QOS short" in live("nodes=1", "walltime=20m")
+        assert "QOS short: a job may have node 1, and this one asks for 2" in live("nodes=2", "walltime=5m")
+        running.sh("sbatch -A lab --qos=short -N1 -t 5 --wrap 'sleep 600'")
+        until(lambda: running.sh("squeue -h -t R -o %i") != "")
+        said = live("nodes=1", "walltime=5m")
+        assert "QOS short: node 1 of 1 are used, and the job asks for 1" in said
+        assert len(running.sh("squeue -h").splitlines()) == 1
+        assert not (site.folder / "runs").exists()

@@ -54,6 +54,8 @@ RESOURCES = {
     "workloads": ("kueue.x-k8s.io/v1beta1", "Workload"),
     "localqueues": ("kueue.x-k8s.io/v1beta1", "LocalQueue"),
     "computedomains": ("resource.nvidia.com/v1beta1", "ComputeDomain"),
+    "resourceclaimtemplates": ("resource.k8s.io/v1", "ResourceClaimTemplate"),
+    "deviceclasses": ("resource.k8s.io/v1", "DeviceClass"),
     "namespaces": ("v1", "Namespace"),
     "persistentvolumeclaims": ("v1", "PersistentVolumeClaim"),
     "resourcequotas": ("v1", "ResourceQuota"),

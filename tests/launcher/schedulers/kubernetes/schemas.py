@@ -56,7 +56,7 @@ def problems(document: Object, version: str = NEWEST) -> list[str]:
     if kind == "PodGroup":
         return list(_pod_group(document))
     found: list[str] = []
-    if api in {"v1", "batch/v1", "networking.k8s.io/v1"}:
+    if api in {"v1", "batch/v1", "networking.k8s.io/v1", "resource.k8s.io/v1"}:
         return list(_core(document, version))
     for template in pod_templates(document):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x", **template["metadata"]}}

@@ -22,6 +22,32 @@ if TYPE_CHECKING:
     from tests.launcher.schedulers.kubernetes.conftest import Cluster
 
 Run = Any
+PLACED = """slots: 2
+fabric: tcp
+image: registry.example.com/deepspeed-train:1
+kubernetes:
+  runs: runs
+  queue: research
+  labels: {team: nlp}
+  node_selector: {pool: gpu}
+  tolerations: [{key: reserved, operator: Exists}]
+  affinity:
+    nodeAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+        nodeSelectorTerms: [{matchExpressions: [{key: zone, operator: In, values: [a]}]}]
+    podAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+        - {labelSelector: {matchLabels: {app: cache}}, topologyKey: zone}
+  pod_patch:
+    metadata: {labels: {cost: a1}, annotations: {sidecar.istio.io/inject: "false"}}
+    spec:
+      priorityClassName: low
+      runtimeClassName: nvidia
+      volumes: [{name: tools, emptyDir: {}}]
+      initContainers: [{name: tools, image: "tools:1", volumeMounts: [{name: tools, mountPath: /tools}]}]
+      containers: [{name: node, volumeMounts: [{name: tools, mountPath: /tools}]}]
+      resourceClaims: [{name: nic, resourceClaimTemplateName: nics}]
+"""
 
 
 @pytest.fixture
@@ -75,10 +101,40 @@ def test_the_pod_may_only_read_and_asks_for_no_gpu(
     (container,) = pod["spec"]["containers"]
     assert container["image"] == plan.image
     assert container["volumeMounts"] == [{"name": "runs", "mountPath": "/runs", "readOnly": True}]
-    assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+    # a namespace with a quota on any of the four refuses a pod that does not say
+    assert {key: set(amounts) for key, amounts in container["resources"].items()} == {
+        "requests": {"cpu", "memory"},
+        "limits": {"cpu", "memory"},
+    }
+    assert {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"} in container["env"]
     assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
     assert "launcher/run" not in pod["metadata"]["labels"], "it is none of the run's hosts"
     assert [*schemas.problems(pod, schemas.OLDEST), *schemas.problems(pod)] == []
+
+
+def test_the_pod_is_admitted_and_placed_as_those_of_the_run(
+    cluster: Cluster, run: Run, tmp_path: Path
+) -> None:
+    """Queue, labels, nodes, tolerations and what of a patch is not about the ranks' own container."""
+    (tmp_path / "site.yaml").write_text(PLACED)
+    (tmp_path / "job.yaml").write_text("name: demo\ncluster: site.yaml\nmodel: byte-gpt\nbatch: {micro: 1}\n")
+    name = submitted(run, str(tmp_path / "job.yaml"))
+    found = record.find(tmp_path / "runs", name)
+    plan = rerun.plan_of(found)._replace(id=name)
+    (pod,) = YAML(typ="safe", pure=True).load_all(fetching.manifest(plan, f"{name}-fetch-abcdef"))
+    labels, spec = pod["metadata"]["labels"], pod["spec"]
+    assert (labels["team"], labels["kueue.x-k8s.io/queue-name"], labels["cost"]) == ("nlp", "research", "a1")
+    assert labels["launcher/fetch"] == name
+    assert pod["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false"}
+    assert spec["nodeSelector"] == {"pool": "gpu"}
+    assert set(spec["affinity"]) == {"nodeAffinity"}
+    assert "reserved" in {toleration.get("key") for toleration in spec["tolerations"]}
+    assert (spec["priorityClassName"], spec["runtimeClassName"]) == ("low", "nvidia")
+    assert [container["name"] for container in spec["containers"]] == ["fetch"]
+    assert [volume["name"] for volume in spec["volumes"]] == ["runs"]
+    assert not {"initContainers", "resourceClaims"} & set(spec)
+    assert [*schemas.problems(pod, schemas.OLDEST), *schemas.problems(pod)] == []
+    assert audit.problems([pod]) == []
 
 
 def test_a_path_of_any_bytes_is_not_there(run: Run, name: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 from ruamel.yaml import YAML
 
 from launcher.schedulers import kubernetes
-from launcher.schedulers.kubernetes import rights
+from launcher.schedulers.kubernetes import devices, rights
 from tests.launcher.schedulers.kubernetes import audit, crds, schemas, variants
 
 
@@ -27,10 +27,8 @@ def documents(name: str) -> list[dict[str, Any]]:
 
 
 def versions(name: str) -> tuple[str, ...]:
-    """Claims of devices have had another form until 1.31, and NVIDIA's driver for them needs 1.32."""
-    return (
-        (schemas.NEWEST,) if variants.made(name).fabric.compute_domain else (schemas.OLDEST, schemas.NEWEST)
-    )
+    """Claims of devices have had another form until 1.31; NVIDIA's driver for them needs 1.32, that of EFA 1.34."""
+    return (schemas.NEWEST,) if devices.claims(variants.made(name)) else (schemas.OLDEST, schemas.NEWEST)
 
 
 @pytest.mark.parametrize("name", variants.NAMES)

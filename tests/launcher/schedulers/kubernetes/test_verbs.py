@@ -41,6 +41,19 @@ def state(run: Run, name: str) -> dict[str, Any]:
 # Apply.
 
 
+def test_the_quickstart_with_the_cluster_file_that_ships(cluster: Cluster, run: Run) -> None:
+    """As it stands in the README: no other setting, and nothing in the cluster before."""
+    name = submitted(run, "jobs/quickstart.yaml", "--cluster", "kubernetes-cpu")
+    (container,) = cluster.objects()["jobs", name]["spec"]["template"]["spec"]["containers"]
+    assert container["image"].endswith("-cpu")
+    assert state(run, name)["state"] == "PENDING"
+    cluster.pod(name, 0)
+    assert state(run, name)["state"] == "RUNNING"
+    done = {"type": "Complete", "status": "True", "reason": "", "message": ""}
+    cluster.tell("status", plural="jobs", name=name, status={"conditions": [done]})
+    assert state(run, name)["state"] == "SUCCEEDED"
+
+
 def test_apply_creates_every_object_with_our_manager_and_one_owner(
     cluster: Cluster, run: Run, job: str
 ) -> None:

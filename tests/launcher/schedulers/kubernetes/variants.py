@@ -98,7 +98,11 @@ def _cases() -> dict[str, Callable[[], Plan]]:
     }
     made |= {
         f"{kind}-{fabric}": partial(
-            decide, {"kind": kind, "runs": "runs"}, fabric=fabric, job={"nodes": _nodes(fabric)}
+            decide,
+            {"kind": kind, "runs": "runs"},
+            fabric=fabric,
+            job={"nodes": _nodes(fabric)},
+            gpu=_gpu(fabric),
         )
         for kind, fabrics in (("job", ON_KUBERNETES), ("jobset", ("efa-p5", "gcp-tcpxo", "oci-h100")))
         for fabric in fabrics
@@ -110,6 +114,7 @@ def _cases() -> dict[str, Callable[[], Plan]]:
         )
         for release in RELEASES
     }
+    made["job-efa-p6-b300-dra"] = partial(decide, {"adapters": "dra"}, fabric="efa-p6-b300")
     exclusive = {"label": "rack", "exclusive": True}
     told = [{"webhook": {"secret": "team"}, "on": ["failure"]}, {"command": ["mail", "$HOME"]}]
     serve = {"kind": "leaderworkerset", "serve": {"port": 9000, "replicas": 3}}
@@ -140,6 +145,10 @@ def shipped(*settings: str) -> Plan:
     """The quickstart on the cluster file that ships for a Kubernetes without GPUs."""
     (stage,) = load.load(str(ROOT / "jobs" / "quickstart.yaml"), "kubernetes-cpu", settings).stages
     return plan.make(load.load_stage(stage), samples.SITE)
+
+
+def _gpu(fabric: str) -> str:
+    return "h100-80gb" if "nvidia" in FABRICS[fabric].vendors else "mi300x-192gb"
 
 
 def _nodes(fabric: str) -> int:
