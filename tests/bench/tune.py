@@ -71,7 +71,6 @@ class Bench:
             *entry_["words"][2:],
             *never,
             module="tests.bench.counted",
-            forked=True,
             given=("deepspeed-config", "run-dir"),
         )
         assert started.wait(SECONDS) == [0] * RANKS, started.output()
