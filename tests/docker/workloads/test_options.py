@@ -22,7 +22,7 @@ def test_a_parser_needs_the_standard_library_only() -> None:
     loaded = subprocess.run(
         [sys.executable, "-S", "-I", "-c", program], text=True, capture_output=True, check=True
     )
-    assert loaded.stdout.split() == ["__main__", "ending", "heartbeat", "tracing", "workloads"]
+    assert loaded.stdout.split() == ["__main__", "ending", "heartbeat", "nsys", "tracing", "workloads"]
 
 
 def test_every_option_is_kebab_case_and_has_help() -> None:

@@ -34,7 +34,7 @@ gpu_hour: {price: 1}
 nvme: {path: /a, size: 1TB}
 env: {PLAIN: {value: a}, SECRET: {secret: a, key: a}}
 mounts: {/a: {host: /a, claim: a}}
-kubernetes: {topology: {label: a/b}}
+kubernetes: {topology: {label: a/b}, leader: {service_account: a}}
 """
 # What a field may hold; the first that is valid and is not there already is set.
 VALUES = [
