@@ -63,7 +63,7 @@ def test_the_trainers_checkpoints_are_at_the_mirror(whole: ranks.Ranks) -> None:
     here, there = whole.run_dir / "checkpoints", whole.run_dir.parent / "mirror/run"
     tags = ["checkpoint-10", "checkpoint-8"]
     assert sorted(path.name for path in here.glob("checkpoint-*")) == tags
-    assert sorted(path.parent.name for path in there.glob("*/complete.json")) == tags
+    assert sorted(path.parent.name for path in there.glob("checkpoint-*/complete.json")) == tags
     marker = json.loads((there / "checkpoint-8/complete.json").read_text())
     assert {name: (there / "checkpoint-8" / name).stat().st_size for name in marker["files"]} == marker[
         "files"
