@@ -26,9 +26,10 @@ ends() {  # UNIX-TIME ATTEMPT
   [ -z "$(tail -c 1 "$run/events.jsonl")" ] || echo >>"$run/events.jsonl"  # a line that was cut off
   printf '{"event": "ended", "time": %s, "attempt": "%s", "by": "slurm"}\n' "$1" "$2" >>"$run/events.jsonl"
 }
+# Slurm may have started the job elsewhere by now: then this host was cut off, and all that is left to do is to leave.
+elsewhere() { [ -e "$run/hostfile-$SLURM_JOB_ID-$((restarts + 1))" ]; }
 finish() {
-  # a host that was cut off may come here while the job runs elsewhere by now
-  if [ ! -e "$run/hostfile-$SLURM_JOB_ID-$((restarts + 1))" ]; then
+  if ! elsewhere; then
     echo "$1" >"$run/exit_code"
     ends "$(date +%s.%3N)" "$attempt"
   fi
@@ -155,7 +156,7 @@ case $code in
 esac
 # Saved on a signal; a host was lost, which Slurm may notice later than we do and keeps the job until then; or the first
 # host's node entry has found that a restart may help (docker/restarts.py).
-if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ] || [ -e "$run/again-$attempt" ]; } && [ "$restarts" -lt 10 ]; then
+if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ] || [ -e "$run/again-$attempt" ]; } && [ "$restarts" -lt 10 ] && ! elsewhere; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
