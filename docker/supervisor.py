@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # How long ranks have to leave after another one failed: they wait in a collective that will never end.
 GRACE = 10.0
+# How long after a host was lost, or a rank hangs: nothing can be saved, and other hosts may wait to take over.
+HOPELESS_GRACE = 3.0
 # How long they have when one said "saved": the others are leaving too, but a slow disk may hold them.
 SAVE_GRACE = 600.0
 # How long the run folder may take: a file system that hangs must not keep ranks from being ended.
@@ -196,4 +198,5 @@ class Supervisor:
             self.deadline = time.monotonic() + SAVE_GRACE
         else:
             self.ranks.signal(signal.SIGTERM)
-            self.deadline = time.monotonic() + GRACE
+            hopeless = failure.code in (LOST, STALLED)
+            self.deadline = time.monotonic() + (min(GRACE, HOPELESS_GRACE) if hopeless else GRACE)

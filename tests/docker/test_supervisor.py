@@ -49,6 +49,17 @@ def supervised(folder: Path, index: int = 0, done: list[Any] | None = None) -> A
 # How a run ends.
 
 
+@pytest.mark.parametrize(("code", "seconds"), [(1, 10), (ending.LOST, 3), (ending.STALLED, 3)])
+def test_ranks_that_can_save_nothing_have_less_time(
+    code: int, seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spare waits to take over, and a rank that hangs does not hear that it should leave."""
+    here = supervised(tmp_path)
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    here._fail(ending.Failure(code, -1, "n2"))
+    assert here.deadline == 100 + seconds
+
+
 def test_the_first_host_decides_with_which_code_another_ones_failure_ends(tmp_path: Path) -> None:
     """A scheduler that knows codes alone must not see the raw one of the host that failed."""
     here = supervised(tmp_path, index=1)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.runs import hours
 from tests.faults.row import Row, Told, Way
-from tests.real.slurm.site import ENDED, Site
+from tests.real.slurm.site import ENDED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from tests.real.slurm.site import Site
 
 STEPS, EVERY = 16, 4
 GLOBAL = "batch={micro: 2, global: 8}"  # the same for 1, 2 and 4 ranks
@@ -165,8 +165,3 @@ def _elapsed(site: Site, job: str) -> list[int]:
             return [int(line.split("|")[1]) for line in lines]
         assert time.monotonic() < end, lines
         time.sleep(0.3)
-
-
-def flat(rows: Iterable[str]) -> str:
-    """Words of several lines in one."""
-    return " ".join(" ".join(rows).split())

@@ -110,7 +110,7 @@ def kills_while_saving(site: Site) -> Row:
         str(number),
         str(seed),
     ]
-    job = {"name": "kills", "cluster": "./site.yaml", "nodes": 1, "walltime": "50m", "batch": {"micro": 1}}
+    job = {"name": "kills", "cluster": "./site.yaml", "nodes": 1, "walltime": "59m", "batch": {"micro": 1}}
     job |= {"command": words, "processes": "host", "env": {"PYTHONPATH": f"{ROOT}/docker:{ROOT}"}}
     (site.folder / "kills").mkdir()
     (site.folder / "kills.yaml").write_text(json.dumps(job | {"watch": {"stall": "off"}, "preflight": False}))
