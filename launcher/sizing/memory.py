@@ -136,9 +136,8 @@ def _activations(model: Architecture, settings: Zero, setup: Setup) -> activatio
 
 
 class _Buffers(NamedTuple):
-    """Bytes beside states and saved tensors. `streamed`: stage 3 gathers weights anew until the pass ends."""
+    """Bytes beside states and saved tensors."""
 
-    streamed: bool
     arriving: int  # in the forward pass, while the most weights arrive together
     forward: int  # when it ends
     made: int  # the largest gradient, when it has been made
@@ -165,7 +164,6 @@ def _buffers(model: Architecture, settings: Zero, setup: Setup) -> _Buffers:
     # what is reduced once the backward pass has ended finds none of its tensors
     after = states.reduces_late(model, settings)
     return _Buffers(
-        streamed=streamed,
         arriving=holding(there + fetched),
         forward=holding(rest + (fetched if streamed else 0)),
         made=made,
@@ -213,9 +211,7 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     filled = use.first - int(need.done * (use.first - use.last))
     end, left = states.gradients(model, settings, setup), states.reduced(model, settings, setup)
     sampling = [slot("sampling", early, before, buffers=_sampling(model, settings, setup), saved=0)]
-    arriving = slot(
-        "forward", early, before, buffers=need.arriving + asked, saved=use.saved if need.streamed else 0
-    )
+    arriving = slot("forward", early, before, buffers=need.arriving + asked, saved=use.saved)
     return [
         *(sampling if setup.learning.sampled else []),
         arriving,

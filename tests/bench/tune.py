@@ -76,8 +76,10 @@ class Bench:
         assert started.wait(SECONDS) == [0] * RANKS, started.output()
         step = halving.seconds([line["step_seconds"] for line in started.steps()])
         used = [float(started.output(rank).split()[-1]) for rank in range(RANKS)]
-        print(f"{entry_['name']}, {steps} steps: {step:.3f} s", file=sys.stderr, flush=True)
-        return Tried(step, sum(used))
+        tried = Tried(step, sum(used))
+        told = f"{entry_['name']}, {steps} steps: {step:.3f} s each, {tried.whole:.1f} s in all"
+        print(told, file=sys.stderr, flush=True)
+        return tried
 
 
 def start() -> float:

@@ -38,7 +38,7 @@ def test_states_at_rest(name: str, measured: dict[str, dict[str, Any]]) -> None:
     expected = slot.parameters + slot.optimizer
     if settings.stage == 3:
         expected += slot.gradients + settings.weight_bytes * settings.reduce_bucket
-    assert measured[name]["rest"] == pytest.approx(expected, rel=0.01)
+    assert measured[name]["rest"] == pytest.approx(expected, rel=0.02)
 
 
 # with accumulation more is alive between two micro batches
