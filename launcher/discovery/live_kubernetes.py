@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from launcher.discovery import kubernetes as asked
 from launcher.errors import Problem, SubmitError, of_field
 from launcher.files import kubernetes_syntax
+from launcher.images import registry
 from launcher.schedulers.kubernetes import api, applying, devices, pods, rights
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ def check(plan: Plan, manifest: str) -> str:
     space = own.namespace or server.namespace
     missing = _missing(server, space, plan)
     problems = [*_rights(missing), *_named(server, space, plan), *_quota(server, space, plan)]
+    if said := registry.absent(plan.image):
+        problems.append(
+            of_field("cluster", "image", f"cannot be pulled: {said}", "push it, or correct its name")
+        )
     if not any(right.startswith(("create", "patch")) for right in missing):  # a dry run needs them
         try:
             applying.rehearse(plan, manifest)

@@ -18,6 +18,7 @@ from launcher.discovery import slurm, slurm_limits
 from launcher.discovery import slurm_output as output
 from launcher.discovery.asking import ask
 from launcher.errors import Problem, SubmitError, of_field
+from launcher.images import registry
 from launcher.schedulers.slurm import query
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ def check(plan: Plan, script: str) -> str:
     tested = ask(["sbatch", "--test-only"], given=script)
     problems = [*(_beyond(plan, own) if own else ()), *slurm_limits.beyond(plan, own), *_hosts(plan, own)]
     problems += _secrets(plan)
+    # with Pyxis the hosts pull it; other runtimes have a file or folder
+    if plan.runtime("slurm") == "pyxis" and (said := registry.absent(plan.image)):
+        problems.append(
+            of_field("cluster", "image", f"cannot be pulled: {said}", "push it, or correct its name")
+        )
     if tested.refusal:
         problems.insert(0, _refusal(tested.refusal))
     if problems:

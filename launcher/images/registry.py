@@ -31,6 +31,17 @@ def facts(name: str) -> tuple[Facts | None, str]:
     return known, note
 
 
+def absent(name: str) -> str:
+    """What the registry says where it has no image `name`; '' where it has, or says nothing of it to this machine.
+
+    The words are the OCI distribution specification's error codes, as skopeo tells them:
+    https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#error-codes
+    """
+    note = inspect(name)[1]
+    said = note.rpartition("was not checked: ")[2]
+    return said if re.search("manifest unknown|name unknown|repository name not known", said) else ""
+
+
 def variables(name: str) -> dict[str, str]:
     """The ENV of image `name`; empty where it cannot be read."""
     entries = (str(entry).partition("=") for entry in inspect(name)[0].get("Env") or [])

@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from launcher import ROOT
-from launcher.errors import PlanError, Problem, of_field
+from launcher.errors import PlanError, Problem, SubmitError, of_field
 from launcher.rendering import templates
 from launcher.runs.status import Status
 from launcher.schedulers import inside
@@ -101,15 +101,20 @@ def _entry(document: dict[str, Any]) -> dict[str, Any]:
     return {"path": api.path(kind, "{}", document["metadata"]["name"]), "document": document}
 
 
-def start(text: str, plan: Plan, stages: Iterable[str]) -> str:
+def start(text: str, plan: Plan, stages: Iterable[str], after: Iterable[Place] = ()) -> str:
     """Create the leader's objects. Returns where it is, as a run's native id.
 
-    Raises SubmitError with the server's refusal, and where another run has the name of one of `stages`, manifests.
+    Raises SubmitError with the server's refusal, where another run has the name of one of `stages`, manifests, and for
+    what it waits for in another namespace, of which its service account sees nothing.
     """
     own = plan.cluster.kubernetes
     server = api.connect(own.context)
+    namespace = own.namespace or server.namespace
+    if far := [at for at in after if (at.namespace, at.context) != (namespace, server.context)]:
+        what = f"--after {far[0].name}: it is not in namespace {namespace}, where the pod leads"
+        raise SubmitError(what, hint="use --wait")
     for stage in stages:
-        applying.require_free(server, own.namespace or server.namespace, applying.objects(stage)[-1])
+        applying.require_free(server, namespace, applying.objects(stage)[-1])
     return applying.apply(text, own.context, own.namespace)
 
 

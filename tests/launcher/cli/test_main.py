@@ -98,7 +98,7 @@ LOADS = [
     ("completion fish", {"argcomplete"}),
     ("schema job", NOTHING),
     ("plan jobs/quickstart.yaml", FILES),
-    ("tune jobs/quickstart.yaml --dry-run", FILES),
+    ("tune jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
     ("tune absent", NOTHING),
     ("local jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),
     ("slurm jobs/quickstart.yaml --dry-run", FILES | {"jinja2"}),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
+from launcher.images import registry
 from tests.launcher.discovery.test_kubernetes import furnish
 from tests.launcher.schedulers.kubernetes.conftest import cluster, fake_server, job, run
 
@@ -76,6 +78,30 @@ def test_rights_that_are_missing(
     assert "you may not create configmaps" in err
     assert "create jobs.batch" in err
     assert "launcher cluster rbac" in err
+
+
+def test_an_image_that_its_registry_does_not_have(
+    cluster: Cluster, run: Run, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    furnish(cluster, "aws")
+    said = 'time="x" level=fatal msg="reading manifest 1 in registry.example.com/deepspeed-train: manifest unknown"'
+    (tmp_path / "bin").mkdir()
+    skopeo = tmp_path / "bin" / "skopeo"
+    skopeo.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n")
+    skopeo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    registry.inspect.cache_clear()
+    try:
+        code, _, err = live(run, job)
+        assert (code, "image cannot be pulled: reading manifest 1 in registry.example.com" in err) == (
+            4,
+            True,
+        ), err
+        registry.inspect.cache_clear()
+        skopeo.write_text("#!/bin/sh\necho 'no route to host' >&2\nexit 1\n")
+        assert live(run, job)[0] == 0, "what cannot be asked from here is only noted"
+    finally:
+        registry.inspect.cache_clear()
 
 
 def test_a_refusal_of_the_dry_run(cluster: Cluster, run: Run, job: str) -> None:

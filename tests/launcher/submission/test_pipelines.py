@@ -158,7 +158,7 @@ def test_nothing_is_submitted_when_a_later_stage_is_wrong(folder: Folder) -> Non
     told = folder.launcher("local", "chain.yaml", "--set", "c.batch.micro=0", code=2)
     assert "--set c.batch.micro=0: batch.micro: must be at least 1" in told
     assert not folder.runs.exists()
-    told = folder.launcher("kubernetes", "chain.yaml", code=3)
+    told = folder.launcher("kubernetes", "chain.yaml", "--set", "cluster.kubernetes.runs=runs", code=3)
     assert "Kubernetes has no jobs that wait for each other" in told
 
 

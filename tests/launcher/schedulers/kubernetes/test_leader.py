@@ -255,6 +255,9 @@ def test_a_job_that_waits_for_a_run(
     text = (tmp_path / "runs" / out.strip() / "leader.yaml").read_text()
     given = json.loads(next(yaml.safe_load_all(text))["data"]["stages.json"])
     assert given["after"] == [f"/apis/batch/v1/namespaces/training/jobs/{before}"]
+    (tmp_path / "site.yaml").write_text(SITE.replace("runs: runs", "runs: runs, namespace: default"))
+    code, _, err = run("kubernetes", str(tmp_path / "second.yaml"), "--after", before, "--name", "far")
+    assert (code, f"--after {before}: it is not in namespace default" in err) == (4, True), err
 
 
 def test_without_a_leader_or_with_two_places_it_is_refused(
