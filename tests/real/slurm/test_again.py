@@ -33,8 +33,7 @@ def test_preemption_saves_and_goes_on_later(site: Site) -> None:
 
 def test_a_lost_host_costs_the_steps_since_the_last_checkpoint(site: Site) -> None:
     run = site.submit("args.step-delay=0.3", "args.max-steps=40", "checkpoint.every=5")
-    site.shown(run, lambda: any(r["step"] >= 7 for r in site.metrics(run) if "loss" in r))
-    lost = site.status(run)["hosts"][1]
+    lost = site.shown(run, lambda: any(r["step"] >= 7 for r in site.metrics(run) if "loss" in r))["hosts"][1]
     site.cluster.crash(lost)
     done = site.ended(run)
     assert done["state"] == "SUCCEEDED", site.all_logs(run)

@@ -20,8 +20,7 @@ def test_a_spare_trains_on_and_no_other_job_gets_in(site: Site) -> None:
     first = site.wait(run, lambda now: now["state"] == "RUNNING" and bool(now["spares"]))
     job = first["native_id"]
     waits = site.submit(*TRAIN, "name=alone", "cluster.slurm.sbatch.exclusive=true", "nodes=2")
-    site.shown(run, lambda: any(r.get("step", 0) >= 6 for r in site.metrics(run)))
-    hosts = site.status(run)["hosts"]
+    hosts = site.shown(run, lambda: any(r.get("step", 0) >= 6 for r in site.metrics(run)))["hosts"]
     # the script's own host is the spare, so that any host that trains may die
     assert (hosts, first["spares"]) == (["n2", "n3"], ["n1"])
     site.cluster.crash("n2")
