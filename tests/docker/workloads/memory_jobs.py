@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tests import samples
 from tests.docker.workloads import memory_cases, ranks, tiny
-from tests.docker.workloads.memory_resident import RETURNED
+from tests.docker.workloads.memory_resident import RETURNING
 
 RANKS, SECONDS = 2, 900.0
 MODEL = memory_cases.LLAMA
@@ -85,9 +85,8 @@ def _resident(case: Case, model: dict[str, Any]) -> int:
         words = [f"--data={data}", "--max-steps=3", "--log-every=1"]
         words += [f"--{key}" if value is True else f"--{key}={value}" for key, value in case.options.items()]
         named = str(tiny.save(folder / "model", model))
-        run = ranks.start(
-            folder, RANKS, config | batch, *words, model=named, workload=case.workload, env=RETURNED
-        )
+        words.append(f"workloads.{case.workload}")
+        run = ranks.start(folder, RANKS, config | batch, *words, model=named, module=RETURNING)
         codes = run.wait(SECONDS)
         if codes != [0] * RANKS:
             raise RuntimeError(run.output())

@@ -23,7 +23,7 @@ from launcher.sizing import setup as sizing_setup
 from tests.docker.workloads import memory_cases, ranks
 
 RANKS = 2
-RETURNED = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
+RETURNING = "tests.docker.workloads.returning"
 LLAMA, GPT2_124M = memory_cases.LLAMA, memory_cases.GPT2_124M
 GPT2_355M = GPT2_124M | {"n_embd": 1024, "n_layer": 24, "n_head": 16}
 NONE = GPT2_124M | {"vocab_size": 256, "n_embd": 64, "n_layer": 1, "n_head": 1, "n_positions": 256}
@@ -79,9 +79,10 @@ def _baseline(low: bool, returned: bool) -> int:
 def _resident(case: Case, returned: bool) -> int:
     words = [f"--seq-length={case.sequence}", "--max-steps=3", "--log-every=1"]
     words += ["--activation-checkpointing"] if case.checkpointing else []
-    env = RETURNED if returned else {}
+    words += ["workloads.pretrain"] if returned else []
     with tempfile.TemporaryDirectory() as folder:
-        run = ranks.start(Path(folder), RANKS, case.deepspeed, *words, model=case.model, env=env)
+        module = RETURNING if returned else ""
+        run = ranks.start(Path(folder), RANKS, case.deepspeed, *words, model=case.model, module=module)
         codes = run.wait()
         if codes != [0] * RANKS:
             raise RuntimeError(run.output())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tests.real.slurm.cluster import Cluster
 
 ENDED = {"SUCCEEDED", "FAILED", "CANCELLED"}
+PAUSE = 1.0  # seconds between two questions, which take of the processors that the ranks could use
 CLUSTER = """\
 slots: 1
 fabric: tcp
@@ -30,17 +31,20 @@ slurm:
   partition: debug
   signal_seconds: 30
 """
-JOB = """\
+# nodes share this machine's cores, all of which each of them takes for its own
+ENV = {"OMP_NUM_THREADS": "1"}
+JOB = f"""\
 name: tiny
 cluster: ./site.yaml
 nodes: 2
 walltime: 5m
 model: byte-gpt
-batch: {micro: 2, global: 4}
+batch: {{micro: 2, global: 4}}
 deepspeed: zero1
-args: {seq-length: 64, lr: 1.0e-3, max-steps: 16, log-every: 1}
-checkpoint: {every: 100, keep: 2}
+args: {{seq-length: 64, lr: 1.0e-3, max-steps: 16, log-every: 1}}
+checkpoint: {{every: 100, keep: 2}}
 preflight: false
+env: {json.dumps(ENV)}
 """
 
 
@@ -81,10 +85,24 @@ class Site:
     def wait(self, run: str, until: Callable[[dict[str, Any]], bool], limit: float = 150) -> dict[str, Any]:
         deadline = time.monotonic() + limit
         while not until(now := self.status(run)):
-            over = now["state"] in ENDED or time.monotonic() > deadline
-            assert not over, f"{now}\n{self.all_logs(run)}"
-            time.sleep(0.3)
+            self._goes_on(run, now, deadline)
+            time.sleep(PAUSE)
         return now
+
+    def shown(self, run: str, seen: Callable[[], object], limit: float = 150) -> dict[str, Any]:
+        """The status once the run's files show something: they are looked at often, Slurm is asked seldom."""
+        deadline = time.monotonic() + limit
+        ask = time.monotonic() + 5 * PAUSE
+        while not seen():
+            if time.monotonic() > ask:
+                self._goes_on(run, self.status(run), deadline)
+                ask = time.monotonic() + 5 * PAUSE
+            time.sleep(PAUSE / 10)
+        return self.status(run)
+
+    def _goes_on(self, run: str, now: dict[str, Any], deadline: float) -> None:
+        over = now["state"] in ENDED or time.monotonic() > deadline
+        assert not over, f"{now}\n{self.all_logs(run)}"
 
     def ended(self, run: str) -> dict[str, Any]:
         return self.wait(run, lambda now: now["state"] in ENDED)
@@ -93,8 +111,10 @@ class Site:
         return self.folder / "runs" / run
 
     def metrics(self, run: str) -> list[dict[str, Any]]:
+        """Its whole lines."""
         path = self.path(run) / "metrics.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def losses(self, run: str) -> dict[int, float]:
         steps = [r for r in self.metrics(run) if "loss" in r and "event" not in r]

@@ -16,7 +16,7 @@ SLEEP = "import time; print('ready', flush=True); time.sleep(120)\n"
 
 def test_preemption_saves_and_goes_on_later(site: Site) -> None:
     run = site.submit("cluster.slurm.partition=low", "args.step-delay=0.3", "args.max-steps=40")
-    site.wait(run, lambda _: len(site.losses(run)) >= 3)
+    site.shown(run, lambda: len(site.losses(run)) >= 3)
     gate = site.folder.parent / "gate"
     site.cluster.sh(
         f"sbatch -p debug -N4 --exclusive -o /dev/null --wrap 'until [ -e {gate} ]; do sleep 0.2; done'"
@@ -33,8 +33,7 @@ def test_preemption_saves_and_goes_on_later(site: Site) -> None:
 
 def test_a_lost_host_costs_the_steps_since_the_last_checkpoint(site: Site) -> None:
     run = site.submit("args.step-delay=0.3", "args.max-steps=40", "checkpoint.every=5")
-    site.wait(run, lambda _: any(r["step"] >= 7 for r in site.metrics(run) if "loss" in r))
-    lost = site.status(run)["hosts"][1]
+    lost = site.shown(run, lambda: any(r["step"] >= 7 for r in site.metrics(run) if "loss" in r))["hosts"][1]
     site.cluster.crash(lost)
     done = site.ended(run)
     assert done["state"] == "SUCCEEDED", site.all_logs(run)
@@ -53,7 +52,7 @@ def test_restarts_have_an_end(site: Site) -> None:
     run = site.submit(*site.program(SLEEP), "nodes=1", "restarts=1")
     job = site.status(run)["native_id"]
     for number in (1, 2):
-        site.wait(run, lambda _, n=number: _attempts(site, run) == n)  # type: ignore[misc]
+        site.shown(run, lambda n=number: _attempts(site, run) == n)  # type: ignore[misc]
         site.cluster.sh(f"scontrol requeue {job}")
         # it waits for a moment only, and after the second time it ends
         site.wait(run, lambda now, n=number: now["state"] != "RUNNING" or _attempts(site, run) > n)  # type: ignore[misc]
@@ -78,7 +77,7 @@ def test_resume_goes_on_as_if_nothing_had_happened(site: Site) -> None:
 
     run = site.submit(*settings, "args.step-delay=0.5")
     assert "there is nothing to resume" in site.launcher("resume", run, code=4).stderr
-    site.wait(run, lambda _: len(site.losses(run)) >= 3)
+    site.shown(run, lambda: len(site.losses(run)) >= 3)
     site.cluster.sh("sbatch -p debug -N4 --exclusive -o /dev/null --wrap 'sleep 2'")
     stopped = site.ended(run)
     assert (stopped["state"], stopped["exit_code"]) == ("FAILED", 75)

@@ -106,7 +106,7 @@ def test_exit_code_and_cancel_reach_through(oci_site: Site, image: Path, runtime
     failed = site.submit(*inside, 'env={CODE: "7"}', "name=failed")
     assert site.ended(failed)["exit_code"] == 7, site.all_logs(failed)
     run = site.submit(*inside, 'env={NAP: "99"}', "name=napping")
-    site.wait(run, lambda _: (site.path(run) / "rank-1.json").exists())
+    site.shown(run, lambda: (site.path(run) / "rank-1.json").exists())
     site.launcher("cancel", run)
     assert site.ended(run)["state"] == "CANCELLED"
     deadline = time.monotonic() + 120

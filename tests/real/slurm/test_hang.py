@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests import commandline
+from tests.real.slurm.site import ENV
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -23,7 +26,14 @@ STALL = 20  # seconds
 
 
 def submit(site: Site, program: str, stall: str, **more: Any) -> str:
-    job = {"name": "hang", "cluster": "./site.yaml", "nodes": 2, "walltime": "15m", "preflight": False}
+    job = {
+        "name": "hang",
+        "cluster": "./site.yaml",
+        "nodes": 2,
+        "walltime": "15m",
+        "preflight": False,
+        "env": ENV,
+    }
     job |= {"workload": str(OWN / program), "batch": {"micro": 1}, "watch": {"stall": stall}, **more}
     (site.folder / "hang.yaml").write_text(json.dumps(job))
     return site.launcher("slurm", "hang.yaml").stdout.strip()
@@ -38,7 +48,7 @@ def until(site: Site, run: str, done: Callable[[], Any], what: str) -> Any:
 
 
 def stacks(site: Site, run: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(site.launcher("stacks", run, "--json").stdout)
+    found: dict[str, Any] = json.loads(commandline.asked(["stacks", run, "--json"], site.env, site.folder))
     return found
 
 

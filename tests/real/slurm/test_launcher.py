@@ -74,7 +74,7 @@ def test_a_failure_is_started_again_as_long_as_steps_advance(site: Site) -> None
 @pytest.mark.parametrize("by", ["launcher", "scancel"])
 def test_cancel(site: Site, by: str) -> None:
     run = site.submit("args.step-delay=1", "args.max-steps=300")
-    site.wait(run, lambda _: bool(site.metrics(run)))
+    site.shown(run, lambda: bool(site.metrics(run)))
     if by == "launcher":
         site.launcher("cancel", run)
     else:
@@ -88,7 +88,7 @@ def test_cancel(site: Site, by: str) -> None:
 def test_walltime_saves_requeues_and_resumes(site: Site) -> None:
     run = site.submit("walltime=20m", "args.step-delay=0.4", "args.max-steps=100")
     job = site.status(run)["native_id"]
-    site.wait(run, lambda _: len(site.losses(run)) >= 3)
+    site.shown(run, lambda: len(site.losses(run)) >= 3)
     # The limit comes near, instead of the test waiting for it: Slurm looks every 30 s and then sends the signal.
     site.cluster.sh(f"scontrol update jobid={job} timelimit=1")
     site.wait(run, lambda now: now["state"] == "PENDING")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher import ROOT
+from tests.real.slurm.site import ENV
 
 if TYPE_CHECKING:
     from tests.real.slurm.site import Site
@@ -35,7 +36,14 @@ TRAINER: dict[str, Any] = {
 
 
 def submit(site: Site, **fields: Any) -> str:
-    job = {"name": "own", "cluster": "./site.yaml", "nodes": 2, "walltime": "5m", "preflight": False}
+    job = {
+        "name": "own",
+        "cluster": "./site.yaml",
+        "nodes": 2,
+        "walltime": "5m",
+        "preflight": False,
+        "env": ENV,
+    }
     (site.folder / "own.yaml").write_text(json.dumps({**job, "batch": {"micro": 2, "global": 4}, **fields}))
     return site.launcher("slurm", "own.yaml").stdout.strip()
 
@@ -151,7 +159,7 @@ def steps(site: Site, run: str) -> list[int]:
 
 def test_the_example_is_put_back_and_loses_no_step(site: Site) -> None:
     run = example(site, args={"steps": 400})
-    site.wait(run, lambda now: now["state"] == "RUNNING" and len(steps_so_far(site, run)) > 20)
+    site.shown(run, lambda: len(steps_so_far(site, run)) > 20)
     site.cluster.sh("scancel", "--signal=USR2", site.status(run)["native_id"])  # as before the walltime
     succeeds(site, run)
     assert "requeued, to resume" in site.all_logs(run)
@@ -184,7 +192,7 @@ def test_a_program_that_hears_nothing_is_put_back_at_the_walltime(signal: str, s
     more.write_text(more.read_text().replace("signal_seconds: 30", "signal_seconds: 40"))
     words = ["python", str(site.folder / "deaf.py")]
     run = submit(site, command=words, signal=signal, checkpoint={"requeue": True})
-    site.wait(run, lambda now: now["state"] == "RUNNING" and bool(steps_so_far(site, run)))
+    site.shown(run, lambda: steps_so_far(site, run))
     site.cluster.sh("scancel", "--signal=USR2", site.status(run)["native_id"])
     succeeds(site, run)
     assert "requeued, to resume" in site.all_logs(run)

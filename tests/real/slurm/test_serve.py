@@ -27,7 +27,7 @@ def test_a_server_answers_other_hosts_and_serves_on_after_its_time(site: Site) -
     args = "args={engine: transformers, random-weights: true, port: 8765}"
     run = site.submit("workload=serve", "model=tiny-llama", "nodes=1", args, "walltime=2m")
     endpoint = site.path(run) / "endpoint.json"
-    site.wait(run, lambda now: now["state"] == "RUNNING" and endpoint.exists())
+    site.shown(run, endpoint.exists)
     told = json.loads(endpoint.read_text())
     (host,) = site.status(run)["hosts"]
     assert told["url"] == f"http://{host}:8765/v1"
@@ -36,6 +36,6 @@ def test_a_server_answers_other_hosts_and_serves_on_after_its_time(site: Site) -
     assert said.strip() == "text_completion"
 
     site.cluster.sh("scancel", "--signal=USR2", site.status(run)["native_id"])  # as before the walltime
-    site.wait(run, lambda now: now["state"] == "RUNNING" and len(site.starts(run)) == 2 and endpoint.exists())
+    site.shown(run, lambda: len(site.starts(run)) == 2 and endpoint.exists())
     site.launcher("cancel", run)
     assert site.ended(run)["state"] == "CANCELLED"

@@ -20,7 +20,7 @@ SLEEP = "import time; print('ready', flush=True); time.sleep(600)\n"
 def test_a_shell_beside_a_rank(site: Site) -> None:
     run = site.submit(*site.program(SLEEP), "nodes=2", 'env={WORDS: "it\'s $(here)"}')
     logs = [site.path(run) / "logs" / f"rank-{rank}.log" for rank in (0, 1)]
-    now = site.wait(run, lambda _: all(log.exists() and "ready" in log.read_text() for log in logs))
+    now = site.shown(run, lambda: all(log.exists() and "ready" in log.read_text() for log in logs))
 
     words = [sys.executable, "-m", "launcher", "shell", run, "--rank", "1"]
     terminal = Terminal(words, site.env, site.folder)

@@ -22,21 +22,19 @@ def test_a_spare_trains_on_and_no_other_job_gets_in(site: Site) -> None:
     first = site.wait(run, lambda now: now["state"] == "RUNNING" and bool(now["spares"]))
     job = first["native_id"]
     waits = site.submit(*TRAIN, "name=alone", "cluster.slurm.sbatch.exclusive=true", "nodes=2")
-    site.wait(run, lambda _: any(r.get("step", 0) >= 6 for r in site.metrics(run)))
-    hosts = site.status(run)["hosts"]
+    hosts = site.shown(run, lambda: any(r.get("step", 0) >= 6 for r in site.metrics(run)))["hosts"]
     # the script's own host is the spare, so that any host that trains may die
     assert (hosts, first["spares"]) == (["n2", "n3"], ["n1"])
     site.cluster.crash("n2")
-    again = site.wait(run, lambda _: len(site.starts(run)) == 2)
+    again = site.shown(run, lambda: len(site.starts(run)) == 2)
     assert (again["state"], again["hosts"], again["spares"]) == ("RUNNING", ["n1", "n3"], [])
     assert site.status(waits)["state"] == "PENDING"
     done = site.ended(run)
     assert (done["state"], done["native_id"]) == ("SUCCEEDED", job), site.all_logs(run)
     assert "Restarts=0" in site.cluster.sh(f"scontrol show job {job}")
-    records = site.metrics(run)
-    before = records[: records.index(site.starts(run)[1])]
-    saved = [record["tag"] for record in before if record.get("event") == "checkpoint"]
-    assert site.starts(run)[1]["resumed_from"] == saved[-1]
+    before = site.metrics(run)[: site.metrics(run).index(site.starts(run)[1])]
+    saved = [r["tag"] for r in before if r.get("event") == "checkpoint"]
+    assert site.starts(run)[1]["resumed_from"] == saved[-1], "the newest complete checkpoint"
     assert (site.folder / "runs" / "bad-hosts.txt").read_text().startswith("n2 20")
 
     assert site.ended(waits)["state"] == "SUCCEEDED", site.all_logs(waits)
