@@ -28,6 +28,7 @@ LENGTHS = (
     "seq_length",
     "max_seq_length",
 )
+NO_LENGTH = "no option of the program says how many tokens a sample has (seq-length)"
 RECOMPUTING = ("activation-checkpointing", "gradient-checkpointing", "gradient_checkpointing")
 ALL_LAYERS = "all-linear"  # docker/workloads/lora.py
 
@@ -69,7 +70,7 @@ def model(found: Architecture, job: Job) -> Architecture:
     """The job's model as it is trained: a judge's head, adapters. Raises PlanError for a layer that it has not."""
     does = workloads.traits(job.workload).learning
     if workloads.is_script(job.workload):
-        return found if sequence(job) else dataclasses.replace(found, measured=False)
+        return found if sequence(job) else dataclasses.replace(found, unmeasured=NO_LENGTH)
     if found.adapters or does is None:
         return found
     judges = does.loss == "score"
