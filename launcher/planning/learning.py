@@ -30,6 +30,7 @@ LENGTHS = (
     "max-source-length",
     "max_source_length",
 )
+NO_LENGTH = "no option of the program says how many tokens a sample has (seq-length)"
 RECOMPUTING = ("activation-checkpointing", "gradient-checkpointing", "gradient_checkpointing")
 ALL_LAYERS = "all-linear"  # docker/workloads/lora.py
 
@@ -71,7 +72,7 @@ def model(found: Architecture, job: Job) -> Architecture:
     """The job's model as it is trained: a judge's head, adapters. Raises PlanError for a layer that it has not."""
     does = workloads.traits(job.workload).learning
     if workloads.is_script(job.workload):
-        return found if sequence(job) else dataclasses.replace(found, measured=False)
+        return found if sequence(job) else dataclasses.replace(found, unmeasured=NO_LENGTH)
     if found.adapters or does is None:
         return found
     judges = does.loss == "score"

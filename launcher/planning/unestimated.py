@@ -42,15 +42,8 @@ def partial(estimate: Estimate | None) -> str:
     """What to say of an estimate that leaves activations out; empty where it does not."""
     if estimate is None or estimate.model.measured:
         return ""
-    if not estimate.known_length:
-        return (
-            "activations are not estimated: no option of the program says how many tokens a sample has (seq-length);"
-            " the memory is of states and buffers alone"
-        )
-    return (
-        f"activations are not estimated: what a layer of the family {estimate.model.family!r} saves is not measured;"
-        f" the memory is of states, buffers and logits alone"
-    )
+    parts = "states, buffers and logits" if estimate.known_length else "states and buffers"
+    return f"activations are not estimated: {estimate.model.unmeasured}; the memory is of {parts} alone"
 
 
 def uncounted(estimate: Estimate | None) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 Owns the accounting of transformers' own modelling code, run eagerly; leaves model states and buffers to memory.py.
 
-    activations.per_layer(architecture, bytes) -> bytes that one layer saves for one token
+    activations.per_layer(architecture, width) -> bytes that one layer saves for one token
     activations.moments(architecture, ...) -> Activations: what a whole micro batch holds, and when
 
 Each term is a tensor that autograd saves; tests/launcher/sizing/test_activations.py counts the same tensors in a
@@ -37,28 +37,44 @@ class Activations(NamedTuple):
     last: int  # in that of the first layer, when all others are done
 
 
-def per_layer(model: Architecture, width: int, attention: str = "sdpa", sequence: int = 0) -> int:
-    """Bytes that one layer saves for one token, the largest kind of layer; `width` is the bytes of one element.
+class Attention(NamedTuple):
+    """How a layer looks at the positions of its sequence."""
 
-    `attention` is "sdpa" (fused) or "eager", which also saves the scores: then `sequence` is needed.
-    """
-    scores = sequence if attention == "eager" else 0
-    return max(of_stack(model, stack, width, scores) for stack in model.stacks)
+    positions: int = 0
+    fused: bool = True  # by torch's scaled_dot_product_attention or a flash kernel, without scores
+    masked: int = 0  # positions that the mask of a token has, where there is one
+    dropped: int = 1  # bytes of an element of what dropout saves
 
 
-def of_stack(model: Architecture, stack: Stack, width: int, scores: int = 0, mask: int = 1) -> int:
-    """The same of a layer of one kind; `scores`: positions whose scores are saved, 0 where attention is fused.
+def attention(model: Architecture, setup: Setup) -> Attention:
+    """How the layers of a model attend in a job; on its own transformers takes what is fused where a family has it."""
+    kind = setup.attention
+    fused = model.fused if kind in ("auto", "sdpa") else kind != "eager"
+    if setup.device == "cpu" and model.head_dim != model.value_dim:
+        fused = False  # only GPUs have a kernel for values that are narrower than keys
+    return Attention(setup.sequence, fused, setup.masked)
 
-    `mask`: bytes of an element of what dropout saves.
-    """
+
+FUSED = Attention()
+
+
+def per_layer(model: Architecture, width: int, seen: Attention = FUSED) -> int:
+    """Bytes that one layer saves for one token, the largest kind of layer; `width` is the bytes of one element."""
+    return max(of_stack(model, stack, width, seen) for stack in model.stacks)
+
+
+def of_stack(model: Architecture, stack: Stack, width: int, seen: Attention) -> int:
+    """The same of a layer of one kind."""
+    if stack.window and seen.positions >= stack.window and not seen.masked:
+        seen = seen._replace(masked=seen.positions)
+    counted = seen.positions if model.fused or not seen.fused else 0
     return (
-        _attention(model, stack, width)
-        + _scores(model, width, scores)
+        (_attention(model, stack, width, seen) if stack.attends else 0)
         + _norms(model, stack, width)
         + _mlp(model, stack, width)
-        + 2 * mask * _mask(model)
-        + stack.more[0 if width < FLOAT else 1]
-        + (_adapters(model.adapters, stack, width, mask) if model.adapters else 0)
+        + 2 * seen.dropped * _mask(model)
+        + stack.more.of(width, counted)
+        + (_adapters(model.adapters, stack, width, seen.dropped) if model.adapters else 0)
     )
 
 
@@ -105,18 +121,14 @@ _BEFORE_MLP = frozenset(["gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1"])
 _AFTER_MLP = frozenset(["down_proj", "fc2", "mlp.c_proj"])
 
 
-def _scores(model: Architecture, width: int, positions: int) -> int:
-    if not positions:
-        return 0
-    # softmax in fp32, its copy in the working type, and the dropped-out copy where there is dropout
-    return model.heads * positions * (FLOAT + width) - FLOAT * model.heads
-
-
-def _attention(model: Architecture, stack: Stack, width: int) -> int:
-    """Queries, keys, values, the output, one log-sum per head, and the norms of queries and keys."""
+def _attention(model: Architecture, stack: Stack, width: int, seen: Attention) -> int:
+    """Queries, keys, values, the output, one log-sum per head or the scores, and the norms of queries and keys."""
     inner, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
-    out = model.heads * model.value_dim
-    core = width * (inner + kv + model.kv_heads * model.value_dim + out) + FLOAT * model.heads
+    # Else a copy of keys and values for each head is made (transformers/integrations/sdpa_attention.py).
+    shared = seen.fused and not seen.masked and model.head_dim == model.value_dim <= 256
+    copied = model.kv_heads if shared else model.heads
+    row = model.heads * (model.head_dim + model.value_dim) + copied * (model.head_dim + model.value_dim)
+    core = width * row + _scores(model, width, seen)
     if model.family == "gpt_neox":
         # Queries and keys are new tensors after the rotation, values hold all of qkv; the output is copied on the way
         # to the projection.
@@ -128,6 +140,14 @@ def _attention(model: Architecture, stack: Stack, width: int) -> int:
     rows = (model.heads, model.kv_heads) if normed == model.head_dim else (1, 1)
     # q_norm and k_norm write new tensors, which the rotation does not keep.
     return core + _rms(model, inner, width, rows[0]) + _rms(model, kv, width, rows[1]) - width * (inner + kv)
+
+
+def _scores(model: Architecture, width: int, seen: Attention) -> int:
+    if seen.fused:
+        return FLOAT * model.heads + width * seen.masked  # torch makes numbers of a mask in each layer
+    # softmax in fp32, its copy in the working type, and where there is dropout its mask and what that makes
+    dropped = seen.dropped + width if model.attention_dropout else 0
+    return model.heads * seen.positions * (FLOAT + (width if width < FLOAT else 0) + dropped)
 
 
 def _norms(model: Architecture, stack: Stack, width: int) -> int:
@@ -164,10 +184,11 @@ def _mlp(model: Architecture, stack: Stack, width: int) -> int:
     return routed * width * (wide * stack.ffn + stream * model.hidden) + router + always
 
 
-def tail(model: Architecture, width: int, mask: int = 1) -> int:
+def tail(model: Architecture, width: int, seen: Attention) -> int:
     """Bytes saved for one token outside the layers: token ids, the last norm, the head's input, the labels."""
     norm = _norm(model, width) if model.layer_norm else _rms(model, model.hidden, width, 1)
-    return norm + 16 + mask * _mask(model) - (width * model.hidden if model.adapters else 0)
+    rest = 16 + seen.dropped * _mask(model) - (width * model.hidden if model.adapters else 0)
+    return norm + rest + model.more.of(width, seen.positions)
 
 
 def loss(model: Architecture, setup: Setup, width: int) -> int:
@@ -237,18 +258,18 @@ def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) 
     if not model.measured:
         return Activations(saved=0, loss=loss(model, setup, width), first=0, last=0)
     tokens, stream = setup.tokens, FLOAT if mixed else width
-    scores = setup.sequence if setup.attention == "eager" else 0
     more = 2 * FLOAT * model.hidden if mixed else 0
-    more += width * setup.masked  # torch makes numbers of a mask in each layer
     whole = max(width * merged(s) for s in model.stacks)
     made = sum(s.number * width * merged(s) for s in model.stacks) if not setup.checkpointing else 0
-    mask = width if setup.device == "cpu" else 1  # CUDA's is of booleans, a CPU's the factors themselves
-    saved = [(s.number, of_stack(model, s, width, scores=scores, mask=mask) + more) for s in model.stacks]
+    seen = attention(model, setup)
+    if setup.device == "cpu":
+        seen = seen._replace(dropped=width)  # CUDA's are booleans, a CPU's the factors themselves
+    saved = [(s.number, of_stack(model, s, width, seen) + more) for s in model.stacks]
     largest = max(layer for _, layer in saved)
     kept = stream * model.hidden if setup.checkpointing else largest
     layers = model.layers * kept if setup.checkpointing else sum(number * layer for number, layer in saved)
     again = largest if setup.checkpointing else 0
-    top = tail(model, width, mask)
+    top = tail(model, width, seen)
     # The last norm goes backward while its own tensors are still there; a root mean square norm does so in fp32.
     norm = top + (width * model.hidden if model.layer_norm else 4 * FLOAT * model.hidden)
     first = max(again + working(model, width), norm)

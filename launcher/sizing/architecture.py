@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from launcher.frozen import dataclass
 from launcher.namedtuple import NamedTuple
+from launcher.sizing.saved import NOTHING, More
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -51,8 +52,7 @@ class Stack(NamedTuple):
     ffn: int = 0  # width of the MLP, or of one expert
     shared: int = 0  # width of the experts that every token passes through
     window: int = 0  # positions that attention looks back; 0: all
-    # bytes that a token saves beside what activations.py counts for every family: in 16 bits, and in 32
-    more: tuple[int, int] = (0, 0)
+    more: More = NOTHING  # what a token saves beside what activations.py counts for every family
 
     @property
     def parameters(self) -> int:
@@ -106,11 +106,21 @@ class Architecture:
     )
     layer_norm: bool = False  # norms subtract the mean; the others scale in fp32
     dropout: bool = False  # after attention and MLP
+    attention_dropout: bool = False  # of what a query takes from each position
     tower: tuple[Stack, ...] = ()  # of images, before the language model; counted apart
     latent: int = 0  # elements that one layer caches for a token in place of keys and values (MLA)
-    measured: bool = True  # what the forward pass saves is known, not the states alone
+    fused: bool = (
+        True  # attention without its scores: transformers lets torch's scaled_dot_product_attention do it
+    )
+    more: More = NOTHING  # what a token saves outside the layers beside what every family does
+    unmeasured: str = ""  # why what the forward pass saves is not known
     adapters: Adapters | None = None  # beside weights that stand still
     halves: Halves | None = None  # of an encoder-decoder, whose first stack is the encoder's
+
+    @property
+    def measured(self) -> bool:
+        """Whether what the forward pass saves is known, and not the states alone."""
+        return not self.unmeasured
 
     @property
     def layers(self) -> int:

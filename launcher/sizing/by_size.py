@@ -84,5 +84,5 @@ def build(config: Mapping[str, Any], number: int, name: str) -> Architecture | N
         norms=(),
         head=(),
         mlp_tensors=0,
-        measured=False,
+        unmeasured=f"the layers of the family {config.get('model_type')!r} are not described",
     )

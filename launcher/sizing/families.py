@@ -1,7 +1,8 @@
 """The tensors of each model family, from the keys of a Hugging Face configuration.
 
 Owns the reading of families.json, which describes a family by its blocks; leaves which key is meant to model_config.py,
-which layer is of which kind to layer_kinds.py, and names, files and what is a causal model to models.py.
+which layer is of which kind to layer_kinds.py, what its layers save beside the usual to saved.py, and names, files and
+what is a causal model to models.py.
 
     families.known() -> every model_type that can be counted
     families.build("deepseek_v3", config, place, "a model") -> architecture.Architecture
@@ -23,7 +24,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.sizing import layer_kinds, model_config
+from launcher.sizing import layer_kinds, model_config, saved
 from launcher.sizing.architecture import Architecture, Stack, Weight
 
 if TYPE_CHECKING:
@@ -102,9 +103,9 @@ def build(family: str, config: Mapping[str, object], where: errors.Place, name: 
     )
     _check(row, sizes)
     embeddings = tuple(tensors(row["embeddings"], sizes))
-    stacks = tuple(_stacks(row, sizes))
+    stacks = tuple(_stacks(family, row, sizes))
     activation = sizes.word(row.get("activation") or "hidden_act", *_ALWAYS[1:])
-    saved = saved_by(activation)
+    of_activation = saved_by(activation)
     gated = any("gate_proj" in w.name or "gate_up_proj" in w.name for s in stacks for w in s.weights)
     latent = any("kv_a_proj" in w.name for s in stacks for w in s.weights)
     return Architecture(
@@ -123,11 +124,15 @@ def build(family: str, config: Mapping[str, object], where: errors.Place, name: 
         stacks=stacks,
         norms=tuple(tensors(row["norms"], sizes)),
         head=tuple(tensors(row["head"], sizes)),
-        mlp_tensors=saved + 2 if gated else saved,  # a gate's also saves the other half and the product
+        # a gate's also saves the other half and the product
+        mlp_tensors=of_activation + 2 if gated else of_activation,
         layer_norm=row.get("norm") == "layer",
-        dropout=bool(sizes.value(row["dropout"])) if "dropout" in row else False,
+        dropout="dropout" in row and bool(sizes.value(row["dropout"])),
+        attention_dropout="attention_dropout" in row and bool(sizes.value(row["attention_dropout"])),
         latent=sizes.of("kv_rank") + sizes.of("rope") if latent else 0,
-        measured=family in table()["measured"],
+        fused=row.get("fused", True),
+        more=saved.more(family, sizes, [saved.OUTSIDE], any(s.experts for s in stacks)),
+        unmeasured=saved.reason(family),
     )
 
 
@@ -148,7 +153,7 @@ def _check(row: Mapping[str, Any], sizes: Sizes) -> None:
         sizes.fail(f"{active} experts a token are more than the {experts} that there are")
 
 
-def _stacks(row: Mapping[str, Any], sizes: Sizes) -> Iterator[Stack]:
+def _stacks(family: str, row: Mapping[str, Any], sizes: Sizes) -> Iterator[Stack]:
     """The layers by kind, in the order of their first ones."""
     layers = sizes.of("layers")
     if not layers:
@@ -168,7 +173,7 @@ def _stacks(row: Mapping[str, Any], sizes: Sizes) -> Iterator[Stack]:
         blocks = [*row["layer"], *(block for kind, (_, blocks) in options for block in blocks[kind])]
         weights = tuple(tensors(blocks, sizes))
         stack = _stack(weights, sizes, number, sizes.of("window") if window == _WINDOWS[1] else 0)
-        yield stack._replace(more=_more(row, sizes, bool(stack.experts)))
+        yield stack._replace(more=saved.more(family, sizes, kinds, bool(stack.experts)))
 
 
 def _stack(weights: tuple[Weight, ...], sizes: Sizes, number: int, window: int) -> Stack:
@@ -191,16 +196,6 @@ def _stack(weights: tuple[Weight, ...], sizes: Sizes, number: int, window: int) 
         shared=of_shared[0].shape[0] if of_shared else 0,
         window=window,
     )
-
-
-def _more(row: Mapping[str, Any], sizes: Sizes, mixture: bool) -> tuple[int, int]:
-    """Bytes that a token saves beside the usual: `saved` of the family, what names sizes of mixtures in these alone."""
-    low = high = 0
-    for product, (in_low, in_high) in row.get("saved", {}).items():
-        if mixture or not {"active", "expert", "experts", "shared"} & set(product.split("*")):
-            size = sizes.product(product)
-            low, high = low + in_low * size, high + in_high * size
-    return low, high
 
 
 def tensors(lines: Iterable[str], sizes: Sizes) -> Iterator[Weight]:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?"
 _HUB = re.compile(rf"(?!.*(?:--|\.\.))(?:{_PART}/)?{_PART}")
 # What the workloads make of a named model, whatever its family's default: docker/workloads/architectures.py
-NO_DROPOUT = {"resid_pdrop": 0.0}
+NO_DROPOUT = {"resid_pdrop": 0.0, "attn_pdrop": 0.0}
 NAMED = launcher.ROOT / "docker" / "workloads" / "models.json"
 
 

@@ -161,20 +161,22 @@ LARGE = [
 ]
 
 
-def run(folder: Path, cases: Sequence[dict[str, Any]] = CASES) -> dict[str, dict[str, Any]]:
-    """Rank 0's results of `cases`, trained one after the other by the same two processes. Files go to `folder`."""
+def run(
+    folder: Path, cases: Sequence[dict[str, Any]] = CASES, ranks: int = RANKS
+) -> dict[str, dict[str, Any]]:
+    """Rank 0's results of `cases`, trained one after the other by the same processes. Files go to `folder`."""
     (folder / "cases.json").write_text(json.dumps(cases))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     program = Path(__file__).with_name("memory_rank.py")
     processes = []
-    for rank in range(RANKS):
+    for rank in range(ranks):
         env = os.environ | {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(RANKS),
-            "LOCAL_SIZE": str(RANKS),
+            "WORLD_SIZE": str(ranks),
+            "LOCAL_SIZE": str(ranks),
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
             "DS_ACCELERATOR": "cpu",
@@ -190,7 +192,7 @@ def run(folder: Path, cases: Sequence[dict[str, Any]] = CASES) -> dict[str, dict
         for process in processes:
             process.kill()
             process.wait()
-    if codes != [0] * RANKS:
+    if codes != [0] * ranks:
         raise RuntimeError((folder / "rank-0.log").read_text()[-3000:])
     found: dict[str, dict[str, Any]] = json.loads((folder / "out.0").read_text())
     return found
@@ -198,6 +200,7 @@ def run(folder: Path, cases: Sequence[dict[str, Any]] = CASES) -> dict[str, dict
 
 def predicted(
     one: dict[str, Any],
+    ranks: int = RANKS,
 ) -> tuple[architecture.Architecture, zero.Zero, sizing_setup.Setup, memory.Memory]:
     """The model, settings and set-up of a case, and the planner's forecast."""
     model = models.from_config(one["model"], encoders=True)
@@ -206,7 +209,7 @@ def predicted(
         model = adapters.attach(model, architecture.Adapters(one["lora"], ()))
     settings = zero.read(one["deepspeed"])
     setup = sizing_setup.Setup(
-        RANKS, RANKS, one["micro"], one["sequence"], checkpointing=one["checkpointing"], device="cpu"
+        ranks, ranks, one["micro"], one["sequence"], checkpointing=one["checkpointing"], device="cpu"
     )
     return model, settings, setup, memory.estimate(model, settings, setup)
 
@@ -218,9 +221,9 @@ def states(one: dict[str, Any]) -> int:
     return found.moments["step"].states + bucket
 
 
-def peak(one: dict[str, Any]) -> int:
+def peak(one: dict[str, Any], ranks: int = RANKS) -> int:
     """Forecast: the most bytes at once in a step, without the margin."""
-    return max(slot.total - slot.margin for slot in predicted(one)[3].moments.values())
+    return max(slot.total - slot.margin for slot in predicted(one, ranks)[3].moments.values())
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:

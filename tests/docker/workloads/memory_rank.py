@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import bisect
 import gc
-import importlib
 import itertools
 import json
 import logging
@@ -212,7 +211,7 @@ def main() -> None:
     deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
     cases = json.loads(Path(sys.argv[1]).read_text())
     for name in {case["model"]["model_type"] for case in cases}:
-        importlib.import_module(f"transformers.models.{name}.modeling_{name}")
+        AutoModelForCausalLM._model_mapping[type(AutoConfig.for_model(name))]  # reads its modules
     results = {case["name"]: measure(case) for case in cases}
     Path(f"{sys.argv[2]}.{torch.distributed.get_rank()}").write_text(json.dumps(results))
     torch.distributed.barrier()

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-import warnings
 from typing import Any
 
 import pytest
 
-from launcher.sizing import activations, architecture, families, models, setup
-from tests.launcher.sizing import test_families
+from launcher.sizing import activations, architecture, families, models, saved, setup
+from tests.launcher.sizing import fitting
 
 SMALL: dict[str, Any] = {
     "vocab_size": 512,
@@ -47,33 +45,28 @@ CONFIGS = {
     "gpt_neox": SMALL | {"model_type": "gpt_neox"},
 }
 MICRO, SEQUENCE = 2, 128
-
-
-def saved_bytes(config: dict[str, Any], low: bool, checkpointing: bool) -> int:
-    """Bytes of the distinct storages that autograd keeps after a forward pass with loss, parameters left out."""
-    torch = pytest.importorskip("torch", reason="a real forward pass is counted")
-    transformers = pytest.importorskip("transformers", reason="a real forward pass is counted")
-    options = {k: v for k, v in config.items() if k != "model_type"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = transformers.AutoConfig.for_model(config["model_type"], use_cache=False, **options)
-        model = transformers.AutoModelForCausalLM.from_config(made, attn_implementation="sdpa")
-    model = model.to(torch.bfloat16 if low else torch.float32).train()
-    if checkpointing:
-        model.activation_checkpointing_enable()
-    own = {t.untyped_storage().data_ptr() for t in [*model.parameters(), *model.buffers()]}
-    storages = {}
-
-    def pack(tensor: Any) -> Any:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            storages[storage.data_ptr()] = storage  # held, so that no address is used twice
-        return tensor
-
-    ids = torch.randint(0, config["vocab_size"], (MICRO, SEQUENCE))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        model(input_ids=ids, labels=ids)
-    return sum(s.nbytes() for s in storages.values())
+# Families whose activations a plan does not estimate: the reasons are in saved.json.
+UNKNOWN = [
+    "opt",
+    "codegen",
+    "openai-gpt",
+    "gpt_neo",
+    "falcon",
+    "mpt",
+    "minimax_m2",
+    "deepseek_v2",
+    "deepseek_v32",
+    "glm_moe_dsa",
+    "glm4_moe_lite",
+    "axk1",
+    "minicpm3",
+    "kolibri1",
+    "flint",
+    "llama4_text",
+    "qwen3_next",
+    "qwen3_5_text",
+    "qwen3_5_moe_text",
+]
 
 
 @pytest.mark.heavy
@@ -81,6 +74,7 @@ def saved_bytes(config: dict[str, Any], low: bool, checkpointing: bool) -> int:
 @pytest.mark.parametrize("low", [True, False], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_saved_tensors(name: str, low: bool, checkpointing: bool) -> None:
+    pytest.importorskip("transformers", reason="a real forward pass is counted")
     config = CONFIGS[name]
     model = models.from_config(config)
     assert isinstance(model, architecture.Architecture)
@@ -89,28 +83,71 @@ def test_saved_tensors(name: str, low: bool, checkpointing: bool) -> None:
     expected = activations.moments(model, there, width).saved
     log_softmax = MICRO * SEQUENCE * model.vocab * activations.FLOAT
     # Rotary tables, expert offsets and the statistics of a bf16 norm on a CPU are the rest.
-    assert saved_bytes(config, low, checkpointing) == pytest.approx(expected + log_softmax, rel=0.02)
+    found = fitting.saved_bytes(config, low, MICRO, SEQUENCE, checkpointing=checkpointing)
+    assert found == pytest.approx(expected + log_softmax, rel=0.02)
 
 
 # Wide enough that tables of the rotation are no part of it.
 WIDE = {
     **{"hidden": 256, "heads": 4, "kv": 2, "kvn": 2, "head": 48, "ffn": 704, "vocab": 512, "positions": 512},
-    **{"window": 512, "experts": 4, "active": 2, "expert": 160, "shared": 2, "shared_ffn": 320, "layers": 6},
+    **{"window": 512, "experts": 4, "active": 2, "expert": 160, "shared": 2, "shared_ffn": 320, "layers": 4},
+    **{"dense_ffn": 608, "q_rank": 96, "kv_rank": 64, "rope": 16, "nope": 32, "v": 40, "word": 128, "two": 2},
+    **{"index_heads": 2, "index_head": 64, "rotary": 16, "linear_k_heads": 2, "linear_v_heads": 4},
+    **{"linear_k": 40, "linear_v": 56, "linear_kernel": 4},
 }
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("low", [True, False], ids=["bf16", "fp32"])
-@pytest.mark.parametrize("family", sorted({*families.table()["measured"]} - {*CONFIGS}))
-def test_saved_tensors_of_every_family_that_counts_as_measured(family: str, low: bool) -> None:
-    config = {"model_type": family, **test_families.small(family, False, WIDE)}
-    config |= {key: 0.0 for key in dir(test_families.kind_of(family)) if re.search("_p?drop(out)?$", key)}
+@pytest.mark.parametrize("family", [f for f in families.known() if not saved.reason(f)])
+def test_saved_tensors_of_every_family(family: str) -> None:
+    """At sizes that no term was fitted to, in bf16 and fp32: at most 2% less or 5% more than autograd keeps."""
+    pytest.importorskip("transformers", reason="a real forward pass is counted")
+    config = fitting.configuration(family, WIDE)
+    for low, kept in zip((True, False), fitting.in_both(config, MICRO, SEQUENCE), strict=True):
+        seen = sum(nbytes for _, nbytes in kept) / (MICRO * SEQUENCE)
+        assert 0.98 <= fitting.planned(config, SEQUENCE, low) / seen <= 1.05, low
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("config", "attention"),
+    [
+        (CONFIGS["mistral"] | {"sliding_window": 64}, None),
+        (CONFIGS["llama"], "eager"),
+    ],
+    ids=["window", "eager"],
+)
+def test_a_mask_and_scores(config: dict[str, Any], attention: str | None) -> None:
+    """A window that the sequence reaches gives each layer a mask and keys for each head; eager attention has scores."""
+    pytest.importorskip("transformers", reason="a real forward pass is counted")
+    there = setup.Setup(1, 1, MICRO, SEQUENCE, attention=attention or "sdpa")
     model = models.from_config(config)
     assert isinstance(model, architecture.Architecture)
-    there = setup.Setup(world=1, slots=1, micro=MICRO, sequence=SEQUENCE)
-    expected = activations.moments(model, there, 2 if low else 4).saved
     log_softmax = MICRO * SEQUENCE * model.vocab * activations.FLOAT
-    assert saved_bytes(config, low, checkpointing=False) == pytest.approx(expected + log_softmax, rel=0.02)
+    seen = fitting.saved_bytes(config, True, MICRO, SEQUENCE, attention=attention)
+    assert seen == pytest.approx(activations.moments(model, there, 2).saved + log_softmax, rel=0.01)
+
+
+def test_the_tool_finds_the_terms_that_there_are() -> None:
+    """`solve` on columns of known sums: the fewest terms, whole bytes, for both types at once."""
+    named = {
+        "hidden": [96.0, 160, 224, 64, 320, 48],
+        "ffn": [120.0, 88, 304, 72, 40, 200],
+        "heads": [2.0, 3, 4, 6, 8, 12],
+    }
+    rest = [
+        [4 * h - 8 * n for h, n in zip(named["hidden"], named["heads"], strict=True)],
+        [2 * n for n in named["heads"]],
+    ]
+    pytest.importorskip("numpy", reason="torch brings it")
+    assert fitting.solve(named, rest) == {"hidden": [4, 0], "heads": [-8, 2]}
+    with pytest.raises(ValueError, match="no whole numbers"):
+        fitting.solve(named, [[1.0, 7, 3, 1, 9, 5], [0.0] * 6])
+
+
+def test_what_is_known_of_a_family_is_its_terms_or_why_they_are_not() -> None:
+    assert set(saved.table()) == set(families.known())
+    assert {family for family in families.known() if saved.reason(family)} == set(UNKNOWN)
 
 
 def test_dropout_keeps_one_mask_after_attention_and_one_after_the_mlp() -> None:

@@ -152,7 +152,7 @@ def test_nvme() -> None:
 def test_fused_attention_saves_no_scores() -> None:
     model = named("gpt2")
     fused = activations.per_layer(model, 2)
-    eager = activations.per_layer(model, 2, "eager", 1024)
+    eager = activations.per_layer(model, 2, activations.Attention(positions=1024, fused=False))
     assert eager - fused == 12 * 1024 * 6 - 4 * 12
 
 
