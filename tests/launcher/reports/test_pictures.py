@@ -93,7 +93,7 @@ def test_nothing_of_the_users_is_replaced(
 def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib", reason="it draws")
     assert plot(tmp_path / "absent" / "a.png") == 2
-    assert "No such file or directory; name a file that can be written" in capsys.readouterr().err
+    assert "absent; make it first" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["a", "a.gif", "job.yaml", ".png"])
