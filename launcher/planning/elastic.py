@@ -155,8 +155,8 @@ def _moves(job: Job) -> Iterator[Problem]:
         able = ", ".join(name for name in workloads.names() if workloads.traits(name).converts)
         what = f"nodes: workload {job.workload!r} does not go on from a checkpoint of another number of ranks"
         yield Problem(what, f"{fixed}; these do: {able}", about=_ABOUT)
-    elif learning.adapts(job):
-        what = "nodes: adapters (args.lora-rank) do not go on from a checkpoint of another number of ranks"
+    elif not workloads.converts(job.workload, job.args):
+        what = "nodes: 4-bit weights (args.lora-4bit) do not go on from a checkpoint of another number of ranks"
         yield Problem(what, fixed, about=_ABOUT)
 
 
