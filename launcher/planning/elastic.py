@@ -14,7 +14,7 @@ from launcher import workloads
 from launcher.errors import PlanError, Problem
 from launcher.files.job import Nodes
 from launcher.namedtuple import NamedTuple
-from launcher.planning import fit, learning
+from launcher.planning import fit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -156,7 +156,9 @@ def _moves(job: Job) -> Iterator[Problem]:
         what = f"nodes: workload {job.workload!r} does not go on from a checkpoint of another number of ranks"
         yield Problem(what, f"{fixed}; these do: {able}", about=_ABOUT)
     elif not workloads.converts(job.workload, job.args):
-        what = "nodes: 4-bit weights (args.lora-4bit) do not go on from a checkpoint of another number of ranks"
+        what = (
+            "nodes: 4-bit weights (args.lora-4bit) do not go on from a checkpoint of another number of ranks"
+        )
         yield Problem(what, fixed, about=_ABOUT)
 
 
