@@ -84,6 +84,7 @@ TESTED_BY = (
     ("launcher", "launcher/runs/test_record.py", "atomic"),
     ("launcher", "launcher/test_frozen.py", "namedtuple"),
     ("launcher/cli", "launcher/cli/test_main.py", "arguments completion options"),
+    ("launcher/cli/commands", "launcher/cli/test_main.py", "look operate run shared surroundings"),
     (
         "launcher/cli/verbs",
         "launcher/cli/test_main.py",
