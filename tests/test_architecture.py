@@ -104,7 +104,7 @@ TESTED_BY = (
     ("launcher/planning", "launcher/files/test_restored.py", "recorded"),
     ("launcher/images", "launcher/planning/test_packages.py", "locks"),
     ("launcher/planning", "launcher/planning/test_packages.py", "interpreter"),
-    ("launcher/planning", "launcher/planning/test_plan.py", "ranks_environment"),
+    ("launcher/planning", "launcher/planning/test_plan.py", "impossible mounts ranks_environment variables"),
     ("launcher/planning", "launcher/planning/test_tuning.py", "tuning_record"),
     ("launcher/planning", "launcher/files/test_own_program.py", "on_this_machine own_program"),
     ("launcher/planning", "launcher/planning/test_code_files.py", "checkout code secret_files"),

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import units, workloads
 from launcher.deepspeed import config as deepspeed_config
-from launcher.deepspeed import rules, versions
-from launcher.errors import LauncherError, PlanError, Problem, of_field, shown
-from launcher.fabrics import FABRICS, lint, model
-from launcher.fabrics import environment as fabrics_environment
+from launcher.deepspeed import versions
+from launcher.errors import LauncherError, PlanError, Problem, shown
+from launcher.fabrics import FABRICS, model
 from launcher.files import validation
 from launcher.planning import (
     accelerators,
@@ -22,20 +21,22 @@ from launcher.planning import (
     data_cache,
     elastic,
     fit,
+    impossible,
     inline_secrets,
     learning,
-    notification,
+    mounts,
     own_program,
     profiling,
     ranks_environment,
     spares,
     tiers,
     unestimated,
+    variables,
     without_gpus,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from launcher.errors import Places
     from launcher.fabrics.model import Fabric
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
     from launcher.images.facts import Facts
     from launcher.planning.code import Code
     from launcher.planning.forecast import Forecast
+    from launcher.planning.mounts import MountPoint
     from launcher.planning.tuning_record import Tuning
+    from launcher.planning.variables import Secret
     from launcher.sizing.inference import Inference
 
 # A run's id is also a DNS label with room for `-4095` behind it (63 characters, RFC 1123).
@@ -62,22 +65,6 @@ class Workspace(NamedTuple):
     image_tag: str  # the tag of the image that holds docker/ as it is here
     commit: str = ""  # of this project's checkout; '' where there is none
     user: str = ""  # who asks for the plan
-
-
-class Secret(NamedTuple):
-    """An environment variable whose value is read inside the job from secret `name` (its `key` on Kubernetes)."""
-
-    variable: str
-    name: str
-    key: str
-
-
-class MountPoint(NamedTuple):
-    inside: str
-    host: str | None
-    claim: str | None
-    readonly: bool
-    local: bool
 
 
 class Plan(NamedTuple):
@@ -198,29 +185,29 @@ def _fixed(loaded: Loaded, workspace: Workspace, suffix: str) -> Plan:
     job, written, places, image_facts, *_ = loaded
     cluster = without_gpus.seen(job, written)
     fabric = FABRICS[cluster.fabric]
-    findings = _lint(job, cluster, fabric)
+    findings = variables.findings(job, cluster, fabric)
     problems = [
-        *_impossible(job, cluster),
+        *impossible.problems(job, cluster),
         *own_program.problems(job),
         *profiling.problems(job, cluster),
         *tiers.problems(job),
         *ranks_environment.problems(job, cluster),
         *accelerators.problems(cluster),
         *data_cache.problems(cluster),
-        *_written(findings, "error", job),
+        *variables.problems(findings, "error", job),
     ]
     try:
         batch = fit.batch(job, cluster)
         estimate, unknown = _estimate(loaded, cluster)
         generated, unsized = _generated(loaded, cluster)
         preset, config = _deepspeed(job, cluster, estimate)
-        problems += [*_clashes(job, cluster, estimate, config), *tiers.unsaved(job, config)]
+        problems += [*impossible.clashes(job, cluster, estimate, config), *tiers.unsaved(job, config)]
     except LauncherError as error:
         raise PlanError(*problems, *error.problems).at(places) from None
     if problems:
         raise PlanError(*problems).at(places)
-    warnings = [*_written(findings, "warning", job), *_warnings(loaded, cluster)]
-    notes = [str(problem.at(places)) for problem in _written(findings, "note", job)]
+    warnings = [*variables.problems(findings, "warning", job), *_warnings(loaded, cluster)]
+    notes = [str(problem.at(places)) for problem in variables.problems(findings, "note", job)]
     if unknown and (note := unestimated.unknown(job, unknown, preset)):
         notes.append(note)
     notes += [f"{unsized}; no memory is estimated"] if unsized else []
@@ -238,9 +225,9 @@ def _fixed(loaded: Loaded, workspace: Workspace, suffix: str) -> Plan:
         args=_args(job, estimate),
         estimate=estimate,
         inference=generated,
-        variables=_variables(job, cluster, fabric),
-        secrets=_secrets(job, cluster),
-        mounts=_mounts(cluster, config),
+        variables=variables.exported(job, cluster, fabric),
+        secrets=variables.secrets(job, cluster),
+        mounts=mounts.points(cluster, config),
         warnings=tuple(problem.at(places) for problem in warnings),
         notes=tuple(notes),
         image=_image(written, workspace),
@@ -315,122 +302,12 @@ def _impatience(job: Job) -> Iterator[Problem]:
         yield Problem(what, "auto goes by the run's own pace", about=("job", "watch"))
 
 
-def _clashes(
-    job: Job, cluster: Cluster, estimate: fit.Estimate | None, config: dict[str, Any]
-) -> Iterator[Problem]:
-    """What of the job does not go together with its model, its hosts or DeepSpeed."""
-    if estimate and (problem := fit.sequence_problem(job, estimate)):
-        yield problem
-    yield from fit.sequence_parallel_problems(job, cluster, estimate)
-    yield from background.problems(job, config)
-    hosts = rules.Hosts(
-        gpu=cluster.gpu_name,
-        capability=cluster.card.capability if cluster.card else (0, 0),
-        slots=cluster.slots,
-        local=_local(cluster),
-        part=estimate.part if estimate else None,
-    )
-    yield from rules.problems(config, hosts, job.workload, fit.precision(job, cluster))
-
-
-def _local(cluster: Cluster) -> tuple[str, ...]:
-    """The folders that ranks see on their host's own disk."""
-    mounted = (inside for inside, mount in cluster.mounts.items() if mount.local)
-    return (*([cluster.nvme.path] if cluster.nvme else []), *mounted, cluster.scratch)
-
-
-def _mounts(cluster: Cluster, config: dict[str, Any]) -> tuple[MountPoint, ...]:
-    """The cluster's mounts, and its NVMe disks where something is offloaded to them."""
-    written = [
-        MountPoint(inside, host=m.host, claim=m.claim, readonly=m.readonly, local=m.local)
-        for inside, m in cluster.mounts.items()
-    ]
-    zero = config["zero_optimization"]
-    paths = [(zero.get(part) or {}).get("nvme_path") for part in ("offload_optimizer", "offload_param")]
-    disk = cluster.nvme.path if cluster.nvme else ""
-    if (
-        disk
-        and disk not in cluster.mounts
-        and any(path and deepspeed_config.below(path, disk) for path in paths)
-    ):
-        written.append(MountPoint(disk, host=disk, claim=None, readonly=False, local=True))
-    if cache := data_cache.own_mount(cluster):
-        written.append(MountPoint(cache, host=cache, claim=None, readonly=False, local=False))
-    return tuple(written)
-
-
 def _args(job: Job, estimate: fit.Estimate | None) -> dict[str, Any]:
     """The job's args, with activation checkpointing where the plan needs it."""
     chosen = estimate and estimate.request.checkpointing is None and estimate.candidate.checkpointing
     if chosen and "activation-checkpointing" not in job.args:
         return {**job.args, "activation-checkpointing": True}
     return dict(job.args)
-
-
-def _impossible(job: Job, cluster: Cluster) -> Iterator[Problem]:
-    yield from spares.problems(job, cluster)
-    if cluster.hosts and job.nodes.max > cluster.hosts:
-        yield Problem(
-            f"the job needs {job.nodes.max} hosts, the cluster has {cluster.hosts}",
-            f"use nodes: {cluster.hosts}",
-            about=("job", "nodes"),
-        )
-    if cluster.cpus and cluster.gpu is None and cluster.slots > cluster.cpus:
-        what = f"{cluster.slots} exceeds the host's {cluster.cpus} cores"
-        yield of_field("cluster", "slots", what, "use fewer slots")
-    if job.precision == "fp16" and cluster.gpu is None:
-        yield of_field("job", "precision", "fp16 needs a GPU", "use bf16 or fp32 on a CPU")
-    if cluster.card and job.precision == "bf16" and cluster.card.capability < (8, 0):
-        yield Problem(
-            f"{cluster.gpu_name} has no bf16 (compute capability 8.0 and up)",
-            "use precision: fp16",
-            about=("job", "precision"),
-        )
-    if workloads.is_script(job.workload):
-        return
-    named = f"workload {job.workload!r}"
-    if reason := workloads.refusal(
-        job.workload, job.args, job.model, hosts=job.nodes.max, slots=cluster.slots
-    ):
-        yield Problem(f"{named}: {reason}", about=("job", "args"))
-    if job.model is None and "model" in workloads.required(job.workload):
-        yield Problem(f"{named} needs a model", "add `model:` to the job", about=("job", "model"))
-
-
-def _lint(job: Job, cluster: Cluster, fabric: Fabric) -> list[lint.Diagnostic]:
-    written = {**cluster.env, **job.env}
-    return lint.lint({name: v.value or "" for name, v in written.items()}, fabric)
-
-
-def _written(findings: Iterable[lint.Diagnostic], severity: lint.Severity, job: Job) -> list[Problem]:
-    """The findings of one severity as problems of the file that wrote the variable."""
-    return [
-        Problem(f.message, about=("job" if f.name in job.env else "cluster", "env", f.name))
-        for f in findings
-        if f.severity == severity
-    ]
-
-
-def _variables(job: Job, cluster: Cluster, fabric: Fabric) -> tuple[model.Variable, ...]:
-    """The fabric's variables, then the cluster's, then the job's; a later one of the same name wins."""
-    of_fabric = fabrics_environment.environment(
-        fabric, gpu=cluster.gpu is not None, interface=cluster.interface
-    )
-    exported = {v.name: v for v in (*of_fabric, *data_cache.variables(cluster))}
-    for source, env in (("the cluster file", cluster.env), ("the job file", job.env)):
-        for name, variable in env.items():
-            if variable.value is None:
-                exported.pop(name, None)
-                continue
-            over = f", instead of {exported[name].value!r}" if name in exported else ""
-            exported[name] = model.Variable(name, variable.value, f"from {source}{over}", "")
-    return tuple(exported.values())
-
-
-def _secrets(job: Job, cluster: Cluster) -> tuple[Secret, ...]:
-    wanted = {**cluster.env, **job.env}
-    ranks = [Secret(name, v.secret, v.key or name) for name, v in wanted.items() if v.secret]
-    return (*ranks, *(Secret(*secret) for secret in notification.secrets(job, cluster)))
 
 
 def _image(cluster: Cluster, workspace: Workspace) -> str:

@@ -9,7 +9,7 @@ import pytest
 from launcher.deepspeed import config as deepspeed_config
 from launcher.deepspeed import rules
 from launcher.errors import PlanError
-from launcher.planning import plan
+from launcher.planning import mounts, plan
 from tests import samples
 
 HERE = rules.Hosts("h100-80gb", (9, 0), slots=8, local=("/nvme", "/scratch"), part=5_000_000)
@@ -240,7 +240,7 @@ def test_offload_to_the_clusters_nvme_is_mounted() -> None:
         "mounts": {"/data": {"host": "/data"}},
     }
     made = samples.decided({"deepspeed": {"preset": "zero3-nvme"}}, **fields)
-    assert made.mounts[-1] == plan.MountPoint("/nvme", host="/nvme", claim=None, readonly=False, local=True)
+    assert made.mounts[-1] == mounts.MountPoint("/nvme", host="/nvme", claim=None, readonly=False, local=True)
     assert [m.inside for m in samples.decided({}, **fields).mounts] == ["/data"]
     fields["mounts"] = {"/nvme": {"host": "/local/nvme", "local": True}}
     made = samples.decided({"deepspeed": {"preset": "zero3-nvme"}}, **fields)
