@@ -80,6 +80,7 @@ TESTED_BY = (
     ("docker/workloads", "launcher/planning/test_tiers.py", "keeping"),
     ("docker/workloads", "docker/workloads/test_mirror.py", "mirror_files"),
     ("docker/workloads", "launcher/test_workloads.py", "traits"),
+    ("docker/workloads", "docker/workloads/test_options.py", "data_options policy_options training_options"),
     ("launcher/sizing", "launcher/sizing/test_activations.py", "saved"),
     ("launcher", "launcher/runs/test_record.py", "atomic"),
     ("launcher", "launcher/test_frozen.py", "namedtuple"),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from workloads import (
     architectures,
+    data_options,
     engines,
     epochs,
     formats,
@@ -21,6 +22,7 @@ from workloads import (
     packages,
     stages,
     tokenizer,
+    training_options,
     turns,
 )
 from workloads.session import Session, Stop
@@ -46,11 +48,11 @@ def add_options(
     """
     options.launcher(command, only=options.WITH_LOCAL if shown else options.LAUNCHER_OPTIONS)
     group = command.add_argument_group("training")
-    options.optimization(group)
-    options.examples(group, keys)
+    training_options.optimization(group)
+    data_options.examples(group, keys)
     formats.add_columns(group)
     if shown:
-        options.loading(group)
+        data_options.loading(group)
         epochs.add_option(group)
         turns.add_option(group)
     lora.add_options(group, dropout=dropout)

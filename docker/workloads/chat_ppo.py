@@ -27,6 +27,7 @@ from workloads import (
     formats,
     metrics,
     options,
+    policy_options,
     rewards,
     samples,
     session,
@@ -66,8 +67,8 @@ def parser() -> argparse.ArgumentParser:
         help="a folder that chat_reward exported, which the critic starts from too; a hub name; or a rule: "
         + ", ".join(rewards.RULES),
     )
-    options.policy_optimization(group)
-    options.sampling(group)
+    policy_options.policy_optimization(group)
+    policy_options.sampling(group)
     return command
 
 

@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING
 
-from workloads import chat, formats, lora, options, rewards, session, stages
+from workloads import chat, formats, lora, options, policy_options, rewards, session, stages
 from workloads.session import Stop
 from workloads.traits import Learning, Traits
 
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--beta", type=options.number, default=0.05, help="weight of the distance to the start (KL)"
     )
-    options.sampling(group)
+    policy_options.sampling(group)
     return command
 
 

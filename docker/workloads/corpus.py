@@ -126,7 +126,7 @@ def read(folder: Path) -> Corpus:
 def tokenized(
     session: Session, args: argparse.Namespace, vocabulary: int
 ) -> tuple[PreTrainedTokenizerBase, Corpus]:
-    """The tokenizer and the tokens that the options of `options.text` ask for; all ranks call it.
+    """The tokenizer and the tokens that the options of `data_options.text` ask for; all ranks call it.
 
     Raises Stop when there is no such data or tokenizer, or when the model's vocabulary is too small for it.
     """

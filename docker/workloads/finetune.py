@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from workloads import (
     architectures,
+    data_options,
     engines,
     epochs,
     formats,
@@ -23,6 +24,7 @@ from workloads import (
     packs,
     session,
     stages,
+    training_options,
     turns,
 )
 from workloads.session import Session, Stop
@@ -54,11 +56,11 @@ def parser() -> argparse.ArgumentParser:
         default="auto",
         help="causal continues the prompt; seq2seq has an encoder for it; auto: what the model is",
     )
-    options.optimization(group)
+    training_options.optimization(group)
     epochs.add_option(group)
     keys = '{"messages"}, {"prompt", "completion"}, {"instruction", "input", "output"} or {"text"}'
-    options.examples(group, keys)
-    options.loading(group)
+    data_options.examples(group, keys)
+    data_options.loading(group)
     formats.add_columns(group)
     turns.add_option(group)
     packs.add_option(group)

@@ -19,7 +19,17 @@ from pathlib import Path
 
 from ending import NO_CHECKPOINT
 
-from workloads import architectures, cache, cache_link, cores, metrics, options, session, tokenizer
+from workloads import (
+    architectures,
+    cache,
+    cache_link,
+    cores,
+    data_options,
+    metrics,
+    options,
+    session,
+    tokenizer,
+)
 from workloads.traits import Traits
 
 TRAITS = Traits(needs_accelerator=False)
@@ -34,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.launcher(command, only=("run-dir", "model"))
     group = command.add_argument_group("data")
-    options.tokens(group)
+    data_options.tokens(group)
     group.add_argument(
         "--processes",
         type=options.positive,

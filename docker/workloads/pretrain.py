@@ -23,6 +23,7 @@ from workloads import (
     architectures,
     checkpoint_folder,
     checkpoints,
+    data_options,
     engines,
     evidence,
     metrics,
@@ -33,6 +34,7 @@ from workloads import (
     samples,
     session,
     tiers,
+    training_options,
     ulysses,
 )
 from workloads.traits import Learning, Traits
@@ -56,10 +58,10 @@ def parser() -> argparse.ArgumentParser:
     )
     options.launcher(command, only=options.WITH_LOCAL)
     group = command.add_argument_group("training")
-    options.optimization(group)
-    options.language_model(group)
-    options.acceleration(group)
-    options.text(group)
+    training_options.optimization(group)
+    training_options.language_model(group)
+    training_options.acceleration(group)
+    data_options.text(group)
     options.reports(group)
     options.trust(group)
     options.rehearsal(group)

@@ -66,7 +66,7 @@ def load(
     size: engines.BatchSize,
     reader: Session,
 ) -> Data:
-    """The data that the options of `options.text` ask for, to train this model with this batch; all ranks call it.
+    """The data that the options of `data_options.text` ask for, to train this model with this batch; all ranks call it.
 
     `reader` is the session as the data sees it: ranks with the same one read the same samples. Raises Stop when there
     is no such data or tokenizer, or when it does not fit the model or the batch.

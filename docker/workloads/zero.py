@@ -11,7 +11,7 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from workloads import architectures, engines, metrics, options, session, trials
+from workloads import architectures, engines, metrics, options, session, training_options, trials
 from workloads.session import Stop
 from workloads.traits import Traits
 
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--seq-length", type=options.positive, default=256, metavar="N", help="tokens of a sample"
     )
-    options.optimization(group)
+    training_options.optimization(group)
     command.set_defaults(max_steps=8)
     return command
 

@@ -82,14 +82,14 @@ def measured(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 def saved(args: argparse.Namespace) -> dict[str, Any]:
     """One rank: the seconds of each save, by kind, and those of them that digests took."""
     sys.path.insert(0, str(ranks.DOCKER))
-    from workloads import checkpoint_folder, checkpoints, engines, metrics, options, saver, session
+    from workloads import checkpoint_folder, checkpoints, engines, metrics, saver, session, training_options
 
     this = session._start(args.folder / "run")
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     parser = argparse.ArgumentParser()
-    options.optimization(parser.add_argument_group())
+    training_options.optimization(parser.add_argument_group())
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**GPT2))
     engine = engines.start(model, ranks.deepspeed(2, stage=args.stage, micro=1), parser.parse_args([]))
     inputs = torch.zeros(1, 32, dtype=torch.long)

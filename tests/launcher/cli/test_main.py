@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from launcher import ROOT, errors
-from launcher.cli import main
+from launcher.cli import commands, main
 from launcher.cli.verbs import shared
 from launcher.planning import workspace
 from launcher.runs import folders
@@ -138,7 +138,7 @@ def launcher(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
 
 
 def test_verbs_and_options() -> None:
-    parser = main.parser()
+    parser = commands.parser()
     assert [word for action in parser._actions for word in action.option_strings] == [
         "-h",
         "--help",
@@ -164,7 +164,7 @@ def test_verbs_and_options() -> None:
 
 
 def test_every_option_is_explained() -> None:
-    (table,) = (a for a in main.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (table,) = (a for a in commands.parser()._actions if isinstance(a, argparse._SubParsersAction))
     bare = {
         (name, action.dest)
         for name, verb in table.choices.items()
@@ -627,8 +627,8 @@ def test_an_older_python_is_told_so(here: Path) -> None:
 
 
 def test_the_help_has_every_verb_once_in_a_group() -> None:
-    (table,) = (a for a in main.parser()._actions if isinstance(a, argparse._SubParsersAction))
-    text = main.parser().format_help()
+    (table,) = (a for a in commands.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    text = commands.parser().format_help()
     groups = [line for line in text.splitlines() if line.endswith(":") and not line.startswith("usage")]
     assert groups[:4] == ["run:", "look:", "operate:", "cluster:"]
     for name in set(table.choices) - {"k8s"}:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from launcher import ROOT, doctor
-from launcher.cli import main
+from launcher.cli import commands, main
 from launcher.doctor import looking
 from launcher.runs import certificate
 from launcher.runs.certificate import Certificate, Part
@@ -271,7 +271,7 @@ def test_doctor(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPa
 
 
 def test_every_verb_with_json_is_documented() -> None:
-    table = next(action for action in main.parser()._actions if action.dest == "verb").choices
+    table = next(action for action in commands.parser()._actions if action.dest == "verb").choices
     assert table
     verbs = {name for name, verb in dict(table).items() if "--json" in verb._option_string_actions}
     assert verbs == {
