@@ -82,6 +82,7 @@ TESTED_BY = (
     ("docker/workloads", "launcher/test_workloads.py", "traits"),
     ("docker/workloads", "docker/workloads/test_options.py", "data_options policy_options training_options"),
     ("launcher/sizing", "launcher/sizing/test_activations.py", "saved"),
+    ("launcher/sizing", "launcher/sizing/test_memory.py", "hosts"),
     ("launcher", "launcher/runs/test_record.py", "atomic"),
     ("launcher", "launcher/test_frozen.py", "namedtuple"),
     ("launcher/cli", "launcher/cli/test_main.py", "arguments completion options"),

@@ -17,7 +17,7 @@ from launcher.namedtuple import NamedTuple
 from launcher.planning import accelerators, own_program, ranks_environment, weights
 from launcher.rendering import command, containers, templates
 from launcher.schedulers.kubernetes import carried, devices, kinds, queues, security, storage, unfit
-from launcher.sizing import memory
+from launcher.sizing import hosts
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -239,7 +239,7 @@ def resources(plan: Plan) -> tuple[dict[str, str], dict[str, str]]:
 
 def _least_memory(plan: Plan) -> int:
     """Bytes that the ranks take at least: what is estimated, or where nothing is, torch itself in each process."""
-    processes = plan.slots * (memory.PROCESS if plan.gpu else memory.CPU_PROCESS)
+    processes = plan.slots * (hosts.PROCESS if plan.gpu else hosts.CPU_PROCESS)
     if plan.estimate is None:
         return processes
     estimated = plan.estimate.evaluation.memory
@@ -268,7 +268,7 @@ def memory_limit(plan: Plan) -> int | None:
 
 def shared_memory(plan: Plan) -> int:
     """Bytes of /dev/shm: what NCCL asks for, and as much for each rank, whose data loaders pass batches through it."""
-    wanted = memory.SHM * (1 + plan.slots)
+    wanted = hosts.SHM * (1 + plan.slots)
     total = memory_limit(plan)
     return plan.cluster.kubernetes.shm or (min(wanted, total // 2) if total else wanted)
 
