@@ -211,7 +211,10 @@ def main() -> None:
     deepspeed.init_distributed("gloo", auto_mpi_discovery=False, verbose=False)
     cases = json.loads(Path(sys.argv[1]).read_text())
     for name in {case["model"]["model_type"] for case in cases}:
-        AutoModelForCausalLM._model_mapping[type(AutoConfig.for_model(name))]  # reads its modules
+        kind = type(AutoConfig.for_model(name))
+        for auto in (AutoModelForCausalLM, AutoModelForSeq2SeqLM):
+            if kind in auto._model_mapping:
+                auto._model_mapping[kind]  # reads its modules
     results = {case["name"]: measure(case) for case in cases}
     Path(f"{sys.argv[2]}.{torch.distributed.get_rank()}").write_text(json.dumps(results))
     torch.distributed.barrier()

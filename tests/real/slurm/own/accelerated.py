@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import deepspeed
@@ -25,4 +26,7 @@ for step, (some, wanted) in enumerate(loader, 1):
     optimizer.zero_grad()
     mean = accelerator.gather(loss.detach().reshape(1)).mean().item()
     accelerator.print(f"step {step} loss {mean:.4f} world {accelerator.num_processes}", flush=True)
+accelerator.wait_for_everyone()
 accelerator.end_training()
+sys.stdout.flush()
+os._exit(0)  # gloo's threads may abort a regular exit
