@@ -244,7 +244,7 @@ def test_the_first_host_is_cut_off_and_another_ones_rank_fails_of_it_before_that
     fails = 'outcome() { echo "1 1 host-3 1.0" >"$folder/outcome-$attempt"; }; outcome; exit 1'
     done = ran(tmp_path, f"7-0) {fails} ;;", WELL, silent="host-2")
     assert (done.code, done.bad, done.idle) == (0, ["host-2"], [])
-    assert done.steps[1:] == ["look host-1,host-2", "look host-1,host-3", "ranks host-1,host-3"]
+    assert done.steps[1:] == ["look host-2", "look host-1", "look host-1,host-3", "ranks host-1,host-3"]
 
 
 def test_no_host_is_lost_where_none_answers(tmp_path: Path) -> None:
