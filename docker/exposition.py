@@ -114,9 +114,8 @@ class Follower:
         self.counts[event] = self.counts.get(event, 0) + 1
         if event == "allocated":
             self.slow.clear()
-            self.starts.add(
-                (str(line.get("attempt")), str(line.get("time")))
-            )  # rounds of preflight tell the same
+            # rounds of preflight tell the same
+            self.starts.add((str(line.get("attempt")), str(line.get("time"))))
         elif event == "slow":
             self.slow[int(line["rank"])] = float(line["ratio"])
         elif event == "not_slow":

@@ -13,6 +13,7 @@ have succeeded; 1 a stage has not, or was refused, which no other try would cure
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import json
 import os
@@ -107,17 +108,17 @@ def say(text: str) -> None:
 
 
 def submit(server: Server, objects: list[dict[str, Any]]) -> None:
-    """Apply a stage's objects; nothing where its main one is there. Raises Refused."""
+    """Apply a stage's objects, unless its main one is there. Raises Refused."""
     main = objects[-1]
-    if server.find(main["path"]):
-        return
-    for entry in objects:
+    made = server.find(main["path"])
+    for entry in objects if made is None else ():
         made = apply(server, entry)
     owner = {key: main["document"][key] for key in ("apiVersion", "kind")}
     owner |= {key: made["metadata"][key] for key in ("name", "uid")}
     for entry in objects[:-1]:  # gone with the main one
         patch = {"metadata": {"ownerReferences": [owner]}}
-        server.call("PATCH", f"{entry['path']}?fieldManager={MANAGER}", patch, MERGE)
+        with contextlib.suppress(Refused):  # the stage runs all the same
+            server.call("PATCH", f"{entry['path']}?fieldManager={MANAGER}", patch, MERGE)
 
 
 def apply(server: Server, entry: dict[str, Any]) -> Any:

@@ -50,9 +50,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     ) -> None:
         self.trainer, self.saver, self.attempt, self.balance = trainer, saver, attempt, balance
         self.agreement, self.digests = agreement, digests
-        self.near: own_disk.Place | None = (
-            None  # where the checkpoint goes that is due, if not to the run's folder
-        )
+        # where the checkpoint goes that is due, if not to the run's folder
+        self.near: own_disk.Place | None = None
         self.args, self.this, self.log = stage.args, stage.this, stage.log
         self.stopped = False
         self._began, self._rate = 0.0, 0.0

@@ -136,21 +136,31 @@ def models_read_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def matching_when_called() -> Iterator[None]:
-    """SciPy's optimizers, of which losses of object detection have one function, are imported when it is called."""
+    """SciPy's optimizers, of which losses of object detection have one function, are imported when it is called.
+
+    Or at once, where something else wants another of them.
+    """
     name = "scipy.optimize"
-    hidden = name not in sys.modules
-    if hidden:
-        late = types.ModuleType(name)
+    late = types.ModuleType(name)
 
-        def linear_sum_assignment(*args: Any, **options: Any) -> Any:
-            return importlib.import_module(name).linear_sum_assignment(*args, **options)
+    def real() -> Any:
+        if sys.modules.get(name) is late:
+            del sys.modules[name]
+        return importlib.import_module(name)
 
-        late.linear_sum_assignment = linear_sum_assignment  # type: ignore[attr-defined]
-        sys.modules[name] = late
+    def linear_sum_assignment(*args: Any, **options: Any) -> Any:
+        return real().linear_sum_assignment(*args, **options)
+
+    scipy = importlib.machinery.PathFinder.find_spec("scipy")
+    folders = (scipy.submodule_search_locations if scipy else None) or ()
+    late.__path__ = [f"{folder}/optimize" for folder in folders]
+    late.__dict__["linear_sum_assignment"] = linear_sum_assignment
+    late.__dict__["__getattr__"] = lambda attribute: getattr(real(), attribute)  # PEP 562
+    sys.modules.setdefault(name, late)
     try:
         yield
     finally:
-        if hidden:
+        if sys.modules.get(name) is late:
             del sys.modules[name]
 
 

@@ -70,8 +70,10 @@ def save_whole(trainer: Trainer, reporter: callbacks.Reporter, identity: Identit
         done = functools.partial(checkpoints.complete, path, carried, keep=keep, unknown=True)
         with reporter.saver.checkpoint(path, progress.step, done) as now:
             trainer._save = now.guarded(inner_model)
-            with writing.observed(trainer.deepspeed, now):
+            with writing.observed(trainer.deepspeed, now), without_latest(trainer.deepspeed):
                 now.guarded(inner)(*args, **more)
+            if reporter.this.rank == 0:
+                now.guarded(point_latest)(trainer.deepspeed, path)
         reporter.saved()
 
     trainer._save_checkpoint = save
@@ -89,12 +91,11 @@ def save_on_own_disks(
     began, engine = time.perf_counter(), trainer.deepspeed
 
     def write(path: Path) -> None:
-        path.mkdir(parents=True, exist_ok=True)
-        trainer._save_optimizer_and_scheduler(str(path))
+        with without_latest(engine):
+            trainer._save_optimizer_and_scheduler(str(path))
         trainer._save_rng_state(str(path))
         if place.leads:
-            # DeepSpeed has the run's first rank write this one, on its own host
-            (path / "latest").write_text(f"global_step{engine.global_steps}", encoding="utf-8")
+            point_latest(engine, path)
             trainer.state.save_to_json(str(path / universal.TRAINER))
 
     before = trainer.args.save_on_each_node
@@ -104,3 +105,21 @@ def save_on_own_disks(
     finally:
         trainer.args.save_on_each_node = before
     own_disk.tell(reporter.log, trainer.state.global_step, reasons, time.perf_counter() - began)
+
+
+@contextlib.contextmanager
+def without_latest(engine: DeepSpeedEngine) -> Iterator[None]:
+    """Inside, DeepSpeed does not write `latest`, before a barrier in which others would wait for a rank that cannot.
+
+    Nor would each host have it: the run's first rank alone writes it (save_checkpoint, 0.19.8).
+    """
+    engine.save_checkpoint = functools.partial(engine.save_checkpoint, save_latest=False)
+    try:
+        yield
+    finally:
+        del engine.save_checkpoint
+
+
+def point_latest(engine: DeepSpeedEngine, path: Path) -> None:
+    """Name DeepSpeed's part of a Trainer's checkpoint, for whoever loads it. Raises OSError."""
+    (path / "latest").write_text(f"global_step{engine.global_steps}", encoding="utf-8")

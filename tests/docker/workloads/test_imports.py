@@ -70,9 +70,28 @@ assert set(models.__all__) == set(again.__all__)
 """
 
 
-def test_both_are_imported_without_what_a_rank_does_not_use() -> None:
+OTHERS = """
+import sys
+from workloads import imports
+
+with imports.matching_when_called():
+    from scipy.optimize import linear_sum_assignment
+    late = sys.modules["scipy.optimize"]
+    import scipy.optimize._zeros_py
+    from scipy.optimize import minimize
+assert sys.modules["scipy.optimize"] is not late
+assert sys.modules["scipy.optimize"].minimize is minimize
+assert linear_sum_assignment([[2, 1], [1, 2]])[1].tolist() == [1, 0]
+with imports.matching_when_called():
+    assert sys.modules["scipy.optimize"].minimize is minimize
+assert sys.modules["scipy.optimize"].minimize is minimize
+"""
+
+
+@pytest.mark.parametrize("program", [PROGRAM, OTHERS], ids=["both", "others"])
+def test_both_are_imported_without_what_a_rank_does_not_use(program: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env={"PYTHONPATH": str(DOCKER), "DS_ACCELERATOR": "cpu", "MLFLOW_DISABLE_TELEMETRY": "true"},
         capture_output=True,
         text=True,

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 pytest.importorskip("trl", reason="the train extra is not installed")
+
+from workloads import own_disk, trainer_checkpoints
 
 from tests.docker.workloads import ranks, tiny
 from tests.docker.workloads.test_lora import ADAM, MODEL, rows
@@ -135,3 +138,41 @@ def test_adapters_go_on_with_another_number_of_ranks(workload: str, moved: Path)
     one, other = (told(moved, f"{workload} {name}", "state")[-1] for name in ("whole", "moved"))
     for norm in ("parameters_norm", "exp_avg_norm", "exp_avg_sq_norm"):
         assert other[norm] == pytest.approx(one[norm], rel=1e-4), norm
+
+
+def test_a_rank_that_cannot_write_meets_the_others_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They wait for it in the barriers of DeepSpeed's save_checkpoint, before the last of which `latest` is written."""
+    (tmp_path / "disk").write_text("it was a folder, until it was not mounted any more")
+    asked: list[bool] = []
+    writer = SimpleNamespace(save=None, makedirs=lambda path, **_: None)
+
+    class Engine:
+        checkpoint_engine = writer
+        _config = SimpleNamespace(use_node_local_storage=False)
+        save_non_zero_checkpoint, global_steps = False, 3
+
+        def _copy_recovery_script(self, path: str) -> None: ...
+
+        def save_checkpoint(self, path: str, save_latest: bool = True) -> None:
+            asked.append(save_latest)
+
+    engine = Engine()
+    trainer = SimpleNamespace(
+        deepspeed=engine,
+        args=SimpleNamespace(save_on_each_node=False),
+        state=SimpleNamespace(global_step=3),
+        _save_optimizer_and_scheduler=lambda path: engine.save_checkpoint(path),
+        _save_rng_state=lambda path: (tmp_path / "disk" / path).mkdir(parents=True),
+    )
+    said: list[str] = []
+    reporter = SimpleNamespace(this=SimpleNamespace(rank=0), log=SimpleNamespace(say=said.append))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(own_disk, "_gathered", lambda this, mine: [mine])
+    monkeypatch.setattr(own_disk, "_told", set())
+    place = own_disk.Place(tmp_path / "disk" / "node-0", 0, 1, keep=1, every=1)
+    trainer_checkpoints.save_on_own_disks(trainer, reporter, place, tag="checkpoint-3", carried={})  # type: ignore[arg-type]
+    assert asked == [False]
+    assert "training goes on" in said[0]
+    assert "save_checkpoint" not in vars(engine)

@@ -86,10 +86,12 @@ def ran(
     cases = cases if preflight else ('case "$attempt" in', *cases, "esac")
     stage.program(tmp_path / "bin" / "srun", SRUN % "\n".join(cases))
     stage.program(tmp_path / "bin" / "scontrol", SCONTROL)
+    stage.program(tmp_path / "bin" / "sinfo", 'cat "$DUMP/down" 2>/dev/null')
     (tmp_path / "dump" / "gone").write_text("nobody\n")
     script = schedulers.load("slurm").render(made)["job.sh"]
     code = stage.run(script, HOSTS=str(there or made.allocated), SILENT=silent)
-    steps = (tmp_path / "dump" / "steps").read_text().splitlines()
+    asked = tmp_path / "dump" / "steps"
+    steps = asked.read_text().splitlines() if asked.exists() else []
     (folder,) = tmp_path.glob("named/plain/runs/*-*/")
     if not later:
         assert (folder / "exit_code").read_text() == f"{code}\n"
@@ -242,7 +244,35 @@ def test_the_first_host_is_cut_off_and_another_ones_rank_fails_of_it_before_that
     fails = 'outcome() { echo "1 1 host-3 1.0" >"$folder/outcome-$attempt"; }; outcome; exit 1'
     done = ran(tmp_path, f"7-0) {fails} ;;", WELL, silent="host-2")
     assert (done.code, done.bad, done.idle) == (0, ["host-2"], [])
-    assert done.steps[1:] == ["look host-2", "look host-1,host-3", "ranks host-1,host-3"]
+    assert done.steps[1:] == ["look host-2", "look host-1", "look host-1,host-3", "ranks host-1,host-3"]
+
+
+def test_no_host_is_lost_where_none_answers(tmp_path: Path) -> None:
+    """As after scancel: Slurm starts nothing any more in a job that it ends."""
+    done = ran(tmp_path, '*) echo "143 0 host-2 1.0" >"$folder/outcome-7-0"; exit 143 ;;', silent="host")
+    assert (done.code, done.bad, done.requeued) == (143, [], False)
+
+
+@pytest.mark.parametrize("job", [{"spares": 1}, {**VARYING, "nodes": {"min": 1, "max": 3}}])
+def test_a_host_that_is_lost_with_no_restart_left_is_blamed(job: dict[str, Any], tmp_path: Path) -> None:
+    done = ran(tmp_path, LOST, **job, restarts=0)
+    assert (done.code, done.bad, done.requeued) == (70, ["host-2"], False)
+    assert "command not found" not in (done.folder / "logs" / "job.log").read_text()
+
+
+@pytest.mark.parametrize("preflight", [False, True])
+def test_too_few_hosts_are_no_success(preflight: bool, tmp_path: Path) -> None:
+    """`sbatch --nodes=1 job.sh` takes the place of the script's own number."""
+    done = ran(tmp_path, WELL, preflight=preflight, there=1)
+    assert (done.code, done.steps) == (71, [])
+    assert "1 hosts are left, and 2 are needed" in (done.folder / "logs" / "job.log").read_text()
+
+
+def test_a_host_in_two_partitions_is_gone_once(tmp_path: Path) -> None:
+    """sinfo has a line for each of them."""
+    down = '7-0) printf "host-4\\nhost-4\\n" >"$DUMP/down"; outcome 70 host-2; exec sleep 60 ;;'
+    done = ran(tmp_path, down, WELL, spares=2)
+    assert (done.code, done.bad, done.held) == (0, ["host-4", "host-2"], ["2", "0"])
 
 
 def test_two_hosts_are_lost_at_once(tmp_path: Path) -> None:
@@ -265,10 +295,14 @@ def test_without_spares_a_host_that_answers_is_not_lost(silent: str, bad: list[s
     assert (done.code, done.bad, done.requeued) == (70, bad, True)
 
 
-def test_a_host_that_was_cut_off_does_not_end_the_attempt_that_runs_elsewhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spares", [0, 1])
+def test_a_host_that_was_cut_off_does_not_end_the_attempt_that_runs_elsewhere(
+    spares: int, tmp_path: Path
+) -> None:
     """Nor has it Slurm start the job again, which may have ended well."""
     later = '*) : >"$folder/hostfile-7-1"; echo {} >"$folder/events.jsonl"; outcome 70 host-2; exit 70 ;;'
-    done = ran(tmp_path, later, spares=0, later=True)
+    done = ran(tmp_path, later, spares=spares, later=True)
+    assert [step for step in done.steps if "ranks" in step] == done.steps[:1]
     assert not done.requeued
     assert not (done.folder / "exit_code").exists()
     assert (done.folder / "events.jsonl").read_text() == "{}\n"

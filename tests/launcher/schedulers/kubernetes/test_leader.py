@@ -11,6 +11,7 @@ import time
 import urllib.request
 from typing import TYPE_CHECKING, Any
 
+import lead
 import pytest
 import yaml
 
@@ -214,6 +215,27 @@ def test_a_pod_that_is_started_anew_goes_on_and_a_server_that_is_away_is_waited_
     assert there.objects()["jobs", first]["metadata"]["uid"] == uid
     ends(there, first, "Complete")
     until(lambda: len(stages(there)) == 2)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_one_that_was_killed_while_it_submitted_gives_the_stage_its_owner_after_all(refused: bool) -> None:
+    """Without one they would stay when the stage's main object goes."""
+    asked: list[tuple[str, str, Any]] = []
+
+    class There:
+        def find(self, path: str) -> Any:
+            return {"metadata": {"name": "one", "uid": "u"}} if path == "/jobs/one" else None
+
+        def call(self, method: str, path: str, body: Any, content: str) -> None:
+            asked.append((method, path, body))
+            if refused:
+                raise lead.Refused(404, "it is gone")
+
+    main = {"path": "/jobs/one", "document": {"apiVersion": "batch/v1", "kind": "Job"}}
+    lead.submit(There(), [{"path": "/services/one", "document": {}}, main])  # type: ignore[arg-type]
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "one", "uid": "u"}
+    patch = {"metadata": {"ownerReferences": [owner]}}
+    assert asked == [("PATCH", "/services/one?fieldManager=launcher", patch)]
 
 
 def test_what_is_refused_is_said_and_ends_it(
