@@ -284,6 +284,35 @@ def test_a_refusal_leaves_nothing(there: Secure, run: Run, chain: str, tmp_path:
     assert not list((tmp_path / "runs").iterdir())
 
 
+def test_a_leader_that_cannot_be_recorded_leads_nothing(
+    there: Secure, run: Run, chain: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from launcher.runs import pipelines
+
+    write = pipelines.write
+
+    def full(folder: Path, scheduler: str, pipeline: pipelines.PipelineRun) -> None:
+        if pipeline.leader:
+            raise OSError(28, "No space left on device")
+        write(folder, scheduler, pipeline)
+
+    monkeypatch.setattr("launcher.runs.pipelines.write", full)
+    code, _, err = run("kubernetes", chain)
+    assert (code, "No space left on device" in err) == (2, True), err
+    assert ("jobs", LEADER) not in there.objects()
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_its_image_is_the_name_of_one(there: Secure, run: Run, chain: str, tmp_path: Path) -> None:
+    for image in ("''", "Lead:1", "a:b:c"):
+        own = f"leader: {{service_account: lead, image: {image}}}"
+        (tmp_path / "site.yaml").write_text(SITE.replace("leader: lead", own))
+        code, _, err = run("kubernetes", chain)
+        assert (code, err.count("site.yaml:4:")) == (3, 1), err
+        assert "is not the name of a container image; write registry" in err
+    assert not there.objects()
+
+
 def test_the_pod_is_restricted_admitted_as_others_and_has_a_token(
     there: Secure, run: Run, chain: str, tmp_path: Path
 ) -> None:
