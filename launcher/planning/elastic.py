@@ -59,7 +59,7 @@ def _most(job: Job, cluster: Cluster) -> int:
 
 
 def _divides(job: Job, cluster: Cluster, nodes: int) -> bool:
-    groups, left = divmod(nodes * cluster.slots, fit.sequence_parallel_degree(job))
+    groups, left = divmod(nodes * cluster.slots, fit.ranks_together(job))
     asked = job.batch
     return not left and (asked.global_ is None or asked.global_ % (asked.micro * groups) == 0)
 
@@ -196,6 +196,6 @@ def _numbers_or_batch(job: Job, cluster: Cluster, train: int) -> str:
     if able := [n for n in range(1, _MOST + 1) if _divides(job, cluster, n)]:
         more = ", …" if len(able) > _NAMED else ""
         return f"these numbers divide it: {', '.join(map(str, able[:_NAMED]))}{more}"
-    groups = max(1, job.nodes.fewest * cluster.slots // fit.sequence_parallel_degree(job))
+    groups = max(1, job.nodes.fewest * cluster.slots // fit.ranks_together(job))
     below, above = (job.batch.micro * groups * (train // (job.batch.micro * groups) + n) for n in (0, 1))
     return f"no number does: use batch.global {f'{below} or {above}' if below else above}"

@@ -142,6 +142,18 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     assert len(refused({**JOB, "batch": {"micro": 1, "global": 100}})) == 1
 
 
+def test_ranks_that_share_a_model_count_as_one() -> None:
+    own = {"workload": "/own.py", "model": None, "checkpoint": {"any_ranks": True}}
+    job = {**own, "nodes": {"min": 1, "max": 4}, "batch": {"micro": 1, "global": 12}}
+    for keys in ({"tensor_parallel": {"autotp_size": 4}}, {"sequence_parallel_size": 4}):
+        made = samples.decided({**job, "deepspeed": keys}, **CLUSTER)
+        assert made.numbers == (1, 2, 3, 4)
+        assert [size.batch.accumulation for size in made.sizes] == [12, 6, 4, 3]
+    six = samples.decided({**job, "deepspeed": {"pipeline": {"stages": 6}}}, **CLUSTER)
+    assert six.numbers == (3,)
+    assert [left.nodes for left in six.left_out] == [(1, 2, 4)]
+
+
 def test_a_range_without_a_restart_is_warned_of() -> None:
     (warning,) = samples.decided({**JOB, "restarts": 0}, **CLUSTER).warnings
     assert "restarts is 0" in str(warning)
