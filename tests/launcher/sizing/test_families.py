@@ -193,12 +193,9 @@ def test_of_two_names_of_a_size_transformers_own_wins() -> None:
     assert both.parameters == build({**sizes, "hidden_size": 64}).parameters == 182_976
 
 
-@pytest.mark.parametrize(
-    ("family", "key", "named"),
-    [("falcon", "vocab_size", "vocab_size"), ("mpt", "hidden_size", "hidden_size")],
-)
-def test_a_size_that_every_model_has_is_null(family: str, key: str, named: str) -> None:
-    with pytest.raises(errors.SpecError, match=rf"it has no (\w+ or )*{named}"):
+@pytest.mark.parametrize(("family", "key"), [("falcon", "vocab_size"), ("mpt", "hidden_size")])
+def test_a_size_that_every_model_has_is_null(family: str, key: str) -> None:
+    with pytest.raises(errors.SpecError, match=f"it has no {key}"):
         build({"model_type": family, **families.defaults()[family], key: None})
 
 
