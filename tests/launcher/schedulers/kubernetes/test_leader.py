@@ -89,6 +89,7 @@ def leads(there: Secure, tmp_path: Path) -> Iterator[Callable[[], subprocess.Pop
         words = [word.replace("$$", "$").replace("/lead", str(folder), 1) for word in container["command"]]
         port = there.url.rpartition(":")[2]
         own = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port, "LEAD_PAUSE": "0.02"}
+        own["LEADER_UID"] = objects["jobs", LEADER]["metadata"]["uid"]  # the label of a Job's pods
         process = subprocess.Popen(
             [*words[:4], *words[4:], "--account", str(account)],
             env={**os.environ, **own},
@@ -232,6 +233,25 @@ def test_what_is_refused_is_said_and_ends_it(
     ends(there, LEADER, "Failed")
     _, state_, reason = states(run)[0]
     assert (state_, said in reason) == ("CANCELLED", True), reason
+
+
+def test_a_run_of_that_name_that_another_has_submitted_is_left_alone(
+    there: Secure, run: Run, chain: str, leads: Callable[[], subprocess.Popen[str]]
+) -> None:
+    submitted(run, chain, there)
+    pod = leads()
+    until(lambda: stages(there))
+    (first,) = stages(there)
+    given = json.loads(there.objects()["configmaps", LEADER]["data"]["stages.json"])["stages"]
+    other = {**there.objects()["jobs", first], "metadata": {"name": given[1]["run"], "labels": {}}}
+    there.tell("put", plural="jobs", object=other)
+    ends(there, first, "Complete")
+    assert pod.wait(timeout=120) == 1
+    assert pod.stderr
+    assert "exists already, and another has submitted it" in pod.stderr.read()
+    assert next(state for _, state, _ in states(run)) == "SUCCEEDED"
+    assert run("cancel", ID)[0] in {0, 4}
+    assert ("jobs", given[1]["run"]) in there.objects(), "it is not ours"
 
 
 def test_cancel_ends_the_leader_first(
