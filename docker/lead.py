@@ -27,6 +27,7 @@ from typing import Any
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 MANAGER = "launcher"  # as launcher/schedulers/kubernetes/api.py has it
+MARK = "launcher/leader"  # the annotation that says who has submitted a run: the uid of its leader's Job
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 # The condition by which each controller says that it is over, and whether it succeeded.
 DONE = {"Complete": True, "Completed": True, "Succeeded": True, "Failed": False}
@@ -108,9 +109,12 @@ def say(text: str) -> None:
 
 
 def submit(server: Server, objects: list[dict[str, Any]]) -> None:
-    """Apply a stage's objects, unless its main one is there. Raises Refused."""
-    main = objects[-1]
+    """Apply a stage's objects, unless this leader has its main one. Raises Refused, also where the name is another's."""
+    main, own = objects[-1], os.environ["LEADER_UID"]
     made = server.find(main["path"])
+    if made and made["metadata"].get("annotations", {}).get(MARK) != own:
+        raise Refused(409, f"{main['path']} exists already, and another has submitted it")
+    main["document"]["metadata"].setdefault("annotations", {})[MARK] = own
     for entry in objects if made is None else ():
         made = apply(server, entry)
     owner = {key: main["document"][key] for key in ("apiVersion", "kind")}

@@ -25,7 +25,9 @@ REMOVED: dict[KeyPath, str] = {
     ("compression_training",): "quantize the trained model with a tool of its own",
     ("curriculum_learning",): "use data_efficiency.data_sampling.curriculum_learning",
     ("eigenvalue",): "leave it out",
-    ("elasticity",): "change `nodes:` between runs: a new run resumes with `checkpoint.resume`",
+    (
+        "elasticity",
+    ): "use nodes: {min, max}, or change it between runs: a new one resumes with checkpoint.resume",
     ("graph_harvesting",): "leave it out",
     ("nebula",): "leave it out: the workload writes complete checkpoints",
     ("progressive_layer_drop",): "leave it out",
@@ -99,8 +101,10 @@ RANGES: dict[KeyPath, str] = {
     ("fp16", "min_loss_scale"): "int >0",
     ("gradient_clipping",): "number >=0",
     ("gradient_predivide_factor",): "number >0",
+    ("pipeline", "stages"): "int >0",
     ("sequence_parallel_size",): "int >0",
     ("steps_per_print",): "int >0",
+    ("tensor_parallel", "autotp_size"): "int >=0",
 }
 
 
@@ -136,7 +140,8 @@ def _schema_of_value(kind: Any, path: KeyPath) -> dict[str, Any]:
     plain = kinds.schema(RANGES.get(path, kind))
     if path == ("zero_optimization", "zero_hpz_partition_size"):
         return {"anyOf": [plain, {"const": "slots"}]}
-    return {"anyOf": [plain, {"const": "auto"}]} if path in AUTO or path in OURS else plain
+    may_be_auto = path in AUTO or path in OURS or (kind == "auto" and plain)
+    return {"anyOf": [plain, {"const": "auto"}]} if may_be_auto else plain
 
 
 def problems(

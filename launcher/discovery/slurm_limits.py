@@ -81,8 +81,9 @@ def _of(plan: Plan, limits: Limits) -> Iterator[Problem]:
         most = units.clock(limits.wall * 60)
         what = f"walltime {units.clock(walltime)} is more than the {most} of {limits.title}"
         yield Problem(what, "shorten it: a checkpoint resumes", about=("job", "walltime"))
-    asked = {"node": plan.allocated, "jobs": 1}
-    asked |= {"gres/gpu": plan.allocated * plan.slots} if plan.gpu else {}
+    # of `nodes: {min, max}` what it does not start without: Slurm gives such a job as many as its limits leave
+    asked = {"node": plan.fewest, "jobs": 1}
+    asked |= {"gres/gpu": plan.fewest * plan.slots} if plan.gpu else {}
     for name, wanted in asked.items():
         if (most_of_one := limits.job.get(name)) is not None and wanted > most_of_one:
             what = f"{limits.title}: a job may have {name} {most_of_one}, and this one asks for {wanted}"

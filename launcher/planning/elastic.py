@@ -11,8 +11,8 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
-from launcher.errors import PlanError, Problem
-from launcher.files.job import Nodes
+from launcher.errors import LauncherError, PlanError, Problem
+from launcher.files.job import Batch, Nodes
 from launcher.namedtuple import NamedTuple
 from launcher.planning import fit
 
@@ -59,7 +59,7 @@ def _most(job: Job, cluster: Cluster) -> int:
 
 
 def _divides(job: Job, cluster: Cluster, nodes: int) -> bool:
-    groups, left = divmod(nodes * cluster.slots, fit.sequence_parallel_degree(job))
+    groups, left = divmod(nodes * cluster.slots, fit.ranks_together(job))
     asked = job.batch
     return not left and (asked.global_ is None or asked.global_ % (asked.micro * groups) == 0)
 
@@ -78,7 +78,7 @@ def plan(job: Job, cluster: Cluster, plan_of: Callable[[Job], Plan]) -> Plan:
     whose number of hosts cannot change.
     """
     if wrong := list(problems(job, cluster)):
-        raise PlanError(*wrong)
+        raise PlanError(*wrong, *_others(job, cluster, plan_of))
     made, small = list["Plan"](), list[LeftOut]()
     for number in dividing(job, cluster):
         decided = plan_of(_on(job, number, made))
@@ -94,6 +94,17 @@ def plan(job: Job, cluster: Cluster, plan_of: Callable[[Job], Plan]) -> Plan:
         left_out=tuple(left_out),
         notes=(*most.notes, *(f"nodes: not on {entry}" for entry in left_out)),
     )
+
+
+def _others(job: Job, cluster: Cluster, plan_of: Callable[[Job], Plan]) -> Sequence[Problem]:
+    """What is wrong with the job whatever its batch and spares are."""
+    number = (dividing(job, cluster) or (_most(job, cluster),))[-1]
+    alone = dataclasses.replace(job, nodes=Nodes(max=number), batch=Batch(micro=job.batch.micro), spares=0)
+    try:
+        plan_of(alone)
+    except LauncherError as error:
+        return error.problems
+    return ()
 
 
 def _on(job: Job, number: int, made: Sequence[Plan]) -> Job:
@@ -185,6 +196,6 @@ def _numbers_or_batch(job: Job, cluster: Cluster, train: int) -> str:
     if able := [n for n in range(1, _MOST + 1) if _divides(job, cluster, n)]:
         more = ", …" if len(able) > _NAMED else ""
         return f"these numbers divide it: {', '.join(map(str, able[:_NAMED]))}{more}"
-    groups = max(1, job.nodes.fewest * cluster.slots // fit.sequence_parallel_degree(job))
+    groups = max(1, job.nodes.fewest * cluster.slots // fit.ranks_together(job))
     below, above = (job.batch.micro * groups * (train // (job.batch.micro * groups) + n) for n in (0, 1))
     return f"no number does: use batch.global {f'{below} or {above}' if below else above}"

@@ -305,9 +305,14 @@ def sequence_parallel_degree(job: Job) -> int:
     return asked if isinstance(asked, int) and asked > 0 else 1
 
 
+def ranks_together(job: Job) -> int:
+    """How many ranks work on the same micro batch: they share its samples, or one copy of the model."""
+    return sequence_parallel_degree(job) * splitting.models(job)
+
+
 def data_parallel_size(job: Job, cluster: Cluster) -> int:
     """How many micro batches are worked on at once: ranks, or groups of ranks that share samples or the model."""
-    return max(1, job.nodes.max * cluster.slots // (sequence_parallel_degree(job) * splitting.models(job)))
+    return max(1, job.nodes.max * cluster.slots // ranks_together(job))
 
 
 def sequence_parallel_problems(job: Job, cluster: Cluster, estimate: Estimate | None) -> Iterator[Problem]:

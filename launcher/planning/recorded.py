@@ -95,6 +95,10 @@ def plan(record: Any, spellings: Spellings, workspace: Workspace) -> Plan:
     for model, data in ((Job, job), (Cluster, record["cluster"])):
         for problem in references.problems(Document("", data), model):
             raise PlanError(f"its plan.json is not one that this launcher reads: {problem.message}")
+    if not _possible(then):
+        raise PlanError(
+            "its plan.json is not one that this launcher reads: sizes are not numbers of its job's nodes"
+        )
     decided = plans.make(Loaded(then.job, then.cluster), workspace)
     reasons = {v.name: v for v in decided.variables}
     variables = tuple(
@@ -115,6 +119,14 @@ def plan(record: Any, spellings: Spellings, workspace: Workspace) -> Plan:
         variables=variables,
         image=then.image,
     )
+
+
+def _possible(then: _Record) -> bool:
+    """Whether `sizes` are ascending numbers of hosts that the job may have; none of a job with one number."""
+    numbers, allowed = [size.nodes for size in then.sizes], then.job.nodes
+    if not allowed.vary or not numbers:
+        return bool(numbers) == allowed.vary
+    return numbers == sorted(set(numbers)) and allowed.fewest <= numbers[0] <= numbers[-1] <= allowed.max
 
 
 def _batch(batch: _Batch) -> BatchSizes:

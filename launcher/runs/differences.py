@@ -59,7 +59,8 @@ def between(one: Provenance, other: Provenance) -> list[Difference]:
 
 
 def _plans(one: Provenance, other: Provenance) -> Iterator[Difference]:
-    for name in ("nodes", "slots", "image", "precision"):
+    yield from _values("nodes", *(_nodes(run.plan) for run in (one, other)))
+    for name in ("slots", "image", "precision"):
         yield from _values(name, one.plan.get(name), other.plan.get(name))
     for name in ("batch", "args"):
         yield from _values(name, one.plan.get(name), other.plan.get(name))
@@ -70,6 +71,11 @@ def _plans(one: Provenance, other: Provenance) -> Iterator[Difference]:
     for file, decided in _DECIDED.items():
         parts = [{k: v for k, v in _part(run.plan, file).items() if k not in decided} for run in (one, other)]
         yield from _values(file, *parts)
+
+
+def _nodes(plan: dict[str, Any]) -> Any:
+    """The number of hosts, or the range that the job gives."""
+    return _part(_part(plan, "job"), "nodes") or plan.get("nodes")
 
 
 def locks(one: dict[str, Any], other: dict[str, Any]) -> Iterator[Difference]:

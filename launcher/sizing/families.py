@@ -145,6 +145,7 @@ def _check(row: Mapping[str, Any], sizes: Sizes) -> None:
     for key, what in row.get("refused", {}).items():
         if sizes.value(key):
             sizes.fail(f"{what} is not counted ({key})")
+    sizes.require("hidden", "heads", "vocab")
     heads, kv = sizes.of("heads"), sizes.of("kv")
     if kv and heads % kv:
         sizes.fail(f"{heads} attention heads do not divide among {kv} key-value heads")

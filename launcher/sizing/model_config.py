@@ -73,6 +73,13 @@ class Sizes:
             self.fail(f"{key} must be below 2^31, not {_shown(value)}")
         return value
 
+    def require(self, *names: str) -> None:
+        """Fail for a size of `names` that is left out, and has no default."""
+        for name in names:
+            if not self.of(name):
+                keys = (key for key in self.row.sizes[name] if not key.startswith("="))
+                self.fail(f"it has no {' or '.join(keys)}")
+
     def product(self, expression: str) -> int:
         """A sum of products and quotients of sizes and numbers, such as `heads*head+2*kv*head`."""
         return sum(self._term(term) for term in expression.split("+"))

@@ -72,6 +72,7 @@ def build(family: str, config: Mapping[str, Any], where: errors.Place, name: str
     defaults = families.defaults()[family]
     read = model_config.Row(row["sizes"], row["switches"], defaults)
     sizes = model_config.Sizes({**config, **_projection(config, defaults)}, where, read)
+    sizes.require("hidden", "heads", "decoder_heads", "vocab")
     if "one_table" in row and sizes.value(row["one_table"]) is False:
         sizes.fail(f"an embedding for each half is not counted ({row['one_table']})")
     stacks = tuple(_stack(row, sizes, half) for half in ("encoder", "decoder"))

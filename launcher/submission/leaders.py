@@ -40,10 +40,13 @@ def hand_over(pipeline: PipelineRun, plans: Mapping[str, Plan]) -> PipelineRun:
     }
     after = [applying.place(record.read(Path(folder) / record.RECORD)) for folder in pipeline.after]
     text = leader.manifest(pipeline.id, plans, texts, after)
-    native_id = leader.start(text, next(iter(plans.values())), texts.values(), after)
-    led = pipeline._replace(leader=native_id)
-    (_home(led) / _MANIFEST).write_text(text, encoding="utf-8")
-    pipelines.write(_home(led), "kubernetes", led)
+    (_home(pipeline) / _MANIFEST).write_text(text, encoding="utf-8")
+    led = pipeline._replace(leader=leader.start(text, next(iter(plans.values())), texts.values(), after))
+    try:
+        pipelines.write(_home(led), "kubernetes", led)
+    except BaseException:  # nobody would find it
+        leader.stop(led.leader)
+        raise
     return led
 
 

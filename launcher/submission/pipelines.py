@@ -52,7 +52,8 @@ def plan_all(stages: Stages, plan_of: PlanOf, scheduler: str) -> dict[str, Plan]
             errors.append(PlanError(Problem(what, hint, stage.place)))
     if errors:
         worst = next((error for error in errors if isinstance(error, SpecError)), errors[0])
-        raise type(worst)(*(problem for error in errors for problem in error.problems))
+        # what is wrong with a file that stages share is one problem
+        raise type(worst)(*dict.fromkeys(problem for error in errors for problem in error.problems))
     return plans
 
 

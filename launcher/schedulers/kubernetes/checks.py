@@ -32,6 +32,7 @@ _OWN_LABELS = (
     *("jobset.sigs.k8s.io/", "leaderworkerset.sigs.k8s.io/"),
     *("training.kubeflow.org/", "trainer.kubeflow.org/"),
 )
+_NAMED = "write registry.example.com/name:tag, in lower case"
 _FREE_NODES = "https://kubernetes.io/docs/tasks/administer-cluster/node-overprovisioning/"
 # what the Job's own controller calls its pods by: https://kubernetes.io/docs/reference/labels-annotations-taints/
 _OWN_OF_JOB = ("controller-uid", "job-name")
@@ -41,6 +42,7 @@ def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
     """Raises PlanError with everything that Kubernetes would not take."""
     problems = [
         *container_checks.python(plan, "leave it out; image_python names the image's own"),
+        *_images(plan),
         *_names(plan),
         *_environment(plan, pod),
         *_paths(plan, pod),
@@ -85,7 +87,7 @@ def _varying(plan: Plan) -> Iterator[Problem]:
         yield Problem(what, hint, about=("job", "nodes"))
 
 
-def _names(plan: Plan) -> Iterator[Problem]:
+def _images(plan: Plan) -> Iterator[Problem]:
     about = ("cluster", "image")
     if plan.image.endswith((".sqsh", ".sif")):
         yield Problem(
@@ -93,7 +95,14 @@ def _names(plan: Plan) -> Iterator[Problem]:
         )
     elif not names.is_reference(plan.image):
         what = f"image {shown(plan.cluster.image)} is not the name of a container image"
-        yield Problem(what, "write registry.example.com/name:tag, in lower case", about=about)
+        yield Problem(what, _NAMED, about=about)
+    leader = plan.cluster.kubernetes.leader
+    if leader and leader.image is not None and not names.is_reference(leader.image):
+        what = f"{shown(leader.image)} is not the name of a container image"
+        yield of_field("cluster", "kubernetes.leader.image", what, _NAMED)
+
+
+def _names(plan: Plan) -> Iterator[Problem]:
     for secret in plan.secrets:
         try:
             kubernetes_syntax.subdomain(secret.name)

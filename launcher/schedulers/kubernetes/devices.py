@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from launcher.planning.plan import Plan
 
 
+_MOST = 32  # devices of a claim: AllocationResultsMaxSize of resource.k8s.io/v1
+
+
 class Adapters(NamedTuple):
     """A claim of a fabric's adapters: the name of its template, the DeviceClass, and how many a pod gets."""
 
@@ -40,12 +43,13 @@ def channel(plan: Plan) -> str:
 
 
 def adapters(plan: Plan) -> Adapters | None:
-    """What pods claim of the fabric's adapters; None where a device plugin counts them."""
+    """What pods claim of the fabric's adapters; None where a device plugin counts them, or a pod gets none."""
     given, own = plan.fabric.device_class, plan.cluster.kubernetes
     if own.adapters != "dra" or given is None:
         return None
-    count = own.resources.get(given.instead_of) or str(plan.fabric.resources[given.instead_of])
-    return Adapters(f"{kinds.name(plan)}-adapters", given.name, int(kubernetes_syntax.number(count)))
+    asked = own.resources.get(given.instead_of) or str(plan.fabric.resources[given.instead_of])
+    number = int(kubernetes_syntax.number(asked))
+    return Adapters(f"{kinds.name(plan)}-adapters", given.name, number) if number else None
 
 
 def claims(plan: Plan) -> tuple[dict[str, Any], ...]:
@@ -65,7 +69,11 @@ def counted(plan: Plan) -> dict[str, str]:
 
 
 def problems(plan: Plan) -> Iterator[Problem]:
-    """A fabric of whose adapters it is not known that a DRA driver hands them out."""
+    """Adapters that no DRA driver is known to hand out, and more than one claim may have."""
+    own = adapters(plan)
+    if own and plan.fabric.device_class and own.number > _MOST:
+        key, what = plan.fabric.device_class.instead_of, f"{own.number} is more than a claim of a pod holds"
+        yield of_field("cluster", "kubernetes.resources", what, f"use {_MOST} or fewer", key=key)
     if plan.cluster.kubernetes.adapters == "dra" and plan.fabric.device_class is None:
         known = [fabric for fabric, entry in FABRICS.items() if entry.device_class]
         what = f"dra: no DRA driver is known for the adapters of fabric {plan.fabric.name!r}"

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from launcher.schedulers.kubernetes.applying import Place
 
 _FOLDER = "/lead"
+_MARK = "launcher/leader"  # docker/lead.py
 _MOST = 2**20  # bytes of a ConfigMap
 _LONGEST = 63 - len("-abcde")  # a pod of the Job has a DNS label for its name
 _NOBODY = 65534  # where the ranks are root: restricted pods are not
@@ -164,7 +165,7 @@ def submitted(native_id: str, run: Run) -> str | None:
         at = applying.named(native_id)
         documents = applying.objects((run.folder / "manifest.yaml").read_text(encoding="utf-8"))
         live = applying.find(applying.there(at), at.namespace, documents[-1])
-        if live:
+        if live and live["metadata"].get("annotations", {}).get(_MARK) == at.uid:
             kind = documents[-1]["kind"].lower()
             uid, named = live["metadata"]["uid"], live["metadata"]["name"]
             return str(applying.Place(at.namespace, kind, named, uid=uid, context=at.context))

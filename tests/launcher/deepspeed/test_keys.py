@@ -172,7 +172,7 @@ def test_presets_have_no_slips(name: str) -> None:
         (
             {"elasticity": {"enabled": True}},
             "deepspeed.elasticity: DeepSpeed has removed this feature; "
-            "change `nodes:` between runs: a new run resumes with `checkpoint.resume`",
+            "use nodes: {min, max}, or change it between runs: a new one resumes with checkpoint.resume",
         ),
         (
             {"zero_optimization": {"mics_shard_size": 8}},

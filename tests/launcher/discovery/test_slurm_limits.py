@@ -71,6 +71,14 @@ def test_what_is_beyond_a_limit_or_finds_it_used_is_named(monkeypatch: pytest.Mo
     ]
 
 
+def test_a_range_of_hosts_asks_for_its_fewest(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"qos=short": QOS.replace("node=4(3)", "node=4(0)").replace("gres/gpu=32(24)", "gres/gpu=32(0)")}
+    job = {"walltime": "5m", "batch": {"micro": 1, "global": 96}}
+    assert said(monkeypatch, {**job, "nodes": {"min": 2, "max": 6}}, free) == []
+    (found,) = said(monkeypatch, {**job, "nodes": {"min": 3, "max": 6}}, free)
+    assert found == "QOS short: a job may have node 2, and this one asks for 3"
+
+
 def test_what_is_within_them_or_not_told_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert said(monkeypatch, {"nodes": 1, "walltime": "5m"}, {"qos=short": QOS}) == []
     assert said(monkeypatch, {"nodes": 9, "walltime": "9h"}, {}, qos="other", account="nlp") == []

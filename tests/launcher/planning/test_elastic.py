@@ -134,6 +134,26 @@ def test_a_program_of_ones_own_says_that_it_goes_on() -> None:
     assert made.numbers == (2, 3, 4)
 
 
+def test_everything_that_is_wrong_is_said_at_once() -> None:
+    said = refused({**JOB, "spares": 1, "precision": "fp16", "checkpoint": {"any_ranks": True}})
+    assert len(said) == 3
+    for words in ("spares: a job of nodes: {min, max}", "fp16 needs a GPU", "checkpoint.any_ranks: "):
+        assert any(words in one for one in said), words
+    assert len(refused({**JOB, "batch": {"micro": 1, "global": 100}})) == 1
+
+
+def test_ranks_that_share_a_model_count_as_one() -> None:
+    own = {"workload": "/own.py", "model": None, "checkpoint": {"any_ranks": True}}
+    job = {**own, "nodes": {"min": 1, "max": 4}, "batch": {"micro": 1, "global": 12}}
+    for keys in ({"tensor_parallel": {"autotp_size": 4}}, {"sequence_parallel_size": 4}):
+        made = samples.decided({**job, "deepspeed": keys}, **CLUSTER)
+        assert made.numbers == (1, 2, 3, 4)
+        assert [size.batch.accumulation for size in made.sizes] == [12, 6, 4, 3]
+    six = samples.decided({**job, "deepspeed": {"pipeline": {"stages": 6}}}, **CLUSTER)
+    assert six.numbers == (3,)
+    assert [left.nodes for left in six.left_out] == [(1, 2, 4)]
+
+
 def test_a_range_without_a_restart_is_warned_of() -> None:
     (warning,) = samples.decided({**JOB, "restarts": 0}, **CLUSTER).warnings
     assert "restarts is 0" in str(warning)
@@ -160,6 +180,14 @@ def test_what_plan_shows_and_a_record_keeps() -> None:
     found = recorded.estimate(kept)
     assert found
     assert found.machine.hosts == 4
+
+
+@pytest.mark.parametrize("numbers", [(), (4, 2), (2, 2), (1, 4), (2, 9), (2, 4, 10**30)])
+def test_a_record_with_other_sizes_than_its_job_may_have_is_none(numbers: tuple[int, ...]) -> None:
+    kept = json.loads(record.plan_text(samples.decided(JOB, **CLUSTER)))
+    kept["sizes"] = [{**kept["sizes"][0], "nodes": number} for number in numbers]
+    with pytest.raises(PlanError, match="not one that this launcher reads: sizes"):
+        recorded.plan(kept, {}, samples.SITE)
 
 
 def test_this_machine_has_the_most_and_no_kind_of_kubernetes_varies() -> None:

@@ -193,6 +193,15 @@ def test_more_hosts_are_named(bench: Bench) -> None:
     assert "nodes" in named(bench.run(), bench.run({"nodes": 3}))
 
 
+def test_a_range_of_hosts_is_named(bench: Bench) -> None:
+    """Its plan is that of the most."""
+    batch = {"micro": 1, "global": 8}
+    numbers = (2, {"min": 1, "max": 2}, {"min": 1, "max": 4})
+    fixed, narrow, wide = (bench.run({"nodes": nodes, "batch": batch}) for nodes in numbers)
+    assert named(fixed, narrow) == {"nodes"}
+    assert "nodes.max" in named(narrow, wide)
+
+
 def test_the_step_where_losses_part(bench: Bench) -> None:
     one, other = bench.run(), bench.run()
     for folder, last in ((one, 0.5), (other, 0.4)):

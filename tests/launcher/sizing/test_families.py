@@ -193,6 +193,12 @@ def test_of_two_names_of_a_size_transformers_own_wins() -> None:
     assert both.parameters == build({**sizes, "hidden_size": 64}).parameters == 182_976
 
 
+@pytest.mark.parametrize(("family", "key"), [("falcon", "vocab_size"), ("mpt", "hidden_size")])
+def test_a_size_that_every_model_has_is_null(family: str, key: str) -> None:
+    with pytest.raises(errors.SpecError, match=f"it has no {key}"):
+        build({"model_type": family, **families.defaults()[family], key: None})
+
+
 def test_a_number_of_layers_that_no_model_has() -> None:
     with pytest.raises(errors.SpecError, match="it has no layers"):
         build({**PUBLISHED["Gemma-3-1b"], "num_hidden_layers": None})

@@ -67,3 +67,18 @@ def test_a_fabric_without_a_driver_is_refused() -> None:
         refused.value
     )
     assert "efa-p5" in str(refused.value)
+
+
+def test_none_is_claimed_where_the_file_says_none() -> None:
+    """A claim of no devices is refused by the API server."""
+    objects = rendered({"adapters": "dra", "resources": {EFA: 0}}, fabric="efa-p5")
+    assert "ResourceClaimTemplate" not in objects
+    assert "resourceClaims" not in pod(objects)
+
+
+def test_more_than_a_claim_holds_is_refused() -> None:
+    """The scheduler would never place such a pod."""
+    with pytest.raises(
+        PlanError, match=f"kubernetes.resources: {EFA} 33 is more than a claim of a pod holds"
+    ):
+        rendered({"adapters": "dra", "resources": {EFA: 33}}, fabric="efa-p5")

@@ -90,6 +90,7 @@ def leads(there: Secure, tmp_path: Path) -> Iterator[Callable[[], subprocess.Pop
         words = [word.replace("$$", "$").replace("/lead", str(folder), 1) for word in container["command"]]
         port = there.url.rpartition(":")[2]
         own = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": port, "LEAD_PAUSE": "0.02"}
+        own["LEADER_UID"] = objects["jobs", LEADER]["metadata"]["uid"]  # the label of a Job's pods
         process = subprocess.Popen(
             [*words[:4], *words[4:], "--account", str(account)],
             env={**os.environ, **own},
@@ -256,6 +257,25 @@ def test_what_is_refused_is_said_and_ends_it(
     assert (state_, said in reason) == ("CANCELLED", True), reason
 
 
+def test_a_run_of_that_name_that_another_has_submitted_is_left_alone(
+    there: Secure, run: Run, chain: str, leads: Callable[[], subprocess.Popen[str]]
+) -> None:
+    submitted(run, chain, there)
+    pod = leads()
+    until(lambda: stages(there))
+    (first,) = stages(there)
+    given = json.loads(there.objects()["configmaps", LEADER]["data"]["stages.json"])["stages"]
+    other = {**there.objects()["jobs", first], "metadata": {"name": given[1]["run"], "labels": {}}}
+    there.tell("put", plural="jobs", object=other)
+    ends(there, first, "Complete")
+    assert pod.wait(timeout=120) == 1
+    assert pod.stderr
+    assert "exists already, and another has submitted it" in pod.stderr.read()
+    assert next(state for _, state, _ in states(run)) == "SUCCEEDED"
+    assert run("cancel", ID)[0] in {0, 4}
+    assert ("jobs", given[1]["run"]) in there.objects(), "it is not ours"
+
+
 def test_cancel_ends_the_leader_first(
     there: Secure, run: Run, chain: str, leads: Callable[[], subprocess.Popen[str]]
 ) -> None:
@@ -304,6 +324,35 @@ def test_a_refusal_leaves_nothing(there: Secure, run: Run, chain: str, tmp_path:
     assert (code, "no jobs here" in err) == (4, True), err
     assert not there.objects()
     assert not list((tmp_path / "runs").iterdir())
+
+
+def test_a_leader_that_cannot_be_recorded_leads_nothing(
+    there: Secure, run: Run, chain: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from launcher.runs import pipelines
+
+    write = pipelines.write
+
+    def full(folder: Path, scheduler: str, pipeline: pipelines.PipelineRun) -> None:
+        if pipeline.leader:
+            raise OSError(28, "No space left on device")
+        write(folder, scheduler, pipeline)
+
+    monkeypatch.setattr("launcher.runs.pipelines.write", full)
+    code, _, err = run("kubernetes", chain)
+    assert (code, "No space left on device" in err) == (2, True), err
+    assert ("jobs", LEADER) not in there.objects()
+    assert not list((tmp_path / "runs").iterdir())
+
+
+def test_its_image_is_the_name_of_one(there: Secure, run: Run, chain: str, tmp_path: Path) -> None:
+    for image in ("''", "Lead:1", "a:b:c"):
+        own = f"leader: {{service_account: lead, image: {image}}}"
+        (tmp_path / "site.yaml").write_text(SITE.replace("leader: lead", own))
+        code, _, err = run("kubernetes", chain)
+        assert (code, err.count("site.yaml:4:")) == (3, 1), err
+        assert "is not the name of a container image; write registry" in err
+    assert not there.objects()
 
 
 def test_the_pod_is_restricted_admitted_as_others_and_has_a_token(
