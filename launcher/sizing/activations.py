@@ -119,6 +119,8 @@ def _own_name(name: str) -> str:
 _BEFORE_ATTENTION = frozenset(["q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn"])
 _BEFORE_MLP = frozenset(["gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1"])
 _AFTER_MLP = frozenset(["down_proj", "fc2", "mlp.c_proj"])
+# Norms of queries, keys and latents, which are not the stream's though they may be as wide.
+_WITHIN = tuple(f".{name}.weight" for name in ("q_norm", "k_norm", "q_a_layernorm", "kv_a_layernorm"))
 
 
 def _attention(model: Architecture, stack: Stack, width: int, seen: Attention) -> int:
@@ -152,7 +154,11 @@ def _scores(model: Architecture, width: int, seen: Attention) -> int:
 
 def _norms(model: Architecture, stack: Stack, width: int) -> int:
     """The norms of the stream between the layers, with their outputs."""
-    names = [w.name for w in stack.weights if w.shape == (model.hidden,) and w.name.endswith(".weight")]
+    names = [
+        w.name
+        for w in stack.weights
+        if w.shape == (model.hidden,) and w.name.endswith(".weight") and not w.name.endswith(_WITHIN)
+    ]
     if model.family == "gpt_neox":  # one input for both
         return 3 * width * model.hidden + 16
     one = _norm(model, width) if model.layer_norm else _rms(model, model.hidden, width, 1)
