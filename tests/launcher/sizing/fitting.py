@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import gc
 import json
 import random
@@ -171,11 +172,16 @@ def conditions(family: str) -> list[str]:
     lines = [*_lines(row), *(term.split() for term in found if isinstance(found, dict))]
     named = {w.lstrip("?-") for words in lines for w in words if w.startswith("?") and "=" not in w}
     keys = {switches.get(name, name) for name in named} - set(families.size_keys(family))
-    return sorted(
-        key
-        for key in keys
-        if isinstance(key, str) and test_families._settable(test_families.kind_of(family), key)
-    )
+    return sorted(key for key in keys if isinstance(key, str) and _changes(test_families.kind_of(family), key))
+
+
+def _changes(kind: Any, key: str) -> bool:
+    """Whether a configuration of the class may have it changed: it is a switch, or a size that may be null."""
+    if not test_families._settable(kind, key):
+        return False
+    name = kind.attribute_map.get(key, key)
+    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    return isinstance(getattr(kind, name), bool) or "None" in types.get(name, "None")
 
 
 def random_sizes(rng: random.Random, layers: int) -> dict[str, int]:
