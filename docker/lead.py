@@ -109,7 +109,7 @@ def say(text: str) -> None:
 
 
 def submit(server: Server, objects: list[dict[str, Any]]) -> None:
-    """Apply a stage's objects, unless this leader has its main one. Raises Refused, also where the name is another's."""
+    """Apply a stage's objects, unless this leader has. Raises Refused, also where the name is another's."""
     main, own = objects[-1], os.environ["LEADER_UID"]
     made = server.find(main["path"])
     if made and made["metadata"].get("annotations", {}).get(MARK) != own:

@@ -166,13 +166,15 @@ def configuration(family: str, sizes: dict[str, int], changed: Iterable[str] = (
 
 
 def conditions(family: str) -> list[str]:
-    """Keys of a configuration that decide what is saved, and which tensors there are: switches, and sizes that may be null."""
+    """Keys of a configuration that decide what is saved and which tensors there are: switches, sizes that may be null."""
     row, found = families.description(family), saved.terms(family)
     switches = {**families.table()["switches"], **row.get("switches", {})}
     lines = [*_lines(row), *(term.split() for term in found if isinstance(found, dict))]
     named = {w.lstrip("?-") for words in lines for w in words if w.startswith("?") and "=" not in w}
     keys = {switches.get(name, name) for name in named} - set(families.size_keys(family))
-    return sorted(key for key in keys if isinstance(key, str) and _changes(test_families.kind_of(family), key))
+    return sorted(
+        key for key in keys if isinstance(key, str) and _changes(test_families.kind_of(family), key)
+    )
 
 
 def _changes(kind: Any, key: str) -> bool:

@@ -219,20 +219,25 @@ def test_a_pod_that_is_started_anew_goes_on_and_a_server_that_is_away_is_waited_
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_one_that_was_killed_while_it_submitted_gives_the_stage_its_owner_after_all(refused: bool) -> None:
+def test_one_that_was_killed_while_it_submitted_gives_the_stage_its_owner_after_all(
+    refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Without one they would stay when the stage's main object goes."""
+    monkeypatch.setenv("LEADER_UID", "mine")
     asked: list[tuple[str, str, Any]] = []
 
     class There:
         def find(self, path: str) -> Any:
-            return {"metadata": {"name": "one", "uid": "u"}} if path == "/jobs/one" else None
+            own = {"name": "one", "uid": "u", "annotations": {lead.MARK: "mine"}}
+            return {"metadata": own} if path == "/jobs/one" else None
 
         def call(self, method: str, path: str, body: Any, content: str) -> None:
             asked.append((method, path, body))
             if refused:
                 raise lead.Refused(404, "it is gone")
 
-    main = {"path": "/jobs/one", "document": {"apiVersion": "batch/v1", "kind": "Job"}}
+    job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {}}
+    main = {"path": "/jobs/one", "document": job}
     lead.submit(There(), [{"path": "/services/one", "document": {}}, main])  # type: ignore[arg-type]
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "one", "uid": "u"}
     patch = {"metadata": {"ownerReferences": [owner]}}
