@@ -166,7 +166,7 @@ def configuration(family: str, sizes: dict[str, int], changed: Iterable[str] = (
 
 
 def conditions(family: str) -> list[str]:
-    """Keys of a configuration that decide what is saved and which tensors there are: switches, sizes that may be null."""
+    """Keys of a configuration that decide what is saved and which tensors there are: switches, optional sizes."""
     row, found = families.description(family), saved.terms(family)
     switches = {**families.table()["switches"], **row.get("switches", {})}
     lines = [*_lines(row), *(term.split() for term in found if isinstance(found, dict))]
