@@ -102,6 +102,7 @@ def test_of_a_script_of_other_programs_the_one_that_it_waits_for(
     os.close(os.open(tmp_path / "fifo", os.O_RDWR))
 
 
+@pytest.mark.heavy
 def test_a_stopped_process_is_told_as_such(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:

@@ -165,6 +165,7 @@ def test_one_that_does_not_answer_is_no_reason_to_stop_with_a_checkpoint_here(
     assert "does not answer: 503; training goes on" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 def test_a_killed_upload_goes_on_with_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -217,6 +217,7 @@ def test_a_refusal_of_the_scheduler_is_shown_and_leaves_nothing(
     assert list((here / "runs").iterdir()) == []
 
 
+@pytest.mark.heavy
 def test_wait_says_how_the_job_ended(here: Path) -> None:
     (here / "fail.py").write_text("raise SystemExit(9)\n")
     done = launcher("local", "job.yaml", "--wait", "--set", f"workload={here}/fail.py", cwd=here)
@@ -486,6 +487,7 @@ def test_list_says_where_it_looked(here: Path, capsys: pytest.CaptureFixture[str
     assert capsys.readouterr().out == f"no RUNNING runs in {here}/runs\n"
 
 
+@pytest.mark.heavy
 def test_runs_of_other_folders(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

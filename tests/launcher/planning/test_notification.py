@@ -84,6 +84,7 @@ def test_words_in_an_address_are_no_key() -> None:
     samples.job(notify=[{"webhook": address}])
 
 
+@pytest.mark.heavy
 def test_a_local_run_tells_a_webhook_and_a_command(tmp_path: Path) -> None:
     """The address is in a file of secrets; the command has blanks, quotes and a dollar."""
     (tmp_path / "secrets").mkdir(mode=0o700)

@@ -328,6 +328,7 @@ def test_a_checkpoint_is_compared_with_its_digests(tmp_path: Path) -> None:
     fetching.require_sound(tmp_path / "one", received.written, print)
 
 
+@pytest.mark.heavy
 def test_of_a_run_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,8 @@ from launcher.files import load
 from launcher.planning import plan
 from tests import samples, standins
 
+pytestmark = pytest.mark.heavy  # programs of their own
+
 # What srun is asked for, and on which hosts; what is done then is the scenario's.
 SRUN = """
 case "$*" in

@@ -20,6 +20,8 @@ from launcher.submission import profiles, rerun, shell
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.heavy  # programs of their own
+
 WISH = profiles.Wish((0,), 2, 60.0)
 TRACE = b"\x1f\x8b\x00trace"
 FILE = "rank-0.pt.trace.json.gz"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.heavy  # programs of their own
+
 Run = Any
 SITE = """slots: 1
 fabric: tcp
