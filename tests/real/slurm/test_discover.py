@@ -138,7 +138,9 @@ def test_check_live_knows_limits_of_qos_and_what_is_used_of_them(
         assert "would start at" in live("nodes=1", "walltime=5m", code=0)
         assert "walltime 00:20:00 is more than the 00:10:00 of QOS short" in live("nodes=1", "walltime=20m")
         assert "QOS short: a job may have node 1, and this one asks for 2" in live("nodes=2", "walltime=5m")
-        running.sh("sbatch -A lab --qos=short -N1 -t 5 --wrap 'sleep 600'")
+        some = ("nodes={min: 1, max: 2}", "batch.global=16", "walltime=5m")
+        assert "would start at" in live(*some, code=0), "Slurm gives a range what the limits leave"
+        running.sh("sbatch -A lab --qos=short -N1-2 -t 5 -o /dev/null --wrap 'sleep 600'")
         until(lambda: running.sh("squeue -h -t R -o %i") != "")
         said = live("nodes=1", "walltime=5m")
         assert "QOS short: node 1 of 1 are used, and the job asks for 1" in said
