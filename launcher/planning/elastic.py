@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _ABOUT = ("job", "nodes")
 _MOST = 4096  # hosts, as of a job
 _NAMED = 12  # numbers that a hint names
+_PLANNED = 256  # numbers: each has its configuration in the script, of which Slurm takes 4 MiB
 
 
 class Size(NamedTuple):
@@ -189,6 +190,11 @@ def _batch(job: Job, cluster: Cluster) -> Iterator[Problem]:
         each = f"micro {asked.micro} × {cluster.slots} slots a host"
         what = f"nodes: batch.global {asked.global_} divides among no number of hosts {between} ({each})"
         yield Problem(what, _numbers_or_batch(job, cluster, asked.global_), about=_ABOUT)
+    if (number := len(dividing(job, cluster))) > _PLANNED:
+        what = f"nodes: {number} numbers of hosts are possible; at most {_PLANNED} can be planned for one job"
+        yield Problem(
+            what, "give a min that is nearer to max, or a batch.global that fewer divide", about=_ABOUT
+        )
 
 
 def _numbers_or_batch(job: Job, cluster: Cluster, train: int) -> str:
