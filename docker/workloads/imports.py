@@ -117,9 +117,9 @@ def models_read_once() -> Iterator[None]:
     define = import_utils.define_import_structure
     top, prefix = Path(import_utils.__file__).parents[1] / "models", "models."
 
-    def again(module_path: str, *more: str) -> Any:
-        if more or Path(module_path) != top / "__init__.py":
-            return define(module_path, *more)
+    def again(module_path: str, *more: Any, **named: Any) -> Any:
+        if more or named or Path(module_path) != top / "__init__.py":
+            return define(module_path, *more, **named)
         return {
             backends: {
                 name.removeprefix(prefix): given for name, given in modules.items() if name.startswith(prefix)
