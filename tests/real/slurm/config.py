@@ -29,7 +29,7 @@ class Settings:
     cpus: int = 4
     memory_mb: int = 6000
     kill_wait: int = 2
-    slurmd_timeout: int = 6
+    slurmd_timeout: int = 15  # a busy machine answers late, and a host that is up is called down
     oci: str = ""
     extra: str = ""
     types: tuple[str, ...] = ()
