@@ -119,8 +119,6 @@ def _own_name(name: str) -> str:
 _BEFORE_ATTENTION = frozenset(["q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn"])
 _BEFORE_MLP = frozenset(["gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1"])
 _AFTER_MLP = frozenset(["down_proj", "fc2", "mlp.c_proj"])
-# Norms of queries, keys and latents, which are not the stream's though they may be as wide.
-_WITHIN = tuple(f".{name}.weight" for name in ("q_norm", "k_norm", "q_a_layernorm", "kv_a_layernorm"))
 
 
 def _attention(model: Architecture, stack: Stack, width: int, seen: Attention) -> int:
@@ -154,11 +152,7 @@ def _scores(model: Architecture, width: int, seen: Attention) -> int:
 
 def _norms(model: Architecture, stack: Stack, width: int) -> int:
     """The norms of the stream between the layers, with their outputs."""
-    names = [
-        w.name
-        for w in stack.weights
-        if w.shape == (model.hidden,) and w.name.endswith(".weight") and not w.name.endswith(_WITHIN)
-    ]
+    names = [w.name for w in stack.weights if w.shape == (model.hidden,) and w.name.endswith(".weight")]
     if model.family == "gpt_neox":  # one input for both
         return 3 * width * model.hidden + 16
     one = _norm(model, width) if model.layer_norm else _rms(model, model.hidden, width, 1)
@@ -182,7 +176,7 @@ def _mask(model: Architecture) -> int:
 def _mlp(model: Architecture, stack: Stack, width: int) -> int:
     if not stack.experts:
         return (model.mlp_tensors - (not _reads(model, stack, _AFTER_MLP))) * width * stack.ffn
-    routed = stack.passed
+    routed = stack.active
     router = FLOAT * stack.experts + (5 * FLOAT + 8 + 24) * routed
     always = model.mlp_tensors * width * stack.shared
     wide = model.mlp_tensors - (not _reads(model, stack, _AFTER_MLP))
@@ -244,19 +238,14 @@ def loss_rows(model: Architecture, tokens: int) -> int:
     return tokens if tokens <= model.hidden else min(tokens, max(ROWS, CHUNK // model.vocab))
 
 
-def working(model: Architecture, width: int, seen: Attention = FUSED) -> int:
+def working(model: Architecture, width: int) -> int:
     """Bytes for one token that one layer's backward pass holds, besides what that layer saved.
 
-    In the MLP, the gradients of the layer's output and of the MLP's wide tensors; or in attention that is not fused,
-    two of its scores and of what they are made of in fp32, when what the MLP saved is gone.
+    At its fullest, in the MLP: the gradients of the layer's output and of the MLP's wide tensors.
     """
     wide = 3 if model.gated else 2
-    most = max(stack.ffn * max(stack.passed, 1) + stack.shared for stack in model.stacks)
-    mlp = width * (model.hidden + wide * most)
-    if seen.fused:
-        return mlp
-    scores = 2 * FLOAT * model.heads * (seen.positions + model.head_dim)
-    return max(mlp, scores - width * model.mlp_tensors * most)
+    most = max(stack.ffn * max(stack.active, 1) + stack.shared for stack in model.stacks)
+    return width * (model.hidden + wide * most)
 
 
 def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) -> Activations:
@@ -283,11 +272,10 @@ def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) 
     top = tail(model, width, seen)
     # The last norm goes backward while its own tensors are still there; a root mean square norm does so in fp32.
     norm = top + (width * model.hidden if model.layer_norm else 4 * FLOAT * model.hidden)
-    busy = working(model, width, seen)
-    first = max(again + busy, norm)
+    first = max(again + working(model, width), norm)
     return Activations(
         saved=tokens * (layers + top) + made,
         loss=loss(model, setup, width),
         first=tokens * (layers + first) + made + whole,
-        last=tokens * (kept + again + busy) + 2 * whole,
+        last=tokens * (kept + again + working(model, width)) + 2 * whole,
     )

@@ -57,7 +57,7 @@ def cancel(pipeline: PipelineRun) -> None:
 
 def is_recorded(pipeline: PipelineRun) -> bool:
     """Whether it can be resumed: one whose first stage was refused leaves nothing."""
-    return _mark(pipeline).parent.is_dir()
+    return bool(pipeline.present) and _mark(pipeline).parent.is_dir()
 
 
 def _mark(pipeline: PipelineRun) -> Path:
