@@ -119,6 +119,8 @@ def _own_name(name: str) -> str:
 _BEFORE_ATTENTION = frozenset(["q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn"])
 _BEFORE_MLP = frozenset(["gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1"])
 _AFTER_MLP = frozenset(["down_proj", "fc2", "mlp.c_proj"])
+# Norms of latents, which are not the stream's though they may be as wide.
+_OF_LATENTS = ("q_a_layernorm.weight", "kv_a_layernorm.weight")
 
 
 def _attention(model: Architecture, stack: Stack, width: int, seen: Attention) -> int:
@@ -152,7 +154,11 @@ def _scores(model: Architecture, width: int, seen: Attention) -> int:
 
 def _norms(model: Architecture, stack: Stack, width: int) -> int:
     """The norms of the stream between the layers, with their outputs."""
-    names = [w.name for w in stack.weights if w.shape == (model.hidden,) and w.name.endswith(".weight")]
+    names = [
+        w.name
+        for w in stack.weights
+        if w.shape == (model.hidden,) and w.name.endswith(".weight") and not w.name.endswith(_OF_LATENTS)
+    ]
     if model.family == "gpt_neox":  # one input for both
         return 3 * width * model.hidden + 16
     one = _norm(model, width) if model.layer_norm else _rms(model, model.hidden, width, 1)
@@ -176,7 +182,7 @@ def _mask(model: Architecture) -> int:
 def _mlp(model: Architecture, stack: Stack, width: int) -> int:
     if not stack.experts:
         return (model.mlp_tensors - (not _reads(model, stack, _AFTER_MLP))) * width * stack.ffn
-    routed = stack.active
+    routed = stack.passed
     router = FLOAT * stack.experts + (5 * FLOAT + 8 + 24) * routed
     always = model.mlp_tensors * width * stack.shared
     wide = model.mlp_tensors - (not _reads(model, stack, _AFTER_MLP))
@@ -239,13 +245,26 @@ def loss_rows(model: Architecture, tokens: int) -> int:
 
 
 def working(model: Architecture, width: int) -> int:
+    """Bytes for one token that one layer holds while it is computed and nothing is saved: in the MLP."""
+    return width * (model.hidden + (3 if model.gated else 2) * _widest(model))
+
+
+def backward(model: Architecture, width: int, seen: Attention = FUSED) -> int:
     """Bytes for one token that one layer's backward pass holds, besides what that layer saved.
 
-    At its fullest, in the MLP: the gradients of the layer's output and of the MLP's wide tensors.
+    In the MLP, the gradients of the layer's output and of the wide tensors, when what the last projection read is gone;
+    or in attention that is not fused, two of its scores and of what they are made of in fp32, when what the MLP saved
+    is gone.
     """
-    wide = 3 if model.gated else 2
-    most = max(stack.ffn * max(stack.active, 1) + stack.shared for stack in model.stacks)
-    return width * (model.hidden + wide * most)
+    mlp = width * (model.hidden + (2 if model.gated else 1) * _widest(model))
+    if seen.fused:
+        return mlp
+    scores = 2 * FLOAT * model.heads * (seen.positions + model.head_dim)
+    return max(mlp, scores - width * model.mlp_tensors * _widest(model))
+
+
+def _widest(model: Architecture) -> int:
+    return max(stack.ffn * max(stack.passed, 1) + stack.shared for stack in model.stacks)
 
 
 def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) -> Activations:
@@ -269,13 +288,16 @@ def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) 
     kept = stream * model.hidden if setup.checkpointing else largest
     layers = model.layers * kept if setup.checkpointing else sum(number * layer for number, layer in saved)
     again = largest if setup.checkpointing else 0
+    if setup.checkpointing and not mixed and (model.layer_norm or width == FLOAT):
+        again -= kept  # the norm saves its input itself, and no copy in fp32
     top = tail(model, width, seen)
     # The last norm goes backward while its own tensors are still there; a root mean square norm does so in fp32.
     norm = top + (width * model.hidden if model.layer_norm else 4 * FLOAT * model.hidden)
-    first = max(again + working(model, width), norm)
+    busy = backward(model, width, seen)
+    first = max(again + busy, norm)
     return Activations(
         saved=tokens * (layers + top) + made,
         loss=loss(model, setup, width),
         first=tokens * (layers + first) + made + whole,
-        last=tokens * (kept + again + working(model, width)) + 2 * whole,
+        last=tokens * (kept + again + busy) + 2 * whole,
     )

@@ -49,6 +49,7 @@ class Stack(NamedTuple):
     weights: tuple[Weight, ...]  # of one layer
     experts: int = 0  # of a mixture; 0: dense
     active: int = 0  # experts that a token passes through
+    every: bool = False  # all experts compute each token, though most of it counts for nothing
     ffn: int = 0  # width of the MLP, or of one expert
     shared: int = 0  # width of the experts that every token passes through
     window: int = 0  # positions that attention looks back; 0: all
@@ -63,6 +64,11 @@ class Stack(NamedTuple):
     def attends(self) -> bool:
         """Whether its queries meet the keys of other positions; linear attention has a state instead."""
         return not any(w.name.startswith("linear_attn.") for w in self.weights)
+
+    @property
+    def passed(self) -> int:
+        """Experts that compute a token."""
+        return self.experts if self.every else self.active
 
     @property
     def idle(self) -> int:

@@ -130,7 +130,7 @@ def build(family: str, config: Mapping[str, object], where: errors.Place, name: 
         dropout="dropout" in row and bool(sizes.value(row["dropout"])),
         attention_dropout="attention_dropout" in row and bool(sizes.value(row["attention_dropout"])),
         latent=sizes.of("kv_rank") + sizes.of("rope") if latent else 0,
-        fused=row.get("fused", True),
+        fused=_fused(row, sizes),
         more=saved.more(family, sizes, [saved.OUTSIDE], any(s.experts for s in stacks)),
         unmeasured=saved.reason(family),
     )
@@ -139,6 +139,12 @@ def build(family: str, config: Mapping[str, object], where: errors.Place, name: 
 def saved_by(activation: str) -> int:
     """Tensors of the MLP's width that an activation and the projection after it save."""
     return _SAVED.get(activation, 5)
+
+
+def _fused(row: Mapping[str, Any], sizes: Sizes) -> bool:
+    """Whether a fused kernel attends: always unless the row says so, or names switches of which one is on."""
+    fused = row.get("fused", True)
+    return any(map(sizes.holds, fused)) if isinstance(fused, list) else fused
 
 
 def _check(row: Mapping[str, Any], sizes: Sizes) -> None:
@@ -174,7 +180,8 @@ def _stacks(family: str, row: Mapping[str, Any], sizes: Sizes) -> Iterator[Stack
         blocks = [*row["layer"], *(block for kind, (_, blocks) in options for block in blocks[kind])]
         weights = tuple(tensors(blocks, sizes))
         stack = _stack(weights, sizes, number, sizes.of("window") if window == _WINDOWS[1] else 0)
-        yield stack._replace(more=saved.more(family, sizes, kinds, bool(stack.experts)))
+        more = saved.more(family, sizes, kinds, bool(stack.experts))
+        yield stack._replace(more=more, every=row.get("every_expert", False))
 
 
 def _stack(weights: tuple[Weight, ...], sizes: Sizes, number: int, window: int) -> Stack:

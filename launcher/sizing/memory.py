@@ -12,8 +12,8 @@ ladder.py.
 
 All counts are bytes. A slot is at its fullest at one of these moments: while a policy samples answers, when the forward
 pass ends (every saved tensor, and in stage 3 the last weights on their way), when the loss is computed (every saved
-tensor and the logits), at the start of the layers' backward pass, at its end (all gradients), or in the optimizer's
-step.
+tensor and the logits), at the start of the layers' backward pass, at its end (in the first layer, then with all
+gradients), or in the optimizer's step.
 `Slot` holds the fullest one, so that its parts add up to its total; `Memory.moments` has all.
 
 The states are those that DeepSpeed 0.19.8 was measured to hold (tests/docker/workloads/test_memory_measured.py), from
@@ -130,6 +130,9 @@ def _buffers(model: Architecture, settings: Zero, setup: Setup) -> _Buffers:
     reducing = states.reduction_buffers(model, settings, setup)
     first, last = states.copied(model, settings, setup)
     made = settings.weight_bytes * model.largest_trained
+    inner = settings.weight_bytes * max(
+        (w.size for s in model.stacks for w in s.weights if w.trained), default=0
+    )
     flat = reducing + last + states.unreduced(model, settings)
     # what is reduced once the backward pass has ended finds none of its tensors
     after = states.reduces_late(model, settings)
@@ -139,7 +142,7 @@ def _buffers(model: Architecture, settings: Zero, setup: Setup) -> _Buffers:
         made=made,
         bucket=made if after else reducing + first + made,
         done=0.0 if after else _done(model, settings),
-        late=least + (made if after else flat),
+        late=least + (inner if after else reducing + last + inner),
         reducing=least + flat,
     )
 
@@ -180,6 +183,8 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
 
     filled = use.first - int(need.done * (use.first - use.last))
     end, left = states.gradients(model, settings, setup), states.reduced(model, settings, setup)
+    reached = states.reached(model, settings, setup)
+    bucketed = before if states.reduces_late(model, settings) else reached
     sampling = [slot("sampling", early, before, buffers=_sampling(model, settings, setup), saved=0)]
     arriving = slot("forward", early, before, buffers=need.arriving + asked, saved=use.saved)
     return [
@@ -188,8 +193,8 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
         slot("forward", early, before, buffers=need.forward + asked, saved=use.saved),
         slot("loss", early, before, buffers=need.forward + asked, saved=use.saved, logits=use.loss),
         slot("backward", early, before, buffers=need.forward + need.made, saved=use.first),
-        slot("backward", early, before, buffers=need.forward + need.bucket, saved=filled),
-        slot("end", late, end, buffers=need.late, saved=use.last),
+        slot("backward", early, bucketed, buffers=need.forward + need.bucket, saved=filled),
+        slot("end", late, reached, buffers=need.late, saved=use.last),
         slot("end", late, end, buffers=need.reducing, saved=0),
         slot("step", late, left, buffers=states.step(model, settings, setup), saved=0),
     ]

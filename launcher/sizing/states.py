@@ -109,6 +109,19 @@ def gradients(model: Architecture, settings: Zero, setup: Setup) -> int:
     return own + waiting(model, settings, setup)
 
 
+def reached(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes of gradients when the backward pass has come to the first layer, apart from buckets.
+
+    Where they are reduced afterwards, those of that layer and of the embedding are still to be made, and no rank's part
+    is copied out yet. Elsewhere the part lies in one tensor from the first bucket on (copy_grads_in_partition).
+    """
+    if settings.whole_gradients or settings.stage > 1 or not reduces_late(model, settings):
+        return gradients(model, settings, setup)
+    ahead = (*model.embeddings, *model.stacks[0].weights)
+    made = settings.weight_bytes * (model.trained - sum(w.size for w in ahead if w.trained))
+    return max(made, waiting(model, settings, setup))
+
+
 def reduces_late(model: Architecture, settings: Zero) -> bool:
     """Whether gradients are reduced after the backward pass: all at once, or as one bucket that holds them all."""
     if settings.stage == 0 or settings.whole_gradients:

@@ -26,7 +26,7 @@ SIZES = {
     **{"index_head": 64, "linear_k_heads": 2, "linear_v_heads": 4, "linear_k": 32, "linear_v": 32},
     **{"linear_kernel": 4, "vocab": 512, "positions": 512, "window": 512},
 }
-GROUP = 12  # families that the same process trains one after the other
+GROUP = 6  # families that the same process trains one after the other
 
 
 def cases(names: list[str]) -> list[dict[str, Any]]:

@@ -131,12 +131,17 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
 
     for _ in range(2):
         step()  # the first fills the optimizer's state and stage 3's trace
-    rest = live()
-    SENT.clear()
-    marks[:] = [Mark("start", time.time_ns(), rest)]
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step()
-    result: dict[str, Any] = {"rest": rest, "sent": dict(SENT), "peaks": peaks(profiler, marks)}
+    rest, seen = live(), []
+    for _ in range(
+        2
+    ):  # gloo's threads may hold what they have sent for a while: of each moment the least counts
+        SENT.clear()
+        marks[:] = [Mark("start", time.time_ns(), live())]
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            step()
+        seen.append(peaks(profiler, marks))
+    least = {moment: min(one[moment] for one in seen) for moment in seen[0]}
+    result: dict[str, Any] = {"rest": rest, "sent": dict(SENT), "peaks": least}
     loss = forward()
     engine.backward(loss)
     del loss

@@ -119,6 +119,13 @@ def test_a_host_more_is_allocated_and_the_job_outlives_one() -> None:
     assert without.count("--overlap") == 1, "to ask who answers"
 
 
+# Preflight finds that host-3 is unfit, and in its next round that the others are fit.
+UNFIT = """
+case $what,$list in
+  check,*host-3*) outcome 76 host-3; echo "host-3 scratch: full" >"$folder/unfit-$attempt"; exit 76 ;;
+  check,*) printf 'host-1\\nhost-2\\n' >"$folder/chosen-$attempt" ;;
+  ranks,*) outcome 0 host-1 ;;
+esac"""
 VARYING: dict[str, Any] = {"spares": 0, "checkpoint": {"any_ranks": True}}
 
 
@@ -157,13 +164,7 @@ def test_with_fewer_than_the_fewest_it_is_put_back(tmp_path: Path) -> None:
 
 
 def test_preflight_is_told_the_numbers_and_an_unfit_host_is_done_without(tmp_path: Path) -> None:
-    scenario = """
-case $what,$list in
-  check,*host-3*) outcome 76 host-3; echo "host-3 scratch: full" >"$folder/unfit-$attempt"; exit 76 ;;
-  check,*) printf 'host-1\\nhost-2\\n' >"$folder/chosen-$attempt" ;;
-  ranks,*) outcome 0 host-1 ;;
-esac"""
-    done = ran(tmp_path, scenario, preflight=True, **VARYING, nodes={"min": 1, "max": 3})
+    done = ran(tmp_path, UNFIT, preflight=True, **VARYING, nodes={"min": 1, "max": 3})
     assert (done.code, done.bad, done.idle) == (0, ["host-3"], [])
     assert done.steps == ["check host-1,host-2,host-3", "check host-1,host-2", "ranks host-1,host-2"]
     assert "--choose=1 \\\n    --choose=2 \\\n    --choose=3" in (tmp_path / "job.sh").read_text()
@@ -347,13 +348,7 @@ def test_what_is_not_tried_again_inside_the_job(
 
 
 def test_preflight_takes_the_best_and_an_unfit_host_is_left_out(tmp_path: Path) -> None:
-    scenario = """
-case $what,$list in
-  check,*host-3*) outcome 76 host-3; echo "host-3 scratch: full" >"$folder/unfit-$attempt"; exit 76 ;;
-  check,*) printf 'host-1\\nhost-2\\n' >"$folder/chosen-$attempt" ;;
-  ranks,*) outcome 0 host-1 ;;
-esac"""
-    done = ran(tmp_path, scenario, preflight=True)
+    done = ran(tmp_path, UNFIT, preflight=True)
     assert (done.code, done.bad, done.idle) == (0, ["host-3"], [])
     assert done.steps == ["check host-1,host-2,host-3", "check host-1,host-2", "ranks host-1,host-2"]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import gc
 import json
 import random
@@ -155,22 +156,36 @@ def configuration(family: str, sizes: dict[str, int], changed: Iterable[str] = (
     config |= {key: 1 for key in ("n_group", "topk_group") if hasattr(kind, key)}
     if family == "falcon" and "new_decoder_architecture" not in changed:
         del config["num_kv_heads"]  # only those have groups of heads
+    if family == "kolibri1":  # whose class calls this `num_local_experts`
+        config["num_experts"] = sizes["experts"]
+    if family == "gpt_neo":
+        config["attention_types"] = [[["global"], sizes["layers"]]]
     for key in changed:
-        config[key] = None if config[key] else True
+        config[key] = None if config.get(key) else True
+    if config.get("new_decoder_architecture"):
+        config["parallel_attn"] = True  # the others of these have no norms
     return config
 
 
 def conditions(family: str) -> list[str]:
-    """Keys of a configuration that decide which tensors there are: switches, and sizes that may be null."""
-    row = families.description(family)
+    """Keys of a configuration that decide what is saved and which tensors there are: switches, optional sizes."""
+    row, found = families.description(family), saved.terms(family)
     switches = {**families.table()["switches"], **row.get("switches", {})}
-    named = {w.lstrip("?-") for words in _lines(row) for w in words if w.startswith("?") and "=" not in w}
+    lines = [*_lines(row), *(term.split() for term in found if isinstance(found, dict))]
+    named = {w.lstrip("?-") for words in lines for w in words if w.startswith("?") and "=" not in w}
     keys = {switches.get(name, name) for name in named} - set(families.size_keys(family))
     return sorted(
-        key
-        for key in keys
-        if isinstance(key, str) and test_families._settable(test_families.kind_of(family), key)
+        key for key in keys if isinstance(key, str) and _changes(test_families.kind_of(family), key)
     )
+
+
+def _changes(kind: Any, key: str) -> bool:
+    """Whether a configuration of the class may have it changed: it is a switch, or a size that may be null."""
+    if not test_families._settable(kind, key):
+        return False
+    name = kind.attribute_map.get(key, key)
+    types = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    return isinstance(getattr(kind, name), bool) or "None" in types.get(name, "None")
 
 
 def random_sizes(rng: random.Random, layers: int) -> dict[str, int]:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from launcher.schedulers.kubernetes import leader, rights
-from tests.launcher.schedulers.kubernetes import audit, schemas
+from tests.launcher.schedulers.kubernetes import audit, schemas, test_pipeline
 from tests.launcher.schedulers.kubernetes.conftest import Cluster
 
 if TYPE_CHECKING:
@@ -63,14 +63,7 @@ def there(cluster: Cluster, tls_server: tuple[int, Path], tmp_path: Path) -> Ite
 
 @pytest.fixture
 def chain(tmp_path: Path) -> str:
-    (tmp_path / "site.yaml").write_text(SITE)
-    for name in ("first", "second"):
-        text = f"name: {name}\ncluster: site.yaml\nmodel: byte-gpt\nbatch: {{micro: 1}}\n"
-        (tmp_path / f"{name}.yaml").write_text(text)
-    (tmp_path / "chain.yaml").write_text(
-        "name: chain\npipeline:\n  a: {job: first.yaml}\n  b: {job: second.yaml, set: {model: $a/export}}\n"
-    )
-    return str(tmp_path / "chain.yaml")
+    return test_pipeline.write_chain(tmp_path, SITE)
 
 
 @pytest.fixture
@@ -147,6 +140,17 @@ def submitted(run: Run, chain: str, there: Secure) -> None:
     assert stages(there) == [], "the stages are the pod's to submit"
 
 
+def with_a_stage(
+    there: Secure, run: Run, chain: str, leads: Callable[[], subprocess.Popen[str]]
+) -> tuple[subprocess.Popen[str], str]:
+    """(the leader, the first stage, which it has submitted)."""
+    submitted(run, chain, there)
+    pod = leads()
+    until(lambda: stages(there))
+    (first,) = stages(there)
+    return pod, first
+
+
 def test_nobody_has_to_stay(
     there: Secure, run: Run, chain: str, leads: Callable[[], subprocess.Popen[str]]
 ) -> None:
@@ -180,10 +184,7 @@ def test_a_stage_that_fails_ends_it_and_resume_goes_on_from_here(
     leads: Callable[[], subprocess.Popen[str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    submitted(run, chain, there)
-    pod = leads()
-    until(lambda: stages(there))
-    (first,) = stages(there)
+    pod, first = with_a_stage(there, run, chain, leads)
     ends(there, first, "Failed")
     assert pod.wait(timeout=120) == 1
     assert pod.stderr
@@ -204,10 +205,7 @@ def test_a_stage_that_fails_ends_it_and_resume_goes_on_from_here(
 def test_a_pod_that_is_started_anew_goes_on_and_a_server_that_is_away_is_waited_for(
     there: Secure, run: Run, chain: str, leads: Callable[[], subprocess.Popen[str]]
 ) -> None:
-    submitted(run, chain, there)
-    pod = leads()
-    until(lambda: stages(there))
-    (first,) = stages(there)
+    pod, first = with_a_stage(there, run, chain, leads)
     pod.kill()
     pod.wait()
     uid = there.objects()["jobs", first]["metadata"]["uid"]
@@ -267,10 +265,7 @@ def test_what_is_refused_is_said_and_ends_it(
 def test_a_run_of_that_name_that_another_has_submitted_is_left_alone(
     there: Secure, run: Run, chain: str, leads: Callable[[], subprocess.Popen[str]]
 ) -> None:
-    submitted(run, chain, there)
-    pod = leads()
-    until(lambda: stages(there))
-    (first,) = stages(there)
+    pod, first = with_a_stage(there, run, chain, leads)
     given = json.loads(there.objects()["configmaps", LEADER]["data"]["stages.json"])["stages"]
     other = {**there.objects()["jobs", first], "metadata": {"name": given[1]["run"], "labels": {}}}
     there.tell("put", plural="jobs", object=other)

@@ -24,16 +24,21 @@ if TYPE_CHECKING:
 SITE = "slots: 1\nfabric: tcp\nimage: registry.example.com/deepspeed-train:1\nkubernetes: {runs: runs}\n"
 
 
-@pytest.fixture
-def chain(tmp_path: Path) -> str:
-    (tmp_path / "site.yaml").write_text(SITE)
+def write_chain(folder: Path, site: str) -> str:
+    """The file of a pipeline of two stages in the folder, on a cluster that `site` describes."""
+    (folder / "site.yaml").write_text(site)
     for name in ("first", "second"):
         text = f"name: {name}\ncluster: site.yaml\nmodel: byte-gpt\nbatch: {{micro: 1}}\n"
-        (tmp_path / f"{name}.yaml").write_text(text)
-    (tmp_path / "chain.yaml").write_text(
+        (folder / f"{name}.yaml").write_text(text)
+    (folder / "chain.yaml").write_text(
         "name: chain\npipeline:\n  a: {job: first.yaml}\n  b: {job: second.yaml, set: {model: $a/export}}\n"
     )
-    return str(tmp_path / "chain.yaml")
+    return str(folder / "chain.yaml")
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> str:
+    return write_chain(tmp_path, SITE)
 
 
 def jobs(cluster: Cluster) -> dict[str, str]:
