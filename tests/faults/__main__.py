@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,9 +58,11 @@ def main() -> int:
         try:
             with cluster.Cluster(SETTINGS) as running:
                 for name in args.only:
-                    rows.append(broken(names[name], Path(made) / str(len(rows)), running))
+                    folder = Path(made) / str(len(rows))
+                    rows.append(broken(names[name], folder, running))
                     bad += not rows[-1].lost
                     running.reset()
+                    shutil.rmtree(folder)  # the disk is small
         finally:
             subprocess.run(["umount", "-l", made], check=False)
     print(row.table(rows))

@@ -87,6 +87,6 @@ def test_the_documented_table_is_what_is_measured(measured: dict[str, dict[str, 
     for line, again in zip(lines, fresh, strict=False):
         for cell, new in zip(line.split("|"), again.split("|"), strict=True):
             if re.fullmatch(r" *\d+\.\d *", new):
-                assert float(cell) == pytest.approx(float(new), rel=0.02), line
+                assert float(cell) == pytest.approx(float(new), rel=0.03), line
             elif "%" not in new:
                 assert cell == new, line

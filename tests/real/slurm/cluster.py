@@ -172,17 +172,24 @@ class Cluster:
         if "slurmctld" not in self._processes:
             self.start_ctld()
             self._wait(lambda: "UP" in self.sh("scontrol ping", check=False), lambda: "slurmctld is not up")
+        anew = []
         for node in self.names:
             if node in self._processes and self._processes[node].poll() is not None:  # its slurmd ended
                 del self._processes[node], self.first_pid[node]
             if node not in self._processes:
                 self.start_node(node)
+                anew.append(node)
             self.mend(node)
         if self._jobs():
             self._remove_jobs()
         if not self._idle():
             self.sh("scontrol update nodename=ALL state=resume", check=False)
             self._wait_until_idle()
+        for node in anew:  # Slurm may not have noticed that its slurmd was away, and calls it idle
+            self._wait(
+                lambda node=node: "up" in self.sh(f"srun --nodelist={node} echo up", check=False),  # type: ignore[misc]
+                lambda node=node: f"{node} starts no step",  # type: ignore[misc]
+            )
 
     # How it starts and stops.
 
