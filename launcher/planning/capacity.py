@@ -17,7 +17,7 @@ from launcher import workloads
 from launcher.deepspeed import config
 from launcher.errors import PlanError, Problem, SpecError, did_you_mean
 from launcher.files.job import Nodes
-from launcher.planning import elastic, fit
+from launcher.planning import elastic, fit, splitting
 from launcher.sizing import changes, ladder, models
 
 if TYPE_CHECKING:
@@ -139,10 +139,18 @@ def _layers(job: Job, cluster: Cluster, estimate: Estimate) -> int:
 
 def _require_figures(job: Job, cluster: Cluster) -> None:
     """Raise PlanError where the memory that is needed or that is available is not known."""
-    if not workloads.traits(job.workload).estimated:
+    own = workloads.is_script(job.workload)
+    if own and job.model is None:
+        what = "the memory of a program of one's own is estimated where the job names its model"
+        raise PlanError(
+            Problem(what, "add model: NAME, or a folder with its config.json", about=("job", "workload"))
+        )
+    if not (own or workloads.traits(job.workload).estimated):
         what = f"the memory of workload {job.workload!r} is not estimated"
         hint = f"it is of {', '.join(workloads.estimated())}"
         raise PlanError(Problem(what, hint, about=("job", "workload")))
+    if reason := splitting.reason(job):
+        raise PlanError(Problem(reason, about=("job", "deepspeed")))
     if cluster.gpu is None and cluster.memory is None:
         what = "the cluster file does not say how much memory its hosts have"
         raise PlanError(Problem(what, "add memory: 512GB to it", about=("cluster", "memory")))

@@ -74,21 +74,29 @@ def at_most(job: Job, cluster: Cluster) -> Job:
 def plan(job: Job, cluster: Cluster, plan_of: Callable[[Job], Plan]) -> Plan:
     """The plan on the most hosts, with the `sizes` of all numbers. `plan_of` is given the job on each of them.
 
-    What `deepspeed: auto` is holds for all: it is what fits with the fewest. A number with which the job does not fit
-    is left out; where that is every one, the plan does not fit. Raises what `plan_of` raises, and PlanError for a job
-    whose number of hosts cannot change.
+    What `deepspeed: auto` is holds for all: it is what fits with the fewest. A number with which the job cannot be, or
+    does not fit, is left out; where that is every one, the plan does not fit. Raises what `plan_of` raises for every
+    number, and PlanError for a job whose number of hosts cannot change.
     """
     if wrong := list(problems(job, cluster)):
         raise PlanError(*wrong, *_others(job, cluster, plan_of))
-    made, small = list["Plan"](), list[LeftOut]()
+    made, small, misfit, refusal = list["Plan"](), list[LeftOut](), None, None
     for number in dividing(job, cluster):
-        decided = plan_of(_on(job, number, made))
+        try:
+            decided = plan_of(_on(job, number, made))
+        except PlanError as error:
+            small.append(LeftOut((number,), "; ".join(problem.message for problem in error.problems)))
+            refusal = error
+            continue
         if decided.estimate and not decided.estimate.fits:
             small.append(LeftOut((number,), "; ".join(decided.estimate.evaluation.shortfalls)))
+            misfit = decided
         else:
             made.append(decided)
-    if not made:  # of which a refusal says why
-        made, small = [decided], []
+    if not made and misfit is None and refusal is not None:
+        raise refusal
+    if not made and misfit is not None:  # of which a refusal says why
+        made, small = [misfit], []
     most, left_out = made[-1], [*_undivided(job, cluster), *small]
     return most._replace(
         sizes=tuple(Size(p.nodes, p.batch, p.config, p.estimate) for p in made),

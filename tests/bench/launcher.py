@@ -146,8 +146,11 @@ def first_step(metrics: Path, limit: float = 180) -> float:
 
 def start_on_slurm(rounds: int = 3) -> None:
     """From the command line to the first step on a real Slurm cluster, against a hand-written script, alternating."""
-    from tests.real.slurm import cluster, config
+    from tests.real.slurm import cluster, config, requirements
 
+    why = requirements.obstacle()
+    if why:
+        raise SystemExit(f"no Slurm cluster here: {why}")
     with (
         cluster.Cluster(config.Settings(nodes=2)) as slurm,
         tempfile.TemporaryDirectory(dir="/tmp") as folder,

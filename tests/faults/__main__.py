@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.faults import hosts, mirrors, row, saving, scheduler
-from tests.real.slurm import cluster, config
+from tests.real.slurm import cluster, config, requirements
 from tests.real.slurm.site import Site
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ def main() -> int:
     if args.list:
         print("\n".join(names))
         return 0
+    why = requirements.obstacle()
+    if why:
+        parser.exit(1, f"no Slurm cluster here: {why}\n")
     if args.kills:
         os.environ[saving.KILLS] = str(args.kills)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what is mounted goes, too

@@ -174,6 +174,18 @@ def test_output_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(estimate.data(None)) <= set(found)
 
 
+def test_a_program_of_ones_own_is_asked_for_its_model() -> None:
+    """With `model:` both questions are answered as of a workload of ours, and else that is what is missing."""
+    own = {"workload": "./train.py", "deepspeed": "zero3"}
+    assert fewest(own).estimate.fits
+    assert largest("llama", {**own, "nodes": 2}).estimate.fits
+    for ask in (lambda job: fewest(job), lambda job: largest("llama", job)):
+        with pytest.raises(PlanError, match="where the job names its model; add model: NAME"):
+            ask({**own, "model": None})
+        with pytest.raises(PlanError, match="AutoTP splits layers over ranks"):
+            ask({**own, "deepspeed": {"preset": "zero2", "tensor_parallel": {"autotp_size": 2}}})
+
+
 def test_a_failure_has_its_place(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["plan", "jobs/llama-70b.yaml", "--min-nodes", "--set", "cluster.hosts=1"]) == 3
     assert capsys.readouterr().err.startswith("jobs/llama-70b.yaml:10:1: it does not even fit on 1 host")

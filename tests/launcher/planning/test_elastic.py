@@ -10,7 +10,7 @@ from hypothesis import given, strategies
 
 from launcher import schedulers
 from launcher.cli import main
-from launcher.errors import PlanError
+from launcher.errors import PlanError, Problem
 from launcher.files import load, validation
 from launcher.files.job import Job, Nodes
 from launcher.planning import elastic, fit, recorded, tuning
@@ -21,7 +21,10 @@ from launcher.submission import proving
 from tests import samples
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from launcher.planning.plan import Plan
 
 CLUSTER: dict[str, Any] = {"slots": 4, "hosts": 8, "memory": "64GB"}
 JOB: dict[str, Any] = {"nodes": {"min": 2, "max": 4}, "batch": {"micro": 1, "global": 32}}
@@ -74,6 +77,24 @@ def test_each_number_has_a_plan_and_the_batch_is_the_same() -> None:
         assert made.on(size).world_size == size.nodes * 4
     assert [str(left) for left in made.left_out] == ["3 hosts: a step does not divide among their ranks"]
     assert made.notes[-1:] == ("nodes: not on 3 hosts: a step does not divide among their ranks",)
+
+
+def test_a_number_with_which_the_job_cannot_be_is_left_out() -> None:
+    """Where that is every number, what is wrong is said as of a job with one number."""
+
+    def but_with(*wrong: int) -> Callable[[Job], Plan]:
+        def plan_of(job: Job) -> Plan:
+            if job.nodes.max in wrong:
+                raise PlanError(Problem(f"not with {job.nodes.max}", about=("job", "nodes")))
+            return samples.decided({**JOB, "nodes": job.nodes.max}, **CLUSTER)
+
+        return plan_of
+
+    job, cluster = samples.job(**JOB), samples.cluster(**CLUSTER)
+    made = elastic.plan(job, cluster, but_with(4))
+    assert (made.numbers, [str(left) for left in made.left_out][1:]) == ((2,), ["4 hosts: not with 4"])
+    with pytest.raises(PlanError, match="not with 4"):
+        elastic.plan(job, cluster, but_with(2, 4))
 
 
 def test_a_number_alone_is_what_it_always_was() -> None:

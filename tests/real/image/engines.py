@@ -21,13 +21,16 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 from imagebuild import check
 
+from tests.real import packages
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PACKAGES = (
-    "aardvark-dns buildah catatonit charliecloud-runtime debootstrap iptables netavark nftables passt podman runc "
-    "skopeo squashfs-tools squashfuse uidmap umoci"
+    *("aardvark-dns", "buildah", "catatonit", "charliecloud-runtime", "debootstrap", "iptables", "netavark"),
+    *("nftables", "passt", "podman", "runc", "skopeo", "squashfs-tools", "squashfuse", "uidmap", "umoci"),
 )
+PROGRAMS = ("buildah", "podman", "runc", "debootstrap", "umoci", "ch-run", "nft", "skopeo", "mksquashfs")
 FOLDER = Path("/var/tmp/deepspeed-job-images")
 KEEP = bool(os.environ.get("KEEP_IMAGES"))
 
@@ -195,20 +198,9 @@ def install() -> Engine:
     if os.geteuid() != 0:
         unavailable("building images needs root")
     with exclusive("install"):
-        if any(
-            not shutil.which(tool)
-            for tool in ("buildah", "podman", "runc", "debootstrap", "umoci", "ch-run", "nft")
-        ):
-            env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            for command in (
-                ["update", "-q"],
-                ["install", "-qy", "--no-install-recommends", *PACKAGES.split()],
-            ):
-                done = subprocess.run(
-                    ["apt-get", *command], env=env, capture_output=True, text=True, check=False
-                )
-                if done.returncode:
-                    unavailable(f"apt-get {command[0]} failed: {done.stderr.strip()[-300:]}")
+        missing = packages.missing(PROGRAMS, PACKAGES)
+        if missing:
+            unavailable(f"missing programs: {', '.join(missing)} (Debian: {' '.join(PACKAGES)})")
         problem = check.disk_problem("cpu", shutil.disk_usage(FOLDER).free / 1e9, str(FOLDER))
         if problem:
             unavailable(problem)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.real import packages
 from tests.real.slurm import cluster, config, containers
 from tests.real.slurm.site import Site
 
@@ -35,18 +34,7 @@ raise SystemExit(int(os.environ.get("CODE", 0)))
 @pytest.fixture(scope="module")
 def runtimes() -> None:
     """Skip where they cannot be had; in CI that is a failure."""
-    missing = [name for name in containers.PROGRAMS if not shutil.which(name)]
-    if missing and shutil.which("apt-get") and os.geteuid() == 0:
-        words = ["apt-get", "-q", "-o", "DPkg::Lock::Timeout=300", "install", "-y", "--no-install-recommends"]
-        for command in (
-            [*words, *containers.PACKAGES],
-            ["apt-get", "-q", "update"],
-            [*words, *containers.PACKAGES],
-        ):
-            subprocess.run(command, capture_output=True, timeout=600, check=False)
-            missing = [name for name in containers.PROGRAMS if not shutil.which(name)]
-            if not missing:
-                return
+    missing = packages.missing(containers.PROGRAMS, containers.PACKAGES)
     if missing:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"missing programs: {', '.join(missing)}")
 
