@@ -67,8 +67,8 @@ def file(told: Path, rank: str) -> Path:
 
 
 def process(known: Path, otherwise: int) -> int:
-    """The process of a rank; `otherwise` while it is not started."""
-    return _number(known, otherwise)
+    """The process of a rank; `otherwise` before it is started and after it has ended."""
+    return otherwise if known.with_suffix(".code").exists() else _number(known, otherwise)
 
 
 def code(known: Path, status: int) -> int:
