@@ -11,7 +11,7 @@ from tests.docker.workloads import s3_server
 from tests.faults import runs
 from tests.faults.row import Row, Way
 from tests.faults.runs import EVERY, STEPS
-from tests.real.slurm.site import ENDED
+from tests.real.slurm.site import ENDED, ENV
 
 if TYPE_CHECKING:
     from tests.real.slurm.site import Site
@@ -86,6 +86,7 @@ def mirrored(site: Site, s3: s3_server.Server) -> list[str]:
     folder, variables = site.folder / "secrets", s3.variables
     folder.mkdir(mode=0o700, exist_ok=True)
     env: dict[str, object] = {name: value for name, value in variables.items() if name not in SECRETS}
+    env |= ENV  # which the setting replaces
     for name, file in SECRETS.items():
         (folder / file).write_text(variables[name])
         (folder / file).chmod(0o600)

@@ -122,8 +122,8 @@ def _told(site: Site, run: str, event: str, since: float, until: float = 1e12) -
 def equal(site: Site, run: str, ranks: int) -> str:
     """That each step that was done, also those done twice, has the loss of the undisturbed run with as many ranks."""
     steps, whole = taken(site, run), undisturbed(site, ranks)
-    other = [r["step"] for r in steps if r["loss"] != whole[r["step"]]]
-    assert not other, f"other losses than the undisturbed run's at steps {other}"
+    other = {r["step"]: r["loss"] - whole[r["step"]] for r in steps if r["loss"] != whole[r["step"]]}
+    assert not other, f"losses differ from the undisturbed run's, by step: {other}"
     return "equal"
 
 
