@@ -5,6 +5,7 @@ Owns the question to an interpreter that is not this one; none of its packages i
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -17,6 +18,8 @@ from launcher.images import locks
 from launcher.planning import packages
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from launcher.errors import PlanError
     from launcher.planning.plan import Plan
 
@@ -60,7 +63,8 @@ def refusal(plan: Plan) -> PlanError | None:
     )
 
 
-def installed(python: str) -> tuple[str, dict[str, str]]:
+@functools.cache  # a sweep asks for each of its points
+def installed(python: str) -> tuple[str, Mapping[str, str]]:
     """(version of the interpreter `python`, package → version); ('', {}) where it does not start, or is no path."""
     if not os.path.isabs(python):  # noqa: PTH117 - the name of an environment that only the hosts have
         return "", {}

@@ -5,6 +5,7 @@ Owns its word in lock.json: of an image git's hash of docker/, which is its tag 
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ _HASH = 12  # digits of a tag's hash
 def of(plan: Plan, scheduler: str) -> str:
     """That of the image where ranks start its programs; '' where nothing says which it has."""
     if not image_check.used(plan, scheduler) or own_image.carries(plan, scheduler):
-        return fingerprints.folder_hash(ROOT / "docker", (".py", ".json")) or ""
+        return _files_here()
     facts = plan.image_facts or registry.facts(plan.image)[0]
     if facts and facts.revision:
         return facts.revision[:_HASH]
@@ -31,3 +32,8 @@ def of(plan: Plan, scheduler: str) -> str:
         return plan.workspace.image_tag
     tag = re.search(rf":([0-9a-f]{{{_HASH}}})-[a-z]+(?:@|$)", plan.image)
     return tag[1] if tag else ""
+
+
+@functools.cache  # a sweep asks for each of its points
+def _files_here() -> str:
+    return fingerprints.folder_hash(ROOT / "docker", (".py", ".json")) or ""
