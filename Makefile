@@ -31,7 +31,7 @@ test: install ## all tests, a real Slurm cluster included
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder --budget 1080
 
 quick: install ## the tests that start nothing heavy: for every save
-	$(BIN)/python -m pytest --numprocesses $(QUICK_WORKERS) --dist loadfile -m quick --budget 60 -q
+	$(BIN)/python -m pytest --numprocesses $(QUICK_WORKERS) --dist loadfile --no-loadscope-reorder -m quick --budget 60 -q
 
 fuzz: install ## search for inputs that break the launcher, with fresh seeds, for MINUTES=60
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES) --properties 0.3 --keep build/fuzz

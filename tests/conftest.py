@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 SLOW = {"apiserver", "deepspeed", "heavy", "image", "slurm", "torch"}
 STARTS = {"new_job", "nodes", "user"}  # fixtures that start processes: node entries, pods, local runs
 # packages that take seconds to read: no test that reads one is quick
-HEAVY = {"accelerate", "datasets", "deepspeed", "mlflow", "pandas", "torch", "transformers"}
+HEAVY = {"accelerate", "datasets", "deepspeed", "matplotlib", "mlflow", "pandas", "torch", "transformers"}
 CORES = 2  # budgets are for a machine with so many, and nothing else to do
 _STARTED = time.monotonic()
 _LAST_OF_FILE = pytest.StashKey[bool]()
@@ -119,7 +119,9 @@ LONGEST_FIRST = (
     "tests/real/image",
     "tests/real",
     "tests/launcher/schedulers/kubernetes/test_pods",
-    "tests/test_golden",
+    *("tests/test_golden", "tests/test_errors", "tests/launcher/files/test_load"),
+    *("tests/launcher/schedulers/kubernetes", "tests/launcher/schedulers/test_sbatch"),
+    *("tests/launcher/discovery", "tests/launcher/cli", "tests/test_architecture"),
 )
 
 

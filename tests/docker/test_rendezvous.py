@@ -196,10 +196,8 @@ def test_strangers_delay_nobody(
             stranger = closing.enter_context(dial())
             with contextlib.suppress(ConnectionError):
                 stranger.sendall(data)
-        begin = time.monotonic()
         others = [start(pool, hosts, node, run) for node in (1, 2)]
         peers = first.result(LIMIT)
-        assert time.monotonic() - begin < LIMIT
         peers.tell(type="go", port=peers.port)
         hang_up([peers, *(other.result(LIMIT) for other in others)])
 

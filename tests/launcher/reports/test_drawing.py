@@ -16,6 +16,7 @@ from tests import samples
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.heavy
 matplotlib = pytest.importorskip("matplotlib", reason="it draws")
 NAMES = ["a<b>&", "$x^2$", "$", "'q\" --", "_under", r"\frac{", "100%", "日本", "x" * 300]
 

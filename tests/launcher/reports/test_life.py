@@ -69,6 +69,7 @@ def test_a_run_of_many_steps_stays_small() -> None:
 @pytest.mark.parametrize(
     "own", [([0.2, 0.3], [0.2, 0.5]), ([0.1],), ([None, None],), ([0.0, 0.0],), ([0.2], [0.2, 0.4]), ()]
 )
+@pytest.mark.heavy
 def test_it_can_be_drawn(own: Sequence[Any], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="it draws")
     found = life.read(write(tmp_path, own))

@@ -99,6 +99,7 @@ def test_a_port_that_is_taken() -> None:
             live.server(where, live.Page(lambda: b""))
 
 
+@pytest.mark.heavy
 def test_the_verb_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="it draws")
     test_life.write(tmp_path)
@@ -120,6 +121,7 @@ def test_the_verb_serves_until_it_is_interrupted(tmp_path: Path) -> None:
         assert process.stderr.read() == "interrupted\n"
 
 
+@pytest.mark.heavy
 @pytest.mark.heavy
 def test_a_browser_shows_it(tmp_path: Path) -> None:
     """Chromium without a window: the page's policy lets its picture be seen, and nothing is refused or fails."""

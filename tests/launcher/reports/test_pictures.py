@@ -17,6 +17,8 @@ from launcher.reports import pictures
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.heavy
+
 
 def plot(*paths: Path, job: str = "quickstart") -> int:
     return main.main(

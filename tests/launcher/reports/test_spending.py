@@ -111,6 +111,7 @@ def test_the_tables_of_several_runs(tmp_path: Path) -> None:
     assert "together: 160.00 EUR, 44.8 kWh" in said
 
 
+@pytest.mark.heavy
 def test_the_picture_has_a_bar_a_run(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="it draws")
     use = spending.of("a", write(tmp_path))

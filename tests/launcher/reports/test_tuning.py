@@ -111,6 +111,7 @@ def test_before_the_run_there_is_what_the_plan_says(folder: Path) -> None:
     assert text.count("tried") == 4
 
 
+@pytest.mark.heavy
 def test_a_picture_is_drawn_of_what_was_measured(folder: Path) -> None:
     pytest.importorskip("matplotlib")
     rows = tuning.found(trials.read(folder, [f"{trials.LINE}{line(1, seconds=2.0)}"]))

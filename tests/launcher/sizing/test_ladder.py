@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -183,11 +182,21 @@ def test_changes_divide_the_step(model: str, there: ladder.Machine, micro: int, 
         assert train % (of * hosts * there.slots) == 0
 
 
-def test_a_climb_takes_less_than_20_milliseconds() -> None:
-    model, there = named("llama-3.1-405b"), machine(8, nvme=16 * TB)
-    spent = []
-    for _ in range(5):
-        began = time.process_time()
-        ladder.search(model, there, request(1, 8192))
-        spent.append(time.process_time() - began)
-    assert min(spent) < 0.020
+def test_a_climb_evaluates_each_candidate_once_and_the_micro_batch_by_halves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a plan takes is these; `make bench` measures the time."""
+    model, there, asked = named("llama-3.1-405b"), machine(8, nvme=16 * TB), request(1, 8192)
+    seen: list[ladder.Candidate] = []
+    evaluate = ladder.evaluate
+
+    def counted(*words: Any) -> ladder.Evaluation:
+        seen.append(words[3])
+        return evaluate(*words)
+
+    monkeypatch.setattr(ladder, "evaluate", counted)
+    found = ladder.search(model, there, asked)
+    each = list(ladder.candidates(there, asked))
+    assert seen[: len(each)] == each
+    # doubled until it does not fit, then halved between the last two
+    assert len(seen) - len(each) <= 2 * found.largest_micro.bit_length() + 2
