@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 import textwrap
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,8 @@ def encoded(draw: Callable[[], Any], kinds: Iterable[str]) -> dict[str, bytes]:
     Raises ToolMissingError without matplotlib.
     """
     require()
+    # where HOME cannot be written it keeps its list of fonts in a temporary folder, which is nobody's concern
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     import matplotlib
 
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():

@@ -8,6 +8,7 @@ The process is forked from one that has imported the launcher already, so an inp
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import faulthandler
 import gc
@@ -128,6 +129,7 @@ def _await(pid: int) -> tuple[int, resource.struct_rusage]:
 def _child(given: Input, folder: Path, ends: tuple[int, int, int]) -> None:
     """Never returns."""
     code = 71
+    atexit._clear()  # those of the process that this one is a copy of
     try:
         os.setsid()
         os.chdir(folder)
@@ -137,6 +139,7 @@ def _child(given: Input, folder: Path, ends: tuple[int, int, int]) -> None:
         _streams(given, ends)
         _Walls(folder, ends[2], given).stand()
         code = _call(list(given.words))
+        atexit._run_exitfuncs()  # libraries remove their temporary files
     except BaseException:
         with contextlib.suppress(BaseException):
             os.write(ends[2], f"sandbox: {traceback.format_exc()!r}\n".encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -96,6 +97,21 @@ def test_a_folder_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
     pytest.importorskip("matplotlib", reason="it draws")
     assert plot(tmp_path / "absent" / "a.png") == 2
     assert f"there is no folder {tmp_path / 'absent'}; make it first" in capsys.readouterr().err
+
+
+def test_a_home_that_cannot_be_written_is_no_word_on_the_screen(tmp_path: Path) -> None:
+    """matplotlib keeps its fonts elsewhere then, and removes them."""
+    pytest.importorskip("matplotlib", reason="it draws")
+    (tmp_path / "tmp").mkdir()
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("XDG_", "MPL"))}
+    env |= {"HOME": "/proc/absent", "TMPDIR": str(tmp_path / "tmp")}
+    words = ["plan", "jobs/quickstart.yaml", "--plot", str(tmp_path / "a.svg")]
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher", *words], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "atplotlib" not in done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["a", "a.gif", "job.yaml", ".png"])
