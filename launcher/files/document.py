@@ -18,6 +18,7 @@ from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import Reader as TextReader
 from ruamel.yaml.resolver import VersionedResolver
+from ruamel.yaml.scanner import Scanner
 
 from launcher import ROOT
 from launcher.errors import Place, Problem, SpecError
@@ -186,6 +187,18 @@ class _TextReader(TextReader):
             super().check_printable(data)
 
 
+class _Deep(RecursionError):
+    """Brackets that are too deep, with the mark of the first that is."""
+
+
+class _Scanner(Scanner):
+    def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:
+        super().fetch_flow_collection_start(TokenClass, to_push)
+        # it looks a kilobyte ahead, in time that grows with the square of the depth
+        if self.flow_level > _MOST_DEEP:
+            raise _Deep(self.reader.get_mark())
+
+
 class _Resolver(VersionedResolver):
     def add_version_implicit_resolver(self, version: Any, tag: str, regexp: Any, first: Any) -> None:
         if tag != f"{_TAGS}timestamp":  # a date is text here: no field holds one
@@ -194,7 +207,7 @@ class _Resolver(VersionedResolver):
 
 def _dialect() -> YAML:
     yaml = YAML(typ="safe", pure=True)
-    yaml.Reader, yaml.Resolver = _TextReader, _Resolver
+    yaml.Reader, yaml.Scanner, yaml.Resolver = _TextReader, _Scanner, _Resolver
     return yaml
 
 
@@ -205,6 +218,9 @@ def _compose(text: str, source: str) -> Node | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # the later one counts from there on
             node: Node | None = _dialect().compose(text)
+    except _Deep as deep:
+        (mark,) = deep.args
+        raise SpecError(_too_deep(Place(source, mark.line + 1, mark.column))) from None
     except RecursionError:
         raise SpecError(_too_deep(Place(source))) from None
     except YAMLError as error:

@@ -97,6 +97,18 @@ def test_depth_that_nothing_can_write_is_refused(text: str) -> None:
     assert "brackets are nested too deeply" in problem
 
 
+def test_depth_is_refused_where_it_is_too_deep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not after reading on, which takes seconds: each bracket is compared with all that are open."""
+    scanner, seen = files_document._Scanner, list[Any]()
+    save = scanner.save_possible_simple_key
+    monkeypatch.setattr(scanner, "save_possible_simple_key", lambda self: (seen.append(self), save(self)))
+    assert refused("a: " + "[" * 3000 + "]" * 3000) == [
+        "job.yaml:1:104: brackets are nested too deeply; write it flatter"
+    ]
+    assert len(seen) < 110
+    assert parsed('a: "' + "[" * 3000 + '"')["a"] == "[" * 3000, "text is no brackets"
+
+
 def test_a_file_is_read_once(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
