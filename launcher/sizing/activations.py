@@ -35,6 +35,7 @@ class Activations(NamedTuple):
     loss: int  # logits and what the loss makes of them, on top of `saved`, at the start of the backward pass
     first: int  # in the backward pass of the last layer, the first to go
     last: int  # in that of the first layer, when all others are done
+    norm: int = 0  # in that of the last norm, before all layers
 
 
 class Attention(NamedTuple):
@@ -249,14 +250,18 @@ def working(model: Architecture, width: int) -> int:
     return width * (model.hidden + (3 if model.gated else 2) * _widest(model))
 
 
-def backward(model: Architecture, width: int, seen: Attention = FUSED) -> int:
+def backward(model: Architecture, width: int, seen: Attention = FUSED, scratch: int = 0) -> int:
     """Bytes for one token that one layer's backward pass holds, besides what that layer saved.
 
     In the MLP, the gradients of the layer's output and of the wide tensors, when what the last projection read is gone;
+    before that the gradient of what it read, with `scratch` bytes more of each element of a matrix product;
     or in attention that is not fused, two of its scores and of what they are made of in fp32, when what the MLP saved
     is gone.
     """
-    mlp = width * (model.hidden + (2 if model.gated else 1) * _widest(model))
+    stream = width * model.hidden * (1 + model.scaled_residual)
+    mlp = stream + width * model.wide_gradients * _widest(model)
+    if scratch and not any(stack.experts for stack in model.stacks):
+        mlp = max(mlp, stream + (width + scratch) * _widest(model))
     if seen.fused:
         return mlp
     scores = 2 * FLOAT * model.heads * (seen.positions + model.head_dim)
@@ -293,11 +298,12 @@ def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) 
     top = tail(model, width, seen)
     # The last norm goes backward while its own tensors are still there; a root mean square norm does so in fp32.
     norm = top + (width * model.hidden if model.layer_norm else 4 * FLOAT * model.hidden)
-    busy = backward(model, width, seen)
-    first = max(again + busy, norm)
+    # without instructions for 16 bits a processor makes a product in fp32 and casts it (oneDNN)
+    busy = backward(model, width, seen, FLOAT if setup.device == "cpu" and width < FLOAT else 0)
     return Activations(
         saved=tokens * (layers + top) + made,
         loss=loss(model, setup, width),
-        first=tokens * (layers + first) + made + whole,
+        first=tokens * (layers + again + busy) + made + whole,
         last=tokens * (kept + again + busy) + 2 * whole,
+        norm=tokens * (layers + norm) + made,
     )
