@@ -255,6 +255,7 @@ def backward(model: Architecture, width: int, seen: Attention = FUSED, scratch: 
 
     In the MLP, the gradients of the layer's output and of the wide tensors, when what the last projection read is gone;
     before that the gradient of what it read, with `scratch` bytes more of each element of a matrix product;
+    where experts' results are weighted the gradients of what each gave, before and after, and of its weight;
     or in attention that is not fused, two of its scores and of what they are made of in fp32, when what the MLP saved
     is gone.
     """
@@ -262,6 +263,9 @@ def backward(model: Architecture, width: int, seen: Attention = FUSED, scratch: 
     mlp = stream + width * model.wide_gradients * _widest(model)
     if scratch and not any(stack.experts for stack in model.stacks):
         mlp = max(mlp, stream + (width + scratch) * _widest(model))
+    for stack in model.stacks:
+        if stack.experts and not stack.every:
+            mlp = max(mlp, stream + 3 * width * model.hidden * stack.active)
     if seen.fused:
         return mlp
     scores = 2 * FLOAT * model.heads * (seen.positions + model.head_dim)
@@ -269,7 +273,8 @@ def backward(model: Architecture, width: int, seen: Attention = FUSED, scratch: 
 
 
 def _widest(model: Architecture) -> int:
-    return max(stack.ffn * max(stack.passed, 1) + stack.shared for stack in model.stacks)
+    # a mixture's own experts and those that every token passes through are computed one after the other
+    return max(max(stack.ffn * max(stack.passed, 1), stack.shared) for stack in model.stacks)
 
 
 def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) -> Activations:
