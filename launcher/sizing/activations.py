@@ -265,7 +265,9 @@ def backward(model: Architecture, width: int, seen: Attention = FUSED, scratch: 
         mlp = max(mlp, stream + (width + scratch) * _widest(model))
     for stack in model.stacks:
         if stack.experts and not stack.every:
-            mlp = max(mlp, stream + 3 * width * model.hidden * stack.active)
+            # the weights are in fp32 as a rule; what the shared experts saved is gone
+            weighted = 3 * FLOAT * model.hidden * stack.active
+            mlp = max(mlp, stream + weighted - width * model.mlp_tensors * stack.shared)
     if seen.fused:
         return mlp
     scores = 2 * FLOAT * model.heads * (seen.positions + model.head_dim)
