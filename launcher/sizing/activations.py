@@ -120,6 +120,8 @@ def _own_name(name: str) -> str:
 _BEFORE_ATTENTION = frozenset(["q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn"])
 _BEFORE_MLP = frozenset(["gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1"])
 _AFTER_MLP = frozenset(["down_proj", "fc2", "mlp.c_proj"])
+# Norms with which a layer ends: the first to go in its backward pass, when all that it saved is there.
+_AT_THE_END = ("post_feedforward_layernorm.weight", "post_mlp_layernorm.weight", "post_norm2.weight")
 # Norms of latents, which are not the stream's though they may be as wide.
 _OF_LATENTS = ("q_a_layernorm.weight", "kv_a_layernorm.weight")
 
@@ -253,30 +255,41 @@ def working(model: Architecture, width: int) -> int:
 def backward(model: Architecture, width: int, seen: Attention = FUSED, scratch: int = 0) -> int:
     """Bytes for one token that one layer's backward pass holds, besides what that layer saved.
 
-    In the MLP, the gradients of the layer's output and of the wide tensors, when what the last projection read is gone;
-    before that the gradient of what it read, with `scratch` bytes more of each element of a matrix product;
-    where experts' results are weighted the gradients of what each gave, before and after, and of its weight;
-    or in attention that is not fused, two of its scores and of what they are made of in fp32, when what the MLP saved
-    is gone.
+    In its MLP or what is around it, with `scratch` bytes more of each element of a matrix product; or in attention that
+    is not fused, two of its scores and of what they are made of in fp32, when what the MLP saved is gone.
     """
     stream = width * model.hidden * (1 + model.scaled_residual)
-    mlp = stream + width * model.wide_gradients * _widest(model)
-    if scratch and not any(stack.experts for stack in model.stacks):
-        mlp = max(mlp, stream + (width + scratch) * _widest(model))
-    for stack in model.stacks:
-        if stack.experts and not stack.every:
-            # the weights are in fp32 as a rule; what the shared experts saved is gone
-            weighted = 3 * FLOAT * model.hidden * stack.active
-            mlp = max(mlp, stream + weighted - width * model.mlp_tensors * stack.shared)
+    most = stream + max(_backward(model, stack, width, scratch) for stack in model.stacks)
     if seen.fused:
-        return mlp
+        return most
     scores = 2 * FLOAT * model.heads * (seen.positions + model.head_dim)
-    return max(mlp, scores - width * model.mlp_tensors * _widest(model))
+    return max(most, scores - width * model.mlp_tensors * _widest(model))
+
+
+def _backward(model: Architecture, stack: Stack, width: int, scratch: int) -> int:
+    """The same of a layer of one kind, from its end to its MLP, beside the gradient of its output."""
+    # gradients of wide tensors, when what the last projection read is gone; before that the gradient of what it read
+    most = model.wide_gradients * width * _wide(stack)
+    if not stack.experts:
+        most = max(most, (width + scratch if scratch else 0) * stack.ffn)
+    elif not stack.every:
+        # of what each expert gave, before it was weighted and after, and of its weight: in fp32, as weights are as a
+        # rule (transformers/integrations/moe.py); what the shared experts saved is gone
+        weighted = 3 * FLOAT * model.hidden * stack.active
+        most = max(most, weighted - width * model.mlp_tensors * stack.shared)
+    if not model.layer_norm and any(w.name.endswith(_AT_THE_END) for w in stack.weights):
+        # of a root mean square in fp32; the normalized value is gone
+        most = max(most, (5 * FLOAT - width) * model.hidden)
+    return most
 
 
 def _widest(model: Architecture) -> int:
-    # a mixture's own experts and those that every token passes through are computed one after the other
-    return max(max(stack.ffn * max(stack.passed, 1), stack.shared) for stack in model.stacks)
+    return max(map(_wide, model.stacks))
+
+
+def _wide(stack: Stack) -> int:
+    """The width of its MLP; a mixture's experts and those of every token are computed one after the other."""
+    return max(stack.ffn * max(stack.passed, 1), stack.shared)
 
 
 def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) -> Activations:
