@@ -35,6 +35,7 @@ class Activations(NamedTuple):
     loss: int  # logits and what the loss makes of them, on top of `saved`, at the start of the backward pass
     first: int  # in the backward pass of the last layer, the first to go
     last: int  # in that of the first layer, when all others are done
+    norm: int = 0  # in that of the last norm, before all layers
 
 
 class Attention(NamedTuple):
@@ -119,6 +120,8 @@ def _own_name(name: str) -> str:
 _BEFORE_ATTENTION = frozenset(["q_proj", "k_proj", "v_proj", "qkv_proj", "c_attn"])
 _BEFORE_MLP = frozenset(["gate_proj", "up_proj", "gate_up_proj", "c_fc", "fc1"])
 _AFTER_MLP = frozenset(["down_proj", "fc2", "mlp.c_proj"])
+# Norms with which a layer ends: the first to go in its backward pass, when all that it saved is there.
+_AT_THE_END = ("post_feedforward_layernorm.weight", "post_mlp_layernorm.weight", "post_norm2.weight")
 # Norms of latents, which are not the stream's though they may be as wide.
 _OF_LATENTS = ("q_a_layernorm.weight", "kv_a_layernorm.weight")
 
@@ -249,22 +252,44 @@ def working(model: Architecture, width: int) -> int:
     return width * (model.hidden + (3 if model.gated else 2) * _widest(model))
 
 
-def backward(model: Architecture, width: int, seen: Attention = FUSED) -> int:
+def backward(model: Architecture, width: int, seen: Attention = FUSED, scratch: int = 0) -> int:
     """Bytes for one token that one layer's backward pass holds, besides what that layer saved.
 
-    In the MLP, the gradients of the layer's output and of the wide tensors, when what the last projection read is gone;
-    or in attention that is not fused, two of its scores and of what they are made of in fp32, when what the MLP saved
-    is gone.
+    In its MLP or what is around it, with `scratch` bytes more of each element of a matrix product; or in attention that
+    is not fused, two of its scores and of what they are made of in fp32, when what the MLP saved is gone.
     """
-    mlp = width * (model.hidden + (2 if model.gated else 1) * _widest(model))
+    stream = width * model.hidden * (1 + model.scaled_residual)
+    most = stream + max(_backward(model, stack, width, scratch) for stack in model.stacks)
     if seen.fused:
-        return mlp
+        return most
     scores = 2 * FLOAT * model.heads * (seen.positions + model.head_dim)
-    return max(mlp, scores - width * model.mlp_tensors * _widest(model))
+    return max(most, scores - width * model.mlp_tensors * _widest(model))
+
+
+def _backward(model: Architecture, stack: Stack, width: int, scratch: int) -> int:
+    """The same of a layer of one kind, from its end to its MLP, beside the gradient of its output."""
+    # gradients of wide tensors, when what the last projection read is gone; before that the gradient of what it read
+    most = model.wide_gradients * width * _wide(stack)
+    if not stack.experts:
+        most = max(most, (width + scratch if scratch else 0) * stack.ffn)
+    elif not stack.every:
+        # of what each expert gave, before it was weighted and after, and of its weight: in fp32, as weights are as a
+        # rule (transformers/integrations/moe.py); what the shared experts saved is gone
+        weighted = 3 * FLOAT * model.hidden * stack.active
+        most = max(most, weighted - width * model.mlp_tensors * stack.shared)
+    if not model.layer_norm and any(w.name.endswith(_AT_THE_END) for w in stack.weights):
+        # of a root mean square in fp32; the normalized value is gone
+        most = max(most, (5 * FLOAT - width) * model.hidden)
+    return most
 
 
 def _widest(model: Architecture) -> int:
-    return max(stack.ffn * max(stack.passed, 1) + stack.shared for stack in model.stacks)
+    return max(map(_wide, model.stacks))
+
+
+def _wide(stack: Stack) -> int:
+    """The width of its MLP; a mixture's experts and those of every token are computed one after the other."""
+    return max(stack.ffn * max(stack.passed, 1), stack.shared)
 
 
 def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) -> Activations:
@@ -293,11 +318,12 @@ def moments(model: Architecture, setup: Setup, width: int, mixed: bool = False) 
     top = tail(model, width, seen)
     # The last norm goes backward while its own tensors are still there; a root mean square norm does so in fp32.
     norm = top + (width * model.hidden if model.layer_norm else 4 * FLOAT * model.hidden)
-    busy = backward(model, width, seen)
-    first = max(again + busy, norm)
+    # without instructions for 16 bits a processor makes a product in fp32 and casts it (oneDNN)
+    busy = backward(model, width, seen, FLOAT if setup.device == "cpu" and width < FLOAT else 0)
     return Activations(
         saved=tokens * (layers + top) + made,
         loss=loss(model, setup, width),
-        first=tokens * (layers + first) + made + whole,
+        first=tokens * (layers + again + busy) + made + whole,
         last=tokens * (kept + again + busy) + 2 * whole,
+        norm=tokens * (layers + norm) + made,
     )

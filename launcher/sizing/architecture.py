@@ -110,6 +110,8 @@ class Architecture:
     mlp_tensors: (
         int  # tensors of the MLP's width that its backward pass needs (launcher/sizing/activations.py)
     )
+    wide_gradients: int = 1  # tensors of its width that its backward pass makes beside what is saved
+    scaled_residual: bool = False  # what attention and MLP add to the stream is multiplied before
     layer_norm: bool = False  # norms subtract the mean; the others scale in fp32
     dropout: bool = False  # after attention and MLP
     attention_dropout: bool = False  # of what a query takes from each position

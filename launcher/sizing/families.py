@@ -37,7 +37,10 @@ _POSITIONS = ("wpe", "embed_positions", "positions_embed")
 MOST_LAYERS = 100_000
 _WINDOWS = ("full_attention", "sliding_attention")
 # Tensors that an activation and the projection after it save; a written-out one saves each step.
+_IN_PARTS = 5
 _SAVED = {"relu": 1, "relu2": 2, "gelu": 2, "silu": 2, "swish": 2, "gelu_pytorch_tanh": 2}
+# Tensors that an activation's backward pass makes beside the gradient that it is given.
+_MADE = {"relu2": 3}
 
 
 @functools.cache
@@ -126,6 +129,8 @@ def build(family: str, config: Mapping[str, object], where: errors.Place, name: 
         head=tuple(tensors(row["head"], sizes)),
         # a gate's also saves the other half and the product
         mlp_tensors=of_activation + 2 if gated else of_activation,
+        wide_gradients=row.get("wide_gradients", made_by(activation, gated)),
+        scaled_residual=row.get("scaled_residual", False),
         layer_norm=row.get("norm") == "layer",
         dropout="dropout" in row and bool(sizes.value(row["dropout"])),
         attention_dropout="attention_dropout" in row and bool(sizes.value(row["attention_dropout"])),
@@ -138,7 +143,12 @@ def build(family: str, config: Mapping[str, object], where: errors.Place, name: 
 
 def saved_by(activation: str) -> int:
     """Tensors of the MLP's width that an activation and the projection after it save."""
-    return _SAVED.get(activation, 5)
+    return _SAVED.get(activation, _IN_PARTS)
+
+
+def made_by(activation: str, gated: bool) -> int:
+    """Tensors of the MLP's width that its backward pass makes: two of a gate's product, or of a product within."""
+    return 2 if gated else _MADE.get(activation, 2 if saved_by(activation) == _IN_PARTS else 1)
 
 
 def _fused(row: Mapping[str, Any], sizes: Sizes) -> bool:

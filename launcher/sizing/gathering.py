@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from launcher.sizing.architecture import Architecture
+    from launcher.sizing.setup import Setup
     from launcher.sizing.zero import Zero
 
 
@@ -29,18 +30,18 @@ def dropped(model: Architecture, settings: Zero) -> int:
     return sum(size for size in sizes if size >= settings.persistence)
 
 
-def fetched(model: Architecture, settings: Zero) -> int:
+def fetched(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Elements of the most weights that arrive together, once the embedding is there.
 
     They are there twice: in the buffer that receives them and copied out
     (deepspeed/runtime/zero/partition_parameters.py, AllGatherCoalescedHandle). One that arrives alone is received where
-    it stays.
+    it stays, and so does all that a single rank has.
     """
-    if settings.stage < 3:
+    if settings.stage < 3 or setup.world == 1:
         return 0
     modules = max((sum(sizes) for sizes in _modules(model, settings) if len(sizes) > 1), default=0)
     groups = max((sum(sizes) for sizes in _groups(model, settings) if len(sizes) > 1), default=0)
-    return min(states.gathered(model, settings), max(modules, groups))
+    return min(states.gathered(model, settings, setup), max(modules, groups))
 
 
 def _late(model: Architecture, settings: Zero) -> Iterator[tuple[str, int]]:

@@ -113,20 +113,21 @@ class _Buffers(NamedTuple):
     made: int  # the largest gradient, when it has been made
     bucket: int  # when the first bucket is reduced, more than in the forward pass
     done: float  # share of the layers whose backward pass is over by then
+    before: bool  # whether the head's gradient fills it, before any layer
     late: int  # at its end, with the first layer's tensors
     reducing: int  # when what is reduced last is
 
 
 def _buffers(model: Architecture, settings: Zero, setup: Setup) -> _Buffers:
-    kept, fetched = states.retained(settings), gathering.fetched(model, settings)
-    streamed = kept < states.gathered(model, settings)
-    there = states.live(model, settings, kept)
+    kept, fetched = states.retained(settings), gathering.fetched(model, settings, setup)
+    streamed = kept < states.gathered(model, settings, setup)
+    there = states.live(model, settings, setup, kept)
     rest = max(0, there - gathering.dropped(model, settings))
 
     def holding(weights: int) -> int:
         return states.forward_buffers(model, settings, setup, weights)
 
-    least = holding(states.live(model, settings, 0) + fetched)
+    least = holding(states.live(model, settings, setup, 0) + fetched)
     reducing = states.reduction_buffers(model, settings, setup)
     first, last = states.copied(model, settings, setup)
     made = settings.weight_bytes * model.largest_trained
@@ -134,15 +135,17 @@ def _buffers(model: Architecture, settings: Zero, setup: Setup) -> _Buffers:
         (w.size for s in model.stacks for w in s.weights if w.trained), default=0
     )
     flat = reducing + last + states.unreduced(model, settings)
-    # what is reduced once the backward pass has ended finds none of its tensors
+    # what is reduced once the backward pass has ended finds none of its tensors, but its buckets are there before
     after = states.reduces_late(model, settings)
+    taken = states.taken(model, settings, setup)
     return _Buffers(
         arriving=holding(there + fetched),
         forward=holding(rest + (fetched if streamed else 0)),
         made=made,
-        bucket=made if after else reducing + first + made,
+        bucket=made + (taken if after else reducing + first),
         done=0.0 if after else _done(model, settings),
-        late=least + (inner if after else reducing + last + inner),
+        before=sum(weight.size for weight in model.head) > settings.reduce_bucket,
+        late=least + inner + (taken if after else reducing + last),
         reducing=least + flat,
     )
 
@@ -157,7 +160,7 @@ def _done(model: Architecture, settings: Zero) -> float:
 
 def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     use, need = _activations(model, settings, setup), _buffers(model, settings, setup)
-    gathered = states.gathered(model, settings)
+    gathered = states.gathered(model, settings, setup)
     whole = states.parameters(model, settings, setup)
     early = whole + states.secondary(model, settings, gathered - states.retained(settings))
     late = whole + states.secondary(model, settings, gathered)
@@ -182,6 +185,8 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
         )
 
     filled = use.first - int(need.done * (use.first - use.last))
+    if need.before:
+        filled = max(filled, use.norm)
     end, left = states.gradients(model, settings, setup), states.reduced(model, settings, setup)
     reached = states.reached(model, settings, setup)
     bucketed = before if states.reduces_late(model, settings) else reached
@@ -192,7 +197,7 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
         arriving,
         slot("forward", early, before, buffers=need.forward + asked, saved=use.saved),
         slot("loss", early, before, buffers=need.forward + asked, saved=use.saved, logits=use.loss),
-        slot("backward", early, before, buffers=need.forward + need.made, saved=use.first),
+        slot("backward", early, before, buffers=need.forward + need.made, saved=max(use.first, use.norm)),
         slot("backward", early, bucketed, buffers=need.forward + need.bucket, saved=filled),
         slot("end", late, reached, buffers=need.late, saved=use.last),
         slot("end", late, end, buffers=need.reducing, saved=0),
@@ -215,9 +220,11 @@ def _sampling(model: Architecture, settings: Zero, setup: Setup) -> int:
     rows = setup.micro * (settings.accumulation if learning.sampled == "step" else 1)
     weights = 0
     if settings.stage == 3:
-        all_of_them = states.gathered(model, settings)
+        all_of_them = states.gathered(model, settings, setup)
         weights = (
-            all_of_them if learning.gathered else states.live(model, settings, states.retained(settings))
+            all_of_them
+            if learning.gathered
+            else states.live(model, settings, setup, states.retained(settings))
         )
     kept = cache.text(model, width, setup.sequence) + cache.copy(model, width, setup.sequence)
     prompt = setup.sequence - min(learning.answer, setup.sequence)
@@ -229,8 +236,8 @@ def _sampling(model: Architecture, settings: Zero, setup: Setup) -> int:
 
 def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     """The slots of a rank without a GPU: what was freed since the fullest moment stays resident, as margin."""
-    gathered = states.live(model, settings, states.retained(settings)) if settings.stage == 3 else 0
-    gathered += gathering.fetched(model, settings) if settings.stage == 3 else 0
+    gathered = states.live(model, settings, setup, states.retained(settings)) if settings.stage == 3 else 0
+    gathered += gathering.fetched(model, settings, setup) if settings.stage == 3 else 0
 
     def reusable(slot: Slot) -> int:
         chunks = setup.learning.loss == "chunks"

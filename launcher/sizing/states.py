@@ -33,7 +33,7 @@ def parameters(model: Architecture, settings: Zero, setup: Setup) -> int:
     stored, constants = model.stored(width), quantization(model)
     if settings.stage < 3:
         return width * stored + constants
-    kept = persistent(model, settings)
+    kept = 0 if alone(settings, setup) else persistent(model, settings)
     own = 0 if settings.offload_param != "none" else shard(stored, setup.world)
     return width * (own + kept) + constants
 
@@ -193,6 +193,17 @@ def buckets(model: Architecture, settings: Zero, setup: Setup) -> int:
     return settings.weight_bytes * (min(elements, model.trained) if setup.device == "cpu" else elements)
 
 
+def taken(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes of buckets that are there from the first gradient on, though all are reduced after the backward pass.
+
+    In main memory they are not written to until then (stage_1_and_2.py, setup_buckets).
+    """
+    if setup.device == "cpu" or settings.stage not in (1, 2):
+        return 0
+    earlier = settings.stage == 1 and settings.accumulation > 1  # counted since the forward pass
+    return 0 if earlier else buckets(model, settings, setup)
+
+
 def reduction_buffers(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Bytes of buffers that the reduction of gradients adds in the backward pass."""
     if settings.stage in (0, 3) or settings.whole_gradients:
@@ -219,14 +230,24 @@ def copied(model: Architecture, settings: Zero, setup: Setup) -> tuple[int, int]
     return 0 if whole else width * size, width * (size - after)
 
 
-def gathered(model: Architecture, settings: Zero) -> int:
+def alone(settings: Zero, setup: Setup) -> bool:
+    """Whether the only rank has its weights where it computes.
+
+    Stage 3 gathers nothing then: a weight that is fetched is its shard (partition_parameters.py, NoGatherHandle).
+    """
+    return setup.world == 1 and settings.offload_param == "none"
+
+
+def gathered(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Elements of weights that stage 3 gathers when a module needs them: all but the persistent ones."""
+    if alone(settings, setup):
+        return 0
     return model.stored(settings.weight_bytes) - persistent(model, settings)
 
 
-def live(model: Architecture, settings: Zero, kept: int) -> int:
+def live(model: Architecture, settings: Zero, setup: Setup, kept: int) -> int:
     """Elements of weights gathered at once by stage 3 when `kept` of them stay, besides the persistent ones."""
-    return min(gathered(model, settings), kept + model.largest_module)
+    return min(gathered(model, settings, setup), kept + model.largest_module)
 
 
 def retained(settings: Zero) -> int:

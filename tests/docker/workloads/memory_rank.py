@@ -30,6 +30,7 @@ import torch.distributed  # noqa: E402
 # Seconds in which gloo's threads let go of what they sent. What they free later is freed unseen by the profiler, and
 # counts as held.
 LET_GO = 0.003
+FEW = 32  # tokens of a step that is not measured
 SENT: dict[str, int] = {}
 WHOLE = {"all_reduce": 0, "reduce": 0, "all_gather_into_tensor": 0, "reduce_scatter_tensor": 1}
 
@@ -62,6 +63,7 @@ import deepspeed  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM  # noqa: E402
 from transformers.integrations import HfDeepSpeedConfig  # noqa: E402
+from transformers.pytorch_utils import Conv1D  # noqa: E402
 
 
 class Mark(NamedTuple):
@@ -112,6 +114,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     torch.manual_seed(0)
     kind = AutoModelForSeq2SeqLM if settings.is_encoder_decoder else AutoModelForCausalLM
     model = kind.from_config(settings, dtype=dtype).train()
+    fill(model)
     if case.get("checkpointing"):
         how = {"use_reentrant": True} if case.get("lora") and stage == 3 else None
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=how)
@@ -121,14 +124,14 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     engine, *_ = deepspeed.initialize(model=model, config=config, model_parameters=trained)
     marks: list[Mark] = []
 
-    def forward() -> torch.Tensor:
-        ids = torch.randint(0, settings.vocab_size, (case["micro"], case["sequence"]))
+    def forward(rows: int, tokens: int) -> torch.Tensor:
+        ids = torch.randint(0, settings.vocab_size, (rows, tokens))
         loss: torch.Tensor = engine(input_ids=ids, labels=ids, **padding(ids, settings)).loss
         return loss
 
-    def step() -> None:
+    def step(rows: int = case["micro"], tokens: int = case["sequence"]) -> None:
         for _ in range(config["gradient_accumulation_steps"]):
-            loss = forward()
+            loss = forward(rows, tokens)
             marks.append(Mark("forward", time.time_ns(), None))
             engine.backward(loss)
             del loss
@@ -136,30 +139,40 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
             engine.step()
             marks.append(Mark("step", time.time_ns(), live()))
 
-    for _ in range(2):
-        step()  # the first fills the optimizer's state and stage 3's trace
+    # The first step fills the optimizer's state. One rank gathers and sends nothing; of several the first step fills
+    # stage 3's trace, and a busy machine may hold gloo's threads back for longer: of each moment the least counts.
+    alone = torch.distributed.get_world_size() == 1
+    if alone:
+        step(1, FEW)
+    else:
+        step()
+        step()
     rest, seen = live(), []
-    for _ in range(
-        3
-    ):  # a busy machine may hold gloo's threads back for longer: of each moment the least counts
+    for _ in range(1 if alone else 3):
         SENT.clear()
         marks[:] = [Mark("start", time.time_ns(), live())]
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
             step()
         seen.append(peaks(profiler, marks))
     least = {moment: min(one[moment] for one in seen) for moment in seen[0]}
+    if engine.skipped_steps:
+        raise RuntimeError(f"{case['name']}: DeepSpeed left out a step whose gradients are not finite")
     result: dict[str, Any] = {"rest": rest, "sent": dict(SENT), "peaks": least}
-    loss = forward()
-    engine.backward(loss)
-    del loss
-    result["after"] = live()
-    engine.step()
+    result["after"] = next(mark.alive for mark in reversed(marks) if mark.name == "backward")
     result["parameters"] = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     if case.get("save"):
         result["checkpoint"] = saved(engine)
     engine.destroy()
     del held
     return result
+
+
+def fill(model: Any) -> None:
+    """Numbers for weights that transformers (5.24) leaves as it finds them where DeepSpeed partitions: GPT's."""
+    for module in model.modules():
+        if isinstance(module, Conv1D):
+            weight = getattr(module.weight, "ds_tensor", module.weight)
+            torch.nn.init.normal_(weight, std=model.config.initializer_range)
 
 
 def padding(ids: torch.Tensor, settings: Any) -> dict[str, torch.Tensor]:

@@ -140,6 +140,8 @@ def build(config: dict[str, Any], attention: str | None = None) -> Any:
 
 # Families whose heads must be the hidden size together.
 SQUARE = {"helium"}
+# Families whose classes map `num_experts` to a name that they do not have.
+EXPERTS = {"kolibri1", "mellum", "qwen3_moe"}
 
 
 def configuration(family: str, sizes: dict[str, int], changed: Iterable[str] = ()) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def configuration(family: str, sizes: dict[str, int], changed: Iterable[str] = (
     config |= {key: 1 for key in ("n_group", "topk_group") if hasattr(kind, key)}
     if family == "falcon" and "new_decoder_architecture" not in changed:
         del config["num_kv_heads"]  # only those have groups of heads
-    if family == "kolibri1":  # whose class calls this `num_local_experts`
+    if family in EXPERTS:
         config["num_experts"] = sizes["experts"]
     if family == "gpt_neo":
         config["attention_types"] = [[["global"], sizes["layers"]]]

@@ -130,6 +130,20 @@ def test_the_backward_pass_of_attention_with_scores_holds_two_of_them() -> None:
     assert activations.backward(model, 2, scored) == 2 * 4 * 32 * (8192 + 128) - 2 * 4 * 14336
 
 
+def test_the_backward_pass_of_an_mlp_holds_what_its_activation_and_the_processor_make() -> None:
+    """Each has an MLP of 1024: what its result's gradient becomes, on a CPU a product in fp32 before it is cast."""
+    sizes = {"hidden_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 512}
+    wide = {"gpt2": 2, "bloom": 5, "gpt_neox": 1, "nemotron": 3}
+    for family, made in wide.items():
+        model = models.from_config({"model_type": family, "intermediate_size": 1024, **sizes})
+        assert isinstance(model, architecture.Architecture)
+        assert activations.backward(model, 2) == 2 * (256 + made * 1024), family
+        assert activations.backward(model, 2, scratch=4) == 2 * 256 + max(2 * made, 6) * 1024, family
+    scaled = models.from_config({"model_type": "granite", "intermediate_size": 1024, **sizes})
+    assert isinstance(scaled, architecture.Architecture)
+    assert activations.backward(scaled, 2) == 2 * (2 * 256 + 2 * 1024)
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     ("config", "attention"),

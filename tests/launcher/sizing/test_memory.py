@@ -71,27 +71,39 @@ def test_a_rank_without_gpu_pays_for_the_pages_it_writes_and_for_what_was_freed(
 def test_llama_7b_with_zero3_keeps_its_shard_and_what_is_gathered() -> None:
     model = named("llama-7b")
     psi, world = model.parameters, 64
-    found = memory.estimate(model, settings(3), sizing_setup.Setup(world, 8, 1, 2048))
+    there = sizing_setup.Setup(world, 8, 1, 2048)
+    found = memory.estimate(model, settings(3), there)
     norms = 65 * 4096  # below the persistence threshold
     assert found.slot.parameters == 2 * (-(-psi // world) + norms)
     # DeepSpeed's defaults: 1e9 weights may stay, and of 50 million that are asked for two of 45 arrive together.
-    assert states.live(model, settings(3), states.retained(settings(3))) == 10**9 + 32000 * 4096
-    assert gathering.fetched(model, settings(3)) == 2 * 4096 * 11008
+    assert states.live(model, settings(3), there, states.retained(settings(3))) == 10**9 + 32000 * 4096
+    assert gathering.fetched(model, settings(3), there) == 2 * 4096 * 11008
     assert found.checkpoint == 12 * psi
 
 
 def test_weights_that_arrive_together_are_copied_and_one_alone_is_not() -> None:
     """llama-7b's layers: four of 16.8 million, three of 45.1 million; the head has 131 million."""
     model, quarter, third = named("llama-7b"), 4096 * 4096, 4096 * 11008
+    there = sizing_setup.Setup(2, 2, 1, 2048)
     none = settings(3, stage3_prefetch_bucket_size=0)
-    assert gathering.fetched(model, none) == 0
+    assert gathering.fetched(model, none, there) == 0
     few = settings(3, stage3_prefetch_bucket_size=2 * quarter)
     # two quarters, two quarters; each third alone; at last the head alone
-    assert gathering.fetched(model, few) == 2 * quarter
+    assert gathering.fetched(model, few, there) == 2 * quarter
     more = settings(3, stage3_prefetch_bucket_size=2 * quarter + 1)
     # three quarters, the last of them and a third, each of the others alone
-    assert gathering.fetched(model, more) == quarter + third
-    assert gathering.fetched(model, settings(2)) == 0
+    assert gathering.fetched(model, more, there) == quarter + third
+    assert gathering.fetched(model, settings(2), there) == 0
+
+
+def test_one_rank_gathers_nothing_but_what_is_offloaded() -> None:
+    model, there = named("llama-7b"), sizing_setup.Setup(1, 1, 1, 2048)
+    assert states.parameters(model, settings(3), there) == 2 * model.parameters
+    assert states.gathered(model, settings(3), there) == gathering.fetched(model, settings(3), there) == 0
+    assert memory.estimate(model, settings(3), there).moments["loss"].buffers == 2 * 500_000_000
+    away = settings(3, offload_param={"device": "cpu"})
+    assert states.gathered(model, away, there) == model.parameters - states.persistent(model, away)
+    assert gathering.fetched(model, away, there) == 0
 
 
 def test_a_frozen_embedding_is_let_go_before_the_backward_pass_unless_it_is_the_head() -> None:
@@ -233,6 +245,7 @@ def test_more_hosts_need_no_more_on_each(
     name: str, config: dict[str, Any], setup: sizing_setup.Setup
 ) -> None:
     model = named(name)
+    setup = setup._replace(world=max(setup.world, 2))  # one rank gathers nothing
     wider = setup._replace(world=2 * setup.world)
     before, after = (
         memory.estimate(model, zero.read(config), setup),
