@@ -52,11 +52,14 @@ LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashe
   --custom-compile-command 'make lock'
 IN_LOCK = sed -n 's/^$(1)==\([^ ]*\).*/\1/p' docker/requirements/$(2)
 
-lock: ## write the lock files anew (TORCH_VERSION, DEEPSPEED_VERSION: other versions than now)
-	@for target in train inference; do \
-	  echo "torch==$${TORCH_VERSION:-$$($(call IN_LOCK,torch,train.txt))}" \
-	    | (cd docker/requirements && $(LOCK) - "$$target-cuda.in" -o "$$target.txt"); done
+lock: ## write the lock files anew (TORCH_VERSION, of FLAVOUR=cuda|cpu, and DEEPSPEED_VERSION: other versions than now)
+	@for flavour in cuda cpu; do \
+	  torch=$$($(call IN_LOCK,torch,train-$$flavour.txt)); \
+	  if [ "$${FLAVOUR:-cuda}" = $$flavour ]; then torch=$${TORCH_VERSION:-$$torch}; fi; \
+	  for target in train inference; do \
+	    echo "torch==$$torch" \
+	      | (cd docker/requirements && $(LOCK) - "$$target-$$flavour.in" -o "$$target-$$flavour.txt"); done; done
 	@echo "deepspeed==$${DEEPSPEED_VERSION:-$$($(call IN_LOCK,deepspeed,deepspeed.txt))}" \
 	  | (cd docker/requirements && $(LOCK) --no-deps --no-binary deepspeed - -o deepspeed.txt)
 	@cd docker/requirements && $(LOCK) build.in -o build.txt
-	@cd docker/local && $(LOCK) --no-deps toolkit.in -o toolkit.txt
+	@cd docker/local && $(LOCK) toolkit.in -o toolkit.txt

@@ -20,9 +20,9 @@ HERE = Path(__file__).resolve().parents[1]
 TARGETS = ("train", "inference")
 FLAVOURS = ("cuda", "cpu")
 
-# What both `nvcc --list-gpu-code` of CUDA 13.0 and torch's cpp_extension know. CUDA 13 dropped all below 7.5:
+# What both `nvcc --list-gpu-code` of CUDA 13.2 and torch's cpp_extension know. CUDA 13 dropped all below 7.5:
 # https://docs.nvidia.com/cuda/archive/13.0.0/cuda-toolkit-release-notes/
-ARCHITECTURES = {"13.0": ["7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1"]}
+ARCHITECTURES = {"13.2": ["7.5", "8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1"]}
 # The psABI levels (https://gitlab.com/x86-psABIs/x86-64-ABI), and the widest SIMD path of DeepSpeed each can run.
 MARCHES = {
     "x86-64-v2": ("SCALAR",),
@@ -59,7 +59,7 @@ def catalogue(folder: Path = HERE) -> dict[str, Any]:
 
 
 def defaults(folder: Path = HERE) -> dict[str, str]:
-    """Return each ARG of the Dockerfile with its default; the Dockerfile is the one place where versions stand."""
+    """Return each ARG of the Dockerfile with its default: the one place where versions of the cuda flavour stand."""
     pairs = re.findall(r'^ARG (\w+)=(?:"([^"]*)"|(\S*))', (folder / "Dockerfile").read_text(), re.MULTILINE)
     return {name: quoted or bare for name, quoted, bare in reversed(pairs)}
 
@@ -70,6 +70,11 @@ def pins(lock: Path) -> dict[str, str]:
     return dict(reversed(locked))
 
 
+def lock(target: str, flavour: str, folder: Path = HERE) -> Path:
+    """Return the lock file of a target and flavour: each has its own torch."""
+    return folder / "requirements" / f"{target}-{flavour}.txt"
+
+
 def split(text: str) -> tuple[str, ...]:
     """Return the words of a list whose items are separated by spaces, commas or semicolons."""
     return tuple(word for word in re.split(r"[\s,;]+", text) if word)
@@ -78,11 +83,14 @@ def split(text: str) -> tuple[str, ...]:
 def make(target: str, flavour: str, settings: Mapping[str, str], folder: Path = HERE) -> Build:
     """Return the build of `target` and `flavour`: the Dockerfile's defaults under `settings` (ARG name → value).
 
-    An empty setting counts as not given. A cpu build has neither CUDA architectures nor CUDA, NCCL versions.
+    An empty setting counts as not given. A cpu build has neither CUDA architectures nor CUDA, NCCL versions, and the
+    torch of which there is a CPU build.
     """
     values = {**defaults(folder), **{name: value for name, value in settings.items() if value}}
     if flavour == "cpu":
         values |= {"TORCH_CUDA_ARCH_LIST": "", "TORCH_CUDA": "", "TORCH_NCCL": ""}
+        held = pins(folder / "requirements" / "torch-cpu.txt")["torch"]
+        values["TORCH_VERSION"] = settings.get("TORCH_VERSION") or held
         for name in ("BASE_IMAGE", "RUNTIME_IMAGE"):
             values[name] = settings.get(name) or "ubuntu:noble-20251001"
     listed = " ".join(catalogue(folder)["lists"].get(f"{target}-{flavour}", []))
@@ -162,7 +170,8 @@ def _ops(build: Build, folder: Path) -> list[str]:
             f"DS_OPS is empty: name at least one op, or leave it out for the {build.target} list of ops.json"
         ]
     mistakes = []
-    packages = pins(folder / "requirements" / f"{build.target}.txt")
+    file = lock(build.target, build.flavour, folder)
+    packages = pins(file)
     for op in build.ops:
         if op in data["refused"]:
             mistakes.append(f"DS_OPS: {op} can't be built: {data['refused'][op]}")
@@ -176,7 +185,7 @@ def _ops(build: Build, folder: Path) -> list[str]:
             )
         else:
             mistakes += [
-                f"DS_OPS: {op} needs the package {name}, which requirements/{build.target}.txt lacks: "
+                f"DS_OPS: {op} needs the package {name}, which requirements/{file.name} lacks: "
                 f"it belongs to another target"
                 for name in data["ops"][op].get("packages", [])
                 if name not in packages
@@ -212,28 +221,28 @@ def _architectures(build: Build) -> list[str]:
 
 
 def _versions(build: Build, folder: Path) -> list[str]:
-    lock = pins(folder / "requirements" / f"{build.target}.txt")
-    source = pins(folder / "requirements" / "deepspeed.txt")
+    file = lock(build.target, build.flavour, folder)
     mistakes = [
-        f"{name}={asked}, but requirements/{file} locks {package} {held}: "
-        f"run `make lock {name}={asked}`, or leave {name} out"
-        for name, asked, package, held, file in (
-            ("TORCH_VERSION", build.torch, "torch", lock.get("torch"), f"{build.target}.txt"),
-            ("DEEPSPEED_VERSION", build.deepspeed, "deepspeed", source.get("deepspeed"), "deepspeed.txt"),
+        f"{name}={asked}, but requirements/{where.name} locks {package} {held}: "
+        f"run `make lock {flavour}{name}={asked}`, or leave {name} out"
+        for name, asked, package, where, flavour in (
+            ("TORCH_VERSION", build.torch, "torch", file, f"FLAVOUR={build.flavour} "),
+            ("DEEPSPEED_VERSION", build.deepspeed, "deepspeed", file.with_name("deepspeed.txt"), ""),
         )
-        if asked != held
+        if asked != (held := pins(where).get(package))
     ]
     if build.flavour == "cpu":
         return mistakes
-    of_torch = ".".join(lock.get("cuda-toolkit", "").split(".")[:2])
+    locked = pins(file)
+    of_torch = ".".join(locked.get("cuda-toolkit", "").split(".")[:2])
     if of_torch and build.cuda != of_torch:
         mistakes.append(
-            f"TORCH_CUDA={build.cuda}, but torch {lock.get('torch')} is built for CUDA {of_torch}, and DeepSpeed "
+            f"TORCH_CUDA={build.cuda}, but torch {locked.get('torch')} is built for CUDA {of_torch}, and DeepSpeed "
             f"accepts no other minor version: choose base images with CUDA {of_torch}, or a torch for CUDA {build.cuda}"
         )
-    if build.nccl != lock.get("nvidia-nccl-cu13"):
+    if build.nccl != locked.get("nvidia-nccl-cu13"):
         mistakes.append(
-            f"TORCH_NCCL={build.nccl}, but torch brings NCCL {lock.get('nvidia-nccl-cu13')}: leave it out"
+            f"TORCH_NCCL={build.nccl}, but torch brings NCCL {locked.get('nvidia-nccl-cu13')}: leave it out"
         )
     for name, image in (("BASE_IMAGE", build.base_image), ("RUNTIME_IMAGE", build.runtime_image)):
         match = re.search(r"cuda:(\d+\.\d+)", image)

@@ -73,17 +73,15 @@ def collect(request: check.Build, out: Path) -> str:
     environment = out / ".venv"
     python = str(environment / "bin" / "python")
     requirements = check.HERE / "requirements"
-    names = requirements / (
-        f"{request.target}-cuda.in" if request.flavour == "cuda" else f"{request.target}.in"
-    )
-    locks = [requirements / f"{request.target}.txt", requirements / "torch-cpu.txt"]
+    lock = check.lock(request.target, request.flavour)
+    locks = [lock, requirements / "torch-cpu.txt"]
     venv.create(environment, with_pip=True, clear=True)
     install = [python, "-m", "pip", "install", "-q", "--require-hashes"]
     _run([*install, "-r", str(requirements / "build.txt")])
     if request.flavour == "cpu":
         # Where pip's own settings name a place that has it; else the lock's torch, with CUDA, does as well.
         subprocess.run([*install, "--no-deps", "-r", str(locks[1])], stderr=subprocess.DEVNULL, check=False)
-    _run([*install, "-c", str(locks[0]), "-r", str(names)])
+    _run([*install, "-c", str(locks[0]), "-r", str(lock.with_suffix(".in"))])
     frozen = out / "requirements.txt"
     frozen.write_text(_frozen(python))
     _run(

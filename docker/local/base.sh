@@ -12,7 +12,7 @@ cd "$(dirname "$0")"
 flavour=${1:-}
 suite=${SUITE:-trixie}
 python=${PYTHON:-python3}
-cuda=13.0
+cuda=13.2
 # A base is named after what made it, so an old one is never taken for a new one.
 version=$(cat base.sh toolkit.txt stub.sh | sha256sum | cut -c1-12)
 debian=localhost/debian-base:$suite-$version

@@ -23,12 +23,6 @@ def target(image: str) -> str:
 
 @functools.cache
 def packages(target: str, flavour: str) -> frozenset[str]:
-    """The packages of an image of that target and flavour; the other flavour's alone are left out."""
-    lock = re.findall(r"^([A-Za-z0-9._-]+)==", (_FOLDER / f"{target}.txt").read_text(encoding="utf-8"), re.M)
-    alone = _named(f"{target}-cuda.in") if flavour != "cuda" else frozenset()
-    return frozenset(map(normal, [*lock, "deepspeed"])) - alone
-
-
-def _named(file: str) -> frozenset[str]:
-    text = (_FOLDER / file).read_text(encoding="utf-8")
-    return frozenset(map(normal, re.findall(r"^([A-Za-z0-9._-]+)", text, re.M)))
+    """The packages of an image of that target and flavour."""
+    lock = (_FOLDER / f"{target}-{flavour}.txt").read_text(encoding="utf-8")
+    return frozenset(map(normal, [*re.findall(r"^([A-Za-z0-9._-]+)==", lock, re.M), "deepspeed"]))

@@ -28,8 +28,9 @@ def in_image(plan: Plan, facts: Facts | None) -> Iterator[Problem]:
     own = plan.image != plan.cluster.image and _is_meant(plan)
     target = locks.target(plan.cluster.image) if own else ""
     if target:
-        held = locks.packages(target, "cuda" if plan.gpu else "cpu")
-        where = f"image {plan.image} lacks (docker/requirements/{target}.txt)"
+        flavour = "cuda" if plan.gpu else "cpu"
+        held = locks.packages(target, flavour)
+        where = f"image {plan.image} lacks (docker/requirements/{target}-{flavour}.txt)"
         yield from _lacking(plan, held.__contains__, where, "name an image of yours that has it")
 
 

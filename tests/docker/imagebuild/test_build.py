@@ -172,10 +172,10 @@ def test_a_bundle_for_slurm_shares_the_nodes_network_and_memory() -> None:
 
 
 def test_cleaning_removes_this_projects_images_alone(tools: Callable[..., Path]) -> None:
-    mine = "localhost/deepspeed-train:1-cpu\\nlocalhost/cuda-base:13.0-devel-2"
+    mine = "localhost/deepspeed-train:1-cpu\\nlocalhost/cuda-base:13.2-devel-2"
     calls = tools("podman", body=f'[ "$1" = images ] && printf "{mine}\\nlocalhost/my-own:1\\n"; true')
     removed = export.clean("podman")
-    assert removed.splitlines() == ["localhost/cuda-base:13.0-devel-2", "localhost/deepspeed-train:1-cpu"]
+    assert removed.splitlines() == ["localhost/cuda-base:13.2-devel-2", "localhost/deepspeed-train:1-cpu"]
     assert "my-own" not in calls.read_text()
 
 
@@ -205,17 +205,17 @@ def test_wheels_name_what_the_machine_lacks(tools: Callable[..., Path]) -> None:
     with pytest.raises(wheels.WheelsError) as caught:
         wheels.wanted({}, "6.1+PTX")
     assert str(caught.value).splitlines() == [
-        "TORCH_CUDA_ARCH_LIST: CUDA 13.0 has no architecture 6.1; it has "
-        + " ".join(check.ARCHITECTURES["13.0"]),
+        "TORCH_CUDA_ARCH_LIST: CUDA 13.2 has no architecture 6.1; it has "
+        + " ".join(check.ARCHITECTURES["13.2"]),
         "g++ is not on PATH: install g++",
-        "nvcc is not on PATH: install CUDA 13.0's toolkit",
+        "nvcc is not on PATH: install CUDA 13.2's toolkit",
     ]
 
 
 def test_a_wheel_that_no_lock_names_is_found(tmp_path: Path) -> None:
-    (tmp_path / "torch-2.13.0-cp312-none-any.whl").write_bytes(b"not what was locked")
-    locks = (check.HERE / "requirements" / "train.txt").read_text()
-    assert wheels.unlocked(tmp_path, locks) == ["torch-2.13.0-cp312-none-any.whl"]
+    (tmp_path / "torch-2.15.0-cp312-none-any.whl").write_bytes(b"not what was locked")
+    locks = check.lock("train", "cuda").read_text()
+    assert wheels.unlocked(tmp_path, locks) == ["torch-2.15.0-cp312-none-any.whl"]
 
 
 def test_the_targets_are_documented_and_start() -> None:

@@ -66,7 +66,7 @@ def test_the_defaults_are_those_of_the_lists_and_locks() -> None:
     # A100, H100, B200, and PTX for the last.
     assert defaults["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0;10.0+PTX"
     for name in ("BASE_IMAGE", "RUNTIME_IMAGE"):
-        assert re.fullmatch(r"nvidia/cuda:13\.0\.\d-(devel|base)-ubuntu24\.04", defaults[name])
+        assert re.fullmatch(r"nvidia/cuda:13\.2\.\d-(devel|base)-ubuntu24\.04", defaults[name])
     assert (defaults["CPU_MARCH"], defaults["CPU_SIMD"]) == ("x86-64-v3", "AVX256")
 
 
@@ -92,10 +92,16 @@ def test_the_environment_is_in_the_image_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["train.txt", "inference.txt", "build.txt", "deepspeed.txt", "torch-cpu.txt"]
+    "file",
+    [
+        *(check.lock(target, flavour) for target in check.TARGETS for flavour in check.FLAVOURS),
+        *(check.HERE / "requirements" / name for name in ("build.txt", "deepspeed.txt", "torch-cpu.txt")),
+        check.HERE / "local" / "toolkit.txt",
+    ],
+    ids=lambda file: file.name,
 )
-def test_every_locked_package_has_a_hash_and_no_index_is_named(name: str) -> None:
-    text = (check.HERE / "requirements" / name).read_text()
+def test_every_locked_package_has_a_hash_and_no_index_is_named(file: Path) -> None:
+    text = file.read_text()
     entries = re.findall(r"^[a-z0-9][\w.-]*==.*(?:\n    .*)*", text, re.MULTILINE)
     assert entries
     assert all("--hash=sha256:" in entry for entry in entries)
@@ -104,15 +110,16 @@ def test_every_locked_package_has_a_hash_and_no_index_is_named(name: str) -> Non
 
 
 @pytest.mark.parametrize("target", check.TARGETS)
-def test_every_wanted_package_is_locked(target: str) -> None:
-    folder = check.HERE / "requirements"
-    locked = check.pins(folder / f"{target}.txt")
+@pytest.mark.parametrize("flavour", check.FLAVOURS)
+def test_every_wanted_package_is_locked(target: str, flavour: str) -> None:
+    lock = check.lock(target, flavour)
+    locked = check.pins(lock)
     wanted: set[str] = set()
-    files = [f"{target}-cuda.in"]
+    files = [lock.with_suffix(".in")]
     while files:
-        for line in (folder / files.pop()).read_text().splitlines():
+        for line in files.pop().read_text().splitlines():
             if line.startswith("-r "):
-                files.append(line[3:].strip())
+                files.append(lock.with_name(line[3:].strip()))
             elif line and not line.startswith("#"):
                 wanted.add(re.split(r"[\[<>=\s]", line)[0])  # transformers[serving] is locked as transformers
     assert wanted

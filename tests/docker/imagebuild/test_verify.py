@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CUDA = check.make("train", "cuda", {})
-VERSIONS = {"torch": "2.13.0+cu130", "cuda": "13.0", "nccl": CUDA.nccl, "deepspeed": "0.19.8"}
+VERSIONS = {"torch": "2.15.0+cu132", "cuda": "13.2", "nccl": CUDA.nccl, "deepspeed": "0.19.8"}
 
 
 def test_the_versions_asked_for_are_fine() -> None:
@@ -24,8 +24,8 @@ def test_the_versions_asked_for_are_fine() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("torch", "2.15.0", "torch is 2.15.0 in the image, but 2.13.0 was asked for"),
-        ("cuda", "", "cuda is (none) in the image, but 13.0 was asked for"),
+        ("torch", "2.13.0", "torch is 2.13.0 in the image, but 2.15.0 was asked for"),
+        ("cuda", "", "cuda is (none) in the image, but 13.2 was asked for"),
         ("nccl", "2.20.5", "nccl is 2.20.5 in the image"),
         ("deepspeed", "0.19.7", "deepspeed is 0.19.7 in the image, but 0.19.8 was asked for"),
     ],

@@ -20,7 +20,7 @@ def record(**changes: Any) -> dict[str, Any]:
     return {
         "accelerator_name": "cuda",
         "installed_ops": {"fused_adam": 1, "cpu_adam": True, "quantizer": False},
-        "torch_info": {"version": "2.13", "cuda_version": "13.0"},
+        "torch_info": {"version": "2.15", "cuda_version": "13.2"},
         **changes,
     }
 
@@ -42,10 +42,10 @@ def test_a_good_record_has_no_problem() -> None:
         ({"installed_ops": {"cpu_adam": 1}}, "FUSED_ADAM: DeepSpeed skipped it"),
         ({"installed_ops": {"cpu_adam": 1, "fused_adam": 1, "gds": 1}}, "gds: compiled, but not asked for"),
         (
-            {"torch_info": {"version": "2.12", "cuda_version": "13.0"}},
-            "compiled against torch 2.12, not 2.13.0",
+            {"torch_info": {"version": "2.13", "cuda_version": "13.2"}},
+            "compiled against torch 2.13, not 2.15.0",
         ),
-        ({"torch_info": {"version": "2.13", "cuda_version": "12.8"}}, "compiled for CUDA 12.8, not 13.0"),
+        ({"torch_info": {"version": "2.15", "cuda_version": "13.0"}}, "compiled for CUDA 13.0, not 13.2"),
     ],
 )
 def test_a_wrong_record_is_found(changes: dict[str, Any], message: str) -> None:
@@ -179,11 +179,11 @@ def test_a_wheel_without_the_op_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("torch", "cuda", "nvcc", "message"),
     [
-        ("2.13.0+cu130", "13.0", "release 13.0, V13.0.88", None),
-        ("2.12.1", "13.0", "release 13.0, V13.0.88", "torch is 2.12.1, TORCH_VERSION is 2.13.0"),
-        ("2.13.0+cpu", None, "release 13.0, V13.0.88", "torch is built for CUDA (none), TORCH_CUDA is 13.0"),
-        ("2.13.0", "13.0", "release 13.2, V13.2.1", "nvcc is 13.2, TORCH_CUDA is 13.0"),
-        ("2.13.0", "13.0", "", "nvcc is missing, TORCH_CUDA is 13.0"),
+        ("2.15.0+cu132", "13.2", "release 13.2, V13.2.86", None),
+        ("2.14.0", "13.2", "release 13.2, V13.2.86", "torch is 2.14.0, TORCH_VERSION is 2.15.0"),
+        ("2.15.0+cpu", None, "release 13.2, V13.2.86", "torch is built for CUDA (none), TORCH_CUDA is 13.2"),
+        ("2.15.0", "13.2", "release 13.0, V13.0.88", "nvcc is 13.0, TORCH_CUDA is 13.2"),
+        ("2.15.0", "13.2", "", "nvcc is missing, TORCH_CUDA is 13.2"),
     ],
 )
 def test_torch_cuda_and_nvcc_are_held_together(

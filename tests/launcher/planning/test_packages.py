@@ -44,7 +44,7 @@ def test_the_projects_own_image_by_its_lock() -> None:
     (problem,) = said(plan_of(FLASH, image=OURS))
     assert problem == (
         "args.attention: flash_attention_2 needs the package flash-attn, which image "
-        f"{OURS}:0123456789ab-cuda lacks (docker/requirements/train.txt); use args.attention=sdpa, or name an "
+        f"{OURS}:0123456789ab-cuda lacks (docker/requirements/train-cuda.txt); use args.attention=sdpa, or name an "
         "image of yours that has it"
     )
     tracked = {"model": "llama-7b", "args": {"wandb": "p", "mlflow": "e", "tensorboard": True, "liger": True}}
@@ -74,7 +74,7 @@ def test_facts_come_before_locks_and_names_are_compared_as_pip_does() -> None:
     assert "lacks (here.image.json)" in said(plan, held("torch"))[0]
     assert "use args.attention=sdpa, or name an image that has it" in said(plan, held("torch"))[0]
     old = images_facts.parse(json.dumps(IMAGE), "here.image.json")  # of an image built before they were noted
-    assert "docker/requirements/train.txt" in said(plan, old)[0]
+    assert "docker/requirements/train-cuda.txt" in said(plan, old)[0]
 
 
 def test_an_image_is_refused_for_it() -> None:

@@ -60,7 +60,7 @@ def test_the_cuda_image_proves_itself(cuda_image: Image) -> None:
     facts = cuda_image.facts
     assert (facts["flavour"], facts["cuda"], facts["architectures"], facts["ptx"]) == (
         "cuda",
-        "13.0",
+        "13.2",
         ["8.0", "9.0"],
         ["9.0"],
     )
