@@ -101,7 +101,12 @@ def test_depth_is_refused_where_it_is_too_deep(monkeypatch: pytest.MonkeyPatch) 
     """Not after reading on, which takes seconds: each bracket is compared with all that are open."""
     scanner, seen = files_document._Scanner, list[Any]()
     save = scanner.save_possible_simple_key
-    monkeypatch.setattr(scanner, "save_possible_simple_key", lambda self: (seen.append(self), save(self)))
+
+    def seen_and_saved(self: Any) -> None:
+        seen.append(self)
+        save(self)
+
+    monkeypatch.setattr(scanner, "save_possible_simple_key", seen_and_saved)
     assert refused("a: " + "[" * 3000 + "]" * 3000) == [
         "job.yaml:1:104: brackets are nested too deeply; write it flatter"
     ]
