@@ -35,6 +35,20 @@ FOLDER = Path("/var/tmp/deepspeed-job-images")
 KEEP = bool(os.environ.get("KEEP_IMAGES"))
 
 
+# buildah and podman start anew from a copy of themselves in memory, which Linux refuses to seal while it moves one of
+# its pages (fcntl(2), F_ADD_SEALS: EBUSY): seldom, and more often where memory is short. Finished layers are kept.
+_BUSY = "sealing memfd copy: Device or resource busy"
+
+
+def tried(*command: str, env: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """The outcome of a command of the container tools, started again when the kernel was busy."""
+    for left in (2, 1, 0):
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+        if not left or not done.returncode or _BUSY not in done.stdout + done.stderr:
+            break
+    return done
+
+
 @dataclass(frozen=True)
 class Engine:
     """Container tools that work here, and the environment that leads them to the tests' own storage."""
@@ -43,9 +57,7 @@ class Engine:
 
     def run(self, *command: str, ok: bool = True, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run a command with its output captured; a failure fails the test with all of it, unless `ok` is False."""
-        done = subprocess.run(
-            command, env=self.env, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        done = tried(*command, env=self.env, timeout=timeout)
         if ok and done.returncode:
             pytest.fail(
                 f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}",
@@ -160,7 +172,7 @@ def make_image(engine: Engine, context: Path = check.HERE, **settings: str) -> I
         hashed = not {"dirty", "unversioned"} & set(re.split("[:-]", image))
         if "REBUILD" not in settings and (marker.exists() or (there and KEEP and hashed)):
             return Image(image, engine, 0.0)
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=3000, check=False)
+        done = tried(*command, env=env, timeout=3000)
         if done.returncode:
             pytest.fail(
                 f"the build of {image} failed:\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}", pytrace=False
