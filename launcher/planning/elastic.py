@@ -93,10 +93,10 @@ def plan(job: Job, cluster: Cluster, plan_of: Callable[[Job], Plan]) -> Plan:
             misfit = decided
         else:
             made.append(decided)
-    if not made and misfit is None and refusal is not None:
-        raise refusal
-    if not made and misfit is not None:  # of which a refusal says why
+    if not made and misfit:  # of which a refusal says why
         made, small = [misfit], []
+    if not made and refusal:
+        raise refusal
     most, left_out = made[-1], [*_undivided(job, cluster), *small]
     return most._replace(
         sizes=tuple(Size(p.nodes, p.batch, p.config, p.estimate) for p in made),
