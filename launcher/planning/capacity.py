@@ -96,8 +96,12 @@ def fewest(job: Job, cluster: Cluster, hub: models.Found | None = None) -> Fewes
         lambda hosts: _estimate_on(replace(job, nodes=Nodes(max=hosts)), cluster, hub)
     )
     hosts = _candidates(job, cluster)
-    # more hosts never need more memory each
-    index = bisect.bisect_left(hosts, True, key=lambda n: not _reason(job, estimate_on(n)))
+
+    def fits(number: int) -> bool:
+        return not _reason(job, estimate_on(number))
+
+    # More hosts never need more memory each, but the second of hosts with one slot does: a single rank gathers nothing.
+    index = 0 if fits(hosts[0]) else bisect.bisect_left(hosts, True, lo=1, key=fits)
     if index == len(hosts):
         number = "1 host" if hosts[-1] == 1 else f"{hosts[-1]} hosts"
         what = f"it does not even fit on {number}: {_reason(job, estimate_on(hosts[-1]))}"

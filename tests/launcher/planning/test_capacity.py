@@ -104,6 +104,15 @@ def test_one_host_is_the_fewest() -> None:
     assert (found.estimate.machine.hosts, found.fewer) == (1, None)
 
 
+def test_one_rank_may_fit_where_two_do_not() -> None:
+    """A single rank of ZeRO-3 gathers nothing; two hold the weights of the layers at work besides their shards."""
+    job = {"model": "gpt2-xl", "batch": {"micro": 2}, "args": {"seq-length": 1024}}
+    job["deepspeed"] = "zero3-offload-optimizer"
+    small: dict[str, Any] = {"gpu": "t4-16gb", "slots": 1}
+    assert [fits({**job, "nodes": hosts}, **small) for hosts in (1, 2, 3)] == [True, False, True]
+    assert fewest(job, **small).estimate.machine.hosts == 1
+
+
 @pytest.mark.parametrize(
     ("job", "cluster", "message"),
     [
