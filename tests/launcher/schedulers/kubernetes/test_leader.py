@@ -218,6 +218,23 @@ def test_a_pod_that_is_started_anew_goes_on_and_a_server_that_is_away_is_waited_
     until(lambda: len(stages(there)) == 2)
 
 
+def test_one_that_is_started_anew_submits_no_stage_again_whose_job_was_deleted(
+    there: Secure, run: Run, chain: str, leads: Callable[[], subprocess.Popen[str]]
+) -> None:
+    """A site may give Jobs `ttlSecondsAfterFinished`: a later stage tells what is over."""
+    pod, first = with_a_stage(there, run, chain, leads)
+    ends(there, first, "Complete")
+    until(lambda: len(stages(there)) == 2)
+    second = next(name for name in stages(there) if name != first)
+    pod.kill()
+    pod.wait()
+    there.tell("remove", plural="jobs", name=first)
+    pod = leads()
+    ends(there, second, "Complete")
+    assert pod.wait(timeout=120) == 0
+    assert stages(there) == [second]
+
+
 @pytest.mark.parametrize("refused", [False, True])
 def test_one_that_was_killed_while_it_submitted_gives_the_stage_its_owner_after_all(
     refused: bool, monkeypatch: pytest.MonkeyPatch
