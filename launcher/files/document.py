@@ -19,6 +19,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import Reader as TextReader
 from ruamel.yaml.resolver import VersionedResolver
 from ruamel.yaml.scanner import Scanner
+from ruamel.yaml.tokens import FlowMappingEndToken, FlowSequenceEndToken, ScalarToken
 
 from launcher import ROOT
 from launcher.errors import Place, Problem, SpecError
@@ -48,6 +49,7 @@ _TAGS = "tag:yaml.org,2002:"
 _SCALARS = {"null", "bool", "int", "float", "str", "timestamp"}
 _MOST_NODES = 100_000  # aliases of aliases can make a small file fill the memory
 _MOST_BYTES = 2**22  # of a file, and of all text that its aliases stand for
+_AFTER_A_MARK = "\0 \t\r\n\x85\u2028\u2029,[]{}"  # in brackets
 _MOST_DEEP = 100  # pydantic and json give up at a few hundred
 _MOST_BITS = 1023  # of a whole number: no larger one is also a float
 
@@ -197,6 +199,21 @@ class _Scanner(Scanner):
         # it looks a kilobyte ahead, in time that grows with the square of the depth
         if self.flow_level > _MOST_DEEP:
             raise _Deep(self.reader.get_mark())
+
+    # In brackets too `?` and `:` before a letter begin a word (YAML 1.2, 7.3.3), but for a `:` behind a key as in JSON
+    # (7.4.2). ruamel.yaml writes such words as they are, and reads marks.
+    def check_key(self) -> Any:
+        return super().check_key() and self.reader.peek(1) in _AFTER_A_MARK
+
+    def check_value(self) -> Any:
+        if not self.flow_level or self.reader.peek(1) in _AFTER_A_MARK:
+            return super().check_value()
+        last = self.tokens[-1] if self.tokens else None
+        quoted = isinstance(last, ScalarToken) and not last.plain
+        return quoted or isinstance(last, FlowSequenceEndToken | FlowMappingEndToken)
+
+    def check_plain(self) -> Any:
+        return super().check_plain() or (self.reader.peek() == "?" and not self.check_key())
 
 
 class _Resolver(VersionedResolver):

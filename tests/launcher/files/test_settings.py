@@ -6,7 +6,7 @@ import io
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
@@ -67,6 +67,10 @@ def test_a_set_value_leaves_no_place_of_the_old_one() -> None:
     assert document.data["b"]["c"].written == "2"
 
 
+@example("?0")
+@example({"?": "??", "?a": ["?-", "?"]})
+@example({"": None, ":0": None, ":": ":a", "::": [":", "::b"]})
+@example([{":0": ":1"}, ":2", {"a:": "b:"}])
 @given(VALUES)
 def test_set_reads_what_yaml_writes(value: Any) -> None:
     out = io.StringIO()
