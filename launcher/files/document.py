@@ -206,11 +206,13 @@ class _Scanner(Scanner):
         return super().check_key() and self.reader.peek(1) in _AFTER_A_MARK
 
     def check_value(self) -> Any:
-        if not self.flow_level or self.reader.peek(1) in _AFTER_A_MARK:
+        if not self.flow_level:
             return super().check_value()
         last = self.tokens[-1] if self.tokens else None
         quoted = isinstance(last, ScalarToken) and not last.plain
-        return quoted or isinstance(last, FlowSequenceEndToken | FlowMappingEndToken)
+        if quoted or isinstance(last, FlowSequenceEndToken | FlowMappingEndToken):
+            return True
+        return super().check_value() and self.reader.peek(1) in _AFTER_A_MARK
 
     def check_plain(self) -> Any:
         return super().check_plain() or (self.reader.peek() == "?" and not self.check_key())
