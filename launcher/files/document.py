@@ -193,15 +193,12 @@ class _Deep(RecursionError):
     """Brackets that are too deep, with the mark of the first that is."""
 
 
-class _Scanner(Scanner):
-    def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:
-        super().fetch_flow_collection_start(TokenClass, to_push)
-        # it looks a kilobyte ahead, in time that grows with the square of the depth
-        if self.flow_level > _MOST_DEEP:
-            raise _Deep(self.reader.get_mark())
+class Words(Scanner):
+    """A scanner for which, in brackets too, `?` and `:` before a letter begin a word (YAML 1.2, 7.3.3).
 
-    # In brackets too `?` and `:` before a letter begin a word (YAML 1.2, 7.3.3), but for a `:` behind a key as in JSON
-    # (7.4.2). ruamel.yaml writes such words as they are, and reads marks.
+    But for a `:` behind a key as in JSON (7.4.2). ruamel.yaml writes such words as they are, and reads marks.
+    """
+
     def check_key(self) -> Any:
         return super().check_key() and self.reader.peek(1) in _AFTER_A_MARK
 
@@ -216,6 +213,14 @@ class _Scanner(Scanner):
 
     def check_plain(self) -> Any:
         return super().check_plain() or (self.reader.peek() == "?" and not self.check_key())
+
+
+class _Scanner(Words):
+    def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:
+        super().fetch_flow_collection_start(TokenClass, to_push)
+        # it looks a kilobyte ahead, in time that grows with the square of the depth
+        if self.flow_level > _MOST_DEEP:
+            raise _Deep(self.reader.get_mark())
 
 
 class _Resolver(VersionedResolver):

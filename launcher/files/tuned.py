@@ -24,8 +24,12 @@ def changed(text: str, changes: Mapping[tuple[str, ...], Any], moved_from: str =
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.scanner import RoundTripScanner
+
+    from launcher.files.document import Words
 
     yaml = YAML()
+    yaml.Scanner = type("_Scanner", (Words, RoundTripScanner), {})
     yaml.preserve_quotes = True
     yaml.width = _WIDTH
     try:
