@@ -1,7 +1,7 @@
 """YAML text to plain data with the place of each key and value.
 
-Owns the dialect (YAML 1.2, so `48:00:00` stays a string and `1e-4` is a number) and duplicate keys; what the keys mean
-is said in job.py, cluster.py and pipeline.py.
+Owns places, duplicate keys and what cannot be read; what YAML it is is said in dialect.py, and what the keys mean in
+job.py, cluster.py and pipeline.py.
 """
 
 from __future__ import annotations
@@ -16,13 +16,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-from ruamel.yaml.reader import Reader as TextReader
-from ruamel.yaml.resolver import VersionedResolver
-from ruamel.yaml.scanner import Scanner
-from ruamel.yaml.tokens import FlowMappingEndToken, FlowSequenceEndToken, ScalarToken
 
 from launcher import ROOT
 from launcher.errors import Place, Problem, SpecError
+from launcher.files import dialect
 
 Keys = tuple[str | int, ...]
 
@@ -45,12 +42,9 @@ class Float(float):
         return self.written
 
 
-_TAGS = "tag:yaml.org,2002:"
 _SCALARS = {"null", "bool", "int", "float", "str", "timestamp"}
 _MOST_NODES = 100_000  # aliases of aliases can make a small file fill the memory
 _MOST_BYTES = 2**22  # of a file, and of all text that its aliases stand for
-_AFTER_A_MARK = "\0 \t\r\n\x85\u2028\u2029,[]{}"  # in brackets
-_MOST_DEEP = 100  # pydantic and json give up at a few hundred
 _MOST_BITS = 1023  # of a whole number: no larger one is also a float
 
 _SPLIT = "put data into files of their own, and name them"
@@ -182,67 +176,14 @@ def _too_deep(place: Place) -> Problem:
     return Problem("brackets are nested too deeply", "write it flatter", place)
 
 
-# The expressions by which ruamel.yaml finds what these two leave out take longer to build than a file to read.
-class _TextReader(TextReader):
-    def check_printable(self, data: str) -> None:
-        if not data.replace("\n", "").isprintable():
-            super().check_printable(data)
-
-
-class _Deep(RecursionError):
-    """Brackets that are too deep, with the mark of the first that is."""
-
-
-class Words(Scanner):
-    """A scanner for which, in brackets too, `?` and `:` before a letter begin a word (YAML 1.2, 7.3.3).
-
-    But for a `:` behind a key as in JSON (7.4.2). ruamel.yaml writes such words as they are, and reads marks.
-    """
-
-    def check_key(self) -> Any:
-        return super().check_key() and self.reader.peek(1) in _AFTER_A_MARK
-
-    def check_value(self) -> Any:
-        if not self.flow_level:
-            return super().check_value()
-        last = self.tokens[-1] if self.tokens else None
-        quoted = isinstance(last, ScalarToken) and not last.plain
-        if quoted or isinstance(last, FlowSequenceEndToken | FlowMappingEndToken):
-            return True
-        return super().check_value() and self.reader.peek(1) in _AFTER_A_MARK
-
-    def check_plain(self) -> Any:
-        return super().check_plain() or (self.reader.peek() == "?" and not self.check_key())
-
-
-class _Scanner(Words):
-    def fetch_flow_collection_start(self, TokenClass: Any, to_push: str) -> None:
-        super().fetch_flow_collection_start(TokenClass, to_push)
-        # it looks a kilobyte ahead, in time that grows with the square of the depth
-        if self.flow_level > _MOST_DEEP:
-            raise _Deep(self.reader.get_mark())
-
-
-class _Resolver(VersionedResolver):
-    def add_version_implicit_resolver(self, version: Any, tag: str, regexp: Any, first: Any) -> None:
-        if tag != f"{_TAGS}timestamp":  # a date is text here: no field holds one
-            super().add_version_implicit_resolver(version, tag, regexp, first)
-
-
-def _dialect() -> YAML:
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Reader, yaml.Scanner, yaml.Resolver = _TextReader, _Scanner, _Resolver
-    return yaml
-
-
 def _compose(text: str, source: str) -> Node | None:
     if sum(map(text.count, (",", "\n", "- "))) > _MOST_NODES:  # before ruamel takes minutes to find that out
         raise SpecError(Problem(f"more than {_MOST_NODES:,} values", _SPLIT, Place(source)))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ReusedAnchorWarning)  # the later one counts from there on
-            node: Node | None = _dialect().compose(text)
-    except _Deep as deep:
+            node: Node | None = dialect.safe().compose(text)
+    except dialect.TooDeep as deep:
         (mark,) = deep.args
         raise SpecError(_too_deep(Place(source, mark.line + 1, mark.column))) from None
     except RecursionError:
@@ -284,13 +225,13 @@ class _Builder:
             raise SpecError(problem)
         if id(node) in above:
             return self.unread("this alias refers to itself", "write the value out", node, path)
-        if len(above) > _MOST_DEEP:
+        if len(above) > dialect.MOST_DEEP:
             raise SpecError(_too_deep(self.place(node)))
         above = (*above, id(node))
         if isinstance(node, ScalarNode):
             return self.scalar(node, path)
         kind = "seq" if isinstance(node, SequenceNode) else "map"
-        if str(node.tag) != _TAGS + kind:
+        if str(node.tag) != dialect.TAGS + kind:
             return self.unknown_tag(node, path)
         if kind == "seq":
             return [self.build(child, (*path, i), above) for i, child in enumerate(node.value)]
@@ -318,7 +259,7 @@ class _Builder:
         return data
 
     def scalar(self, node: ScalarNode, path: Keys) -> Any:
-        kind = str(node.tag).removeprefix(_TAGS)
+        kind = str(node.tag).removeprefix(dialect.TAGS)
         if kind not in _SCALARS:
             return self.unknown_tag(node, path)
         text = _joined(node.value)
@@ -345,7 +286,7 @@ class _Builder:
         return value
 
     def unknown_tag(self, node: Node, path: Keys) -> None:
-        tag = str(node.tag).replace(_TAGS, "!!")
+        tag = str(node.tag).replace(dialect.TAGS, "!!")
         self.unread(f"the tag {tag} has no meaning here", "remove it, or quote the value", node, path)
 
     def unread(self, message: str, hint: str, node: Node, path: Keys) -> None:

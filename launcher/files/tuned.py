@@ -22,15 +22,11 @@ def changed(text: str, changes: Mapping[tuple[str, ...], Any], moved_from: str =
     is the folder of the file that had the text, where the new one is for another: paths that start there are written
     whole. Raises ValueError for a text that is no mapping.
     """
-    from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.scanner import RoundTripScanner
 
-    from launcher.files.document import Words
+    from launcher.files import dialect
 
-    yaml = YAML()
-    yaml.Scanner = type("_Scanner", (Words, RoundTripScanner), {})
-    yaml.preserve_quotes = True
+    yaml = dialect.round_trip()
     yaml.width = _WIDTH
     try:
         data = yaml.load(text)

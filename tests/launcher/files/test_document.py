@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.errors import Place, SpecError
+from launcher.files import dialect
 from launcher.files import document as files_document
 
 PLAIN = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -99,7 +100,7 @@ def test_depth_that_nothing_can_write_is_refused(text: str) -> None:
 
 def test_depth_is_refused_where_it_is_too_deep(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not after reading on, which takes seconds: each bracket is compared with all that are open."""
-    scanner, seen = files_document._Scanner, list[Any]()
+    scanner, seen = dialect._Scanner, list[Any]()
     save = scanner.save_possible_simple_key
 
     def seen_and_saved(self: Any) -> None:

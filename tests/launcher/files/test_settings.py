@@ -82,21 +82,6 @@ def test_set_reads_what_yaml_writes(value: Any) -> None:
         assert changed("a: 1\n", f"a={text}").data == {"a": [value]}
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("[?a, {?b: c}]", ["?a", {"?b": "c"}]),
-        ("[? a : b]", [{"a": "b"}]),
-        ("{:a: 1, b: ::1}", {":a": 1, "b": "::1"}),
-        ('{"a":1, \'b\':[2], "c" :{"d":null}}', {"a": 1, "b": [2], "c": {"d": None}}),
-        ('["a":b, "c":]', [{"a": "b"}, {"c": None}]),
-        ("{a:b, c: d:e}", {"a:b": None, "c": "d:e"}),
-    ],
-)
-def test_marks_and_words_in_brackets_are_those_of_yaml_1_2(text: str, value: object) -> None:
-    assert changed("a: 1\n", f"a={text}").data == {"a": value}
-
-
 def problems(text: str, *words: str) -> list[str]:
     return [str(problem) for problem in changed(text, *words).problems]
 
