@@ -12,6 +12,7 @@ import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
@@ -136,6 +137,7 @@ def connect(context: str | None, without: str = "set KUBECONFIG, or kubernetes.c
     try:
         file = os.environ.get("KUBECONFIG") or None
         config.load_kube_config(file, context or None, configuration)
+        _require_address(configuration.host)
         contexts, current = config.list_kube_config_contexts(file)
         chosen = next((c for c in contexts if c["name"] == context), current) if context else current
         # a second try of what was not answered; how long a busy server wants to be left alone is the caller's to decide
@@ -154,6 +156,15 @@ def connect(context: str | None, without: str = "set KUBECONFIG, or kubernetes.c
             f"no Kubernetes cluster is configured: {reason}",
             hint=without,
         ) from None
+
+
+def _require_address(host: object) -> None:
+    """Raise ConfigException for a server without what urllib3 needs; a port that is none is a ValueError."""
+    parts = urlsplit(str(host))
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0:
+        raise ConfigException(
+            f"the server {str(host)!r} of the kubeconfig is no address as https://HOST:PORT"
+        )
 
 
 def path(kind: Kind, namespace: str, name: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -111,3 +112,16 @@ def test_a_kubeconfig_that_is_none(text: str, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ToolMissingError, match="no Kubernetes cluster is configured") as caught:
         api.connect(None)
     assert " object at 0x" not in str(caught.value)
+
+
+@pytest.mark.parametrize("server", ["'", "10.0.0.1:6443", "https:", "ftp://site", "https://site:0"])
+def test_a_server_without_an_address_is_named(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    site = {"clusters": [{"name": "a", "cluster": {"server": server}}], "users": [{"name": "a", "user": {}}]}
+    site |= {"contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}]}
+    (tmp_path / "config").write_text(json.dumps({**site, "current-context": "a"}))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    code, _, err = run("cluster", "discover", "kubernetes")
+    assert code == 6
+    assert f"the server {server!r} of the kubeconfig is no address as https://HOST:PORT" in err
