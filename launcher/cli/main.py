@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import warnings
 from typing import TYPE_CHECKING
 
 from launcher import ROOT
@@ -28,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(100_000)
     streams.protect_stderr()
     streams.use_utf8()
+    if (
+        not sys.warnoptions
+    ):  # those of libraries are for who writes them; `python -W default -m launcher` shows them
+        warnings.simplefilter("ignore")
     try:
         return _run(argv)
     except LauncherError as error:

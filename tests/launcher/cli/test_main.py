@@ -625,6 +625,17 @@ def test_an_older_python_is_told_so(here: Path) -> None:
     assert done.stderr == f"error: the launcher needs Python 3.10 or newer, and {sys.executable} is older\n"
 
 
+@pytest.mark.parametrize(("flags", "told"), [([], False), (["-W", "default"], True)])
+def test_warnings_of_libraries_are_for_who_asks_for_them(flags: list[str], told: bool) -> None:
+    """Such as urllib3's of each request to a server whose certificate the kubeconfig has not checked."""
+    text = (
+        "import warnings; from launcher.cli import main;"
+        "main._run = lambda words: warnings.warn('theirs', FutureWarning) or 0; main.main([])"
+    )
+    done = subprocess.run([sys.executable, *flags, "-c", text], cwd=ROOT, capture_output=True, text=True)
+    assert ("theirs" in done.stderr, done.returncode) == (told, 0), done.stderr
+
+
 # Help
 
 
