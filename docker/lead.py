@@ -153,7 +153,7 @@ def succeeds(server: Server, path: str) -> bool:
 
 
 def reached(server: Server, stages: list[dict[str, Any]]) -> int | None:
-    """The last stage that this leader has submitted; None for none. Those before it have succeeded, or it were not."""
+    """The last stage that this leader has submitted; None for none. Those before it have succeeded."""
     own = os.environ["LEADER_UID"]
     for number in reversed(range(len(stages))):
         made = server.find(stages[number]["objects"][-1]["path"])

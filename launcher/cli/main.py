@@ -29,9 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(100_000)
     streams.protect_stderr()
     streams.use_utf8()
-    if (
-        not sys.warnoptions
-    ):  # those of libraries are for who writes them; `python -W default -m launcher` shows them
+    # a library's are for who writes the launcher: `python -W default -m launcher` shows them
+    if not sys.warnoptions:
         warnings.simplefilter("ignore")
     try:
         return _run(argv)
