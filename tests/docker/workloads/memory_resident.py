@@ -15,14 +15,18 @@ import functools
 import json
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import ROOT
 from launcher.sizing import architecture, memory, models, zero
 from launcher.sizing import setup as sizing_setup
 from tests.docker.workloads import memory_cases, ranks
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 RANKS = 2
+PATIENCE = 3600.0  # seconds for a case of the table: the machine may be busy
 RETURNING = "tests.docker.workloads.returning"
 LLAMA, GPT2_124M = memory_cases.LLAMA, memory_cases.GPT2_124M
 GPT2_355M = GPT2_124M | {"n_embd": 1024, "n_layer": 24, "n_head": 16}
@@ -66,9 +70,9 @@ CASES = [
 ]
 
 
-def measured(case: Case, returned: bool) -> int:
-    """Bytes of rank 0's peak resident memory in three steps, above the baseline."""
-    return _resident(case, returned) - _baseline(case.low, returned)
+def measured(case: Case, returned: bool, seconds: float = ranks.TIMEOUT) -> int:
+    """Bytes of rank 0's peak resident memory in three steps of at most so many seconds in all, above the baseline."""
+    return _resident(case, returned, seconds) - _baseline(case.low, returned)
 
 
 @functools.cache
@@ -76,14 +80,14 @@ def _baseline(low: bool, returned: bool) -> int:
     return _resident(Case("baseline", NONE, 2, low=low), returned)
 
 
-def _resident(case: Case, returned: bool) -> int:
+def _resident(case: Case, returned: bool, seconds: float = ranks.TIMEOUT) -> int:
     words = [f"--seq-length={case.sequence}", "--max-steps=3", "--log-every=1"]
     words += ["--activation-checkpointing"] if case.checkpointing else []
     words += ["workloads.pretrain"] if returned else []
     with tempfile.TemporaryDirectory() as folder:
         module = RETURNING if returned else ""
         run = ranks.start(Path(folder), RANKS, case.deepspeed, *words, model=case.model, module=module)
-        codes = run.wait()
+        codes = run.wait(seconds)
         if codes != [0] * RANKS:
             raise RuntimeError(run.output())
         return int(max(step["memory_bytes"] for step in run.steps()))
@@ -111,24 +115,24 @@ def error(case: Case, returned: bool, seen: int) -> float:
     return planned(case, margin=not returned) / seen - 1
 
 
-def table() -> str:
-    """All cases, run one after the other, as Markdown. Sizes are in MB of a million bytes."""
-    lines = [
+def table() -> Iterator[str]:
+    """All cases, run one after the other, as lines of Markdown. Sizes are in MB of a million bytes."""
+    yield (
         "| case | parameters | tensors: planned | resident, freed memory given back | error |"
-        " with margin: planned | resident, as jobs run | error |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+        " with margin: planned | resident, as jobs run | error |"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
     for case in CASES:
         model = models.from_config(case.model)
         assert isinstance(model, architecture.Architecture)
         cells = [case.name, f"{model.parameters / 1e6:.1f} million"]
         for returned in (True, False):
-            seen = measured(case, returned)
+            seen = measured(case, returned, PATIENCE)
             plan = planned(case, margin=not returned)
             cells += [f"{plan / 1e6:.0f}", f"{seen / 1e6:.0f}", f"{error(case, returned, seen):+.1%}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        yield f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":
-    print(table())
+    for row in table():
+        print(row, flush=True)
