@@ -36,43 +36,40 @@ env: {PLAIN: {value: a}, SECRET: {secret: a, key: a}}
 mounts: {/a: {host: /a, claim: a}}
 kubernetes: {topology: {label: a/b}, leader: {service_account: a}}
 """
-# What a field may hold; the first that is valid and is not there already is set.
+# What a field may hold, what most take first; the first that is valid and is not there already is set.
 VALUES = [
     *(
         "3",
+        "true",
+        "/b",
+        "{seed: 3}",
+        "64GB",
+        "b",
+        "[b]",
+        "2h",
         "25",
+        "[{command: [b]}]",
         "0.18",
         "false",
-        "true",
-        "b",
         "zero3",
         "mine.py",
+    ),
+    *(
         "tcp",
         "roce",
         "h100-80gb",
-        "2h",
-        "64GB",
-        "/b",
         "a/c",
         "s3://b",
         "8.6",
         "9400",
         "EUR",
         "file:///b",
-    ),
-    *(
-        "{seed: 3}",
-        "[b]",
         "[3]",
         "{B: b}",
         "{b: b}",
         "{/b: /b}",
-        "{b/c: 3}",
-        "[{operator: Exists}]",
-        "[{command: [b]}]",
-        "{nodeAffinity: {}}",
-        "{spec: {}}",
     ),
+    *("{b/c: 3}", "[{operator: Exists}]", "{nodeAffinity: {}}", "{spec: {}}"),
 ]
 
 
@@ -148,12 +145,16 @@ FIELDS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[files_job.Job, files_cluster.Cluster]:
+    return load_text(tmp_path_factory.mktemp("before"), JOB, CLUSTER)
+
+
 @pytest.mark.parametrize(
     ("model", "path"), FIELDS, ids=[f"{model.__name__.lower()}.{'.'.join(path)}" for model, path in FIELDS]
 )
-def test_set_reaches_every_field(model: Any, path: tuple[str, ...], tmp_path: Path) -> None:
+def test_set_reaches_every_field(model: Any, path: tuple[str, ...], before: Any, tmp_path: Path) -> None:
     which, prefix = (0, "") if model is files_job.Job else (1, "cluster.")
-    before = load_text(tmp_path, JOB, CLUSTER)
     for written in keys(before[which], path):
         for word in [*choices(model, path), *VALUES]:
             try:

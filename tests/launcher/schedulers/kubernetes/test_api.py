@@ -102,7 +102,7 @@ def test_a_busy_server_is_not_waited_for_as_long_as_it_says(cluster: Cluster, ru
 @pytest.mark.parametrize(
     "text",
     [
-        *("contexts: true", "- 1", "[" * 2000, "clusters: [1]\ncontexts: [1]\ncurrent-context: a", "\0"),
+        *("contexts: true", "- 1", "[" * 500, "clusters: [1]\ncontexts: [1]\ncurrent-context: a", "\0"),
         "clusters: []\ncurrent-context: a\ncontexts: [{name: a, context: {cluster: [b]}}]",
     ],
 )
