@@ -79,8 +79,9 @@ def draw_runs(runs: Runs, paths: Sequence[str]) -> Iterator[str]:
 
     Raises RunNotFoundError where nothing is known that could be drawn, and else as `draw_plan`.
     """
-    title, text, draw = _of_runs(runs)
-    return _written(paths, title, text, draw)
+    if not paths:
+        return iter(())
+    return _written(paths, *_of_runs(runs))
 
 
 def page(runs: Runs, refresh: int) -> bytes:
@@ -97,10 +98,11 @@ def _of_runs(runs: Runs) -> tuple[str, str, Callable[[], Any]]:
         [r.name for r in measured],
         curves.charts(measured),
     )
-    if runs and not (charts or uses):
-        raise RunNotFoundError(
-            f"there is nothing to draw: {', '.join(names)} measured no step with a loss or a speed"
+    if not (charts or uses):
+        which = (
+            f"{', '.join(names)} measured no step with a loss or a speed" if names else "there is no run yet"
         )
+        raise RunNotFoundError(f"there is nothing to draw: {which}")
     text = f"{curves.text(measured)}\n\n{curves.LEGEND}"
     if uses:
         text += f"\n\n{spending.text(uses)}"

@@ -77,6 +77,21 @@ def test_steps_without_a_figure_are_not_drawn(tmp_path: Path, capsys: pytest.Cap
     assert not (tmp_path / "a.html").exists()
 
 
+@pytest.mark.parametrize("what", [["--plot", "a.svg"], ["--html", "a.html"], ["--serve"]])
+def test_where_no_run_has_begun_there_is_nothing_to_draw(
+    what: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As of a pipeline whose first stage is not recorded yet."""
+    monkeypatch.chdir(tmp_path)
+    stage = {"stage": "a", "run": "chain-a", "needs": []}
+    (tmp_path / "runs" / "chain").mkdir(parents=True)
+    (tmp_path / "runs" / "chain" / "pipeline.json").write_text(json.dumps({"id": "chain", "stages": [stage]}))
+    assert main.main(["report", "chain", *what]) == 5
+    assert "there is nothing to draw: there is no run yet" in capsys.readouterr().err
+    assert main.main(["report", "chain"]) == 0
+    assert capsys.readouterr().out == "nothing was measured\n"
+
+
 @pytest.mark.parametrize("suffix", pictures.STARTS)
 def test_nothing_of_the_users_is_replaced(
     suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
