@@ -239,10 +239,14 @@ def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) 
     gathered = states.live(model, settings, setup, states.retained(settings)) if settings.stage == 3 else 0
     gathered += gathering.fetched(model, settings, setup) if settings.stage == 3 else 0
 
+    product = activations.product(model, setup, settings.weight_bytes)
+
     def reusable(slot: Slot) -> int:
         chunks = setup.learning.loss == "chunks"
         rows = activations.loss_rows(model, setup.tokens) if chunks else setup.tokens
         logits = slot.logits if FP32 * rows * model.vocab <= HELD else 0
+        if logits and product > HELD:
+            logits -= product
         weights = settings.weight_bytes * gathered if slot.moment in ("forward", "loss", "backward") else 0
         return slot.activations + logits + weights
 
