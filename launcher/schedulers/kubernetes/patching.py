@@ -10,10 +10,10 @@ import copy
 import io
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from launcher.errors import PlanError, Problem, SpecError
+from launcher.files import dialect
 from launcher.schedulers.kubernetes import pod_shape
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def _problem(what: str, hint: str = "") -> Problem:
 
 def _merged_into(text: str, patch: Mapping[str, Any], check: bool = True) -> str:
     """One document of a manifest; a document without pods is left as it is. `check`: raise for what breaks a run."""
-    yaml = YAML()
-    yaml.preserve_quotes, yaml.width = True, 2**20
+    yaml = dialect.round_trip()
+    yaml.width = 2**20
     yaml.indent(mapping=2, sequence=4, offset=2)
     document = yaml.load(text)
     templates = list(_templates(document))
