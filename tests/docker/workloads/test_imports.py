@@ -12,6 +12,7 @@ from tests.docker.workloads.ranks import DOCKER
 pytestmark = pytest.mark.heavy  # reads torch and DeepSpeed in an interpreter of its own
 
 PROGRAM = """
+import gc
 import sys
 import torch
 from workloads import imports
@@ -31,6 +32,8 @@ with imports.compiled_when_called():
 torch.compile = recorded
 imports.deepspeed()
 assert torch.compile is recorded
+assert gc.isenabled()
+assert gc.get_freeze_count() > 100_000, "what modules made is not searched for garbage"
 read = {name.partition(".")[0] for name in sys.modules}
 assert "deepspeed" in read
 assert "mlflow" not in read
@@ -56,6 +59,12 @@ from mlflow import MlflowClient
 
 imports.transformers()
 import transformers.models.gpt2.modeling_gpt2
+assert gc.isenabled()
+gc.disable()
+with imports.uncollected():
+    pass
+assert not gc.isenabled(), "as it was"
+gc.enable()
 from transformers.loss import loss_for_object_detection
 from transformers.utils import import_utils
 
