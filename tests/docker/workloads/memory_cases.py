@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 RANKS = 2
 LLAMA: dict[str, Any] = {
     "model_type": "llama",
-    "vocab_size": 8192,
-    "hidden_size": 512,
-    "intermediate_size": 1408,
-    "num_hidden_layers": 10,
+    "vocab_size": 4096,
+    "hidden_size": 384,
+    "intermediate_size": 1056,
+    "num_hidden_layers": 5,
     "num_attention_heads": 8,
     "max_position_embeddings": 512,
 }
@@ -40,7 +40,7 @@ GPT2: dict[str, Any] = {
     "model_type": "gpt2",
     "vocab_size": 2048,
     "n_embd": 256,
-    "n_layer": 4,
+    "n_layer": 3,
     "n_head": 4,
     "n_positions": 256,
     "attn_pdrop": 0.0,
@@ -58,7 +58,7 @@ BART: dict[str, Any] = {
     "d_model": 256,
     "max_position_embeddings": 256,
 }
-BART |= {"encoder_layers": 3, "decoder_layers": 3, "encoder_ffn_dim": 1024, "decoder_ffn_dim": 1024}
+BART |= {"encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 1024, "decoder_ffn_dim": 1024}
 BART |= {"encoder_attention_heads": 8, "decoder_attention_heads": 8}
 GPT2_124M: dict[str, Any] = GPT2 | {
     "vocab_size": 50257,
@@ -130,28 +130,28 @@ CASES = [
     case("zero2-one-bucket", SMALL, 2, reduce_bucket_size=3_000_000),
     case("zero2-fp32-one-bucket", SMALL, 2, low=False, reduce_bucket_size=3_000_000),
     case("zero3-streamed", SMALL, 3, accumulation=2, save=True, **STREAMED),
-    case("zero2-activations", SMALL, 2, micro=8, sequence=256),
-    case("zero2-checkpointing", SMALL, 2, micro=8, sequence=256, checkpointing=True),
+    case("zero2-activations", SMALL, 2, micro=4, sequence=256),
+    case("zero2-checkpointing", SMALL, 2, micro=4, sequence=256, checkpointing=True),
     case("zero1-gpt2", GPT2, 1),
-    case("zero2-gpt2", GPT2, 2, micro=8, sequence=256),
+    case("zero2-gpt2", GPT2, 2, micro=2, sequence=256),
     case("zero3-gpt2", GPT2, 3, **SPLIT),
     case("zero2-fp32", SMALL, 2, micro=8, sequence=128, low=False),
     case("lora-zero1", LLAMA, 1, lora=16, **ADAPTED),
     case("lora-zero2", LLAMA, 2, lora=16, **ADAPTED),
     case("lora-zero3", LLAMA, 3, lora=16, stage3_prefetch_bucket_size=1_000_000, **ADAPTED),
-    case("lora-zero2-activations", SMALL, 2, micro=8, sequence=256, lora=16, **ADAPTED),
-    case("lora-zero2-checkpointing", SMALL, 2, micro=8, sequence=256, checkpointing=True, lora=16, **ADAPTED),
-    case("lora-zero2-gpt2", GPT2, 2, micro=4, sequence=256, lora=8, **ADAPTED),
+    case("lora-zero2-activations", SMALL, 2, micro=4, sequence=256, lora=16, **ADAPTED),
+    case("lora-zero2-checkpointing", SMALL, 2, micro=4, sequence=256, checkpointing=True, lora=16, **ADAPTED),
+    case("lora-zero2-gpt2", GPT2, 2, micro=2, sequence=256, lora=8, **ADAPTED),
     case("lora-zero2-fp32", SMALL, 2, micro=4, low=False, lora=128, **ADAPTED),
     case("zero1-t5", T5, 1),
-    case("zero2-t5", T5, 2, micro=4),
-    case("zero2-t5-checkpointing", T5, 2, micro=4, checkpointing=True),
+    case("zero2-t5", T5, 2, micro=2),
+    case("zero2-t5-checkpointing", T5, 2, micro=2, checkpointing=True),
     case("zero3-t5", T5, 3, **SPLIT),
     case("zero2-t5-fp32", T5, 2, micro=2, low=False, reduce_bucket_size=200_000),
-    case("zero2-bart", BART, 2, micro=8),
-    case("zero3-bart", BART, 3, micro=4, **SPLIT),
-    case("lora-zero2-t5", T5, 2, micro=4, lora=16, **ADAPTED),
-    case("lora-zero2-bart", BART, 2, micro=8, lora=16, **ADAPTED),
+    case("zero2-bart", BART, 2, micro=2),
+    case("zero3-bart", BART, 3, micro=2, **SPLIT),
+    case("lora-zero2-t5", T5, 2, micro=2, lora=16, **ADAPTED),
+    case("lora-zero2-bart", BART, 2, micro=2, lora=16, **ADAPTED),
 ]
 # A model that people train. A test takes too long with it; the smaller GPT-2 has the same tensors.
 LARGE = [

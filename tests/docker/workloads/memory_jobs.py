@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests import samples
-from tests.docker.workloads import memory_cases, ranks, tiny
-from tests.docker.workloads.memory_resident import RETURNING
+from tests.docker.workloads import ranks, tiny
+from tests.docker.workloads.memory_resident import LLAMA, RETURNING
 
 RANKS, SECONDS = 2, 900.0
-MODEL = memory_cases.LLAMA
+MODEL = LLAMA
 NONE = MODEL | {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
 LORA: dict[str, Any] = {"lora-rank": 16}
 SAMPLED: dict[str, Any] = {"max-new-tokens": 64, "reward": "brief"}
@@ -66,7 +66,7 @@ CASES = [
 
 
 def measured(case: Case) -> int:
-    """Bytes of rank 0's peak resident memory in three steps, above the baseline."""
+    """Bytes of rank 0's peak resident memory in two steps, above the baseline."""
     return _resident(case, MODEL) - _baseline(case.low)
 
 
@@ -82,7 +82,7 @@ def _resident(case: Case, model: dict[str, Any]) -> int:
         folder = Path(place)
         data = folder / "data.jsonl"
         data.write_text("".join(f"{json.dumps(row)}\n" for row in _rows(case)))
-        words = [f"--data={data}", "--max-steps=3", "--log-every=1"]
+        words = [f"--data={data}", "--max-steps=2", "--log-every=1"]
         words += [f"--{key}" if value is True else f"--{key}={value}" for key, value in case.options.items()]
         named = str(tiny.save(folder / "model", model))
         words.append(f"workloads.{case.workload}")

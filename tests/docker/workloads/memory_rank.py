@@ -27,29 +27,50 @@ logging.disable(logging.WARNING)
 import torch  # noqa: E402
 import torch.distributed  # noqa: E402
 
-# Seconds in which gloo's threads let go of what they sent. What they free later is freed unseen by the profiler, and
-# counts as held.
-LET_GO = 0.003
+PATIENCE = 5.0  # seconds for gloo's threads to let go of what they sent
 FEW = 32  # tokens of a step that is not measured
 SENT: dict[str, int] = {}
 WHOLE = {"all_reduce": 0, "reduce": 0, "all_gather_into_tensor": 0, "reduce_scatter_tensor": 1}
 
 
+class Ended:
+    """The handle of a collective that is over."""
+
+    def wait(self) -> bool:
+        return True
+
+    def is_completed(self) -> bool:
+        return True
+
+
 def count(name: str, position: int) -> None:
-    """Let torch.distributed's `name` add the bytes of its argument at `position`, the whole message, to SENT."""
+    """Let torch.distributed's `name` add the bytes of its argument at `position`, the whole message, to SENT.
+
+    It returns when gloo's threads have let go of all tensors: what they free later is freed unseen by the profiler, and
+    counts as held. A handle would hold them too, so each collective is a blocking one.
+    """
     original = getattr(torch.distributed, name)
 
-    def counted(*args: Any, **kwargs: Any) -> Any:
+    def counted(*args: Any, async_op: bool = False, **kwargs: Any) -> Any:
         names = {"all_gather_into_tensor": "output_tensor", "reduce_scatter_tensor": "input"}
         tensor = args[position] if len(args) > position else kwargs[names.get(name, "tensor")]
         SENT[name] = SENT.get(name, 0) + tensor.nbytes
-        work = original(*args, **kwargs)
-        if work is not None:
-            work.wait()
-        time.sleep(LET_GO)
-        return work
+        tensors = [given for given in (*args, *kwargs.values()) if isinstance(given, torch.Tensor)]
+        before = [uses(given) for given in tensors]
+        original(*args, **kwargs)
+        end = time.monotonic() + PATIENCE
+        while any(uses(given) > so_far for given, so_far in zip(tensors, before, strict=True)):
+            if time.monotonic() > end:
+                raise RuntimeError(f"{name}: gloo holds what it has sent")
+            time.sleep(0.0002)
+        return Ended() if async_op else None
 
     setattr(torch.distributed, name, counted)
+
+
+def uses(tensor: torch.Tensor) -> int:
+    """How many hold the tensor's storage."""
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)  # type: ignore[attr-defined, no-any-return]
 
 
 # Before DeepSpeed is imported, which keeps references to these functions.
