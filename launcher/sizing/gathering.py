@@ -31,7 +31,7 @@ def dropped(model: Architecture, settings: Zero) -> int:
 
 
 def fetched(model: Architecture, settings: Zero, setup: Setup) -> int:
-    """Elements of the most weights that arrive together, once the embedding is there.
+    """Elements of the most weights that arrive together: those of a module, or those that are prefetched.
 
     They are there twice: in the buffer that receives them and copied out
     (deepspeed/runtime/zero/partition_parameters.py, AllGatherCoalescedHandle). One that arrives alone is received where
@@ -64,7 +64,9 @@ def _groups(model: Architecture, settings: Zero) -> Iterator[list[int]]:
     """The weights that are prefetched together: until they are as many as asked for."""
     most = min(settings.prefetch, settings.max_live)
     group = list[int]()
-    for _, size in _late(model, settings) if most else ():
+    early = ((w.name, w.stored(settings.weight_bytes)) for w in model.embeddings)
+    order = [*((name, size) for name, size in early if size >= settings.persistence), *_late(model, settings)]
+    for _, size in order if most else ():
         group.append(size)
         if sum(group) >= most:
             yield group

@@ -138,13 +138,16 @@ def _buffers(model: Architecture, settings: Zero, setup: Setup) -> _Buffers:
     # what is reduced once the backward pass has ended finds none of its tensors, but its buckets are there before
     after = states.reduces_late(model, settings)
     taken = states.taken(model, settings, setup)
+    before = sum(weight.size for weight in model.head) > settings.reduce_bucket
+    # a gradient that no bucket holds is reduced by itself, by gloo in a copy
+    copy = made if before and settings.stage == 3 and setup.device == "cpu" and setup.world > 1 else 0
     return _Buffers(
         arriving=holding(there + fetched),
         forward=holding(rest + (fetched if streamed else 0)),
         made=made,
-        bucket=made + (taken if after else reducing + first),
+        bucket=made + copy + (taken if after else reducing + first),
         done=0.0 if after else _done(model, settings),
-        before=sum(weight.size for weight in model.head) > settings.reduce_bucket,
+        before=before,
         late=least + inner + (taken if after else reducing + last),
         reducing=least + flat,
     )

@@ -117,6 +117,9 @@ STREAMED: dict[str, Any] = {
     "stage3_max_reuse_distance": 0,
     "stage3_prefetch_bucket_size": 0,
 }
+# All weights arrive together, and a large embedding with them; the optimizer's step needs little.
+EMBEDDED = SMALL | {"vocab_size": 8192}
+PREFETCHED: dict[str, Any] = {"stage3_prefetch_bucket_size": 50_000_000, "sub_group_size": 500_000}
 ADAPTED: dict[str, Any] = {"reduce_bucket_size": 200_000}
 CASES = [
     case("zero1", LLAMA, 1),
@@ -129,6 +132,7 @@ CASES = [
     case("zero2-reduce", SMALL, 2, use_multi_rank_bucket_allreduce=False),
     case("zero2-one-bucket", SMALL, 2, reduce_bucket_size=3_000_000),
     case("zero2-fp32-one-bucket", SMALL, 2, low=False, reduce_bucket_size=3_000_000),
+    case("zero3-prefetched", EMBEDDED, 3, sequence=32, **PREFETCHED),
     case("zero3-streamed", SMALL, 3, accumulation=2, save=True, **STREAMED),
     case("zero2-activations", SMALL, 2, micro=4, sequence=256),
     case("zero2-checkpointing", SMALL, 2, micro=4, sequence=256, checkpointing=True),
