@@ -18,6 +18,7 @@ from kubernetes import config
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
+from kubernetes.config.kube_config import KubeConfigLoader, KubeConfigMerger
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
@@ -135,11 +136,17 @@ def connect(context: str | None, without: str = "set KUBECONFIG, or kubernetes.c
     """
     configuration = Configuration()
     try:
-        file = os.environ.get("KUBECONFIG") or None
-        config.load_kube_config(file, context or None, configuration)
+        # as config.load_kube_config does, which tells nothing of the context: the file would be read twice
+        file = os.environ.get("KUBECONFIG") or "~/.kube/config"
+        merged = KubeConfigMerger(file)
+        if merged.config is None:
+            raise ConfigException(f"there is no kubeconfig {file}")
+        kubeconfig = KubeConfigLoader(
+            merged.config, context or None, config_base_path=None, config_persister=merged.save_changes
+        )
+        kubeconfig.load_and_set(configuration)
         _require_address(configuration.host)
-        contexts, current = config.list_kube_config_contexts(file)
-        chosen = next((c for c in contexts if c["name"] == context), current) if context else current
+        chosen = kubeconfig.current_context
         # a second try of what was not answered; how long a busy server wants to be left alone is the caller's to decide
         configuration.retries = Retry(1, respect_retry_after_header=False)
         return Server(
