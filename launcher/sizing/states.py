@@ -134,11 +134,14 @@ def reduces_late(model: Architecture, settings: Zero) -> bool:
 def unreduced(model: Architecture, settings: Zero) -> int:
     """Bytes of gradients that are being reduced outside the buckets: the one made last, or all that the engine reduces.
 
-    Without ZeRO, and for BF16_Optimizer, the engine flattens them once the backward pass has ended.
+    Without ZeRO, and for BF16_Optimizer, the engine flattens them once the backward pass has ended. Where one bucket has
+    room for all, each is in it by the time it is reduced.
     """
     flattened = min(model.trained, FLATTENED)
     if settings.whole_gradients:
         return settings.gradient_bytes * flattened
+    if settings.stage in (1, 2) and settings.contiguous and settings.reduce_bucket >= model.trained:
+        return 0
     return settings.weight_bytes * (flattened if settings.stage == 0 else model.largest_trained)
 
 

@@ -62,6 +62,7 @@ def saved_bytes(
     """
     import torch
 
+    gc.freeze()  # so that what is collected below is looked for among the model's objects alone
     model = build(config, how.get("attention")).to(torch.bfloat16 if low else torch.float32)
     if how.get("checkpointing"):
         model.activation_checkpointing_enable()

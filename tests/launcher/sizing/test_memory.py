@@ -106,6 +106,20 @@ def test_weights_that_arrive_together_are_copied_and_one_alone_is_not() -> None:
     assert gathering.fetched(model, settings(2), there) == 0
 
 
+def test_the_embedding_arrives_with_what_is_prefetched() -> None:
+    """DeepSpeed prefetches when the model itself is entered, whose first weight is the embedding."""
+    model, there = named("llama-7b"), sizing_setup.Setup(8, 8, 1, 512)
+    everything = settings(3, stage3_prefetch_bucket_size=10**10, stage3_max_live_parameters=10**10)
+    assert gathering.fetched(model, everything, there) == states.gathered(model, everything, there)
+
+
+def test_one_bucket_for_all_leaves_no_gradient_outside() -> None:
+    model = named("gpt2")
+    assert states.unreduced(model, settings(2, reduce_bucket_size=10**9)) == 0
+    assert states.unreduced(model, settings(2, reduce_bucket_size=10**8)) == 2 * 50257 * 768
+    assert states.unreduced(model, settings(2, reduce_bucket_size=10**9, contiguous_gradients=False))
+
+
 def test_one_rank_gathers_nothing_but_what_is_offloaded() -> None:
     model, there = named("llama-7b"), sizing_setup.Setup(1, 1, 1, 2048)
     assert states.parameters(model, settings(3), there) == 2 * model.parameters
