@@ -134,8 +134,8 @@ def reduces_late(model: Architecture, settings: Zero) -> bool:
 def unreduced(model: Architecture, settings: Zero) -> int:
     """Bytes of gradients that are being reduced outside the buckets: the one made last, or all that the engine reduces.
 
-    Without ZeRO, and for BF16_Optimizer, the engine flattens them once the backward pass has ended. Where one bucket has
-    room for all, each is in it by the time it is reduced.
+    Without ZeRO, and for BF16_Optimizer, the engine flattens them once the backward pass has ended. Where one bucket
+    has room for all, each is in it by the time it is reduced.
     """
     flattened = min(model.trained, FLATTENED)
     if settings.whole_gradients:
