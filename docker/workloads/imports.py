@@ -98,7 +98,10 @@ def transformers() -> None:
 
 
 class Around(importlib.abc.MetaPathFinder):
-    """Runs modules, when they are imported first, inside contexts: `contexts` has them by the module's name."""
+    """Runs modules, when they are imported first, inside contexts.
+
+    `contexts` has them by the module's name, or by `PACKAGE.*` for all other modules of a package.
+    """
 
     def __init__(self, contexts: Mapping[str, Callable[[], AbstractContextManager[None]]]) -> None:
         self.contexts = contexts
@@ -107,7 +110,7 @@ class Around(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """The module's own spec, whose loader has the context; None for modules without one."""
-        context = self.contexts.get(fullname)
+        context = self.contexts.get(fullname) or self.contexts.get(f"{fullname.partition('.')[0]}.*")
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target) if context else None
         if not context or not spec or not spec.loader:
             return None
@@ -180,12 +183,9 @@ def matching_when_called() -> Iterator[None]:
 
 
 AROUND = {
-    # of what every model imports, those that import most
-    "torch._dynamo": uncollected,
-    "transformers.activations": uncollected,
-    "transformers.masking_utils": uncollected,
-    "transformers.modeling_utils": uncollected,
-    "transformers.trainer": uncollected,
     "transformers.models": models_read_once,
     "transformers.loss.loss_utils": matching_when_called,
+    **dict.fromkeys(
+        ("torch.*", "transformers.*", "accelerate.*", "datasets.*", "peft.*", "trl.*"), uncollected
+    ),
 }
