@@ -40,6 +40,12 @@ _IDLE = {
     "pipeline": "leave it out",
 }
 
+# Sections that DeepSpeed refuses when they are enabled without a key, also where `data_efficiency` is not
+# (get_curriculum_learning and get_dynamic_batching in runtime/data_pipeline/config.py).
+_NEEDED = {
+    ("data_efficiency", "data_sampling", "curriculum_learning"): "curriculum_metrics",
+    ("data_efficiency", "data_sampling", "dynamic_batching"): "max_tokens",
+}
 
 # Names of types as DtypeEnum of inference/config.py takes them
 _TYPES = {
@@ -105,6 +111,7 @@ def problems(config: Mapping[str, Any], hosts: Hosts, workload: str, precision: 
     yield from _precision(given, hosts, precision)
     yield from _gradients(given)
     yield from _optimizer(given)
+    yield from _needed(given)
     yield from _programs(given, workload)
     yield from _writers(given, workload)
 
@@ -312,6 +319,17 @@ def _optimizer(given: _Config) -> Iterator[Problem]:
         yield _top("optimizer", f"{name} is not tested with ZeRO", "add zero_allow_untested_optimizer: true")
     if given.optimizer == "muon" and stage == 3 and given.zero.get("reduce_scatter", True):
         yield _zero("reduce_scatter", "does not go with Muon in stage 3", "set reduce_scatter: false")
+
+
+def _needed(given: _Config) -> Iterator[Problem]:
+    for place, key in _NEEDED.items():
+        section = given.section(*place)
+        if section.get("enabled") and key not in section:
+            yield _top(
+                ".".join((*place, "enabled")),
+                f"needs {key} beside it",
+                f"add {key}, or leave the section out",
+            )
 
 
 def _writers(given: _Config, workload: str) -> Iterator[Problem]:

@@ -504,6 +504,8 @@ def test_the_trainer_fills_in_what_may_be_auto() -> None:
 @example({"fp16": {"loss_scale": -0.5}}, "zero0")
 @example({"zero_optimization": {"reduce_bucket_size": -1}}, "zero1")
 @example({"zero_optimization": {"stage3_param_persistence_threshold": -5}}, "zero3")
+@example({"data_efficiency": {"data_sampling": {"curriculum_learning": {"enabled": True}}}}, "zero0")
+@example({"data_efficiency": {"data_sampling": {"dynamic_batching": {"enabled": True}}}}, "zero0")
 def test_deepspeed_takes_what_passes(overrides: dict[str, Any], preset: str) -> None:
     config = pytest.importorskip("deepspeed.runtime.config", reason="it is the judge")
     overrides.get("aio", {}).pop("use_gds", None)  # the judge has no GPU
