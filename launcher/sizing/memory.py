@@ -129,7 +129,7 @@ def _buffers(model: Architecture, settings: Zero, setup: Setup) -> _Buffers:
 
     least = holding(states.live(model, settings, setup, 0) + fetched)
     reducing = states.reduction_buffers(model, settings, setup)
-    first, last = states.copied(model, settings, setup)
+    _, last = states.copied(model, settings, setup)
     made = settings.weight_bytes * model.largest_trained
     inner = settings.weight_bytes * max(
         (w.size for s in model.stacks for w in s.weights if w.trained), default=0
@@ -145,7 +145,7 @@ def _buffers(model: Architecture, settings: Zero, setup: Setup) -> _Buffers:
         arriving=holding(there + fetched),
         forward=holding(rest + (fetched if streamed else 0)),
         made=made,
-        bucket=made + copy + (taken if after else reducing + first),
+        bucket=copy + (made + taken if after else states.first_reduction(model, settings, setup)),
         done=0.0 if after else _done(model, settings),
         before=before,
         late=least + inner + (taken if after else reducing + last),

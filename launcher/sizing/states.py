@@ -233,6 +233,32 @@ def copied(model: Architecture, settings: Zero, setup: Setup) -> tuple[int, int]
     return 0 if whole else width * size, width * (size - after)
 
 
+def first_reduction(model: Architecture, settings: Zero, setup: Setup) -> int:
+    """Bytes of buckets, of a copy and of a gradient when a bucket is reduced first, in the middle of the backward pass.
+
+    On a GPU all buckets count, and the largest gradient; in main memory only what has been written to by then.
+    """
+    first, _ = copied(model, settings, setup)
+    width, buffers = settings.weight_bytes, reduction_buffers(model, settings, setup)
+    written = setup.device == "cpu" and settings.stage in (1, 2) and settings.offload_optimizer == "none"
+    if not (written and first) or model.largest_trained > settings.reduce_bucket:
+        return buffers + first + width * model.largest_trained
+    filled, waiting = _first_bucket(model, settings)
+    return min(buffers, width * filled) + width * (min(filled, FLATTENED) + waiting)
+
+
+def _first_bucket(model: Architecture, settings: Zero) -> tuple[int, int]:
+    """Elements in the bucket that is reduced first, and of the gradient that finds no room in it."""
+    layers = (w for s in reversed(model.stacks) for _ in range(s.number) for w in reversed(s.weights))
+    filled = 0
+    for weight in (*model.head, *model.norms, *layers, *model.embeddings):
+        size = weight.size if weight.trained else 0
+        if filled + size > settings.reduce_bucket:
+            return filled, size
+        filled += size
+    return filled, 0
+
+
 def alone(settings: Zero, setup: Setup) -> bool:
     """Whether the only rank has its weights where it computes.
 

@@ -70,7 +70,7 @@ def count(name: str, position: int) -> None:
 
 def uses(tensor: torch.Tensor) -> int:
     """How many hold the tensor's storage."""
-    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)  # type: ignore[attr-defined, no-any-return]
+    return torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)  # type: ignore[no-any-return]
 
 
 # Before DeepSpeed is imported, which keeps references to these functions.

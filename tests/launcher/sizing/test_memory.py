@@ -120,6 +120,21 @@ def test_one_bucket_for_all_leaves_no_gradient_outside() -> None:
     assert states.unreduced(model, settings(2, reduce_bucket_size=10**9, contiguous_gradients=False))
 
 
+def test_main_memory_has_what_was_written_when_a_bucket_is_reduced_first() -> None:
+    """The first bucket, its copy and a layer's matrix; on a GPU both buckets, a copy and the embedding's gradient."""
+    model, bucket = named("gpt2"), 50_000_000
+    two = settings(2, reduce_bucket_size=bucket, overlap_comm=True)
+    gpu = sizing_setup.Setup(2, 2, 1, 512)
+    assert states.first_reduction(model, two, gpu) == 2 * (3 * bucket + 50257 * 768)
+    matrix = 4 * 768 * 768
+    full = 2 * (2 * bucket + matrix)
+    assert (
+        full - 4 * matrix - 2 * matrix
+        < states.first_reduction(model, two, gpu._replace(device="cpu"))
+        <= full
+    )
+
+
 def test_one_rank_gathers_nothing_but_what_is_offloaded() -> None:
     model, there = named("llama-7b"), sizing_setup.Setup(1, 1, 1, 2048)
     assert states.parameters(model, settings(3), there) == 2 * model.parameters
