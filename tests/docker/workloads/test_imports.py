@@ -60,11 +60,12 @@ from mlflow import MlflowClient
 imports.transformers()
 import transformers.models.gpt2.modeling_gpt2
 assert gc.isenabled()
-gc.disable()
 with imports.uncollected():
-    pass
-assert not gc.isenabled(), "as it was"
-gc.enable()
+    assert not gc.isenabled()
+    with imports.uncollected():
+        pass
+    assert not gc.isenabled(), "as it was"
+assert gc.isenabled()
 from transformers.loss import loss_for_object_detection
 from transformers.utils import import_utils
 
@@ -80,8 +81,19 @@ assert set(models.__all__) == set(again.__all__)
 
 
 OTHERS = """
+import contextlib
 import sys
 from workloads import imports
+
+entered = []
+@contextlib.contextmanager
+def noted():
+    entered.append(1)
+    yield
+
+sys.meta_path.insert(0, imports.Around({"wsgiref.*": noted}))
+import wsgiref.util
+assert len(entered) == 2, "a package and its module"
 
 with imports.matching_when_called():
     from scipy.optimize import linear_sum_assignment
