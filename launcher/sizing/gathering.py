@@ -44,10 +44,10 @@ def fetched(model: Architecture, settings: Zero, setup: Setup) -> int:
     return min(states.gathered(model, settings, setup), max(modules, groups))
 
 
-def _late(model: Architecture, settings: Zero) -> Iterator[tuple[str, int]]:
-    """Module and elements of each weight that is gathered after the embedding, in the order of the forward pass."""
+def _each(model: Architecture, settings: Zero, embeddings: bool = False) -> Iterator[tuple[str, int]]:
+    """Module and elements of each weight that is gathered, in the order of the forward pass; embeddings if asked for."""
     layers = (stack.weights for stack in model.stacks for _ in range(stack.number))
-    for weights in (*layers, model.head):
+    for weights in (*([model.embeddings] if embeddings else []), *layers, model.head):
         for weight in weights:
             if (size := weight.stored(settings.weight_bytes)) >= settings.persistence:
                 yield weight.name.rpartition(".")[0], size
@@ -56,7 +56,7 @@ def _late(model: Architecture, settings: Zero) -> Iterator[tuple[str, int]]:
 def _modules(model: Architecture, settings: Zero) -> Iterator[list[int]]:
     """The weights of each module after the embedding, which are fetched together where nothing was prefetched."""
     once = dataclasses.replace(model, stacks=tuple(stack._replace(number=1) for stack in model.stacks))
-    for _, own in itertools.groupby(_late(once, settings), key=operator.itemgetter(0)):
+    for _, own in itertools.groupby(_each(once, settings), key=operator.itemgetter(0)):
         yield [size for _, size in own]
 
 
@@ -64,9 +64,7 @@ def _groups(model: Architecture, settings: Zero) -> Iterator[list[int]]:
     """The weights that are prefetched together: until they are as many as asked for."""
     most = min(settings.prefetch, settings.max_live)
     group = list[int]()
-    early = ((w.name, w.stored(settings.weight_bytes)) for w in model.embeddings)
-    order = [*((name, size) for name, size in early if size >= settings.persistence), *_late(model, settings)]
-    for _, size in order if most else ():
+    for _, size in _each(model, settings, embeddings=True) if most else ():
         group.append(size)
         if sum(group) >= most:
             yield group
