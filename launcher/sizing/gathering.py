@@ -45,7 +45,7 @@ def fetched(model: Architecture, settings: Zero, setup: Setup) -> int:
 
 
 def _each(model: Architecture, settings: Zero, embeddings: bool = False) -> Iterator[tuple[str, int]]:
-    """Module and elements of each weight that is gathered, in the order of the forward pass; embeddings if asked for."""
+    """Module and elements of each weight that is gathered, in the order of the forward pass."""
     layers = (stack.weights for stack in model.stacks for _ in range(stack.number))
     for weights in (*([model.embeddings] if embeddings else []), *layers, model.head):
         for weight in weights:
