@@ -58,8 +58,13 @@ assert calls == ["muon_update"], "what is compiled takes a part of it as it is w
 from mlflow import MlflowClient
 
 imports.transformers()
+frozen = gc.get_freeze_count()
 import transformers.models.gpt2.modeling_gpt2
 assert gc.isenabled()
+assert gc.get_freeze_count() > frozen + 10_000
+frozen = gc.get_freeze_count()
+import transformers.models.llama.modeling_llama
+assert gc.get_freeze_count() <= frozen, "a model may be there by now"
 with imports.uncollected():
     assert not gc.isenabled()
     with imports.uncollected():
@@ -109,7 +114,26 @@ assert sys.modules["scipy.optimize"].minimize is minimize
 """
 
 
-@pytest.mark.parametrize("program", [PROGRAM, OTHERS], ids=["both", "others"])
+NAMES = r"""
+from workloads import imports
+
+imports.transformers()
+from pathlib import Path
+from transformers.utils import import_utils
+
+fetch = import_utils.fetch__all__
+assert fetch.__module__ == "workloads.imports"
+original = fetch.__closure__[0].cell_contents
+assert original.__module__ == "transformers.utils.import_utils"
+models = [path.read_text() for path in (Path(import_utils.__file__).parents[1] / "models/llama").glob("*.py")]
+first, later, none = "__all__ = ['a']", "# __all__\n__all__ = [\n'a',\n'b',\n]\nx = 1", "print(__all__)"
+for text in (first, later, f"\n{first}", f"x{first}", f"y\r\n{later}\n{first}", none, "", *models):
+    assert fetch(text) == original(text), text
+assert any(map(fetch, models))
+"""
+
+
+@pytest.mark.parametrize("program", [PROGRAM, OTHERS, NAMES], ids=["both", "others", "names"])
 def test_both_are_imported_without_what_a_rank_does_not_use(program: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program],
