@@ -85,7 +85,8 @@ class LauncherError(Exception):
     exit_code: ClassVar[int] = 70
 
     def __init__(self, *problems: Problem | str, hint: str = "") -> None:
-        self.problems = [p if isinstance(p, Problem) else Problem(p, hint) for p in problems]
+        told = (p if isinstance(p, Problem) else Problem(p, hint) for p in problems)
+        self.problems = list(dict.fromkeys(told))  # what was found in two ways is told once
         super().__init__("\n".join(map(str, self.problems)))
 
     def at(self: Failure, places: Places) -> Failure:

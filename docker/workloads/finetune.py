@@ -37,7 +37,10 @@ if TYPE_CHECKING:
     from workloads.stages import Stage
 
 TRAITS = Traits(
-    resolves_auto=True, learning=Learning(loss="chunks", padded=True), encoders=True, converts=True
+    resolves_auto=True,
+    learning=Learning(loss="chunks", padded=True, flat=True),
+    encoders=True,
+    converts=True,
 )
 
 

@@ -22,6 +22,7 @@ _MOST = 65_536  # hosts of one list: a slip such as node[1-10000000000] must not
 _MOST_SLOTS = 9999  # of a host, as the node entry reads them (docker/hostfile.py)
 _BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 _RANGE = re.compile(r"([0-9]{1,18})(?:-([0-9]{1,18}))?")
+_NAMED = 10  # wrong names that are told one by one: a range may have thousands
 _HOST = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 
 
@@ -40,10 +41,12 @@ def text(hosts: Iterable[str], slots: int) -> str:
     names = list(hosts)
     if not names:
         raise SpecError("no hosts", hint="give a host list such as node[1-4], or run it inside an allocation")
-    wrong = [n for n in names if not _HOST.fullmatch(n)]
+    wrong = list(dict.fromkeys(n for n in names if not _HOST.fullmatch(n)))
     if wrong:
         hint = "a host name has letters, digits, '-', '_' and '.'"
-        raise SpecError(*(Problem(f"{shown(n)} is not a host name", hint) for n in wrong))
+        problems = [Problem(f"{shown(n)} is not a host name", hint) for n in wrong[:_NAMED]]
+        more = len(wrong) - _NAMED
+        raise SpecError(*problems, *([f"and {more:,} more names that are none"] if more > 0 else []))
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
     if twice:
         raise SpecError(f"host {shown(twice[0])} is listed twice", hint="DeepSpeed refuses duplicate hosts")

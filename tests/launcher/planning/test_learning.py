@@ -58,6 +58,13 @@ def test_pairs_are_two_texts_and_a_judge_has_no_logits() -> None:
     assert estimate("chat_reward").evaluation.memory.moments["loss"].logits < 10_000
 
 
+@pytest.mark.parametrize("workload", ["chat_sft", "finetune"])
+def test_packed_samples_are_one_row_whose_mask_is_of_all_its_tokens(workload: str) -> None:
+    padded, packed = (estimate(workload, packing=packs).evaluation.setup for packs in (False, True))
+    assert padded.masked == padded.sequence
+    assert packed.masked == packed.tokens == 2 * packed.sequence
+
+
 def test_ppo_has_four_engines_of_which_two_learn() -> None:
     """A reward model is taken to be as large as the model where it is not here, and a rule is none."""
     optimizer = "zero2", {"max-new-tokens": 256}

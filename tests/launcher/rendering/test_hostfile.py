@@ -117,6 +117,15 @@ def test_every_bad_name_is_said() -> None:
     assert len(caught.value.problems) == 5
 
 
+def test_bad_names_are_said_once_and_of_many_the_first() -> None:
+    with pytest.raises(SpecError) as caught:
+        hostfile.text(["{#", "x{#", *["x{#"] * 399], 8)  # --seed 66735476 --input 9248 of the fuzzer
+    assert len(caught.value.problems) == 2
+    with pytest.raises(SpecError, match="and 3,990 more") as caught:
+        hostfile.text([f"x{number}!" for number in range(4000)], 8)
+    assert len(caught.value.problems) == 11
+
+
 @pytest.mark.hypothesis
 @pytest.mark.deepspeed
 def test_deepspeed_reads_it(tmp_path: Path) -> None:
