@@ -50,9 +50,9 @@ class Case(NamedTuple):
 CASES = [
     Case("finetune, ZeRO-2", "finetune", 2),
     Case("finetune, ZeRO-2, 8 × 256 tokens", "finetune", 2, 8, 256),
-    Case("finetune, LoRA, ZeRO-2, 8 × 256 tokens", "finetune", 2, 8, 256, LORA),
-    Case("finetune, LoRA, ZeRO-3, 8 × 256 tokens", "finetune", 3, 8, 256, LORA),
-    Case("chat_sft, LoRA, 8 × 256 tokens", "chat_sft", 2, 8, 256, LORA),
+    Case("finetune, LoRA, ZeRO-2, 4 × 256 tokens", "finetune", 2, 4, 256, LORA),
+    Case("finetune, LoRA, ZeRO-3, 4 × 256 tokens", "finetune", 3, 4, 256, LORA),
+    Case("chat_sft, LoRA, 4 × 256 tokens", "chat_sft", 2, 4, 256, LORA),
     Case("chat_sft, ZeRO-3", "chat_sft", 3),
     Case("chat_reward, ZeRO-2, 4 × 2 × 256 tokens", "chat_reward", 2, 4, 256),
     Case("chat_dpo, ZeRO-2, 4 × 2 × 256 tokens", "chat_dpo", 2, 4, 256),
