@@ -41,19 +41,26 @@ def text(hosts: Iterable[str], slots: int) -> str:
     names = list(hosts)
     if not names:
         raise SpecError("no hosts", hint="give a host list such as node[1-4], or run it inside an allocation")
-    wrong = list(dict.fromkeys(n for n in names if not _HOST.fullmatch(n)))
-    if wrong:
-        hint = "a host name has letters, digits, '-', '_' and '.'"
-        problems = [Problem(f"{shown(n)} is not a host name", hint) for n in wrong[:_NAMED]]
-        more = len(wrong) - _NAMED
-        raise SpecError(*problems, *([f"and {more:,} more names that are none"] if more > 0 else []))
-    twice = [name for name, count in collections.Counter(names).items() if count > 1]
-    if twice:
-        raise SpecError(f"host {shown(twice[0])} is listed twice", hint="DeepSpeed refuses duplicate hosts")
+    listed = collections.Counter(names)
+    _refuse(
+        [f"{shown(n)} is not a host name" for n in listed if not _HOST.fullmatch(n)],
+        "a host name has letters, digits, '-', '_' and '.'",
+    )
+    _refuse(
+        [f"host {shown(n)} is listed twice" for n, times in listed.items() if times > 1],
+        "DeepSpeed refuses duplicate hosts",
+    )
     if not 1 <= slots <= _MOST_SLOTS:
         what = f"slots must be at {'least 1' if slots < 1 else f'most {_MOST_SLOTS}'}, not {shown(slots)}"
         raise SpecError(what, hint="it is the number of ranks per host")
     return "".join(f"{name} slots={slots}\n" for name in names)
+
+
+def _refuse(found: list[str], hint: str) -> None:
+    """Raise SpecError with the first of what was found, and how many there are beside."""
+    more = [f"and {len(found) - _NAMED:,} more"] if len(found) > _NAMED else []
+    if found:
+        raise SpecError(*(Problem(what, hint) for what in found[:_NAMED]), *more)
 
 
 def expand(hostlist: str) -> list[str]:

@@ -124,6 +124,8 @@ def test_bad_names_are_said_once_and_of_many_the_first() -> None:
     with pytest.raises(SpecError, match="and 3,990 more") as caught:
         hostfile.text([f"x{number}!" for number in range(4000)], 8)
     assert len(caught.value.problems) == 11
+    with pytest.raises(SpecError, match=r"host 'a' is listed twice.*\nhost 'b' is listed twice"):
+        hostfile.text(["a", "b", "a", "b", "c"], 8)
 
 
 @pytest.mark.hypothesis
