@@ -223,15 +223,16 @@ def loss(model: Architecture, setup: Setup, width: int) -> int:
     rows = loss_rows(model, setup.tokens)
     several = rows < setup.tokens
     passing = rows * model.vocab * (FLOAT + (width if width < FLOAT else 0))
-    weight = model.vocab * model.hidden * (FLOAT if several else width)  # chunks add up in fp32
-    cast = model.vocab * model.hidden * width if several and width < FLOAT else 0
+    learned = 0 if model.adapters else model.vocab * model.hidden
+    weight = learned * (FLOAT if several else width)  # chunks add up in fp32
+    cast = learned * width if several and width < FLOAT else 0
     return passing + setup.tokens * model.hidden * width + weight + cast + product(model, setup, width)
 
 
 def product(model: Architecture, setup: Setup, width: int) -> int:
     """Bytes in which a processor without instructions for 16 bits makes the gradient of the head's weight (oneDNN)."""
     alone = setup.device == "cpu" and width < FLOAT and setup.learning.loss == "chunks"
-    return FLOAT * model.vocab * model.hidden if alone else 0
+    return FLOAT * model.vocab * model.hidden if alone and not model.adapters else 0
 
 
 def _tiles(model: Architecture, setup: Setup, width: int) -> int:

@@ -4,10 +4,11 @@ Owns the cases and their runs; test_memory_jobs.py holds some of them to limits,
 
     python -m tests.docker.workloads.memory_jobs
 
-prints all of them as the table of templates/deepspeed/README.md. The baseline of a case is its workload with a model
-of 100 thousand parameters: each has packages of its own. What is planned is what `plan` says of the job, without its
-margin; glibc gives freed memory back at once, so that what is resident is what is in use. A step takes more here than
-reading the model does, whose file's pages count as long as they are mapped, though Linux may take them back.
+prints all of them as the table of templates/deepspeed/README.md. The baseline of a case is its job with a model as
+deep of half a million parameters, less what is planned of that: packages, and Python's objects of modules, hooks and
+adapters. What is planned is what `plan` says of the job, without its margin; glibc gives freed memory back at once, so
+that what is resident is what is in use. A step takes more here than reading the model does, whose file's pages count
+as long as they are mapped, though Linux may take them back.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tests.docker.workloads.memory_resident import LLAMA, RETURNING
 
 RANKS, SECONDS = 2, 900.0
 MODEL = LLAMA
-NONE = MODEL | {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1}
+TINY = MODEL | {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 128}
 LORA: dict[str, Any] = {"lora-rank": 16}
 SAMPLED: dict[str, Any] = {"max-new-tokens": 64, "reward": "brief"}
 
@@ -67,13 +68,14 @@ CASES = [
 
 def measured(case: Case) -> int:
     """Bytes of rank 0's peak resident memory in two steps, above the baseline."""
-    return _resident(case, MODEL) - _baseline(case.workload)
+    return _resident(case, MODEL) - _baseline(case.workload, case.stage, "lora-rank" in case.args)
 
 
 @functools.cache
-def _baseline(workload: str) -> int:
-    args = SAMPLED if workload in ("chat_rl", "chat_ppo") else {}
-    return _resident(Case("baseline", workload, 2, sequence=64, args=args), NONE)
+def _baseline(workload: str, stage: int, adapted: bool) -> int:
+    args = (SAMPLED if workload in ("chat_rl", "chat_ppo") else {}) | (LORA if adapted else {})
+    case = Case("baseline", workload, stage, sequence=64, args=args)
+    return _resident(case, TINY) - planned(case, TINY)
 
 
 def _resident(case: Case, model: dict[str, Any]) -> int:
@@ -125,9 +127,9 @@ def job(case: Case, model: dict[str, Any] = MODEL) -> tuple[Any, dict[str, Any]]
     return plan.estimate, plan.config
 
 
-def planned(case: Case) -> int:
+def planned(case: Case, model: dict[str, Any] = MODEL) -> int:
     """The plan's forecast in bytes, the tensors alone."""
-    found = job(case)[0].evaluation.memory.moments.values()
+    found = job(case, model)[0].evaluation.memory.moments.values()
     return int(max(slot.total - slot.margin for slot in found))
 
 
