@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 TRAITS = Traits(
     packages=chat.PACKAGES,
-    learning=Learning(loss="answers", padded=True, reference=True, judge=True, critic=True, sampled="micro"),
+    learning=Learning(loss="tiles", padded=True, reference=True, judge=True, critic=True, sampled="micro"),
 )
 
 

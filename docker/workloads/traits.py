@@ -9,7 +9,7 @@ class Learning(NamedTuple):
     """What a rank holds while it trains, from which the launcher estimates memory."""
 
     # how the loss is computed from the last layer: "whole": all logits at once; "chunks": some tokens at a time
-    # (losses.py); "tiles": TRL's fused head; "answers": all logits, the loss of the answer's tokens; "score": no logits
+    # (losses.py); "tiles": TRL's fused head; "score": no logits
     loss: str = "whole"
     padded: bool = False  # to the longest of a batch, or packed, so that attention has a mask
     flat: bool = False  # packed samples of a micro batch are one row

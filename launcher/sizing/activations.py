@@ -215,11 +215,6 @@ def loss(model: Architecture, setup: Setup, width: int) -> int:
         return setup.tokens * FLOAT
     if kind == "tiles":
         return _tiles(model, setup, width)
-    if (
-        kind == "answers"
-    ):  # all logits, and of the answers' what the temperature, the cast and the log-softmax make
-        forward = setup.tokens * width + setup.answered * (width + 2 * FLOAT)
-        return model.vocab * max(forward, setup.answered * 3 * FLOAT)
     rows = loss_rows(model, setup.tokens)
     several = rows < setup.tokens
     passing = rows * model.vocab * (FLOAT + (width if width < FLOAT else 0))

@@ -61,8 +61,3 @@ class Setup(NamedTuple):
     def masked(self) -> int:
         """Positions that the mask of a token has."""
         return {"": 0, "each": self.sequence, "all": self.tokens}[self.learning.masked]
-
-    @property
-    def answered(self) -> int:
-        """Those of them whose loss is learned."""
-        return self.micro * self.learning.texts * min(self.learning.answer or self.sequence, self.sequence)
