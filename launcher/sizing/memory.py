@@ -89,9 +89,10 @@ def estimate(model: Architecture, settings: Zero, setup: Setup) -> Memory:
         slots = _held(slots, model, settings, setup)
         copied = copies.rank(hosts.saved_models(model, setup), settings, setup) if setup.copies else 0
         slots = [slot._replace(buffers=slot.buffers + copied) for slot in slots]
-    moments = {slot.moment: slot for slot in sorted(slots, key=lambda slot: slot.total)}
+    # of two models that learn in turn the one that uses more: what stays resident is the same in both
+    moments = {slot.moment: slot for slot in sorted(slots, key=lambda slot: slot.total - slot.margin)}
     return Memory(
-        slot=max(moments.values(), key=lambda m: m.total),
+        slot=max(slots, key=lambda slot: slot.total),
         host=hosts.host(model, settings, setup),
         nvme=hosts.nvme(model, settings, setup),
         checkpoint=sum(checkpoint(one, settings) for one in hosts.saved_models(model, setup)),
