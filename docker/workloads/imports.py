@@ -137,8 +137,8 @@ def names_searched() -> Iterator[None]:
     with uncollected():
         yield
     utils = sys.modules["transformers.utils.import_utils"]
-    fetch = utils.fetch__all__
-    utils.fetch__all__ = lambda text: fetch(text[max(text.find("__all__") - 1, 0) :])  # type: ignore[attr-defined]
+    if fetch := getattr(utils, "fetch__all__", None):  # another Transformers may do without
+        utils.fetch__all__ = lambda text: fetch(text[max(text.find("__all__") - 1, 0) :])  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

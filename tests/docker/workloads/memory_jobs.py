@@ -40,6 +40,7 @@ class Case(NamedTuple):
     micro: int = 1
     sequence: int = 128
     args: dict[str, Any] = {}  # noqa: RUF012  (never changed)
+    accumulation: int = 1
 
     @property
     def options(self) -> dict[str, Any]:
@@ -59,9 +60,10 @@ CASES = [
     Case("chat_dpo, ZeRO-2, 4 × 2 × 256 tokens", "chat_dpo", 2, 4, 256),
     Case("chat_dpo, LoRA, 4 × 2 × 256 tokens", "chat_dpo", 2, 4, 256, LORA),
     Case("chat_dpo, ZeRO-3", "chat_dpo", 3),
-    Case("chat_rl, ZeRO-2", "chat_rl", 2, 4, 64, {**SAMPLED, "generations": 4}),
+    Case("chat_rl, ZeRO-2", "chat_rl", 2, 4, 64, {**SAMPLED, "generations": 4}, 2),
     Case("chat_ppo, ZeRO-2", "chat_ppo", 2, 4, 64, SAMPLED),
-    Case("chat_ppo, ZeRO-3", "chat_ppo", 3, 4, 64, SAMPLED),
+    # what stage 3 has recorded of one micro batch it uses in the next
+    Case("chat_ppo, ZeRO-3", "chat_ppo", 3, 4, 64, SAMPLED, 2),
     Case("chat_ppo, LoRA, ZeRO-2", "chat_ppo", 2, 4, 64, {**SAMPLED, **LORA}),
 ]
 
@@ -73,14 +75,15 @@ def measured(case: Case) -> int:
 
 @functools.cache
 def _baseline(workload: str, stage: int, adapted: bool) -> int:
-    args = (SAMPLED if workload in ("chat_rl", "chat_ppo") else {}) | (LORA if adapted else {})
-    case = Case("baseline", workload, stage, sequence=64, args=args)
+    samples_answers = workload in ("chat_rl", "chat_ppo")
+    args = (SAMPLED if samples_answers else {}) | (LORA if adapted else {})
+    case = Case("baseline", workload, stage, sequence=64, args=args, accumulation=1 + samples_answers)
     return _resident(case, TINY) - planned(case, TINY)
 
 
 def _resident(case: Case, model: dict[str, Any]) -> int:
     config = job(case, model)[1]
-    batch = ranks.deepspeed(RANKS, case.stage, case.micro, 2 if case.workload == "chat_rl" else 1)
+    batch = ranks.deepspeed(RANKS, case.stage, case.micro, case.accumulation)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         data = folder / "data.jsonl"
@@ -113,7 +116,7 @@ def job(case: Case, model: dict[str, Any] = MODEL) -> tuple[Any, dict[str, Any]]
     """What is planned of the case, and its DeepSpeed config."""
     with tempfile.TemporaryDirectory() as place:
         (Path(place) / "config.json").write_text(json.dumps(model))
-        batch = {"micro": case.micro, **({"accumulation": 2} if case.workload == "chat_rl" else {})}
+        batch = {"micro": case.micro, "accumulation": case.accumulation}
         fields = {
             "model": place,
             "workload": case.workload,
