@@ -62,7 +62,6 @@ CASES = [
     Case("chat_dpo, ZeRO-3", "chat_dpo", 3),
     Case("chat_rl, ZeRO-2", "chat_rl", 2, 4, 64, {**SAMPLED, "generations": 4}, 2),
     Case("chat_ppo, ZeRO-2", "chat_ppo", 2, 4, 64, SAMPLED),
-    # what stage 3 has recorded of one micro batch it uses in the next
     Case("chat_ppo, ZeRO-3", "chat_ppo", 3, 4, 64, SAMPLED, 2),
     Case("chat_ppo, LoRA, ZeRO-2", "chat_ppo", 2, 4, 64, {**SAMPLED, **LORA}),
 ]
