@@ -113,8 +113,8 @@ def planned(case: Case, margin: bool) -> int:
         learning=sizing_setup.Learning(loss="chunks"),
         device="cpu",
     )
-    found = memory.estimate(model, zero.read(case.deepspeed), setup).moments.values()
-    return max(slot.total - (0 if margin else slot.margin) for slot in found)
+    found = memory.estimate(model, zero.read(case.deepspeed), setup)
+    return found.slot.total if margin else max(slot.total - slot.margin for slot in found.moments.values())
 
 
 def error(case: Case, returned: bool, seen: int) -> float:
