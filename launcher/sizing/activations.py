@@ -218,16 +218,20 @@ def loss(model: Architecture, setup: Setup, width: int) -> int:
     rows = loss_rows(model, setup.tokens)
     several = rows < setup.tokens
     passing = rows * model.vocab * (FLOAT + (width if width < FLOAT else 0))
-    learned = 0 if model.adapters else model.vocab * model.hidden
-    weight = learned * (FLOAT if several else width)  # chunks add up in fp32
-    cast = learned * width if several and width < FLOAT else 0
+    weight = _learned(model) * (FLOAT if several else width)  # chunks add up in fp32
+    cast = _learned(model) * width if several and width < FLOAT else 0
     return passing + setup.tokens * model.hidden * width + weight + cast + product(model, setup, width)
 
 
 def product(model: Architecture, setup: Setup, width: int) -> int:
     """Bytes in which a processor without instructions for 16 bits makes the gradient of the head's weight (oneDNN)."""
     alone = setup.device == "cpu" and width < FLOAT and setup.learning.loss == "chunks"
-    return FLOAT * model.vocab * model.hidden if alone and not model.adapters else 0
+    return FLOAT * _learned(model) if alone else 0
+
+
+def _learned(model: Architecture) -> int:
+    """Elements of the head's weight that have a gradient: below adapters it stands still."""
+    return 0 if model.adapters else model.vocab * model.hidden
 
 
 def _tiles(model: Architecture, setup: Setup, width: int) -> int:
@@ -237,8 +241,7 @@ def _tiles(model: Architecture, setup: Setup, width: int) -> int:
     """
     cpu = setup.device == "cpu"  # torch's operations instead of Triton's kernel, which works in place
     tile = min(setup.tokens, TILE[0]) * (min(model.vocab, TILE[1]) if cpu else TILE[1])
-    trained = not model.adapters
-    gradients = setup.tokens * model.hidden + (model.vocab * model.hidden if trained else 0)
+    gradients = setup.tokens * model.hidden + _learned(model)
     return tile * (width + (TILE_ON_CPU if cpu else 0)) + gradients * (
         FLOAT + (width if width < FLOAT else 0)
     )

@@ -104,9 +104,8 @@ def _rows(case: Case) -> list[dict[str, str]]:
     if case.workload in ("finetune", "chat_sft"):
         return [{"text": f"{number:06}{long[:24]}"} for number in range(4096)]  # with begin and end 32 tokens
     if case.workload in ("chat_reward", "chat_dpo"):
-        answer = long[
-            : case.sequence - 8
-        ]  # with a prompt of 6 tokens, begin and end as long as a sample may be
+        # with a prompt of 6 tokens, begin and end as long as a sample may be
+        answer = long[: case.sequence - 8]
         return [{"prompt": f"{n:06}", "chosen": answer, "rejected": answer[::-1]} for n in range(256)]
     return [{"prompt": f"{n:06}{long}"[: case.sequence - 1]} for n in range(256)]
 
