@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from launcher.cli import main
+from launcher.errors import Problem, SpecError
 from tests import golden
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ def test_message(case: Path) -> None:
 
 def test_no_message_without_a_case() -> None:
     assert set(golden.ERRORS.glob("*.txt")) == set(CASES.values())
+
+
+def test_a_problem_is_told_once() -> None:
+    one, other = Problem("no hosts", "name some"), Problem("no hosts", "name others")
+    assert SpecError(one, other, one).problems == [one, other]
 
 
 def test_there_are_enough() -> None:

@@ -65,6 +65,12 @@ def test_packed_samples_are_one_row_whose_mask_is_of_all_its_tokens(workload: st
     assert packed.masked == packed.tokens == 2 * packed.sequence
 
 
+def test_a_last_layer_below_adapters_has_no_gradient() -> None:
+    whole, adapted = estimate("finetune", "zero2"), estimate("finetune", "zero2", **LORA)
+    learned, still = (found.evaluation.memory.moments["loss"].logits for found in (whole, adapted))
+    assert learned - still == 2 * 32000 * 4096
+
+
 def test_ppo_has_four_engines_of_which_two_learn() -> None:
     """A reward model is taken to be as large as the model where it is not here, and a rule is none."""
     optimizer = "zero2", {"max-new-tokens": 256}
