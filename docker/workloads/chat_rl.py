@@ -71,7 +71,7 @@ def rl(args: argparse.Namespace, this: Session) -> int:
         )
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
-    from workloads import ppo_models, reinforcement, rollouts, trainers
+    from workloads import engines, policy_sampling, ppo_models, reinforcement, rollouts, trainers
 
     kind, settings = (RLOOTrainer, RLOOConfig) if args.algorithm == "rloo" else (GRPOTrainer, GRPOConfig)
     config = settings(
@@ -88,6 +88,8 @@ def rl(args: argparse.Namespace, this: Session) -> int:
     model = this.together(lambda: chat.learning(stage))
     chat.without_dropout(model)
     ppo_models.say_ignored(model, stage)
+    if engines.stage(stage.config) == 3:
+        policy_sampling.head_from_outside(model)
     training, held_out = rollouts.fitting(stage)
     stage = dataclasses.replace(stage, training=training, held_out=held_out)
     trainer = kind(

@@ -55,6 +55,19 @@ def plain(model: PreTrainedModel) -> Iterator[None]:
         model.generation_config = own
 
 
+def head_from_outside(model: PreTrainedModel) -> None:
+    """Tell ZeRO-3 that the model itself reads its last layer's weights, for TRL's fused head never calls that layer.
+
+    DeepSpeed finds out by itself where the weights are partitioned then. After sampling layer by layer they are not:
+    they were fetched ahead for the last layer, and would be missing in the backward pass.
+    https://deepspeed.readthedocs.io/en/latest/zero3.html#registering-external-parameters
+    """
+    import deepspeed
+
+    for parameter in model.get_output_embeddings().parameters(recurse=False):
+        deepspeed.zero.register_external_parameter(model, parameter)
+
+
 @contextlib.contextmanager
 def gathered(engine: DeepSpeedEngine, partitioned: bool) -> Iterator[None]:
     """Have all weights of a ZeRO-3 engine whole on every rank, instead of layer by layer for each token."""

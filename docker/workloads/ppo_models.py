@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from transformers.integrations import HfDeepSpeedConfig
 
-from workloads import balancing, causal_loss, chat, engines, four_bit, judges, rewards, sampling
+from workloads import (
+    balancing,
+    causal_loss,
+    chat,
+    engines,
+    four_bit,
+    judges,
+    policy_sampling,
+    rewards,
+    sampling,
+)
 
 if TYPE_CHECKING:
     from deepspeed import DeepSpeedEngine
@@ -74,6 +84,8 @@ def fused(stage: Stage) -> PreTrainedModel:
     model = chat.learning(stage)
     causal_loss.attach(model)
     add_fused_lm_head(model, stage.args.temperature)
+    if engines.stage(stage.config) == 3:
+        policy_sampling.head_from_outside(model)
     return model
 
 

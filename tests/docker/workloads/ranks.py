@@ -191,12 +191,16 @@ def deepspeed(
     zero: Mapping[str, Any] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
-    """A DeepSpeed config of a ZeRO stage, with batch numbers for this many ranks."""
+    """A DeepSpeed config of a ZeRO stage, with batch numbers for this many ranks.
+
+    Stage 3 partitions every weight: of models as small as the tests' none would be by DeepSpeed's default.
+    """
+    partitions = {"stage3_param_persistence_threshold": 0} if stage == 3 else {}
     return {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
         "train_batch_size": micro * accumulation * size,
-        "zero_optimization": {"stage": stage, **(zero or {})},
+        "zero_optimization": {"stage": stage, **partitions, **(zero or {})},
         **more,
     }
 

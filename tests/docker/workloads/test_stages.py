@@ -62,6 +62,7 @@ def cases(folder: Path) -> dict[str, dict[str, Any]]:
         case("rloo", "chat_rl", plain, *PPO),
         case("rloo with a penalty", "chat_rl", penalty, *PPO),
         case("ppo, layers gathered", "chat_ppo", plain, *PPO, "--no-gather-for-generation", stage=3),
+        case("rloo, layers gathered", "chat_rl", plain, *PPO, "--no-gather-for-generation", stage=3),
         *(case(f"{w} judged", w, plain, *judged) for w in ("chat_ppo", "chat_rl")),
         *(case(f"{w} judged under ZeRO-3", w, plain, *judged, stage=3) for w in ("chat_ppo", "chat_rl")),
         case("chat_ppo judged from the host", "chat_ppo", plain, *judged, "--offload-frozen"),
@@ -154,6 +155,7 @@ def test_prompts_begin_as_the_tokenizer_says(runs: tuple[Path, dict[str, str]]) 
     ("name", "same"),
     [
         ("ppo, layers gathered", "ppo"),
+        ("rloo, layers gathered", "rloo"),
         ("chat_ppo judged under ZeRO-3", "chat_ppo judged"),
         ("chat_ppo judged from the host", "chat_ppo judged"),
         ("chat_rl judged under ZeRO-3", "chat_rl judged"),
