@@ -99,6 +99,7 @@ def of(found: Architecture, job: Job) -> Learning:
         sampled=does.sampled,
         answer=_answer(job),
         gathered=bool(option(job, "gather-for-generation")),
+        updates=int(option(job, "epochs")) if does.critic else 1,
     )
 
 

@@ -120,15 +120,16 @@ class _Buffers(NamedTuple):
 
 
 def _buffers(model: Architecture, settings: Zero, setup: Setup) -> _Buffers:
-    kept, fetched = states.retained(settings), gathering.fetched(model, settings, setup)
-    streamed = kept < states.gathered(model, settings, setup)
-    there = states.live(model, settings, setup, kept)
-    rest = max(0, there - gathering.dropped(model, settings))
+    kept, fetched = states.retained(model, settings, setup), gathering.fetched(model, settings, setup)
+    streamed = states.recorded(model, settings, setup) and kept < states.gathered(model, settings, setup)
+    there = states.live(model, settings, setup, max(kept, states.ahead(settings)))
+    least = states.live(model, settings, setup, 0)
+    rest = max(least, states.live(model, settings, setup, kept) - gathering.dropped(model, settings))
 
     def holding(weights: int) -> int:
         return states.forward_buffers(model, settings, setup, weights)
 
-    least = holding(states.live(model, settings, setup, 0) + fetched)
+    late = holding(least + fetched)
     reducing = states.reduction_buffers(model, settings, setup)
     _, last = states.copied(model, settings, setup)
     made = settings.weight_bytes * model.largest_trained
@@ -149,8 +150,8 @@ def _buffers(model: Architecture, settings: Zero, setup: Setup) -> _Buffers:
         bucket=copy + (made + taken if after else states.first_reduction(model, settings, setup)),
         done=0.0 if after else _done(model, settings),
         before=before,
-        late=least + inner + (taken if after else reducing + last),
-        reducing=least + flat,
+        late=late + inner + (taken if after else reducing + last),
+        reducing=late + flat,
     )
 
 
@@ -166,7 +167,7 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     use, need = _activations(model, settings, setup), _buffers(model, settings, setup)
     gathered = states.gathered(model, settings, setup)
     whole = states.parameters(model, settings, setup)
-    early = whole + states.secondary(model, settings, gathered - states.retained(settings))
+    early = whole + states.secondary(model, settings, gathered - states.retained(model, settings, setup))
     late = whole + states.secondary(model, settings, gathered)
     before = states.waiting(model, settings, setup)
     optim = states.optimizer(model, settings, setup)
@@ -195,10 +196,9 @@ def _moments(model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     reached = states.reached(model, settings, setup)
     bucketed = before if states.reduces_late(model, settings) else reached
     sampling = [slot("sampling", early, before, buffers=_sampling(model, settings, setup), saved=0)]
-    arriving = slot("forward", early, before, buffers=need.arriving + asked, saved=use.saved)
     return [
         *(sampling if setup.learning.sampled else []),
-        arriving,
+        slot("forward", early, before, buffers=need.arriving + asked, saved=use.saved),
         slot("forward", early, before, buffers=need.forward + asked, saved=use.saved),
         slot("loss", early, before, buffers=need.forward + asked, saved=use.saved, logits=use.loss),
         slot("backward", early, before, buffers=need.forward + need.made, saved=max(use.first, use.norm)),
@@ -214,8 +214,9 @@ def _critics(model: Architecture, settings: Zero, setup: Setup) -> Iterator[Slot
     for other in setup.learning.others:
         if other.trained:
             rest = (*(one for one in setup.learning.others if one is not other), other._replace(model=model))
-            learning = setup.learning._replace(loss="score", others=rest, sampled="")
-            yield from _moments(other.model, settings, setup._replace(learning=learning))
+            learning = setup.learning._replace(loss="score", others=rest)
+            own = _moments(other.model, settings, setup._replace(learning=learning))
+            yield from (slot for slot in own if slot.moment != "sampling")
 
 
 def _sampling(model: Architecture, settings: Zero, setup: Setup) -> int:
@@ -226,9 +227,7 @@ def _sampling(model: Architecture, settings: Zero, setup: Setup) -> int:
     if settings.stage == 3:
         all_of_them = states.gathered(model, settings, setup)
         weights = (
-            all_of_them
-            if learning.gathered
-            else states.live(model, settings, setup, states.retained(settings))
+            all_of_them if learning.gathered else states.live(model, settings, setup, states.ahead(settings))
         )
     kept = cache.text(model, width, setup.sequence) + cache.copy(model, width, setup.sequence)
     prompt = setup.sequence - min(learning.answer, setup.sequence)
@@ -240,7 +239,8 @@ def _sampling(model: Architecture, settings: Zero, setup: Setup) -> int:
 
 def _held(slots: list[Slot], model: Architecture, settings: Zero, setup: Setup) -> list[Slot]:
     """The slots of a rank without a GPU: what was freed since the fullest moment stays resident, as margin."""
-    gathered = states.live(model, settings, setup, states.retained(settings)) if settings.stage == 3 else 0
+    kept = max(states.retained(model, settings, setup), states.ahead(settings))
+    gathered = states.live(model, settings, setup, kept) if settings.stage == 3 else 0
     gathered += gathering.fetched(model, settings, setup) if settings.stage == 3 else 0
 
     product = activations.product(model, setup, settings.weight_bytes)

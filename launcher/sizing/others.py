@@ -44,7 +44,7 @@ def _held(other: Other, settings: Zero, setup: Setup) -> Held:
     away = own.offload_param != "none"
     width, part = own.weight_bytes, states.shard(other.model.stored(own.weight_bytes), setup.world)
     parameters = states.parameters(other.model, own, setup)
-    live = states.live(other.model, own, setup, states.retained(own)) if own.stage == 3 else 0
+    live = states.live(other.model, own, setup, states.ahead(own)) if own.stage == 3 else 0
     if not other.trained:
         return Held(parameters, gathered=width * live, host=width * part if away else 0)
     kept = states.optimizer(other.model, own, setup)

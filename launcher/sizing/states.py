@@ -279,14 +279,37 @@ def live(model: Architecture, settings: Zero, setup: Setup, kept: int) -> int:
     return min(gathered(model, settings, setup), kept + model.largest_module)
 
 
-def retained(settings: Zero) -> int:
+def retained(model: Architecture, settings: Zero, setup: Setup) -> int:
     """Elements of gathered weights that stage 3 lets stay until the backward pass.
 
     The prefetcher runs ahead of the forward pass, and what it passes over for the backward pass is not released:
     up to max_live parameters stay. So do those whose backward use is within the reuse distance, which counts both
     passes (deepspeed/runtime/zero/partitioned_param_coordinator.py).
     """
+    if not recorded(model, settings, setup):
+        return 0
     return max(settings.max_live if settings.prefetch else 0, settings.max_reuse // 2)
+
+
+def ahead(settings: Zero) -> int:
+    """Elements of weights that stage 3's prefetcher has gathered before they are needed."""
+    return min(settings.prefetch, settings.max_live)
+
+
+def recorded(model: Architecture, settings: Zero, setup: Setup) -> bool:
+    """Whether DeepSpeed 0.19.8 knows, when the forward pass ends, that the backward pass needs the weights again.
+
+    It keeps to the order of the last training pass that it recorded from beginning to end. A forward pass alone, of
+    what was sampled, is such a record too, which says that nothing is used again, and what it let go of by that record
+    it lets go of from then on. Adapters that are turned off for the reference are other modules, and spoil the record:
+    in every step of DPO; where answers are sampled, until the training passes that follow have made a new one.
+    """
+    learning = setup.learning
+    turned_off = bool(model.adapters) and learning.loss != "score"  # a critic is no reference
+    if not learning.sampled:
+        return not (turned_off and learning.forward)
+    spoiled = 1 if learning.sampled == "micro" else 2
+    return turned_off and settings.accumulation * learning.updates > spoiled
 
 
 def norm(model: Architecture, settings: Zero, setup: Setup) -> int:

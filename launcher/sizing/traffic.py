@@ -117,7 +117,7 @@ def _stage3(model: Architecture, settings: Zero, setup: Setup, scope: str) -> It
     gathered = settings.weight_bytes * float(model.stored(settings.weight_bytes) - small)
     weights = gathered / 2 if settings.quantized_weights else gathered
     yield Collective("weights, forward", "all_gather", weights, times, group=world, scope=scope)
-    again = 1 - kept(model, settings)
+    again = 1 - kept(model, settings, setup)
     if again > 0:
         near = settings.hpz > 1
         group, where = (settings.hpz, "host") if near else (world, scope)
@@ -144,10 +144,10 @@ def _stage3(model: Architecture, settings: Zero, setup: Setup, scope: str) -> It
         yield Collective("updated small weights", "all_gather", message, 1, group=world, scope=scope)
 
 
-def kept(model: Architecture, settings: Zero) -> float:
+def kept(model: Architecture, settings: Zero, setup: Setup) -> float:
     """The share of stage 3's gathered weights that stay from the forward to the backward pass."""
     gathered = model.stored(settings.weight_bytes) - states.persistent(model, settings)
-    return min(1.0, states.retained(settings) / gathered) if gathered else 1.0
+    return min(1.0, states.retained(model, settings, setup) / gathered) if gathered else 1.0
 
 
 def volume(moved: Iterable[Collective], link: str, slots: int = 1) -> float:

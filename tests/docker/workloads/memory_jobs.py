@@ -60,9 +60,21 @@ CASES = [
     Case("chat_dpo, ZeRO-2, 4 × 2 × 256 tokens", "chat_dpo", 2, 4, 256),
     Case("chat_dpo, LoRA, 4 × 2 × 256 tokens", "chat_dpo", 2, 4, 256, LORA),
     Case("chat_dpo, ZeRO-3", "chat_dpo", 3),
+    Case("chat_dpo, LoRA, ZeRO-3, 4 × 2 × 256 tokens", "chat_dpo", 3, 4, 256, LORA),
     Case("chat_rl, ZeRO-2", "chat_rl", 2, 4, 64, {**SAMPLED, "generations": 4}, 2),
+    Case("chat_rl, ZeRO-3", "chat_rl", 3, 4, 64, {**SAMPLED, "generations": 4}, 2),
     Case("chat_ppo, ZeRO-2", "chat_ppo", 2, 4, 64, SAMPLED),
     Case("chat_ppo, ZeRO-3", "chat_ppo", 3, 4, 64, SAMPLED, 2),
+    Case(
+        "chat_ppo, ZeRO-3, layers gathered",
+        "chat_ppo",
+        3,
+        4,
+        64,
+        {**SAMPLED, "gather-for-generation": False},
+        2,
+    ),
+    Case("chat_ppo, LoRA, ZeRO-3", "chat_ppo", 3, 4, 64, {**SAMPLED, **LORA}, 2),
     Case("chat_ppo, LoRA, ZeRO-2", "chat_ppo", 2, 4, 64, {**SAMPLED, **LORA}),
 ]
 
@@ -83,12 +95,13 @@ def _baseline(workload: str, stage: int, adapted: bool) -> int:
 def _resident(case: Case, model: dict[str, Any]) -> int:
     config = job(case, model)[1]
     batch = ranks.deepspeed(RANKS, case.stage, case.micro, case.accumulation)
+    batch.pop("zero_optimization")  # it is the plan's
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         data = folder / "data.jsonl"
         data.write_text("".join(f"{json.dumps(row)}\n" for row in _rows(case)))
         words = [f"--data={data}", "--max-steps=2", "--log-every=1"]
-        words += [f"--{key}" if value is True else f"--{key}={value}" for key, value in case.options.items()]
+        words += [_word(key, value) for key, value in case.options.items()]
         named = str(tiny.save(folder / "model", model))
         words.append(f"workloads.{case.workload}")
         run = ranks.start(folder, RANKS, config | batch, *words, model=named, module=RETURNING)
@@ -96,6 +109,10 @@ def _resident(case: Case, model: dict[str, Any]) -> int:
         if codes != [0] * RANKS:
             raise RuntimeError(run.output())
         return int(max(step["memory_bytes"] for step in run.steps()))
+
+
+def _word(key: str, value: Any) -> str:
+    return f"--{key}={value}" if not isinstance(value, bool) else f"--{key}" if value else f"--no-{key}"
 
 
 def _rows(case: Case) -> list[dict[str, str]]:

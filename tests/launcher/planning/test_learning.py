@@ -12,7 +12,7 @@ from launcher.errors import PlanError
 from launcher.files import load
 from launcher.planning import fit, learning, plan, unestimated
 from launcher.reports import estimate as reports
-from launcher.sizing import models
+from launcher.sizing import models, states
 from tests import samples
 
 if TYPE_CHECKING:
@@ -69,6 +69,34 @@ def test_a_last_layer_below_adapters_has_no_gradient() -> None:
     whole, adapted = estimate("finetune", "zero2"), estimate("finetune", "zero2", **LORA)
     learned, still = (found.evaluation.memory.moments["loss"].logits for found in (whole, adapted))
     assert learned - still == 2 * 32000 * 4096
+
+
+@pytest.mark.parametrize(
+    ("workload", "args", "stay"),
+    [
+        ("chat_sft", {}, True),
+        ("chat_sft", LORA, True),
+        ("chat_dpo", {}, True),
+        ("chat_dpo", LORA, False),
+        ("chat_rl", {}, False),
+        ("chat_rl", LORA, True),
+        ("chat_ppo", {}, False),
+        ("chat_ppo", STREAMED, False),
+        ("chat_ppo", LORA, True),
+    ],
+)
+def test_weights_stay_for_the_backward_pass_where_the_order_of_both_passes_is_known(
+    workload: str, args: dict[str, Any], stay: bool
+) -> None:
+    """Seen in DeepSpeed's record of each job's order, on CPU ranks with several micro batches."""
+    sampled = {"reward": "brief"} if workload in ("chat_rl", "chat_ppo") else {}
+    found = estimate(workload, **sampled, **args)
+    several = found.evaluation.settings._replace(accumulation=4)
+    kept = states.retained(found.model, several, found.evaluation.setup)
+    assert (kept > 0) == stay
+    if workload == "chat_rl":  # each step's first passes make a new record
+        first = several._replace(accumulation=2)
+        assert states.retained(found.model, first, found.evaluation.setup) == 0
 
 
 def test_ppo_has_four_engines_of_which_two_learn() -> None:

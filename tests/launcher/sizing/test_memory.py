@@ -86,7 +86,10 @@ def test_llama_7b_with_zero3_keeps_its_shard_and_what_is_gathered() -> None:
     norms = 65 * 4096  # below the persistence threshold
     assert found.slot.parameters == 2 * (-(-psi // world) + norms)
     # DeepSpeed's defaults: 1e9 weights may stay, and of 50 million that are asked for two of 45 arrive together.
-    assert states.live(model, settings(3), there, states.retained(settings(3))) == 10**9 + 32000 * 4096
+    assert (
+        states.live(model, settings(3), there, states.retained(model, settings(3), there))
+        == 10**9 + 32000 * 4096
+    )
     assert gathering.fetched(model, settings(3), there) == 2 * 4096 * 11008
     assert found.checkpoint == 12 * psi
 
