@@ -193,14 +193,22 @@ def deepspeed(
 ) -> dict[str, Any]:
     """A DeepSpeed config of a ZeRO stage, with batch numbers for this many ranks.
 
-    Stage 3 partitions every weight: of models as small as the tests' none would be by DeepSpeed's default.
+    Of models as small as the tests' DeepSpeed's defaults would partition no weight and reduce all gradients at once.
     """
-    partitions = {"stage3_param_persistence_threshold": 0} if stage == 3 else {}
+    few = 20_000
+    buckets = {"reduce_bucket_size": few, "allgather_bucket_size": few} if stage else {}
+    if stage == 3:
+        buckets |= {
+            "stage3_param_persistence_threshold": 0,
+            "stage3_prefetch_bucket_size": few,
+            "stage3_max_live_parameters": 2 * few,
+            "stage3_max_reuse_distance": 2 * few,
+        }
     return {
         "train_micro_batch_size_per_gpu": micro,
         "gradient_accumulation_steps": accumulation,
         "train_batch_size": micro * accumulation * size,
-        "zero_optimization": {"stage": stage, **partitions, **(zero or {})},
+        "zero_optimization": {"stage": stage, **buckets, **(zero or {})},
         **more,
     }
 
