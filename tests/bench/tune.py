@@ -85,7 +85,8 @@ class Bench:
 def start() -> float:
     """Processor seconds that one new interpreter takes to import what a rank needs."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    words = "; ".join(f"import {module}" for module in forks.HEAVY if not module.startswith("trl"))
+    begin = "from workloads import imports; imports.transformers(); imports.deepspeed()"
+    words = "; ".join([begin, *(f"import {each}" for each in forks.HEAVY if not each.startswith("trl"))])
     subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ranks.DOCKER)!r}); {words}"], check=True
     )
