@@ -7,6 +7,7 @@ import typing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
 
 from launcher.errors import SpecError
 from launcher.files import cluster as files_cluster
@@ -145,6 +146,13 @@ FIELDS = [
 ]
 
 
+def likely(words: list[str], current: Any) -> list[str]:
+    """The words, first those that are of the kind of the value that is there."""
+    kinds = {int: (int, float), str: (str,), tuple: (list,), dict: (dict,)}
+    kind = kinds.get(type(current), (dict, list))
+    return sorted(words, key=lambda word: not isinstance(yaml.safe_load(word), kind))
+
+
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[files_job.Job, files_cluster.Cluster]:
     return load_text(tmp_path_factory.mktemp("before"), JOB, CLUSTER)
@@ -156,7 +164,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[files_job.Job, fil
 def test_set_reaches_every_field(model: Any, path: tuple[str, ...], before: Any, tmp_path: Path) -> None:
     which, prefix = (0, "") if model is files_job.Job else (1, "cluster.")
     for written in keys(before[which], path):
-        for word in [*choices(model, path), *VALUES]:
+        for word in [*choices(model, path), *likely(VALUES, value(before[which], written))]:
             try:
                 after = load_text(tmp_path, JOB, CLUSTER, f"{prefix}{'.'.join(written)}={word}")
             except SpecError:
