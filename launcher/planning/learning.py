@@ -99,7 +99,7 @@ def of(found: Architecture, job: Job) -> Learning:
         sampled=does.sampled,
         answer=_answer(job),
         gathered=bool(option(job, "gather-for-generation")),
-        updates=int(option(job, "epochs")) if does.critic else 1,
+        passes=int(option(job, "epochs")) * (1 + bool(option(job, "ptx-data"))) if does.critic else 1,
     )
 
 

@@ -29,7 +29,7 @@ class Learning(NamedTuple):
     sampled: str = ""  # answers are sampled for a "micro" batch or a "step" at once
     answer: int = 0  # tokens of one
     gathered: bool = False  # stage 3 has all weights whole meanwhile
-    updates: int = 1  # from the same answers
+    passes: int = 1  # forward and backward, for each micro batch
 
 
 WHOLE = Learning()

@@ -309,7 +309,7 @@ def recorded(model: Architecture, settings: Zero, setup: Setup) -> bool:
     if not learning.sampled:
         return not (turned_off and learning.forward)
     spoiled = 1 if learning.sampled == "micro" else 2
-    return turned_off and settings.accumulation * learning.updates > spoiled
+    return turned_off and settings.accumulation * learning.passes > spoiled
 
 
 def norm(model: Architecture, settings: Zero, setup: Setup) -> int:

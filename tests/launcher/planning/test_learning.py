@@ -94,9 +94,16 @@ def test_weights_stay_for_the_backward_pass_where_the_order_of_both_passes_is_kn
     several = found.evaluation.settings._replace(accumulation=4)
     kept = states.retained(found.model, several, found.evaluation.setup)
     assert (kept > 0) == stay
-    if workload == "chat_rl":  # each step's first passes make a new record
-        first = several._replace(accumulation=2)
+    if sampled and args:  # the first passes of a step make a new record
+        first = several._replace(accumulation=2 if workload == "chat_rl" else 1)
         assert states.retained(found.model, first, found.evaluation.setup) == 0
+
+
+@pytest.mark.parametrize("more", [{"epochs": 2}, {"ptx-data": "/data/plain.jsonl"}])
+def test_more_passes_over_the_same_answers_find_a_record(more: dict[str, Any]) -> None:
+    found = estimate("chat_ppo", reward="brief", **LORA, **more)
+    assert found.evaluation.settings.accumulation == 1
+    assert states.retained(found.model, found.evaluation.settings, found.evaluation.setup) > 0
 
 
 def test_ppo_has_four_engines_of_which_two_learn() -> None:
