@@ -77,6 +77,8 @@ class Fork:
 
 def _rank(module: str, words: list[str], environment: dict[str, str], output: str) -> None:
     """A rank's life, from where `python -u -m module` would be."""
+    # as on Linux by itself: a data loader's workers end with the rank, whose children they are
+    multiprocessing.set_start_method("fork", force=True)
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for number in (1, 2):
         os.dup2(file, number)
