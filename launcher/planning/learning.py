@@ -37,9 +37,10 @@ ALL_LAYERS = "all-linear"  # docker/workloads/lora.py
 
 def option(job: Job, name: str) -> Any:
     """The value of an option of the workload: the job's, else the workload's own; None for a user's program."""
-    if workloads.is_script(job.workload):
-        return job.args.get(name)
-    return job.args.get(name, workloads.default(job.workload, name))
+    given = job.args.get(name)
+    if given is not None or workloads.is_script(job.workload):
+        return given
+    return workloads.default(job.workload, name)  # of an option that is null too: it is left out
 
 
 def adapts(job: Job) -> bool:

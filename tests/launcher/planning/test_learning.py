@@ -99,6 +99,13 @@ def test_weights_stay_for_the_backward_pass_where_the_order_of_both_passes_is_kn
         assert states.retained(found.model, first, found.evaluation.setup) == 0
 
 
+@pytest.mark.parametrize("name", ["epochs", "gather-for-generation", "max-new-tokens", "seq-length"])
+def test_an_option_that_is_null_is_one_that_is_left_out(name: str) -> None:
+    left_out: dict[str, Any] = {name: None}
+    null, absent = estimate("chat_ppo", reward="brief", **left_out), estimate("chat_ppo", reward="brief")
+    assert null.evaluation.setup == absent.evaluation.setup
+
+
 @pytest.mark.parametrize("more", [{"epochs": 2}, {"ptx-data": "/data/plain.jsonl"}])
 def test_more_passes_over_the_same_answers_find_a_record(more: dict[str, Any]) -> None:
     found = estimate("chat_ppo", reward="brief", **LORA, **more)
