@@ -129,6 +129,8 @@ def shell(run: Run, plan: Plan, selection: Selection, terminal: bool) -> list[st
 
 def cancel(run: Run) -> None:
     """SIGTERM to the script, which passes it on; SIGKILL after ten seconds. A run that ended is left as it is."""
+    if _pid(run) is None:
+        return
     (run.folder / "cancelled").touch()
     for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
         pid = _pid(run)

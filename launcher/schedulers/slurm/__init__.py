@@ -6,9 +6,11 @@ Slurm's words in `states`, its commands in `query`, and submitit in `submission`
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING
 
+from launcher import atomic
 from launcher.errors import PlanError, located
 from launcher.fabrics import environment
 from launcher.rendering import command, containers, templates
@@ -138,6 +140,16 @@ def shell(run: Run, plan: Plan, selection: Selection, terminal: bool) -> list[st
 def cancel(run: Run) -> None:
     """scancel the job; one that ended is left as it is."""
     query.need("scancel")
-    if status(run).state in {"PENDING", "RUNNING", "UNKNOWN"}:
-        (run.folder / "cancelled").touch()  # Slurm forgets why, where there is no accounting
+    if status(run).state not in {"PENDING", "RUNNING", "UNKNOWN"}:
+        return
+    mark = (
+        run.folder / "cancelled"
+    )  # Slurm forgets why, where there is no accounting; the script reads of which job
+    with contextlib.suppress(OSError):  # a full disk keeps no job alive
+        atomic.write(mark, f"{run.native_id}\n".encode())
+    try:
         query.call("scancel", run.native_id)
+    except BaseException:
+        with contextlib.suppress(OSError):  # the job goes on
+            mark.unlink()
+        raise

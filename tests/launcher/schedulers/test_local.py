@@ -113,6 +113,7 @@ def test_cancel_saves_and_a_second_run_has_its_own_folder(user: User) -> None:
 def test_the_first_failure_is_named(user: User) -> None:
     done = user.local(*SHORT, "args.fail-at-step=2", "args.fail-rank=1", "args.fail-code=7", code=1)
     assert user.newest()["exit_code"] == 7
+    assert "FAILED" in user.launcher("cancel", user.newest()["id"]).stderr, "it had ended"
     assert "rank 1 on" in done.stderr
     assert "exit code 7" in done.stderr
 

@@ -107,6 +107,20 @@ def test_every_path_out_of_a_script_leaves_its_exit_code(scheduler: str, tmp_pat
     assert [line for line in plain if not line.startswith(('mkdir -p "$run/logs"', "rm -f"))] == []
 
 
+@pytest.mark.parametrize(
+    ("of", "stays"), [("7", True), ("36_2", True), ("6", False), ("36_1", False), ("", False)]
+)
+def test_a_job_that_starts_keeps_the_word_that_it_was_cancelled(of: str, stays: bool, tmp_path: Path) -> None:
+    """`launcher cancel` may come before the script's first line; of an earlier job of this folder, it is over."""
+    stage = standins.Stage(tmp_path)
+    text = staged(stage, "slurm")
+    assert stage.run(text) == 0
+    (folder,) = stage.folder.glob("named/plain/runs/*/")
+    (folder / "cancelled").write_text(of and f"{of}\n")
+    stage.run(text, SLURM_ARRAY_JOB_ID="36", SLURM_ARRAY_TASK_ID="2")
+    assert (folder / "cancelled").exists() == stays
+
+
 # What bash sets, changes or refuses by itself, what the scripts call their own variables, and what changes programs.
 NAMES = re.findall(
     r"\w+",

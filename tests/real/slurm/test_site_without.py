@@ -63,6 +63,37 @@ def test_ends_are_known_although_slurm_forgot_them(bare_site: Site) -> None:
     assert site.status(gone)["state"] in {"PENDING", "RUNNING"}
 
 
+def test_a_job_that_is_cancelled_before_its_script_begins_was_cancelled(bare_site: Site) -> None:
+    """Slurm says RUNNING before the script has begun, here for seconds: what `cancel` wrote is there afterwards."""
+    site = bare_site
+    program = site.program("import time; time.sleep(99)\n")
+    run = site.submit(*program, "cluster.slurm.setup=[trap '' TERM, sleep 3]", "nodes=1")
+    site.wait(run, lambda now: now["state"] == "RUNNING")
+    site.launcher("cancel", run)
+    forgotten(site, site.status(run)["native_id"])
+    assert site.status(run)["state"] == "CANCELLED"
+
+
+def test_a_job_that_goes_on_was_not_cancelled(bare_site: Site) -> None:
+    site = bare_site
+    run = site.submit(*site.program("import time; time.sleep(99)\n"), "nodes=1")
+    folder = site.folder / "runs" / run
+    tool = site.folder / "bin" / "scancel"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 'Kill job error: Socket timed out' >&2; exit 1\n")
+    tool.chmod(0o755)
+    path = site.env["PATH"]
+    site.env["PATH"] = f"{tool.parent}:{path}"
+    assert "Socket timed out" in site.launcher("cancel", run, code=4).stderr
+    assert not (folder / "cancelled").exists()
+    site.env["PATH"] = path
+    (
+        folder / "cancelled"
+    ).mkdir()  # as on a full disk, nothing can be written there: the job ends all the same
+    site.launcher("cancel", run)
+    site.wait(run, lambda now: now["state"] == "CANCELLED")
+
+
 def test_the_view_of_a_waiting_job_and_ctrl_c(bare_site: Site) -> None:
     """The whole cluster is busy for a known time: the view says why, and when Slurm expects the start."""
     site = bare_site

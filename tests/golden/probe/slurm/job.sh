@@ -36,7 +36,14 @@ finish() {
   fi
   exit "$1"
 }
-rm -f "$run/exit_code" "$run/cancelled" || finish 73
+rm -f "$run/exit_code" || finish 73
+# `launcher cancel` may have come before this line. What it said of an earlier job of this folder is over.
+cancelled=""
+if [ -s "$run/cancelled" ]; then read -r cancelled <"$run/cancelled"; fi
+case "$cancelled" in
+  "$SLURM_JOB_ID" | "${SLURM_ARRAY_JOB_ID-}_${SLURM_ARRAY_TASK_ID-}") ;;
+  *) rm -f "$run/cancelled" || finish 73 ;;
+esac
 printf -v now '%(%s)T' -1
 printf 'job %s, attempt %s, on %s, %(%FT%T%z)T\n' "$SLURM_JOB_ID" "$restarts" "$SLURM_JOB_NODELIST" "$now"
 
