@@ -53,8 +53,8 @@ class Stage:
         self.program(own / "python", PROGRAMS["python"])
         return plan.Workspace(f"{own}/checkout", f"{own}/runs", f"{own}/python", "tag")
 
-    def run(self, script: str, **more: str) -> int:
-        """The exit code of `script`, run by bash as a job of Slurm would be; `more` are variables."""
+    def run(self, script: str, *words: str, **more: str) -> int:
+        """The exit code of `script words…`, run by bash as a job of Slurm would be; `more` are variables."""
         (self.folder / "job.sh").write_text(script, encoding="utf-8")
         variables = {
             "PATH": f"{self.folder}/bin:/usr/bin:/bin",
@@ -64,8 +64,8 @@ class Stage:
             "SLURM_JOB_NODELIST": "host-1",
         }
         variables |= more
-        words = ["/bin/bash", str(self.folder / "job.sh")]
-        return subprocess.run(words, cwd=self.folder / "cwd", env=variables, timeout=60).returncode
+        command = ["/bin/bash", str(self.folder / "job.sh"), *words]
+        return subprocess.run(command, cwd=self.folder / "cwd", env=variables, timeout=60).returncode
 
     def dumped(self, name: str) -> list[str]:
         text = (self.folder / "dump" / name).read_bytes().decode("utf-8", "surrogateescape")

@@ -5,7 +5,10 @@ Owns ids: they are the folders' names. What lies in a folder is record.py's, pip
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
+import os
 from typing import TYPE_CHECKING, TypeVar
 
 from launcher import atomic
@@ -42,6 +45,30 @@ def make_next(runs: Path, name: str, first: str = "") -> Path:
             hint="set LAUNCHER_RUNS to a folder that can, shared by all hosts",
         ) from None
     raise AssertionError("there is always a next number")
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Whether no other command has the run of `folder` in hand; none gets it until the end.
+
+    The lock is on its plan.json, which is written once. A file system without locks keeps nobody off.
+    """
+    import fcntl
+
+    try:
+        descriptor = os.open(folder / "plan.json", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:  # what cannot be written cannot be submitted either, and whoever tries says so
+        yield True
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except OSError as error:
+        free = error.errno not in {errno.EWOULDBLOCK, errno.EACCES}
+    try:
+        yield free
+    finally:
+        os.close(descriptor)
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:

@@ -139,6 +139,12 @@ def find(runs: Path, name: str) -> Run:
     return folders.find(runs, name, {RECORD: read})
 
 
+def current(run: Run) -> Run:
+    """`run` as its record says now: another command may have submitted it. Raises RunNotFoundError for a torn one."""
+    path = run.folder / RECORD
+    return read(path) if path.exists() else run
+
+
 def read(path: Path) -> Run:
     """The run of a run.json. Raises RunNotFoundError when it cannot be read."""
     data = read_json(path)

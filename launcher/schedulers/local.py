@@ -131,7 +131,8 @@ def cancel(run: Run) -> None:
     """SIGTERM to the script, which passes it on; SIGKILL after ten seconds. A run that ended is left as it is."""
     if _pid(run) is None:
         return
-    (run.folder / "cancelled").touch()
+    with contextlib.suppress(OSError):  # a full disk keeps no run alive
+        (run.folder / "cancelled").touch()
     for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
         pid = _pid(run)
         if pid is None:

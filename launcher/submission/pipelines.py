@@ -145,6 +145,7 @@ def lead(pipeline: PipelineRun, follow: Follow, exclude: Sequence[str] = ()) -> 
     Stages that have succeeded are passed over, those that failed are resumed, off the hosts `exclude`. What the first
     stage waits for is followed as a stage without a name. Returns whether all have succeeded.
     """
+    waiting.want(pipeline)
     if not waiting.is_over(pipeline, lambda run: follow("", run)):
         return False
     for name, now in statuses(pipeline).items():
@@ -154,7 +155,10 @@ def lead(pipeline: PipelineRun, follow: Follow, exclude: Sequence[str] = ()) -> 
         if run is None:
             raise SubmitError(f"stage {name}: {now.reason}", hint="submit the pipeline again")
         if not run.native_id or now.state in status.ENDED:
+            waiting.require_wanted(pipeline)
             run = _begin(pipeline, run, exclude)
+            pipeline = pipeline._replace(runs={**pipeline.runs, name: run})
+            _withdraw_unwanted(pipeline, run)
         if not follow(name, run):
             return False
     return True
@@ -165,11 +169,20 @@ def _begin(pipeline: PipelineRun, run: Run, exclude: Sequence[str]) -> Run:
         return submit.resume(run, exclude)
     except BaseException:
         # a pipeline that was refused leaves nothing, but for one that has waited
-        if not pipeline.after and not any(other.native_id for other in pipeline.present):
+        if not pipeline.after and not any(record.current(other).native_id for other in pipeline.present):
             for other in pipeline.present:
                 shutil.rmtree(other.folder, ignore_errors=True)
             if not pipeline.is_plain:
                 shutil.rmtree(run.folder.parent / pipeline.id, ignore_errors=True)
+        raise
+
+
+def _withdraw_unwanted(pipeline: PipelineRun, run: Run) -> None:
+    """Raise SubmitError, with `run` cancelled, where `cancel` looked before it was recorded."""
+    try:
+        waiting.require_wanted(pipeline)
+    except SubmitError:
+        schedulers.load(run.scheduler).cancel(run)
         raise
 
 
@@ -183,6 +196,8 @@ def statuses(pipeline: PipelineRun) -> dict[str, Status]:
         result[name] = known[run.id] if run else Status("UNKNOWN", "its run folder cannot be read")
         if run and not run.native_id and any(now.state in {"FAILED", "CANCELLED"} for now in result.values()):
             result[name] = Status("CANCELLED", "not submitted: an earlier stage did not succeed")
+        elif run and not run.native_id and waiting.is_cancelled(pipeline):
+            result[name] = Status("CANCELLED", "cancelled before it was submitted")
         elif waiting.is_waiting(pipeline):
             result[name] = waiting.status(pipeline)
     return result | (leaders.unsubmitted(pipeline, result) if pipeline.leader else {})
@@ -224,9 +239,12 @@ def current(pipeline: PipelineRun) -> Run:
 def cancel(pipeline: PipelineRun) -> None:
     """End every stage, the last one first, so that none starts because another is gone."""
     pipeline = leaders.stopped(pipeline)
-    known = statuses(pipeline)
-    if waiting.is_waiting(pipeline):
+    if any(not run.native_id for run in pipeline.present) and not pipeline.leader:
         waiting.cancel(pipeline)
+        pipeline = pipeline._replace(
+            runs={name: run and record.current(run) for name, run in pipeline.runs.items()}
+        )
+    known = statuses(pipeline)
     for name, run in reversed(list(pipeline.runs.items())):
         if run and run.native_id and (pipeline.is_plain or known[name].state not in status.ENDED):
             schedulers.load(run.scheduler).cancel(run)
@@ -240,10 +258,13 @@ def resume(pipeline: PipelineRun, exclude: Sequence[str]) -> list[Run]:
     known, resumed = statuses(pipeline), dict[str, "Run"]()
     for name, run in pipeline.runs.items():
         over = known[name].state in {"FAILED", "CANCELLED", "UNKNOWN"} or (run and not run.native_id)
+        left = [need for need in pipeline.needs[name] if known[need].state != "SUCCEEDED"]
+        if run and known[name].state == "PENDING" and run.scheduler == "slurm" and {*left} & {*resumed}:
+            schedulers.load(run.scheduler).cancel(run)  # Slurm is about to: it waits for a job that has ended
+            over = True
         if run and (over or pipeline.is_plain):
-            left = [need for need in pipeline.needs[name] if known[need].state != "SUCCEEDED"]
             waits = [_dependency(pipeline, resumed, need) for need in left]
-            resumed[name] = submit.resume(run, exclude, waits)
+            resumed[name] = submit.resume(run, exclude, waits or placement.still_before(run))
     if not resumed:
         raise SubmitError(f"{pipeline.id} is {state(known).lower()}", hint="there is nothing to resume")
     return list(resumed.values())

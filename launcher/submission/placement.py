@@ -62,6 +62,32 @@ def dependencies(names: Sequence[str], scheduler: str) -> tuple[str, ...]:
     return tuple(waits)
 
 
+def still_before(run: Run) -> list[str]:
+    """The dependencies of a run that is submitted again, on those it waited for the first time.
+
+    Raises PlanError for one that can never succeed. One whose folder is gone is passed over.
+    """
+    if run.scheduler != "slurm":  # on this machine the script itself waits, on Kubernetes the pipeline
+        return []
+    from launcher.schedulers import slurm
+
+    jobs = set(slurm.waited_for(run))
+    if not jobs:
+        return []
+    listed, _ = record.listed(run.folder.parent)
+    before = [other for other in listed if jobs & {other.native_id, *other.former}]
+    waits, problems = [], []
+    for other, now in zip(before, schedulers.statuses(before), strict=True):
+        if now.state in _OVER:
+            hint = f"`python -m launcher resume {other.id}` first"
+            problems.append(Problem(f"{run.id} runs after {other.id}: {_OVER[now.state]}", hint))
+        elif now.state != "SUCCEEDED":
+            waits.append(dependency(other))
+    if problems:
+        raise PlanError(*problems)
+    return waits
+
+
 def _problem(run: Run, now: Status, scheduler: str) -> Problem | None:
     if run.scheduler != scheduler:
         where = _CALLED.get(scheduler, scheduler)

@@ -5,11 +5,12 @@ Owns the order, so that nothing is half-written: a run that was refused leaves n
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import schedulers, workloads
+from launcher import atomic, schedulers, workloads
 from launcher.errors import LauncherError, Problem, RunNotFoundError, SubmitError, UnnamedJobError, shown
 from launcher.runs import folders, lock, reading, record, sweeps
 from launcher.submission import programs, snapshot
@@ -75,8 +76,18 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> Run:
     """Submit a run's own files again, or for the first time. It continues from its newest complete checkpoint.
 
     `after`: what must succeed first, as `placement.dependency` names it. Returns the run as it is now. Raises
-    SubmitError while it runs or waits, or when it is done.
+    SubmitError while it runs, waits or is being resumed, and when it is done. A job that cannot be recorded is
+    cancelled.
     """
+    with folders.alone(run.folder) as is_ours:
+        if not is_ours:
+            raise SubmitError(
+                f"{run.id} is being submitted by another command", hint="look at it with `status`"
+            )
+        return _resume(record.current(run), exclude, after)
+
+
+def _resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> Run:
     if run.native_id:
         _check_ended(run)
     try:
@@ -87,13 +98,19 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> Run:
         raise SubmitError(f"{run.id}: its exit code cannot be read: {error.strerror}", hint=hint) from None
     for path in marks:  # before it starts: a short run may end while we still look
         path.unlink()
+    native_id = ""
     try:
         native_id = schedulers.resume(run, exclude, after)
+        return record.record(run, native_id, time.time())
     except BaseException:
-        for path, content in marks.items():
-            path.write_bytes(content)
+        try:
+            if native_id:
+                schedulers.load(run.scheduler).cancel(run._replace(native_id=native_id))
+        finally:
+            for path, content in marks.items():
+                with contextlib.suppress(OSError):  # a full disk may be the reason
+                    atomic.write(path, content)
         raise
-    return record.record(run, native_id, time.time())
 
 
 def _check_ended(run: Run) -> None:
@@ -126,7 +143,7 @@ def sweep(name: str, plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> s
         ids = [plan.id for plan in prepared]
         recorded = sweeps.reserve(Path(plans[0].workspace.runs), plans[0].job.name, ids, points)
         if name == "slurm":
-            native_id = slurm.submit_array(recorded, prepared)
+            _submit_array(recorded, prepared)
         else:
             for plan in prepared:
                 submitted.append(submit(on, name, plan))
@@ -137,10 +154,20 @@ def sweep(name: str, plans: Sequence[Plan], points: Sequence[sweeps.Point]) -> s
             sweeps.abandon(recorded)
         _withdraw(on, prepared, submitted, error)
         raise
-    if name == "slurm":
-        for index, plan in enumerate(prepared):
-            record.record(record.prepared(Path(plan.folder), name), f"{native_id}_{index}", time.time())
     return recorded
+
+
+def _submit_array(recorded: sweeps.Sweep, plans: Sequence[Plan]) -> None:
+    """Submit a sweep as one array, and record its elements; an array that cannot be recorded is cancelled."""
+    from launcher.schedulers import slurm
+
+    native_id = slurm.submit_array(recorded, plans)
+    try:
+        for index, plan in enumerate(plans):
+            record.record(record.prepared(Path(plan.folder), "slurm"), f"{native_id}_{index}", time.time())
+    except BaseException:
+        slurm.cancel_array(native_id)
+        raise
 
 
 def _withdraw(scheduler: Scheduler, plans: Sequence[Plan], runs: Sequence[Run], error: BaseException) -> None:

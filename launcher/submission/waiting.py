@@ -1,6 +1,6 @@
-"""A pipeline, or a job, that a command submits when other runs have succeeded: `--after` on Kubernetes.
+"""Stages that a command submits, each when what is before has succeeded: on Kubernetes, with --wait or --after.
 
-Owns `<runs>/<id>/cancelled`, by which the command that waits learns that nobody wants it any more.
+Owns `<runs>/<id>/cancelled`, by which the command that leads learns that nobody wants the rest any more.
 """
 
 from __future__ import annotations
@@ -31,28 +31,40 @@ def is_over(pipeline: PipelineRun, succeeds: Callable[[Run], bool]) -> bool:
     """
     if not is_waiting(pipeline):
         return True
-    _mark(pipeline).unlink(missing_ok=True)
     for folder in pipeline.after:
         if not succeeds(record.read(Path(folder) / record.RECORD)):
             return False
-    if _mark(pipeline).exists():
-        raise SubmitError(f"{pipeline.id} was cancelled before it was submitted")
+    require_wanted(pipeline)
     return True
 
 
 def status(pipeline: PipelineRun) -> Status:
     """The status of each stage of a pipeline that waits."""
-    if _mark(pipeline).exists():
-        return Status("CANCELLED", "cancelled before it was submitted")
     names = ", ".join(Path(folder).name for folder in pipeline.after)
     return Status(
         "PENDING", f"not submitted: waits for {names}; `resume {pipeline.id}` if nothing waits any more"
     )
 
 
+def want(pipeline: PipelineRun) -> None:
+    """Take back what `cancel` has said before."""
+    _mark(pipeline).unlink(missing_ok=True)
+
+
 def cancel(pipeline: PipelineRun) -> None:
-    """Have the command that waits submit nothing."""
+    """Have the command that leads submit nothing more."""
     _mark(pipeline).touch()
+
+
+def is_cancelled(pipeline: PipelineRun) -> bool:
+    """Whether nothing more is submitted."""
+    return _mark(pipeline).exists()
+
+
+def require_wanted(pipeline: PipelineRun) -> None:
+    """Raise SubmitError when the pipeline was cancelled."""
+    if is_cancelled(pipeline):
+        raise SubmitError(f"{pipeline.id} was cancelled: what was not submitted by then stays so")
 
 
 def is_recorded(pipeline: PipelineRun) -> bool:

@@ -100,6 +100,14 @@ def apply(manifest: str, context: str | None, namespace: str | None) -> str:
             main, warnings = _patiently(server, namespace, document)
             done.append(document)
             _say(document, warnings)
+        owner = {k: documents[-1][k] for k in ("apiVersion", "kind")} | {
+            k: main["metadata"][k] for k in ("name", "uid")
+        }
+        for document in documents[:-1]:
+            # so that `kubectl delete` of the main object, or its time to live, takes all of the run away
+            with contextlib.suppress(api.Refusal):
+                patch = {"metadata": {"ownerReferences": [owner]}}
+                server.call("PATCH", _path(namespace, document), patch, api.MERGE, fieldManager=api.MANAGER)
     except BaseException as error:
         left = [_title(d) for d in reversed(done) if not _is_deleted(server, namespace, d)]
         if left and isinstance(error, SubmitError):
@@ -107,29 +115,51 @@ def apply(manifest: str, context: str | None, namespace: str | None) -> str:
             behind = Problem(f"left behind in {namespace}: {', '.join(left)}", hint)
             raise SubmitError(*error.problems, behind) from None
         raise
-    owner = {k: documents[-1][k] for k in ("apiVersion", "kind")} | {
-        k: main["metadata"][k] for k in ("name", "uid")
-    }
-    for document in documents[:-1]:
-        # so that `kubectl delete` of the main object, or its time to live, takes all of the run away
-        with contextlib.suppress(api.Refusal):
-            patch = {"metadata": {"ownerReferences": [owner]}}
-            server.call("PATCH", _path(namespace, document), patch, api.MERGE, fieldManager=api.MANAGER)
     kind = documents[-1]["kind"].lower()
     return str(Place(namespace, kind, owner["name"], uid=owner["uid"], context=server.context))
 
 
 def replace(run: Run, manifest: str) -> str:
-    """Delete what is left of an ended run, and create its manifest's objects again. Returns the new Place as text."""
+    """Delete what is left of an ended run, and create its manifest's objects again. Returns the new Place as text.
+
+    Raises SubmitError where another run has their names.
+    """
     cancel(run)
     server, at = reach(run)
     deadline = time.monotonic() + _GONE_SECONDS
-    while any(find(server, at.namespace, document) is not None for document in objects(manifest)):
+    while any(_is_left(server, at, document) for document in objects(manifest)):
         if time.monotonic() > deadline:
             hint = "try again when its pods have ended"
             raise SubmitError(f"objects of {run.id} are still being deleted", hint=hint)
         time.sleep(_PAUSE)
     return apply(manifest, at.context or None, at.namespace)
+
+
+def is_anothers(server: api.Server, at: Place) -> bool:
+    """Whether another run has the name of the run at `at`, so that pods of that name are not its own."""
+    try:
+        live = server.get(api.path(kinds.KINDS[at.kind], at.namespace, at.name))
+    except api.Refusal as refusal:
+        if refusal.status == 404:
+            return False
+        raise
+    return not _is_of(live, at)
+
+
+def _is_left(server: api.Server, at: Place, document: Object) -> bool:
+    live = find(server, at.namespace, document)
+    if live is not None and not _is_of(live, at):
+        raise _taken(document, at.namespace)
+    return live is not None
+
+
+def _is_of(live: Object, at: Place) -> bool:
+    """Whether an object of the run's names is the run's: equal jobs of two people have equal names."""
+    if not at.uid or live["metadata"]["uid"] == at.uid:
+        return True
+    owners = live["metadata"].get("ownerReferences", [])
+    is_main = _title(live) == f"{at.kind}/{at.name}"
+    return any(owner["uid"] == at.uid for owner in owners) or not (owners or is_main)
 
 
 def _say(document: Object, warnings: list[str]) -> None:
@@ -183,14 +213,32 @@ def rehearse(plan: Plan, manifest: str) -> list[str]:
 
 
 def cancel(run: Run) -> None:
-    """Delete the run's objects, the one that has the pods first; what is gone already is passed over."""
+    """Delete the run's objects, the one that has the pods first.
+
+    What is gone already is passed over, and what another run has made under its name since.
+    """
     server, at = reach(run)
-    main = kinds.KINDS[at.kind]
-    remove(server, api.path(main, at.namespace, at.name), propagationPolicy="Foreground")
-    manifest = run.folder / "manifest.yaml"
+    beside: list[tuple[str, str]] = []
     with contextlib.suppress(FileNotFoundError):
-        for document in reversed(objects(manifest.read_text(encoding="utf-8"))[:-1]):
-            remove(server, _path(at.namespace, document))
+        manifest = (run.folder / "manifest.yaml").read_text(encoding="utf-8")
+        for document in reversed(objects(manifest)[:-1]):
+            live = _known(server, at.namespace, document)
+            if live is not None and _is_of(live, at):
+                beside.append((_path(at.namespace, document), live["metadata"]["uid"]))
+    main = api.path(kinds.KINDS[at.kind], at.namespace, at.name)
+    if remove(server, main, at.uid, propagationPolicy="Foreground"):
+        for path, uid in beside:
+            remove(server, path, uid)
+
+
+def _known(server: api.Server, namespace: str, document: Object) -> Object | None:
+    """As `find`, and None as well where the server has no such kind or namespace any more."""
+    try:
+        return server.get(_path(namespace, document))
+    except api.Refusal as refusal:
+        if refusal.status == 404:
+            return None
+        raise
 
 
 def diff(plan: Plan, render: Callable[[Plan], Files]) -> str:
@@ -306,10 +354,17 @@ def _is_deleted(server: api.Server, namespace: str, document: Object) -> bool:
     return True
 
 
-def remove(server: api.Server, path: str, **query: str) -> None:
-    """Delete what is at `path`; what is gone already is fine."""
+def remove(server: api.Server, path: str, uid: str = "", **options: str) -> bool:
+    """Delete the object `uid` at `path`; one that is gone already is fine. Returns False where another is there.
+
+    `options`: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/delete-options/
+    """
+    wanted: Object = {**options, "preconditions": {"uid": uid}} if uid else {**options}
     try:
-        server.call("DELETE", path, **query)
+        server.call("DELETE", path, wanted)
     except api.Refusal as refusal:
+        if uid and refusal.status == 409:
+            return False
         if refusal.status != 404:
             raise
+    return True

@@ -129,6 +129,8 @@ def status(native_id: str) -> Status:
         if refusal.status == 404:
             return Status("CANCELLED", "its Job was deleted")
         raise
+    if main["metadata"]["uid"] != at.uid:
+        return Status("CANCELLED", "its Job was deleted; another one has its name")
     if hosts.condition(main, "Complete", "True"):
         return Status("SUCCEEDED")
     label = f"launcher/pipeline={at.name}"
@@ -154,9 +156,8 @@ def stop(native_id: str) -> None:
     """Delete the leader, so that nothing more is submitted; the stages stay as they are. One that is gone is fine."""
     at = applying.named(native_id)
     path = api.path(kinds.KINDS["job"], at.namespace, at.name)
-    applying.remove(
-        applying.there(at), path, propagationPolicy="Foreground"
-    )  # with its ConfigMap, which it owns
+    # with its ConfigMap, which it owns
+    applying.remove(applying.there(at), path, at.uid, propagationPolicy="Foreground")
 
 
 def submitted(native_id: str, run: Run) -> str | None:

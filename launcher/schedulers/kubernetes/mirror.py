@@ -69,6 +69,8 @@ def before_deletion(run: Run) -> None:
     """Bring the run's steps and logs up to date while it still has pods, as far as the server answers."""
     server, at = applying.reach(run)
     with contextlib.suppress(api.Refusal):
+        if applying.is_anothers(server, at):
+            return
         pods = hosts.newest(at, hosts.pods(server, at, run))
         everything(server, at, run, pods)
 

@@ -11,7 +11,7 @@ import re
 from typing import TYPE_CHECKING
 
 from launcher import atomic
-from launcher.errors import PlanError, located
+from launcher.errors import LauncherError, PlanError, Problem, SubmitError, UnnamedJobError, located
 from launcher.fabrics import environment
 from launcher.rendering import command, containers, templates
 from launcher.runs import badhosts, reading
@@ -83,6 +83,15 @@ def submit_array(sweep: Sweep, plans: Sequence[Plan]) -> str:
     return submission.submit(str(sweep.folder), text, plans[0].allocated)
 
 
+def cancel_array(native_id: str) -> None:
+    """Cancel every element. Raises UnnamedJobError where Slurm does not: the elements need their folders."""
+    try:
+        query.call("scancel", native_id)
+    except LauncherError as error:
+        hint = f"cancel it: scancel {native_id}"
+        raise UnnamedJobError(*error.problems, Problem(f"array {native_id} is in the queue", hint)) from None
+
+
 def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
     """Submit the run's own script once more, away from the hosts `exclude`. Returns the new job id.
 
@@ -91,9 +100,18 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str]) -> str:
     query.need("sbatch")
     from launcher.schedulers.slurm import submission
 
-    text = reading.text(run.folder / "job.sh", errors="surrogateescape")
-    text = re.sub(r"^#SBATCH --dependency=.*\n", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^#SBATCH --dependency=.*\n", "", _script(run), flags=re.MULTILINE)
     return submission.submit(str(run.folder), text, run.nodes, exclude=exclude, after=after)
+
+
+def waited_for(run: Run) -> list[str]:
+    """The ids of the jobs that the run's script was submitted after."""
+    found = re.search(r"^#SBATCH --dependency=afterok:([0-9_:]+)$", _script(run), re.MULTILINE)
+    return found[1].split(":") if found else []
+
+
+def _script(run: Run) -> str:
+    return reading.text(run.folder / "job.sh", errors="surrogateescape")
 
 
 def status(run: Run) -> Status:
@@ -142,14 +160,16 @@ def cancel(run: Run) -> None:
     query.need("scancel")
     if status(run).state not in {"PENDING", "RUNNING", "UNKNOWN"}:
         return
-    mark = (
-        run.folder / "cancelled"
-    )  # Slurm forgets why, where there is no accounting; the script reads of which job
+    # Slurm forgets why a job ended, where there is no accounting; the script reads here which job is meant
+    mark = run.folder / "cancelled"
+    was_there = mark.exists()
     with contextlib.suppress(OSError):  # a full disk keeps no job alive
         atomic.write(mark, f"{run.native_id}\n".encode())
     try:
         query.call("scancel", run.native_id)
-    except BaseException:
-        with contextlib.suppress(OSError):  # the job goes on
-            mark.unlink()
+    except SubmitError as error:
+        # the job goes on, unless Slurm has heard and its answer was lost
+        if not was_there and "timed out" not in str(error):
+            with contextlib.suppress(OSError):
+                mark.unlink()
         raise

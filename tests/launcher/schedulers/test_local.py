@@ -18,6 +18,7 @@ from launcher import ROOT
 from launcher.files import load
 from launcher.planning import plan
 from launcher.runs import record
+from launcher.schedulers import local
 from launcher.submission import submit
 from tests import commandline, samples
 
@@ -182,6 +183,13 @@ def test_interrupted_wait_leaves_the_run(user: User, tmp_path: Path) -> None:
     assert run["state"] == "RUNNING"
     user.launcher("cancel", run["id"])
     assert user.newest()["state"] == "CANCELLED"
+
+
+def test_a_run_whose_folder_cannot_be_written_is_cancelled_all_the_same(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+        run = record.Run("a", "local", local.native_id(process.pid), tmp_path / "gone", 0.0, 1, 1, {})
+        local.cancel(run)
+        assert process.wait(timeout=10) == -signal.SIGTERM
 
 
 def test_a_job_that_cannot_be_recorded_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,12 @@ def on_path_alone(stage: standins.Stage, absent: str) -> dict[str, str]:
     return {"PATH": f"{stage.folder}/bin"}
 
 
+PROGRAM_THAT_SAVES = """
+while [ "$1" != -- ]; do case $1 in --folder) f=$2 ;; --attempt) a=$2 ;; esac; shift; done
+echo "75 0 host-1 1.0" >"$f/outcome-$a"
+exit 75"""
+
+
 @pytest.mark.parametrize("absent", CALLED)
 @pytest.mark.parametrize("scheduler", ["local", "slurm"])
 def test_no_success_without_ranks(scheduler: str, absent: str, tmp_path: Path) -> None:
@@ -107,18 +113,58 @@ def test_every_path_out_of_a_script_leaves_its_exit_code(scheduler: str, tmp_pat
     assert [line for line in plain if not line.startswith(('mkdir -p "$run/logs"', "rm -f"))] == []
 
 
-@pytest.mark.parametrize(
-    ("of", "stays"), [("7", True), ("36_2", True), ("6", False), ("36_1", False), ("", False)]
-)
-def test_a_job_that_starts_keeps_the_word_that_it_was_cancelled(of: str, stays: bool, tmp_path: Path) -> None:
-    """`launcher cancel` may come before the script's first line; of an earlier job of this folder, it is over."""
+@pytest.mark.parametrize("of", ["7", "36_2", "6", "36_1", ""])
+@pytest.mark.parametrize("job", ["7", "36_2"])
+def test_a_job_that_was_cancelled_before_its_script_began_starts_nothing(
+    of: str, job: str, tmp_path: Path
+) -> None:
+    """What was said of an earlier job of this folder is over. Of an array's element the array's script says the id."""
     stage = standins.Stage(tmp_path)
     text = staged(stage, "slurm")
     assert stage.run(text) == 0
     (folder,) = stage.folder.glob("named/plain/runs/*/")
+    (stage.folder / "dump" / "words").unlink()
     (folder / "cancelled").write_text(of and f"{of}\n")
-    stage.run(text, SLURM_ARRAY_JOB_ID="36", SLURM_ARRAY_TASK_ID="2")
-    assert (folder / "cancelled").exists() == stays
+    stage.program(stage.folder / "bin" / "scancel", 'echo "$@" >"$DUMP/scancel"')
+    assert stage.run(text, *([] if job == "7" else [job])) == (71 if of == job else 0)
+    assert (folder / "cancelled").exists() == (of == job)
+    assert (stage.folder / "dump" / "words").exists() == (of != job)
+    assert (stage.folder / "dump" / "scancel").exists() == (of == job)
+
+
+def test_an_element_of_an_array_speaks_for_itself_alone(tmp_path: Path) -> None:
+    """The last element's SLURM_JOB_ID is the array's own, by which Slurm means all of its elements."""
+    stage = standins.Stage(tmp_path)
+    text = staged(stage, "slurm")
+    node = stage.folder / "named" / "plain" / "python"
+    stage.program(node, PROGRAM_THAT_SAVES)
+    for tool in ("scontrol", "squeue", "sacct", "scancel"):
+        stage.program(
+            stage.folder / "bin" / tool, 'echo "$0 $*" >>"$DUMP/asked"; [ "$1" = show ] && echo host-1'
+        )
+    array = '#!/bin/bash\nexec bash ./element.sh "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"\n'
+    (stage.folder / "cwd" / "element.sh").write_text(text)
+    stage.run(array, SLURM_ARRAY_JOB_ID="7", SLURM_ARRAY_TASK_ID="3")
+    asked = [line.split()[1:] for line in (stage.folder / "dump" / "asked").read_text().splitlines()]
+    assert ["requeue", "7_3"] in asked
+    assert "7" not in {word for words in asked for word in words}
+
+
+@pytest.mark.heavy  # it waits
+@pytest.mark.parametrize("name", ["TERM", "USR2"])
+def test_a_signal_while_hosts_are_started_reaches_all_of_them(name: str, tmp_path: Path) -> None:
+    stage = standins.Stage(tmp_path)
+    text = staged(stage, "local").replace('entries+=("$!")', 'entries+=("$!"); sleep 0.5')
+    assert "sleep 0.5" in text
+    text = text.replace("node < 1;", "node < 3;")
+    told = """
+while [ "$1" != -- ]; do case $1 in --node) n=$2 ;; --folder) f=$2 ;; esac; shift; done
+trap 'touch "$DUMP/told-$n"; kill $!; echo "75 0 host-1 1.0" >"$f/outcome-0"; exit 75' TERM USR2
+[ "$n" != 0 ] || kill -{name} $PPID
+sleep 20 & wait"""
+    stage.program(stage.folder / "named" / "plain" / "python", told.replace("{name}", name))
+    assert stage.run(text) == 75
+    assert sorted(path.name for path in (stage.folder / "dump").iterdir()) == ["told-0", "told-1", "told-2"]
 
 
 # What bash sets, changes or refuses by itself, what the scripts call their own variables, and what changes programs.

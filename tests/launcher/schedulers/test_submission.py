@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from launcher.cli import main
+from launcher.errors import SubmitError
+from launcher.runs import folders, record
+from launcher.submission import submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -114,3 +119,160 @@ def test_srun_is_needed_as_well(
     assert main.main(["slurm", "job.yaml"]) == 6
     assert "srun is not on this machine's PATH" in capsys.readouterr().err
     assert runs(site) == []
+
+
+def taken(site: Path) -> list[list[str]]:
+    """The options of every call of sbatch, which answers with 7, 8, …; squeue and sacct know of none."""
+    calls = site / "calls"
+    body = f'echo "$@" >>{calls}; echo Submitted batch job $((6 + $(wc -l <{calls})))'
+    program(site, "sbatch", body)
+    program(site, "squeue", "exit 0")
+    return [line.split() for line in calls.read_text().splitlines()] if calls.exists() else []
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (OSError(28, "No space left"), 2)])
+def test_an_array_that_cannot_be_recorded_is_cancelled(
+    site: Path, error: BaseException, code: int, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its elements would run without anybody who can see or cancel them."""
+    taken(site)
+    write, numbers = record.record, itertools.count(1)
+
+    def interrupted(*words: Any) -> Any:
+        if next(numbers) == number:
+            raise error
+        return write(*words)
+
+    monkeypatch.setattr(record, "record", interrupted)
+    assert main.main(["slurm", "job.yaml", "--sweep", "env.A=1,2,3"]) == code
+    assert (site / "cancelled").read_text() == "7\n"
+    assert runs(site) == []
+
+
+def test_an_array_that_is_in_the_queue_keeps_its_folders(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken(site)
+    program(site, "scancel", "echo 'Kill job error' >&2; exit 1")
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(record, "record", interrupted)
+    assert main.main(["slurm", "job.yaml", "--sweep", "env.A=1,2,3"]) == 4
+    assert "array 7 is in the queue; cancel it: scancel 7" in capsys.readouterr().err
+    assert len(runs(site)) >= 3
+
+
+def ended(site: Path, run: str, code: int) -> None:
+    (site / "runs" / run / "exit_code").write_text(f"{code}\n")
+
+
+def test_who_is_resumed_waits_for_whom_it_waited(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also when that was resumed itself since, and has another job id."""
+    taken(site)
+    assert main.main(["slurm", "job.yaml"]) == 0
+    (first,) = runs(site)
+    program(site, "squeue", 'case "$*" in *7*) echo "7|RUNNING|N/A|None" ;; esac')
+    assert main.main(["slurm", "job.yaml", "--after", first, "--name", "b"]) == 0
+    second = next(name for name in runs(site) if name != first)
+    taken(site)
+    ended(site, first, 75)
+    (site / "runs" / second / "cancelled").touch()
+    capsys.readouterr()
+    assert main.main(["resume", second]) == 3
+    assert f"{second} runs after {first}: it has failed; `python -m launcher resume {first}` first" in (
+        capsys.readouterr().err
+    )
+    assert main.main(["resume", first]) == 0
+    program(site, "squeue", 'case "$*" in *9*) echo "9|RUNNING|N/A|None" ;; esac')
+    assert main.main(["resume", second]) == 0
+    *_, before, last = taken(site)
+    assert not any(word.startswith("--dependency") for word in before)
+    assert "--dependency=afterok:9" in last
+    ended(site, first, 0)
+    ended(site, second, 75)
+    assert main.main(["resume", second]) == 0
+    assert not any(word.startswith("--dependency") for word in taken(site)[-1]), (
+        "there is nothing to wait for"
+    )
+
+
+def test_stages_that_wait_for_a_job_that_has_ended_are_resumed_with_it(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Slurm takes a while until it cancels what waits for a failed job."""
+    taken(site)
+    text = "name: chain\npipeline:\n  a: {job: job.yaml}\n  b: {job: job.yaml, set: {env.FROM: $a}}\n"
+    (site / "chain.yaml").write_text(text)
+    assert main.main(["slurm", "chain.yaml"]) == 0
+    waits = 'case "$*" in *8*) grep -q 8 cancelled || echo "8|PENDING|N/A|DependencyNeverSatisfied" ;; esac'
+    program(site, "squeue", f"cd {site}; touch cancelled; {waits}")
+    stages = json.loads((site / "runs" / "chain-pipeline-1" / "pipeline.json").read_text())["stages"]
+    ended(site, stages[0]["run"], 1)
+    capsys.readouterr()
+    assert main.main(["resume", "chain-pipeline-1"]) == 0
+    said = capsys.readouterr().err
+    assert "resumed as 9 (before: 7)" in said
+    assert "resumed as 10 (before: 8)" in said
+    assert (site / "cancelled").read_text() == "8\n"
+    assert "--dependency=afterok:9" in taken(site)[-1]
+
+
+def test_two_cannot_resume_a_run_at_once(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken(site)
+    assert main.main(["slurm", "job.yaml"]) == 0
+    (run,) = runs(site)
+    ended(site, run, 75)
+    with folders.alone(site / "runs" / run) as is_ours:
+        assert is_ours
+        assert main.main(["resume", run]) == 4
+    assert f"{run} is being submitted by another command" in capsys.readouterr().err
+    assert len(taken(site)) == 1
+    stale = record.find(site / "runs", run)
+    assert main.main(["resume", run]) == 0
+    program(site, "squeue", 'case "$*" in *8*) echo "8|RUNNING|N/A|None" ;; esac')
+    with pytest.raises(SubmitError, match="is running"):
+        submit.resume(stale, ())  # by a command that looked before
+
+
+def test_a_resumed_job_that_cannot_be_recorded_is_cancelled(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken(site)
+    assert main.main(["slurm", "job.yaml"]) == 0
+    (run,) = runs(site)
+    ended(site, run, 75)
+    program(site, "squeue", 'case "$*" in *8*) echo "8|PENDING|N/A|None" ;; esac')
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record, "record", interrupted)
+        assert main.main(["resume", run]) == 130
+    assert (site / "cancelled").read_text() == "8\n"
+    assert record.find(site / "runs", run).native_id == "7"
+    assert (site / "runs" / run / "exit_code").read_text() == "75\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "stays"),
+    [("Kill job error on job id 7: Access/permission denied", False), ("Socket timed out", True)],
+)
+def test_a_cancel_that_slurm_refused_leaves_no_trace(site: Path, answer: str, stays: bool) -> None:
+    """One whose answer was lost may have been heard, and a second one forgets nothing of the first."""
+    taken(site)
+    assert main.main(["slurm", "job.yaml"]) == 0
+    (run,) = runs(site)
+    program(site, "squeue", 'echo "7|RUNNING|N/A|None"')
+    program(site, "scancel", f"echo 'scancel: error: {answer}' >&2; exit 1")
+    mark = site / "runs" / run / "cancelled"
+    assert main.main(["cancel", run]) == 4
+    assert mark.exists() == stays
+    program(site, "scancel", "exit 0")
+    assert main.main(["cancel", run]) == 0
+    program(site, "scancel", f"echo 'scancel: error: {answer}' >&2; exit 1")
+    assert main.main(["cancel", run]) == 4
+    assert mark.read_text() == "7\n"

@@ -69,6 +69,33 @@ def test_a_sweep_is_one_array_with_a_table(site: Site) -> None:
     assert site.launcher("list", "--state", "failed").stdout.startswith("no FAILED runs")
 
 
+def test_an_element_that_is_put_back_takes_no_other_with_it(site: Site) -> None:
+    """The last element has the array's own job id, by which Slurm means all of them."""
+    gate, goes = site.folder / "gate", site.folder / "goes"
+    text = f"""
+import os, pathlib, time
+gate, goes = pathlib.Path({str(gate)!r}), pathlib.Path({str(goes)!r})
+mark = pathlib.Path(os.environ["RUN_DIR"], "began")
+again, first = os.environ["WHICH"] == "again", not mark.exists()
+mark.touch()
+if not again:
+    goes.touch()
+while not (goes if again else gate).exists():
+    time.sleep(0.1)
+raise SystemExit(75 if again and first else 0)
+"""
+    words = [w for s in (*site.program(text), "nodes=1", "restarts=1") for w in ("--set", s)]
+    site.launcher("slurm", "job.yaml", *words, "--sweep", "env.WHICH=stays,again")
+    listed = sorted(json.loads(site.launcher("list", "--json").stdout), key=lambda run: str(run["native_id"]))
+    stays, again = (str(run["id"]) for run in listed)
+    assert site.ended(again)["state"] == "SUCCEEDED", site.all_logs(again)
+    assert site.status(stays)["state"] == "RUNNING"
+    gate.touch()
+    assert site.ended(stays)["state"] == "SUCCEEDED", site.all_logs(stays)
+    attempts = [len(list(site.path(run).glob("hostfile-*"))) for run in (stays, again)]
+    assert attempts == [1, 2]
+
+
 def test_a_sweep_that_slurm_refuses_leaves_nothing(site: Site) -> None:
     words = ("--set", "cluster.slurm.partition=absent", "--sweep", "args.lr=1e-2,1e-6")
     assert "invalid partition" in site.launcher("slurm", "job.yaml", *words, code=4).stderr

@@ -17,6 +17,7 @@
 # Of the shell that submits, only what --export names travels (slurm.export in the cluster file), and SLURM_*.
 set -uo pipefail
 run=/shared/runs/llama-7b-long-dae726
+job="${1:-$SLURM_JOB_ID}"  # of an array's last element SLURM_JOB_ID means all of them
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
 mkdir -p "$run/logs" || exit 73
@@ -40,10 +41,11 @@ rm -f "$run/exit_code" || finish 73
 # `launcher cancel` may have come before this line. What it said of an earlier job of this folder is over.
 cancelled=""
 if [ -s "$run/cancelled" ]; then read -r cancelled <"$run/cancelled"; fi
-case "$cancelled" in
-  "$SLURM_JOB_ID" | "${SLURM_ARRAY_JOB_ID-}_${SLURM_ARRAY_TASK_ID-}") ;;
-  *) rm -f "$run/cancelled" || finish 73 ;;
-esac
+if [ "$cancelled" = "$job" ]; then
+  scancel "$job"
+  finish 71
+fi
+rm -f "$run/cancelled" || finish 73
 printf -v now '%(%s)T' -1
 printf 'job %s, attempt %s, on %s, %(%FT%T%z)T\n' "$SLURM_JOB_ID" "$restarts" "$SLURM_JOB_NODELIST" "$now"
 
@@ -56,7 +58,7 @@ bad() {  # in no subshell: there the trap below does not hold, and Slurm's SIGTE
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
 if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
-  over=$(SLURM_TIME_FORMAT=%s timeout 10 sacct -n -X -P -D -j "$SLURM_JOB_ID" -o End 2>/dev/null | grep -x '[0-9]*' | sort -n | tail -n 1)
+  over=$(SLURM_TIME_FORMAT=%s timeout 10 sacct -n -X -P -D -j "$job" -o End 2>/dev/null | grep -x '[0-9]*' | sort -n | tail -n 1)
   [ -z "$over" ] || ends "$over" "$SLURM_JOB_ID-$((restarts - 1))"
   names="" down=" "
   while read -r host _; do names+="${names:+,}$host"; done <"$before"
@@ -174,20 +176,20 @@ esac
 # host's node entry has found that a restart may help (docker/restarts.py).
 if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ] || [ -e "$run/again-$attempt" ]; } && [ "$restarts" -lt 10 ] && ! elsewhere; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
-  state=$(scontrol show job "$SLURM_JOB_ID" --json 2>/dev/null)
+  state=$(scontrol show job "$job" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
     echo "cancelled; \`launcher resume llama-7b-long-dae726\` resumes from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
-  if [[ $(scontrol show job "$SLURM_JOB_ID") == *PreemptTime=[0-9]* ]]; then
+  if [[ $(scontrol show job "$job") == *PreemptTime=[0-9]* ]]; then
     echo "preempted: Slurm requeues or cancels it; \`launcher resume llama-7b-long-dae726\` resumes it once it has ended"
     finish "$code"
   fi
   echo "requeued, to resume from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   ends "$(date +%s.%3N)" "$attempt"
-  if scontrol requeue "$SLURM_JOB_ID"; then sleep 300 & wait "$!"; fi
+  if scontrol requeue "$job"; then sleep 300 & wait "$!"; fi
   echo "Slurm did not requeue it; \`launcher resume llama-7b-long-dae726\` resumes from the last checkpoint"
 fi
 finish "$code"

@@ -370,7 +370,9 @@ class Handler(BaseHTTPRequestHandler):
         if verb == "create":
             return store.create(plural, space, body, manager, dry), 201
         if verb == "delete":
-            return store.delete(plural, space, name, query.get("propagationPolicy") == "Foreground"), 200
+            options = {**query, **(body or {})}
+            self.require(plural, space, name, options.get("preconditions", {}))
+            return store.delete(plural, space, name, options.get("propagationPolicy") == "Foreground"), 200
         if verb == "patch" and "apply-patch" in self.headers["Content-Type"]:
             return store.apply(plural, space, body, manager, dry, query.get("force") == "true"), 200
         live = store.objects.get((plural, space, name))
@@ -381,6 +383,13 @@ class Handler(BaseHTTPRequestHandler):
             for path in _leaves(body):
                 _set(live, path, _at(body, path))
         return live, 200
+
+    def require(self, plural: str, space: str, name: str, preconditions: Object) -> None:
+        live, uid = self.store.objects.get((plural, space, name)), preconditions.get("uid")
+        if live and uid and live["metadata"]["uid"] != uid:
+            raise Refuse(
+                409, "Conflict", f'{plural} "{name}": Precondition failed: UID in precondition: {uid}'
+            )
 
     def log(self, space: str, name: str, query: dict[str, str]) -> None:
         key = (space, name)

@@ -306,6 +306,22 @@ def test_cancel_ends_the_leader_first(
     assert [key for key in there.objects() if key[0] == "jobs"] == []
 
 
+def test_a_leader_of_the_same_name_that_is_anothers_is_left_alone(
+    there: Secure, run: Run, chain: str
+) -> None:
+    """Pipelines are numbered in each folder of runs: two people have a `chain-pipeline-1`."""
+    submitted(run, chain, there)
+    (name,) = (key[1] for key in there.objects() if key[0] == "jobs")
+    theirs = there.objects()["jobs", name]
+    theirs["metadata"]["uid"] = "of another"
+    there.tell("put", plural="jobs", object=theirs)
+    code, out, _ = run("status", ID, "--json")
+    assert code == 0
+    assert "its Job was deleted; another one has its name" in out
+    assert run("cancel", ID)[0] == 0
+    assert ("jobs", name) in there.objects()
+
+
 def test_a_job_that_waits_for_a_run(
     there: Secure, run: Run, chain: str, tmp_path: Path, leads: Callable[[], subprocess.Popen[str]]
 ) -> None:

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 
 from launcher import ROOT
 from launcher.cli import main
+from launcher.submission import submit
 from tests.launcher.schedulers.kubernetes.test_verbs import KUBECTL
 
 if TYPE_CHECKING:
@@ -353,7 +354,7 @@ def test_a_job_that_waits_is_cancelled_without_what_it_waits_for(
 
     monkeypatch.setattr("launcher.reports.progress.follow", cancelled)
     assert main.main(["resume", "chain-pipeline-1"]) == 4, "cancelled while it waits"
-    assert "was cancelled before it was submitted" in capsys.readouterr().err
+    assert "was cancelled: what was not submitted" in capsys.readouterr().err
     assert set(jobs(cluster).values()) == {before}
 
 
@@ -483,3 +484,78 @@ def test_what_a_refused_sweep_cannot_cancel_keeps_its_folder_and_is_named(
     assert f"not cancelled: {sent[1]};" in said
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [sent[1]]
     assert list(jobs(cluster).values()) == [sent[1]]
+
+
+def refused_second(cluster: Cluster, runs: Path) -> None:
+    """Let the first stage leave a checkpoint and succeed, and the quota admit no other at first."""
+    deadline = time.monotonic() + 60
+    while not (there := jobs(cluster)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (first,) = there.values()
+    (runs / first / "checkpoints").mkdir()
+    cluster.tell("rules", denied={"jobs": "exceeded quota: gpus"}, patience={"jobs": 1})
+    done = {"type": "Complete", "status": "True", "reason": "", "message": ""}
+    cluster.tell("status", plural="jobs", name=first, status={"conditions": [done]})
+
+
+def test_a_refused_stage_takes_nothing_of_those_before_it(
+    chain: str, cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thread = threading.Thread(target=refused_second, args=(cluster, tmp_path / "runs"))
+    thread.start()
+    assert main.main(["kubernetes", chain, "--wait"]) == 4
+    thread.join()
+    said = capsys.readouterr().err
+    assert "exceeded quota" in said
+    assert "resume chain-pipeline-1` continues it where it stands" in said
+    assert len(list((tmp_path / "runs").glob("first-*/checkpoints"))) == 1
+    (known,) = jobs(cluster)
+    rest = threading.Thread(target=play, args=(cluster, ["Complete"], [known]))
+    rest.start()
+    assert main.main(["resume", "chain-pipeline-1"]) == 0
+    rest.join()
+
+
+def test_a_pipeline_that_is_cancelled_between_two_stages_submits_no_other(
+    chain: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first stage is over, and the command that leads has not looked yet."""
+
+    def follow(run: Any, status: Any) -> int:
+        del status
+        done = {"type": "Complete", "status": "True", "reason": "", "message": ""}
+        cluster.tell("status", plural="jobs", name=run.id, status={"conditions": [done]})
+        assert main.main(["cancel", "chain-pipeline-1"]) == 0
+        return 0
+
+    with monkeypatch.context() as patch:
+        patch.setattr("launcher.reports.progress.follow", follow)
+        assert main.main(["kubernetes", chain, "--wait"]) == 4
+    said = capsys.readouterr().err
+    assert "chain-pipeline-1: CANCELLED" in said
+    assert "chain-pipeline-1 was cancelled: what was not submitted by then stays so" in said
+    assert len(jobs(cluster)) == 1
+    stages = told(capsys, "status", "chain-pipeline-1", "--json")["stages"]
+    assert [stage["state"] for stage in stages] == ["SUCCEEDED", "CANCELLED"]
+    rest = threading.Thread(target=play, args=(cluster, ["Complete"], list(jobs(cluster))))
+    rest.start()
+    assert main.main(["resume", "chain-pipeline-1"]) == 0, "who resumes it wants it again"
+    rest.join()
+
+
+def test_a_stage_that_is_submitted_while_the_pipeline_is_cancelled_is_taken_back(
+    chain: str, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`cancel` looks before the stage is recorded, the command that leads afterwards."""
+    begin = submit.resume
+
+    def resume(*words: Any) -> Any:
+        assert main.main(["cancel", "chain-pipeline-1"]) == 0
+        return begin(*words)
+
+    monkeypatch.setattr(submit, "resume", resume)
+    monkeypatch.setattr("launcher.reports.progress.follow", lambda *_: 1)
+    assert main.main(["kubernetes", chain, "--wait"]) == 4
+    assert "was cancelled" in capsys.readouterr().err
+    assert jobs(cluster) == {}

@@ -589,6 +589,58 @@ def test_another_run_under_the_same_name_is_not_taken_for_ours(cluster: Cluster,
     assert state(run, name)["reason"] == "the Job was deleted; another one has its name"
 
 
+def test_a_run_of_the_same_name_that_another_has_submitted_is_left_alone(
+    cluster: Cluster, run: Run, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Equal jobs from two folders of runs have equal names; the second may have it once the first is cancelled."""
+    name = submitted(run, job, "--set", "cluster.kubernetes.runs=claim")
+    assert run("cancel", name)[0] == 0
+    assert cluster.objects() == {}
+    monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "others"))
+    assert submitted(run, job, "--set", "cluster.kubernetes.runs=claim") == name
+    cluster.pod(name, 0)
+    theirs = cluster.objects()
+    monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "runs"))
+    code, _, err = run("cancel", name)
+    assert (code, cluster.objects()) == (0, theirs)
+    assert f"{name}: CANCELLED" in err
+    code, _, err = run("resume", name)
+    assert (code, cluster.objects()) == (4, theirs)
+    assert f"/{name} exists already" in err
+    assert not list((tmp_path / "runs" / name).glob("logs/*")), "their pods' logs are not ours"
+
+
+def test_what_another_run_has_beside_its_main_object_is_left_alone(
+    cluster: Cluster, run: Run, job: str
+) -> None:
+    name = submitted(run, job)
+    service = cluster.objects()["services", name]
+    service["metadata"]["ownerReferences"][0]["uid"] = "of another"
+    cluster.tell("put", plural="services", object=service)
+    assert run("cancel", name)[0] == 0
+    assert list(cluster.objects()) == [("services", name)]
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_interrupted_submission_leaves_nothing(
+    number: int, cluster: Cluster, run: Run, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C when all objects are there and get their owner."""
+    call, calls = api.Server.call, iter(range(1, 100))
+
+    def interrupted(
+        self: Any, method: str, path: str, body: Any = None, content: str = "", **query: Any
+    ) -> Any:
+        if content == api.MERGE and next(calls) == number:
+            raise KeyboardInterrupt
+        return call(self, method, path, body, content or "application/json", **query)
+
+    monkeypatch.setattr(api.Server, "call", interrupted)
+    assert run("kubernetes", job)[0] == 130
+    assert cluster.objects() == {}
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
 CONDITIONS = {
     "jobset": ("Completed", "SUCCEEDED"),
     "trainjob": ("Complete", "SUCCEEDED"),

@@ -34,7 +34,9 @@ printf '%s\n' '{
 }' >"$run/environment.json") || finish 73
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
-entries=()
+entries=() told=""
+trap 'told=TERM' TERM INT  # until all are there to be told
+trap 'told=USR2' USR2
 for ((node = 0; node < 1; node++)); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
     --hostfile "$run/hostfile" --node "$node" --run smoke-llama-long-9bd6e3 --folder "$run" --echo 0 \
@@ -56,6 +58,7 @@ for ((node = 0; node < 1; node++)); do
 done
 trap 'signalled=1; kill -TERM "${entries[@]}" 2>/dev/null' TERM INT
 trap 'signalled=1; kill -USR2 "${entries[@]}" 2>/dev/null' USR2
+[ -z "$told" ] || kill "-$told" "${entries[@]}" 2>/dev/null
 
 # A trapped signal ends `wait` early, so wait again; 127 means that the entry was already waited for.
 await() {
