@@ -76,7 +76,7 @@ def _rendered(decided: plan.Plan, scheduler: str) -> dict[str, str]:
 
 def _rendered_tuning() -> dict[Path, str]:
     """A tuning run of two candidates on two hosts."""
-    settings = ["nodes=2", "cluster.fabric=tcp", "cluster.image=registry.example.com/launcher"]
+    settings = ["nodes=2", "cluster.fabric=tcp", "cluster.image=registry.example.com/deepspeed-train"]
     loaded = samples.loaded("jobs/quickstart.yaml", settings=[*settings, "cluster.kubernetes.runs=runs"])
     asked = space.parse(["preset=zero1,zero3", "micro=4", "checkpointing=false"])
     decided = tuning.make(loaded, samples.SITE, "", tuning.Wishes(asked, steps=5, limit=600, most=24))

@@ -139,6 +139,7 @@ TESTED_BY = (
         "exported options query states walltime",
     ),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_sbatch.py", "sbatch"),
+    ("launcher/schedulers/slurm", "launcher/schedulers/test_resources.py", "resources"),
     ("launcher/schedulers/slurm", "launcher/schedulers/test_submission.py", "submission"),
     ("launcher/sizing", "launcher/sizing/test_models.py", "architecture model_files"),
     ("launcher/sizing", "launcher/sizing/test_families.py", "composites"),

@@ -98,17 +98,19 @@ class _Config(NamedTuple):
         return str(self.section("zero_optimization", f"offload_{part}").get("device", "none"))
 
 
-def problems(config: Mapping[str, Any], hosts: Hosts, workload: str, precision: str) -> Iterator[Problem]:
+def problems(
+    config: Mapping[str, Any], hosts: Hosts, workload: str, precision: str, named: bool = True
+) -> Iterator[Problem]:
     """Everything that cannot work together, each with the field that it is about.
 
-    `precision` is the job's, which is checked elsewhere; here it is what the configuration makes of it.
+    `precision` is the job's. Where the job has `named` it, it is checked elsewhere; here it is the configuration's.
     """
     given = _Config(config)
     yield from _stages(given)
     yield from _masters(given)
     yield from _offload(given, hosts)
     yield from _zeropp(given, hosts)
-    yield from _precision(given, hosts, precision)
+    yield from _precision(given, hosts, precision, named)
     yield from _gradients(given)
     yield from _optimizer(given)
     yield from _needed(given)
@@ -230,16 +232,18 @@ def _zeropp(given: _Config, hosts: Hosts) -> Iterator[Problem]:
         yield _zero("zero_quantized_gradients", "needs reduce_scatter", "leave reduce_scatter out")
 
 
-def _precision(given: _Config, hosts: Hosts, precision: str) -> Iterator[Problem]:
+def _precision(given: _Config, hosts: Hosts, precision: str, named: bool) -> Iterator[Problem]:
     bf16, fp16 = (bool(given.section(name).get("enabled")) for name in ("bf16", "fp16"))
     if precision in ("bf16", "fp16") and not given.section(precision).get("enabled"):
         yield _top(precision, f"is off, and the job's precision is {precision}", "set precision: fp32")
     if bf16 and fp16:
-        yield _top("fp16", "and bf16 are both on", "set `precision:` of the job instead")
-    if bf16 and precision != "bf16" and hosts.gpu is not None and hosts.capability < (8, 0):
+        other = "bf16" if precision == "fp16" else "fp16"
+        yield _top(other, f"is on beside {precision}", f"leave one of them out, or set precision: {other}")
+    checked = precision if named else ""
+    if bf16 and checked != "bf16" and hosts.gpu is not None and hosts.capability < (8, 0):
         what = f"is on, and {hosts.gpu} has none (compute capability 8.0 and up)"
         yield _top("bf16", what, "use precision: fp16")
-    if fp16 and precision != "fp16" and hosts.gpu is None:
+    if fp16 and checked != "fp16" and hosts.gpu is None:
         yield _top("fp16", "is on, and the ranks have no GPU", "use precision: bf16 or fp32")
     asked = given.section("data_types").get(
         "param_dtype"

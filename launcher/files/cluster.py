@@ -291,7 +291,9 @@ class Cluster:
     )
     fabric: str = field("tcp", "The network between hosts: see `python -m launcher env`.")
     interface: Text | None = field(None, "Network interface of the bootstrap traffic, such as eth0.")
-    image: Text = field("deepspeed-train", "Container image; without a tag, the one of docker/'s contents.")
+    image: Text = field(
+        "deepspeed-train", "Container image; of ours without a tag, the one of docker/'s contents."
+    )
     deepspeed_version: (
         Annotated[
             str,

@@ -128,10 +128,10 @@ class Job:
     name: Name = field(description="Starts the run's id: lower case, digits and dashes.")
     workload: Text = field("pretrain", "A program of docker/workloads/, or the path of your own .py file.")
     command: list[Text] | None = field(
-        None, "Any program with its words, instead of a workload: [torchrun, train.py]."
+        None, "Any program with its words, instead of a workload: [python, -m, my.train]."
     )
     processes: Literal["slot", "host"] = field(
-        "slot", "One process a slot, or one a host for programs that start the ranks themselves."
+        "slot", "One process a slot, or one a host for programs that start the ranks themselves: torchrun."
     )
     code: Text | None = field(
         None,

@@ -9,6 +9,7 @@ its messages was worded anew here.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import math
 import re
@@ -137,7 +138,11 @@ def _elsewhere(model: Any, keys: Keys) -> str:
     for name, other in (("job", Job), ("cluster", Cluster)):
         if len(keys) == 1 and other is not model and key in fields(other):
             return f"it belongs in the {name} file"
-    if model is Cluster and keys == ("slurm", key) and not did_you_mean(key, fields(Slurm), most=0):
+    if (
+        model is Cluster
+        and keys == ("slurm", key)
+        and not difflib.get_close_matches(key, fields(Slurm), cutoff=0.8)
+    ):
         return f"options of sbatch go below `sbatch:`: sbatch: {{{key}: …}}"
     option = key.replace("_", "-")
     if keys == (key,) and model is Job and option in workloads.known():

@@ -62,4 +62,6 @@ def clashes(
         local=mounts.local(cluster),
         part=estimate.part if estimate else None,
     )
-    yield from rules.problems(config, hosts, job.workload, fit.precision(job, cluster))
+    named = job.precision != "auto"
+    precision = fit.precision(job, cluster)
+    yield from rules.problems(config, hosts, job.workload, precision=precision, named=named)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from launcher import workloads
 from launcher.errors import Problem
+from launcher.planning import starters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +42,11 @@ def variables(plan: Plan, runs: str) -> dict[str, str]:
     return {k: str(v) for k, v in values.items() if v is not None and k not in taken}
 
 
-def problems(job: Job) -> Iterator[Problem]:
-    """Fields for programs of one's own that our workloads have no use for."""
+def problems(job: Job, slots: int) -> Iterator[Problem]:
+    """A command that starts ranks itself in every rank's place; and what our workloads have no use for."""
     name, hint = job.workload, "leave it out: it is for programs of your own"
+    if job.command is not None:
+        yield from starters.problems(job, slots)
     if workloads.is_script(name):
         return
     if job.processes == "host":

@@ -15,6 +15,7 @@ from launcher.deepspeed import versions
 from launcher.errors import LauncherError, PlanError, Problem, shown
 from launcher.fabrics import FABRICS, model
 from launcher.files import validation
+from launcher.images import origin
 from launcher.planning import (
     accelerators,
     background,
@@ -188,7 +189,7 @@ def _fixed(loaded: Loaded, workspace: Workspace, suffix: str) -> Plan:
     findings = variables.findings(job, cluster, fabric)
     problems = [
         *impossible.problems(job, cluster),
-        *own_program.problems(job),
+        *own_program.problems(job, cluster.slots),
         *profiling.problems(job, cluster),
         *tiers.problems(job),
         *ranks_environment.problems(job, cluster),
@@ -268,6 +269,7 @@ def _notes(loaded: Loaded, cluster: Cluster, estimate: fit.Estimate | None) -> I
     job, _, places, image_facts, _, measured = loaded
     if measured and not isinstance(measured, Problem) and cluster.card:
         yield from filter(None, [fit.memory_note(cluster, min(h.memory for h in measured.probe.hosts))])
+    yield from filter(None, [fit.part_note(cluster) if estimate and estimate.bound else ""])
     yield from unestimated.uncounted(estimate)
     yield from filter(None, [unestimated.partial(estimate), learning.judge_note(job) if estimate else ""])
     yield from filter(None, [background.note(job, estimate is not None)])
@@ -311,8 +313,8 @@ def _args(job: Job, estimate: fit.Estimate | None) -> dict[str, Any]:
 
 
 def _image(cluster: Cluster, workspace: Workspace) -> str:
-    """The cluster's image; without a tag, the one that `make image` gives the flavour that these ranks need."""
-    if _has_tag(cluster.image):
+    """The cluster's image; one of ours without a tag has that of `make image` for the flavour that these ranks need."""
+    if _has_tag(cluster.image) or not origin.is_ours(cluster.image):
         return cluster.image
     return f"{cluster.image}:{workspace.image_tag}-{'cuda' if cluster.gpu else 'cpu'}"
 

@@ -45,8 +45,7 @@ def python(plan: Plan) -> str:
     """The Python of an image that is not this project's, as the cluster file names it; '' for one of ours."""
     if plan.cluster.image_python:
         return plan.cluster.image_python
-    has_no_tag = plan.image != plan.cluster.image  # the plan gave it that of docker/
-    return "" if has_no_tag or plan.image_facts or origin.is_ours(plan.image) else "python3"
+    return "" if plan.image_facts or origin.is_ours(plan.image) else "python3"
 
 
 def start(plan: Plan) -> list[str]:

@@ -243,7 +243,8 @@ def _time(estimate: Estimate) -> Iterator[str]:
     yield (
         f"step time             at least {bound.step:.3g} s"
         f" ({bound.tokens_per_second:,.0f} tokens/s, MFU {bound.mfu:.0%}):"
-        f" compute {bound.compute:.3g} s, links {bound.intra:.3g} s, fabric {bound.fabric or 0:.3g} s"
+        f" compute {bound.compute:.3g} s, links {bound.intra:.3g} s, fabric {bound.fabric or 0:.3g} s,"
+        f" update {bound.optimizer:.3g} s"
     )
 
 

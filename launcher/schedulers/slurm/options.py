@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher import units
-from launcher.errors import PlanError, Problem, of_field, shown
-from launcher.schedulers.slurm import exported, sbatch, walltime
+from launcher.errors import PlanError, Problem, SpecError, of_field, shown
+from launcher.schedulers.slurm import exported, resources, sbatch, walltime
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -70,13 +70,10 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
     if plan.gpu:
         # all of a host: NCCL, host memory and /dev/shm belong to one job
         options |= {"gpus-per-node": plan.slots, "exclusive": True, "mem": 0}
-    problems = list(walltime.problems(plan))
-    for name, value in slurm.sbatch.items():
-        problem = _problem(name, value)
-        if problem:
-            problems.append(problem)
-        else:
-            options[name] = value
+    mistakes = [problem for name, value in slurm.sbatch.items() if (problem := _problem(name, value))]
+    problems = [*walltime.problems(plan), *resources.problems(plan)]
+    options = {name: value for name, value in options.items() if name not in resources.replaced(slurm.sbatch)}
+    options |= slurm.sbatch
     if plan.exclude:
         options["exclude"] = ",".join(filter(None, (str(options.get("exclude", "")), *plan.exclude)))
     if plan.after and options.get("dependency"):
@@ -91,6 +88,8 @@ def of(plan: Plan) -> list[tuple[str, Any]]:
             what = f"{shown(written)} cannot be written in an #SBATCH line"
             problems.append(of_field("cluster", f"slurm.{field}", what, "give it one value on one line"))
     problems += [*_setup(plan), *_stays(plan)]
+    if mistakes:
+        raise SpecError(*mistakes, *problems)
     if problems:
         raise PlanError(*problems)
     return [(name, value) for name, value in options.items() if value is not None and value is not False]

@@ -110,7 +110,7 @@ def test_presets_go_together(name: str) -> None:
         ),
         ("zeropp", zero(reduce_scatter=False), "zero_quantized_gradients needs reduce_scatter"),
         # precision
-        ("zero1", {"fp16": {"enabled": True}}, "fp16 and bf16 are both on; set `precision:` of the job"),
+        ("zero1", {"fp16": {"enabled": True}}, "fp16 is on beside bf16; leave one of them out"),
         ("zero1", {"bf16": {"enabled": False}}, "bf16 is off, and the job's precision is bf16"),
         ("zero0", {"bf16": {"bf16_optimizer_states": True}}, "needs bf16_master_weights_and_grads"),
         ("zero1", {"bf16": {"bf16_master_weights_and_grads": True}}, "needs the optimizer in host memory"),

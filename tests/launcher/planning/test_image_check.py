@@ -343,8 +343,8 @@ ARM = "gpu: gb200-186gb\nslots: 4\nmemory: 900GB\nfabric: tcp\nimage: {}\n"
 @pytest.mark.parametrize(
     ("image", "options", "code"),
     [
-        ("registry.example.com/train", [], 3),
-        ("registry.example.com/train", ["--force"], 0),
+        ("registry.example.com/deepspeed-train", [], 3),
+        ("registry.example.com/deepspeed-train", ["--force"], 0),
         ("registry.example.com/train:arm", [], 0),
     ],
 )

@@ -27,7 +27,7 @@ GPU: dict[str, Any] = {
     "gpu": "h100-80gb",
     "slots": 8,
     "fabric": "infiniband",
-    "image": "registry.example.com/train",
+    "image": "registry.example.com/deepspeed-train",
 }
 
 
@@ -270,8 +270,12 @@ def test_automatic_precision(gpu: str | None, precision: str) -> None:
 @pytest.mark.parametrize(
     ("image", "full"),
     [
-        ("train", "train:0123456789ab-cpu"),
-        ("registry.example.com:5000/train", "registry.example.com:5000/train:0123456789ab-cpu"),
+        ("deepspeed-train", "deepspeed-train:0123456789ab-cpu"),
+        (
+            "registry.example.com:5000/deepspeed-train",
+            "registry.example.com:5000/deepspeed-train:0123456789ab-cpu",
+        ),
+        ("pytorch/pytorch", "pytorch/pytorch"),
         ("registry.example.com:5000/train:1", "registry.example.com:5000/train:1"),
         ("train@sha256:aa", "train@sha256:aa"),
         ("/images/train.sqsh", "/images/train.sqsh"),
@@ -283,7 +287,34 @@ def test_image_tag(image: str, full: str) -> None:
 
 
 def test_image_flavour() -> None:
-    assert samples.decided(image="train", gpu="h100-80gb").image == "train:0123456789ab-cuda"
+    assert (
+        samples.decided(image="deepspeed-train", gpu="h100-80gb").image == "deepspeed-train:0123456789ab-cuda"
+    )
+
+
+@pytest.mark.parametrize("gpu", [None, "v100-32gb", "h100-80gb"])
+@pytest.mark.parametrize("section", [{"enabled": True}, {"enabled": True, "loss_scale": 0}])
+@pytest.mark.parametrize("name", ["bf16", "fp16"])
+def test_the_precision_of_a_pasted_configuration(name: str, section: dict[str, Any], gpu: str | None) -> None:
+    """`precision: auto` is what the configuration turns on, where the device has it."""
+    job = {"deepspeed": {"preset": "zero1", name: section}}
+    if (name, gpu) in {("fp16", "v100-32gb"), ("fp16", "h100-80gb"), ("bf16", "h100-80gb"), ("bf16", None)}:
+        made = samples.decided(job, gpu=gpu)
+        assert made.precision == name
+        assert [key for key in ("bf16", "fp16") if key in made.config] == [name]
+        return
+    with pytest.raises(PlanError, match=f"deepspeed.{name} is on, and"):
+        samples.decided(job, gpu=gpu)
+
+
+def test_a_part_of_a_card_has_the_rates_of_the_whole() -> None:
+    part = {"name": "h100-80gb", "memory": "10GB"}
+    (note,) = (note for note in samples.decided(gpu=part).notes if "a part of" in note)
+    assert note.startswith(
+        "10.0 GB is a part of a h100-80gb, and step times are by the rates of the whole one"
+    )
+    for whole in ({**part, "bf16_tflops": 140}, {**part, "memory": "79GB"}, "h100-80gb"):
+        assert not [note for note in samples.decided(gpu=whole).notes if "a part of" in note]
 
 
 # Where a fault is: the field, though it is found after the files were read

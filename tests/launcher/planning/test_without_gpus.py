@@ -19,7 +19,7 @@ GPU: dict[str, Any] = {
     "slots": 8,
     "cpus": 112,
     "fabric": "infiniband",
-    "image": "registry.example.com/train",
+    "image": "registry.example.com/deepspeed-train",
     "slurm": {
         "partition": "gpu",
         "sbatch": {"gres": "gpu:8", "gpus-per-task": 8, "mem-per-gpu": "10G", "constraint": "fast"},

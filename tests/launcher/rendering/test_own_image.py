@@ -24,7 +24,8 @@ FACTS = Facts("here", "cuda", "13.0", {}, "x86-64-v3", False, "")
     ("fields", "python"),
     [
         ({}, ""),
-        ({"image": "registry.example.com/mine"}, ""),  # the plan gives it our tag
+        ({"image": "registry.example.com/mine"}, "python3"),
+        ({"image": "registry.example.com/deepspeed-train"}, ""),
         ({"image": "registry.example.com/deepspeed-train:1"}, ""),
         ({"image": "nvcr.io/nvidia/pytorch:25.09-py3"}, "python3"),
         ({"image": "python:3.12", "image_python": "/usr/local/bin/python3.12"}, "/usr/local/bin/python3.12"),

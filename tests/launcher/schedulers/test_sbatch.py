@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launcher.errors import PlanError
+from launcher.errors import PlanError, SpecError
 from launcher.schedulers import slurm
 from launcher.schedulers.slurm import options, sbatch
 from tests import samples
@@ -17,7 +17,7 @@ NAMES = sorted(sbatch.options())
 def messages(**cluster: Any) -> list[str]:
     try:
         options.of(samples.decided(slurm=cluster))
-    except PlanError as error:
+    except (PlanError, SpecError) as error:
         return [str(problem) for problem in error.problems]
     return []
 

@@ -7,9 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from launcher import schedulers
 from launcher.schedulers.slurm import sbatch
+from tests import samples
+from tests.real.slurm import cluster, config
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from tests.real.slurm.cluster import Cluster
     from tests.real.slurm.site import Site
 
@@ -45,3 +51,31 @@ def test_a_job_whose_answer_says_nothing_is_followed_all_the_same(site: Site) ->
     wrapper.chmod(0o755)
     run = site.submit("args.max-steps=2")
     assert site.ended(run)["state"] == "SUCCEEDED"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"gres": "gpu:h100:8"},
+        {"gpus": "h100:16"},
+        {"gpus-per-node": "h100:8"},
+        {"mem-per-cpu": "10M"},
+        {"mem-per-gpu": "10M"},
+    ],
+)
+def test_resources_of_ones_own_are_taken_by_sbatch(
+    given: dict[str, str], typed: Cluster, tmp_path: Path
+) -> None:
+    """Typed and untyped GPUs together, and two kinds of memory, it refuses."""
+    made = samples.decided(
+        {"nodes": {"max": 2}}, gpu="h100-80gb", slots=8, slurm={"partition": "debug", "sbatch": given}
+    )
+    (tmp_path / "job.sh").write_text(schedulers.load("slurm").render(made)["job.sh"])
+    typed.sh("sbatch", "--test-only", str(tmp_path / "job.sh"))
+
+
+@pytest.fixture(scope="module")
+def typed(slurm_requirements: None) -> Iterator[Cluster]:
+    with cluster.Cluster(config.Settings(nodes=2, types=("h100",), accounting=False)) as running:
+        yield running

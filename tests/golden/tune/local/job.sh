@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run quickstart-tune-82a10f: hosts 2, slots 2 each, on this machine, workload pretrain, DeepSpeed zero1.
+# Run quickstart-tune-a798a5: hosts 2, slots 2 each, on this machine, workload pretrain, DeepSpeed zero1.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/quickstart-tune-82a10f
+run=/shared/runs/quickstart-tune-a798a5
 attempt=0
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
@@ -34,8 +34,8 @@ printf '%s\n' '{"steps": 5, "limit": 600, "trials": [
 # it is exported here, so no name and no value changes what this script does.
 (umask 077 && printf '%s\n' '{
  "GLOO_SOCKET_IFNAME": {"value": "lo", "why": "the interface that the cluster file names"},
- "RUN_DIR": {"value": "/shared/runs/quickstart-tune-82a10f", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/quickstart-tune-82a10f/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/quickstart-tune-a798a5", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/quickstart-tune-a798a5/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
@@ -44,7 +44,7 @@ trap 'told=TERM' TERM INT  # until all are there to be told
 trap 'told=USR2' USR2
 for ((node = 0; node < 2; node++)); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run quickstart-tune-82a10f --folder "$run" --echo 0 \
+    --hostfile "$run/hostfile" --node "$node" --run quickstart-tune-a798a5 --folder "$run" --echo 0 \
     --environment "$run/environment.json" \
     --scratch=/tmp \
     --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
@@ -53,9 +53,9 @@ for ((node = 0; node < 2; node++)); do
     --names-from=5 \
     --stall=off -- \
     -m tune \
-      --trials=/shared/runs/quickstart-tune-82a10f/trials.json \
-      --folder=/shared/runs/quickstart-tune-82a10f \
-      --run=quickstart-tune-82a10f &
+      --trials=/shared/runs/quickstart-tune-a798a5/trials.json \
+      --folder=/shared/runs/quickstart-tune-a798a5 \
+      --run=quickstart-tune-a798a5 &
   entries+=("$!")
 done
 trap 'signalled=1; kill -TERM "${entries[@]}" 2>/dev/null' TERM INT

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run quickstart-tune-82a10f: hosts 2, slots 2 each, workload pretrain, DeepSpeed zero1.
+# Run quickstart-tune-a798a5: hosts 2, slots 2 each, workload pretrain, DeepSpeed zero1.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=quickstart-tune-82a10f
+#SBATCH --job-name=quickstart-tune-a798a5
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=1
 #SBATCH --time=01:00:00
@@ -11,7 +11,7 @@
 #SBATCH --requeue
 # Of the shell that submits, only what --export names travels (slurm.export in the cluster file), and SLURM_*.
 set -uo pipefail
-run=/shared/runs/quickstart-tune-82a10f
+run=/shared/runs/quickstart-tune-a798a5
 job="${1:-$SLURM_JOB_ID}"  # of an array's last element SLURM_JOB_ID means all of them
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
@@ -49,7 +49,7 @@ bad() {  # in no subshell: there the trap below does not hold, and Slurm's SIGTE
   local until
   local -x TZ=UTC0
   printf -v until '%(%FT%T+00:00)T' $((now + 86400))
-  echo "$1 $until $2, run quickstart-tune-82a10f, attempt $attempt" >>/shared/runs/bad-hosts.txt
+  echo "$1 $until $2, run quickstart-tune-a798a5, attempt $attempt" >>/shared/runs/bad-hosts.txt
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
 if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
@@ -63,7 +63,7 @@ if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
-  echo "restarted 10 times, the limit of the job; \`launcher resume quickstart-tune-82a10f\` resumes from the last checkpoint"
+  echo "restarted 10 times, the limit of the job; \`launcher resume quickstart-tune-a798a5\` resumes from the last checkpoint"
   finish 75
 fi
 
@@ -92,8 +92,8 @@ printf '%s\n' '{"steps": 5, "limit": 600, "trials": [
 # it is exported here, so no name and no value changes what this script does.
 (umask 077 && printf '%s\n' '{
  "GLOO_SOCKET_IFNAME": {"value": "lo", "why": "the interface that the cluster file names"},
- "RUN_DIR": {"value": "/shared/runs/quickstart-tune-82a10f", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/quickstart-tune-82a10f/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/quickstart-tune-a798a5", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/quickstart-tune-a798a5/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
@@ -111,7 +111,7 @@ srun --export=ALL --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffere
     --scratch=/tmp \
     --floor=0 \
     -- \
-  --hostfile "$run/hostfile-$attempt" --run quickstart-tune-82a10f --folder "$run" --attempt "$attempt" --echo 0 \
+  --hostfile "$run/hostfile-$attempt" --run quickstart-tune-a798a5 --folder "$run" --attempt "$attempt" --echo 0 \
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
@@ -120,9 +120,9 @@ srun --export=ALL --nodes=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffere
   --names-from=5 \
   --stall=off -- \
   -m tune \
-    --trials=/shared/runs/quickstart-tune-82a10f/trials.json \
-    --folder=/shared/runs/quickstart-tune-82a10f \
-    --run=quickstart-tune-82a10f
+    --trials=/shared/runs/quickstart-tune-a798a5/trials.json \
+    --folder=/shared/runs/quickstart-tune-a798a5 \
+    --run=quickstart-tune-a798a5
 code=$?
 
 # srun reports the last task to end, often 143; the node entries wrote down the first rank to fail.
@@ -157,18 +157,18 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ] || [ -e "$run/again-$attempt" ]; }
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   state=$(scontrol show job "$job" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
-    echo "cancelled; \`launcher resume quickstart-tune-82a10f\` resumes from the last checkpoint"
+    echo "cancelled; \`launcher resume quickstart-tune-a798a5\` resumes from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if [[ $(scontrol show job "$job") == *PreemptTime=[0-9]* ]]; then
-    echo "preempted: Slurm requeues or cancels it; \`launcher resume quickstart-tune-82a10f\` resumes it once it has ended"
+    echo "preempted: Slurm requeues or cancels it; \`launcher resume quickstart-tune-a798a5\` resumes it once it has ended"
     finish "$code"
   fi
   echo "requeued, to resume from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   ends "$(date +%s.%3N)" "$attempt"
   if scontrol requeue "$job"; then sleep 300 & wait "$!"; fi
-  echo "Slurm did not requeue it; \`launcher resume quickstart-tune-82a10f\` resumes from the last checkpoint"
+  echo "Slurm did not requeue it; \`launcher resume quickstart-tune-a798a5\` resumes from the last checkpoint"
 fi
 finish "$code"
