@@ -52,7 +52,11 @@ def rendered() -> dict[Path, str]:
     made: dict[Path, str] = {}
     for path in job_files():
         name = path.relative_to(ROOT / "jobs").with_suffix("")
-        stages = load.load(str(path.relative_to(ROOT)))
+        # a path beside the job file would be this checkout's
+        given = (
+            ["args.prompts=/data/prompts.txt"] if "prompts: ./" in path.read_text(encoding="utf-8") else []
+        )
+        stages = load.load(str(path.relative_to(ROOT)), settings=given)
         if stages.name:
             made |= _rendered_pipeline(stages, GOLDEN / f"{name}-pipeline")
             continue

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from launcher import ROOT
 from launcher.errors import Place, Problem, SpecError, did_you_mean, shown
 from launcher.files import document as files_document
+from launcher.files import paths
 from launcher.files import pipeline as files_pipeline
 from launcher.files import settings as files_settings
 from launcher.files import stages as files_stages
@@ -44,7 +45,7 @@ class Loaded(NamedTuple):
 
     `image_facts`: what the image holds, where a file beside the cluster's says it (NAME.image.json).
     `hub`: what is known of a model of the hub (planning/hub.py). `measured`: what was measured of the cluster, where a
-    file beside its own says it, or why that is of no use (NAME.measured.json).
+    file beside its own says it, or why that is of no use (NAME.measured.json). `beside`: the job file's folder.
     """
 
     job: Job
@@ -53,6 +54,7 @@ class Loaded(NamedTuple):
     image_facts: Facts | None = None
     hub: Found | None = None
     measured: Measured | Problem | None = None
+    beside: Path = Path()
 
 
 def load(path: str, cluster: str | None = None, settings: Sequence[str] = ()) -> Stages:
@@ -93,7 +95,7 @@ def load_stage(stage: Stage, folders: Mapping[str, str] = MappingProxyType({})) 
                 files_settings.apply(document, setting._replace(value=value))
         own = document.data.get("cluster")
         if named is None and own is not None and not isinstance(own, (bool, dict, list)):
-            named = Named(str(own), document.place(("cluster",)), files_stages.folder(stage.source))
+            named = Named(str(own), document.place(("cluster",)), paths.folder(stage.source))
         elif named is None and own is None:
             hint = f"add `cluster:` to the job, or --cluster NAME ({', '.join(cluster_names())})"
             problems.append(Problem("no cluster is named", hint, Place(stage.source, 1, 1)))
@@ -111,7 +113,9 @@ def load_stage(stage: Stage, folders: Mapping[str, str] = MappingProxyType({})) 
     if document is None or site is None or job is None or cluster is None or problems:
         raise _refusal(problems)
     places = {"job": document.places, "cluster": site.places}
-    return Loaded(job, cluster, places, facts, measured=_measured(site, cluster))
+    beside = paths.folder(stage.source)
+    job = paths.absolute(job, beside)
+    return Loaded(job, cluster, places, facts, measured=_measured(site, cluster), beside=beside)
 
 
 def measured_path(cluster: Path) -> Path:

@@ -13,7 +13,7 @@ from launcher.deepspeed import config
 from launcher.deepspeed import keys as deepspeed_keys
 from launcher.errors import Problem, SpecError, did_you_mean, shown
 from launcher.fabrics import FABRICS
-from launcher.files import mixture, own_program
+from launcher.files import mixture, own_program, paths
 from launcher.files.cluster import Cluster
 from launcher.files.job import Job
 from launcher.sizing import models
@@ -102,7 +102,8 @@ def _model_problems(document: Document) -> Iterator[Problem]:
         named = str(named)
     if isinstance(named, str) and workloads.traits(own_program.workload(document)).estimated:
         try:
-            models.load_if_here(named, encoders=workloads.traits(own_program.workload(document)).encoders)
+            path = paths.model(named, paths.folder(document.source))
+            models.load_if_here(path, encoders=workloads.traits(own_program.workload(document)).encoders)
         except SpecError as error:
             for problem in error.problems:
                 yield Problem(problem.message, problem.hint, problem.place or document.place(("model",)))

@@ -5,10 +5,10 @@ Owns which setting is for which stage; the file's fields are pipeline.py's, and 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.errors import Place, Problem
+from launcher.files import paths
 from launcher.files.pipeline import Pipeline, references
 from launcher.files.settings import Setting, key_path
 from launcher.files.validation import validate
@@ -16,6 +16,7 @@ from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from launcher.files.document import Document, Keys, Reader
 
@@ -63,7 +64,7 @@ def read(
     if valid is None:
         return None, problems
     shares = _shares(given, list(valid.pipeline), problems)
-    start = folder(document.source)
+    start = paths.folder(document.source)
     if named is None and valid.cluster is not None:
         named = Named(valid.cluster, document.place(("cluster",)), start)
     stages = [
@@ -96,11 +97,6 @@ def _shares(given: Iterable[Setting], names: list[str], problems: list[Problem])
             hint = f"such as {meant} (stages: {', '.join(names)}; cluster.… is for all of them)"
             problems.append(Problem("a setting of a pipeline starts with its stage", hint, setting.place))
     return shares
-
-
-def folder(source: str) -> Path:
-    """Where the paths in a file start: at its own folder, and of a pipe at the working folder."""
-    return Path() if source.startswith(("/dev/", "/proc/")) else Path(source).parent
 
 
 def _problems(document: Document) -> Iterator[Problem]:

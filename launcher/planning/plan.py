@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher import units, workloads
@@ -14,7 +15,7 @@ from launcher.deepspeed import config as deepspeed_config
 from launcher.deepspeed import versions
 from launcher.errors import LauncherError, PlanError, Problem, shown
 from launcher.fabrics import FABRICS, model
-from launcher.files import validation
+from launcher.files import paths, validation
 from launcher.images import origin
 from launcher.planning import (
     accelerators,
@@ -258,15 +259,18 @@ def _forecast(loaded: Loaded, estimate: fit.Estimate | None) -> Forecast | None:
 
 def _estimate(loaded: Loaded, cluster: Cluster) -> tuple[fit.Estimate | None, str]:
     """The estimate, or None and why there is none. Of a program of one's own checkpoints only where it names them."""
-    estimate, unknown = fit.estimate_or_reason(loaded.job, cluster, loaded.hub)
-    if estimate and workloads.is_script(loaded.job.workload):
+    job = loaded.job
+    if workloads.is_script(job.workload):  # its own word for the model stays: it starts in its code
+        job = replace(job, model=job.model and paths.model(job.model, loaded.beside))
+    estimate, unknown = fit.estimate_or_reason(job, cluster, loaded.hub)
+    if estimate and workloads.is_script(job.workload):
         estimate = estimate._replace(saves=("checkpoint",) in loaded.places["job"])
     return estimate, unknown
 
 
 def _notes(loaded: Loaded, cluster: Cluster, estimate: fit.Estimate | None) -> Iterator[str]:
     """What the estimate leaves out, which DeepSpeed's keys are checked, and what the workload is not given."""
-    job, _, places, image_facts, _, measured = loaded
+    job, _, places, image_facts, _, measured, _ = loaded
     if measured and not isinstance(measured, Problem) and cluster.card:
         yield from filter(None, [fit.memory_note(cluster, min(h.memory for h in measured.probe.hosts))])
     yield from filter(None, [fit.part_note(cluster) if estimate and estimate.bound else ""])

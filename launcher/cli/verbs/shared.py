@@ -41,7 +41,6 @@ def load_stage(stage: Stage, folders: Mapping[str, str]) -> Loaded:
 
 def planner(suffix: str = "", exclude: Sequence[str] = ()) -> PlanOf:
     """How a stage is planned on this machine. `suffix` is that of its run's id; `exclude` are hosts to avoid."""
-    from launcher.files import stages as files_stages
     from launcher.planning import code_files, plan, workspace
 
     site = workspace.here()
@@ -49,7 +48,7 @@ def planner(suffix: str = "", exclude: Sequence[str] = ()) -> PlanOf:
     def plan_of(stage: Stage, folders: Mapping[str, str]) -> Plan:
         loaded = load_stage(stage, folders)
         decided = plan.make(loaded, site, suffix)
-        code, problem = code_files.find(loaded.job, files_stages.folder(stage.source), site.runs)
+        code, problem = code_files.find(loaded.job, loaded.beside, site.runs)
         return decided._replace(exclude=tuple(exclude), code=code, code_problem=problem)
 
     return plan_of

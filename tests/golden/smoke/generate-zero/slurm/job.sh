@@ -1,7 +1,7 @@
 #!/bin/bash
-# Run smoke-generate-zero-a24c34: hosts 1, slots 2 each, workload generate, DeepSpeed zero3.
+# Run smoke-generate-zero-57d56b: hosts 1, slots 2 each, workload generate, DeepSpeed zero3.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `sbatch job.sh` starts it without the launcher.
-#SBATCH --job-name=smoke-generate-zero-a24c34
+#SBATCH --job-name=smoke-generate-zero-57d56b
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --time=00:15:00
@@ -11,7 +11,7 @@
 #SBATCH --requeue
 # Of the shell that submits, only what --export names travels (slurm.export in the cluster file), and SLURM_*.
 set -uo pipefail
-run=/shared/runs/smoke-generate-zero-a24c34
+run=/shared/runs/smoke-generate-zero-57d56b
 job="${1:-$SLURM_JOB_ID}"  # of an array's last element SLURM_JOB_ID means all of them
 restarts="${SLURM_RESTART_COUNT:-0}"
 attempt="$SLURM_JOB_ID-$restarts"
@@ -49,7 +49,7 @@ bad() {  # in no subshell: there the trap below does not hold, and Slurm's SIGTE
   local until
   local -x TZ=UTC0
   printf -v until '%(%FT%T+00:00)T' $((now + 86400))
-  echo "$1 $until $2, run smoke-generate-zero-a24c34, attempt $attempt" >>/shared/runs/bad-hosts.txt
+  echo "$1 $until $2, run smoke-generate-zero-57d56b, attempt $attempt" >>/shared/runs/bad-hosts.txt
 }
 before="$run/hostfile-$SLURM_JOB_ID-$((restarts - 1))"
 if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
@@ -63,7 +63,7 @@ if [ "$restarts" -gt 0 ] && [ -s "$before" ]; then
 fi
 if [ "$restarts" -gt 10 ]; then
   echo "75 -1 $HOSTNAME $now" >"$run/outcome-$attempt"
-  echo "restarted 10 times, the limit of the job; \`launcher resume smoke-generate-zero-a24c34\` resumes from the last checkpoint"
+  echo "restarted 10 times, the limit of the job; \`launcher resume smoke-generate-zero-57d56b\` resumes from the last checkpoint"
   finish 75
 fi
 
@@ -91,8 +91,8 @@ printf '%s\n' '{
 # it is exported here, so no name and no value changes what this script does.
 (umask 077 && printf '%s\n' '{
  "GLOO_SOCKET_IFNAME": {"value": "lo", "why": "the interface that the cluster file names"},
- "RUN_DIR": {"value": "/shared/runs/smoke-generate-zero-a24c34", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-generate-zero-a24c34/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/smoke-generate-zero-57d56b", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-generate-zero-57d56b/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
@@ -107,16 +107,16 @@ answering() {  # HOST…: those that answer, a line each
 srun --export=ALL --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered \
   --output="$run/logs/node-%n.log" --open-mode=append \
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-  --hostfile "$run/hostfile-$attempt" --run smoke-generate-zero-a24c34 --folder "$run" --attempt "$attempt" --echo 0 \
+  --hostfile "$run/hostfile-$attempt" --run smoke-generate-zero-57d56b --folder "$run" --attempt "$attempt" --echo 0 \
   --environment "$run/environment.json" \
   --scratch=/tmp \
   --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
   '--caches-for=no image, cpu' -- \
   -m workloads.generate \
-    --deepspeed-config=/shared/runs/smoke-generate-zero-a24c34/ds_config.json \
-    --run-dir=/shared/runs/smoke-generate-zero-a24c34 \
+    --deepspeed-config=/shared/runs/smoke-generate-zero-57d56b/ds_config.json \
+    --run-dir=/shared/runs/smoke-generate-zero-57d56b \
     --model=byte-gpt \
-    --prompts=jobs/smoke/prompts.txt \
+    --prompts=/data/prompts.txt \
     --max-new-tokens=16 \
     --part-size=4 \
     --random-weights
@@ -154,18 +154,18 @@ if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ] || [ -e "$run/again-$attempt" ]; }
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
   state=$(scontrol show job "$job" --json 2>/dev/null)
   if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
-    echo "cancelled; \`launcher resume smoke-generate-zero-a24c34\` resumes from the last checkpoint"
+    echo "cancelled; \`launcher resume smoke-generate-zero-57d56b\` resumes from the last checkpoint"
     finish "$code"
   fi
   # A job that puts itself back while it is preempted is taken for preempted again when it ends (24.11).
   if [[ $(scontrol show job "$job") == *PreemptTime=[0-9]* ]]; then
-    echo "preempted: Slurm requeues or cancels it; \`launcher resume smoke-generate-zero-a24c34\` resumes it once it has ended"
+    echo "preempted: Slurm requeues or cancels it; \`launcher resume smoke-generate-zero-57d56b\` resumes it once it has ended"
     finish "$code"
   fi
   echo "requeued, to resume from the last checkpoint"
   trap 'exit "$code"' TERM  # so Slurm ends this script when it has put the job back
   ends "$(date +%s.%3N)" "$attempt"
   if scontrol requeue "$job"; then sleep 300 & wait "$!"; fi
-  echo "Slurm did not requeue it; \`launcher resume smoke-generate-zero-a24c34\` resumes from the last checkpoint"
+  echo "Slurm did not requeue it; \`launcher resume smoke-generate-zero-57d56b\` resumes from the last checkpoint"
 fi
 finish "$code"

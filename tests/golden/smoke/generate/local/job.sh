@@ -1,9 +1,9 @@
 #!/bin/bash
-# Run smoke-generate-dab63f: hosts 1, slots 2 each, on this machine, workload generate, DeepSpeed zero0.
+# Run smoke-generate-dd8da5: hosts 1, slots 2 each, on this machine, workload generate, DeepSpeed zero0.
 # Written by `python -m launcher`, which overwrites it. It stands alone: `bash job.sh` starts it without the launcher.
 set -uo pipefail
 
-run=/shared/runs/smoke-generate-dab63f
+run=/shared/runs/smoke-generate-dd8da5
 attempt=0
 mkdir -p "$run/logs" || exit 73
 exec >>"$run/logs/job.log" 2>&1
@@ -25,8 +25,8 @@ printf '%s\n' '{
 # it is exported here, so no name and no value changes what this script does.
 (umask 077 && printf '%s\n' '{
  "GLOO_SOCKET_IFNAME": {"value": "lo", "why": "the interface that the cluster file names"},
- "RUN_DIR": {"value": "/shared/runs/smoke-generate-dab63f", "why": "where checkpoints and logs go"},
- "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-generate-dab63f/ds_config.json"}
+ "RUN_DIR": {"value": "/shared/runs/smoke-generate-dd8da5", "why": "where checkpoints and logs go"},
+ "DEEPSPEED_CONFIG": {"value": "/shared/runs/smoke-generate-dd8da5/ds_config.json"}
 }' >"$run/environment.json") || finish 73
 
 # One node entry a host of the plan; on this machine they are the addresses 127.0.0.1, 127.0.0.2, …
@@ -35,16 +35,16 @@ trap 'told=TERM' TERM INT  # until all are there to be told
 trap 'told=USR2' USR2
 for ((node = 0; node < 1; node++)); do
   /opt/venv/bin/python /opt/launcher/docker/node.py \
-    --hostfile "$run/hostfile" --node "$node" --run smoke-generate-dab63f --folder "$run" --echo 0 \
+    --hostfile "$run/hostfile" --node "$node" --run smoke-generate-dd8da5 --folder "$run" --echo 0 \
     --environment "$run/environment.json" \
     --scratch=/tmp \
     --caches=TORCH_EXTENSIONS_DIR,TRITON_CACHE_DIR,TORCHINDUCTOR_CACHE_DIR \
     '--caches-for=no image, cpu' -- \
     -m workloads.generate \
-      --deepspeed-config=/shared/runs/smoke-generate-dab63f/ds_config.json \
-      --run-dir=/shared/runs/smoke-generate-dab63f \
+      --deepspeed-config=/shared/runs/smoke-generate-dd8da5/ds_config.json \
+      --run-dir=/shared/runs/smoke-generate-dd8da5 \
       --model=byte-gpt \
-      --prompts=jobs/smoke/prompts.txt \
+      --prompts=/data/prompts.txt \
       --max-new-tokens=16 \
       --part-size=2 \
       --random-weights &

@@ -1,0 +1,180 @@
+"""Paths in a job file: from any folder the same files, for ranks that start elsewhere and for whoever resumes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launcher import workloads
+from launcher.cli import main
+from launcher.files import paths
+from launcher.sizing import models
+from tests import samples
+
+CONFIG = {
+    "model_type": "gpt2",
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 2,
+    "vocab_size": 300,
+    "n_positions": 128,
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a job, its model and its data; the current folder is another one, with data of its own."""
+    folder = tmp_path / "pro ject"
+    (folder / "hf").mkdir(parents=True)
+    (folder / "hf" / "config.json").write_text(json.dumps(CONFIG))
+    (folder / "data").mkdir()
+    (folder / "data" / "a.txt").write_text("text")
+    (folder / "here.yaml").write_text("slots: 2\nfabric: loopback\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "b.txt").write_text("text")
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path / "runs"))
+    return folder
+
+
+def write(project: Path, **fields: Any) -> str:
+    job = {"name": "a", "cluster": "here.yaml", "model": "./hf", "batch": {"micro": 1}} | fields
+    (project / "job.yaml").write_text(json.dumps(job))
+    return str(project / "job.yaml")
+
+
+def test_a_relative_path_starts_at_the_job_files_folder_else_at_the_current_one(project: Path) -> None:
+    data = [
+        "data/a.txt",
+        "data/*.txt",
+        "b.txt",
+        "absent.txt",
+        "builtin",
+        "/data/x",
+        {"path": "./data", "weight": 1},
+    ]
+    job = samples.job(model="./hf", args={"data": data, "tokenizer": "bpe:512", "lr": 0.1, "task": "b.txt"})
+    found = paths.absolute(job, project)
+    assert found.model == f"{project}/hf"
+    assert found.args["data"] == [
+        f"{project}/data/a.txt",
+        f"{project}/data/*.txt",
+        f"{Path.cwd()}/b.txt",
+        "absent.txt",
+        "builtin",
+        "/data/x",
+        {"path": f"{project}/data", "weight": 1},
+    ]
+    assert {key: found.args[key] for key in ("tokenizer", "lr", "task")} == {
+        "tokenizer": "bpe:512",
+        "lr": 0.1,
+        "task": "b.txt",
+    }
+
+
+@pytest.mark.parametrize("name", ["gpt2", "org/model", "https://x/y", "", "~nobody-here/x"])
+def test_names_are_no_paths(name: str, project: Path) -> None:
+    assert paths.model(name, project) == name
+
+
+def test_a_name_of_the_table_is_no_folder(project: Path) -> None:
+    (project / "gpt2").mkdir()
+    assert "gpt2" in models.named()
+    assert paths.model("gpt2", project) == "gpt2"
+    for rule in workloads.reward_rules():
+        (project / rule).mkdir()
+        job = samples.job(args={"reward": rule})
+        assert paths.absolute(job, project) is job
+
+
+def test_home_and_links_are_kept_as_they_are_written(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(project))
+    (project / "link").symlink_to(project / "hf")
+    assert paths.model("~/hf", Path("/")) == f"{project}/hf"
+    assert paths.model("data/../link", project) == f"{project}/link"
+    assert paths.model("./absent", project) == f"{project}/absent", "it is named where it was looked for"
+
+
+def test_a_checkpoint_of_ones_own(project: Path) -> None:
+    job = samples.job(checkpoint={"resume": "./old/checkpoints"})
+    assert paths.absolute(job, project).checkpoint.resume == f"{project}/old/checkpoints"
+    job = samples.job(checkpoint={"resume": "run-1"})
+    assert paths.absolute(job, project) is job
+
+
+def test_the_same_from_every_folder(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(project, args={"data": ["data/a.txt"], "seq-length": 64, "lr": 0.1, "max-steps": 1})
+    scripts = []
+    for folder in (Path.cwd(), project, Path("/")):
+        monkeypatch.chdir(folder)
+        assert main.main(["local", path, "--dry-run"]) == 0
+        scripts.append(capsys.readouterr().out)
+    assert f"--model={project}/hf" in scripts[0].replace("'", "")
+    assert f"{project}/data/a.txt" in scripts[0]
+    assert len(set(scripts)) == 1
+
+
+def test_a_program_of_ones_own_has_its_words_and_its_memory_is_estimated(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "train.py").write_text("")
+    path = write(project, workload="./train.py", args={"data": "data/a.txt", "seq-length": 64})
+    assert main.main(["plan", path, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["memory"]["per_slot"]["total"] > 0
+    assert main.main(["local", path, "--dry-run"]) == 0
+    script = capsys.readouterr().out
+    assert "--data=data/a.txt" in script
+    assert '"MODEL": {"value": "./hf"}' in script
+
+
+IMAGE = """slots: 1
+scratch: /scratch
+fabric: tcp
+image: registry.example.com/{}
+mounts: {{{}}}
+slurm: {{container: pyxis}}
+"""
+
+
+@pytest.mark.parametrize("scheduler", ["slurm", "kubernetes"])
+def test_what_is_here_and_not_in_the_container_is_refused(
+    scheduler: str, project: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = {"data": ["data/a.txt"], "seq-length": 64, "lr": 0.1, "max-steps": 1}
+    path = write(project, args=args)
+    mount = f"/data: {{host: {json.dumps(str(project / 'data'))}, claim: data}}"
+    (project / "here.yaml").write_text(IMAGE.format("deepspeed-train:1", mount))
+    assert main.main(["check", path, "--on", scheduler]) == 3
+    said = capsys.readouterr().err
+    assert (
+        f"model: '{project}/hf' is here, and the ranks' container does not have it; name a folder that"
+        in said
+    )
+    assert f"args.data.0: '{project}/data/a.txt' is here, and the ranks' container does not have it" in said
+    assert "ranks see it as /data/a.txt" in said
+    inside = f"{mount}, {json.dumps(str(project))}: {{host: {json.dumps(str(project))}, claim: project}}"
+    (project / "here.yaml").write_text(IMAGE.format("deepspeed-train:1", inside))
+    assert main.main(["check", path, "--on", scheduler]) == 0, capsys.readouterr().err
+
+
+def test_what_an_image_of_somebody_else_holds_is_not_known(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """/models/x may be in it, although it is here too; what lies below home or beside the job file is not."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    models_here = tmp_path / "models"
+    models_here.mkdir()
+    (models_here / "config.json").write_text(json.dumps(CONFIG))
+    (project / "here.yaml").write_text(IMAGE.format("vendor/pytorch:1", ""))
+    args = {"seq-length": 64, "lr": 0.1, "max-steps": 1}
+    assert main.main(["check", write(project, model=str(models_here), args=args), "--on", "kubernetes"]) == 0
+    capsys.readouterr()
+    assert main.main(["check", write(project, args=args), "--on", "kubernetes"]) == 3
+    assert "is here, and the ranks' container does not have it" in capsys.readouterr().err
