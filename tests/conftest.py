@@ -48,9 +48,9 @@ sys.dont_write_bytecode = False
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-# markers; a test with none of them is quick
+# markers; a test with none of them is quick. `heavy` is also what takes a second with all its cases.
 SLOW = {"apiserver", "deepspeed", "heavy", "image", "slurm", "torch"}
-STARTS = {"new_job", "nodes", "user"}  # fixtures that start processes: node entries, pods, local runs
+STARTS = {"fake_server", "new_job", "nodes", "user"}  # fixtures that start processes: servers, node entries, local runs
 # packages that take seconds to read: no test that reads one is quick
 HEAVY = {"accelerate", "datasets", "deepspeed", "matplotlib", "mlflow", "pandas", "torch", "transformers"}
 CORES = 2  # budgets are for a machine with so many, and nothing else to do
@@ -135,7 +135,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     items.sort(key=rank)
     for item in items:
-        if STARTS & set(getattr(item, "fixturenames", ())):
+        searches = getattr(getattr(item, "function", None), "is_hypothesis_test", False)
+        if searches or STARTS & set(getattr(item, "fixturenames", ())):
             item.add_marker("heavy")
         if not SLOW & {mark.name for mark in item.iter_markers()}:
             item.add_marker("quick")

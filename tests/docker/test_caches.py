@@ -197,6 +197,7 @@ def test_an_image_says_nothing_of_a_shared_place_that_is_not_moved() -> None:
         assert all(p == caches.IMAGE_CACHE or p.startswith(f"{caches.IMAGE_CACHE}/") for p in paths), paths
 
 
+@pytest.mark.heavy
 def test_ranks_have_them_unless_the_job_names_its_own(tmp_path: Path) -> None:
     with entries.jobs(tmp_path) as make:
         job = make(hosts=2)

@@ -97,6 +97,7 @@ def test_what_linux_does_not_take_ends_the_run_everywhere(
 
 
 @pytest.mark.parametrize(("content", "message"), TOO_MUCH, ids=["one", "together", "nul"])
+@pytest.mark.heavy
 def test_preflight_says_it_too(content: object, message: str, tmp_path: Path) -> None:
     (tmp_path / "hostfile").write_text("127.0.0.1 slots=1\n")
     words = ["--hostfile", f"{tmp_path}/hostfile", "--run", "x", "--folder", str(tmp_path)]

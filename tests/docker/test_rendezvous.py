@@ -244,6 +244,7 @@ def test_a_host_that_dies_in_the_wait_may_come_back(run: str) -> None:
         hang_up([peers, *(other.result(LIMIT) for other in others)])
 
 
+@pytest.mark.heavy
 def test_every_host_names_the_absent_ones(run: str) -> None:
     hosts = ["127.0.0.1", "127.0.0.2", "n3", "n4"]
     with futures.ThreadPoolExecutor(2) as pool:
@@ -266,6 +267,7 @@ def test_many_absent_hosts_are_counted(run: str) -> None:
         ("no-such-host.invalid", ""),  # the resolver's words differ
     ],
 )
+@pytest.mark.heavy
 def test_an_absent_first_host_is_named(host: str, why: str, run: str) -> None:
     with pytest.raises(
         ending.Stop, match=rf"^{host}, the first host, never came within 1 s \(.*{why}"

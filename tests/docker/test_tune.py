@@ -171,6 +171,7 @@ def test_a_run_of_which_nothing_works_has_failed(new_job: Callable[..., entries.
     assert "no configuration worked" in (job.folder / "logs/rank-0.log").read_text()
 
 
+@pytest.mark.heavy
 def test_a_trial_has_a_time_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hostfile").write_text("127.0.0.1 slots=1\n")
     for name in entries.SCHEDULER:

@@ -224,6 +224,7 @@ def test_a_program_of_the_users_own_may_resolve_auto() -> None:
     assert not workloads.traits("./train.py").estimated
 
 
+@pytest.mark.heavy
 def test_the_launcher_knows_no_workload_by_name() -> None:
     """What a workload is stands in its own module; `pretrain` alone is named, as the default of a job file."""
     named = []

@@ -34,6 +34,7 @@ def by_sorting(lengths: Any, keys: Any) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("shards", [1, 2, 7, 5_000])
+@pytest.mark.heavy
 def test_shards_do_not_matter(shards: int) -> None:
     chosen = held_out.choose(cut(LENGTHS, KEYS, shards), int(LENGTHS.sum())).tolist()
     assert chosen == by_sorting(LENGTHS, KEYS)

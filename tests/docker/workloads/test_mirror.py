@@ -60,6 +60,7 @@ def there(request: pytest.FixtureRequest, tmp_path: Path) -> mirror_files.Mirror
     return mirror_files.at(f"s3://{s3_server.BUCKET}/archive", "run-1")
 
 
+@pytest.mark.heavy
 def test_what_is_sent_comes_back(there: mirror_files.Mirror, tmp_path: Path) -> None:
     folder, again = tmp_path / "checkpoints", tmp_path / "again"
     mirror.probe(there)
@@ -75,6 +76,7 @@ def test_what_is_sent_comes_back(there: mirror_files.Mirror, tmp_path: Path) -> 
     assert [p.name for p in again.iterdir()] == ["step-00000002"]
 
 
+@pytest.mark.heavy
 def test_old_ones_go_and_half_ones_before_them(there: mirror_files.Mirror, tmp_path: Path) -> None:
     there.write("step-00000001/incoming.json", b"{}")
     there.write("step-00000009/incoming.json", b"{}")  # newer than all: perhaps being written
@@ -103,6 +105,7 @@ def interrupted(there: mirror_files.Mirror, path: Path, monkeypatch: pytest.Monk
             mirror.push(there, path, keep=3)
 
 
+@pytest.mark.heavy
 def test_half_an_upload_is_nothing_and_is_gone_on_with(
     there: mirror_files.Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +119,7 @@ def test_half_an_upload_is_nothing_and_is_gone_on_with(
     assert mirror.pull(there, tmp_path / "b", above=1, say=NOTHING) == "step-00000002"
 
 
+@pytest.mark.heavy
 def test_files_of_two_attempts_are_never_mixed(
     there: mirror_files.Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +131,7 @@ def test_files_of_two_attempts_are_never_mixed(
     assert content(tmp_path / "d/step-00000002") == content(tmp_path / "c/step-00000002")
 
 
+@pytest.mark.heavy
 def test_a_byte_that_differs_at_the_mirror_is_found_and_the_one_before_taken(
     there: mirror_files.Mirror, tmp_path: Path
 ) -> None:
@@ -142,6 +147,7 @@ def test_a_byte_that_differs_at_the_mirror_is_found_and_the_one_before_taken(
     )
 
 
+@pytest.mark.heavy
 def test_a_marker_that_leads_elsewhere_is_not_followed(there: mirror_files.Mirror, tmp_path: Path) -> None:
     there.write("step-00000001/complete.json", json.dumps({"files": {"../../../escaped": 1}}).encode())
     said: list[str] = []
@@ -172,6 +178,7 @@ def test_what_is_damaged_or_gone_here_is_not_sent(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["503", "cut"])
+@pytest.mark.heavy
 def test_a_bucket_that_fails_now_and_then_gets_and_gives_all(
     fault: str, s3: s3_server.Server, tmp_path: Path
 ) -> None:
@@ -204,12 +211,14 @@ def test_how_it_ended_is_told_without_secrets(tmp_path: Path, monkeypatch: pytes
     }
 
 
+@pytest.mark.heavy
 def test_a_bucket_that_is_not_there_does_not_pass(s3: s3_server.Server, tmp_path: Path) -> None:
     ended = mirror.run(["pull", "s3://other/archive", f"--folder={tmp_path}", "--run=r"])
     assert ended["lasting"] is True
     assert "bucket" in ended["failed"].lower()
 
 
+@pytest.mark.heavy
 def test_what_builds_the_model_again_comes_with_a_checkpoint(
     there: mirror_files.Mirror, tmp_path: Path
 ) -> None:
@@ -229,6 +238,7 @@ def test_what_builds_the_model_again_comes_with_a_checkpoint(
     assert there.read("model/config.json") == b"[]"
 
 
+@pytest.mark.heavy
 def test_one_that_is_not_whole_is_not_fetched_and_said_to_be(
     there: mirror_files.Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.docker.workloads.ranks import DOCKER
 
 # A tensor's memory is what posix_memalign gives (c10/core/impl/alloc_cpu.cpp), and torch takes seconds to read.
@@ -42,6 +44,7 @@ def pages(word: str, **env: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.heavy
 def test_a_step_reuses_the_memory_of_the_one_before() -> None:
     # what it saves; without limits the C library keeps more or less of it, by what lies above it
     anew = pages("leave", MALLOC_TRIM_THRESHOLD_="0", MALLOC_MMAP_THRESHOLD_="131072")
@@ -50,5 +53,6 @@ def test_a_step_reuses_the_memory_of_the_one_before() -> None:
     assert pages("keep") < anew / 4
 
 
+@pytest.mark.heavy
 def test_limits_of_the_environment_hold() -> None:
     assert pages("keep", MALLOC_TRIM_THRESHOLD_="0", MALLOC_MMAP_THRESHOLD_="131072") > 10_000

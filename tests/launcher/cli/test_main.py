@@ -426,6 +426,7 @@ def test_a_folder_whose_name_is_no_text(here: Path) -> None:
 # Files
 
 
+@pytest.mark.heavy
 def test_a_job_is_read_from_a_pipe(here: Path) -> None:
     text = (here / "job.yaml").read_text()
     for words in (["/dev/stdin"], ["/dev/stdin", "--cluster", "here.yaml"]):
@@ -562,6 +563,7 @@ def test_a_dangling_runs_folder_is_refused_at_once(here: Path) -> None:
         ("launcher list --st", ["--state"]),
     ],
 )
+@pytest.mark.heavy
 def test_completion(line: str, words: list[str], here: Path) -> None:
     recorded(here / "runs", "demo-1")
     answer = here / "answer"

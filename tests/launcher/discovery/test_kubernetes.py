@@ -41,6 +41,7 @@ def furnish(cluster: Cluster, cloud: str) -> None:
     cluster.tell("put", plural="namespaces", namespace="", object=own)
 
 
+@pytest.mark.heavy
 def test_the_file_passes_check_and_a_job_is_submitted_with_it(
     cluster: Cluster, run: Run, job: str, tmp_path: Path
 ) -> None:
@@ -66,6 +67,7 @@ def test_the_file_passes_check_and_a_job_is_submitted_with_it(
 
 
 @pytest.mark.parametrize("cloud", sorted(answers.CLOUDS))
+@pytest.mark.heavy
 def test_a_job_is_submitted_with_the_file_of_each_cloud(
     cloud: str, cluster: Cluster, run: Run, job: str, tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def test_what_the_commands_say_becomes_the_file(tools: Path, capsys: Any) -> Non
     assert "urgent, walltime 04:00:00, a job node=2, all together gres/gpu=128" in out
 
 
+@pytest.mark.heavy
 def test_what_is_refused_is_a_comment_and_a_line(
     tools: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

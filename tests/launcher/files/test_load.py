@@ -161,6 +161,7 @@ def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[files_job.Job, fil
 @pytest.mark.parametrize(
     ("model", "path"), FIELDS, ids=[f"{model.__name__.lower()}.{'.'.join(path)}" for model, path in FIELDS]
 )
+@pytest.mark.heavy
 def test_set_reaches_every_field(model: Any, path: tuple[str, ...], before: Any, tmp_path: Path) -> None:
     which, prefix = (0, "") if model is files_job.Job else (1, "cluster.")
     for written in keys(before[which], path):

@@ -31,6 +31,7 @@ def again(before: Plan) -> Plan:
 
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: str(path.relative_to(ROOT / "jobs")))
+@pytest.mark.heavy
 def test_a_recorded_plan_renders_to_the_same(path: Path) -> None:
     before = plan.make(samples.loaded(str(path)), samples.SITE)
     after = again(before)

@@ -69,6 +69,7 @@ def test_the_layers_are_the_most_that_fit() -> None:
         assert fit.estimate(model, job, cluster).fits is expected
 
 
+@pytest.mark.heavy
 def test_more_hosts_take_no_smaller_model() -> None:
     sizes = [
         largest("gpt", {"nodes": n, "args": {"seq-length": 1024}}).estimate.model.parameters for n in (1, 4)

@@ -89,6 +89,7 @@ def test_doctor_says_which_entry_fits(smi: Any) -> None:
 
 
 @pytest.mark.parametrize("job", JOBS, ids=lambda path: str(path.relative_to(ROOT / "jobs")))
+@pytest.mark.heavy
 def test_each_job_on_one_24_gb_card_has_a_plan_or_a_reason(
     job: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

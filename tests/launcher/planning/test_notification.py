@@ -72,6 +72,7 @@ def test_every_occasion_is_one_of_the_node_entrys() -> None:
     ],
 )
 @pytest.mark.parametrize("file", ["", "cluster."])
+@pytest.mark.heavy
 def test_mistakes(value: str, message: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["plan", "jobs/quickstart.yaml", "--set", f"{file}notify=[{value}]"]) == 2
     said = capsys.readouterr().err

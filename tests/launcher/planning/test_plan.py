@@ -48,6 +48,7 @@ def test_numbers() -> None:
 # The id
 
 
+@pytest.mark.heavy
 def test_the_id_is_the_same_in_another_process() -> None:
     code = (
         "from tests import samples; print(samples.decided({'env': {'B': '1', 'A': '2'}}, **{'slots': 4}).id)"

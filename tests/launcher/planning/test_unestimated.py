@@ -23,6 +23,7 @@ def estimate(config: dict[str, Any]) -> fit.Estimate:
 @pytest.mark.parametrize(
     ("value", "named"), [(True, 1), ({"enabled": True}, 1), (2, 1), (False, 0), (None, 0), (1, 0)]
 )
+@pytest.mark.heavy
 def test_what_is_not_counted_is_named_where_it_is_on(
     path: tuple[str, ...], value: object, named: int
 ) -> None:

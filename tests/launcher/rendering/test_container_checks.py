@@ -72,6 +72,7 @@ def test_paths_and_names_of_one_runtime(image: str, takes: set[str]) -> None:
         ),
     ],
 )
+@pytest.mark.heavy
 def test_mounts_that_hide_something(runtime: str, mounts: dict[str, str], message: str) -> None:
     assert messages(runtime, mounts=mounts) == [message]
 

@@ -146,6 +146,7 @@ def test_apptainer(tmp_path: Path) -> None:
     assert not (seen.records / "pull").exists()
 
 
+@pytest.mark.heavy
 def test_apptainer_fetches_an_image_once_for_all_hosts_and_runs(tmp_path: Path) -> None:
     first = Recorded(tmp_path, "apptainer", "cluster.image=nvcr.io/x/y:1")
     image = f"{tmp_path}/runs/images/nvcr.io_x_y_1.sif"

@@ -240,6 +240,7 @@ def mirrored(run: Path, tmp_path: Path) -> Path:
     return tmp_path / "archive/demo-1"
 
 
+@pytest.mark.heavy
 def test_those_of_a_mirror_are_read_there(
     run: Path, mirrored: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -267,6 +268,7 @@ def exporting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("words", "tag"), [((), "step-00000002"), (("--step", "1"), "step-00000001")])
+@pytest.mark.heavy
 def test_an_export_of_what_is_at_the_mirror_alone(
     words: tuple[str, ...],
     tag: str,
@@ -302,6 +304,7 @@ def test_an_export_of_what_is_at_the_mirror_alone(
         (shutil.rmtree, (), 5, "demo-1 has no complete checkpoint in "),
     ],
 )
+@pytest.mark.heavy
 def test_what_the_mirror_does_not_have_whole_is_not_exported(
     spoil: Callable[[Path], object],
     words: tuple[str, ...],

@@ -89,12 +89,14 @@ def check(folder: Path, lines: Sequence[bytes], capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("first", range(0, len(LINES), 32))
+@pytest.mark.heavy
 def test_a_line_of_another_program(first: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for line in (text.encode() for text in LINES[first : first + 32]):
         check(tmp_path, [line], capsys)
         check(tmp_path, [b'{"step": 1, "loss": 2.5, "time": 5, "max_steps": 9}', line, line], capsys)
 
 
+@pytest.mark.heavy
 def test_all_of_them_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     check(tmp_path, [*(line.encode() for line in LINES), b"\xff\xfe\x00", b'{"step": 4, "loss": 1}'], capsys)
     assert main.main(["report", str(tmp_path)]) == 0

@@ -94,6 +94,7 @@ def test_a_record_is_read_whole(tmp_path: Path) -> None:
     assert reading.text(tmp_path / "text", errors="replace") == "it's é\r\n\N{REPLACEMENT CHARACTER}"
 
 
+@pytest.mark.heavy
 def test_what_is_larger_than_memory_is_read_in_pieces(tmp_path: Path) -> None:
     """256 MiB without a line's end are no record, and are not held at once; the records behind them are read."""
     (tmp_path / "logs").mkdir()

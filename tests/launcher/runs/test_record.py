@@ -84,6 +84,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state"
 
 
+@pytest.mark.heavy
 def test_eight_processes_get_eight_folders(tmp_path: Path) -> None:
     words = [sys.executable, "-c", RESERVE, str(tmp_path / "runs")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "cwd": ROOT}
@@ -152,6 +153,7 @@ def test_listed_newest_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", BROKEN)
+@pytest.mark.heavy
 def test_a_broken_record_is_named_and_hides_no_other(kind: str, tmp_path: Path) -> None:
     made = submitted(tmp_path, "demo")
     broken = tmp_path / "demo-broken"
@@ -270,6 +272,7 @@ def test_an_index_that_cannot_be_written_is_no_error(
     assert (tmp_path / ".local/state/launcher/runs").is_dir()
 
 
+@pytest.mark.heavy
 def test_many_commands_remember_at_once(tmp_path: Path, state: Path) -> None:
     text = "import sys; from pathlib import Path; from launcher.runs import index; sys.stdin.readline()\n"
     text += "for i in range(50): index.remember(Path(sys.argv[1]) / str(i))"

@@ -23,6 +23,7 @@ def messages(**cluster: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.heavy
 def test_no_start_of_a_name_is_taken_for_it(name: str) -> None:
     starts = [name[:length] for length in range(1, len(name)) if name[:length] not in sbatch.options()]
     said = "\n".join(messages(sbatch=dict.fromkeys(starts, 1)))

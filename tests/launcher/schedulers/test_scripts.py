@@ -67,6 +67,7 @@ exit 75"""
 
 @pytest.mark.parametrize("absent", CALLED)
 @pytest.mark.parametrize("scheduler", ["local", "slurm"])
+@pytest.mark.heavy
 def test_no_success_without_ranks(scheduler: str, absent: str, tmp_path: Path) -> None:
     stage = standins.Stage(tmp_path)
     code = stage.run(staged(stage, scheduler), **on_path_alone(stage, absent))
@@ -77,6 +78,7 @@ def test_no_success_without_ranks(scheduler: str, absent: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("absent", ["", "flock", "mv", "apptainer", "mkdir"])
+@pytest.mark.heavy
 def test_no_success_without_an_image(absent: str, tmp_path: Path) -> None:
     stage = standins.Stage(tmp_path)
     text = staged(stage, "slurm", container="apptainer")
@@ -86,6 +88,7 @@ def test_no_success_without_an_image(absent: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheduler", ["local", "slurm"])
 @pytest.mark.parametrize("outcome", [None, "", "abc 0 n1 1.0", "-1 0 n1 1.0", "\n"])
+@pytest.mark.heavy
 def test_a_program_that_ends_with_0_is_no_success(
     scheduler: str, outcome: str | None, tmp_path: Path
 ) -> None:

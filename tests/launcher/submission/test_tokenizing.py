@@ -216,6 +216,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("verb", ["plan", "slurm", "kubernetes", "local"])
+@pytest.mark.heavy
 def test_too_long_a_wait_is_refused_with_the_command_that_prepares(
     verb: str, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,6 +46,7 @@ def followed(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 
 
 @pytest.mark.parametrize("name", TROUBLE)
+@pytest.mark.heavy
 def test_wait_outlives_it(name: str, cluster: Cluster, followed: threading.Event, run: Run, job: str) -> None:
     answer, words = TROUBLE[name]
 

@@ -41,6 +41,7 @@ def test_schemas_find_unknown_fields_and_wrong_types(
 
 
 @pytest.mark.parametrize("kind", ["jobset", "trainjob", "pytorchjob"])
+@pytest.mark.heavy
 def test_models_find_unknown_fields(kind: str) -> None:
     text = variants.text(f"{kind}-plain")
     main = list(yaml.load_all(text, yaml.CSafeLoader))[-1]

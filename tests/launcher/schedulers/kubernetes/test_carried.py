@@ -78,6 +78,7 @@ def test_every_file_arrives_byte_for_byte() -> None:
 
 
 @pytest.mark.parametrize("kind", variants.KINDS)
+@pytest.mark.heavy
 def test_every_kind_brings_it(kind: str) -> None:
     documents = objects(planned(file("train.py", b"1"), kind=kind))
     assert configmap(documents, "code")["data"] == {"0-train.py": "1"}
@@ -118,6 +119,7 @@ def test_what_does_not_fit(files: list[File], words: str) -> None:
     assert caught.value.exit_code == 3
 
 
+@pytest.mark.heavy
 def test_a_foreign_image_is_given_the_node_entry() -> None:
     assert carried.of(variants.decide({}, {"workload": "/opt/train.py"})) == []
     documents = objects(foreign({"workload": "/opt/train.py"}))
@@ -149,6 +151,7 @@ def test_links_to_links_arrive() -> None:
     assert {path: arrived.get(path) for path in wanted} == wanted
 
 
+@pytest.mark.heavy
 def test_links_in_a_circle_of_folders_are_refused() -> None:
     files = [file(f"{name}/f", b"1") for name in "ab"]
     code = planned(*files, link("a/x", "../b"), link("b/y", "../a")).code

@@ -57,6 +57,7 @@ FIELDS = {
 
 
 @pytest.mark.parametrize("setting", FIELDS)
+@pytest.mark.heavy
 def test_field_is_refused_where_it_stands(setting: str) -> None:
     (stage,) = load.load("jobs/llama-7b.yaml", None, [f"cluster.kubernetes.{setting}"]).stages
     with pytest.raises(SpecError) as error:
@@ -176,6 +177,7 @@ WHOLES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
 @pytest.mark.parametrize(
     ("kubernetes_", "cluster", "job", "message"), WHOLES, ids=[w[3][:40] for w in WHOLES]
 )
+@pytest.mark.heavy
 def test_whole_is_refused(
     kubernetes_: dict[str, Any], cluster: dict[str, Any], job: dict[str, Any], message: str
 ) -> None:

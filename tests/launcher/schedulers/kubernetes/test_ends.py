@@ -118,6 +118,7 @@ def test_the_reason_is_not_the_line_of_a_rank_that_only_followed(
 
 
 @pytest.mark.parametrize("code", [69, 70, 71, 73, 74, 76])
+@pytest.mark.heavy
 def test_advice_is_what_kubernetes_has(code: int, cluster: Cluster, run: Run, job: str) -> None:
     name = submitted(run, job)
     pod = cluster.pod(name, 0, "Failed", container=ended(code, "2026-01-01T00:00:03Z"))

@@ -73,6 +73,7 @@ def same(tmp_path: Path, name: str) -> bool:
     }
 
 
+@pytest.mark.heavy
 def test_files_come_through_a_pod_that_is_gone_at_the_end(
     cluster: Cluster, run: Run, name: str, tmp_path: Path
 ) -> None:
@@ -137,6 +138,7 @@ def test_the_pod_is_admitted_and_placed_as_those_of_the_run(
     assert audit.problems([pod]) == []
 
 
+@pytest.mark.heavy
 def test_a_path_of_any_bytes_is_not_there(run: Run, name: str, tmp_path: Path) -> None:
     assert run("fetch", name, "\udcff", str(tmp_path / "dest"))[0] in {4, 5}
 
@@ -152,6 +154,7 @@ def test_a_pod_of_the_run_is_used_while_it_runs(
     assert "reads the claim" not in err
 
 
+@pytest.mark.heavy
 def test_a_connection_that_breaks_leaves_whole_files_and_a_second_try_continues(
     cluster: Cluster, run: Run, name: str, tmp_path: Path
 ) -> None:
@@ -169,6 +172,7 @@ def test_a_connection_that_breaks_leaves_whole_files_and_a_second_try_continues(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.heavy
 def test_whatever_ends_it_removes_the_pod(
     number: int, cluster: Cluster, run: Run, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

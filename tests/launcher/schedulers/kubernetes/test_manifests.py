@@ -46,6 +46,7 @@ def test_every_controllers_kind_is_held_to_its_definition(kind: str) -> None:
     assert "sise" in " ".join(crds.problems(broken))
 
 
+@pytest.mark.heavy
 def test_definitions_are_packed_without_a_loss() -> None:
     """What is shared is written once; a server gets whole definitions."""
     whole = [json.loads(json.dumps(crd)) for crd in crds.definitions()]
@@ -65,6 +66,7 @@ def test_passes_the_rules_of_a_server(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", variants.NAMES)
+@pytest.mark.heavy
 def test_is_the_same_for_yaml_1_1_and_1_2(name: str) -> None:
     """kubectl reads YAML 1.1, where `no` and `1_000` mean something else, and the launcher YAML 1.2."""
     assert list(YAML(typ="safe", pure=True).load_all(variants.text(name))) == documents(name)

@@ -61,6 +61,7 @@ def own(kind: str) -> Object:
 
 
 @pytest.mark.parametrize("kind", variants.KINDS)
+@pytest.mark.heavy
 def test_every_pod_of_every_kind_has_it_and_nothing_else_changes(kind: str) -> None:
     before = variants.decide({"kind": kind})
     after = variants.decide({"kind": kind, "pod_patch": own(kind)})._replace(id=before.id)
@@ -121,6 +122,7 @@ def test_the_text_says_so_and_keeps_its_comments() -> None:
         ({"volumes": [{"name": "shm", "emptyDir": None}]}, "changes volume 'shm'"),
     ],
 )
+@pytest.mark.heavy
 def test_what_would_break_the_run_is_named(spec: Object, says: str) -> None:
     with pytest.raises(PlanError) as refused:
         kubernetes.render(variants.decide({"pod_patch": {"spec": spec}}))

@@ -82,6 +82,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
     return data
 
 
+@pytest.mark.heavy
 def test_each_stage_is_submitted_when_the_one_before_has_succeeded(
     chain: str, cluster: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -213,6 +214,7 @@ def test_output_is_a_folder_a_stage_for_kustomize(
 @pytest.mark.parametrize(
     "options", [["--dry-run=client"], ["--server-side"], ["--server-side", "--dry-run=server"]]
 )
+@pytest.mark.heavy
 def test_kubectl_takes_what_a_pipelines_dry_run_prints(
     options: list[str],
     chain: str,

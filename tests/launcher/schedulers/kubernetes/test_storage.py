@@ -67,6 +67,7 @@ def test_the_refusal_has_its_place(tmp_path: Path, capsys: pytest.CaptureFixture
     assert f"{tmp_path}/site.yaml:4:1: 2 hosts save checkpoints" in capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_the_claims_that_a_job_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "site.yaml").write_text(
         "slots: 1\nimage: registry.example.com/x:1\nmounts: {/data: {claim: corpus}, /more: {claim: corpus}}\n"

@@ -69,6 +69,7 @@ def test_it_is_named_with_its_node_while_the_run_tries_again_and_when_it_has_fai
     assert (code, "resume RUN --exclude-bad" in out or "--exclude-bad" in out) == (0, True)
 
 
+@pytest.mark.heavy
 def test_the_next_submission_and_a_resume_keep_off_it(
     cluster: Cluster, run: Run, job: str, tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_the_next_submission_and_a_resume_keep_off_it(
 
 
 @pytest.mark.parametrize("kind", variants.KINDS)
+@pytest.mark.heavy
 def test_every_kind_keeps_off_it(kind: str) -> None:
     plan = variants.decide({"kind": kind, **_own(kind)})
     for manifest in (

@@ -81,6 +81,7 @@ def test_second_run_of_a_job_gets_a_name_of_its_own(cluster: Cluster, run: Run, 
 
 
 @pytest.mark.parametrize("plural", ["configmaps", "services", "jobs"])
+@pytest.mark.heavy
 def test_a_name_that_is_taken_is_refused_and_nothing_stays(
     plural: str, cluster: Cluster, run: Run, job: str, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_what_cannot_be_taken_back_is_named(cluster: Cluster, run: Run, job: str
 
 
 @pytest.mark.parametrize("kind", [k for k in variants.KINDS if k != "job"])
+@pytest.mark.heavy
 def test_every_kind_is_applied_and_cancelled(kind: str, cluster: Cluster, run: Run, job: str) -> None:
     settings = ["--set", f"cluster.kubernetes.kind={kind}", "--set", "cluster.kubernetes.queueing=volcano"]
     name = submitted(run, job, *settings)
@@ -275,6 +277,7 @@ def test_credentials_of_a_pod_in_the_cluster(
 KUBECTL = str(Path(sys.executable).with_name("kubectl"))
 
 
+@pytest.mark.heavy
 def test_dry_run_can_be_piped_to_kubectl(
     cluster: Cluster, run: Run, job: str, tls_server: tuple[int, Path]
 ) -> None:
@@ -449,6 +452,7 @@ PENDING: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("pod", "words"), PENDING, ids=[p[1][:30] for p in PENDING])
+@pytest.mark.heavy
 def test_why_a_pod_waits(pod: dict[str, Any], words: str, cluster: Cluster, run: Run, job: str) -> None:
     name = submitted(run, job)
     cluster.pod(name, 1)

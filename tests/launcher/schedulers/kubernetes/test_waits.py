@@ -88,6 +88,7 @@ def test_nodes_that_may_not_be_read_change_nothing_until_the_pod_is_late(
 
 
 @pytest.mark.parametrize("kind", ["jobset", "trainjob", "mpijob", "pytorchjob", "leaderworkerset"])
+@pytest.mark.heavy
 def test_a_kind_whose_controller_does_not_run(kind: str, cluster: Cluster, run: Run, job: str) -> None:
     name = submitted(run, job, "--set", f"cluster.kubernetes.kind={kind}")
     assert state(run, name)["reason"] == "pods are being created"
