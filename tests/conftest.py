@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 
 # markers; a test with none of them is quick. `heavy` is also what takes a second with all its cases.
 SLOW = {"apiserver", "deepspeed", "heavy", "image", "slurm", "torch"}
-STARTS = {"fake_server", "new_job", "nodes", "user"}  # fixtures that start processes: servers, node entries, local runs
+# fixtures that start processes: servers, node entries, local runs
+STARTS = {"fake_server", "new_job", "nodes", "user"}
 # packages that take seconds to read: no test that reads one is quick
 HEAVY = {"accelerate", "datasets", "deepspeed", "matplotlib", "mlflow", "pandas", "torch", "transformers"}
 CORES = 2  # budgets are for a machine with so many, and nothing else to do
