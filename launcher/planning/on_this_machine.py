@@ -10,12 +10,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import entry, workloads
-from launcher.deepspeed import config
+from launcher import entry
 from launcher.errors import Problem, shown
-from launcher.files import paths
-from launcher.images import origin
-from launcher.planning import tiers
+from launcher.planning import tiers, visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +25,8 @@ def problems(plan: Plan, scheduler: str) -> Iterator[Problem]:
     if plan.runtime(scheduler) != "none":
         if _travels(plan):
             yield from _file(plan)
-        yield from _outside(plan, scheduler)
+        if plan.runtime(scheduler) in visible.SEALED:
+            yield from visible.problems(plan, scheduler)
         return
     if (mirror := tiers.folder(plan)) and (scheduler == "local" or _shared(mirror, plan)):
         yield from _unwritable(Path(mirror))
@@ -45,35 +43,6 @@ def problems(plan: Plan, scheduler: str) -> Iterator[Problem]:
     if plan.job.profile.nsys and scheduler == "local" and (why := entry.module("nsys").missing(path)):
         yield Problem(why, about=("job", "profile", "nsys"))
     yield from _command(plan, scheduler, path)
-
-
-def _outside(plan: Plan, scheduler: str) -> Iterator[Problem]:
-    """Paths that are here, and that ranks in a container or pod do not see. What else an image holds is not known."""
-    if workloads.is_script(plan.job.workload):
-        return
-    seen = [mount.inside for mount in plan.mounts]
-    seen += [plan.workspace.runs, plan.cluster.scratch] if scheduler != "kubernetes" else []
-    ours = origin.is_ours(plan.image) or plan.image_facts is not None
-    place = plan.places["job"].get(())
-    own = [Path.home(), Path.cwd(), *([Path(place.source).absolute().parent] if place else [])]
-    for about, path in paths.named(plan.job):
-        if any(config.below(path, folder) for folder in seen) or not _is_here(path):
-            continue
-        if ours or any(Path(path).is_relative_to(folder) for folder in own):
-            name = ".".join(str(key) for key in about[1:])
-            moved = next((m for m in plan.mounts if m.host and config.below(path, m.host)), None)
-            hint = "name a folder that `mounts:` of the cluster file brings there, or add one"
-            if moved and moved.host:
-                hint = f"ranks see it as {moved.inside}{path.removeprefix(moved.host.rstrip('/'))}"
-            what = f"{name}: {path!r} is here, and the ranks' container does not have it"
-            yield Problem(what, hint, about=about)
-
-
-def _is_here(path: str) -> bool:
-    try:
-        return path.startswith("/") and Path(path).exists()
-    except (OSError, ValueError):
-        return False
 
 
 def _command(plan: Plan, scheduler: str, path: str) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from launcher import atomic
 from launcher.errors import LauncherError, PlanError, Problem, SubmitError, UnnamedJobError, located
 from launcher.fabrics import environment
+from launcher.planning import visible
 from launcher.rendering import command, containers, templates
 from launcher.runs import badhosts, reading
 from launcher.runs import logs as runs_logs
@@ -47,6 +48,13 @@ def render(plan: Plan) -> Files:
         **command.script_values(plan, "slurm"),
     )
     return {"job.sh": text}
+
+
+def warnings(plan: Plan) -> list[Problem]:
+    """Files of this machine that ranks in a container see only where the site's own configuration brings them."""
+    if plan.runtime("slurm") == "none":
+        return []
+    return [problem.at(plan.places) for problem in visible.problems(plan, "slurm")]
 
 
 def submit(plan: Plan, files: Files) -> str:
