@@ -124,6 +124,10 @@ class UnnamedJobError(SubmitError):
     """The scheduler may have taken a job without saying as what: its folder must stay."""
 
 
+class BusyRunError(SubmitError):
+    """Another command has the run in hand, and its folder."""
+
+
 class RunNotFoundError(LauncherError):
     exit_code = 5
 

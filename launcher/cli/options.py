@@ -109,6 +109,7 @@ class Run(Options):
     rank: int | None = None
     host: str | None = None
     exclude_bad: bool = False
+    now: bool = False
 
 
 class Shell(Options):

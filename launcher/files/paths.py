@@ -20,14 +20,21 @@ if TYPE_CHECKING:
     from launcher.files.job import Job
 
 # Options of our workloads that name files or folders, or something else by a word without a slash.
-OPTIONS = ("data", "tokenizer", "reward", "prompts", "task-folder", "data-cache", "chat-template")
+OPTIONS = ("data", "ptx-data", "tokenizer", "reward", "prompts", "task-folder", "data-cache", "chat-template")
+_MADE = "data-cache"  # by the ranks
 _WORDS = {"auto", "builtin", "bytes"}
+# What of a folder makes it a model or a tokenizer: others are called like one of the hub by chance.
+_OF_HUB = ("model", "tokenizer", "reward")
+_HUB_FILES = (
+    *("config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json"),
+    *("tokenizer.model", "spiece.model", "vocab.json", "vocab.txt"),
+)
 
 
 def absolute(job: Job, beside: Path) -> Job:
     """`job` with its paths absolute where they are here; `beside` is the job file's folder."""
     resume = job.checkpoint.resume
-    if resume is not None and "/" in resume and (there := _absolute(resume, beside)) != resume:
+    if resume is not None and "/" in resume and (there := _absolute("resume", resume, beside)) != resume:
         job = replace(job, checkpoint=replace(job.checkpoint, resume=there))
     if workloads.is_script(job.workload):
         return job
@@ -35,7 +42,7 @@ def absolute(job: Job, beside: Path) -> Job:
     given = {name: job.args[name] for name in OPTIONS if name in job.args}
     if "reward" in given and str(given["reward"]) in workloads.reward_rules():
         del given["reward"]
-    args = {**job.args, **{name: _all(value, beside) for name, value in given.items()}}
+    args = {**job.args, **{name: _all(name, value, beside) for name, value in given.items()}}
     return replace(job, model=named, args=args) if (named, args) != (job.model, job.args) else job
 
 
@@ -46,14 +53,16 @@ def folder(source: str) -> Path:
 
 def model(name: str, beside: Path) -> str:
     """A model's name as it is, and a path to one absolute."""
-    return name if name in models.named() else _absolute(name, beside)
+    return name if name in models.named() else _absolute("model", name, beside)
 
 
 def named(job: Job) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """(keys, value) of each field of a job that may name a path."""
+    """(keys, value) of each field of a job that may name a path which is read."""
     if job.model is not None:
         yield ("job", "model"), job.model
-    for name in OPTIONS:
+    if job.checkpoint.resume is not None:
+        yield ("job", "checkpoint", "resume"), job.checkpoint.resume
+    for name in (option for option in OPTIONS if option != _MADE):
         value = job.args.get(name)
         for index, entry in enumerate(value) if isinstance(value, list) else [(None, value)]:
             path = entry.get("path") if isinstance(entry, dict) else entry
@@ -61,37 +70,56 @@ def named(job: Job) -> Iterator[tuple[tuple[str | int, ...], str]]:
                 yield ("job", "args", name, *(() if index is None else (index,))), path
 
 
-def _all(value: Any, beside: Path) -> Any:
+def is_here(path: Path) -> bool:
+    """Whether there is such a file or folder, or one that fits such a pattern."""
+    head, pattern = _parts(path)
+    try:
+        return any(head.glob(pattern)) if pattern else head.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _all(option: str, value: Any, beside: Path) -> Any:
     if isinstance(value, list):
-        return [_all(entry, beside) for entry in value]
+        return [_all(option, entry, beside) for entry in value]
     if isinstance(value, dict) and isinstance(value.get("path"), str):
-        return {**value, "path": _absolute(value["path"], beside)}
-    return _absolute(value, beside) if isinstance(value, str) else value
+        return {**value, "path": _absolute(option, value["path"], beside)}
+    return _absolute(option, value, beside) if isinstance(value, str) else value
 
 
-def _absolute(word: str, beside: Path) -> str:
+def _absolute(option: str, word: str, beside: Path) -> str:
     if not word or word.startswith("/") or "://" in word or "\0" in word or word in _WORDS:
         return word
     try:
         path = Path(word).expanduser()
     except RuntimeError:  # `~name` of a user who is not here
         return word
+    is_path = word.startswith(("./", "../", "~")) or word in (".", "..")
     for folder in (beside, Path()):
-        if _is_here(folder / path):
+        if is_here(folder / path) and (is_path or option not in _OF_HUB or _is_of_hub(folder / path)):
             return _plain(folder / path)
-    return _plain(beside / path) if word.startswith(("./", "../", "~")) else word
+    return _plain(beside / path) if is_path or option == _MADE else word
+
+
+def _is_of_hub(path: Path) -> bool:
+    return path.is_file() or any((path / name).exists() for name in _HUB_FILES)
 
 
 def _plain(path: Path) -> str:
-    return posixpath.normpath(path.absolute())  # links stay as they are written
-
-
-def _is_here(path: Path) -> bool:
-    """Whether there is such a file or folder, or one that fits such a pattern."""
+    """`path` from the root on. Links stay as they are written, but for one before `..`, which leads elsewhere."""
+    whole = path.absolute()
+    if ".." not in whole.parts:
+        return str(whole)
+    head, pattern = _parts(whole)
+    plain = Path(posixpath.normpath(head))
     try:
-        if path.exists():
-            return True
-        first = next((n for n, part in enumerate(path.parts) if set("*?[") & set(part)), None)
-        return first is not None and any(Path(*path.parts[:first]).glob("/".join(path.parts[first:])))
-    except (OSError, ValueError):
-        return False
+        same = plain.samefile(head)
+    except OSError:  # neither may be there
+        same = not head.exists()
+    return str((plain if same else head.resolve()) / pattern)
+
+
+def _parts(path: Path) -> tuple[Path, str]:
+    """The folders before a pattern, and the pattern; '' where there is none."""
+    first = next((n for n, part in enumerate(path.parts) if set("*?[") & set(part)), len(path.parts))
+    return Path(*path.parts[:first]), "/".join(path.parts[first:])

@@ -18,12 +18,19 @@ if TYPE_CHECKING:
 # They start the ranks of one host, and know the others by what the node entry sets (docker/program.py) or by options.
 _OF_A_HOST = (
     *("torchrun", "torch.distributed.run", "torch.distributed.launch"),
-    *("accelerate launch", "accelerate.commands.launch"),
+    *("accelerate launch", "accelerate-launch", "accelerate.commands.launch"),
 )
 # They start the ranks of all hosts, over ssh or a scheduler's own ways.
 _OF_ALL = ("deepspeed", "mpirun", "mpiexec", "orterun", "horovodrun", "srun", "deepspeed.launcher.runner")
-# What may stand before them; a variable too.
-_BEFORE = re.compile(r"env|uv|poetry|pixi|pdm|run|python[\d.]*|-[mu]|\w+=.*", re.ASCII)
+# What may stand before them, with the options of each that take the next word.
+_BEFORE = {
+    "env": ("-u", "-C"),
+    "uv": ("--with", "--python", "-p", "--project", "--env-file", "--extra", "--group", "--package"),
+    "poetry": ("-P", "-C"),
+    "pixi": ("-e",),
+    "pdm": ("-p",),
+    "python": ("-X", "-W"),
+}
 _HOSTS = ("--nnodes", "--num_machines", "--num-machines")
 
 
@@ -51,22 +58,33 @@ def problems(job: Job, slots: int) -> Iterator[Problem]:
 
 def _starter(words: Sequence[str]) -> str:
     """The starter that `words` are a call of; '' for any other program."""
-    rest = [word.rpartition("/")[2] if number == 0 else word for number, word in enumerate(words)]
-    while rest and _BEFORE.fullmatch(rest[0]):
-        rest = rest[1:]
-    if not rest:
-        return ""
-    called = " ".join(rest[:2]) if rest[0] == "accelerate" else rest[0].rpartition("/")[2]
-    return called if called in (*_OF_A_HOST, *_OF_ALL) else ""
+    skips: tuple[str, ...] = ()
+    rest = list(words)
+    while rest:
+        word, *rest = rest
+        name = word.rpartition("/")[2]
+        if name == "accelerate" and rest:
+            name = f"accelerate {rest[0]}"
+        if name in (*_OF_A_HOST, *_OF_ALL):
+            return name
+        if (before := re.sub(r"^(python)[0-9.]*$", r"\1", name)) in _BEFORE:
+            skips = _BEFORE[before]
+        elif word in skips:
+            rest = rest[1:]
+        elif not (word.startswith("-") or "=" in word or word == "run"):
+            return ""
+    return ""
 
 
 def _hosts(words: Sequence[str]) -> str | None:
     """The number of hosts that the options say; None where they say none, or a name or range."""
     for word, after in zip(words, (*words[1:], ""), strict=True):
+        if word.endswith(".py"):  # what follows is the program's own
+            return None
         option, equals, value = word.partition("=")
         if option in _HOSTS:
             value = value if equals else after
-            return value if re.fullmatch("[0-9]+", value) else None
+            return str(int(value)) if re.fullmatch("[0-9]+", value) else None
         if word == "--standalone":
             return "1"
     return None

@@ -5,6 +5,7 @@ Owns where they see this machine's files: below the cluster's mounts, and with a
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,11 @@ def problems(plan: Plan, scheduler: str) -> Iterator[Problem]:
     seen, own = list(_seen(plan, scheduler)), list(_own(plan))
     ours = origin.is_ours(plan.image) or plan.image_facts is not None
     for about, path in paths.named(plan.job):
-        if not _is_here(path) or any(config.below(path, folder) for folder in seen):
+        if (
+            not path.startswith("/")
+            or not paths.is_here(Path(path))
+            or any(config.below(path, folder) for folder in seen)
+        ):
             continue
         if ours or any(Path(path).is_relative_to(folder) for folder in own):
             name = ".".join(str(key) for key in about[1:])
@@ -63,8 +68,13 @@ def _mount_paths(patch: Any) -> Iterator[str]:
 def _own(plan: Plan) -> Iterator[Path]:
     """Folders that no image has at the same place."""
     place = plan.places["job"].get(())
-    folders = (Path.home(), Path.cwd(), *([Path(place.source).absolute().parent] if place else []))
-    yield from (folder for folder in folders if folder != Path("/"))
+    known = [Path.home, Path.cwd, *([Path(place.source).parent.absolute] if place else [])]
+    for ask in known:
+        with contextlib.suppress(
+            RuntimeError, OSError
+        ):  # who has no home, and who is in a folder that is gone
+            if (folder := ask()) != Path("/"):
+                yield folder
 
 
 def _hint(plan: Plan, path: str) -> str:
@@ -72,10 +82,3 @@ def _hint(plan: Plan, path: str) -> str:
         if mount.host and config.below(path, mount.host):
             return f"ranks see it as {mount.inside}{path.removeprefix(mount.host.rstrip('/'))}"
     return "name a folder that `mounts:` of the cluster file brings there, or add one"
-
-
-def _is_here(path: str) -> bool:
-    try:
-        return path.startswith("/") and Path(path).exists()
-    except (OSError, ValueError):
-        return False

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher import schedulers
-from launcher.errors import LauncherError, PlanError, Problem, SpecError, SubmitError, UnnamedJobError
+from launcher.errors import (
+    BusyRunError,
+    LauncherError,
+    PlanError,
+    Problem,
+    SpecError,
+    SubmitError,
+    UnnamedJobError,
+)
 from launcher.runs import folders, pipelines, record, status
 from launcher.runs.pipelines import PipelineRun
 from launcher.runs.status import Status
@@ -145,6 +153,9 @@ def lead(pipeline: PipelineRun, follow: Follow, exclude: Sequence[str] = ()) -> 
     Stages that have succeeded are passed over, those that failed are resumed, off the hosts `exclude`. What the first
     stage waits for is followed as a stage without a name. Returns whether all have succeeded.
     """
+    if not pipeline.present:
+        stage = next(iter(pipeline.runs))
+        raise SubmitError(f"stage {stage}: its run folder cannot be read", hint="submit the pipeline again")
     waiting.want(pipeline)
     if not waiting.is_over(pipeline, lambda run: follow("", run)):
         return False
@@ -167,6 +178,8 @@ def lead(pipeline: PipelineRun, follow: Follow, exclude: Sequence[str] = ()) -> 
 def _begin(pipeline: PipelineRun, run: Run, exclude: Sequence[str]) -> Run:
     try:
         return submit.resume(run, exclude)
+    except BusyRunError:
+        raise
     except BaseException:
         # a pipeline that was refused leaves nothing, but for one that has waited
         if not pipeline.after and not any(record.current(other).native_id for other in pipeline.present):
@@ -250,10 +263,10 @@ def cancel(pipeline: PipelineRun) -> None:
             schedulers.load(run.scheduler).cancel(run)
 
 
-def resume(pipeline: PipelineRun, exclude: Sequence[str]) -> list[Run]:
+def resume(pipeline: PipelineRun, exclude: Sequence[str], now: bool = False) -> list[Run]:
     """Resume every stage that ended without success or was not submitted, each after those it needs.
 
-    Returns their runs. Raises SubmitError when there is none.
+    What else it was submitted after it waits for, unless `now`. Returns their runs. Raises SubmitError without any.
     """
     known, resumed = statuses(pipeline), dict[str, "Run"]()
     for name, run in pipeline.runs.items():
@@ -264,7 +277,8 @@ def resume(pipeline: PipelineRun, exclude: Sequence[str]) -> list[Run]:
             over = True
         if run and (over or pipeline.is_plain):
             waits = [_dependency(pipeline, resumed, need) for need in left]
-            resumed[name] = submit.resume(run, exclude, waits or placement.still_before(run))
+            waits = waits if waits or now else placement.still_before(run)
+            resumed[name] = submit.resume(run, exclude, waits)
     if not resumed:
         raise SubmitError(f"{pipeline.id} is {state(known).lower()}", hint="there is nothing to resume")
     return list(resumed.values())

@@ -75,11 +75,11 @@ def still_before(run: Run) -> list[str]:
     if not jobs:
         return []
     listed, _ = record.listed(run.folder.parent)
-    before = [other for other in listed if jobs & {other.native_id, *other.former}]
+    before = [o for o in listed if o.scheduler == run.scheduler and jobs & {o.native_id, *o.former}]
     waits, problems = [], []
     for other, now in zip(before, schedulers.statuses(before), strict=True):
         if now.state in _OVER:
-            hint = f"`python -m launcher resume {other.id}` first"
+            hint = f"`python -m launcher resume {other.id}` first, or add --now"
             problems.append(Problem(f"{run.id} runs after {other.id}: {_OVER[now.state]}", hint))
         elif now.state != "SUCCEEDED":
             waits.append(dependency(other))

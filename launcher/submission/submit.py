@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher import atomic, schedulers, workloads
-from launcher.errors import LauncherError, Problem, RunNotFoundError, SubmitError, UnnamedJobError, shown
+from launcher.errors import (
+    BusyRunError,
+    LauncherError,
+    Problem,
+    RunNotFoundError,
+    SubmitError,
+    UnnamedJobError,
+    shown,
+)
 from launcher.runs import folders, lock, reading, record, sweeps
 from launcher.submission import programs, snapshot
 
@@ -81,9 +89,8 @@ def resume(run: Run, exclude: Sequence[str], after: Sequence[str] = ()) -> Run:
     """
     with folders.alone(run.folder) as is_ours:
         if not is_ours:
-            raise SubmitError(
-                f"{run.id} is being submitted by another command", hint="look at it with `status`"
-            )
+            hint = "look at it with `status`"
+            raise BusyRunError(f"{run.id} is being submitted by another command", hint=hint)
         return _resume(record.current(run), exclude, after)
 
 

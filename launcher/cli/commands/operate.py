@@ -23,6 +23,7 @@ def add_operate(verbs: arguments.Verbs) -> None:
     if verb := verbs.add("resume", what, runs.resume, options.Run):
         shared.run_option(verb)
         shared.exclude_option(verb)
+        shared.flag(verb, "--now", "do not wait for the runs that it was submitted after (Slurm)")
 
     what = "a shell with a rank's environment, inside the running job"
     if verb := verbs.add("shell", what, shell.shell, options.Shell):

@@ -16,22 +16,23 @@ if TYPE_CHECKING:
 
     from launcher.planning.plan import Plan
 
-_OF_A_HOST = ("gres", "gpus-per-node")
-_GPUS = (*_OF_A_HOST, "gpus", "gpus-per-socket", "gpus-per-task", "tres-per-task")
+_OF_A_HOST = ("gres", "gpus-per-node", "gpus-per-task", "tres-per-task")  # a host has one task
+_GPUS = (*_OF_A_HOST, "gpus", "gpus-per-socket")
 _MEMORY = ("mem-per-cpu", "mem-per-gpu")
-_COUNT = re.compile(r"(?:gres/)?(?:gpu[:=])?(?:[^:,=()]+:)?(\d+)(?:\(.*\))?", re.ASCII)
+_GPU = re.compile(r"(?:gres[/:])?gpu(?=[:=(]|$)", re.ASCII)
+_COUNT = re.compile(r"(?:gres[/:])?(?:gpu[:=])?(?:[^:,=()]+:)?(\d+)(?:\(.*\))?", re.ASCII)
 
 
 def replaced(given: Mapping[str, Any]) -> set[str]:
     """The launcher's own options whose place those of `given` take."""
     gpus = {"gpus-per-node"} if any(_asks(given, name) for name in _GPUS) else set()
-    return gpus | ({"mem"} if any(name in given for name in _MEMORY) else set())
+    return gpus | ({"mem"} if any(_is_set(given, name) for name in _MEMORY) else set())
 
 
 def problems(plan: Plan) -> Iterator[Problem]:
     """What sbatch would refuse, or what gives a host other than its slots."""
     given, slots = plan.cluster.slurm.sbatch, plan.slots
-    if "cpus-per-gpu" in given and plan.cluster.cpus:
+    if _is_set(given, "cpus-per-gpu") and plan.cluster.cpus:
         what = "is beside `cpus:` of the cluster file, and sbatch takes one of the two"
         yield of_field("cluster", "slurm.sbatch.cpus-per-gpu", what, "leave it out")
     if not plan.gpu:
@@ -48,11 +49,19 @@ def problems(plan: Plan) -> Iterator[Problem]:
 
 
 def _asks(given: Mapping[str, Any], name: str) -> bool:
-    return name in given and (name.startswith("gpus") or "gpu" in str(given[name]))
+    if not _is_set(given, name):
+        return False
+    return name.startswith("gpus") or any(map(_GPU.match, str(given[name]).split(",")))
+
+
+def _is_set(given: Mapping[str, Any], name: str) -> bool:
+    """null and false leave an option out."""
+    return given.get(name) not in (None, False)
 
 
 def _count(text: str) -> int | None:
     """How many GPUs `gpu:h100:8`, `h100:4,a100:4` or `8` are; None for what is not understood."""
-    parts = [part for part in text.split(",") if "gpu" in part or "gpu" not in text]
-    found = [_COUNT.fullmatch(part.strip()) for part in parts]
+    parts = [part.strip() for part in text.split(",")]
+    named = [part for part in parts if _GPU.match(part)]
+    found = [_COUNT.fullmatch(part) for part in named or parts]
     return sum(int(match[1]) for match in found if match) if all(found) else None

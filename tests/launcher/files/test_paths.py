@@ -132,3 +132,45 @@ def test_a_program_of_ones_own_has_its_words_and_its_memory_is_estimated(
     script = capsys.readouterr().out
     assert "--data=data/a.txt" in script
     assert '"MODEL": {"value": "./hf"}' in script
+
+
+def test_a_link_before_two_dots_leads_where_it_leads(project: Path, tmp_path: Path) -> None:
+    """Home folders and experiments are often links."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "exp").symlink_to(project)
+    (tmp_path / "beside.txt").write_text("text")
+    beside = tmp_path / "home" / "exp"
+    job = samples.job(args={"data": ["../beside.txt", "../bes*.txt", "./data/a.txt"]})
+    found, pattern, plain = paths.absolute(job, beside).args["data"]
+    assert found == f"{tmp_path}/beside.txt"
+    assert pattern == f"{tmp_path}/bes*.txt"
+    assert plain == f"{beside}/data/a.txt"
+
+
+def test_a_cache_that_ranks_make_is_one_place_before_and_after(project: Path) -> None:
+    job = samples.job(args={"data-cache": "tokens"})
+    assert paths.absolute(job, project).args["data-cache"] == f"{project}/tokens"
+    assert [keys for keys, _ in paths.named(job)] == [("job", "model")]
+
+
+@pytest.mark.parametrize("option", ["tokenizer", "reward"])
+def test_a_folder_that_is_called_like_a_name_of_the_hub_is_none_of_its_kind(
+    option: str, project: Path
+) -> None:
+    (project / "org" / "name").mkdir(parents=True)
+    job = samples.job(args={option: "org/name"})
+    assert paths.absolute(job, project) is job
+    assert paths.model("org/name", project) == "org/name"
+    (project / "org" / "name" / "config.json").write_text("{}")
+    assert paths.absolute(job, project).args[option] == f"{project}/org/name"
+    assert paths.model("org/name", project) == f"{project}/org/name"
+
+
+def test_no_option_that_names_a_file_is_forgotten() -> None:
+    """By its metavar; a folder on each host's own disk, and what the launcher sets, are not this machine's."""
+    named: set[str] = set()
+    for name in workloads.names():
+        ours, theirs = workloads._options(workloads.parser(name))
+        files = {o for o, action in theirs.items() if action.metavar in {"SOURCE", "FILE", "DIR"}}
+        named |= files - ours
+    assert named - {"scratch"} == set(paths.OPTIONS) - {"tokenizer", "reward"}

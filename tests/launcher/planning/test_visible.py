@@ -100,3 +100,39 @@ def test_the_root_is_nobodys_folder(project: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", "/")
     (project / "here.yaml").write_text(IMAGE.format("deepspeed-train:1", ""))
     assert list(visible._own(planned(write(project, args=ARGS)))) == [project]
+
+
+def test_who_has_no_home_is_told_what_is_wrong_with_the_job(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An arbitrary user of a pod has neither HOME nor a line in /etc/passwd."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    (project / "here.yaml").write_text(IMAGE.format("deepspeed-train:1", ""))
+    assert main.main(["check", write(project, args=ARGS), "--on", "kubernetes"]) == 3
+    assert "is here, and the ranks' container does not have it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"args": {**ARGS, "data": ["data/*.txt"]}}, "args.data.0"),
+        ({"args": {**ARGS, "data": [{"path": "data/a.txt", "weight": 1}]}}, "args.data.0"),
+        ({"checkpoint": {"resume": "./hf"}, "args": ARGS}, "checkpoint.resume"),
+    ],
+)
+def test_patterns_mixtures_and_checkpoints_too(
+    fields: dict[str, Any], named: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "here.yaml").write_text(IMAGE.format("deepspeed-train:1", ""))
+    assert main.main(["check", write(project, **fields), "--on", "kubernetes"]) == 3
+    assert f"{named}: '{project}/" in capsys.readouterr().err
+
+
+def test_a_cache_that_a_run_here_has_left_is_none_of_the_pods_business(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "tokens").mkdir()
+    (project / "here.yaml").write_text(IMAGE.format("deepspeed-train:1", ""))
+    path = write(project, model="gpt2", args={**ARGS, "data-cache": "./tokens"})
+    assert main.main(["check", path, "--on", "kubernetes"]) == 0, capsys.readouterr().err

@@ -32,6 +32,17 @@ def test_gpus_are_asked_for_in_one_way(given: dict[str, Any]) -> None:
     assert asked == given
 
 
+@pytest.mark.parametrize("name", ["gpus", "gres", "mem-per-gpu", "cpus-per-gpu"])
+@pytest.mark.parametrize("value", [None, False])
+def test_null_leaves_an_option_out(name: str, value: object) -> None:
+    assert {"gpus-per-node": 8, "mem": 0}.items() <= written(**{name: value}).items()
+
+
+@pytest.mark.parametrize(("gres", "own"), [("nic_gpu_rail:1", True), ("gpu:8,nic_gpu_rail:1", False)])
+def test_other_names_with_gpu_in_them_are_none(gres: str, own: bool) -> None:
+    assert ("gpus-per-node" in written(gres=gres)) == own
+
+
 def test_other_resources_are_beside_the_gpus() -> None:
     assert {k: v for k, v in written(gres="nvme:1").items() if k in {"gres", "gpus-per-node", "mem"}} == {
         "gres": "nvme:1",
@@ -52,6 +63,8 @@ def test_memory_is_asked_for_in_one_way(name: str) -> None:
         ({"gpus-per-node": "h100:4"}, "gpus-per-node asks for 4 GPUs, and a host has 8 slots"),
         ({"gres": "gpu:h100:1"}, "gres asks for 1 GPU, and a host has 8 slots"),
         ({"gres": "gpu:h100:4,gpu:a100:2,nvme:8"}, "gres asks for 6 GPUs, and a host has 8 slots"),
+        ({"gpus-per-task": 1}, "gpus-per-task asks for 1 GPU, and a host has 8 slots"),
+        ({"tres-per-task": "gres/gpu:4"}, "tres-per-task asks for 4 GPUs, and a host has 8 slots"),
         ({"gpus": 16}, "gpus asks for 16 GPUs, and the job has 8 slots"),
         (
             {"cpus-per-gpu": 8},

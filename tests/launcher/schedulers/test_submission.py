@@ -182,15 +182,19 @@ def test_who_is_resumed_waits_for_whom_it_waited(site: Path, capsys: pytest.Capt
     (site / "runs" / second / "cancelled").touch()
     capsys.readouterr()
     assert main.main(["resume", second]) == 3
-    assert f"{second} runs after {first}: it has failed; `python -m launcher resume {first}` first" in (
-        capsys.readouterr().err
+    assert (
+        f"{second} runs after {first}: it has failed; `python -m launcher resume {first}` first, or add --now"
+        in (capsys.readouterr().err)
     )
+    assert main.main(["resume", second, "--now"]) == 0
+    assert not any(word.startswith("--dependency") for word in taken(site)[-1])
+    ended(site, second, 75)
     assert main.main(["resume", first]) == 0
-    program(site, "squeue", 'case "$*" in *9*) echo "9|RUNNING|N/A|None" ;; esac')
+    program(site, "squeue", 'case "$*" in *10*) echo "10|RUNNING|N/A|None" ;; esac')
     assert main.main(["resume", second]) == 0
     *_, before, last = taken(site)
     assert not any(word.startswith("--dependency") for word in before)
-    assert "--dependency=afterok:9" in last
+    assert "--dependency=afterok:10" in last
     ended(site, first, 0)
     ended(site, second, 75)
     assert main.main(["resume", second]) == 0

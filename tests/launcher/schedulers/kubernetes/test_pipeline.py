@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import threading
 import time
@@ -13,6 +14,7 @@ from ruamel.yaml import YAML
 
 from launcher import ROOT
 from launcher.cli import main
+from launcher.runs import folders
 from launcher.submission import submit
 from tests.launcher.schedulers.kubernetes.test_verbs import KUBECTL
 
@@ -561,3 +563,37 @@ def test_a_stage_that_is_submitted_while_the_pipeline_is_cancelled_is_taken_back
     assert main.main(["kubernetes", chain, "--wait"]) == 4
     assert "was cancelled" in capsys.readouterr().err
     assert jobs(cluster) == {}
+
+
+def test_what_another_command_has_in_hand_keeps_its_folders(
+    chain: str,
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`resume` of a pipeline whose first stage is being submitted, before any is recorded."""
+    begin = submit.resume
+
+    def resume(run: Any, *words: Any) -> Any:
+        with folders.alone(run.folder):
+            return begin(run, *words)
+
+    monkeypatch.setattr(submit, "resume", resume)
+    assert main.main(["kubernetes", chain, "--wait"]) == 4
+    assert "is being submitted by another command" in capsys.readouterr().err
+    assert len(list((tmp_path / "runs").iterdir())) == 3
+
+
+def test_a_pipeline_whose_folders_are_gone_is_said_to_be(
+    chain: str, cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, seen = launch(chain, cluster, ["Complete", "Complete"])
+    assert code == 0
+    for name in seen:
+        shutil.rmtree(tmp_path / "runs" / name)
+    capsys.readouterr()
+    assert main.main(["resume", "chain-pipeline-1"]) == 4
+    assert "stage a: its run folder cannot be read; submit the pipeline again" in capsys.readouterr().err
+    for verb in ("status", "cancel"):
+        assert main.main([verb, "chain-pipeline-1"]) == 0
