@@ -43,7 +43,7 @@ CONTRACT = {
     "status": "RUN --json",
     "logs": "RUN --follow --host --rank -f",
     "cancel": "RUN",
-    "resume": "RUN --exclude-bad",
+    "resume": "RUN --exclude-bad --now",
     "shell": "RUN --host --rank",
     "stacks": "RUN --json",
     "profile": "RUN --json --ranks --steps --timeout --tool",
