@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import environment
-from ending import NOT_FINITE, SAVED, TOLD, Failure
+from ending import NOT_CURED, NOT_FINITE, SAVED, TOLD, Failure
 
 if TYPE_CHECKING:
     import argparse
@@ -131,9 +131,15 @@ class Notifier:
 
     def event(self, line: Line) -> None:
         """Tell of an event, if that is news to anybody."""
-        if self._thread and kind(line) and cause(line) not in self._told:
+        if self._thread and kind(line) and not self._is_known(line):
             self._told.add(cause(line))
             self._waiting.put(line)
+
+    def _is_known(self, line: Line) -> bool:
+        """Whether it was told. What a restart would not cure ends with a code of its own, after why it failed."""
+        if line["event"] == "ended" and line.get("code") == NOT_CURED:
+            return any(what == "failure" for what, *_ in self._told)
+        return cause(line) in self._told
 
     def finish(self) -> None:
         """Wait for what is not delivered yet, LAST seconds at most."""

@@ -19,7 +19,16 @@ SCHEDULERS = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST")  # set where one of the
 
 def default_host(place: Place, env: Mapping[str, str]) -> str:
     """Where a server listens if nothing says where: everywhere under a scheduler or for several hosts, else here."""
-    return "0.0.0.0" if place.hosts > 1 or any(name in env for name in SCHEDULERS) else "127.0.0.1"
+    return everywhere() if place.hosts > 1 or any(name in env for name in SCHEDULERS) else "127.0.0.1"
+
+
+def everywhere() -> str:
+    """All addresses of this host: IPv4's, or IPv6's where its name has no other."""
+    try:
+        found = {family for family, *_ in socket.getaddrinfo(socket.gethostname(), None)}
+    except OSError:
+        return "0.0.0.0"
+    return "::" if found == {socket.AF_INET6} else "0.0.0.0"
 
 
 def is_open(host: str) -> bool:

@@ -80,10 +80,10 @@ def read_index(path: Path) -> Index:
             f"{expected:,}: it is cut off or broken, copy it again"
         )
 
+    whole = np.memmap(path, dtype=np.uint8, mode="r")  # one mapping holds one file open
+
     def part(kind: str, count: int, offset: int) -> np.ndarray:
-        if not count:
-            return np.zeros(0, dtype=kind)
-        return np.memmap(path, dtype=kind, mode="r", offset=offset, shape=(count,))
+        return whole[offset : offset + count * np.dtype(kind).itemsize].view(kind)
 
     pointers = HEADER.size + 4 * sequences
     return Index(

@@ -55,6 +55,7 @@ An event has "event", "step" and "time":
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -68,6 +69,7 @@ from workloads.mlflow_sink import Mlflow
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Callable
     from pathlib import Path
 
     from workloads.session import Session
@@ -116,11 +118,11 @@ class Log:
         if self._file is not None:
             self._file.close()
             for sink in self._sinks:
-                sink.close()
+                self._try(sink, sink.close)
 
     def _write(self, values: dict[str, Any]) -> None:
         assert self._file is not None
-        line = json.dumps({key: _finite(value) for key, value in values.items()}, allow_nan=False)
+        line = json.dumps(_finite(values), allow_nan=False)
         try:
             with self._lock:
                 self._file.write(line + "\n")
@@ -131,7 +133,16 @@ class Log:
     def _share(self, values: dict[str, Any], step: int) -> None:
         numbers = {key: value for key, value in values.items() if isinstance(value, (int, float))}
         for sink in self._sinks:
-            sink.log(numbers, step)
+            self._try(sink, functools.partial(sink.log, numbers, step))
+
+    def _try(self, sink: Sink, work: Callable[[], object]) -> None:
+        """A full disk or a server that is away ends a picture, not the training."""
+        try:
+            work()
+        except Exception as error:  # of whatever package it is
+            self._sinks = tuple(other for other in self._sinks if other is not sink)
+            name = type(sink).__name__
+            print(f"{name} gets no more figures: {error}", file=sys.stderr, flush=True)
 
 
 def start(args: argparse.Namespace, run_dir: Path, rank: int) -> Log:
@@ -198,7 +209,7 @@ def write_atomically(path: Path, values: dict[str, Any]) -> None:
     """Write a JSON file that is either whole or not there."""
     half = path.with_name(f".{path.name}.{os.getpid()}")
     with half.open("w", encoding="utf-8") as file:
-        json.dump({key: _finite(value) for key, value in values.items()}, file, indent=2, allow_nan=False)
+        json.dump(_finite(values), file, indent=2, allow_nan=False)
         file.flush()
         os.fsync(file.fileno())
     half.replace(path)
@@ -261,6 +272,11 @@ def _append(path: Path) -> IO[str]:
 
 
 def _finite(value: Any) -> Any:
+    """`value` as JSON takes it: nothing in the place of what is no number, however deep."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

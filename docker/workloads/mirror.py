@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from workloads.mirror_files import Mirror
 
 INCOMING, PROBE, RESTORING = "incoming.json", ".probe", ".restoring"
+PASSED_OVER = "passed-over"  # of a checkpoint that came with other bytes, and why
 AT_ONCE = 4  # files
 
 
@@ -74,6 +75,7 @@ def push(mirror: Mirror, path: Path, keep: int) -> int:
         for name, size in sizes.items():
             if there.get(name) != size:
                 raise OSError(f"{name} has {there.get(name, 'no')} bytes at the mirror instead of {size}")
+        mirror.delete([f"{tag}/{PASSED_OVER}"])
         mirror.write(f"{tag}/{checkpoint_folder.MARKER}", content)
     mirror.delete([f"{tag}/{INCOMING}"])
     _describe(mirror, path.parent / checkpoint_folder.MODEL)
@@ -111,8 +113,13 @@ def _send(mirror: Mirror, path: Path, name: str, digest: str | None) -> None:
 
 
 def prune(mirror: Mirror, keep: int) -> None:
-    """Delete all but the newest `keep` complete checkpoints, and what is not whole and older than these."""
-    complete, there = mirror.complete(), {name.split("/")[0] for name in mirror.files()}
+    """Delete all but the newest `keep` complete checkpoints, and what is not whole and older than these.
+
+    One that was passed over as damaged does not count: else each new one would go, and what came before it.
+    """
+    files = mirror.files()
+    complete = [tag for tag in mirror.complete() if f"{tag}/{PASSED_OVER}" not in files]
+    there = {name.split("/")[0] for name in files}
     newest = checkpoint_folder.step_of(complete[0]) if complete else -1
     for tag in there - set(complete[:keep]):
         if 0 <= checkpoint_folder.step_of(tag) <= newest:
@@ -141,6 +148,8 @@ def pull(mirror: Mirror, folder: Path, above: int, say: Callable[[str], None]) -
             fetch(mirror, folder, tag, say)
         except ValueError as error:
             say(f"checkpoint {tag} of the mirror is passed over: {error}")
+            with contextlib.suppress(OSError):  # a mirror that is only read, say
+                mirror.write(f"{tag}/{PASSED_OVER}", str(error).encode())
             continue
         shutil.rmtree(folder / RESTORING, ignore_errors=True)
         return tag

@@ -49,14 +49,12 @@ def read(path: Path) -> list[Prompt]:
     rows = [
         (number, _row(line) if path.suffix == ".jsonl" else {"prompt": line}) for number, line in numbered
     ]
-    broken = [
-        f'{path}:{number}: not a JSON object with a "prompt" that is text' for number, row in rows if not row
-    ]
+    broken = [f"{path}:{number}: {row}" for number, row in rows if isinstance(row, str)]
     if broken:
         raise Stop(_listed(broken, "correct these lines of --prompts"))
     if not rows:
         raise Stop(f"--prompts {path}: there is no prompt in the file")
-    return [Prompt(index, number, row) for index, (number, row) in enumerate(rows) if row]
+    return [Prompt(index, number, row) for index, (number, row) in enumerate(rows) if isinstance(row, dict)]
 
 
 def fingerprint(prompts: Iterable[Prompt]) -> str:
@@ -95,14 +93,18 @@ def check_lengths(
     raise Stop(_listed(too_long, advice))
 
 
-def _row(line: str) -> dict[str, Any]:
-    """The line's object, or an empty one when it is no prompt."""
+def _row(line: str) -> dict[str, Any] | str:
+    """The line's object, or why it is no prompt."""
     try:
         row = json.loads(line)
+        if "\\u" in line:
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return "half of a surrogate pair, which is no character"
     except (ValueError, RecursionError):
-        return {}
+        row = None
     fits = isinstance(row, dict) and isinstance(row.get("prompt"), str) and row["prompt"]
-    return row if fits else {}
+    return row if fits else 'not a JSON object with a "prompt" that is text'
 
 
 def _listed(lines: list[str], advice: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from workloads.cutting import Part
 
+MARK = "\ufeff"  # of UTF-8, which Windows writes at the start of a file: no part of the text
 PIECE = 1 << 16  # bytes read as one piece of a document, which ends with a line
 ROWS = 256  # of a table at once
 KINDS = {"dict": "an object", "list": "a list", "int": "a number", "float": "a number", "NoneType": "null"}
@@ -65,7 +66,7 @@ def _text(part: Part) -> Iterator[str]:
                 text = raw.decode()
             except UnicodeDecodeError as error:
                 raise _not_utf8(Path(part.path), place + error.start, raw[error.start]) from error
-            yield text
+            yield text.removeprefix(MARK) if place == 0 else text
             place += len(raw)
 
 
@@ -113,7 +114,9 @@ def _lines(part: Part) -> Iterator[tuple[str, str]]:
             if left <= 0:
                 break
             left -= len(line)
-            if line.isspace():
+            if number == 1 and part.first == 0:
+                line = line.removeprefix(MARK.encode())
+            if not line.strip():
                 continue
             try:
                 text = _json_text(line, part.column)
@@ -130,7 +133,9 @@ def _packed(part: Part) -> Iterator[tuple[str, str]]:
     try:
         with _unpacked(Path(part.path)) as file:
             for number, line in enumerate(file, 1):
-                if line.isspace():
+                if number == 1:
+                    line = line.removeprefix(MARK.encode())
+                if not line.strip():
                     continue
                 try:
                     text = _json_text(line, part.column)

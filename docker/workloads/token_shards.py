@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import resource
 from typing import TYPE_CHECKING, NamedTuple
 
 from workloads import megatron
@@ -13,7 +14,13 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-OPEN = 256  # files mapped at once, of each kind: a mapping holds a file open
+MOST = 256  # files mapped at once, of each kind: a mapping holds a file open
+
+
+def _open() -> int:
+    """So many of MOST that a mixture of sources, with an index each, stays below what this process may open."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST if limit == resource.RLIM_INFINITY else max(8, min(MOST, limit // 32))
 
 
 class Entry(NamedTuple):
@@ -37,8 +44,8 @@ class Shards:
         own = np.array([entry.documents - entry.continues for entry in self._entries], dtype=np.int64)
         continued = np.array([int(entry.continues) for entry in self._entries], dtype=np.int64)
         self._numbers = own.cumsum() - own - continued - 1  # of the document before a shard's first one
-        self._ids = functools.lru_cache(OPEN)(self._map)
-        self._index = functools.lru_cache(OPEN)(self._read_index)
+        self._ids = functools.lru_cache(_open())(self._map)
+        self._index = functools.lru_cache(_open())(self._read_index)
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,8 @@ def save_whole(trainer: Trainer, reporter: callbacks.Reporter, identity: Identit
     on; the Trainer's own, of which the weights are large, are written at once. Where only the hosts' own disks are due,
     it saves there.
     """
+    from torch import distributed
+
     inner, inner_model = trainer._save_checkpoint, trainer._save
     folder, keep = Path(trainer.args.output_dir), reporter.args.checkpoint_keep
 
@@ -69,6 +72,9 @@ def save_whole(trainer: Trainer, reporter: callbacks.Reporter, identity: Identit
             return
         done = functools.partial(checkpoints.complete, path, carried, keep=keep, unknown=True)
         with reporter.saver.checkpoint(path, progress.step, done) as now:
+            if reporter.this.rank == 0:
+                shutil.rmtree(path, ignore_errors=True)  # what is left of a broken one, maybe of more ranks
+            distributed.barrier()
             trainer._save = now.guarded(inner_model)
             with writing.observed(trainer.deepspeed, now), without_latest(trainer.deepspeed):
                 now.guarded(inner)(*args, **more)

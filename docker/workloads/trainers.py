@@ -89,7 +89,7 @@ def settings(
         "train_sampling_strategy": "sequential",  # `arrange` has put the examples in order
         "activation_checkpointing": args.activation_checkpointing,
         "activation_checkpointing_kwargs": lora.recomputing(args, config),
-        "save_strategy": "steps" if args.checkpoint_every else "no",
+        "save_strategy": "steps" if args.checkpoint_every and args.checkpoint_keep else "no",
         "save_steps": args.checkpoint_every or 1,
         "save_total_limit": None,  # checkpoints.complete deletes the old ones, once the new one is whole
         "eval_strategy": "steps" if args.eval_every else "no",

@@ -145,6 +145,16 @@ def told(target: Any, tmp_path: Path, *given: dict[str, Any]) -> list[str]:
     return said
 
 
+def test_the_code_of_what_a_restart_would_not_cure_is_no_news(tmp_path: Path) -> None:
+    with serving() as server:
+        target = notify.Target(("failure",), server.url)
+        told(target, tmp_path, line("failed", **FAILED), line("ended", code=ending.NOT_CURED))
+        ((_, message),) = server.got
+        assert message["text"].startswith("run-1: rank 0 on n1 ended with 1")
+        told(target, tmp_path, line("ended", code=ending.NOT_CURED))
+        assert len(server.got) == 2, "nobody was told why"
+
+
 def test_only_what_was_asked_for(tmp_path: Path) -> None:
     with serving() as server:
         target = notify.Target(("divergence", "stall"), server.url)

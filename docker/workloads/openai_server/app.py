@@ -119,7 +119,12 @@ def _guarded(app: ASGIApp, key: str) -> ASGIApp:
 
 async def _body(http: HttpRequest) -> Any:
     try:
-        return json.loads(await http.body())
+        read = json.loads(text := await http.body())
+        if b"\\u" in text:
+            json.dumps(read, ensure_ascii=False).encode()
+        return read
+    except UnicodeEncodeError:
+        raise Refused("half of a surrogate pair, which is no character") from None
     except (ValueError, RecursionError) as error:
         raise Refused(f"the body is not JSON: {error}") from None
 

@@ -57,6 +57,39 @@ def test_numbers_that_json_has_no_word_for_are_null(tmp_path: Path) -> None:
     assert lines[1]["loss"] is None
 
 
+def test_what_is_no_number_is_null_however_deep(tmp_path: Path) -> None:
+    metrics.write_atomically(tmp_path / "a.json", {"a": {"b": [float("nan"), 1.5]}, "c": (float("inf"),)})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": {"b": [None, 1.5]}, "c": [None]}
+    log = metrics.Log(tmp_path, writes=True)
+    log.event("shares", 3, values=[float("nan"), 2.0])
+    assert metrics.read(tmp_path)[0]["values"] == [None, 2.0]
+
+
+def test_a_picture_that_cannot_be_written_ends_no_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorBoard's writer raises at every figure once its disk was full for a moment."""
+
+    class Broken:
+        asked = 0
+
+        def log(self, values: dict[str, float], step: int) -> None:
+            self.asked += 1
+            raise OSError("No space left on device")
+
+        def close(self) -> None:
+            raise AssertionError("it was given up")
+
+    broken = Broken()
+    log = metrics.Log(tmp_path, writes=True, sinks=(broken,))
+    for step in (1, 2):
+        log.event("eval", step, loss=1.0)
+    log.close()
+    assert broken.asked == 1
+    assert capsys.readouterr().err == "Broken gets no more figures: No space left on device\n"
+    assert len(metrics.read(tmp_path)) == 2
+
+
 def test_a_killed_run_is_continued_on_a_new_line(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     metrics.Log(tmp_path, writes=True).step(step(2))

@@ -147,6 +147,22 @@ def test_a_byte_that_differs_at_the_mirror_is_found_and_the_one_before_taken(
     )
 
 
+def test_a_damaged_one_is_not_kept_in_the_place_of_sound_ones(
+    there: mirror_files.Mirror, tmp_path: Path
+) -> None:
+    """With `keep: 1` each new one would be deleted after it was sent, and the one before it, until there is none."""
+    for step in (9, 10):
+        mirror.push(there, save(tmp_path / "a", step), keep=3)
+    size = there.files("step-00000010")[NAMES[1]]
+    there.write(f"step-00000010/{NAMES[1]}", b"x" * size)
+    assert mirror.pull(there, tmp_path / "b", above=-1, say=NOTHING) == "step-00000009"
+    mirror.push(there, tmp_path / "b/step-00000009", keep=1)
+    assert mirror.pull(there, tmp_path / "c", above=-1, say=NOTHING) == "step-00000009"
+    mirror.push(there, save(tmp_path / "b", 10, "again"), keep=1)
+    assert there.complete() == ["step-00000010"]
+    assert mirror.pull(there, tmp_path / "d", above=-1, say=NOTHING) == "step-00000010"
+
+
 @pytest.mark.heavy
 def test_a_marker_that_leads_elsewhere_is_not_followed(there: mirror_files.Mirror, tmp_path: Path) -> None:
     there.write("step-00000001/complete.json", json.dumps({"files": {"../../../escaped": 1}}).encode())

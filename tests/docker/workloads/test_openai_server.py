@@ -352,6 +352,7 @@ def test_what_is_no_request_is_refused_on_a_connection_that_lives(
         ("POST", "/v1/completions", "{", 400),
         ("POST", "/v1/completions", "[" * 100_000, 400),
         ("POST", "/v1/completions", "[]", 400),
+        ("POST", "/v1/completions", '{"model": "m", "prompt": "\\ud83d"}', 400),
         (
             "POST",
             "/v1/completions",

@@ -60,6 +60,9 @@ def test_every_line_that_is_no_prompt_is_named(tmp_path: Path) -> None:
         *(f"{path}:{number}: {wrong}" for number in range(2, 7)),
         "correct these lines of --prompts",
     ]
+    path.write_text('{"prompt": "fine \\ud83d\\ude00"}\n{"prompt": "hi", "note": "\\ud83d"}')
+    with pytest.raises(session.Stop, match=":2: half of a surrogate pair, which is no character"):
+        prompts.read(path)
     path.write_text("3\n" * 100)
     with pytest.raises(session.Stop) as stop:
         prompts.read(path)

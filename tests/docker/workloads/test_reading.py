@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import resource
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,11 +16,10 @@ pyarrow = pytest.importorskip("pyarrow", reason="the train extra is not installe
 zstandard = pytest.importorskip("zstandard", reason="the train extra is not installed")
 
 from pyarrow import parquet  # noqa: E402
-from workloads import cache, corpus, cutting, reading, session, sources, text, tokenizer  # noqa: E402
+from workloads import cache, corpus, cutting, reading, session, sources, text, token_shards, tokenizer  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 pytestmark = pytest.mark.torch
 
@@ -78,6 +79,16 @@ def test_every_kind_of_file_holds_the_same_documents(
     assert written(prepared(tmp_path / "cache", tmp_path)) == "".join(f"{d}\n\n" for d in DOCUMENTS).encode()
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.txt"])
+def test_the_mark_that_windows_writes_is_no_text(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "SMALLEST", 1_000)
+    raw = b"\xef\xbb\xbf" + (LINES if "jsonl" in name else b"text")
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    assert documents(tmp_path / name) == (DOCUMENTS if "jsonl" in name else ["text"])
+
+
 def test_a_data_set_that_was_saved_to_disk_is_read(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets", reason="the train extra is not installed")
     one = datasets.Dataset.from_dict({"text": DOCUMENTS, "other": ["x"] * 500})
@@ -127,6 +138,25 @@ def test_a_file_in_many_shards_is_the_same_document(
 
 def documents_pieces(path: Path) -> list[str]:
     return [piece for piece in text.pieces([str(path)]) if piece is not None]
+
+
+def test_few_files_are_open_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus of 1 GB has a thousand shards, and a process often may open 1024 files."""
+    monkeypatch.setattr(cutting, "SMALLEST", 500)
+    monkeypatch.setattr(token_shards, "_open", lambda: 4)
+    (tmp_path / "a.jsonl").write_bytes(LINES)
+    shards = prepared(tmp_path / "cache", tmp_path / "a.jsonl").split()[0]._tokens
+    assert len(shards._entries) > 16
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    places = np.arange(len(shards))
+    assert len(shards[places]) == len(shards.document(places))
+    assert len(list(Path("/proc/self/fd").iterdir())) - before <= 8
+
+
+@pytest.mark.parametrize(("limit", "each"), [(1024, 32), (65536, 256), (-1, 256), (64, 8)])
+def test_how_many_by_what_the_process_may(limit: int, each: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    assert token_shards._open() == each
 
 
 def test_documents_keep_their_numbers_over_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,6 +207,27 @@ def test_a_server_is_open_to_others_where_it_has_to_be() -> None:
     assert endpoint.default_host(several, {}) == "0.0.0.0"
     assert endpoint.default_host(alone, {"SLURM_JOB_ID": "7"}) == "0.0.0.0"
     assert endpoint.default_host(alone, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}) == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("families", "listens"),
+    [
+        ([socket.AF_INET], "0.0.0.0"),
+        ([socket.AF_INET6, socket.AF_INET], "0.0.0.0"),
+        ([socket.AF_INET6], "::"),
+        ([], "0.0.0.0"),
+    ],
+)
+def test_a_host_without_ipv4_is_reached_too(
+    families: list[int], listens: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(*_: Any) -> list[tuple[int, ...]]:
+        if not families:
+            raise socket.gaierror("Name or service not known")
+        return [(family, 1, 6) for family in families]
+
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    assert endpoint.everywhere() == listens
     assert [host for host in ("127.0.0.1", "::1", "localhost", "127.8.0.1") if endpoint.is_open(host)] == []
     assert all(endpoint.is_open(host) for host in ("0.0.0.0", "::", "10.1.2.3", "gpu01"))
 

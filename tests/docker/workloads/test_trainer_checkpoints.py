@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("trl", reason="the train extra is not installed")
 
-from workloads import own_disk, trainer_checkpoints
+from workloads import chat_sft, own_disk, trainer_checkpoints, trainers
 
 from tests.docker.workloads import ranks, tiny
 from tests.docker.workloads.test_lora import ADAM, MODEL, rows
@@ -33,6 +33,7 @@ KINDS = {
     "chat_reward": ("pairs", 2, ()),
     "chat_dpo": ("pairs", 1, ("--lora-rank=4",)),
 }
+STALE = "zero_pp_rank_7_mp_rank_00_optim_states.pt"
 MOVED = ("finetune", "chat_sft")  # these are interrupted too, and go on with another number of ranks
 
 
@@ -67,6 +68,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cases = [case(folder, workload, "whole", 2) for workload in KINDS]
     for workload in MOVED:
         cases += [case(folder, workload, "cut", 2, stop_before=4), case(folder, workload, "cut", 2)]
+    broken = folder / "chat_reward whole/checkpoints/checkpoint-2/global_step2"
+    broken.mkdir(parents=True)  # of a save that was killed, with more ranks
+    (broken / STALE).write_text("of another attempt")
     run = ranks.start_cases(folder / "ranks", 2, cases)
     assert ended(run) == ["0"] * len(KINDS) + ["an interruption", "0"] * len(MOVED), run.output()
     return folder
@@ -83,6 +87,14 @@ def moved(runs: Path) -> Path:
     run = ranks.start_cases(runs / "rank", 1, cases)
     assert ended(run) == ["0"] * len(MOVED), run.output()
     return runs
+
+
+def test_what_a_killed_save_has_left_is_in_no_checkpoint(runs: Path) -> None:
+    path = runs / "chat_reward whole/checkpoints/checkpoint-2"
+    files = json.loads((path / "complete.json").read_text())["files"]
+    assert any(name.endswith("zero_pp_rank_1_mp_rank_00_optim_states.pt") for name in files)
+    assert not [name for name in files if name.endswith(STALE)]
+    assert not list(path.rglob(STALE))
 
 
 def told(runs: Path, name: str, event: str | None = None) -> list[dict[str, Any]]:
@@ -176,3 +188,20 @@ def test_a_rank_that_cannot_write_meets_the_others_all_the_same(
     assert asked == [False]
     assert "training goes on" in said[0]
     assert "save_checkpoint" not in vars(engine)
+
+
+@pytest.mark.parametrize(("keep", "strategy"), [(0, "no"), (2, "steps")])
+def test_where_none_is_kept_none_is_written(keep: int, strategy: str, tmp_path: Path) -> None:
+    words = [
+        "--deepspeed-config=x",
+        "--model=m",
+        f"--run-dir={tmp_path}",
+        "--seq-length=8",
+        "--lr=0.1",
+        "--max-steps=4",
+    ]
+    args = chat_sft.parser().parse_args([*words, "--checkpoint-every=2", f"--checkpoint-keep={keep}"])
+    this = SimpleNamespace(run_dir=tmp_path, device=SimpleNamespace(type="cpu"), rank=0, world_size=1)
+    size = SimpleNamespace(micro=1, accumulation=1)
+    found = trainers.settings(args, this, ranks.deepspeed(1, 1, 1, 1, **ADAM), size)  # type: ignore[arg-type]
+    assert found["save_strategy"] == strategy
