@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,5 +53,5 @@ def test_a_bundle_runs_in_an_oci_runtime(cpu_image: Image, tmp_path: Path) -> No
     config = json.loads((folder / "config.json").read_text())
     config["process"]["args"] = ["python", "-c", CODE]
     (folder / "config.json").write_text(json.dumps(config))
-    done = cpu_image.engine.run("runc", "run", "--bundle", str(folder), "deepspeed-job-bundle")
+    done = cpu_image.engine.run("runc", "run", "--bundle", str(folder), f"deepspeed-job-{os.getpid()}")
     assert done.stdout.split()[-3:] == ["cpu", "0.19.8", "0"]
