@@ -16,7 +16,7 @@ from launcher.errors import PlanError, Problem, SpecError, of_field
 from launcher.files.job import Nodes
 from launcher.namedtuple import NamedTuple
 from launcher.planning import learning, profiling, splitting
-from launcher.sizing import changes, failures, gpus, ladder, models, states
+from launcher.sizing import changes, failures, ladder, models, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -233,24 +233,6 @@ def estimate_or_reason(
     if isinstance(model, models.Unknown):
         return None, model.reason
     return estimate(model, job, cluster), ""
-
-
-def part_note(cluster: Cluster) -> str:
-    """What to say of a part of a card, such as a MIG slice, whose rates are not given; '' for a whole one."""
-    asked = cluster.gpu
-    if (
-        asked is None
-        or asked.memory is None
-        or asked.bf16_tflops is not None
-        or asked.name not in gpus.names()
-    ):
-        return ""
-    if asked.memory > 0.75 * gpus.load(asked.name).memory:
-        return ""
-    return (
-        f"{asked.memory / 1e9:.1f} GB is a part of a {asked.name}, and step times are by the rates of the whole one;"
-        " `bf16_tflops` and `memory_gbps` below `gpu:` give those of the part"
-    )
 
 
 def memory_note(cluster: Cluster, torch: int) -> str:

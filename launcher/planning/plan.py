@@ -273,7 +273,7 @@ def _notes(loaded: Loaded, cluster: Cluster, estimate: fit.Estimate | None) -> I
     job, _, places, image_facts, _, measured, _ = loaded
     if measured and not isinstance(measured, Problem) and cluster.card:
         yield from filter(None, [fit.memory_note(cluster, min(h.memory for h in measured.probe.hosts))])
-    yield from filter(None, [fit.part_note(cluster) if estimate and estimate.bound else ""])
+    yield from filter(None, [unestimated.part_note(cluster) if estimate and estimate.bound else ""])
     yield from unestimated.uncounted(estimate)
     yield from filter(None, [unestimated.partial(estimate), learning.judge_note(job) if estimate else ""])
     yield from filter(None, [background.note(job, estimate is not None)])

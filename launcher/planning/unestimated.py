@@ -1,6 +1,6 @@
 """What an estimate leaves out, in words: of a plan that has one, and of one that has none.
 
-Owns what of DeepSpeed's configuration sizing does not count.
+Owns what of DeepSpeed's configuration, and of a part of a card, sizing does not count.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from launcher import workloads
 from launcher.planning import fit
+from launcher.sizing import gpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from launcher.files.cluster import Cluster
     from launcher.files.job import Job
     from launcher.planning.fit import Estimate
 
@@ -71,3 +73,21 @@ def unknown(job: Job, reason: str, preset: str) -> str:
     if workloads.traits(job.workload).generates:
         return ""
     return f"{reason}; no memory is estimated" if workloads.traits(job.workload).estimated else reason
+
+
+def part_note(cluster: Cluster) -> str:
+    """What to say of a part of a card, such as a MIG slice, whose rates are not given; '' for a whole one."""
+    asked = cluster.gpu
+    if (
+        asked is None
+        or asked.memory is None
+        or asked.bf16_tflops is not None
+        or asked.name not in gpus.names()
+    ):
+        return ""
+    if asked.memory > 0.75 * gpus.load(asked.name).memory:
+        return ""
+    return (
+        f"{asked.memory / 1e9:.1f} GB is a part of a {asked.name}, and step times are by the rates of the whole one;"
+        " `bf16_tflops` and `memory_gbps` below `gpu:` give those of the part"
+    )

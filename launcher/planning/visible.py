@@ -70,9 +70,8 @@ def _own(plan: Plan) -> Iterator[Path]:
     place = plan.places["job"].get(())
     known = [Path.home, Path.cwd, *([Path(place.source).parent.absolute] if place else [])]
     for ask in known:
-        with contextlib.suppress(
-            RuntimeError, OSError
-        ):  # who has no home, and who is in a folder that is gone
+        # some have no home, and some are in a folder that is gone
+        with contextlib.suppress(RuntimeError, OSError):
             if (folder := ask()) != Path("/"):
                 yield folder
 

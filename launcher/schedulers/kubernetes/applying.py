@@ -137,13 +137,8 @@ def replace(run: Run, manifest: str) -> str:
 
 def is_anothers(server: api.Server, at: Place) -> bool:
     """Whether another run has the name of the run at `at`, so that pods of that name are not its own."""
-    try:
-        live = server.get(api.path(kinds.KINDS[at.kind], at.namespace, at.name))
-    except api.Refusal as refusal:
-        if refusal.status == 404:
-            return False
-        raise
-    return not _is_of(live, at)
+    live = _known(server, api.path(kinds.KINDS[at.kind], at.namespace, at.name))
+    return live is not None and not _is_of(live, at)
 
 
 def _is_left(server: api.Server, at: Place, document: Object) -> bool:
@@ -222,19 +217,20 @@ def cancel(run: Run) -> None:
     with contextlib.suppress(FileNotFoundError):
         manifest = (run.folder / "manifest.yaml").read_text(encoding="utf-8")
         for document in reversed(objects(manifest)[:-1]):
-            live = _known(server, at.namespace, document)
+            path = _path(at.namespace, document)
+            live = _known(server, path)
             if live is not None and _is_of(live, at):
-                beside.append((_path(at.namespace, document), live["metadata"]["uid"]))
+                beside.append((path, live["metadata"]["uid"]))
     main = api.path(kinds.KINDS[at.kind], at.namespace, at.name)
     if remove(server, main, at.uid, propagationPolicy="Foreground"):
         for path, uid in beside:
             remove(server, path, uid)
 
 
-def _known(server: api.Server, namespace: str, document: Object) -> Object | None:
-    """As `find`, and None as well where the server has no such kind or namespace any more."""
+def _known(server: api.Server, path: str) -> Object | None:
+    """What is at `path`; None as well where the server has no such kind or namespace any more."""
     try:
-        return server.get(_path(namespace, document))
+        return server.get(path)
     except api.Refusal as refusal:
         if refusal.status == 404:
             return None
