@@ -4,7 +4,8 @@
 
 Owns the order and the waiting, so that whoever submitted the pipeline may leave. FOLDER has `stages.json`, which
 launcher/schedulers/kubernetes/leader.py makes: the paths of objects to wait for first, and of each stage its objects in
-their order, the one that has the pods last. The rights are those of the pod's service account.
+their order, the one that has the pods last, each with the file of FOLDER that holds it. The rights are those of the
+pod's service account.
 
 Every step may be done again: a leader that is started anew goes on where the last one was. Exit codes: 0 all stages
 have succeeded; 1 a stage has not, or was refused, which no other try would cure.
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import ssl
@@ -186,6 +188,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--account", type=Path, default=Path(ACCOUNT), help="of the service account's files")
     given = parser.parse_args(words)
     plan = json.loads((given.folder / "stages.json").read_text(encoding="utf-8"))
+    for entry in itertools.chain.from_iterable(stage["objects"] for stage in plan["stages"]):
+        entry["document"] = json.loads((given.folder / entry["file"]).read_text(encoding="utf-8"))
     try:
         return 0 if lead(Server(given.account), plan) else 1
     except Refused as refused:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 64 * 2**20
 MOST_FILES = 10_000
-SMALL = 2**20  # bytes up to which contents are read at once: what a ConfigMap holds
+SMALL = 2**22  # bytes up to which contents are read at once: what a run on Kubernetes may bring
 _CACHES = {
     *("__pycache__", "node_modules", ".mypy_cache", ".pytest_cache", ".ruff_cache", ".ipynb_checkpoints"),
     *(".tox", ".nox", ".venv", ".cache", ".idea", ".vscode"),

@@ -1,88 +1,55 @@
-"""What a run brings into its pods as ConfigMaps: the user's own code, and the programs that a foreign image lacks.
-
-Owns keys and paths: a key of a ConfigMap has no slash, so a volume's items say which path each one is. What is no text
-is binaryData. https://kubernetes.io/docs/concepts/configuration/configmap/
-"""
+"""What a run brings into its pods as ConfigMaps: the user's own code, and the programs that a foreign image lacks."""
 
 from __future__ import annotations
 
-import base64
 import posixpath
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from launcher.errors import Problem
-from launcher.rendering import own_image, templates
-from launcher.schedulers.kubernetes import kinds
+from launcher.planning import code_files
+from launcher.rendering import own_image
+from launcher.schedulers.kubernetes import configmaps, kinds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from launcher.planning.code import Code
     from launcher.planning.plan import Plan
+    from launcher.schedulers.kubernetes.configmaps import ConfigMap
 
 CODE = "/code"  # where the user's code is in a pod
-_MOST = 2**20  # bytes of a ConfigMap
 _MOST_PATHS = 2000  # each is an entry of the pod, which is one object of the API server as well
 
 
 class Carried(NamedTuple):
-    """A ConfigMap and where it is in a pod. `items` are the volume's own: key, path, mode."""
+    """Files as ConfigMaps, and where they are in a pod."""
 
-    name: str
     volume: str
     path: str
     why: str
-    text: dict[str, str]
-    binary: dict[str, str]
-    items: list[dict[str, Any]]
-
-    @property
-    def data(self) -> dict[str, templates.Code]:
-        """`text` as YAML."""
-        return {key: templates.block(text) for key, text in self.text.items()}
+    maps: list[ConfigMap]
 
     @property
     def source(self) -> dict[str, Any]:
         """The volume's source."""
-        return {"configMap": {"name": self.name, "items": self.items}}
+        return configmaps.source(self.maps)
 
 
 def of(plan: Plan) -> list[Carried]:
-    """The ConfigMaps of a run beside its own one; none where the image has all and the user has no code."""
+    """What a run has beside its own ConfigMap; nothing where the image has all and the user has no code."""
     carried = []
     if plan.code and not list(problems(plan)):
         why = f"The code in {plan.code.root}, as it was at submission."
-        own = Carried(f"{kinds.name(plan)}-code", "code", CODE, why=why, text={}, binary={}, items=[])
         files = ((f.path, f.content or b"", f.executable) for f in plan.code.files if not f.link)
-        carried.append(_filled(own, files))
-        own.items.extend(_linked(plan.code, own.items))
+        maps = configmaps.of(f"{kinds.name(plan)}-code", files)
+        _link(plan.code, maps)
+        carried.append(Carried("code", CODE, why, maps))
     if own_image.carries(plan, "kubernetes"):
-        why, name = "The node entry, which the image's own Python runs.", f"{kinds.name(plan)}-programs"
-        own = Carried(name, "programs", own_image.INSIDE, why=why, text={}, binary={}, items=[])
-        carried.append(_filled(own, ((path, content, False) for path, content in own_image.needed(plan))))
+        why = "The node entry, which the image's own Python runs."
+        programs = ((path, content, False) for path, content in own_image.needed(plan))
+        maps = configmaps.of(f"{kinds.name(plan)}-programs", programs)
+        carried.append(Carried("programs", own_image.INSIDE, why, maps))
     return carried
-
-
-def _filled(own: Carried, files: Iterable[tuple[str, bytes, bool]]) -> Carried:
-    """`own` with a key and an item for each of `files`: path, content, whether it is executable."""
-    for number, (name, content, executable) in enumerate(files):
-        key = f"{number}-{re.sub('[^A-Za-z0-9._-]', '_', name)[-200:]}"
-        text = _text(content)
-        if text is None:
-            own.binary[key] = base64.b64encode(content).decode()
-        else:
-            own.text[key] = text
-        own.items.append({"key": key, "path": name} | ({"mode": 0o755} if executable else {}))
-    return own
-
-
-def _text(content: bytes) -> str | None:
-    """`content` as text; None for what is not UTF-8, or holds a NUL."""
-    try:
-        return None if b"\0" in content else content.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
 
 
 def _paths(code: Code) -> dict[str, str]:
@@ -112,14 +79,17 @@ def _below(path: str, folder: str) -> bool:
     return folder == "." or f"{path}/".startswith(f"{folder}/")
 
 
-def _linked(code: Code, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same keys once more, at the paths that links give them."""
-    held = {item["path"]: item for item in items}
-    return [{**held[file], "path": path} for path, file in _paths(code).items() if path not in held]
+def _link(code: Code, maps: list[ConfigMap]) -> None:
+    """Name the same keys once more, at the paths that links give them."""
+    held = {item["path"]: (items, item) for _, _, _, items in maps for item in items}
+    for path, file in _paths(code).items():
+        if path not in held:
+            items, item = held[file]
+            items.append({**item, "path": path})
 
 
 def problems(plan: Plan) -> Iterator[Problem]:
-    """Why the user's code does not fit into a ConfigMap."""
+    """Why the user's code does not fit into ConfigMaps."""
     code, about = plan.code, ("job", "code" if plan.job.code else "workload")
     if code is None:
         return
@@ -129,14 +99,17 @@ def problems(plan: Plan) -> Iterator[Problem]:
     )
     linked = any(file.link for file in code.files)
     size = sum(len(file.path.encode("utf-8", "surrogateescape")) + file.size for file in code.files)
-    if size > _MOST:
-        what = f"the code in {code.root} has {size:,} bytes, and a ConfigMap holds {_MOST:,}; the largest: "
+    if size > code_files.SMALL:
+        what = f"the code in {code.root} has {size:,} bytes, and a run may bring {code_files.SMALL:,}; the largest: "
         yield Problem(what + code.largest(), hint, about=about)
     elif len(_paths(code)) > _MOST_PATHS:
         count = f"{len(code.files):,} files, and links to them" if linked else f"{len(code.files):,} files"
         what = f"the code in {code.root} has {count}, and a pod takes {_MOST_PATHS:,} of them"
         yield Problem(what, hint, about=about)
     for file in code.files:
+        if file.size > configmaps.MOST:
+            what = f"the code's file {file.path} has {file.size:,} bytes, and a ConfigMap holds {configmaps.MOST:,}"
+            yield Problem(what, hint, about=about)
         if not file.path.isprintable() or file.path.startswith(".."):  # a surrogate is not printable either
             what = f"the code's file {file.path!r}: Kubernetes takes no such name"
             yield Problem(what, "rename it, or let .gitignore name it", about=about)

@@ -16,7 +16,17 @@ from launcher.errors import PlanError, Problem, SubmitError, of_field
 from launcher.rendering import templates
 from launcher.runs.status import Status
 from launcher.schedulers import inside
-from launcher.schedulers.kubernetes import api, applying, hosts, kinds, patching, pods, queues, waits
+from launcher.schedulers.kubernetes import (
+    api,
+    applying,
+    configmaps,
+    hosts,
+    kinds,
+    patching,
+    pods,
+    queues,
+    waits,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +37,6 @@ if TYPE_CHECKING:
 
 _FOLDER = "/lead"
 _MARK = "launcher/leader"  # docker/lead.py
-_MOST = 2**20  # bytes of a ConfigMap
 _LONGEST = 63 - len("-abcde")  # a pod of the Job has a DNS label for its name
 _NOBODY = 65534  # where the ranks are root: restricted pods are not
 
@@ -52,27 +61,23 @@ def name(pipeline: str) -> str:
 def manifest(
     pipeline: str, plans: Mapping[str, Plan], texts: Mapping[str, str], after: Sequence[Place] = ()
 ) -> str:
-    """Its ConfigMap and Job. `texts`: stage → the manifest of its run, whose plan is in `plans`.
+    """Its ConfigMaps and Job. `texts`: stage → the manifest of its run, whose plan is in `plans`.
 
-    Raises PlanError where that is more than a ConfigMap holds.
+    Raises PlanError where an object of a stage is more than a ConfigMap holds.
     """
     plan = next(iter(plans.values()))
     own = plan.cluster.kubernetes
     assert own.leader
-    stages = [
-        {"stage": stage, "run": plans[stage].id, "objects": list(map(_entry, applying.objects(text)))}
-        for stage, text in texts.items()
-    ]
     waited = [api.path(kinds.KINDS[at.kind], at.namespace, at.name) for at in after]
-    files = {
-        "lead.py": (ROOT / "docker" / "lead.py").read_text(encoding="utf-8"),
-        "stages.json": json.dumps({"after": waited, "stages": stages}),
-    }
-    if (size := sum(len(text.encode()) for text in files.values())) > _MOST:
-        what = f"the stages have {size:,} bytes, and the leader's ConfigMap holds {_MOST:,}"
+    stages, files = _stages(plans, texts)
+    files["lead.py"] = (ROOT / "docker" / "lead.py").read_bytes()
+    files["stages.json"] = json.dumps({"after": waited, "stages": stages}).encode()
+    if (size := max(map(len, files.values()))) > configmaps.MOST:
+        what = f"an object of a stage has {size:,} bytes as JSON, and a ConfigMap holds {configmaps.MOST:,}"
         raise PlanError(
-            Problem(what, "use --wait; code that stages carry is most of it, which an image may hold")
+            Problem(what, "use --wait, or put the largest file of the stages' code into the image")
         )
+    maps = configmaps.of(name(pipeline), ((path, content, False) for path, content in files.items()))
     labels = {
         **own.labels,
         "app.kubernetes.io/name": name(pipeline),
@@ -86,7 +91,8 @@ def manifest(
         own=own,
         labels=labels,
         object_labels=labels | queues.label(own),
-        data={key: templates.block(text) for key, text in files.items()},
+        maps=maps,
+        stages={"name": "stages", **configmaps.source(maps)},
         tolerations=pods.tolerations(plan),
         user=own.user or _NOBODY,
         image=own.leader.image or plan.image,
@@ -96,10 +102,21 @@ def manifest(
     return patching.beside(plan, text)
 
 
-def _entry(document: dict[str, Any]) -> dict[str, Any]:
-    """An object and its path, in whatever namespace the leader is."""
-    kind = kinds.of(document["apiVersion"], document["kind"])
-    return {"path": api.path(kind, "{}", document["metadata"]["name"]), "document": document}
+def _stages(
+    plans: Mapping[str, Plan], texts: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """What `stages.json` says of each, and the files that it names: an object each."""
+    stages, files = [], {}
+    for number, (stage, text) in enumerate(texts.items()):
+        entries: list[dict[str, str]] = []
+        for document in applying.objects(text):
+            kind = kinds.of(document["apiVersion"], document["kind"])
+            file = f"{number}-{len(entries)}.json"
+            files[file] = json.dumps(document).encode()
+            # the path is for whatever namespace the leader is in
+            entries.append({"path": api.path(kind, "{}", document["metadata"]["name"]), "file": file})
+        stages.append({"stage": stage, "run": plans[stage].id, "objects": entries})
+    return stages, files
 
 
 def start(text: str, plan: Plan, stages: Iterable[str], after: Iterable[Place] = ()) -> str:
@@ -156,7 +173,7 @@ def stop(native_id: str) -> None:
     """Delete the leader, so that nothing more is submitted; the stages stay as they are. One that is gone is fine."""
     at = applying.named(native_id)
     path = api.path(kinds.KINDS["job"], at.namespace, at.name)
-    # with its ConfigMap, which it owns
+    # with its ConfigMaps, which it owns
     applying.remove(applying.there(at), path, at.uid, propagationPolicy="Foreground")
 
 

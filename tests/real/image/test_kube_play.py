@@ -1,7 +1,8 @@
 """The Kubernetes manifest of the quickstart as it is rendered, run by podman: the same pod, without a cluster.
 
 podman plays Jobs and ConfigMaps and passes over Services and NetworkPolicies: it takes the part of the kubelet. What
-Kubernetes' Job controller adds to each pod is added here: its host name and its index.
+Kubernetes' Job controller adds to each pod is added here: its host name and its index; and a volume that is projected
+from several ConfigMaps, which podman does not know, is one of one.
 https://kubernetes.io/docs/concepts/workloads/controllers/job/#completion-mode
 """
 
@@ -42,7 +43,24 @@ def controlled(objects: list[dict[str, Any]]) -> str:
     pod = job["spec"]["template"]["spec"]
     pod["hostname"] = f"{job['metadata']['name']}-0"
     pod["containers"][0]["env"].append({"name": "JOB_COMPLETION_INDEX", "value": "0"})
+    for volume in pod["volumes"]:
+        _join(objects, volume)
     return "\n---\n".join(map(json.dumps, objects))
+
+
+def _join(objects: list[dict[str, Any]], volume: dict[str, Any]) -> None:
+    """Bring what is projected into the first of its ConfigMaps."""
+    first, *others = [
+        entry["configMap"] for entry in volume.pop("projected", {"sources": []})["sources"]
+    ] or [None]
+    if first is None:
+        return
+    held = {made["metadata"]["name"]: made for made in objects if made["kind"] == "ConfigMap"}
+    for other in others:
+        first["items"] += other["items"]
+        for field in ("data", "binaryData"):
+            held[first["name"]].setdefault(field, {}).update(held[other["name"]].get(field, {}))
+    volume["configMap"] = first
 
 
 def test_the_quickstarts_pod_trains(cpu_image: Image, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from launcher.errors import PlanError
 from launcher.planning.code import Code, File
 from launcher.schedulers import kubernetes
 from launcher.schedulers.kubernetes import carried
-from tests.launcher.schedulers.kubernetes import variants
+from tests.launcher.schedulers.kubernetes import configmaps_there, variants
 
 if TYPE_CHECKING:
     from launcher.planning.plan import Plan
@@ -46,14 +45,10 @@ def configmap(documents: list[dict[str, Any]], volume: str) -> dict[str, Any]:
 
 
 def contents(documents: list[dict[str, Any]], volume: str = "code") -> dict[str, bytes]:
-    """Path → bytes, as the kubelet makes them of the ConfigMap and the volume's items."""
-    made = configmap(documents, volume)
-    every = {key: text.encode() for key, text in made.get("data", {}).items()}
-    every |= {key: base64.b64decode(text) for key, text in made.get("binaryData", {}).items()}
+    """Path → bytes, as the kubelet makes them of ConfigMaps and the volume's items."""
     spec = documents[-1]["spec"]["template"]["spec"]
-    (source,) = [v["configMap"] for v in spec["volumes"] if v["name"] == volume]
-    assert source["name"] == made["metadata"]["name"]
-    return {item["path"]: every[item["key"]] for item in source["items"]}
+    (source,) = [v for v in spec["volumes"] if v["name"] == volume]
+    return configmaps_there.contents(documents, source)
 
 
 def test_every_file_arrives_byte_for_byte() -> None:
@@ -97,15 +92,19 @@ def test_modes_and_links() -> None:
     assert contents(objects(plan))["lib/own/a.py"] == b"3"
     assert contents(objects(plan))["same.py"] == b"1"
     (code,) = carried.of(plan)
-    assert {"key": "1-run.sh", "path": "run.sh", "mode": 0o755} in code.items
+    assert {"key": "1-run.sh", "path": "run.sh", "mode": 0o755} in code.maps[0].items
 
 
 @pytest.mark.parametrize(
     ("files", "words"),
     [
         (
-            [file("train.py", b"1"), file("data.bin", bytes(2**20))],
-            r"1,048,593 bytes, and a ConfigMap holds 1,048,576; the largest: data\.bin \(1,048,576 bytes\)",
+            [file("train.py", b"1"), *(file(f"data-{n}.bin", bytes(2**20)) for n in range(4))],
+            r"4,194,353 bytes, and a run may bring 4,194,304; the largest: data-0\.bin \(1,048,576 bytes\)",
+        ),
+        (
+            [file("train.py", b"1"), file("data.bin", bytes(2**20 + 1))],
+            r"the code's file data\.bin has 1,048,577 bytes, and a ConfigMap holds 1,048,576",
         ),
         ([file(f"{n}.py", b"") for n in range(2001)], "2,001 files, and a pod takes 2,000"),
         ([file("a\nb.py", b"")], r"the code's file 'a\\nb\.py': Kubernetes takes no such name"),

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from launcher.schedulers.kubernetes import leader, rights
-from tests.launcher.schedulers.kubernetes import audit, schemas, test_pipeline
+from tests.launcher.schedulers.kubernetes import audit, configmaps_there, schemas, test_pipeline
 from tests.launcher.schedulers.kubernetes.conftest import Cluster
 
 if TYPE_CHECKING:
@@ -66,6 +66,12 @@ def chain(tmp_path: Path) -> str:
     return test_pipeline.write_chain(tmp_path, SITE)
 
 
+def files(objects: dict[tuple[str, str], dict[str, Any]]) -> dict[str, bytes]:
+    """Those of the leader's volume."""
+    (volume,) = objects["jobs", LEADER]["spec"]["template"]["spec"]["volumes"]
+    return configmaps_there.contents(list(objects.values()), volume)
+
+
 @pytest.fixture
 def leads(there: Secure, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
     """Starts the command of the leader's pod, with its files and the account `member`, as a kubelet would."""
@@ -76,8 +82,8 @@ def leads(there: Secure, tmp_path: Path) -> Iterator[Callable[[], subprocess.Pop
         folder, account = tmp_path / "lead", tmp_path / "account"
         folder.mkdir(exist_ok=True)
         account.mkdir(exist_ok=True)
-        for file, text in objects["configmaps", LEADER]["data"].items():
-            (folder / file).write_text(text)
+        for file, content in files(objects).items():
+            (folder / file).write_bytes(content)
         (account / "ca.crt").write_bytes(there.certificate.read_bytes())
         (account / "token").write_text("member\n")
         (account / "namespace").write_text("training")
@@ -283,7 +289,7 @@ def test_a_run_of_that_name_that_another_has_submitted_is_left_alone(
     there: Secure, run: Run, chain: str, leads: Callable[[], subprocess.Popen[str]]
 ) -> None:
     pod, first = with_a_stage(there, run, chain, leads)
-    given = json.loads(there.objects()["configmaps", LEADER]["data"]["stages.json"])["stages"]
+    given = json.loads(files(there.objects())["stages.json"])["stages"]
     other = {**there.objects()["jobs", first], "metadata": {"name": given[1]["run"], "labels": {}}}
     there.tell("put", plural="jobs", object=other)
     ends(there, first, "Complete")
@@ -330,7 +336,9 @@ def test_a_job_that_waits_for_a_run(
     code, out, err = run("kubernetes", str(tmp_path / "second.yaml"), "--after", before)
     assert code == 0, err
     text = (tmp_path / "runs" / out.strip() / "leader.yaml").read_text()
-    given = json.loads(next(yaml.safe_load_all(text))["data"]["stages.json"])
+    *maps, job = yaml.safe_load_all(text)
+    (volume,) = job["spec"]["template"]["spec"]["volumes"]
+    given = json.loads(configmaps_there.contents(maps, volume)["stages.json"])
     assert given["after"] == [f"/apis/batch/v1/namespaces/training/jobs/{before}"]
     (tmp_path / "site.yaml").write_text(SITE.replace("runs: runs", "runs: runs, namespace: default"))
     code, _, err = run("kubernetes", str(tmp_path / "second.yaml"), "--after", before, "--name", "far")
