@@ -109,4 +109,4 @@ def as_json(comparison: Comparison) -> str:
             "largest_relative_difference": curves.largest,
         },
     }
-    return json.dumps(data, indent=2, ensure_ascii=False)
+    return tables.dump(data)

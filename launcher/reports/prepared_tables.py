@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -75,8 +74,8 @@ def data(text: Prepared) -> dict[str, Any]:
 
 
 def as_json(content: Any) -> str:
-    """One document. What another wrote and no JSON reader takes, such as NaN, is null."""
-    return json.dumps(content, indent=2, ensure_ascii=False)
+    """One document."""
+    return tables.dump(content)
 
 
 def _number(value: int | None) -> str:

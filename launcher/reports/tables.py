@@ -6,6 +6,7 @@ Owns columns and key names, which README.md beside this file documents; every fi
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -42,8 +43,21 @@ def number(value: float | None, form: str = ".4f") -> str:
 
 
 def dump(data: Any) -> str:
-    """Machine-readable output: JSON."""
-    return json.dumps(data, indent=2, ensure_ascii=False)
+    """Machine-readable output: JSON that every reader takes.
+
+    What of a path or a record is no UTF-8 is an escape, from which Python's os.fsencode makes the same bytes; NaN and
+    infinities are null.
+    """
+    text = json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plan(plan: Plan) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher import atomic
 from launcher.namedtuple import NamedTuple
-from launcher.runs import reading
+from launcher.runs import reading, record
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +56,7 @@ def newest(folder: Path, cause: str = "") -> tuple[Path, dict[str, Any]] | None:
     found = []
     for file in (folder / FOLDER).glob(f"*/{FILE}"):
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            verdict = json.loads(reading.text(file))
+            verdict = record.strict_json(reading.text(file))
             wanted = isinstance(verdict, dict) and cause in ("", verdict.get("cause"))
             if wanted and isinstance(verdict.get("verdict"), str):
                 found.append((file.stat().st_mtime, file.parent, verdict))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -129,3 +130,14 @@ def test_the_environment_is_printable() -> None:
 def test_table() -> None:
     assert tables.table([("a", "bb"), ("ccc", "")], ("X", "YY")) == "X    YY\na    bb\nccc"
     assert tables.table([]) == ""
+
+
+def test_json_is_valid_whatever_is_in_it() -> None:
+    data = {
+        "path": os.fsdecode(b"/runs/\xff"),
+        "half": "a\ud800",
+        "figures": (float("nan"), [float("-inf"), 1.5]),
+    }
+    told = json.loads(tables.dump(data).encode(), parse_constant=pytest.fail)
+    assert told == {**data, "figures": [None, [None, 1.5]]}
+    assert os.fsencode(told["path"]) == b"/runs/\xff"

@@ -28,7 +28,9 @@ def test_the_newest(tmp_path: Path) -> None:
     assert hangs.newest(tmp_path) == (tmp_path / "stacks" / "7-0", {"verdict": "new"})
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"verdict": 3}', "[" * 10000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"verdict": 3}', "[" * 10000, '{"verdict": "x", "time": NaN}']
+)
 def test_what_is_none(tmp_path: Path, text: str) -> None:
     leave(tmp_path, "7-1", text)
     assert hangs.newest(tmp_path) is None
