@@ -48,7 +48,7 @@ def read(runs: Mapping[str, Path]) -> Comparison:
 
 def losses(folder: Path) -> dict[int, float]:
     """Step → training loss; of a step that was repeated the last one."""
-    records = metrics.steps(metrics.read(folder)[0])
+    records = metrics.steps(metrics.kept(metrics.read(folder)[0]))
     return {record.step: record.figures["loss"] for record in records if "loss" in record.figures}
 
 

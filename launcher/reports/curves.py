@@ -88,7 +88,7 @@ def read(name: str, folder: Path) -> Curves:
 
     A step that was repeated counts once, as it was written last.
     """
-    records, _ = metrics.read(folder)
+    records = metrics.kept(metrics.read(folder)[0])
     latest = {record.step: record for record in metrics.steps(records)}
     evaluations = {
         record.step: record.figures["loss"]

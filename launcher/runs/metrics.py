@@ -57,6 +57,21 @@ def _records(file: BinaryIO, start: int) -> tuple[list[Record], int]:
     return records, end
 
 
+def kept(records: Iterable[Record]) -> list[Record]:
+    """Without steps and events that are the run's no more: those behind the step that a later attempt went on from."""
+    found: list[Record] = []
+    began: int | None = None
+    for record in records:
+        if record.event == "start":
+            began = record.step
+        elif not record.event and began is not None:  # an attempt that did no step has taken none back
+            behind = began
+            found = [earlier for earlier in found if earlier.step <= behind]
+            began = None
+        found.append(record)
+    return found
+
+
 def steps(records: Iterable[Record]) -> list[Record]:
     """Those of optimizer steps, in the order written."""
     return [record for record in records if not record.event]

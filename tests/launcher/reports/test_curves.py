@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.cli import main
-from launcher.reports import curves
+from launcher.reports import comparison, curves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,3 +86,41 @@ def test_the_verb(
     assert record["points"]["loss"][0] == [1, 5.0]
     assert main.main(["report", "nothing"]) == 5
     assert "nothing" in capsys.readouterr().err
+
+
+def test_steps_that_a_resumed_run_took_back_are_its_own_no_more(tmp_path: Path) -> None:
+    """It went on from step 2, and has done one since: those of the attempt before lie ahead of it."""
+    write(tmp_path, 6)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"event": "start", "step": 2}) + "\n")
+    assert curves.read("a", tmp_path).steps[-1].step == 6, "it has done none yet"
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 3, "loss": 9.0}) + "\n")
+    run = curves.read("a", tmp_path)
+    assert [step.step for step in run.steps] == [1, 2, 3]
+    assert (run.values("loss")[-1], run.evaluations) == (9.0, ())
+    assert comparison.losses(tmp_path) == {1: 5.0, 2: 2.5, 3: 9.0}
+
+
+def test_a_run_that_is_named_twice_counts_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "a", 6)
+    assert main.main(["report", "./a", f"{tmp_path}/a", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1
+
+
+def test_a_run_of_a_sweep_that_has_not_begun_keeps_no_other_from_being_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAUNCHER_RUNS", str(tmp_path))
+    write(tmp_path / "a", 6)
+    runs = [{"run": name, "settings": [f"args.lr={name}"]} for name in ("b", "a")]
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps({"runs": runs}))
+    assert main.main(["report", "sweep", f"{tmp_path}/a", "--json"]) == 0
+    assert [run["steps"] for run in json.loads(capsys.readouterr().out)] == [None, 6]
+    (tmp_path / "a" / "metrics.jsonl").unlink()
+    assert main.main(["report", "sweep", f"{tmp_path}/a"]) == 5
+    assert "b has no steps" in capsys.readouterr().err
