@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,7 +11,7 @@ from launcher.cli.streams import say
 from launcher.cli.verbs.shared import OK
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from launcher.cli import options
     from launcher.reports.curves import Curves
@@ -27,14 +28,14 @@ def report(given: options.Report) -> int:
     where = _address(given)
     entries = _entries(given)
     swept = entries[0] if len(entries) == 1 and isinstance(entries[0], Sweep) else None
-    places = [place for entry in entries for place in _places(entry)] if given.plot or not swept else []
     if where:
         return _serve(where, entries)
+    groups = [_places(entry) for entry in entries] if given.plot or not swept else []
+    places = _once(groups)
     measured = _measured(places)
     if given.since is None:
-        for place, (run, use, _) in zip(places, measured, strict=True):
-            if not (run.steps or use):
-                raise curves.nothing(place.name, place.folder)
+        told = zip(places, measured, strict=True)
+        _require_some(groups, {place.folder for place, (run, use, _) in told if not (run.steps or use)})
     for path in pictures.draw_runs(measured, given.plot):
         say(f"wrote {path}")
     if swept:
@@ -59,6 +60,25 @@ class _Place(NamedTuple):
     name: str
     folder: Path
     live: bool = False
+
+
+def _once(groups: Iterable[list[_Place]]) -> list[_Place]:
+    """Every run once, however often it was named: what it used is summed up."""
+    found: dict[Path, _Place] = {}
+    for place in itertools.chain.from_iterable(groups):
+        folder = place.folder.resolve()
+        if folder not in found or place.live:  # of a folder that was named it is not known
+            found[folder] = place
+    return list(found.values())
+
+
+def _require_some(groups: list[list[_Place]], empty: set[Path]) -> None:
+    """Raises RunNotFoundError where nothing is known of a run, or of all stages or runs of a pipeline or sweep."""
+    from launcher.reports import curves
+
+    for group in groups:
+        if group and all(place.folder in empty for place in group):
+            raise curves.nothing(group[0].name, group[0].folder)
 
 
 def _measured(places: list[_Place]) -> list[tuple[Curves, Use | None, Life | None]]:
@@ -93,8 +113,7 @@ def _serve(where: tuple[str, int], entries: list[Path | Sweep | PipelineRun]) ->
     from launcher.reports import live, pictures
 
     def draw() -> bytes:
-        places = [place for entry in entries for place in _places(entry)]
-        return pictures.page(_measured(places), live.REFRESH)
+        return pictures.page(_measured(_once(map(_places, entries))), live.REFRESH)
 
     page = live.Page(draw)
     page.content()  # what is wrong is said here, and not to a browser
