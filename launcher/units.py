@@ -67,6 +67,12 @@ def gigabytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def distinct(one: float, other: float) -> tuple[str, str]:
+    """Two figures with nine digits, all that a float32 has, or as many more as tell them apart."""
+    short = (f"{one:.9g}", f"{other:.9g}")
+    return short if short[0] != short[1] else (repr(one), repr(other))
+
+
 def count(number: int) -> str:
     """A number of parameters for a person: `1.9 million`, `6.74 billion`."""
     if number < 10**6:

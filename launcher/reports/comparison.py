@@ -6,8 +6,10 @@ Owns the table and the JSON; what differs is runs/differences.py's to find.
 from __future__ import annotations
 
 import json
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from launcher import units
 from launcher.reports import tables
 from launcher.runs import differences, metrics
 
@@ -68,17 +70,28 @@ def curves(one: Mapping[int, float], other: Mapping[int, float]) -> Curves:
 
 def text(comparison: Comparison) -> str:
     """For a person: a line for each thing that differs, then the curves."""
-    rows = [(d.what, _cell(d.one), _cell(d.other)) for d in comparison.differences]
+    rows = [(d.what, *_cells(d.one, d.other)) for d in comparison.differences]
     lines = [tables.table(rows, ("WHAT DIFFERS", *comparison.names))] if rows else ["nothing differs"]
     lines += [f"{name} has no lock.json: only its plan is compared" for name in comparison.without_lock]
     return "\n".join([*lines, _said(comparison.curves)])
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1]}…"
+def _cells(one: Any, other: Any) -> list[str]:
+    """Both values, of long ones the part where they differ."""
+    shown = [
+        "-" if v is None else v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
+        for v in (one, other)
+    ]
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(*shown, strict=False))
+    same = sum(1 for _ in alike)
+    return [_cut(text, max(0, same - _LONGEST // 2)) for text in shown]
+
+
+def _cut(text: str, start: int) -> str:
+    if len(text) <= _LONGEST:
+        return text
+    end = start + _LONGEST
+    return f"{'…' if start else ''}{text[start:end]}{'…' if end < len(text) else ''}"
 
 
 def _said(curves: Curves) -> str:
@@ -86,10 +99,11 @@ def _said(curves: Curves) -> str:
         return "loss: no step that both have measured"
     if curves.losses is None:
         return f"loss: the same in all {curves.common} steps that both have measured, to step {curves.last}"
-    one, other = curves.losses
+    one, other = units.distinct(*curves.losses)
+    most = curves.largest or 0.0
+    share = f"{most:.2%}" if most >= 1e-4 else f"{most:.1e}"
     return (
-        f"loss: parts at step {curves.parts}: {one:.9g} and {other:.9g}; at most {curves.largest:.2%} apart "
-        f"to step {curves.last}"
+        f"loss: parts at step {curves.parts}: {one} and {other}; at most {share} apart to step {curves.last}"
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from launcher import __version__, atomic
+from launcher import __version__, atomic, units
 from launcher.namedtuple import NamedTuple
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ class Certificate(NamedTuple):
 def _why(check: Check) -> str:
     if check.first is None or check.values is None:
         return f"there is nothing to compare of {check.what}"
-    one, other = (f"{value:.9g}" if isinstance(value, float) else value for value in check.values)
+    one, other = check.values
+    if isinstance(one, float) and isinstance(other, float):
+        one, other = units.distinct(one, other)
     bound = "" if check.bound is None else f", more than {check.bound:g} apart"
     of = "after" if check.what in {"parameters", "optimizer"} else "of"
     return f"{check.what} {of} step {check.first}: {one} undisturbed, {other} here{bound}"

@@ -112,3 +112,8 @@ def test_counts_are_rounded_before_their_unit_is_chosen(number: int, text: str) 
 def test_sizes_that_nothing_has(text: str) -> None:
     with pytest.raises(ValueError, match="is more than 1 EiB"):
         units.size(text)
+
+
+def test_figures_that_differ_are_written_apart() -> None:
+    assert units.distinct(0.5, 2.123456789) == ("0.5", "2.12345679")
+    assert units.distinct(2.12345678901, 2.12345678902) == ("2.12345678901", "2.12345678902")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import pytest
 from launcher.cli import main
 from launcher.reports import comparison
 from launcher.runs import lock, record
+from launcher.runs.differences import Difference
 from tests import samples
 
 if TYPE_CHECKING:
@@ -248,3 +250,22 @@ def test_folders_of_one_name_are_told_apart(bench: Bench, capsys: pytest.Capture
     assert "nodes" in {difference["what"] for difference in told["differences"]}
     assert main.main(["compare", str(one), f"{one}/../{one.name}"]) == 2
     assert f"{one.name} is one run" in capsys.readouterr().err
+
+
+def test_values_that_differ_are_never_shown_as_equal() -> None:
+    long, found = (
+        "registry.example/" + "x" * 60,
+        comparison.curves({1: 2.0, 2: 1.0}, {1: 2.0, 2: 1.0 + 1e-12}),
+    )
+    differences = [
+        Difference("image", f"{long}:1", f"{long}:2"),
+        Difference("args.data", f"a{long}", f"b{long}"),
+        Difference("args.note", long, None),
+        Difference("args.list", [long, 1], [long, 1, 2]),
+    ]
+    _, *rows, last = comparison.text(comparison.Comparison(("a", "b"), differences, found, [])).splitlines()
+    for row in rows:
+        _, one, other = re.split(r"  +", row)
+        assert one != other
+        assert max(map(len, (one, other))) <= 42
+    assert last == "loss: parts at step 2: 1.0 and 1.000000000001; at most 1.0e-12 apart to step 2"

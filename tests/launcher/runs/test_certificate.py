@@ -44,6 +44,7 @@ def test_what_differs_is_not_and_the_first_step_is_named() -> None:
         Check("samples", 0),
         Check("losses", 17, 5, (1.25, 1.5)),
         Check("optimizer", 8, 6, ("aa", "bb")),
+        Check("losses", 17, 5, (1.0, 1.0 + 1e-12)),
     ]
     made = WHOLE._replace(
         parts=[PARTS[0], PARTS[1]._replace(checks=differs), PARTS[2]._replace(problem="no")]
@@ -54,6 +55,7 @@ def test_what_differs_is_not_and_the_first_step_is_named() -> None:
         "interrupted: there is nothing to compare of samples",
         "interrupted: losses of step 5: 1.25 undisturbed, 1.5 here",
         "interrupted: optimizer after step 6: aa undisturbed, bb here",
+        "interrupted: losses of step 5: 1.0 undisturbed, 1.000000000001 here",
     ]
     assert "losses     17        differs from step 5 on" in table.text(made)
 
