@@ -204,8 +204,10 @@ def _timeline(axes: Any, life: Life) -> None:
 
 def _heat(axes: Any, life: Life) -> None:
     """A row a rank: dark is slower than the median of all ranks at that moment."""
+    first, last = life.moments[0], life.moments[-1]
+    width = (last - first) / len(life.moments) or 1 / 3600  # of one moment alone a second
     mesh = axes.pcolormesh(
-        [*life.moments, life.moments[-1] + (life.moments[-1] - life.moments[0]) / max(1, len(life.moments))],
+        [*life.moments, last + width],
         [rank - 0.5 for rank in range(len(life.own) + 1)],
         life.own,
         cmap="cividis_r",
@@ -223,8 +225,8 @@ def _heat(axes: Any, life: Life) -> None:
 
 def _share_look(index: int) -> dict[str, Any]:
     """Colour and pattern of a share, by its place in SHARES."""
-    return {
-        "color": COLOURS[index % len(COLOURS)],
+    return {  # not `color`, which in broken_barh is that of the pattern's lines too
+        "facecolor": COLOURS[index % len(COLOURS)],
         "hatch": HATCHES[index // len(COLOURS)],
         "edgecolor": "white",
         "linewidth": 0,

@@ -55,7 +55,8 @@ def read(folder: Path, now: float | None = None) -> Life | None:
     marks: dict[str, list[float]] = {}
     for record in told:
         marks.setdefault(MARKS[record.event], []).append(record.figures["time"] / 3600 - begin / 3.6e6)
-    moments = thinned([m for m in ranktimes.read(folder) if m.time * 1000 >= begin], _MOST)
+    known = sorted(ranktimes.read(folder), key=lambda moment: moment.time)  # a clock may have been put back
+    moments = thinned([moment for moment in known if moment.time * 1000 >= begin], _MOST)
     return Life(
         spans={words: merged(found) for words, found in spans.items() if found},
         marks={words: thinned(sorted(found), _MOST) for words, found in marks.items()},

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from launcher.reports import drawing, life
+from launcher.runs import hours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,3 +80,36 @@ def test_it_can_be_drawn(own: Sequence[Any], tmp_path: Path) -> None:
     for words in ("failure", "slow rank", "checkpoint", "hours since the run had its hosts"):
         assert words in svg
     assert ("Time that each rank needs" in svg) is bool(own)
+
+
+@pytest.mark.heavy
+def test_shares_of_one_colour_are_told_apart_along_the_time_too() -> None:
+    """`ending` has the colour of `start and load`, and lines over it."""
+    pytest.importorskip("matplotlib", reason="it draws")
+    spans = {words: [(0.0, 1.0)] for words in hours.SHARES.values()}
+    axes = drawing._figure("", 4, 4).subplots()
+    drawing._timeline(axes, life.Life(spans, {}, [], []))
+    axes.figure.savefig(file := io.BytesIO(), format="svg")
+    drawn = file.getvalue().decode()
+    patterns = re.findall(r'<rect [^>]*fill="(#\w+)".*?stroke: (#\w+)', drawn, re.DOTALL)
+    assert patterns
+    assert all(lines == "#ffffff" != ground for ground, lines in patterns)
+
+
+@pytest.mark.heavy
+def test_a_heat_map_of_one_moment_has_a_width(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="it draws")
+    found = life.read(write(tmp_path, ([0.1, 0.2],)))
+    assert found is not None
+    axes = drawing._figure("", 4, 4).subplots()
+    drawing._heat(axes, found)
+    first, last = axes.collections[0].get_coordinates()[0][:, 0]
+    assert first < last
+
+
+def test_moments_are_in_order_where_a_clock_was_put_back(tmp_path: Path) -> None:
+    with (write(tmp_path) / "steps.jsonl").open("a") as file:
+        file.write(json.dumps({"time": 1.25 * HOUR, "step": 9, "own": [0.2]}) + "\n")
+    found = life.read(tmp_path)
+    assert found is not None
+    assert found.moments == [0.5, 1.25, 1.5]
