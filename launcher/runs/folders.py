@@ -96,10 +96,12 @@ def records(runs: Path, names: Mapping[str, object] | tuple[str, ...]) -> list[P
 def find(runs: Path, name: str, readers: Mapping[str, Callable[[Path], Entry]]) -> Entry:
     """What has the id `name`, or an id that only it starts with: in `runs`, else in the other folders of this user.
 
-    `readers`: the names of the records that are looked for, and how each is read. Raises RunNotFoundError.
+    An id elsewhere comes before the start of one here: `demo` is not `demo-2`. `readers`: the names of the records that
+    are looked for, and how each is read. Raises RunNotFoundError.
     """
-    for folder in _searched(runs):
-        paths = _matching(folder, name, readers)
+    searched = list(_searched(runs))
+    for folder, matching in [(one, how) for how in (_exact, _starting) for one in searched]:
+        paths = matching(folder, name, readers)
         entries, broken = _read_all(paths, readers)
         if len(entries) == 1:
             return entries[0]
@@ -131,11 +133,14 @@ def _read_all(
     return entries, broken
 
 
-def _matching(runs: Path, name: str, names: Mapping[str, object]) -> list[Path]:
+def _exact(runs: Path, name: str, names: Mapping[str, object]) -> list[Path]:
     if not name or "/" in name or "\0" in name or name in {".", ".."}:
         return []
-    exact = [path for record in names if _is_there(path := runs / name / record)]
-    return exact or [path for path in records(runs, names) if path.parent.name.startswith(name)]
+    return [path for record in names if _is_there(path := runs / name / record)]
+
+
+def _starting(runs: Path, name: str, names: Mapping[str, object]) -> list[Path]:
+    return [path for path in records(runs, names) if path.parent.name.startswith(name)] if name else []
 
 
 def _is_there(path: Path) -> bool:

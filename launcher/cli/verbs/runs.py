@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from launcher.cli.streams import say
@@ -92,9 +93,11 @@ def list_runs(given: options.List) -> int:
     from launcher.runs import index, record
 
     here = workspace.runs()
-    places = list(dict.fromkeys([here, *(index.known() if given.all else ())]))
+    places: dict[str, Path] = {}  # each once, whatever links lead to it
+    for place in (here, *(index.known() if given.all else ())):
+        places.setdefault(os.path.realpath(place), place)
     runs = []
-    for place in places:
+    for place in places.values():
         readable, broken = record.listed(place)
         runs += readable
         for problem in broken:
@@ -107,7 +110,7 @@ def list_runs(given: options.List) -> int:
         print(tables.run_list(pairs, given.json))
         return OK
     state = f"{given.state} " if given.state else ""
-    print(f"no {state}runs in {', '.join(map(str, places))}")
+    print(f"no {state}runs in {', '.join(map(str, places.values()))}")
     if not given.state:
         _hint_other_folders(here, given.all)
     return OK
@@ -116,7 +119,7 @@ def list_runs(given: options.List) -> int:
 def _hint_other_folders(here: Path, all_searched: bool) -> None:
     from launcher.runs import index
 
-    others = [folder for folder in index.known() if folder != here]
+    others = [folder for folder in index.known() if os.path.realpath(folder) != os.path.realpath(here)]
     if others and not all_searched:
         print(f"runs elsewhere, such as in {others[0]}: python -m launcher list --all")
     print("start one with: python -m launcher local jobs/quickstart.yaml --wait")

@@ -17,7 +17,7 @@ from launcher import ROOT, errors
 from launcher.cli import commands, main
 from launcher.cli.verbs import shared
 from launcher.planning import workspace
-from launcher.runs import folders
+from launcher.runs import folders, index
 from tests import samples
 
 ON_KUBERNETES = (
@@ -506,6 +506,20 @@ def test_runs_of_other_folders(
         assert main.main([verb, "demo"]) == 0
     assert main.main(["resume", run]) == 4
     assert "has succeeded" in capsys.readouterr().err
+
+
+def test_a_run_is_listed_once_whatever_links_lead_to_it(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(here / "state"))
+    recorded(here / "runs", "demo-1")
+    index.remember(here / "runs")
+    (here / "link").symlink_to(here / "runs")
+    monkeypatch.setenv("LAUNCHER_RUNS", str(here / "link"))
+    assert main.main(["list", "--all", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 1
+    assert main.main(["list", "--state", "pending", "--all"]) == 0
+    assert capsys.readouterr().out == f"no PENDING runs in {here}/link\n"
 
 
 def test_a_broken_record_is_named_and_hides_no_other(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

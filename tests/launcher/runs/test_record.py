@@ -252,6 +252,14 @@ def test_a_run_is_found_from_any_folder(tmp_path: Path, state: Path) -> None:
     assert index.known() == [tmp_path / "elsewhere"]
 
 
+def test_an_id_elsewhere_is_not_the_start_of_one_here(tmp_path: Path, state: Path) -> None:
+    """`cancel demo-1a2b3c` means that run, and not the one that was submitted after it from another folder."""
+    run, other = (submitted(tmp_path / place, "demo") for place in ("there", "here"))
+    other.folder.rename(tmp_path / "here" / f"{run.id}-2")
+    assert record.find(tmp_path / "here", run.id) == run
+    assert record.find(tmp_path / "here", f"{run.id}-").folder == tmp_path / "here" / f"{run.id}-2"
+
+
 @pytest.mark.parametrize("name", ["a\nb", "ünï", "caf\udce9", "$(touch x)", "a b"])
 def test_any_folder_is_remembered(name: str, tmp_path: Path, state: Path) -> None:
     (tmp_path / name).mkdir()
