@@ -16,6 +16,7 @@ from bisect import bisect_left
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
+from launcher import workloads
 from launcher.errors import LauncherError
 from launcher.runs import metrics
 from launcher.runs import record as runs
@@ -87,6 +88,8 @@ class Attempt(NamedTuple):
 def read(folder: Path) -> tuple[list[Record], list[Record]]:
     """(events, records) of the run in `folder`, without what a wrong clock told: a day before its submission."""
     told, measured = metrics.read(folder, file=metrics.EVENTS)[0], metrics.read(folder)[0]
+    if _tells_steps(folder):  # until it does, it loads: an attempt may end before
+        told = [event for event in told if event.event != "started"]
     try:
         earliest = runs.read(folder / runs.RECORD).submitted - _DAY
     except LauncherError:  # it was copied without its record
@@ -96,6 +99,15 @@ def read(folder: Path) -> tuple[list[Record], list[Record]]:
         for lines in (told, measured)
     )
     return first, second
+
+
+def _tells_steps(folder: Path) -> bool:
+    """Whether the run is of one of our workloads that work in steps; of a user's own it is not known."""
+    try:
+        workload = runs.read_json(folder / "plan.json")["job"].get("workload", "pretrain")
+        return workload in workloads.names() and workloads.steps(workload)
+    except (LauncherError, KeyError, TypeError, AttributeError):
+        return False
 
 
 def attempts(events: Sequence[Record], records: Sequence[Record], now: float | None = None) -> list[Attempt]:

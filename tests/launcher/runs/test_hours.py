@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from launcher.runs.metrics import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 
 def line(event: str, time: float, step: int = 0, **figures: float) -> Record:
@@ -230,3 +232,25 @@ def test_hosts_that_are_checked_in_rounds_are_allocated_once() -> None:
     assert (sum(shares.values()), shares["spares"], shares["waiting"]) == (300, 100, 6)
     later = of("12-1", *attempt(100, 50))
     assert len(hours.attempts([*events, *later], [])) == 2
+
+
+@pytest.mark.parametrize(
+    ("job", "share"),
+    [
+        ({}, "loading"),
+        ({"workload": "finetune"}, "loading"),
+        ({"workload": "./own.py"}, "program"),
+        ({"workload": []}, "program"),
+        (None, "program"),
+    ],
+)
+def test_what_fails_before_its_first_record_was_loading_if_it_tells_steps(
+    job: dict[str, Any] | None, share: str, tmp_path: Path
+) -> None:
+    """A workload of ours that ends while it imports or loads has told nothing yet; a user's own may never do."""
+    events = [{"event": e.event, **e.figures} for e in attempt(0)]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    if job is not None:
+        (tmp_path / "plan.json").write_text(json.dumps({"job": job}))
+    found = seconds(*hours.read(tmp_path))
+    assert (found[share], sum(found.values())) == (2 * (92 if share == "program" else 93), 200)
