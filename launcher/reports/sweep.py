@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from launcher import schedulers
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def results(sweep: Sweep) -> list[dict[str, Any]]:
-    """A record a run: run, settings, state, step, loss, eval_loss, tokens_per_second; None for what is not measured.
+    """A record a run: run, settings, state, step, loss, eval_loss, reward, tokens_per_second; None: not measured.
 
     A run whose folder was deleted is UNKNOWN.
     """
@@ -53,6 +54,7 @@ def _measured(folder: Path) -> dict[str, Any]:
         "step": steps[-1].step if steps else None,
         "loss": last.get("loss"),
         "eval_loss": evaluations[-1].figures.get("loss") if evaluations else None,
+        "reward": last.get("reward"),
         "tokens_per_second": last.get("tokens_per_second"),
     }
 
@@ -63,23 +65,34 @@ def as_json(results: Sequence[dict[str, Any]]) -> str:
 
 
 def text(results: Sequence[dict[str, Any]]) -> str:
-    """A table, the lowest loss first: the validation loss where it was measured."""
+    """A table, the best run first: by the reward where one was measured, as the loss of a policy says nothing.
+
+    Else by the lowest loss: the validation loss where it was measured.
+    """
     keys = list(dict.fromkeys(key for result in results for key in result["settings"]))
+    rewarded = any(result["reward"] is not None for result in results)
     rows = [
         (
             *(result["settings"].get(key, "-") for key in keys),
             result["state"],
             str(result["step"] or "-"),
+            *([tables.number(result["reward"])] if rewarded else []),
             tables.number(result["loss"]),
             tables.number(result["eval_loss"]),
             tables.number(result["tokens_per_second"], ",.0f"),
             result["run"],
         )
-        for result in sorted(results, key=_loss)
+        for result in sorted(results, key=_reward if rewarded else _loss)
     ]
-    return tables.table(rows, (*keys, "STATE", "STEP", "LOSS", "VALIDATION", "TOKENS/S", "RUN"))
+    reward = ("REWARD",) if rewarded else ()
+    return tables.table(rows, (*keys, "STATE", "STEP", *reward, "LOSS", "VALIDATION", "TOKENS/S", "RUN"))
+
+
+def _reward(result: dict[str, Any]) -> float:
+    """The highest comes first."""
+    return math.inf if result["reward"] is None else -result["reward"]
 
 
 def _loss(result: dict[str, Any]) -> float:
     known = (loss for key in ("eval_loss", "loss") if (loss := result[key]) is not None)
-    return next(known, float("inf"))
+    return next(known, math.inf)

@@ -73,3 +73,16 @@ def test_the_validation_loss_decides_where_it_was_measured(tmp_path: Path) -> No
         file.write('{"event": "eval", "step": 1, "loss": 0.5}\n')
     _, first, _ = sweep.text(sweep.results(swept(tmp_path, a=["x=1"], b=["x=2"]))).splitlines()
     assert first.endswith(" b")
+
+
+def test_of_policies_the_reward_decides(tmp_path: Path) -> None:
+    """Its loss is lowest where the answers are worst."""
+    for name, reward, loss in (("a", -0.5, 0.01), ("b", 0.75, 0.2)):
+        submitted(tmp_path, name)
+        line = {"step": 3, "loss": loss, "reward": reward}
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    results = sweep.results(swept(tmp_path, a=["x=1"], gone=["x=3"], b=["x=2"]))
+    head, *rows = sweep.text(results).splitlines()
+    assert head.split() == ["x", "STATE", "STEP", "REWARD", "LOSS", "VALIDATION", "TOKENS/S", "RUN"]
+    assert [row.split()[-1] for row in rows] == ["b", "a", "gone"]
+    assert rows[0].split()[:5] == ["2", "SUCCEEDED", "3", "0.7500", "0.2000"]
