@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 from workloads.session import Stop
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -208,7 +210,19 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: 
                 whole = _unpacked(parameter) + (module.get_delta_weight("default") if module else 0)
                 weights[plain_name(key)] = whole.to(parameter.dtype).cpu().clone()
 
+    if session.rank == 0:
+        weights |= {plain_name(key): buffer.cpu().clone() for key, buffer in _kept_buffers(model)}
     session.first(lambda: write(model, tokenizer, weights, session.run_dir / "export"))
+
+
+def _kept_buffers(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """What belongs to a model's weights and is not trained by gradients, such as the bias of DeepSeek-V3's routers."""
+    kept = model.state_dict().keys()
+    return (
+        (key, buffer)
+        for key, buffer in model.named_buffers()
+        if key in kept and ".original_module." not in key
+    )
 
 
 def write(

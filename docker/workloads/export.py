@@ -36,8 +36,9 @@ def export(checkpoint: Checkpoint, folder: Path) -> None:
         raise Stop(f"{checkpoint.path} is damaged: {'; '.join(damage)}")
     model, tokenizer = skeleton(checkpoint.path.parent / checkpoint_folder.MODEL)
     kind = engines.type_of(checkpoint.identity.precision)
+    buffers = dict(model.to(kind).named_buffers())  # its own precision is what config.json names
     weights = {
-        name: tensor.to(kind) if tensor.is_floating_point() else tensor
+        name: tensor.to(kind) if tensor.is_floating_point() and name not in buffers else tensor
         for name, tensor in states(checkpoint).items()
     }
     missing = {name for name, _ in model.named_parameters()} - weights.keys()

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import torch
     from transformers import PreTrainedModel
 
 pytestmark = pytest.mark.deepspeed
@@ -77,6 +78,58 @@ def test_a_translating_models_answers_stay_the_likeliest(tmp_path: Path) -> None
 
     settings = T5Config(vocab_size=256, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     assert "do_sample" not in generation_settings(T5ForConditionalGeneration(settings), tmp_path)
+
+
+def with_router_bias() -> tuple[PreTrainedModel, torch.Tensor]:
+    """A model that keeps numbers beside its trained weights, and these."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "moe_intermediate_size": 8, "num_attention_heads": 2}
+    experts = {"n_routed_experts": 8, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2}
+    latent = {
+        "kv_lora_rank": 8,
+        "q_lora_rank": 8,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 8,
+        "v_head_dim": 8,
+    }
+    more = {"num_hidden_layers": 2, "num_key_value_heads": 2, "first_k_dense_replace": 1, "vocab_size": 256}
+    settings = transformers.DeepseekV3Config(**small, **experts, **latent, **more)
+    model = AutoModelForCausalLM.from_config(settings, dtype=torch.bfloat16)
+    bias = model.model.layers[1].mlp.gate.e_score_correction_bias
+    bias.copy_(torch.linspace(-1, 1, 8))
+    return model, bias
+
+
+def test_an_export_has_what_is_kept_beside_trained_weights(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    model, bias = with_router_bias()
+    architectures.export(model, tokenizer.existing("bytes"), Alone(tmp_path))  # type: ignore[arg-type]
+    weights = load_file(tmp_path / "export/model.safetensors")
+    assert torch.equal(weights["model.layers.1.mlp.gate.e_score_correction_bias"], bias)
+
+
+def test_a_checkpoint_becomes_a_model_in_its_own_precision(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from workloads import checkpoint_folder, export
+
+    model, bias = with_router_bias()
+    step = tmp_path / "step-1"
+    step.mkdir()
+    torch.save({"module": model.state_dict()}, step / export.MODEL)
+    architectures.describe(model, tokenizer.existing("bytes"), tmp_path / checkpoint_folder.MODEL)
+    identity = checkpoint_folder.Identity("m", "", "bytes", "", world_size=1, zero_stage=1, precision="bf16")
+    export.export(
+        checkpoint_folder.Checkpoint(step, checkpoint_folder.Progress(), identity), tmp_path / "new"
+    )
+    weights = load_file(tmp_path / "new/model.safetensors")
+    assert torch.equal(weights["model.layers.1.mlp.gate.e_score_correction_bias"], bias)
+    assert weights["lm_head.weight"].dtype == torch.bfloat16
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "new").dtype == torch.bfloat16
 
 
 def test_the_vocabulary_of_a_model_of_more_than_text_is_inside() -> None:
