@@ -151,7 +151,7 @@ def load(args: argparse.Namespace, this: Session) -> HFLM:
         folder = this.first(lambda: randomize(args, this))
     else:
         this.together(lambda: inference.need_weights(args.model))
-    return HFLM(
+    model = HFLM(
         pretrained=folder,
         tokenizer=own,
         device=str(this.device),
@@ -159,6 +159,13 @@ def load(args: argparse.Namespace, this: Session) -> HFLM:
         batch_size=args.batch_size,
         prefix_token_id=None if own.bos_token_id or own.eos_token_id else 0,
     )
+    if own.eos_token_id is None:
+        model.generate_until = _cannot_end
+    return model
+
+
+def _cannot_end(*_: Any, **__: Any) -> None:
+    raise Stop("a task of --tasks has the model write answers, and its tokenizer has no end token for them")
 
 
 def randomize(args: argparse.Namespace, this: Session) -> str:
@@ -178,10 +185,11 @@ def report(
     """Write results.json and a line for each task and metric."""
     kept: dict[str, dict[str, float]] = {}
     for task, values in scored["results"].items():
-        numbers = {
-            key.split(",")[0]: value for key, value in values.items() if "," in key and "stderr" not in key
+        kept[task] = {
+            _named(key): float(value)
+            for key, value in values.items()
+            if "," in key and "stderr" not in key and isinstance(value, int | float)
         }
-        kept[task] = {key: float(value) for key, value in numbers.items() if isinstance(value, int | float)}
         log.event("score", 0, task=task, **kept[task])
     rows = [(task, key, f"{value:.4f}") for task, scores in kept.items() for key, value in scores.items()]
     log.say(metrics.table([("task", "metric", "value"), *rows]))
@@ -191,6 +199,11 @@ def report(
         this.run_dir / RESULTS, {"results": kept, "documents": counts, **facts, "seconds": seconds}
     )
     log.event("end", 0, status="done")
+
+
+def _named(key: str) -> str:
+    """A metric by its name, and with the filter of answers that it is of, of which a task may have several."""
+    return key.removesuffix(",none")
 
 
 def main() -> None:
