@@ -24,16 +24,15 @@ def pods(server: Server, at: Place, run: Run) -> list[Pod]:
     """Every pod of the run that the server still has, the oldest first."""
     label = kinds.KINDS[at.kind].label
     selector = f"{label}={at.name}" if label else f"launcher/run={run.id}"
-    return sorted(
-        _pages(server, at.namespace, selector), key=lambda p: str(p["metadata"].get("creationTimestamp"))
-    )
+    found = pages(server, f"/api/v1/namespaces/{at.namespace}/pods", labelSelector=selector)
+    return sorted(found, key=lambda p: str(p["metadata"].get("creationTimestamp")))
 
 
-def _pages(server: Server, namespace: str, selector: str) -> Iterator[Pod]:
+def pages(server: Server, path: str, **selector: str) -> Iterator[dict[str, Any]]:
+    """Every object of the list at `path` that is selected."""
     token = ""
     while True:
-        query = {"labelSelector": selector, "limit": 500} | ({"continue": token} if token else {})
-        answer = server.get(f"/api/v1/namespaces/{namespace}/pods", **query)
+        answer = server.get(path, limit=500, **selector, **({"continue": token} if token else {}))
         yield from answer.get("items", [])
         token = answer.get("metadata", {}).get("continue", "")
         if not token:

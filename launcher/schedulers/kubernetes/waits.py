@@ -6,6 +6,7 @@ Owns these words and where each is found; whether the run waits at all is follow
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,6 +14,8 @@ from launcher import exit_codes, units
 from launcher.schedulers.kubernetes import api, hosts, kinds
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from launcher.schedulers.kubernetes.api import Server
     from launcher.schedulers.kubernetes.applying import Place
     from launcher.schedulers.kubernetes.hosts import Pod
@@ -25,6 +28,13 @@ _NOT_PULLED = (
     "ErrImageNeverPull",
     "RegistryUnavailable",
 )
+# What a controller names the objects below the run's own, behind its name. Nothing else: equal jobs are NAME, NAME-2 …
+_BELOW = {
+    "jobset": "-(?:node|leader|worker)-0",
+    "trainjob": "-node-0",
+    "mpijob": "-launcher",
+    "leaderworkerset": "-[0-9]+",
+}
 _UNATTENDED = 60.0  # seconds in which a controller that runs has written a status
 
 
@@ -52,7 +62,7 @@ def why(server: Server, at: Place, pod: Pod) -> str:
         if waiting and waiting.get("reason") not in {"ContainerCreating", "PodInitializing", None}:
             return _held(container, waiting)
     if state.get("phase") == "Pending" or any("waiting" in c.get("state", {}) for c in containers):
-        return _event(server, at, name, f"{name} is starting")
+        return _event(server, at, lambda event: _holds(event, pod), f"{name} is starting")
     ended = [e for c in containers if (e := c.get("state", {}).get("terminated")) and e.get("exitCode")]
     if ended:
         code = ended[0]["exitCode"]
@@ -74,6 +84,13 @@ def _held(container: Pod, waiting: Pod) -> str:
     if reason == "CreateContainerConfigError":
         return f"a ConfigMap, Secret or key that it needs is missing: {message}"
     return f"{reason}: {message}" if message else str(reason)
+
+
+def _holds(event: Pod, pod: Pod) -> bool:
+    """Whether an event tells why a pod that has a node does not start."""
+    about, own = event.get("involvedObject", {}), pod["metadata"]
+    is_of_pod = about.get("name") == own["name"] and about.get("uid", own.get("uid")) == own.get("uid")
+    return is_of_pod and event.get("reason") != "FailedScheduling"  # which was before
 
 
 def lost(server: Server, pod: Pod) -> str:
@@ -154,25 +171,32 @@ def not_made(server: Server, at: Place, main: Pod) -> str:
     if not main.get("status") and age > _UNATTENDED:
         install = f"; install it: {kind.install}" if kind.install else ""
         return f"no controller has taken up the {kind.kind} for {units.brief(age)}{install}"
-    return _event(server, at, at.name, "pods are being created", about="FailedCreate")
+    named = re.compile(f"{re.escape(at.name)}({_BELOW.get(at.kind, '')})?", re.ASCII)
+
+    def tells(event: Pod) -> bool:
+        about = event.get("involvedObject", {})
+        of_another = about.get("kind") == kind.kind and about.get("uid", at.uid) != at.uid
+        return bool(
+            named.fullmatch(about.get("name", ""))
+            and not of_another  # an earlier one of the same name
+            and "FailedCreate" in event.get("reason", "")
+        )
+
+    return _event(server, at, tells, "pods are being created")
 
 
-def _event(server: Server, at: Place, name: str, otherwise: str, about: str = "") -> str:
-    """The newest warning about an object whose name starts with `name`; `otherwise` when there is none."""
+def _event(server: Server, at: Place, tells: Callable[[Pod], bool], otherwise: str) -> str:
+    """The newest of the warnings that tell it; `otherwise` when there is none."""
     events = f"/api/v1/namespaces/{at.namespace}/events"
     try:
-        answer = server.get(events, fieldSelector="type=Warning", limit=500)
+        warnings = [
+            event for event in hosts.pages(server, events, fieldSelector="type=Warning") if tells(event)
+        ]
     except api.Refusal as refusal:
         return (
             f"{otherwise} (RBAC forbids to list events, which say more)"
             if refusal.status == 403
             else otherwise
         )
-    warnings = [
-        event
-        for event in answer.get("items", [])
-        if str(event.get("involvedObject", {}).get("name", "")).startswith(name)
-        and about in event.get("reason", "")
-    ]
     newest: Any = max(warnings, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime")), default=None)
     return f"{newest.get('reason')}: {newest.get('message', '').strip()}" if newest else otherwise

@@ -115,6 +115,43 @@ def test_events_that_may_not_be_listed_are_named(cluster: Cluster, run: Run, job
     )
 
 
+def told(cluster: Cluster, name: str, reason: str, message: str, **about: str) -> None:
+    """A warning about an object of this name."""
+    made = event(name, reason, message)
+    made["metadata"]["name"] = f"{name}.{about.get('uid', '')}.{reason.lower()}"
+    made["involvedObject"] |= about
+    cluster.tell("put", plural="events", object=made)
+
+
+@pytest.mark.parametrize("kind", ["job", "jobset", "leaderworkerset"])
+@pytest.mark.heavy
+def test_what_is_told_of_another_run_is_not_of_this_one(
+    kind: str, cluster: Cluster, run: Run, job: str
+) -> None:
+    """Equal jobs are NAME and NAME-2, and a name may have been an earlier run's within the hour."""
+    name = submitted(run, job, "--set", f"cluster.kubernetes.kind={kind}")
+    live = cluster.objects()[f"{kind}s", name]
+    told(cluster, f"{name}-2-node-0", "FailedCreate", "exceeded quota: two", kind="Job")
+    told(cluster, name, "FailedCreate", "exceeded quota: old", kind=live["kind"], uid="gone")
+    assert state(run, name)["reason"] == "pods are being created"
+    below = {"job": "", "jobset": "-node-0", "leaderworkerset": "-0"}[kind]
+    told(cluster, f"{name}{below}", "FailedCreate", "exceeded quota: one")
+    assert state(run, name)["reason"] == "FailedCreate: exceeded quota: one"
+
+
+def test_what_is_told_of_another_pod_or_was_told_before_a_node_was_found_is_no_reason(
+    cluster: Cluster, run: Run, job: str
+) -> None:
+    name = submitted(run, job)
+    pod = cluster.pod(name, 0, "creating", spec={"nodeName": "gpu-1"})
+    told(cluster, f"{pod}0", "FailedMount", "of the pod of another host")
+    told(cluster, pod, "FailedMount", "of an earlier pod of this name", uid="gone")
+    told(cluster, pod, "FailedScheduling", "0/3 nodes are available", uid=f"pod-{pod}")
+    assert state(run, name)["reason"] == f"{pod} is starting"
+    told(cluster, pod, "FailedMount", "not there", uid=f"pod-{pod}")
+    assert state(run, name)["reason"] == "FailedMount: not there"
+
+
 def lws(cluster: Cluster, name: str, index: int, **container: Any) -> None:
     labels = {"launcher/run": name, "leaderworkerset.sigs.k8s.io/worker-index": str(index)}
     pod = {
