@@ -44,12 +44,17 @@ class End(NamedTuple):
         return int(self.state["exitCode"])
 
     @property
+    def of_node(self) -> str:
+        """Why the node ended the pod, or did not take it, in the kubelet's words; '' where a container just ended."""
+        return by_node(self.pod)
+
+    @property
     def out_of_memory(self) -> bool:
         return self.state.get("reason") == OOM
 
 
 def failure(
-    server: Server, at: Place, condition: dict[str, Any], first: End | None
+    server: Server, at: Place, condition: dict[str, Any], first: End | None, pods: list[Pod]
 ) -> tuple[int | None, str]:
     """(exit code, why) of a failed run, whose object has `condition`."""
     word, message = str(condition.get("reason", "")), str(condition.get("message") or "")
@@ -63,7 +68,8 @@ def failure(
         return first.code, f"{reason}; {_words(at, first)}"
     matched = _MATCHED.search(message)
     if not matched:
-        return None, reason
+        words = [f"{hosts.name(pod)}: {said}" for pod in pods if (said := by_node(pod))]
+        return None, "; ".join([reason, *words[-1:]])
     code = int(matched[2])
     return code, f"{_REASONS['PodFailurePolicy']}; {matched[1]} ended with {code}{waits.meaning(code)}"
 
@@ -84,9 +90,22 @@ def _words(at: Place, end: End) -> str:
     name, code = hosts.name(end.pod), end.code
     if end.out_of_memory:
         return f"{name} ended with {code}: {memory(at, end.pod)}"
+    if end.of_node:
+        return f"{name} ended with {code}: {end.of_node}"
     lines = [line.strip() for line in end.state.get("message", "").splitlines() if line.strip()]
     own = [line for line in lines if _FOLLOWED not in line] or lines
     return f"{name} ended with {code}{waits.meaning(code)}{f': {own[-1][:200]}' if own else ''}"
+
+
+def by_node(pod: Pod) -> str:
+    """Why a node ended a pod, or did not take it, in the kubelet's words: Evicted, UnexpectedAdmissionError …
+
+    https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/
+    """
+    state = pod.get("status", {})
+    if state.get("phase") != "Failed" or not state.get("reason"):
+        return ""
+    return f"the node ended the pod ({state['reason']}): {str(state.get('message', '')).strip()[:300]}"
 
 
 def memory(at: Place, pod: Pod) -> str:

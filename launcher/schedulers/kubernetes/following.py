@@ -59,7 +59,7 @@ def status(run: Run) -> Status:
     if first:
         with contextlib.suppress(api.Refusal):
             mirror.failure(server, at, run, first)
-    code, reason = ends.failure(server, at, conditions[over], first)
+    code, reason = ends.failure(server, at, conditions[over], first, pods)
     if first and first.code == unfit.CODE and bad:
         reason += f"; {bad[-1]}"
     return Status("FAILED", reason, code, names)
@@ -79,7 +79,12 @@ def _going(
     if running >= wanted:
         return Status("RUNNING", waits.restarted(at, counted) or before, None, names)
     why = next((words for pod in counted if (words := waits.why(server, at, pod))), "")
-    why = lost[0] if lost else why
+    why = (
+        lost[0]
+        if lost
+        else why
+        or next((f"{hosts.name(pod)}: {words}" for pod in counted if (words := ends.by_node(pod))), "")
+    )
     policy = main["spec"].get("runPolicy", {})
     if not why and (main["spec"].get("suspend") or policy.get("suspend")):
         why = waits.suspended(server, at, main)

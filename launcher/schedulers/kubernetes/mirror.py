@@ -61,7 +61,8 @@ def metrics(server: Server, at: Place, run: Run, pod: Pod | None) -> None:
 
 def failure(server: Server, at: Place, run: Run, end: End) -> None:
     """Keep the end of the log of the pod that failed first, where causes are looked for, and what the kubelet says."""
-    said = [f"node: {ends.memory(at, end.pod)}"] if end.out_of_memory else []
+    why = ends.memory(at, end.pod) if end.out_of_memory else end.of_node
+    said = [f"node: {why}"] if why else []
     _keep(server, at, run, end.pod, said=said)
 
 

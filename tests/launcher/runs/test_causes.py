@@ -116,6 +116,11 @@ LINES = [
         "https://github.com/hiyouga/LlamaFactory/issues/7396",
     ),
     (
+        "evicted",
+        "node: the node ended the pod (Evicted): The node was low on resource: ephemeral-storage.",
+        "made here: launcher/schedulers/kubernetes/ends.py, with the words of the kubelet's eviction_manager.go",
+    ),
+    (
         "pod memory",
         "node: OOMKilled: it used more than its memory limit of 600Mi, kubernetes.memory of the cluster file",
         "made here: launcher/schedulers/kubernetes/ends.py",

@@ -97,6 +97,44 @@ def test_a_pod_above_its_memory_limit_says_so_and_what_to_raise(cluster: Cluster
     assert "the host ran out of memory" not in shown
 
 
+# https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/kubelet/eviction/eviction_manager.go
+FULL = {
+    "reason": "Evicted",
+    "message": "Pod ephemeral local storage usage exceeds the total limit of containers 9Gi. ",
+}
+# https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/kubelet/lifecycle/admission_failure_handler_stub.go
+BROKEN = {
+    "reason": "UnexpectedAdmissionError",
+    "message": "Pod was rejected: Allocate failed due to requested number of devices unavailable for nvidia.com/gpu",
+}
+
+
+def test_a_pod_that_its_node_evicted_says_why(cluster: Cluster, run: Run, job: str) -> None:
+    name = submitted(run, job)
+    killed = {"terminated": {"exitCode": 137, "reason": "Error", "finishedAt": "2026-01-01T00:00:04Z"}}
+    cluster.log(
+        cluster.pod(name, 0, "Failed", container=killed, **FULL), "2026-01-01T00:00:01.1Z [0] step 1/9"
+    )
+    finish(cluster, name, "Failed", "PodFailurePolicy")
+    now = state(run, name)
+    assert now["exit_code"] == 137
+    assert now["reason"].endswith(
+        f"{name}-0 ended with 137: the node ended the pod (Evicted): {FULL['message'].strip()}"
+    )
+    shown = run("status", name)[1]
+    assert "likely cause   a node ended a pod of the run" in shown
+    assert "the kubelet does not say OOMKilled" not in shown
+
+
+def test_a_pod_that_its_node_did_not_take_says_why(cluster: Cluster, run: Run, job: str) -> None:
+    name = submitted(run, job)
+    cluster.pod(name, 1, "Failed", **BROKEN)
+    words = f"{name}-1: the node ended the pod (UnexpectedAdmissionError): {BROKEN['message']}"
+    assert state(run, name)["reason"] == words  # until the Job's controller makes another one
+    finish(cluster, name, "Failed", "BackoffLimitExceeded")
+    assert state(run, name)["reason"] == f"it failed more often than `restarts` of the job allows; {words}"
+
+
 def test_a_killed_rank_is_no_want_of_memory(cluster: Cluster, run: Run, job: str) -> None:
     name = submitted(run, job)
     killed = {"terminated": {"exitCode": 137, "reason": "Error", "finishedAt": "2026-01-01T00:00:04Z"}}
