@@ -15,7 +15,7 @@ from launcher.files.cluster import Serve
 from launcher.images import names
 from launcher.planning import tiers
 from launcher.rendering import container_checks
-from launcher.schedulers.kubernetes import carried, devices, pods, resource_checks, storage, trainer
+from launcher.schedulers.kubernetes import carried, devices, pods, queues, resource_checks, storage, trainer
 from launcher.schedulers.kubernetes import kinds as objects
 
 if TYPE_CHECKING:
@@ -227,8 +227,8 @@ def _queue(plan: Plan) -> Iterator[Problem]:
     if topology and topology.tier and cluster.queueing != "volcano":
         hint = "use queueing: volcano, or a node label alone"
         yield of_field("cluster", "kubernetes.topology.tier", "needs Volcano", hint)
-    if topology and "podAffinity" in cluster.affinity and cluster.queueing != "kueue":
-        what = "is written as pod affinity, which kubernetes.affinity replaces"
+    if "podAffinity" in cluster.affinity and queues.by_affinity(cluster):
+        what = "is written as pod affinity, which would replace that of kubernetes.affinity"
         yield of_field("cluster", "kubernetes.topology", what, "write it into kubernetes.affinity")
     if cluster.queueing != "kueue" and cluster.kind == "leaderworkerset" and cluster.serve.replicas > 1:
         what = f"{cluster.queueing} would schedule {cluster.serve.replicas} groups as one gang"

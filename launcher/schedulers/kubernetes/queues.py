@@ -55,7 +55,7 @@ def make(plan: Plan, requests: dict[str, str]) -> Queueing:
     if topology and labels:
         strength = "required" if topology.required else "preferred"
         pod_annotations[f"{KUEUE}/podset-{strength}-topology"] = topology.label
-    elif topology and not topology.exclusive and not topology.tier:
+    elif topology and by_affinity(cluster):
         affinity = _near(plan, topology.label, topology.required)
     exclusive = topology.label if topology and topology.exclusive else None
     return Queueing(
@@ -72,6 +72,12 @@ def make(plan: Plan, requests: dict[str, str]) -> Queueing:
 def label(cluster: Kubernetes) -> dict[str, str]:
     """Kueue's queue, as a label; {} without one. It is enough: Kueue's webhook suspends the object until admitted."""
     return {f"{KUEUE}/queue-name": cluster.queue} if cluster.queueing == "kueue" and cluster.queue else {}
+
+
+def by_affinity(cluster: Kubernetes) -> bool:
+    """Whether a topology is written as affinity of the run's pods to each other: nothing else knows of it."""
+    topology = cluster.topology
+    return topology is not None and not (label(cluster) or topology.exclusive or topology.tier)
 
 
 def warnings(plans: Sequence[Plan]) -> Iterator[Problem]:

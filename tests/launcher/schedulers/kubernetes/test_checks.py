@@ -137,7 +137,11 @@ WHOLES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
     ({"topology": {"label": "rack", "tier": 2}}, {}, {}, "tier needs Volcano"),
     (
         {"topology": "rack", "queueing": "coscheduling", "affinity": {"podAffinity": {}}},
-        *({}, {}, "kubernetes.topology is written as pod affinity, which kubernetes.affinity replaces"),
+        *({}, {}, "kubernetes.topology is written as pod affinity, which would replace that of kubernetes."),
+    ),
+    (  # of Kueue without a queue too
+        {"topology": "rack", "affinity": {"podAffinity": {}}},
+        *({}, {}, "kubernetes.topology is written as pod affinity"),
     ),
     (
         {"kind": "leaderworkerset", "queueing": "volcano", "serve": {"replicas": 2}},
@@ -184,6 +188,14 @@ def test_whole_is_refused(
     with pytest.raises(PlanError) as error:
         kubernetes.render(variants.decide(kubernetes_, job, **cluster))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "own", [{"queue": "q"}, {"queueing": "volcano", "topology": {"label": "rack", "tier": 2}}], ids=str
+)
+def test_a_topology_that_is_no_affinity_leaves_that_of_the_file(own: dict[str, Any]) -> None:
+    affinity = {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    kubernetes.render(variants.decide({"topology": {"label": "rack"}, "affinity": affinity} | own))
 
 
 def test_every_problem_is_told_at_once() -> None:
