@@ -36,6 +36,11 @@ _NAMED = "write registry.example.com/name:tag, in lower case"
 _FREE_NODES = "https://kubernetes.io/docs/tasks/administer-cluster/node-overprovisioning/"
 # what the Job's own controller calls its pods by: https://kubernetes.io/docs/reference/labels-annotations-taints/
 _OWN_OF_JOB = ("controller-uid", "job-name")
+# whose controllers make pods anew after whatever end
+_UNTOLD = ("mpijob", "pytorchjob", "leaderworkerset")
+# Seconds of a time.Duration: of more, controllers make a negative number, and the run is over at once.
+# https://github.com/kubernetes/kubernetes/blob/v1.34.0/pkg/controller/job/job_controller.go (pastActiveDeadline)
+_LONGEST = (2**63 - 1) // 10**9
 
 
 def require(plan: Plan, pod: pods.Pod, files: dict[str, str]) -> None:
@@ -195,11 +200,21 @@ def _kind(plan: Plan) -> Iterator[Problem]:
     if topology and topology.exclusive and cluster.kind not in {"jobset", "trainjob"}:
         what = f"kind {cluster.kind!r} does not support exclusive topology"
         yield Problem(what, "use kind: jobset", about=(*about, "topology", "exclusive"))
-    if cluster.kind == "mpijob" and plan.fabric.host_network:
-        what = (
-            f"fabric {plan.fabric.name!r} uses the host network, where MPIJob workers have no own host names"
+    if cluster.fail_on != exit_codes.with_restart("never") and cluster.kind in _UNTOLD:
+        what = f"does not apply to kind {cluster.kind!r}, whose controller looks at no exit codes"
+        yield of_field("cluster", "kubernetes.fail_on", what, "leave it out, or use kind: job or jobset")
+    whose = "MPIJob workers" if cluster.kind == "mpijob" else "workers of leader_first"
+    if plan.fabric.host_network and (cluster.kind == "mpijob" or objects.split(plan)):
+        what = f"fabric {plan.fabric.name!r} uses the host network, where {whose} have no own host names"
+        field, hint = (
+            ("kind", "use kind: job or jobset")
+            if cluster.kind == "mpijob"
+            else ("leader_first", "leave it out")
         )
-        yield Problem(what, "use kind: job or jobset", about=(*about, "kind"))
+        yield Problem(what, hint, about=(*about, field))
+    if plan.job.walltime > _LONGEST:
+        what = f"of {plan.job.walltime:,} s is more than the {_LONGEST:,} s that a controller can count"
+        yield of_field("job", "walltime", what, "write 10000d for a run without an end")
     if plan.fabric.name == "loopback" and plan.nodes > 1:
         what = "fabric 'loopback' connects ranks of one machine only, not pods"
         yield Problem(what, "use `fabric: tcp`", about=("cluster", "fabric"))
