@@ -212,3 +212,50 @@ def test_any_name_and_value_arrives_and_changes_nothing(number: int, tmp_path: P
     assert all("s3cret" not in path.read_text(errors="replace") for path in written)
     assert os.access(folder / "environment.json", os.R_OK)
     assert (folder / "environment.json").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "line", ["set -e", "set -euo pipefail", "trap 'exit 1' ERR", "set -f; IFS=,", "set -C", "set -k"]
+)
+def test_shell_options_of_setup_change_nothing_of_the_script(line: str, tmp_path: Path) -> None:
+    """With `set -e` it ended with its step: no exit code of the run was left, and what had saved was not put back."""
+    stage = standins.Stage(tmp_path)
+    text = staged(stage, "slurm", setup=[line], export="all")  # no /etc/profile, which sets PATH
+    stage.program(stage.folder / "named" / "plain" / "python", PROGRAM_THAT_SAVES)
+    for tool in ("scontrol", "sacct"):
+        asked = 'echo "${0##*/} $*" >>"$DUMP/asked"; case "$*" in *hostnames*) echo host-1 ;; requeue*) exit 1 ;; esac'
+        stage.program(stage.folder / "bin" / tool, asked)
+    assert stage.run(text) == 75
+    assert "scontrol requeue 7" in (stage.folder / "dump" / "asked").read_text().splitlines()
+    (written,) = stage.folder.glob("named/plain/runs/*/exit_code")
+    assert written.read_text() == "75\n"
+
+
+# What the commands of Slurm say of a job that completes because of scancel: with data_parser v0.0.40 (23.11) and later,
+# before it, and without the plugin that writes JSON.
+@pytest.mark.parametrize(
+    ("shown", "accounted", "requeued"),
+    [
+        ('"job_state": [ "CANCELLED", "COMPLETING" ]', "CANCELLED by 0", False),
+        ('"job_state": [ "CANCELLED", "COMPLETING" ]', "", False),
+        ('"job_state": "COMPLETING"', "CANCELLED by 1000", False),
+        ("", "CANCELLED by 1000", False),
+        ('"job_state": [ "RUNNING" ]', "RUNNING", True),
+        ('"job_state": "RUNNING"', "", True),
+    ],
+)
+def test_a_job_that_scancel_ended_is_not_put_back(
+    shown: str, accounted: str, requeued: bool, tmp_path: Path
+) -> None:
+    stage = standins.Stage(tmp_path)
+    text = staged(stage, "slurm")
+    stage.program(stage.folder / "named" / "plain" / "python", PROGRAM_THAT_SAVES)
+    scontrol = """case "$*" in
+  *hostnames*) echo host-1 ;;
+  *--json) echo "$SHOWN" ;;
+  requeue*) echo "$*" >"$DUMP/requeued"; exit 1 ;;
+esac"""
+    stage.program(stage.folder / "bin" / "scontrol", scontrol)
+    stage.program(stage.folder / "bin" / "sacct", '[ -z "$ACCOUNTED" ] || echo "$ACCOUNTED"')
+    assert stage.run(text, SHOWN=shown, ACCOUNTED=accounted) == 75
+    assert (stage.folder / "dump" / "requeued").exists() == requeued

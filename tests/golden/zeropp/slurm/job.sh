@@ -178,8 +178,9 @@ esac
 # host's node entry has found that a restart may help (docker/restarts.py).
 if { [ "$code" -eq 75 ] || [ "$code" -eq 70 ] || [ -e "$run/again-$attempt" ]; } && [ "$restarts" -lt 10 ] && ! elsewhere; then
   # Ranks save on scancel too, and Slurm would put back even a job that was cancelled. The file is `launcher cancel`'s.
-  state=$(scontrol show job "$job" --json 2>/dev/null)
-  if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\" ]]; then
+  # --json has no such state before Slurm 23.11, and there is none without the plugin; accounting knows it at once.
+  state=$(scontrol show job "$job" --json 2>/dev/null; timeout 10 sacct -n -X -P -j "$job" -o State 2>/dev/null)
+  if [ -e "$run/cancelled" ] || [[ $state =~ \"job_state\":[[:space:]]*\[[[:space:]]*\"CANCELLED\"|(^|$'\n')CANCELLED ]]; then
     echo "cancelled; \`launcher resume zeropp-455094\` resumes from the last checkpoint"
     finish "$code"
   fi
