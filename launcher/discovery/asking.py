@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from typing import TYPE_CHECKING
 
 from launcher.namedtuple import NamedTuple
+from launcher.schedulers.slurm import query
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 SECONDS = 30
 
@@ -19,18 +19,20 @@ class Answer(NamedTuple):
 
     text: str
     refusal: str = ""
-    said: str = ""  # on standard error
+    said: str = ""  # on standard error; of one that is refused, what it said instead of an answer
 
 
-def ask(words: Sequence[str], seconds: float = SECONDS, given: str = "") -> Answer:
-    """Run a command in the C locale, with `given` on its standard input.
+def ask(
+    words: Sequence[str], seconds: float = SECONDS, given: str = "", without: Collection[str] = ()
+) -> Answer:
+    """Run a command in the C locale, with `given` on its standard input and the variables `without` left out.
 
     Never raises: what went wrong is the answer's `refusal`.
     """
     try:
         done = subprocess.run(
             words,
-            env={**os.environ, "LC_ALL": "C"},
+            env={k: v for k, v in query.surroundings().items() if k not in without} | {"LC_ALL": "C"},
             input=given,
             capture_output=True,
             text=True,
@@ -47,5 +49,6 @@ def ask(words: Sequence[str], seconds: float = SECONDS, given: str = "") -> Answ
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()
         last = said[-1] if said else f"exit code {done.returncode}"
-        return Answer(done.stdout, last if last.startswith(words[0]) else f"{words[0]}: {last}")
+        named = last if last.startswith(words[0]) else f"{words[0]}: {last}"
+        return Answer(done.stdout, named, "\n".join(said))
     return Answer(done.stdout, said=done.stderr)

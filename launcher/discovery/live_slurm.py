@@ -8,6 +8,7 @@ https://slurm.schedmd.com/slurm.conf.html#OPT_EnforcePartLimits
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ from launcher.discovery import slurm_output as output
 from launcher.discovery.asking import ask
 from launcher.errors import Problem, SubmitError, of_field
 from launcher.images import registry
-from launcher.schedulers.slurm import query
+from launcher.schedulers.slurm import exported, query
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +41,8 @@ def check(plan: Plan, script: str) -> str:
     partitions = output.partitions(listed.text)
     name = plan.cluster.slurm.partition
     own = next((p for p in partitions if (p.name == name if name else p.default)), None)
-    tested = ask(["sbatch", "--test-only"], given=script)
+    hidden = exported.kept_back(script, os.environ)
+    tested = ask(["sbatch", "--test-only"], given=script, without=hidden)
     problems = [*(_beyond(plan, own) if own else ()), *slurm_limits.beyond(plan, own), *_hosts(plan, own)]
     problems += _secrets(plan)
     # with Pyxis the hosts pull it; other runtimes have a file or folder
@@ -49,7 +51,7 @@ def check(plan: Plan, script: str) -> str:
             of_field("cluster", "image", f"cannot be pulled: {said}", "push it, or correct its name")
         )
     if tested.refusal:
-        problems.insert(0, _refusal(tested.refusal))
+        problems.insert(0, _refusal(tested.said or tested.refusal))
     if problems:
         raise SubmitError(*problems).at(plan.places)
     return _start(tested.text + tested.said)
@@ -63,11 +65,15 @@ def _start(said: str) -> str:
     return f"would start at {found[1]} on {found[2]}" + (f", partition {found[3]}" if found[3] else "")
 
 
+# The last line is Slurm's; a site's own plugins (job_submit, cli_filter) say before it what they want.
+_LINES = 6
+_BEFORE = re.compile(r"(?:sbatch: )?(?:error: )?(?:Batch job submission failed: |allocation failure: )?")
+
+
 def _refusal(words: str) -> Problem:
     table = json.loads(Path(__file__).with_name("refusals.json").read_text(encoding="utf-8"))["words"]
-    said = re.sub(
-        r"^(?:sbatch: )?(?:error: )?(?:Batch job submission failed: |allocation failure: )?", "", words
-    )
+    lines = [_BEFORE.sub("", line, count=1).strip() for line in words.splitlines()]
+    said = "; ".join(dict.fromkeys(filter(None, lines[-_LINES:])))
     hint = next((hint for part, hint in table.items() if part.lower() in said.lower()), "")
     return Problem(f"sbatch would refuse it: {said}", hint)
 

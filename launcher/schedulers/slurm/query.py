@@ -5,6 +5,7 @@ Owns the two commands and their output; what the words mean is in `states`.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -24,6 +25,18 @@ class Seen(NamedTuple):
     start: str = ""
 
 
+def surroundings() -> dict[str, str]:
+    """This process's variables without those by which a user has Slurm's commands show less, or times in other words.
+
+    https://slurm.schedmd.com/squeue.html#SECTION_ENVIRONMENT-VARIABLES
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SQUEUE_", "SINFO_")) and name != "SLURM_TIME_FORMAT"
+    }
+
+
 def look(jobs: Sequence[str]) -> dict[str, Seen]:
     """What is known of each job id (of an array's element: `36_0`); those that Slurm forgot are missing.
 
@@ -38,7 +51,7 @@ def look(jobs: Sequence[str]) -> dict[str, Seen]:
 def _squeue(jobs: Sequence[str]) -> dict[str, Seen]:
     need("squeue")
     words = ["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%S|%r", "-j", ",".join(jobs)]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = subprocess.run(words, env=surroundings(), capture_output=True, text=True)
     if done.returncode and "Invalid job id" not in done.stderr:
         raise SubmitError(
             f"squeue: {done.stderr.strip() or done.returncode}", hint="try again when Slurm answers"
@@ -57,7 +70,7 @@ def _sacct(jobs: Sequence[str]) -> dict[str, Seen]:
     if not shutil.which("sacct"):
         return {}
     words = ["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(jobs)]
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = subprocess.run(words, env=surroundings(), capture_output=True, text=True)
     pairs = [line.partition("|") for line in done.stdout.splitlines()] if done.returncode == 0 else []
     return {job: Seen(words.split(" ")[0]) for job, _, words in pairs if words}  # "CANCELLED by 0"
 
@@ -75,7 +88,7 @@ def job_of(script: str) -> str | None:
 def call(*words: str) -> str:
     """Run one of Slurm's commands. Returns its stdout; raises SubmitError with its words."""
     need(words[0])
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = subprocess.run(words, env=surroundings(), capture_output=True, text=True)
     if done.returncode:
         raise SubmitError(f"{words[0]}: {done.stderr.strip() or done.stdout.strip() or done.returncode}")
     return done.stdout

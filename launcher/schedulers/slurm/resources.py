@@ -29,6 +29,12 @@ def replaced(given: Mapping[str, Any]) -> set[str]:
     return gpus | ({"mem"} if any(_is_set(given, name) for name in _MEMORY) else set())
 
 
+def rivals(names: set[str]) -> set[str]:
+    """The options that ask for GPUs or memory in another way than those of `names`."""
+    groups = (set(_GPUS), {"mem", *_MEMORY})
+    return {name for group in groups if group & names for name in group}
+
+
 def problems(plan: Plan) -> Iterator[Problem]:
     """What sbatch would refuse, or what gives a host other than its slots."""
     given, slots = plan.cluster.slurm.sbatch, plan.slots

@@ -27,6 +27,13 @@ def options() -> dict[str, str]:
     return named
 
 
+def of_variable(name: str) -> str:
+    """The option that a variable of the shell sets, as SBATCH_TIMELIMIT does `time`; '' for another variable."""
+    if name in _TABLES["variables"]:
+        return str(_TABLES["variables"][name])
+    return name.removeprefix("SBATCH_").lower().replace("_", "-") if name.startswith("SBATCH_") else ""
+
+
 def name_problem(name: str) -> tuple[str, str]:
     """What is wrong with an option's name, and what to do; two empty strings for one that sbatch or a plugin may have.
 

@@ -6,6 +6,7 @@ https://github.com/facebookincubator/submitit/blob/1.5.4/submitit/slurm/slurm.py
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
 from launcher.errors import LauncherError, Problem, SubmitError, UnnamedJobError, shown
-from launcher.schedulers.slurm import query
+from launcher.schedulers.slurm import exported, query
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,13 +40,16 @@ class ScriptExecutor(SlurmExecutor):  # type: ignore[misc]
         # the script writes its own log; this catches what goes wrong before it can
         log = str(self.folder / "slurm-%j.log")
         self.script = str(submission_file_path)
-        return ["sbatch", f"--output={log}", *self.options, str(submission_file_path)]
+        hidden = [f"--unset={name}" for name in exported.kept_back(self.text, os.environ)]
+        return ["env", *hidden, "sbatch", f"--output={log}", *self.options, str(submission_file_path)]
 
     @staticmethod
     def _get_job_id_from_submission_command(string: bytes | str) -> str:
         text = string if isinstance(string, str) else string.decode(errors="replace")
-        # a wrapper of the site's may ask for --parsable: `7`, or `7;cluster`
-        match = re.search(r"job ([0-9]+)", text) or re.search(r"^([0-9]+)(?:;\S*)?$", text, re.MULTILINE)
+        # a wrapper of the site's may say more, of jobs too, or ask for --parsable: `7`, or `7;cluster`
+        answers = (r"^Submitted batch job ([0-9]+)", r"job ([0-9]+)", r"^([0-9]+)(?:;\S*)?$")
+        found = (re.search(answer, text, re.MULTILINE | re.ASCII) for answer in answers)
+        match = next(filter(None, found), None)
         if match is None:
             raise FailedSubmissionError(text)
         return match[1]

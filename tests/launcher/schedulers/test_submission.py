@@ -11,6 +11,7 @@ import pytest
 from launcher.cli import main
 from launcher.errors import SubmitError
 from launcher.runs import folders, record
+from launcher.schedulers.slurm import exported
 from launcher.submission import submit
 
 if TYPE_CHECKING:
@@ -280,3 +281,68 @@ def test_a_cancel_that_slurm_refused_leaves_no_trace(site: Path, answer: str, st
     program(site, "scancel", f"echo 'scancel: error: {answer}' >&2; exit 1")
     assert main.main(["cancel", run]) == 4
     assert mark.read_text() == "7\n"
+
+
+def test_what_a_wrapper_says_before_the_answer_is_not_the_answer(
+    site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sbatch(site, "echo 'checking job 1 of 1: ok'; echo Submitted batch job 7 on cluster here")
+    assert main.main(["slurm", "job.yaml"]) == 0
+    assert "submitted to slurm (7)" in capsys.readouterr().err
+
+
+SBATCH = "#!/bin/bash\n#SBATCH --partition=gpu\n#SBATCH --time=1:00:00\n#SBATCH --gpus-per-node=8\n#SBATCH --mem=0\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "hidden"),
+    [
+        ("SBATCH_PARTITION SBATCH_TIMELIMIT SBATCH_ACCOUNT SBATCH_QOS", "SBATCH_PARTITION SBATCH_TIMELIMIT"),
+        ("SBATCH_ARRAY_INX SBATCH_NO_REQUEUE SBATCH_REQUEUE SBATCH_WAIT", "all"),
+        ("SBATCH_CLUSTERS SBATCH_CONTAINER SBATCH_EXPORT SBATCH_GET_USER_ENV", "all"),
+        ("SBATCH_GRES SBATCH_GPUS SBATCH_MEM_PER_CPU SBATCH_MEM_PER_NODE", "all"),
+        ("SBATCH_CONSTRAINT SBATCH_RESERVATION SBATCHES SLURM_CPU_BIND SLURM_MEM_PER_CPU HOME", ""),
+        (
+            "SLURM_JOB_ID SLURM_CPU_BIND SLURM_MEM_PER_CPU SLURM_NTASKS_PER_GPU SRUN_DEBUG SLURMD_NODENAME",
+            "all",
+        ),
+        ("SLURM_JOB_ID SLURM_CONF SLURM_TIME_FORMAT SLURM_CLUSTERS SBATCH_ACCOUNT PATH", "SLURM_JOB_ID"),
+    ],
+)
+def test_variables_that_sbatch_does_not_see(variables: str, hidden: str) -> None:
+    expected = variables if hidden == "all" else hidden
+    assert exported.kept_back(SBATCH, variables.split()) == sorted(expected.split())
+
+
+def test_the_script_decides_and_not_the_shell(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the shell of an allocation, with a site's variables for jobs that are written by hand."""
+    sbatch(site, f"env >{site}/seen; echo Submitted batch job 7")
+    for name in (
+        "SBATCH_TIMELIMIT",
+        "SBATCH_NO_REQUEUE",
+        "SBATCH_ACCOUNT",
+        "SLURM_JOB_ID",
+        "SLURM_NTASKS_PER_GPU",
+    ):
+        monkeypatch.setenv(name, "1")
+    assert main.main(["slurm", "job.yaml"]) == 0
+    seen = {line.partition("=")[0] for line in (site / "seen").read_text().splitlines()}
+    assert {name for name in seen if name.startswith(("SBATCH_", "SLURM_"))} == {"SBATCH_ACCOUNT"}
+
+
+def test_a_user_s_own_view_of_the_queue_hides_no_job(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sbatch(site, "echo Submitted batch job 7")
+    assert main.main(["slurm", "job.yaml"]) == 0
+    filtered = (
+        '[ -n "$SQUEUE_PARTITION" ] || echo "7|PENDING|${SLURM_TIME_FORMAT:-2099-01-01T00:00:00}|Priority"'
+    )
+    program(site, "squeue", filtered)
+    for name in ("SQUEUE_PARTITION", "SLURM_TIME_FORMAT"):
+        monkeypatch.setenv(name, "other")
+    capsys.readouterr()
+    assert main.main(["status", *runs(site)]) == 0
+    said = capsys.readouterr().out
+    assert "PENDING" in said
+    assert "Slurm expects it to start at 2099-01-01" in said
