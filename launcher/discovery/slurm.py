@@ -27,8 +27,9 @@ def learn() -> Slurm:
     if not shutil.which("sinfo"):
         raise ToolMissingError("there is no Slurm here: sinfo is not on PATH", hint="run it on a login host")
     lacks: list[Lack] = []
-    # -e: hosts with other amounts are never one line; -a is left out, so that only one's own partitions are shown
-    listed = ask(["sinfo", "-h", "-e", "-o", output.HOSTS])
+    # -e: hosts with other amounts are never one line; --noconvert: 1024 CPUs are no 1K; -a is left out, so that only
+    # one's own partitions are shown
+    listed = ask(["sinfo", "-h", "-e", "--noconvert", "-o", output.HOSTS])
     if listed.refusal:
         raise silent(listed.refusal)
     hosts = output.hosts(listed.text)
@@ -37,7 +38,7 @@ def learn() -> Slurm:
     config = output.config(_told(lacks, "the configuration", ["scontrol", "show", "config"]))
     partitions = _told(lacks, "limits of partitions", ["scontrol", "show", "partition", "--oneliner"])
     accounting = config.get("AccountingStorageType", "").endswith("slurmdbd") if config else None
-    qos, accounts = _accounting(lacks) if accounting else ([], [])
+    qos, accounts = _accounting(lacks, config.get("ClusterName", "")) if accounting else ([], [])
     return Slurm(
         name=config.get("ClusterName", ""),
         version=output.version(ask(["sinfo", "--version"]).text),
@@ -69,8 +70,9 @@ def _told(lacks: list[Lack], what: str, words: Sequence[str]) -> str:
     return answer.text
 
 
-def _accounting(lacks: list[Lack]) -> tuple[list[Qos], list[str]]:
-    own = ["sacctmgr", "-n", "-P", "show", "assoc", f"user={user()}"]
+def _accounting(lacks: list[Lack], cluster: str) -> tuple[list[Qos], list[str]]:
+    # one database may keep the accounts of several clusters
+    own = ["sacctmgr", "-n", "-P", "show", "assoc", f"user={user()}", f"cluster={cluster}"]
     accounts = _told(lacks, "accounts", [*own, f"format={output.ASSOCIATION}"])
     levels = _told(lacks, "QOS", ["sacctmgr", "-n", "-P", "show", "qos", f"format={output.QOS}"])
     return output.qos(levels), output.accounts(accounts)

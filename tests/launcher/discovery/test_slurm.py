@@ -66,7 +66,7 @@ def test_what_the_commands_say_becomes_the_file(tools: Path, capsys: Any) -> Non
 def test_what_is_refused_is_a_comment_and_a_line(
     tools: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking.ask, "__defaults__", (0.5, ""))
+    monkeypatch.setattr(asking.ask, "__defaults__", (0.5, "", ()))
     put(
         tools,
         "sacctmgr",
@@ -166,3 +166,35 @@ def test_no_scheduler_and_two(tools: Path, tmp_path: Path, capsys: Any) -> None:
 )
 def test_the_gpus_of_a_gres(gres: str, gpus: list[Gpus]) -> None:
     assert output.gpus(gres) == gpus
+
+
+def test_accounts_of_this_cluster_alone(tools: Path, capsys: Any) -> None:
+    """A database of several clusters has accounts of a user that this one does not know."""
+    put(
+        tools,
+        "sacctmgr",
+        'case "$*" in *qos*) ;; *cluster=h100*) echo nlp ;; *) printf "nlp\\nother\\n" ;; esac',
+    )
+    assert '  account: "nlp"\n' in discover(capsys, "slurm")[1]
+
+
+def test_a_thousand_processors(tools: Path, capsys: Any) -> None:
+    """sinfo shortens them, unless it is told not to."""
+    put(
+        tools,
+        "sinfo",
+        'case "$*" in *noconvert*) echo "big|2|1024|64000|(null)" ;; *) echo "big|2|1K|64000|(null)" ;; esac',
+    )
+    assert "cpus: 1024\n" in discover(capsys, "slurm")[1]
+
+
+def test_what_a_site_s_plugin_says_is_told_with_the_refusal(tools: Path, capsys: Any) -> None:
+    """Slurm's own last line says nothing then: it is job_submit.lua that wants something."""
+    said = (
+        "sbatch: error: this site wants an account: --account=PROJECT\nallocation failure: Unspecified error"
+    )
+    put(tools, "sbatch", f"printf '{said}\n' >&2; exit 1")
+    code = main.main(["check", "jobs/quickstart.yaml", "--live", "--on", "slurm"])
+    err = capsys.readouterr().err
+    assert code == 4
+    assert "sbatch would refuse it: this site wants an account: --account=PROJECT; Unspecified error" in err
