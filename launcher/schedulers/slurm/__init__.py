@@ -7,6 +7,7 @@ Slurm's words in `states`, its commands in `query`, and submitit in `submission`
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -160,6 +161,11 @@ def shell(run: Run, plan: Plan, selection: Selection, terminal: bool) -> list[st
     cpus = [f"--cpus-per-task={plan.cluster.cpus}"] if plan.cluster.cpus else []
     place = [f"--jobid={runs_logs.slurm_job(run.folder) or run.native_id}", f"--nodelist={seat.host}"]
     words = ["srun", *place, "--nodes=1", "--ntasks=1", *cpus, "--overlap", *(["--pty"] if terminal else [])]
+    # in the shell of another allocation srun would ask for what that one has
+    hidden = [f"--unset={name}" for name in exported.kept_back("", os.environ)]
+    if hidden:
+        query.need("srun")
+        words = ["env", *hidden, *words]
     return [*words, *entry.step, *entry.command, *python]
 
 

@@ -124,6 +124,17 @@ def test_a_step_of_slurm_has_the_runs_container(
     assert "--pty" not in shell.words(run, Selection(), terminal=False)
 
 
+def test_a_step_of_slurm_from_the_shell_of_another_allocation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """srun would ask for what that one has: memory and GPUs that the run's hosts may not have."""
+    for name in ("SLURM_JOB_ID", "SLURM_MEM_PER_CPU", "SLURM_CONF"):
+        monkeypatch.setenv(name, "1")
+    run = running(tmp_path, monkeypatch, "slurm")
+    command = shell.words(run, Selection(), terminal=False)
+    assert command[:4] == ["env", "--unset=SLURM_JOB_ID", "--unset=SLURM_MEM_PER_CPU", "srun"]
+
+
 STANDIN = """#!/bin/sh
 printf '%s\\n' "$*" | head -n 1 >>{log}
 case $1 in
