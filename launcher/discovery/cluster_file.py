@@ -66,7 +66,8 @@ def of_slurm(facts: Slurm, partition: str | None = None, found: Measured | None 
         hosts=chosen,
         gpus=own,
         card=_card(own.type) if own else None,
-        memory=f"{chosen.memory // _MIB}MiB",
+        # RealMemory is 1 where a site leaves it out: https://slurm.schedmd.com/slurm.conf.html#OPT_RealMemory
+        memory=f"{chosen.memory // _MIB}MiB" if chosen.memory > _MIB else None,
         partition=there.get(chosen.partition),
         mixed=len(chosen.gpus) > 1,
         # the partition has other GPUs too: without their type, a job would get either

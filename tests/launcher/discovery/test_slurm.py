@@ -198,3 +198,12 @@ def test_what_a_site_s_plugin_says_is_told_with_the_refusal(tools: Path, capsys:
     err = capsys.readouterr().err
     assert code == 4
     assert "sbatch would refuse it: this site wants an account: --account=PROJECT; Unspecified error" in err
+
+
+def test_memory_that_the_site_has_not_told(tools: Path, capsys: Any) -> None:
+    """RealMemory is 1 then, and every job would be refused for a host of 1 MiB."""
+    put(tools, "sinfo", 'case "$*" in *version*) ;; *) echo "all|2|64|1|gpu:4" ;; esac')
+    code, out, _ = discover(capsys, "slurm")
+    assert code == 0
+    assert "\n# memory: " in out
+    assert "\nmemory: " not in out
