@@ -184,8 +184,11 @@ def _results(run: Run) -> Found:
     return trials.read(run.folder, lines)
 
 
-def _write(given: options.Tune, run: Run, found: Found) -> str:
-    """The job file with the best configuration: tuned.yaml of the run folder, and -o. Returns its path."""
+def _write(given: options.Tune, run: Run, found: Found) -> str | None:
+    """The job file with the best configuration: tuned.yaml of the run folder, and -o.
+
+    Returns its path; None where neither was written, as into the folder of another user's run.
+    """
     from launcher import atomic
     from launcher.errors import RunNotFoundError, SpecError
     from launcher.files import tuned
@@ -205,8 +208,13 @@ def _write(given: options.Tune, run: Run, found: Found) -> str:
         return atomic.encoded(changed)
 
     kept = run.folder / "tuned.yaml"
-    if not kept.exists():
-        atomic.write(kept, text(run.folder))
+    try:
+        if not kept.exists():
+            atomic.write(kept, text(run.folder))
+    except OSError as error:
+        if not given.output:
+            say(f"note: {kept} cannot be written: {error.strerror}; `-o FILE` writes it elsewhere")
+            return None
     if not given.output:
         return str(kept)
     try:
