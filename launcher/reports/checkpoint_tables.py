@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from launcher import units
@@ -25,7 +24,7 @@ def table(found: Sequence[Saved], several: bool) -> str:
             f"{saved.step:,}",
             f"{saved.checkpoint.progress.tokens:,}" if saved.checkpoint else "-",
             "-" if saved.alone else units.gigabytes(saved.bytes),
-            "-" if saved.alone else datetime.fromtimestamp(saved.written).strftime("%Y-%m-%d %H:%M"),
+            "-" if saved.alone else tables.moment(saved.written),
             saved.reason,
         )
         for saved in found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from launcher import units
@@ -25,7 +24,7 @@ def table(texts: Sequence[Prepared]) -> str:
             text.state,
             units.gigabytes(text.bytes),
             _number(text.tokens),
-            _day(text.last_used),
+            tables.moment(text.last_used),
             text.tokenizer or "-",
             _short(text.sources),
         )
@@ -42,7 +41,7 @@ def one(text: Prepared) -> str:
         ("state", text.state),
         ("folder", str(text.folder)),
         ("size", units.gigabytes(text.bytes)),
-        ("last used", _day(text.last_used)),
+        ("last used", tables.moment(text.last_used)),
     ]
     if text.facts is not None:
         rows += [
@@ -84,13 +83,6 @@ def _number(value: int | None) -> str:
 
 def _length(value: object) -> int | None:
     return len(value) if isinstance(value, list) else None
-
-
-def _day(seconds: float) -> str:
-    try:
-        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
-    except (OverflowError, ValueError, OSError):
-        return "-"
 
 
 def _short(sources: Sequence[str]) -> str:

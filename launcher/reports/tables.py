@@ -42,6 +42,14 @@ def number(value: float | None, form: str = ".4f") -> str:
     return f"{value:{form}}" if abs(value) < 1e12 else f"{value:.4g}"
 
 
+def moment(time: float, form: str = "%Y-%m-%d %H:%M") -> str:
+    """Unix time in this machine's zone; `-` for what no calendar has, as a damaged file system may say of a file."""
+    try:
+        return datetime.fromtimestamp(time).strftime(form)
+    except (OverflowError, ValueError, OSError):
+        return "-"
+
+
 def dump(data: Any) -> str:
     """Machine-readable output: JSON that every reader takes.
 
@@ -263,7 +271,7 @@ def status(run: Run, now: Status) -> str:
         ),
         *([("hosts", f"{len(now.hosts)} of at most {run.nodes}")] if 0 < len(now.hosts) < run.nodes else []),
         *([("spares", ", ".join(now.spares))] if now.spares else []),
-        ("submitted", datetime.fromtimestamp(run.submitted).strftime("%Y-%m-%d %H:%M:%S")),
+        ("submitted", moment(run.submitted, "%Y-%m-%d %H:%M:%S")),
         ("folder", str(run.folder)),
     ]
     if now.exit_code is not None:
@@ -299,7 +307,7 @@ def run_list(states: Sequence[tuple[Run, Status]], as_json: bool) -> str:
             run.id,
             run.scheduler,
             now.state,
-            datetime.fromtimestamp(run.submitted).strftime("%Y-%m-%d %H:%M"),
+            moment(run.submitted),
             now.reason,
         )
         for run, now in states

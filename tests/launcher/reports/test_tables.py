@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher.fabrics import FABRICS
 from launcher.planning import plan
-from launcher.reports import tables
+from launcher.reports import checkpoint_tables, tables
 from launcher.runs import record as runs_record
+from launcher.runs.checkpoints import Saved
 from launcher.runs.status import Status
 from tests import samples
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def shipped(name: str) -> plan.Plan:
@@ -141,3 +140,11 @@ def test_json_is_valid_whatever_is_in_it() -> None:
     told = json.loads(tables.dump(data).encode(), parse_constant=pytest.fail)
     assert told == {**data, "figures": [None, [None, 1.5]]}
     assert os.fsencode(told["path"]) == b"/runs/\xff"
+
+
+@pytest.mark.parametrize("time", [3e11, -7e10, 1e300, -1e300])
+def test_a_time_that_no_calendar_has_is_not_told(time: float) -> None:
+    saved = Saved("demo", "step-00000001", Path("/runs/demo"), "unfinished", 1, bytes=5, written=time)
+    assert tables.moment(time) in checkpoint_tables.table([saved], several=False).splitlines()[1]
+    assert tables.moment(1e300) == "-"
+    assert len(tables.moment(1.8e9)) == 16
