@@ -76,11 +76,16 @@ class _View:
     offset: int = 0
     records: list[Record] = field(default_factory=list)
     steps: list[Record] = field(default_factory=list)  # those of them without an event
+    before: int = 0  # how many of them are of earlier attempts
 
     def read(self) -> None:
         new, self.offset = metrics.read(self.run.folder, self.offset)
         self.records += new
-        self.steps += metrics.steps(new)
+        for record in new:
+            if record.event == "start":
+                self.before = len(self.steps)
+            elif not record.event:
+                self.steps.append(record)
 
     def words(self, event: str, key: str) -> list[str]:
         """The texts `key` of the events that have one."""
@@ -103,14 +108,14 @@ class _View:
             return f"serving at {urls[-1]}" if urls else started
         if not self.steps or now.state == "PENDING":
             return f"{now.state.lower()}{f': {now.reason}' if now.reason else ''}"
-        left = seconds_left(self.steps)
+        left = seconds_left(self.steps[self.before :])
         return tables.progress_line(self.steps[-1]) + (
             f", {units.brief(left)} left" if left is not None else ""
         )
 
 
 def seconds_left(steps: Sequence[Record]) -> float | None:
-    """From the pace of the last steps of this attempt; None where that is not known."""
+    """From the pace of the last of `steps`, which are of one attempt; None where that is not known."""
     recent = [step for step in steps[-20:] if "time" in step.figures]
     if not recent or "max_steps" not in recent[-1].figures:
         return None

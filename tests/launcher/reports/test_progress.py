@@ -130,3 +130,14 @@ def test_a_scheduler_that_does_not_answer_any_more(
     said = capsys.readouterr().err
     assert "own-1 is still running" in said
     assert "follow it: python -m launcher logs own-1 -f" in said
+
+
+def test_the_time_between_attempts_is_not_the_pace_of_this_one(tmp_path: Path) -> None:
+    """It failed at step 4 and waited an hour for hosts; since then a step takes two seconds, and 90 are left."""
+    lines: list[dict[str, Any]] = [{"step": n, "max_steps": 100, "time": 2.0 * n} for n in (2, 4)]
+    lines += [{"event": "start", "step": 4, "time": 3600.0}]
+    lines += [{"step": n, "max_steps": 100, "time": 3600 + 2.0 * n} for n in (6, 8, 10)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    view = progress._View(Run("demo", "local", "1:2", tmp_path, 0.0, 1, 1, {}))
+    view.read()
+    assert view.line(Status("RUNNING")) == "step 10/100, 3 min 00 s left"
