@@ -151,6 +151,10 @@ def figures(run: Folder, probe: Probe) -> files_measured.Ran | str:
     if len(times) < _LEAST:
         return f"it logged {len(times)} steps after its first, and {_LEAST} are the least"
     estimate = recorded.estimate(run.plan)
+    ranks = {r.figures.get("world_size") for r in metrics.events(records, "start")} - {None}
+    if estimate and (others := ranks - {estimate.machine.world}):
+        counts = ", ".join(f"{count:.0f}" for count in sorted(filter(None, others)))
+        return f"it ran on {counts} ranks, and its plan is of {estimate.machine.world}"
     parts = forecast.predicted(estimate, str(run.plan.get("precision")), probe) if estimate else None
     if estimate is None or parts is None or not parts.step:
         return "how long its steps should take is not estimated"

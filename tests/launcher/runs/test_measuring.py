@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 NOW = 1_790_000_000.0
+FEWER = {"event": "start", "step": 0, "world_size": 1}  # nodes: {min, max}, after a host was lost
 STEPS = (9.0, 0.5, 0.4, 0.6, 0.5)  # the first compiles
 
 
@@ -67,7 +68,7 @@ def probe_of(**fields: Any) -> measured.Probe:
 
 
 def test_a_finished_run_says_what_its_steps_took(runs: Path) -> None:
-    found = measuring.figures(folder(runs, "demo-1", lines()), probe_of())
+    found = measuring.figures(folder(runs, "demo-1", [{**FEWER, "world_size": 2}, *lines()]), probe_of())
     assert isinstance(found, measured.Ran)
     assert found.seconds == 0.5  # the median, without the first
     assert found.predicted > 0
@@ -82,6 +83,7 @@ def test_a_finished_run_says_what_its_steps_took(runs: Path) -> None:
         ("nothing", None, {}, "it has not ended well"),
         ("short", lines(STEPS[:3]), {}, "it logged 2 steps after its first, and 3 are the least"),
         ("other", lines(), {"workload": "startup", "args": {}}, "is not estimated"),
+        ("fewer", [FEWER, *lines()], {}, "it ran on 1 ranks, and its plan is of 2"),
     ],
 )
 def test_what_a_run_does_not_say(
