@@ -5,6 +5,8 @@ Owns the shortest files that make a plan; what ships is in jobs/.
 
 from __future__ import annotations
 
+import contextlib
+import resource
 from typing import TYPE_CHECKING, Any
 
 from launcher.files import cluster as files_cluster
@@ -13,7 +15,7 @@ from launcher.files import load, validation
 from launcher.planning import plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from launcher.planning.plan import Plan
 
@@ -106,3 +108,14 @@ def ran(run: str, predicted: float, passes: float, seconds: float, **fields: Any
     """A run of a measured file, with `fields` on top."""
     unknown = dict.fromkeys(("memory", "planned_memory", "checkpoint_seconds", "checkpoint_bytes"))
     return {"run": run, "predicted": predicted, "passes": passes, "seconds": seconds, **unknown, **fields}
+
+
+@contextlib.contextmanager
+def full_disk() -> Iterator[None]:
+    """No byte can be written to a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)

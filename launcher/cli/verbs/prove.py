@@ -9,8 +9,11 @@ from launcher.cli.verbs import launch, shared, tokens
 from launcher.cli.verbs.shared import JOB_FAILED, OK
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from launcher.cli import options
     from launcher.planning.plan import Plan
+    from launcher.runs.certificate import Certificate
 
 
 def prove(given: options.Prove) -> int:
@@ -32,12 +35,22 @@ def prove(given: options.Prove) -> int:
     launch.require_all(given, plans)
     tokens.require(given, plans)
     made = proof.Proof(course, plans, lambda words: _plan(given, words, proof.MOVED), say).made()
-    for file in certificate.keep(made, Path(base.workspace.runs)):
-        say(f"kept as {file}")
+    keep(made, Path(base.workspace.runs))
     if not course.own and (gone := proof.tidy(made, Path(base.workspace.runs))):
         say(f"the checkpoints of these {len(gone)} runs are deleted")
     print(certificate.as_json(made) if given.json else table.text(made))
     return OK if made.proven else JOB_FAILED
+
+
+def keep(made: Certificate, runs: Path) -> None:
+    """Write it into the folders of its runs. What hours have shown is printed also where that cannot be done."""
+    from launcher.runs import certificate
+
+    try:
+        for file in certificate.keep(made, runs):
+            say(f"kept as {file}")
+    except OSError as error:
+        say(f"warning: {certificate.FILE} cannot be written below {runs}: {error.strerror}")
 
 
 def _plan(given: options.Prove, words: list[str], name: str = "") -> Plan:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import resource
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +16,6 @@ from launcher.runs import record, trials
 from tests import samples
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 SPACE: dict[str, tuple[Any, ...]] = {"preset": ("zero1", "zero2"), "micro": (1, 2), "checkpointing": (False,)}
@@ -76,17 +73,6 @@ def test_the_best_comes_first_and_failures_say_why(folder: Path) -> None:
     }
 
 
-@contextlib.contextmanager
-def full_disk() -> Iterator[None]:
-    """No byte can be written to a file."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_the_job_file_in_another_folder_names_the_same_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -102,7 +88,7 @@ def test_the_job_file_in_another_folder_names_the_same_cluster(
     assert main.main(["tune", "tiny.yaml", *words]) == 0
     name = capsys.readouterr().out.strip()
     (runs / name / trials.FILE).write_text(line(0, seconds=0.5) + "\n")
-    with full_disk():
+    with samples.full_disk():
         assert main.main(["tune", name, "--json"]) == 0
     out, err = capsys.readouterr()
     assert (json.loads(out)["job"], json.loads(out)["trials"][0]["result"]) == (None, "best")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from launcher.cli.verbs import prove
 from launcher.reports import certificate as table
 from launcher.runs import certificate
 from launcher.runs.certificate import Certificate, Part
 from launcher.runs.evidence import Check
+from tests import samples
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import pytest
 
 MOVED = [Check("losses", 8, largest=2e-6, bound=1e-4)]
 PARTS = [
@@ -81,3 +85,17 @@ def test_it_is_kept_with_each_run(tmp_path: Path) -> None:
         "bound": 1e-4,
         "holds": True,
     }
+
+
+def test_what_was_proven_is_told_on_a_full_disk_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "demo-1").mkdir()
+    made = WHOLE._replace(parts=PARTS[:1])
+    with samples.full_disk():
+        prove.keep(made, tmp_path)
+    assert capsys.readouterr().err == (
+        f"warning: certificate.json cannot be written below {tmp_path}: File too large\n"
+    )
+    prove.keep(made, tmp_path)
+    assert capsys.readouterr().err == f"kept as {tmp_path}/demo-1/certificate.json\n"
