@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|padding|>"
+REPLACED = "\N{REPLACEMENT CHARACTER}"
 SPARE = r"(?i)pad|reserved"  # in the name of a token: <|finetune_right_pad_id|>, <|reserved_special_token_0|>
 TRAINED_ON = 100_000_000  # characters a BPE is trained on at most
 
@@ -171,6 +172,25 @@ def continuation(
     )
     # a prompt that ends within a character has another text once it is whole
     return whole[len(before) :] if whole.startswith(before) else alone
+
+
+def piece(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """The text of a token inside a text: of SentencePiece's with the space that one at the beginning loses."""
+    before: list[int] = tokenizer.encode("a", add_special_tokens=False)
+    return continuation(tokenizer, before, [token], special=True)
+
+
+def bytes_of(tokenizer: PreTrainedTokenizerBase, token: int) -> bytes:
+    """The bytes that a token stands for, also where they are a part of a character, which has no text alone."""
+    text = piece(tokenizer, token)
+    if REPLACED in text:
+        name = str(tokenizer.convert_ids_to_tokens(token))
+        if of_one := re.fullmatch(r"<0x([0-9A-F]{2})>", name):  # SentencePiece's byte fallback
+            return bytes.fromhex(of_one[1])
+        bytes_ = {character: byte for byte, character in _alphabet().items()}
+        if bytes_.keys() >= set(name):
+            return bytes(bytes_[character] for character in name)
+    return text.encode()
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -5,10 +5,13 @@ Owns the JSON of completions and chat completions and their log-probabilities.
 
 from __future__ import annotations
 
+import codecs
 import time
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from workloads import tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,6 +31,7 @@ class Completions:
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
     created: int = field(default_factory=lambda: int(time.time()))
     offsets: dict[int, int] = field(default_factory=dict)  # characters of a choice that were written
+    halves: dict[int, codecs.IncrementalDecoder] = field(default_factory=dict)  # of it: begun characters
 
     kind = piece_kind = "text_completion"
 
@@ -45,11 +49,12 @@ class Completions:
         return self.piece(delta)
 
     def _logprobs(self, index: int, tokens: list[Token]) -> dict[str, Any]:
-        texts = [self.tokenizer.decode([token.id]) for token in tokens]
+        texts = [tokenizer.piece(self.tokenizer, token.id) for token in tokens]
+        half = self.halves.setdefault(index, codecs.getincrementaldecoder("utf-8")("replace"))
         offsets = []
-        for text in texts:
+        for token in tokens:
             offsets.append(self.offsets.get(index, 0))
-            self.offsets[index] = offsets[-1] + len(text)
+            self.offsets[index] = offsets[-1] + len(half.decode(tokenizer.bytes_of(self.tokenizer, token.id)))
         return {
             "tokens": texts,
             "token_logprobs": [token.logprob for token in tokens],
@@ -62,7 +67,7 @@ class Completions:
             return None
         best: dict[str, float] = {}
         for other, logprob in [*token.top, (token.id, token.logprob)]:
-            best.setdefault(self.tokenizer.decode([other]), logprob)  # tokens may share a text
+            best.setdefault(tokenizer.piece(self.tokenizer, other), logprob)  # tokens may share a text
         return best
 
 
@@ -102,8 +107,8 @@ class Chat:
         return {**self._entry(token.id, token.logprob), "top_logprobs": likeliest}
 
     def _entry(self, token: int, logprob: float | None) -> dict[str, Any]:
-        text = self.tokenizer.decode([token])
-        return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+        text, bytes_ = (of(self.tokenizer, token) for of in (tokenizer.piece, tokenizer.bytes_of))
+        return {"token": text, "logprob": logprob, "bytes": list(bytes_)}
 
 
 def envelope(answer: Completions | Chat, choices: list[dict[str, Any]], *, piece: bool) -> dict[str, Any]:

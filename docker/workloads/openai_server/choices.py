@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-REPLACED = "\N{REPLACEMENT CHARACTER}"
 UNFINISHED = 3  # bytes of a character in UTF-8 that can stand without its last
 
 
@@ -75,7 +74,7 @@ class Choice:
     def _sure(self, text: str) -> int:
         """How many characters no later token can change or make part of a stop sequence."""
         whole = len(text)
-        while text[:whole].endswith(REPLACED) and len(text) - whole < UNFINISHED:
+        while text[:whole].endswith(tokenizer.REPLACED) and len(text) - whole < UNFINISHED:
             whole -= 1
         starts = [
             size for stop in self.stops for size in range(1, len(stop)) if text[:whole].endswith(stop[:size])

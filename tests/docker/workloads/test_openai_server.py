@@ -383,3 +383,16 @@ def test_a_key_is_asked_for(endpoint: dict[str, Any], name: str) -> None:
     health = endpoint["url"].removesuffix("/v1") + "/health"
     assert urllib.request.build_opener(urllib.request.ProxyHandler({})).open(health, timeout=60).status == 200
     assert endpoint["url"].startswith("http://127.0.0.1:")
+
+
+def test_offsets_of_tokens_are_those_of_the_text() -> None:
+    from workloads import tokenizer
+    from workloads.openai_server.answers import Chat, Completions
+    from workloads.openai_server.choices import Delta, Token
+
+    by = tokenizer.existing("bytes")
+    tokens = [Token(byte, -1.0) for byte in "a€b".encode()]
+    whole = Completions("m", by, True).whole(Delta(0, "a€b", tokens, "stop"))
+    assert whole["logprobs"]["text_offset"] == [0, 1, 1, 1, 2]
+    whole = Chat("m", by, True).whole(Delta(0, "a€b", tokens, "stop"))
+    assert b"".join(bytes(token["bytes"]) for token in whole["logprobs"]["content"]) == "a€b".encode()

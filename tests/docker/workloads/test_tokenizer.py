@@ -56,3 +56,28 @@ def test_a_continuation_keeps_the_space_that_it_begins_with() -> None:
 def test_a_prompt_may_end_within_a_character() -> None:
     own, whole = tokenizer.existing("bytes"), list("é".encode())
     assert tokenizer.continuation(own, whole[:1], [*whole[1:], 65]).endswith("A")
+
+
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """A tokenizer as Llama 2 has it: words with the space before them, and bytes for what is no word."""
+    words = {word: number for number, word in enumerate(["<unk>", "▁a", "▁the", "▁cat", "s"])}
+    words |= {f"<0x{byte:02X}>": len(words) + byte for byte in range(256)}
+    merges = {"▁a", "▁the", "▁cat"}
+    letters = {letter for word in merges for letter in word} - words.keys()
+    words |= {letter: len(words) + number for number, letter in enumerate(sorted(letters))}
+    words |= {"▁t": len(words), "▁th": len(words) + 1, "▁c": len(words) + 2, "▁ca": len(words) + 3}
+    order = [("▁", "a"), ("▁", "t"), ("▁t", "h"), ("▁th", "e"), ("▁", "c"), ("▁c", "a"), ("▁ca", "t")]
+    backend = Tokenizer(models.BPE(words, order, unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(split=False)
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+
+
+@pytest.mark.parametrize("by", [sentencepiece(), tokenizer.existing("bytes")])
+def test_the_pieces_of_a_text_add_up_to_it(by: PreTrainedTokenizerFast) -> None:
+    text = "the cats é€😀 the"
+    ids = by.encode(text, add_special_tokens=False)
+    assert b"".join(tokenizer.bytes_of(by, token) for token in ids).decode().strip() == text
+    ids = by.encode("the cat", add_special_tokens=False)
+    assert "".join(tokenizer.piece(by, token) for token in ids).strip() == "the cat"
