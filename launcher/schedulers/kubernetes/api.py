@@ -34,6 +34,8 @@ MANAGER = "launcher"
 _JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
+# What admission says with a 403, which is no want of rights: that is "… is forbidden: User … cannot …".
+_ADMISSION = re.compile(r'^admission webhook "|is forbidden: (?!User )')
 _PATIENCE = (10, 60)  # seconds to connect, and between two answers
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -41,9 +43,14 @@ _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 class Refusal(SubmitError):
     """The server's no, in words; `status` is HTTP's, 0 when nothing answered, and `reason` Kubernetes' own word."""
 
-    def __init__(self, status: int, reason: str, problem: Problem) -> None:
+    def __init__(self, status: int, reason: str, problem: Problem, admission: bool = False) -> None:
         super().__init__(problem)
-        self.status, self.reason = status, reason
+        self.status, self.reason, self.admission = status, reason, admission
+
+    @property
+    def of_object(self) -> bool:
+        """Whether it is about what was sent: a field, a conflict, or what an admission webhook or a policy says."""
+        return self.status in {400, 409, 422} or (self.status == 403 and self.admission)
 
 
 class Server:
@@ -126,6 +133,7 @@ class Server:
             error.status,
             reason,
             _words(self, error.status, reason, message=message, path=path, is_status=bool(status)),
+            admission=bool(_ADMISSION.search(message)),
         )
 
 
@@ -196,8 +204,11 @@ def _words(server: Server, status: int, reason: str, message: str, path: str, is
         )
     if status == 404:
         return _absent(server, message, path, is_status)
+    rights = (
+        "RBAC: `launcher cluster rbac` prints the Role to ask for; `kubectl auth can-i --list` shows yours"
+    )
     hints = {
-        403: "RBAC: `launcher cluster rbac` prints the Role to ask for; `kubectl auth can-i --list` shows yours",
+        403: "" if _ADMISSION.search(message) else rights,
         409: "",
         413: "the manifest is too large for this server: use fewer hosts",
         429: "the server is busy: try again",

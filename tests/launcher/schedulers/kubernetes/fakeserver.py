@@ -184,7 +184,7 @@ class Store:
         if plural in self.denied and times != 0:
             if times:
                 self.patience[plural] = times - 1
-            raise Refuse(403 if "quota" in self.denied[plural] else 400, "Forbidden", self.denied[plural])
+            raise Refuse(403, "Forbidden", self.denied[plural])
         found = audit.problems([document])
         if found:
             name = document["metadata"]["name"]

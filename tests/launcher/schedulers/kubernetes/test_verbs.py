@@ -313,7 +313,8 @@ def test_admission_webhook_and_quota_are_told_in_their_words(cluster: Cluster, r
     )
     code, _, err = run("kubernetes", job)
     assert code == 4
-    assert 'refused (400): admission webhook "policy.example" denied the request: no team label' in err
+    assert 'refused (403): admission webhook "policy.example" denied the request: no team label' in err
+    assert "RBAC" not in err
     cluster.tell(
         "rules", denied={"jobs": 'jobs.batch "x" is forbidden: exceeded quota: count, used: 5, limited: 5'}
     )
@@ -353,6 +354,33 @@ def test_rehearsal_tells_every_refusal(cluster: Cluster, run: Run, job: str) -> 
     assert code == 4
     assert "no jobs here" in err
     assert "no services here" in err
+
+
+def test_rehearsal_takes_a_trainjob_whose_runtime_only_a_submission_makes(
+    cluster: Cluster, run: Run, job: str
+) -> None:
+    told = 'admission webhook "validator.trainjob" denied the request: TrainingRuntime "x" not found: must be created'
+    cluster.tell("rules", denied={"trainjobs": told})
+    code, out, err = run("kubernetes", job, "--server-dry-run", "--set", "cluster.kubernetes.kind=trainjob")
+    assert code == 0, err
+    assert out.splitlines()[-1].startswith("trainjob/")
+    assert " not checked: Trainer wants to see its runtime first" in out.splitlines()[-1]
+    assert run("diff", job, "--set", "cluster.kubernetes.kind=trainjob")[0] == 1
+    missing = 'admission webhook "validator.trainjob" denied the request: no team label'
+    cluster.tell("rules", denied={"trainjobs": missing})
+    code, _, err = run("kubernetes", job, "--server-dry-run", "--set", "cluster.kubernetes.kind=trainjob")
+    assert (code, "no team label" in err) == (4, True)
+
+
+def test_diff_shows_what_an_admission_webhook_refuses(cluster: Cluster, run: Run, job: str) -> None:
+    """JobSet's own says 403 of a field that may not change."""
+    submitted(run, job)
+    told = 'admission webhook "vjobset.kb.io" denied the request: spec.replicatedJobs: field is immutable'
+    cluster.tell("rules", denied={"jobs": told})
+    code, out, err = run("diff", job, "--set", "walltime=2h")
+    assert code == 1, err
+    assert f"# the server refuses this change: the API server refused (403): {told}" in out
+    assert "+  activeDeadlineSeconds: 7200" in out
 
 
 def test_diff_of_a_job_that_never_ran_is_all_of_it(cluster: Cluster, run: Run, job: str) -> None:
