@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -267,6 +268,29 @@ def test_one_that_was_killed_while_it_submitted_gives_the_stage_its_owner_after_
     assert asked == [("PATCH", "/services/one?fieldManager=launcher", patch)]
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [('jobs.batch is forbidden: User "x" cannot create', 1), ("not found", 3), ("", lead.TRIES)],
+)
+def test_what_a_webhook_does_not_know_yet_is_asked_again(
+    words: str, asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer's says 403 of a TrainJob whose runtime was made a moment ago; RBAC's 403 stays."""
+    monkeypatch.setattr(lead, "PAUSE", 0)
+    calls: list[str] = []
+
+    class There:
+        def call(self, method: str, path: str, body: Any, content: str) -> str:
+            calls.append(path)
+            if words == "not found" and len(calls) == 3:
+                return "made"
+            raise lead.Refused(403, words)
+
+    with contextlib.suppress(lead.Refused):
+        assert lead.apply(There(), {"path": "/x", "document": {}}) == "made"  # type: ignore[arg-type]
+    assert len(calls) == asked
+
+
 def test_what_is_refused_is_said_and_ends_it(
     there: Secure, run: Run, chain: str, leads: Callable[[], subprocess.Popen[str]]
 ) -> None:
@@ -276,7 +300,7 @@ def test_what_is_refused_is_said_and_ends_it(
     assert pod.wait(timeout=120) == 1
     assert pod.stderr
     said = pod.stderr.read().splitlines()[-1]
-    assert said.startswith("refused (400): no more jobs here")
+    assert said.startswith("refused (403): no more jobs here")
     state = {"name": "leader", "state": {"terminated": {"exitCode": 1, "message": said}}}
     own = {"metadata": {"name": "p", "labels": {"launcher/pipeline": LEADER}}, "spec": {}}
     there.tell("put", plural="pods", object={"kind": "Pod", **own, "status": {"containerStatuses": [state]}})
