@@ -29,7 +29,9 @@ from typing import Any
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 MANAGER = "launcher"  # as launcher/schedulers/kubernetes/api.py has it
-MARK = "launcher/leader"  # the annotation that says who has submitted a run: the uid of its leader's Job
+MARK = (
+    "launcher/leader"  # the annotation that says who has made an object of a run: the uid of its leader's Job
+)
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 # The condition by which each controller says that it is over, and whether it succeeded.
 DONE = {"Complete": True, "Completed": True, "Succeeded": True, "Failed": False}
@@ -117,7 +119,8 @@ def submit(server: Server, objects: list[dict[str, Any]]) -> None:
     made = server.find(main["path"])
     if made and made["metadata"].get("annotations", {}).get(MARK) != own:
         raise Refused(409, f"{main['path']} exists already, and another has submitted it")
-    main["document"]["metadata"].setdefault("annotations", {})[MARK] = own
+    for entry in objects:
+        entry["document"]["metadata"].setdefault("annotations", {})[MARK] = own
     for entry in objects if made is None else ():
         made = apply(server, entry)
     owner = {key: main["document"][key] for key in ("apiVersion", "kind")}

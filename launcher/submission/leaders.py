@@ -77,7 +77,10 @@ def stopped(pipeline: PipelineRun) -> PipelineRun:
     from launcher.schedulers.kubernetes import leader
 
     leader.stop(pipeline.leader)
-    return adopted(pipeline)
+    now = adopted(pipeline)
+    if left := next((run for run in now.runs.values() if run and not run.native_id), None):
+        leader.discard(pipeline.leader, left)  # of those after it nothing was made
+    return now
 
 
 def taken_back(pipeline: PipelineRun) -> PipelineRun:

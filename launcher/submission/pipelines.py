@@ -147,11 +147,12 @@ def submit_all(pipeline: PipelineRun, plans: Mapping[str, Plan], scheduler: str)
     return pipeline._replace(runs=submitted)
 
 
-def lead(pipeline: PipelineRun, follow: Follow, exclude: Sequence[str] = ()) -> bool:
+def lead(pipeline: PipelineRun, follow: Follow, exclude: Sequence[str] = (), *, again: bool = False) -> bool:
     """Submit the stages to a scheduler without dependencies: each when the one before has succeeded.
 
     Stages that have succeeded are passed over, those that failed are resumed, off the hosts `exclude`. What the first
-    stage waits for is followed as a stage without a name. Returns whether all have succeeded.
+    stage waits for is followed as a stage without a name. Returns whether all have succeeded. Raises SubmitError; of a
+    pipeline that is not led `again` nothing is left where its first stage is refused.
     """
     if not pipeline.present:
         stage = next(iter(pipeline.runs))
@@ -167,7 +168,7 @@ def lead(pipeline: PipelineRun, follow: Follow, exclude: Sequence[str] = ()) -> 
             raise SubmitError(f"stage {name}: {now.reason}", hint="submit the pipeline again")
         if not run.native_id or now.state in status.ENDED:
             waiting.require_wanted(pipeline)
-            run = _begin(pipeline, run, exclude)
+            run = submit.resume(run, exclude) if again else _begin(pipeline, run, exclude)
             pipeline = pipeline._replace(runs={**pipeline.runs, name: run})
             _withdraw_unwanted(pipeline, run)
         if not follow(name, run):

@@ -26,8 +26,8 @@ def follow(pipeline: PipelineRun) -> int:
     return OK
 
 
-def lead(pipeline: PipelineRun, exclude: Sequence[str] = ()) -> int:
-    """Submit and follow one stage after the other, for a scheduler without dependencies."""
+def lead(pipeline: PipelineRun, exclude: Sequence[str] = (), *, again: bool = False) -> int:
+    """Submit and follow one stage after the other, for a scheduler without dependencies. `again`: it is resumed."""
     from launcher.errors import SubmitError
     from launcher.submission import pipelines, waiting
 
@@ -43,7 +43,7 @@ def lead(pipeline: PipelineRun, exclude: Sequence[str] = ()) -> int:
         return _succeeds(name, run)
 
     try:
-        if pipelines.lead(pipeline, succeeds, exclude):
+        if pipelines.lead(pipeline, succeeds, exclude, again=again):
             return OK
     except (KeyboardInterrupt, SubmitError):
         if waiting.is_recorded(pipeline):

@@ -79,7 +79,7 @@ def resume(given: options.Run) -> int:
         from launcher.submission import leaders
 
         pipelines.require_unfinished(pipeline)
-        return leading.lead(leaders.taken_back(pipeline), exclude)
+        return leading.lead(leaders.taken_back(pipeline), exclude, again=True)
     for run in pipelines.resume(pipeline, exclude, given.now):
         before = f" (before: {run.former[-1].partition(':')[0]})" if run.former else ""
         say(f"{run.id} resumed as {run.native_id.partition(':')[0]}{before}")

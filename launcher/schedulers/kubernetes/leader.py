@@ -188,3 +188,15 @@ def submitted(native_id: str, run: Run) -> str | None:
             uid, named = live["metadata"]["uid"], live["metadata"]["name"]
             return str(applying.Place(at.namespace, kind, named, uid=uid, context=at.context))
     return None
+
+
+def discard(native_id: str, run: Run) -> None:
+    """Delete what the leader has made of a stage that it then could not submit. Raises Refusal."""
+    at = applying.named(native_id)
+    server = applying.there(at)
+    for document in applying.objects((run.folder / "manifest.yaml").read_text(encoding="utf-8"))[:-1]:
+        live = applying.find(server, at.namespace, document)
+        if live and live["metadata"].get("annotations", {}).get(_MARK) == at.uid:
+            kind = kinds.of(document["apiVersion"], document["kind"])
+            path = api.path(kind, at.namespace, document["metadata"]["name"])
+            applying.remove(server, path, live["metadata"]["uid"])

@@ -262,7 +262,7 @@ def test_one_that_was_killed_while_it_submitted_gives_the_stage_its_owner_after_
 
     job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {}}
     main = {"path": "/jobs/one", "document": job}
-    lead.submit(There(), [{"path": "/services/one", "document": {}}, main])  # type: ignore[arg-type]
+    lead.submit(There(), [{"path": "/services/one", "document": {"metadata": {}}}, main])  # type: ignore[arg-type]
     owner = {"apiVersion": "batch/v1", "kind": "Job", "name": "one", "uid": "u"}
     patch = {"metadata": {"ownerReferences": [owner]}}
     assert asked == [("PATCH", "/services/one?fieldManager=launcher", patch)]
@@ -307,6 +307,31 @@ def test_what_is_refused_is_said_and_ends_it(
     ends(there, LEADER, "Failed")
     _, state_, reason = states(run)[0]
     assert (state_, said in reason) == ("CANCELLED", True), reason
+
+
+def test_a_stage_that_was_refused_is_submitted_by_resume_and_its_record_outlives_a_second_refusal(
+    there: Secure,
+    run: Run,
+    chain: str,
+    leads: Callable[[], subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    submitted(run, chain, there)
+    there.tell("rules", denied={"jobs": "no more jobs here"})
+    assert leads().wait(timeout=120) == 1
+    ends(there, LEADER, "Failed")
+    code, _, err = run("resume", ID)
+    assert (code, "no more jobs here" in err) == (4, True), err
+    assert there.objects() == {}  # what the leader had made of the stage too
+    assert {state for _, state, _ in states(run)} <= {"PENDING", "CANCELLED"}
+    there.tell("rules", patience={"jobs": 0})
+
+    def over(found: Any, *_: Any) -> int:
+        ends(there, found.id, "Complete")
+        return 0
+
+    monkeypatch.setattr("launcher.reports.progress.follow", over)
+    assert run("resume", ID)[0] == 0
 
 
 def test_a_run_of_that_name_that_another_has_submitted_is_left_alone(
