@@ -19,7 +19,7 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.kube_config import KubeConfigLoader, KubeConfigMerger
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 from urllib3.util import Retry
 
 from launcher.errors import Problem, SubmitError, ToolMissingError
@@ -36,6 +36,7 @@ APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 # What admission says with a 403, which is no want of rights: that is "… is forbidden: User … cannot …".
 _ADMISSION = re.compile(r'^admission webhook "|is forbidden: (?!User )')
+UNANSWERED = "Unanswered"  # the reason of a Refusal of what may have been done all the same
 _PATIENCE = (10, 60)  # seconds to connect, and between two answers
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -120,7 +121,8 @@ class Server:
         hint = "check the network, the VPN and the server's address in the kubeconfig"
         if "certificate" in text.lower():
             hint = "check certificate-authority in the kubeconfig, and that the address is the cluster's"
-        return Refusal(0, "", Problem(f"{self._where} does not answer: {why}", hint))
+        reason = UNANSWERED if isinstance(error, (ProtocolError, ReadTimeoutError)) else ""
+        return Refusal(0, reason, Problem(f"{self._where} does not answer: {why}", hint))
 
     def refusal(self, error: ApiException, path: str) -> Refusal:
         status: dict[str, Any] = {}

@@ -97,8 +97,13 @@ def apply(manifest: str, context: str | None, namespace: str | None) -> str:
         done.append(documents[0])
         for document in documents[1:]:
             require_free(server, namespace, document)
-            main, warnings = _patiently(server, namespace, document)
-            done.append(document)
+            done.append(document)  # an answer that is lost does not unmake it
+            try:
+                main, warnings = _patiently(server, namespace, document)
+            except api.Refusal as refusal:
+                if 0 < refusal.status < 500:
+                    done.pop()
+                raise
             _say(document, warnings)
         owner = {k: documents[-1][k] for k in ("apiVersion", "kind")} | {
             k: main["metadata"][k] for k in ("name", "uid")
@@ -333,7 +338,14 @@ def _create(server: api.Server, namespace: str, document: Object) -> list[str]:
             "POST", api.path(kind, namespace), document, fieldManager=api.MANAGER, fieldValidation="Strict"
         )[1]
     except api.Refusal as refusal:
-        raise (_taken(document, namespace) if refusal.reason == "AlreadyExists" else refusal) from None
+        if refusal.reason == "AlreadyExists":
+            raise _taken(document, namespace) from None
+        if refusal.reason == api.UNANSWERED:
+            title = _title(document)
+            hint = f"if no run has it: kubectl -n {namespace} delete {title}"
+            maybe = Problem(f"{title} may have been created in namespace {namespace}", hint)
+            raise SubmitError(*refusal.problems, maybe) from None
+        raise
 
 
 def _apply(server: api.Server, namespace: str, document: Object, **query: str) -> tuple[Object, list[str]]:

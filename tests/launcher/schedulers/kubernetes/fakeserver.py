@@ -104,6 +104,7 @@ class Store:
             self.warnings: dict[str, list[str]] = {}
             self.failures: list[list[Any]] = []  # [status, Retry-After or ""] of the next answers
             self.claim = ""  # the folder that pods see as /runs; with one, pods that are made run
+            self.lost: set[str] = set()  # plurals of which something is made, and nothing answered
             self.cut = 0  # bytes of a program's output after which the connection is cut
             self.numbers = itertools.count(1)
 
@@ -321,6 +322,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.log(space, name, query)
         with self.store.lock:
             answer, code = self.act(verb, plural, space, name, query, body)
+        if verb in {"create", "patch"} and plural in self.store.lost:
+            return self.fail(0, "")
         return self.send(
             code, answer, self.store.warnings.get(plural, ()) if verb in {"create", "patch"} else ()
         )
@@ -482,6 +485,7 @@ class Handler(BaseHTTPRequestHandler):
         store.patience |= body.get("patience", {})
         store.warnings |= body.get("warnings", {})
         store.failures += body.get("failures", [])
+        store.lost = set(body.get("lost", store.lost))
         store.claim = body.get("claim", store.claim)
         store.cut = body.get("cut", store.cut)
         store.role |= {tuple(right) for right in body.get("role", [])}

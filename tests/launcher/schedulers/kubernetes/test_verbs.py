@@ -108,6 +108,27 @@ def test_a_refusal_in_the_middle_takes_back_what_was_made(cluster: Cluster, run:
     assert cluster.objects() == {}
 
 
+@pytest.mark.parametrize("plural", ["services", "jobs"])
+def test_what_was_made_without_an_answer_is_taken_back(
+    plural: str, cluster: Cluster, run: Run, job: str
+) -> None:
+    """A Job that stayed would hold GPUs for pods whose ConfigMap is gone."""
+    cluster.tell("rules", lost=[plural])
+    code, _, err = run("kubernetes", job)
+    assert (code, "does not answer" in err, "left behind" in err) == (4, True, False)
+    assert cluster.objects() == {}
+
+
+def test_a_first_object_without_an_answer_is_named(cluster: Cluster, run: Run, job: str) -> None:
+    """It may be another run's: it is not deleted."""
+    cluster.tell("rules", lost=["configmaps"])
+    code, _, err = run("kubernetes", job)
+    ((plural, name),) = cluster.objects()
+    assert (code, plural) == (4, "configmaps")
+    assert f"configmap/{name} may have been created in namespace training" in err
+    assert f"kubectl -n training delete configmap/{name}" in err
+
+
 def test_what_cannot_be_taken_back_is_named(cluster: Cluster, run: Run, job: str) -> None:
     cluster.tell("rules", forbidden=[["patch", "jobs"], ["delete", "services"]])
     code, _, err = run("kubernetes", job)
