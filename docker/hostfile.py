@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import socket
+import time
 from typing import TYPE_CHECKING
 
 from ending import BAD_INPUT, Stop
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 # The index of this host, as each scheduler tells it.
 INDEX_VARIABLES = ("SLURM_NODEID", "JOB_COMPLETION_INDEX", "LWS_WORKER_INDEX", "PET_NODE_RANK", "NODE_RANK")
+PATIENCE = 60.0  # seconds from the start of this program until a pod's name is known
+_STARTED = time.monotonic()
 # DeepSpeed's grammar (deepspeed/launcher/runner.py, _parse_hostfile), which would read `slots=8x` as 8.
 _LINE = re.compile(r"(\S+)\s+slots=([1-9][0-9]{0,3})\s*(#.*)?")
 
@@ -58,7 +61,7 @@ def find_index(hosts: dict[str, int], given: int | None) -> int:
     if not 0 <= index < len(hosts):
         raise Stop(BAD_INPUT, f"{source} is {index} but the hostfile is short: it has {len(hosts)} hosts")
     named, here = list(hosts)[index], socket.gethostname()
-    if _short(named) != _short(here) and not _is_mine(named):
+    if _short(named) != _short(here) and not _becomes_mine(named):
         raise Stop(BAD_INPUT, f"the hostfile names {named} at index {index}, but this host is {here}")
     return index
 
@@ -74,6 +77,18 @@ def _own_place(hosts: dict[str, int]) -> int:
 
 def _short(host: str) -> str:
     return host.partition(".")[0].casefold()
+
+
+def _becomes_mine(host: str) -> bool:
+    """Whether `host` is this machine: a pod's name within PATIENCE, since its record follows the pod.
+
+    A pod on the host's network is called as its node, and for a while its name is nobody's, or still that of the node
+    where its predecessor was: https://github.com/coredns/coredns/tree/v1.12.0/plugin/cache keeps answers for 30 s.
+    """
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+    while not (found := _is_mine(host)) and in_pod and time.monotonic() < _STARTED + PATIENCE:
+        time.sleep(1.0)
+    return found
 
 
 def _is_mine(host: str) -> bool:

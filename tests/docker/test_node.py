@@ -7,8 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -133,6 +134,29 @@ def test_another_hosts_place(bare: pytest.MonkeyPatch) -> None:
     here = socket.gethostname()
     assert str(stop.value) == f"the hostfile names 192.0.2.7 at index 1, but this host is {here}"
     assert stop.value.code == 64
+
+
+def test_a_pod_on_the_hosts_network_waits_until_its_name_is_its_own(bare: pytest.MonkeyPatch) -> None:
+    """First nobody's, then still its predecessor's on another node."""
+    answers: list[str] = ["", "192.0.2.7", "127.0.0.1"]
+    ask = socket.getaddrinfo
+
+    def asked(host: str, *rest: Any, **more: Any) -> Any:
+        assert host == "demo-1.demo"
+        if not (address := answers.pop(0)):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return ask(address, *rest, **more)
+
+    bare.setattr(socket, "getaddrinfo", asked)
+    bare.setattr(hostfile.time, "sleep", lambda _: None)
+    bare.setattr(hostfile, "_STARTED", time.monotonic())
+    bare.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    assert hostfile.find_index({"demo-0.demo": 1, "demo-1.demo": 1}, 1) == 1
+    assert answers == []
+    bare.delenv("KUBERNETES_SERVICE_HOST")
+    answers.extend(["", "127.0.0.1"])
+    with pytest.raises(ending.Stop, match="the hostfile names demo"):
+        hostfile.find_index({"demo-0.demo": 1, "demo-1.demo": 1}, 1)
 
 
 @pytest.mark.parametrize(
