@@ -83,7 +83,9 @@ def name(plan: Plan) -> str:
         "leaderworkerset": max(f"{group}-{last}", f"{group}-0123456789", key=len),
     }[cluster.kind]
     room = _LONGEST - len(behind)
-    if len(plan.id) <= room:
+    # of NAME, the StatefulSet of group 2 is NAME-2, and so would be that of the first hosts of a run NAME-2
+    is_group = cluster.kind == "leaderworkerset" and re.search("-[0-9]{1,5}$", plan.id)
+    if len(plan.id) <= room and not is_group:
         return plan.id
     digest = hashlib.sha256(plan.id.encode()).hexdigest()[:6]
     return f"{plan.id[: room - 7].rstrip('-')}-{digest}"

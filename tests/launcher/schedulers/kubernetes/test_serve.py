@@ -8,6 +8,7 @@ from ruamel.yaml import YAML
 from launcher.errors import PlanError
 from launcher.planning import plan
 from launcher.schedulers import kubernetes
+from launcher.schedulers.kubernetes import kinds
 from tests import samples
 
 JOB = "jobs/inference/serve.yaml"
@@ -39,3 +40,16 @@ def test_another_port_is_refused(port: int, hint: str) -> None:
     with pytest.raises(PlanError) as told:
         kubernetes.render(planned(f"args.port={port}"))
     assert f"args.port {port} is not kubernetes.serve.port 8000 of the cluster; {hint}" in str(told.value)
+
+
+def test_a_second_run_has_not_the_name_of_a_group_of_the_first() -> None:
+    """LeaderWorkerSet calls the StatefulSet of the first hosts NAME, that of a group's others NAME-1, NAME-2 …
+
+    https://github.com/kubernetes-sigs/lws/blob/v0.10.0/pkg/controllers/pod_controller.go
+    """
+    first = planned("cluster.kubernetes.serve.replicas=3")
+    second = first._replace(id=f"{first.id}-2")
+    groups = [f"{kinds.name(first)}-{group}" for group in range(3)]
+    assert kinds.name(second) not in groups
+    assert kinds.name(second).startswith(f"{first.id}-2-")
+    assert {host.rpartition("-")[0] for host in kinds.hosts(second)[1:]}.isdisjoint(groups)
