@@ -29,9 +29,7 @@ from typing import Any
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 MANAGER = "launcher"  # as launcher/schedulers/kubernetes/api.py has it
-MARK = (
-    "launcher/leader"  # the annotation that says who has made an object of a run: the uid of its leader's Job
-)
+MARK = "launcher/leader"  # the annotation of what a leader has made: the uid of its Job
 APPLY, MERGE = "application/apply-patch+yaml", "application/merge-patch+json"
 # The condition by which each controller says that it is over, and whether it succeeded.
 DONE = {"Complete": True, "Completed": True, "Succeeded": True, "Failed": False}
