@@ -395,7 +395,7 @@ def parameters() -> dict[str, dict[str, Kinds | None]]:
     others = {name: None for name in config.DEEPSPEED_OPTIMIZERS if name not in optimizers}
     return {
         "optimizer": optimizers | others | _of_torch(torch.optim, torch.optim.Optimizer),
-        "scheduler": dict[str, Any]({name: _parameters([kind]) for name, kind in own.items()})
+        "scheduler": dict[str, Any]({name: _parameters([kind], True) for name, kind in own.items()})
         | _of_torch(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler),
     }
 
@@ -404,31 +404,83 @@ def _muon(optimizers: dict[str, Any], popped: Kinds) -> Kinds:
     from deepspeed.runtime import config, engine
 
     halves = engine.DeepSpeedEngine._MUON_HALF_KEYS, engine.DeepSpeedEngine._ADAM_HALF_KEYS
-    known = {**optimizers[config.ADAM_OPTIMIZER], "momentum": "numbers", "ns_method": "text"}
+    known = {**optimizers[config.ADAM_OPTIMIZER], "momentum": "number", "ns_method": "text"}
     muon = {key: known[key] for half in halves for key in half}
-    return dict(sorted({**muon, **popped, "muon_lr": "numbers", "adam_lr": "numbers"}.items()))
+    return dict(sorted({**muon, **popped, "muon_lr": "number", "adam_lr": "number"}.items()))
 
 
 def _of_torch(module: Any, parent: type) -> dict[str, Kinds]:
+    lists = module.__name__.endswith("lr_scheduler")
+    return {made.__name__: _parameters([made], lists) for made in _classes(module, parent)}
+
+
+def _classes(module: Any, parent: type) -> list[Any]:
     kinds = {n: o for n, o in vars(module).items() if isinstance(o, type) and issubclass(o, parent)}
-    return {
-        n: _parameters([o]) for n, o in sorted(kinds.items()) if o is not parent and not n.startswith("_")
-    }
+    return [o for n, o in sorted(kinds.items()) if o is not parent and not n.startswith("_")]
 
 
-# Not a job's to give: what is optimized, and what DeepSpeed itself refuses in favour of `gradient_clipping`.
-_NOT_GIVEN = {"self", "args", "kwargs", "params", "model_params", "optimizer", "max_grad_norm"}
+# Not a job's to give: what is optimized, what DeepSpeed refuses in favour of `gradient_clipping`, and what it gives
+# itself (from adam_w_mode).
+_NOT_GIVEN = {"self", "args", "kwargs", "params", "model_params", "optimizer", "max_grad_norm", "adamw_mode"}
 
 
-def _parameters(classes: list[Any]) -> Kinds:
-    """The parameters of their constructors, with the kinds of the defaults: each rate may be a list, one a group."""
+def _parameters(classes: list[Any], lists: bool = False) -> Kinds:
+    """The parameters of their constructors, with the kinds of the defaults; with `lists` each may be one a group."""
     kinds: Kinds = {}
-    for parameter in (p for c in classes for p in inspect.signature(c.__init__).parameters.values()):
-        if parameter.name not in _NOT_GIVEN:
-            default = parameter.default
-            many = isinstance(default, (int, float, tuple)) and not isinstance(default, bool)
-            kinds.setdefault(parameter.name, "numbers" if many else KINDS.get(type(default), "any"))
+    for parameter in (p for c in classes for p in _given(c)):
+        default = parameter.default
+        number = isinstance(default, (int, float)) and not isinstance(default, bool)
+        usual = "number" if number and not lists else KINDS.get(type(default), "any")
+        kinds.setdefault(
+            parameter.name, "numbers" if isinstance(default, tuple) or (number and lists) else usual
+        )
     return dict(sorted(kinds.items()))
+
+
+def _given(made: Any) -> list[inspect.Parameter]:
+    """The parameters that a configuration can give."""
+    return [p for p in inspect.signature(made.__init__).parameters.values() if p.name not in _NOT_GIVEN]
+
+
+def required() -> dict[str, dict[str, list[str]]]:
+    """Section → type → the parameters without a default, of the types that have such."""
+    import torch
+    from deepspeed.runtime import lr_schedules
+
+    own = [getattr(lr_schedules, name) for name in lr_schedules.VALID_LR_SCHEDULES]
+    classes = {
+        "optimizer": _classes(torch.optim, torch.optim.Optimizer),
+        "scheduler": [*own, *_classes(torch.optim.lr_scheduler, torch.optim.lr_scheduler.LRScheduler)],
+    }
+    empty = inspect.Parameter.empty
+    found = {
+        section: {c.__name__: [p.name for p in _given(c) if p.default is empty] for c in kinds}
+        for section, kinds in classes.items()
+    }
+    return {section: {n: names for n, names in kinds.items() if names} for section, kinds in found.items()}
+
+
+def classes() -> dict[str, dict[str, list[str]]]:
+    """Optimizer of DeepSpeed → where it is made → the parameters that are taken there (_configure_basic_optimizer)."""
+    import torch
+    from deepspeed.ops import adagrad, adam, lion
+    from deepspeed.runtime import config
+
+    adams = {"gpu": adam.FusedAdam, "host": adam.DeepSpeedCPUAdam}
+    popped = (config.TORCH_ADAM_PARAM, config.ADAM_W_MODE, "fp32_optimizer_states")
+    made = {
+        config.ADAGRAD_OPTIMIZER: {"gpu": torch.optim.Adagrad, "host": adagrad.DeepSpeedCPUAdagrad},
+        config.ADAM_OPTIMIZER: {**adams, "torch": torch.optim.Adam},
+        config.ADAMW_OPTIMIZER: {**adams, "torch": torch.optim.AdamW},
+        config.LION_OPTIMIZER: {"gpu": lion.FusedLion, "host": lion.DeepSpeedCPULion},
+    }
+    return {
+        name: {
+            where: sorted({p.name for p in _given(c)} | set(popped if "torch" in kinds else ()))
+            for where, c in kinds.items()
+        }
+        for name, kinds in made.items()
+    }
 
 
 def document() -> dict[str, Any]:
@@ -443,6 +495,8 @@ def document() -> dict[str, Any]:
         "names": names(),
         "nulls": nulls(),
         "parameters": parameters(),
+        "required": required(),
+        "classes": classes(),
     }
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
-from launcher.deepspeed import kinds, spellings, versions
+from launcher.deepspeed import kinds, parameters, spellings, versions
 from launcher.errors import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ def problems(
     if named in table.new:
         what = f"deepspeed.optimizer.type: DeepSpeed {table.version} has no optimizer {shown(named)}"
         yield ("optimizer", "type"), Problem(what)
+    yield from parameters.lacking(overrides)
 
 
 def _is_in(known_keys: Any, path: KeyPath) -> bool:
@@ -218,37 +219,27 @@ def _parameters(path: KeyPath, given: Any, named: Any, resolves: bool) -> Iterat
         what = f"deepspeed.{section}.params: a mapping of its parameters is expected, not {shown(given)}"
         yield path, Problem(what)
         return
-    own = _type(section, named)
-    known_parameters = _types(section).get(own) if own else None
+    own = parameters.own(section, named)
+    known_parameters = parameters.types(section).get(own) if own else None
     for key, value in given.items():
         here = (*path, key)
+        if parameters.is_unset(section, key, value):
+            continue
         if known_parameters is None:
             yield from _value(here, value, "any", resolves)
         elif key not in known_parameters:
             hint = "use gradient_clipping" if key == "max_grad_norm" else did_you_mean(key, known_parameters)
             yield here, Problem(f"deepspeed.{'.'.join(path)}: {own} has no parameter {shown(key)}", hint)
         else:
-            yield from _value(here, value, known_parameters[key], resolves)
-
-
-def _types(section: str) -> dict[str, Any]:
-    """What `type` can name: DeepSpeed's own optimizers in lower case, its schedules, and torch's classes."""
-    types: dict[str, Any] = spellings.table()["parameters"][section]
-    return types
-
-
-def _type(section: str, named: Any) -> str | None:
-    """The type that is `named`; DeepSpeed takes the names of its own optimizers in any case, and first."""
-    own = str(named).lower() if section == "optimizer" else str(named)
-    return next((name for name in (own, str(named)) if name in _types(section)), None)
+            kind = parameters.kind(section, key, known_parameters[key])
+            yield from _value(here, value, kind, resolves)
 
 
 def _value(path: KeyPath, value: Any, kind: Any, resolves: bool) -> Iterator[tuple[KeyPath, Problem]]:
     name = f"deepspeed.{'.'.join(path)}"
     if path in (("optimizer", "type"), ("scheduler", "type")):
-        if _type(path[0], value) is None:
-            hint = did_you_mean(value if isinstance(value, str) else "", _types(path[0]))
-            yield path, Problem(f"{name}: {shown(value)} is not known", hint)
+        if problem := parameters.problem_of_type(path[0], value):
+            yield path, problem
     elif isinstance(value, dict) and kind == "any":
         for key, inner in value.items():
             yield from _value((*path, key), inner, "any", resolves)

@@ -20,12 +20,20 @@ _COMPARISONS: dict[str, tuple[Callable[[Any, Any], bool], str, str]] = {
     ">": (operator.gt, "above", "exclusiveMinimum"),
     "<": (operator.lt, "below", "exclusiveMaximum"),
 }
-_TYPES = {"bool": "boolean", "int": "integer", "number": "number", "numbers": "number", "text": "string"}
+_TYPES = {
+    "bool": "boolean",
+    "int": "integer",
+    "number": "number",
+    "numbers": "number",
+    "pair": "number",
+    "text": "string",
+}
 _WORDS = {
     "bool": "true or false",
     "int": "a whole number",
     "number": "a number",
     "numbers": "a number or a list of numbers",
+    "pair": "a list of two numbers",
     "text": "text",
 }
 # What DeepSpeed's C++ holds a size in; a larger one would not even be a size in memory.
@@ -51,6 +59,10 @@ def mismatch(kind: str, value: Any, rounded: bool = False) -> str:
     expected = " ".join([_WORDS[name], *(" and ".join(map(str, bounds)).split())])
     if name == "numbers" and isinstance(value, list):
         return next((wrong for item in value if (wrong := mismatch("number", item))), "") and expected
+    if name == "pair":
+        inner = " ".join(["number", *kind.split()[1:]])
+        both = isinstance(value, list) and len(value) == 2
+        return "" if both and not any(mismatch(inner, item) for item in value) else expected
     if _fits(name, value, rounded) and all(bound.holds(value) for bound in bounds):
         return ""
     is_large = isinstance(value, (int, float)) and _LARGEST < abs(value) < math.inf
@@ -80,6 +92,8 @@ def schema(kind: str) -> dict[str, Any]:
     if name not in _TYPES:
         return {}
     one = {"type": _TYPES[name]} | {_COMPARISONS[bound.sign][2]: bound.limit for bound in bounds}
+    if name == "pair":
+        return {"type": "array", "items": one, "minItems": 2, "maxItems": 2}
     return {"anyOf": [one, {"type": "array", "items": one}]} if name == "numbers" else one
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
+from launcher.deepspeed import parameters
 from launcher.deepspeed.config import BUFFER, below
 from launcher.errors import Problem, shown
 from launcher.namedtuple import NamedTuple
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # ZERO_SUPPORTED_OPTIMIZERS of runtime/zero/utils.py, as a configuration names them
 _SHARDABLE = ("adagrad", "adam", "adamw", "lion", "muon")
+# VALID_LR_SCHEDULES of runtime/lr_schedules.py, which take what wraps an optimizer
+_SCHEDULES = ("LRRangeTest", "OneCycle", "WarmupCosineLR", "WarmupDecayLR", "WarmupLR")
 # Keys of the stages that read them; DeepSpeed says nothing when another stage is on.
 _STAGE_3 = (
     "offload_param",
@@ -112,7 +115,7 @@ def problems(
     yield from _zeropp(given, hosts)
     yield from _precision(given, hosts, precision, named)
     yield from _gradients(given)
-    yield from _optimizer(given)
+    yield from _optimizer(given, hosts, workload)
     yield from _needed(given)
     yield from _programs(given, workload)
     yield from _writers(given, workload)
@@ -304,7 +307,7 @@ def _own_accumulation(given: _Config) -> Iterator[Problem]:
         yield _top("managed_gradient_accumulation", "false does not work with DeepCompile", "leave it out")
 
 
-def _optimizer(given: _Config) -> Iterator[Problem]:
+def _optimizer(given: _Config, hosts: Hosts, workload: str) -> Iterator[Problem]:
     optimizer, scheduler, stage = given.section("optimizer"), given.section("scheduler"), given.stage
     if optimizer and "type" not in optimizer:
         yield _top("optimizer", "has no `type`", "add type: AdamW")
@@ -317,12 +320,42 @@ def _optimizer(given: _Config) -> Iterator[Problem]:
         yield _top(
             "optimizer.params.max_grad_norm", "is refused by DeepSpeed", "use deepspeed.gradient_clipping"
         )
+    yield from _made(given, hosts, workload)
+    own = parameters.own("scheduler", scheduler.get("type"))
+    wrapped = stage > 0 or any(given.section(name).get("enabled") for name in ("bf16", "fp16"))
+    if own is not None and own not in _SCHEDULES and own not in parameters.IMPOSSIBLE and wrapped:
+        what = f"{own} is torch's, which takes no optimizer that ZeRO or 16 bits wrap"
+        yield _top("scheduler.type", what, "use WarmupCosineLR, or another of DeepSpeed's own")
     untested = given.optimizer not in _SHARDABLE and not given.whole.get("zero_allow_untested_optimizer")
     if stage and untested:
         name = shown(optimizer.get("type"))
         yield _top("optimizer", f"{name} is not tested with ZeRO", "add zero_allow_untested_optimizer: true")
     if given.optimizer == "muon" and stage == 3 and given.zero.get("reduce_scatter", True):
         yield _zero("reduce_scatter", "does not go with Muon in stage 3", "set reduce_scatter: false")
+
+
+def _made(given: _Config, hosts: Hosts, workload: str) -> Iterator[Problem]:
+    """What the class that becomes the optimizer refuses: runtime/engine.py (_configure_basic_optimizer)."""
+    params, name, own = (
+        given.section("optimizer", "params"),
+        given.optimizer,
+        not workloads.is_script(workload),
+    )
+    # without DeepSpeed's compiled ones ours take torch's (docker/workloads/engines.py)
+    if not own or hosts.gpu is not None or params.get("torch_adam"):
+        offloaded = given.offload("optimizer") != "none"
+        for key in parameters.misplaced(name, params, offloaded):
+            torch = "torch" in parameters.classes(name) and not params.get("torch_adam")
+            hint = "add torch_adam: true" if torch else "leave it out"
+            yield _top(f"optimizer.params.{key}", f"is not taken by the {name} that is used here", hint)
+    if name == "lamb":
+        if hosts.gpu is None:
+            yield _top("optimizer.type", "Lamb needs a GPU", "use AdamW")
+        if float(given.section("fp16").get("loss_scale", 0)) != 0:  # runtime/engine.py (_do_sanity_check)
+            yield _top("fp16.loss_scale", "must be 0 with Lamb", "leave it out")
+    if own and name.startswith("mu") and name != "muon":
+        what = f"{name} is for models that were made with the package mup"
+        yield _top("optimizer.type", what, "use AdamW")
 
 
 def _needed(given: _Config) -> Iterator[Problem]:

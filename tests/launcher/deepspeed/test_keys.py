@@ -223,7 +223,7 @@ def test_presets_have_no_slips(name: str) -> None:
         ),
         (
             {"optimizer": {"type": "AdamW", "params": {"lr": "fast"}}},
-            "deepspeed.optimizer.params.lr: a number or a list of numbers is expected, not 'fast'",
+            "deepspeed.optimizer.params.lr: a number of at least 0 is expected, not 'fast'",
         ),
         ({"steps_per_print": 0}, "deepspeed.steps_per_print: a whole number above 0 is expected, not 0"),
         (

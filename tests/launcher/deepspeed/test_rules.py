@@ -50,6 +50,37 @@ def test_presets_go_together(name: str) -> None:
             "checkpoint.writer.decoupled is no part of complete checkpoints; set checkpoint.async of the job",
         ),
         ("zero3", {"datastates_ckpt": {"host_cache_size": 16}}, "datastates_ckpt is no part of complete"),
+        # optimizers and schedules
+        (
+            "zero2",
+            {"scheduler": {"type": "CosineAnnealingLR", "params": {"T_max": 9}}},
+            "CosineAnnealingLR is torch's, which takes no optimizer that ZeRO or 16 bits wrap; use WarmupCosineLR",
+        ),
+        (
+            "zero0",
+            {"scheduler": {"type": "StepLR", "params": {"step_size": 9}}},
+            "StepLR is torch's, which takes no optimizer that ZeRO or 16 bits wrap",
+        ),
+        (
+            "zero2",
+            {"optimizer": {"type": "AdamW", "params": {"fused": True}}},
+            "optimizer.params.fused is not taken by the adamw that is used here; add torch_adam: true",
+        ),
+        (
+            "zero2-offload",
+            {"optimizer": {"type": "AdamW", "params": {"torch_adam": True, "bias_correction": True}}},
+            "optimizer.params.bias_correction is not taken by the adamw that is used here; leave it out",
+        ),
+        (
+            "zero0",
+            {"optimizer": {"type": "Lamb"}, "fp16": {"loss_scale": 128}},
+            "fp16.loss_scale must be 0 with Lamb; leave it out",
+        ),
+        (
+            "zero0",
+            {"optimizer": {"type": "MuAdam"}},
+            "muadam is for models that were made with the package mup",
+        ),
         # ZeRO's stages
         (
             "zero2",
