@@ -88,11 +88,33 @@ WORDS: dict[KeyPath, tuple[str, ...]] = {
     ("communication_data_type",): ("bf16", "fp16", "fp32"),
     ("seq_parallel_communication_data_type",): ("bf16", "fp16", "fp32"),
     ("gradient_allreduce_op",): ("mean", "sum"),
+    ("log_level",): ("critical", "debug", "error", "info", "warning"),
     ("checkpoint", "tag_validation"): ("fail", "ignore", "warn"),
+    ("checkpoint", "writer", "data_parallel"): ("machine", "replica", "socket"),
+    ("checkpoint", "writer", "type"): ("fast", "mock", "python"),
 }
-# Ranges that DeepSpeed's types do not say: it divides by these, or refuses them where they are used (fp16: see
-# deepspeed/runtime/precision_config.py; prints and gradients: deepspeed/runtime/engine.py).
-RANGES: dict[KeyPath, str] = {
+# Types that the configuration names: deepspeed/runtime/config.py. A null leaves these to their defaults, and more.
+_DTYPES = tuple(("data_types", f"{what}_dtype") for what in ("buffer", "grad_accum", "param"))
+_NULLS = (*_DTYPES, ("checkpoint", "writer", "data_parallel"), ("log_level",))
+# Kinds that DeepSpeed's types do not say: it divides by these, or refuses them where they are used (fp16: see
+# deepspeed/runtime/precision_config.py; prints and gradients: deepspeed/runtime/engine.py; ZenFlow: its config's
+# validate_fields).
+RANGES: dict[KeyPath, Any] = {
+    **dict.fromkeys((*_DTYPES, ("torch_autocast", "dtype")), sorted(spellings.DTYPES)),
+    ("comms_logger", "prof_ops"): "texts",
+    ("data_types", "keep_in_fp32_modules"): "texts",
+    # module_inject/auto_ep_config.py (validate_autoep_config)
+    ("expert_parallel", "autoep_size"): "int >0",
+    ("expert_parallel", "combine_impl"): ["auto", "fused_weighted_sum", "legacy_bmm", "weighted_sum"],
+    ("expert_parallel", "comm_backend"): ["comm", "deepep"],
+    ("expert_parallel", "gate_up_impl"): ["fused", "separate"],
+    ("expert_parallel", "row_weighting_impl"): ["auto", "eager", "fused"],
+    ("expert_parallel", "score_apply"): ["auto", "post", "pre"],
+    ("expert_parallel", "score_func"): ["auto", "sigmoid", "softmax"],
+    ("torch_autocast", "lower_precision_safe_modules"): "texts",
+    ("zero_optimization", "zenflow", "select_interval"): "int >0",
+    ("zero_optimization", "zenflow", "select_strategy"): ["auto", "epoch", "step"],
+    ("zero_optimization", "zenflow", "update_interval"): "int >0",
     ("aio", "block_size"): "int >0",
     ("aio", "intra_op_parallelism"): "int >0",
     ("aio", "queue_depth"): "int >0",
@@ -125,7 +147,8 @@ def _schema(kind: Any, path: KeyPath) -> dict[str, Any]:
     plain = _schema_of_value(kind, path)
     if path == ("zero_optimization",):
         return {"anyOf": [plain, {"type": "boolean"}]}
-    return {"anyOf": [plain, {"type": "null"}]} if plain and spellings.may_be_null(path) else plain
+    nullable = spellings.may_be_null(path) or path in _NULLS
+    return {"anyOf": [plain, {"type": "null"}]} if plain and nullable else plain
 
 
 def _schema_of_value(kind: Any, path: KeyPath) -> dict[str, Any]:
@@ -135,9 +158,10 @@ def _schema_of_value(kind: Any, path: KeyPath) -> dict[str, Any]:
         others = spellings.names(path[0]) if path[1:] == () else {}
         inner |= {name: inner[own] for name, own in others.items() if own in inner}
         return {"type": "object", "properties": inner, "additionalProperties": more}
-    if isinstance(kind, list):
-        return {"enum": kind}
-    plain = kinds.schema(RANGES.get(path, kind))
+    ranged = RANGES.get(path, kind)
+    if isinstance(ranged, list):
+        return {"enum": ranged}
+    plain = kinds.schema(ranged)
     if path == ("zero_optimization", "zero_hpz_partition_size"):
         return {"anyOf": [plain, {"const": "slots"}]}
     may_be_auto = path in AUTO or path in OURS or (kind == "auto" and plain)
@@ -248,7 +272,7 @@ def _value(path: KeyPath, value: Any, kind: Any, resolves: bool) -> Iterator[tup
             return
         who = "Hugging Face's Trainer" if resolves else "this workload"
         yield path, Problem(f"{name}: {who} does not resolve `auto` here", "give a value, or leave it out")
-    elif value is None and path[-1].endswith("communication_data_type"):
+    elif value is None and (path[-1].endswith("communication_data_type") or path in _NULLS):
         return  # what follows from the rest: deepspeed/runtime/config.py, get_communication_data_type
     elif path in WORDS and str(value).lower() not in WORDS[path]:
         yield path, Problem(f"{name}: {shown(value)} is not known", did_you_mean(str(value), WORDS[path]))

@@ -35,6 +35,7 @@ _WORDS = {
     "numbers": "a number or a list of numbers",
     "pair": "a list of two numbers",
     "text": "text",
+    "texts": "a list of text",
 }
 # What DeepSpeed's C++ holds a size in; a larger one would not even be a size in memory.
 _LARGEST = 2**63 - 1
@@ -59,6 +60,8 @@ def mismatch(kind: str, value: Any, rounded: bool = False) -> str:
     expected = " ".join([_WORDS[name], *(" and ".join(map(str, bounds)).split())])
     if name == "numbers" and isinstance(value, list):
         return next((wrong for item in value if (wrong := mismatch("number", item))), "") and expected
+    if name == "texts":
+        return "" if isinstance(value, list) and all(isinstance(item, str) for item in value) else expected
     if name == "pair":
         inner = " ".join(["number", *kind.split()[1:]])
         both = isinstance(value, list) and len(value) == 2
@@ -92,6 +95,8 @@ def schema(kind: str) -> dict[str, Any]:
     if name not in _TYPES:
         return {}
     one = {"type": _TYPES[name]} | {_COMPARISONS[bound.sign][2]: bound.limit for bound in bounds}
+    if name == "texts":
+        return {"type": "array", "items": one}
     if name == "pair":
         return {"type": "array", "items": one, "minItems": 2, "maxItems": 2}
     return {"anyOf": [one, {"type": "array", "items": one}]} if name == "numbers" else one

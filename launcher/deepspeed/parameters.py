@@ -33,6 +33,8 @@ _KINDS: dict[str, dict[str, Any]] = {
         "warmup_type": ["linear", "log"],  # any other word becomes log
     },
 }
+# What the engine takes out before the optimizer's class gets the rest.
+POPPED = ("adam_w_mode", "fp32_optimizer_states", "torch_adam")
 # Types that no configuration can make work, and why.
 IMPOSSIBLE = {
     "ChainedScheduler": "takes other schedules, which a configuration cannot hold",

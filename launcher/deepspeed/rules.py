@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
-from launcher.deepspeed import parameters
+from launcher.deepspeed import parameters, spellings
 from launcher.deepspeed.config import BUFFER, below
 from launcher.errors import Problem, shown
 from launcher.namedtuple import NamedTuple
@@ -39,6 +39,7 @@ _SPLITS = {
 # Sections that do something only in programs that ask for it; ours do not.
 _IDLE = {
     "activation_checkpointing": "set args.activation-checkpointing: true",
+    "data_efficiency": "leave it out",
     "hybrid_engine": "leave it out",
     "pipeline": "leave it out",
 }
@@ -48,13 +49,6 @@ _IDLE = {
 _NEEDED = {
     ("data_efficiency", "data_sampling", "curriculum_learning"): "curriculum_metrics",
     ("data_efficiency", "data_sampling", "dynamic_batching"): "max_tokens",
-}
-
-# Names of types as DtypeEnum of inference/config.py takes them
-_TYPES = {
-    **{name: "bf16" for name in ("bf16", "bfloat16", "bfloat", "torch.bfloat16")},
-    **{name: "fp16" for name in ("fp16", "float16", "half", "torch.float16")},
-    **{name: "fp32" for name in ("fp32", "float32", "float", "torch.float32")},
 }
 
 
@@ -89,6 +83,15 @@ class _Config(NamedTuple):
     def optimizer(self) -> str:
         return str(self.section("optimizer").get("type", "AdamW")).lower()
 
+    @property
+    def torch_adam(self) -> bool:
+        return bool(self.section("optimizer", "params").get("torch_adam"))
+
+    @property
+    def added(self) -> str:
+        """What gradients are added up in: bf16, fp16 or fp32; '' where it is not said."""
+        return spellings.DTYPES.get(str(self.section("data_types").get("grad_accum_dtype")), "")
+
     def section(self, *names: str) -> Mapping[str, Any]:
         """A section; empty where there is none."""
         section: Any = self.whole
@@ -112,6 +115,7 @@ def problems(
     yield from _stages(given)
     yield from _masters(given)
     yield from _offload(given, hosts)
+    yield from _zenflow(given)
     yield from _zeropp(given, hosts)
     yield from _precision(given, hosts, precision, named)
     yield from _gradients(given)
@@ -171,6 +175,14 @@ def _masters(given: _Config) -> Iterator[Problem]:
             yield _top(key, "needs ZeRO, and this is stage 0", "use stage 1, 2 or 3")
         elif on and given.offload("optimizer") == "none" and not (states and key.startswith("bf16")):
             yield _top(key, "needs the optimizer in host memory", "add offload_optimizer: {device: cpu}")
+    adam = given.optimizer in ("adam", "adamw")
+    if given.offload("optimizer") != "none" and not (adam and not given.torch_adam):
+        hint = "leave torch_adam out" if adam else "use type: AdamW"
+        # "requires ZeRO-3 Offload with DeepSpeedCPUAdam", "Hybrid Optimizer Only Supports DeepSpeedCPUAdam"
+        for key in (key for key, on in masters.items() if on):
+            yield _top(key, "needs DeepSpeed's own Adam", hint)
+        if float(given.section("zero_optimization", "offload_optimizer").get("ratio", 1.0)) < 1.0:
+            yield _zero("offload_optimizer.ratio", "below 1 needs DeepSpeed's own Adam", hint)
     if all(masters.values()):
         yield _top(
             "fp16.fp16_master_weights_and_grads", "and that of bf16 are both on", "leave one of them out"
@@ -212,10 +224,31 @@ def _offload(given: _Config, hosts: Hosts) -> Iterator[Problem]:
         )
     if section.get("super_offload") and (hosts.gpu is None or stage < 3):
         yield _zero("offload_optimizer.super_offload", "needs stage 3 and NVIDIA GPUs", "leave it out")
-    if (
-        given.zero.get("zenflow") and given.offload("optimizer") != "cpu"
-    ):  # runtime/zenflow/zenflow_stage_1_and_2.py
+
+
+def _zenflow(given: _Config) -> Iterator[Problem]:
+    """An empty mapping turns it on too: runtime/zenflow/engine.py, zenflow_stage_1_and_2.py, engine_stage3.py."""
+    zenflow = given.section("zero_optimization", "zenflow")
+    if given.zero.get("zenflow") is None:
+        return
+    if given.offload("optimizer") != "cpu" and (zenflow or given.stage < 3):
         yield _zero("zenflow", "needs the optimizer in host memory", "add offload_optimizer: {device: cpu}")
+    if zenflow.get("offload") and not given.zero.get("overlap_comm", given.stage == 3):
+        yield _zero("zenflow.offload", "needs overlap_comm", "add overlap_comm: true")
+    strategy, interval = zenflow.get("select_strategy", "auto"), zenflow.get("select_interval", "auto")
+    update = zenflow.get("update_interval", "auto")
+    if strategy == "auto" and interval != "auto":
+        what = "is chosen by select_strategy auto"
+        yield _zero("zenflow.select_interval", what, "leave it out, or add select_strategy: step")
+    elif strategy != "auto" and interval == "auto":
+        yield _zero("zenflow.select_strategy", f"{strategy} needs select_interval", "add select_interval")
+    elif strategy == "step" and update != "auto" and update > interval:
+        yield _zero("zenflow.update_interval", f"is above select_interval {interval}", "use at most that")
+    taken = set(parameters.classes("adamw")["torch"]) - {*parameters.POPPED}
+    for key in given.section("optimizer", "params") if given.stage < 3 else ():
+        if key not in taken:
+            what = "does not go with ZenFlow, which gives it to torch's AdamW"
+            yield _top(f"optimizer.params.{key}", what, "leave it out, or use stage 3")
 
 
 def _zeropp(given: _Config, hosts: Hosts) -> Iterator[Problem]:
@@ -231,6 +264,9 @@ def _zeropp(given: _Config, hosts: Hosts) -> Iterator[Problem]:
     quantized = [key for key in _STAGE_3 if "quantized" in key and zero.get(key)]
     if quantized and hosts.gpu is None:
         yield _zero(quantized[0], "needs a GPU: DeepSpeed quantizes in CUDA alone", "use preset zero3")
+    if zero.get("zero_quantized_weights") and given.section("torch_autocast").get("enabled"):
+        # runtime/torch_autocast.py
+        yield _zero("zero_quantized_weights", "does not go with torch_autocast", "leave one of them out")
     if zero.get("zero_quantized_gradients") and zero.get("reduce_scatter") is False:  # runtime/zero/stage3.py
         yield _zero("zero_quantized_gradients", "needs reduce_scatter", "leave reduce_scatter out")
 
@@ -252,9 +288,15 @@ def _precision(given: _Config, hosts: Hosts, precision: str, named: bool) -> Ite
         "param_dtype"
     )  # runtime/engine.py (_assert_valid_mixed_precision_config)
     enabled = "bf16" if bf16 else "fp16" if fp16 else "fp32"
-    if asked is not None and _TYPES.get(str(asked)) != enabled:
+    if asked is not None and spellings.DTYPES.get(str(asked)) != enabled:
         what = f"is {shown(asked)}, and the weights are in {enabled}"
         yield _top("data_types.param_dtype", what, "leave it out, or set `precision:` of the job")
+    if given.stage == 0 and given.added not in (
+        "",
+        enabled,
+    ):  # runtime/engine.py (_do_optimizer_sanity_check)
+        what = f"{given.added} does not work in stage 0 with weights in {enabled}"
+        yield _top("data_types.grad_accum_dtype", what, "use stage 1, 2 or 3")
     for section, key in (("compile", "deepcompile"), ("aio", "use_gds")):
         if given.section(section).get(key) and hosts.gpu is None:
             yield _top(f"{section}.{key}", "needs a GPU", "leave it out")
@@ -284,6 +326,9 @@ def _gradients(given: _Config) -> Iterator[Problem]:
             )
         elif given.offload("optimizer") != "none" or zero.get("zenflow"):
             yield _zero("compute_grad_norm", "false does not work with offload", "leave it out")
+        elif stage == 1 and given.section("bf16").get("enabled") and given.added == "fp32":
+            what = "false does not work in stage 1 with bf16 and data_types.grad_accum_dtype fp32"
+            yield _zero("compute_grad_norm", what, "use stage 2, or leave it out")
 
 
 def _summed(given: _Config) -> Iterator[Problem]:
@@ -397,6 +442,9 @@ def _programs(given: _Config, workload: str) -> Iterator[Problem]:
     if given.section("autotuning").get("enabled"):
         hint = "leave it out; deepspeed: auto picks the configuration"
         yield _top("autotuning", "ends a run after a few steps", hint)
+    if own and given.whole.get("managed_gradient_accumulation") is False:
+        what = f"false is for programs that call step() once a batch, and workload {workload!r} does not"
+        yield _top("managed_gradient_accumulation", what, "leave it out")
     for key, hint in _IDLE.items():
-        if not workloads.is_script(workload) and key in given.whole:
+        if own and key in given.whole and given.section(key).get("enabled", True):
             yield _top(key, f"does nothing in workload {workload!r}", hint)

@@ -49,6 +49,12 @@ def is_other_value(path: KeyPath, value: Any) -> bool:
 
 
 _ZERO = ("zero_optimization",)
+# Names of types as DtypeEnum of runtime/config.py takes them.
+DTYPES = {
+    **dict.fromkeys(("bf16", "bfloat16", "torch.bfloat16"), "bf16"),
+    **dict.fromkeys(("fp16", "float16", "half", "torch.float16"), "fp16"),
+    **dict.fromkeys(("fp32", "float", "float32", "torch.float32"), "fp32"),
+}
 
 
 def rounds(path: KeyPath) -> bool:

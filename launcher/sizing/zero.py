@@ -15,6 +15,7 @@ import math
 from collections.abc import Mapping
 from typing import cast
 
+from launcher.deepspeed import spellings
 from launcher.namedtuple import NamedTuple
 
 Config = Mapping[str, object]
@@ -79,7 +80,7 @@ def read(config: Config) -> Zero:
     stage = min(_number(zero, "stage", 0), 3)
     weight = 2 if low else 4
     master = 2 if low and _flag(bf16, "bf16_master_weights_and_grads") else 4
-    accumulate = _section(config, "data_types").get("grad_accum_dtype")
+    accumulate = spellings.DTYPES.get(str(_section(config, "data_types").get("grad_accum_dtype")))
     return Zero(
         stage=stage,
         offload_optimizer=_device(optimizer),
@@ -109,7 +110,7 @@ def read(config: Config) -> Zero:
         activation_bytes=2 if low or autocast else 4,
         master_bytes=master,
         state_bytes=2 if low and _flag(bf16, "bf16_optimizer_states") else 4,
-        gradient_bytes=4 if accumulate == "fp32" else 2 if accumulate in ("bf16", "fp16") else weight,
+        gradient_bytes=4 if accumulate == "fp32" else 2 if accumulate else weight,
         states=STATES.get(str(kind.get("type", "adamw")).lower(), 2),
         torch_adam=_is_unfused(_section(kind, "params")),
         autocast=autocast,

@@ -101,6 +101,11 @@ def test_what_deepspeed_does_nothing_with_is_read_nowhere(installed: dict[str, A
         {"zero_optimization": True},
         {"zero_optimization": {"offload_optimizer": None, "offload_param": None, "overlap_comm": None}},
         {"zero_optimization": {"zenflow": None}},
+        {"zero_optimization": {"zenflow": {"select_interval": "auto", "update_interval": 4}}},
+        {"log_level": None},
+        {"log_level": "INFO"},
+        {"data_types": {"grad_accum_dtype": None, "keep_in_fp32_modules": "auto"}},
+        {"torch_autocast": {"dtype": "bfloat16", "lower_precision_safe_modules": ["torch.nn.Linear"]}},
         {"wandb": {"team": None, "group": None}},
         {"fp16": {"loss_scale_window": 1e3, "initial_scale_power": 16.0, "hysteresis": 2.0}},
         {"data_efficiency": {"enabled": True, "data_sampling": {"num_epochs": 1}}},
@@ -246,8 +251,30 @@ def test_presets_have_no_slips(name: str) -> None:
             "a number of at least 0 and up to 1 is expected, not 2",
         ),
         (
-            {"data_types": {"grad_accum_dtype": [[math.inf]]}},
-            "deepspeed.data_types.grad_accum_dtype: a finite number is expected, not [[Infinity]]",
+            {"optimizer": {"type": "AdamW", "params": {"foreach": [[math.inf]]}}},
+            "deepspeed.optimizer.params.foreach: a finite number is expected, not [[Infinity]]",
+        ),
+        (
+            {"data_types": {"grad_accum_dtype": "fp8"}},
+            "deepspeed.data_types.grad_accum_dtype: bf16, bfloat16, float, float16, float32, fp16, fp32, half, "
+            "torch.bfloat16, torch.float16 or torch.float32 is expected, not 'fp8'",
+        ),
+        (
+            {"torch_autocast": {"enabled": True, "lower_precision_safe_modules": "torch.nn.Linear"}},
+            "deepspeed.torch_autocast.lower_precision_safe_modules: a list of text is expected, "
+            "not 'torch.nn.Linear'",
+        ),
+        (
+            {"zero_optimization": {"zenflow": {"update_interval": 0}}},
+            "deepspeed.zero_optimization.zenflow.update_interval: a whole number above 0 is expected, not 0",
+        ),
+        (
+            {"checkpoint": {"writer": {"type": "rust"}}},
+            "deepspeed.checkpoint.writer.type: 'rust' is not known; it can be fast, mock, python",
+        ),
+        (
+            {"log_level": "warn"},
+            "deepspeed.log_level: 'warn' is not known; did you mean 'warning'?",
         ),
         ({"dump_state": "no"}, "deepspeed.dump_state: true or false is expected, not 'no'"),
         (

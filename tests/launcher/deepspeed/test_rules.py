@@ -81,6 +81,74 @@ def test_presets_go_together(name: str) -> None:
             {"optimizer": {"type": "MuAdam"}},
             "muadam is for models that were made with the package mup",
         ),
+        (
+            "zero2-offload",
+            {
+                "bf16": {"bf16_master_weights_and_grads": True},
+                "optimizer": {"type": "AdamW", "params": {"torch_adam": True}},
+            },
+            "bf16.bf16_master_weights_and_grads needs DeepSpeed's own Adam; leave torch_adam out",
+        ),
+        (
+            "zero3-offload",
+            zero(offload_optimizer={"ratio": 0.5}) | {"optimizer": {"type": "Lion"}},
+            "offload_optimizer.ratio below 1 needs DeepSpeed's own Adam; use type: AdamW",
+        ),
+        # types
+        (
+            "zero0",
+            {"data_types": {"grad_accum_dtype": "float32"}},
+            "data_types.grad_accum_dtype fp32 does not work in stage 0 with weights in bf16; use stage 1, 2 or 3",
+        ),
+        (
+            "zero1",
+            zero(compute_grad_norm=False)
+            | {"gradient_clipping": 0, "data_types": {"grad_accum_dtype": "fp32"}},
+            "compute_grad_norm false does not work in stage 1 with bf16 and data_types.grad_accum_dtype fp32",
+        ),
+        (
+            "zeropp",
+            {"torch_autocast": {"enabled": True, "dtype": "bf16"}},
+            "zero_quantized_weights does not go with torch_autocast; leave one of them out",
+        ),
+        # ZenFlow
+        ("zero2", zero(zenflow={}), "zenflow needs the optimizer in host memory"),
+        (
+            "zero2-offload",
+            zero(zenflow={"select_interval": 4}),
+            "zenflow.select_interval is chosen by select_strategy auto",
+        ),
+        (
+            "zero2-offload",
+            zero(zenflow={"select_strategy": "epoch"}),
+            "zenflow.select_strategy epoch needs select_interval",
+        ),
+        (
+            "zero2-offload",
+            zero(zenflow={"select_strategy": "step", "select_interval": 2, "update_interval": 4}),
+            "zenflow.update_interval is above select_interval 2",
+        ),
+        (
+            "zero2-offload",
+            zero(zenflow={"offload": True}, overlap_comm=False),
+            "zenflow.offload needs overlap_comm; add overlap_comm: true",
+        ),
+        (
+            "zero2-offload",
+            zero(zenflow={}) | {"optimizer": {"type": "AdamW", "params": {"torch_adam": True}}},
+            "optimizer.params.torch_adam does not go with ZenFlow, which gives it to torch's AdamW",
+        ),
+        # what ours do not do
+        (
+            "zero2",
+            {"managed_gradient_accumulation": False},
+            "managed_gradient_accumulation false is for programs that call step() once a batch",
+        ),
+        (
+            "zero2",
+            {"data_efficiency": {"enabled": True, "data_sampling": {"enabled": True}}},
+            "data_efficiency does nothing in workload 'pretrain'; leave it out",
+        ),
         # ZeRO's stages
         (
             "zero2",
@@ -191,9 +259,18 @@ def test_refused(preset: str, overrides: dict[str, Any], message: str | None) ->
         ("zeropp", zero(zero_hpz_partition_size=8)),
         ("zeropp", zero(zero_hpz_partition_size=4)),
         ("zeropp", zero(zero_hpz_partition_size=2)),
-        ("zero2", {"managed_gradient_accumulation": False}),
-        ("zero0", {"managed_gradient_accumulation": False}),
         ("zero1", {"data_types": {"param_dtype": "bfloat16"}}),
+        ("zero0", {"data_types": {"grad_accum_dtype": "torch.bfloat16"}}),
+        ("zero1", zero(compute_grad_norm=False) | {"gradient_clipping": 0}),
+        ("zero2", {"data_efficiency": {"enabled": False}}),
+        (
+            "zero2-offload",
+            {"bf16": {"bf16_master_weights_and_grads": True}, "optimizer": {"type": "adam"}},
+        ),
+        (
+            "zero2-offload",
+            zero(zenflow={"select_strategy": "step", "select_interval": 4, "update_interval": 4}),
+        ),
         ("zero3-nvme", zero(offload_param={"nvme_path": "/nvme/run", "buffer_size": 5_000_000})),
         ("zero3", zero(reduce_scatter=False) | {"optimizer": {"type": "Muon"}}),
         ("zero2", {"expert_parallel": {"enabled": True, "autoep_size": 2}}),
@@ -219,8 +296,12 @@ def test_what_needs_a_gpu() -> None:
 
 
 def test_a_program_of_the_users_own_may_use_what_ours_do_not() -> None:
-    overrides = {"activation_checkpointing": {"cpu_checkpointing": True}}
-    assert found("zero1", overrides, workload="./train.py") == []
+    overrides = {
+        "activation_checkpointing": {"cpu_checkpointing": True},
+        "managed_gradient_accumulation": False,
+        "data_efficiency": {"enabled": True},
+    }
+    assert found("zero2", overrides, workload="./train.py") == []
 
 
 # What DeepSpeed itself says of those that it refuses as soon as it reads them
@@ -238,6 +319,12 @@ def test_a_program_of_the_users_own_may_use_what_ours_do_not() -> None:
         ("zero2", zero(reduce_bucket_size=0)),
         ("zero1", {"elasticity": {"enabled": True}}),
         ("zero3", zero(mics_shard_size=8)),
+        ("zero2-offload", zero(zenflow={"update_interval": 0})),
+        ("zero2-offload", zero(zenflow={"select_strategy": "often"})),
+        ("zero2", {"torch_autocast": {"enabled": True, "dtype": "fp8"}}),
+        ("zero2", {"data_types": {"keep_in_fp32_modules": True}}),
+        ("zero2", {"checkpoint": {"writer": {"type": "rust"}}}),
+        ("zero2", {"comms_logger": {"enabled": True, "prof_ops": "all_reduce"}}),
     ],
 )
 def test_deepspeed_refuses_it_too(preset: str, overrides: dict[str, Any]) -> None:

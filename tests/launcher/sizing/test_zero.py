@@ -65,6 +65,7 @@ def test_numbers_may_be_written_as_floats_and_left_to_auto() -> None:
         ({"bf16": {"enabled": False}}, 4, 4, 4),
         ({"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}, 4, 2, 4),
         ({"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}, 2, 2, 4),
+        ({"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "torch.float32"}}, 2, 2, 4),
     ],
 )
 def test_precision(config: dict[str, Any], weight: int, activation: int, gradient: int) -> None:
