@@ -291,6 +291,12 @@ def packages(name: str, args: Mapping[str, Any]) -> list[Need]:
     return [*whole, *(need for need in table.needed(values) if need.workload in ("", name))]
 
 
+def monitors(config: Mapping[str, Any]) -> list[Need]:
+    """The packages that the monitors in DeepSpeed's configuration need."""
+    table: dict[str, Need] = _module("packages").MONITORS
+    return [need for section, need in table.items() if config.get(section, {}).get("enabled")]
+
+
 def stack(name: str) -> list[Need]:
     """What workload `name` is written for, which our images have; of a program of the user's own nothing is known."""
     if is_script(name):

@@ -84,6 +84,15 @@ NEEDS = (
     Need("engine", "starlette", "starlette", ("transformers",), workload="serve"),
     Need("engine", "uvicorn", "uvicorn", ("transformers",), workload="serve"),
 )
+# Section of DeepSpeed's configuration → what its rank 0 imports where it is enabled (deepspeed/monitor/utils.py).
+MONITORS = {
+    section: Need(f"deepspeed.{section}", module, package, instead=f"leave deepspeed.{section} out")
+    for section, module, package in (
+        ("comet", "comet_ml", "comet-ml"),
+        ("tensorboard", "tensorboard", "tensorboard"),
+        ("wandb", "wandb", "wandb"),
+    )
+}
 # Module → package, of what whole workloads need (TRAITS.packages).
 WORKLOADS = {"trl": "trl", "peft": "peft", "lm_eval": "lm_eval"}
 

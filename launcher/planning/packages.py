@@ -1,4 +1,4 @@
-"""Packages that a job's args need, held against what the ranks will have: an image, or an interpreter of this machine.
+"""Packages that a job needs, held against what the ranks will have: an image, or an interpreter of this machine.
 
 Owns the words of the refusal; which option needs which package is docker/workloads/packages.py's.
 """
@@ -54,9 +54,8 @@ def in_interpreter(plan: Plan, python: str, has: Callable[[Need], bool]) -> Plan
 def _needs(plan: Plan) -> list[Need]:
     if workloads.is_script(plan.job.workload):
         return []
-    return workloads.packages(
-        plan.job.workload, {**plan.args, "checkpoint-mirror": plan.job.checkpoint.mirror}
-    )
+    args = {**plan.args, "checkpoint-mirror": plan.job.checkpoint.mirror}
+    return [*workloads.packages(plan.job.workload, args), *workloads.monitors(plan.config)]
 
 
 def _lacking(plan: Plan, held: Callable[[str], bool], where: str, otherwise: str = "") -> Iterator[Problem]:
@@ -70,6 +69,8 @@ def _problem(plan: Plan, need: Need, where: str, otherwise: str) -> Problem:
     if need.option == "checkpoint-mirror":
         scheme = str(plan.job.checkpoint.mirror).partition("://")[0]
         what, about = f"checkpoint.mirror: {scheme}://", ("job", "checkpoint", "mirror")
+    elif need.option.startswith("deepspeed."):
+        what, about = need.option, ("job", *need.option.split("."))
     elif need.option:
         chosen = f": {plan.args[need.option]}" if need.values and need.option in plan.args else ""
         what, about = f"args.{need.option}{chosen}", ("job", "args", need.option)

@@ -61,6 +61,16 @@ def test_a_mirror_needs_the_package_of_its_scheme() -> None:
         assert lacking == ([f"{words} (here.image.json)"] if package else [])
 
 
+def test_monitors_of_deepspeed_need_theirs() -> None:
+    monitors = {"preset": "zero2", "comet": {"enabled": True}, "wandb": {"enabled": False}, "tensorboard": {}}
+    plan = plan_of({"model": "llama-7b", "deepspeed": monitors}, image=OURS)
+    (problem,) = said(plan)
+    assert problem.startswith("deepspeed.comet needs the package comet-ml, which image ")
+    assert "; leave deepspeed.comet out, or " in problem
+    ours = plan_of({"model": "llama-7b", "deepspeed": {"wandb": {"enabled": True}}}, image=OURS)
+    assert said(ours) == []
+
+
 @pytest.mark.parametrize(
     "image", [f"{OURS}:1", "nvcr.io/nvidia/pytorch:25.09-py3", "/images/train.sqsh", "mine"]
 )
