@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from launcher import workloads
+from launcher import units, workloads
+from launcher.deepspeed import spellings
 from launcher.planning import fit
-from launcher.sizing import gpus
+from launcher.sizing import gpus, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,8 @@ UNCOUNTED = (
     ),
     (("weight_quantization", "quantized_initialization"), "weights are kept in fewer bits"),
     (("sparse_attention",), "sparse attention saves other tensors"),
+    (("zero_optimization", "mics_shard_size"), "MiCS divides states among the ranks of a group alone"),
+    (("zero_optimization", "zeropp_loco_param"), "LoCo keeps what quantized gradients left out"),
     (("hybrid_engine", "enabled"), "the hybrid engine keeps a second copy of the weights for inference"),
 )
 
@@ -55,12 +58,26 @@ def uncounted(estimate: Estimate | None) -> Iterator[str]:
             f"adapters are not counted: the layers of the family {estimate.model.family!r} are not known;"
             " their weights, optimizer and traffic, and what 4 bit would save, are not in the estimate"
         )
+    yield from filter(None, [_sent(estimate) if estimate else ""])
     for path, why in UNCOUNTED if estimate else ():
         value: object = estimate.evaluation.config if estimate else None
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
-        if (value and value != 1) or value is True:
+        if (value and value not in (1, -1)) or value is True:  # -1: no MiCS
             yield f"deepspeed.{'.'.join(path)} is not in the estimate of memory and time: {why}"
+
+
+def _sent(estimate: Estimate) -> str:
+    """What to say of gradients that are sent in a wider type than they have: a copy of each bucket, unreckoned."""
+    config, settings = estimate.evaluation.config, estimate.evaluation.settings
+    wide = spellings.DTYPES.get(str(config.get("communication_data_type"))) == "fp32"
+    if not wide or settings.weight_bytes == 4 or estimate.machine.world == 1:
+        return ""
+    copy = 4 * (settings.reduce_bucket if settings.stage else states.FLATTENED)
+    return (
+        "deepspeed.communication_data_type fp32 is not in the estimate of memory and time: gradients are copied to be"
+        f" sent, up to {units.gigabytes(copy)} at a time, and are twice the bytes"
+    )
 
 
 def unknown(job: Job, reason: str, preset: str) -> str:

@@ -22,7 +22,27 @@ Config = Mapping[str, object]
 
 # State tensors of the size of the parameters that each optimizer keeps, besides the master weights. A mixed one
 # (Muon, with Adam for embeddings and norms) counts as its larger part, so that no estimate falls short.
-STATES = {"sgd": 0, "lion": 1, "adagrad": 1, "adam": 2, "adamw": 2, "lamb": 2, "muon": 2, "onebitadam": 3}
+STATES = {
+    **{
+        "sgd": 0,
+        "lion": 1,
+        "adagrad": 1,
+        "asgd": 1,
+        "rmsprop": 1,
+        "adam": 2,
+        "adamw": 2,
+        "lamb": 2,
+        "muon": 2,
+    },
+    "onebitadam": 3,
+}
+# Parameters that add a tensor where they are on: torch.optim's constructors.
+_MORE = {
+    "sgd": ("momentum",),
+    "rmsprop": ("momentum", "centered"),
+    "adam": ("amsgrad",),
+    "adamw": ("amsgrad",),
+}
 
 
 class Zero(NamedTuple):
@@ -74,12 +94,14 @@ def read(config: Config) -> Zero:
     optimizer = _section(zero, "offload_optimizer")
     param = _section(zero, "offload_param")
     bf16 = _section(config, "bf16") or _section(config, "bfloat16")
-    low = _flag(bf16, "enabled") or _flag(_section(config, "fp16"), "enabled")
+    fp16 = _section(config, "fp16")
+    low = _flag(bf16, "enabled") or _flag(fp16, "enabled")
     autocast = _flag(_section(config, "torch_autocast"), "enabled")
     kind = _section(config, "optimizer")
     stage = min(_number(zero, "stage", 0), 3)
     weight = 2 if low else 4
-    master = 2 if low and _flag(bf16, "bf16_master_weights_and_grads") else 4
+    short = _flag(bf16, "bf16_master_weights_and_grads") or _flag(fp16, "fp16_master_weights_and_grads")
+    master = 2 if low and short else 4
     accumulate = spellings.DTYPES.get(str(_section(config, "data_types").get("grad_accum_dtype")))
     return Zero(
         stage=stage,
@@ -111,7 +133,7 @@ def read(config: Config) -> Zero:
         master_bytes=master,
         state_bytes=2 if low and _flag(bf16, "bf16_optimizer_states") else 4,
         gradient_bytes=4 if accumulate == "fp32" else 2 if accumulate else weight,
-        states=STATES.get(str(kind.get("type", "adamw")).lower(), 2),
+        states=_states(str(kind.get("type", "adamw")).lower(), _section(kind, "params")),
         torch_adam=_is_unfused(_section(kind, "params")),
         autocast=autocast,
     )
@@ -147,6 +169,10 @@ def _number(config: Config, key: str, default: int) -> int:
 def _flag(config: Config, key: str, default: bool = False) -> bool:
     value = config.get(key)
     return value if isinstance(value, bool) else default
+
+
+def _states(name: str, params: Config) -> int:
+    return STATES.get(name, 2) + sum(bool(params.get(key)) for key in _MORE.get(name, ()))
 
 
 def _is_unfused(params: Config) -> bool:

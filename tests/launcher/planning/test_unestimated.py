@@ -119,9 +119,26 @@ def test_what_a_configuration_changes_is_estimated(
         ),
         ("zero3", {}, {"compile": {"deepcompile": True}}, "deepcompile is not in the estimate"),
         ("zero3", {"zero_quantized_nontrainable_weights": True}, {}, "nontrainable_weights is not in the"),
+        (
+            "zero2",
+            {},
+            {"communication_data_type": "fp32"},
+            "communication_data_type fp32 is not in the estimate",
+        ),
     ],
 )
 def test_what_is_not_estimated_is_said_of_a_plan(
     preset: str, zero: dict[str, Any], keys: dict[str, Any], note: str
 ) -> None:
     assert any(note in told for told in planned(preset, zero, keys=keys).notes)
+
+
+@pytest.mark.parametrize(("size", "said"), [(8, True), (-1, False)])
+def test_groups_of_mics_are_said_where_deepspeed_still_has_them(size: int, said: bool) -> None:
+    told = planned("zero3", {"mics_shard_size": size}).notes
+    assert any("mics_shard_size is not in the estimate" in note for note in told) == said
+
+
+def test_gradients_that_are_sent_as_they_are_need_no_word() -> None:
+    told = planned("zero2", {}, keys={"communication_data_type": "bf16"}).notes
+    assert not any("communication_data_type" in note for note in told)

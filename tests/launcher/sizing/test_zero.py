@@ -78,10 +78,30 @@ def test_precision(config: dict[str, Any], weight: int, activation: int, gradien
 
 
 @pytest.mark.parametrize(
-    ("kind", "states"), [("AdamW", 2), ("Lion", 1), ("SGD", 0), ("Muon", 2), ("Other", 2)]
+    ("kind", "states"),
+    [("AdamW", 2), ("Lion", 1), ("SGD", 0), ("Muon", 2), ("RMSprop", 1), ("ASGD", 1), ("Other", 2)],
 )
 def test_optimizers(kind: str, states: int) -> None:
     assert zero.read({"optimizer": {"type": kind}}).states == states
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "states"),
+    [
+        ("SGD", {"momentum": 0.9}, 1),
+        ("SGD", {"momentum": 0}, 0),
+        ("AdamW", {"amsgrad": True, "torch_adam": True}, 3),
+        ("RMSprop", {"momentum": 0.9, "centered": True}, 3),
+    ],
+)
+def test_parameters_of_an_optimizer_that_add_a_state(kind: str, params: dict[str, Any], states: int) -> None:
+    assert zero.read({"optimizer": {"type": kind, "params": params}}).states == states
+
+
+def test_master_weights_in_sixteen_bits() -> None:
+    for name in ("bf16", "fp16"):
+        section = {"enabled": True, f"{name}_master_weights_and_grads": True}
+        assert zero.read({name: section}).master_bytes == 2
 
 
 def test_parameters_are_offloaded_in_stage_3_only() -> None:
