@@ -39,7 +39,8 @@ def report(run: Run, now: Status) -> list[str]:
         lines.append(f"first failure  {who} on {failure.host}, exit code {failure.code}")
         if failure.code == _STALLED and (hang := hangs.last(run.folder)):
             lines.append(f"hang           {units.printable(hang.verdict)}; stacks in {hang.folder}")
-        lines += [f"last lines of {path}:", *(f"  {units.printable(line)}" for line in _newest(path)[-12:])]
+        path, last = _speaker(path, run.folder / "logs" / "rank-0.log")
+        lines += [f"last lines of {path}:", *(f"  {units.printable(line)}" for line in last[-12:])]
     return lines + [line for cause in explain(run, now) for line in _cause("likely cause   ", cause)]
 
 
@@ -92,6 +93,13 @@ def _sources(folder: Path, rank: int) -> Iterator[list[Path]]:
         yield [logs / f"rank-{rank}.log"]
     yield [logs / "job.log", *sorted(logs.glob("slurm-*.log"))[-1:], *sorted(logs.glob("node-*.log"))[:_MOST]]
     yield sorted(logs.glob("rank-*.log"))[:_MOST]
+
+
+def _speaker(path: Path, first: Path) -> tuple[Path, list[str]]:
+    """A failed rank's log and its newest lines; rank 0's if it says nothing: where all stop alike, it says why."""
+    last, of_first = _newest(path), _newest(first)
+    silent = not any(line.strip() for line in last if not line.startswith("--- attempt "))
+    return (first, of_first) if silent and of_first else (path, last)
 
 
 def _newest(path: Path) -> list[str]:

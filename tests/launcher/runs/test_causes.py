@@ -219,6 +219,20 @@ def test_the_exit_code_speaks_where_no_log_does(failed: record.Run) -> None:
     assert "GPU ran out" not in text, "that was an earlier attempt"
 
 
+def test_where_all_ranks_stop_alike_the_one_that_says_why_is_shown(failed: record.Run) -> None:
+    """Rank 0 prints the message, and any rank may end before it."""
+    logs = failed.folder / "logs"
+    (logs / "rank-1.log").write_text("--- attempt 0, host n1, pid 7\n")
+    (logs / "rank-0.log").write_text("--- attempt 0, host n1, pid 6\nfinetune: error: --data a.csv\n")
+    text = "\n".join(diagnosis.report(failed, Status("FAILED", exit_code=64)))
+    assert "first failure  rank 1" in text
+    assert f"last lines of {logs / 'rank-0.log'}:\n  --- attempt 0, host n1, pid 6\n  finetune: error" in text
+    (logs / "rank-1.log").write_text("--- attempt 0, host n1, pid 7\nmine\n")
+    assert f"last lines of {logs / 'rank-1.log'}" in "\n".join(
+        diagnosis.report(failed, Status("FAILED", exit_code=64))
+    )
+
+
 def test_the_host_log_says_more_than_the_exit_code(failed: record.Run) -> None:
     (failed.folder / "logs" / "node-1.log").write_text(
         "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.\n"
