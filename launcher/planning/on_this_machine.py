@@ -92,7 +92,10 @@ def _file(plan: Plan) -> Iterator[Problem]:
 
 
 def _shared(named: str, plan: Plan) -> bool:
-    """Whether a path lies on the file system of the run folders, which all hosts share."""
+    """Whether a path lies on the file system of the run folders, which all hosts share.
+
+    Of one that has no folder here but the root, such as /apps on a laptop, nothing is known.
+    """
     try:
         path = Path(named).expanduser()
     except RuntimeError:  # `~name` of a user who is not here
@@ -100,11 +103,15 @@ def _shared(named: str, plan: Plan) -> bool:
     if not path.is_absolute():
         return False
     try:
-        return _device(path) == _device(Path(plan.workspace.runs))
+        near = _nearest(path)
+        return (
+            near != Path(near.anchor)
+            and near.stat().st_dev == _nearest(Path(plan.workspace.runs)).stat().st_dev
+        )
     except OSError:
         return False
 
 
-def _device(path: Path) -> int:
-    """Of the path, or of the nearest folder above it that is there."""
-    return next(p for p in (path, *path.parents) if p.exists()).stat().st_dev
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    return next(p for p in (path, *path.parents) if p.exists())

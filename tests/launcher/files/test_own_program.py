@@ -155,6 +155,16 @@ def test_of_other_file_systems_than_the_runs_nothing_is_known() -> None:
     assert list(on_this_machine.problems(decided, "local")) != []
 
 
+def test_of_a_file_system_that_is_not_here_nothing_is_known() -> None:
+    """A laptop, or a machine that checks jobs in git, has neither /apps nor the environments there."""
+    job = samples.job(command=["/no-such-mount/apps/run"])
+    site = samples.SITE._replace(runs="/")
+    for cluster in (samples.cluster(), samples.cluster(python="/no-such-mount/conda/envs/train")):
+        decided = plan.make(load.Loaded(job, cluster), site)
+        assert list(on_this_machine.problems(decided, "slurm")) == []
+        assert list(on_this_machine.problems(decided, "local")) != []
+
+
 @pytest.mark.parametrize(
     ("scheduler", "names"),
     [("local", ["checkpoint.requeue", "preflight"]), ("kubernetes", ["checkpoint.requeue"])],
