@@ -9,6 +9,7 @@ Owns which figures a card that no table has must give; `figures` is the one way 
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, fields
 from typing import Annotated, ClassVar, Literal
@@ -20,6 +21,7 @@ from launcher.sizing import gpus
 # What torch shows as the capability of a card that is not CUDA's is the gfx number of AMD's, and none of Intel's; both
 # compute in bf16, which is what a capability is asked for.
 _OTHERS = {"amd": (9, 0), "intel": (8, 0)}
+_EXAMPLE = "gpu: {{name: {}, memory: 24GB, capability: 8.6}}"
 _TERA, _GIGA = 10**12, 10**9
 
 
@@ -75,8 +77,11 @@ class GpuType:
         missing = [name for name in wanted if getattr(self, name) is None]
         if not missing:
             return
-        example = f"gpu: {{name: {self.name}, memory: 24GB, capability: 8.6}}"
+        example = _EXAMPLE.format(self.name)
         if all(getattr(self, part.name) is None for part in fields(self) if part.name != self.SHORT):
+            if alike := _alike(self.name):
+                what = f"{shown(self.name)} is not in the table, which has {', '.join(alike)}"
+                raise ValueError(f"{what}; {_EXAMPLE.format('my-card')} describes another card")
             known = (
                 did_you_mean(self.name, gpus.names(), most=0) or "launcher/sizing/gpus.json has the names."
             )
@@ -85,6 +90,17 @@ class GpuType:
             )
         what = f"{shown(self.name)} is not in the table, so it needs {' and '.join(missing)}"
         raise ValueError(f"{what}; for example {example}")
+
+
+def _alike(name: str) -> list[str]:
+    """The names of the table that `name` may stand for: a100-40gb and more for A100, rtx4090-24gb for RTX 4090."""
+    if name.lower() in gpus.names():
+        return [name.lower()]
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+    words += [first + second for first, second in itertools.pairwise(words)]
+    cards = {known: known.partition("-")[0] for known in gpus.names()}
+    same = [known for known, card in cards.items() if card in words]
+    return same or [known for known, card in cards.items() if card.removeprefix("rtx") in words]
 
 
 def figures(gpu: GpuType) -> gpus.Gpu:
