@@ -75,7 +75,7 @@ def examples(group: argparse._ArgumentGroup, keys: str) -> None:
         default=["builtin"],
         metavar="SOURCE",
         help=f".jsonl (or .jsonl.gz), .json and .parquet files, folders or globs with {keys}; hf:NAME[@SUBSET][:SPLIT] "
-        "for a Hugging Face data set; builtin for sentences of Python's own reference",
+        "for a Hugging Face data set, or a folder of its save_to_disk; builtin for sentences of Python's own reference",
     )
     group.add_argument(
         "--tokenizer",

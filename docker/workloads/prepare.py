@@ -28,6 +28,7 @@ from workloads import (
     metrics,
     options,
     session,
+    sources,
     tokenizer,
 )
 from workloads.traits import Traits
@@ -52,6 +53,13 @@ def parser() -> argparse.ArgumentParser:
         help="processes that tokenize on each host (default: as many as it has cores for this rank)",
     )
     return command
+
+
+def refusal(words: list[str], hosts: int, slots: int) -> str | None:
+    """Why this command line cannot run, as far as it can be told before: None if it can."""
+    del hosts, slots
+    args = parser().parse_args(words)
+    return sources.mistake(args.data) or tokenizer.mistake(args.tokenizer, args.model) or None
 
 
 def prepare(args: argparse.Namespace) -> int:

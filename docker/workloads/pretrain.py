@@ -33,7 +33,9 @@ from workloads import (
     routing,
     samples,
     session,
+    sources,
     tiers,
+    tokenizer,
     training_options,
     ulysses,
 )
@@ -66,6 +68,13 @@ def parser() -> argparse.ArgumentParser:
     options.trust(group)
     options.rehearsal(group)
     return command
+
+
+def refusal(words: list[str], hosts: int, slots: int) -> str | None:
+    """Why this command line cannot run, as far as it can be told before: None if it can."""
+    del hosts, slots
+    args = parser().parse_args(["--deepspeed-config=-", *words])
+    return sources.mistake(args.data) or tokenizer.mistake(args.tokenizer, args.model) or None
 
 
 def pretrain(args: argparse.Namespace, this: Session) -> int:

@@ -13,20 +13,27 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workloads import text
+from workloads import sources, text
 from workloads.session import Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+OTHERS = (".csv", ".tsv", ".txt", ".md", ".arrow", ".bin")
+
+
+def mistake(given: Sequence[str]) -> str:
+    """What is wrong with the words of --data by their names alone: files of another kind; empty where nothing is."""
+    other = next((w for w in given if w.endswith(OTHERS) and not w.startswith("hf:")), "")
+    return f"--data {other}: examples are rows of {', '.join(SUFFIXES)} files" if other else ""
 
 
 def read(source: str) -> Iterator[tuple[str, Any]]:
     """Each row of a source of --data, after its place (FILE:LINE). Raises Stop, with the place, for what is no row."""
     if source.startswith("{"):
         raise Stop(f"--data {source}: weights are for text to pretrain on: name the file or data set alone")
-    if source.startswith("hf:"):
+    if source.startswith("hf:") or sources.saved(source):
         for number, row in enumerate(text.hugging_face(source.removeprefix("hf:")), 1):
             yield f"--data {source}: row {number}", row
         return

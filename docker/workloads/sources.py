@@ -23,6 +23,7 @@ BUILTIN, HUB = "builtin", "hf:"
 COLUMN = "text"
 SAVED = ("state.json", "dataset_dict.json")  # what save_to_disk leaves: of a data set, of several splits
 KEYS = ("path", "weight", "column")
+OTHERS = (".json", ".csv", ".tsv")  # whose brackets, quotes and commas would be learned as text
 
 
 class Source(NamedTuple):
@@ -52,12 +53,26 @@ class Rows(NamedTuple):
 def parse(words: Sequence[str]) -> list[Source]:
     """The sources that the words of --data name: {"path": …, "weight": …} or a path alone. Raises Stop for others."""
     parsed = [_parse(word) if word.startswith("{") else Source(word) for word in words]
+    if other := next((s.path for s in parsed if s.path.endswith(OTHERS) and not s.path.startswith(HUB)), ""):
+        raise Stop(
+            f"--data {other}: text is {', '.join(SUFFIXES)}; write its rows as .jsonl or .parquet, or call it .txt to "
+            "learn it as it is"
+        )
     unweighted = [source.path for source in parsed if source.weight is None]
     if 0 < len(unweighted) < len(parsed):
         raise Stop(
             f"--data: {unweighted[0]} has no weight and others have: give each source one, or none of them"
         )
     return parsed
+
+
+def mistake(words: Sequence[str]) -> str:
+    """What is wrong with the words of --data by themselves; empty where nothing is."""
+    try:
+        parse(words)
+    except Stop as stop:
+        return stop.message
+    return ""
 
 
 def _parse(word: str) -> Source:

@@ -17,6 +17,7 @@ from workloads import (
     lora,
     metrics,
     routing,
+    rows,
     tokenizer,
     turns,
 )
@@ -148,8 +149,9 @@ def prepare(
 def mistake(args: argparse.Namespace, forms: Sequence[Form]) -> str:
     """What is wrong with the options of a stage together; empty where nothing is."""
     counted = forms != formats.PROMPTS  # where answers are sampled, epochs are something else
-    wrong = epochs.mistake(args) if counted else ""
-    return wrong or lora.mistake(args) or formats.mistake(formats.columns(args), forms)
+    wrong = (epochs.mistake(args) if counted else "") or lora.mistake(args)
+    wrong = wrong or formats.mistake(formats.columns(args), forms) or rows.mistake(args.data)
+    return wrong or tokenizer.mistake(args.tokenizer, args.model)
 
 
 def refusal(parser: argparse.ArgumentParser, words: list[str], forms: Sequence[Form]) -> str | None:

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|padding|>"
 REPLACED = "\N{REPLACEMENT CHARACTER}"
+# what a folder has of a tokenizer: of every class, or of some, which config.json then names
+FILES = (
+    *("tokenizer.json", "tokenizer_config.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt", "tekken.json"),
+)
 SPARE = r"(?i)pad|reserved"  # in the name of a token: <|finetune_right_pad_id|>, <|reserved_special_token_0|>
 TRAINED_ON = 100_000_000  # characters a BPE is trained on at most
 
@@ -50,6 +55,8 @@ def make(
 
 def choose(name: str, model: str, vocabulary: int, train: Callable[[str], str]) -> PreTrainedTokenizerBase:
     """The tokenizer that --tokenizer names; `train` gives the JSON of bpe:SIZE. Raises Stop as `make` does."""
+    if wrong := mistake(name, model):
+        raise Stop(wrong)
     if name == "auto":
         name = "bytes" if architectures.named(model) or not _has_tokenizer(model) else model
     if name == "bytes":
@@ -64,6 +71,16 @@ def choose(name: str, model: str, vocabulary: int, train: Callable[[str], str]) 
             "use a smaller tokenizer (bytes, bpe:SIZE) or another model"
         )
     return tokenizer
+
+
+def mistake(name: str, model: str) -> str:
+    """What is wrong with `auto` for a folder whose weights know the tokens of a tokenizer that is not there."""
+    if name != "auto" or not architectures.has_weights(model) or _has_tokenizer(model):
+        return ""
+    return (
+        f"--tokenizer: {model} has weights and no tokenizer; name the one whose tokens they know, or save it there "
+        "(tokenizer.save_pretrained)"
+    )
 
 
 def existing(name: str) -> PreTrainedTokenizerBase:
@@ -95,6 +112,8 @@ def for_examples(
     token.
     """
     name = args.tokenizer
+    if wrong := mistake(name, args.model):
+        raise Stop(wrong)
     if name == "auto" and (architectures.named(args.model) or not _has_tokenizer(args.model)):
         name = f"bpe:{min(vocabulary - 1, 8192)}"  # and one for padding
 
@@ -284,9 +303,7 @@ def _wrapped(tokenizer: Tokenizer, name: str) -> PreTrainedTokenizerBase:
 
 def _has_tokenizer(model: str) -> bool:
     folder = Path(model)
-    return not folder.is_dir() or any(
-        (folder / f).exists() for f in ("tokenizer.json", "tokenizer_config.json")
-    )
+    return not folder.is_dir() or any((folder / file).exists() for file in FILES)
 
 
 def _existing(name: str) -> PreTrainedTokenizerBase:

@@ -81,6 +81,14 @@ def test_rows_of_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert list(rows.read(source)) == [(f"--data {source}: row {n}", row) for n, row in enumerate(ROWS, 1)]
 
 
+@pytest.mark.heavy  # reads datasets
+def test_rows_of_a_saved_data_set(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the train extra is not installed")
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "set")
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "splits")
+    assert read(tmp_path / "set") == read(tmp_path / "splits") == ROWS
+
+
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(Stop, match=r"no .jsonl, .jsonl.gz, .json, .parquet file in this folder"):
         read(tmp_path)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 from workloads import tokenizer
+from workloads.session import Stop
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.torch
 WORDS = {"<s>": 0, "</s>": 1, "▁the": 2, "▁cat": 3, "▁sat": 4, "s": 5, "<unk>": 6}
@@ -81,3 +87,15 @@ def test_the_pieces_of_a_text_add_up_to_it(by: PreTrainedTokenizerFast) -> None:
     assert b"".join(tokenizer.bytes_of(by, token) for token in ids).decode().strip() == text
     ids = by.encode("the cat", add_special_tokens=False)
     assert "".join(tokenizer.piece(by, token) for token in ids).strip() == "the cat"
+
+
+def test_weights_without_their_tokenizer_are_not_trained_on_tokens_of_another(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert not tokenizer.mistake("auto", str(tmp_path)), "random weights learn any tokens"
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert "has weights and no tokenizer" in tokenizer.mistake("auto", str(tmp_path))
+    with pytest.raises(Stop, match="has weights and no tokenizer"):
+        tokenizer.choose("auto", str(tmp_path), 300, lambda name: name)
+    assert not tokenizer.mistake("bytes", str(tmp_path))
+    (tmp_path / "tokenizer.model").write_bytes(b"")
+    assert not tokenizer.mistake("auto", str(tmp_path))
