@@ -48,9 +48,14 @@ def config(name: str) -> PretrainedConfig:
                 setattr(settings, dropout, 0.0)
         return settings
     try:
-        return AutoConfig.from_pretrained(name)
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)  # None would ask at a terminal
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
+        if "trust_remote_code" in str(error):
+            raise Stop(
+                f"model {name!r} brings code of its own (auto_map in its config.json), and of a family that "
+                "Transformers does not know: this workload runs none; train it by a program of your own"
+            ) from error
         raise Stop(f"model {name!r} is not in models.json, and no folder or hub name: {reason}") from error
 
 

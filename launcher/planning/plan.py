@@ -271,6 +271,7 @@ def _estimate(loaded: Loaded, cluster: Cluster) -> tuple[fit.Estimate | None, st
 def _notes(loaded: Loaded, cluster: Cluster, estimate: fit.Estimate | None) -> Iterator[str]:
     """What the estimate leaves out, which DeepSpeed's keys are checked, and what the workload is not given."""
     job, _, places, image_facts, _, measured, _ = loaded
+    yield from filter(None, [unestimated.own_code(job, loaded.hub)])
     if measured and not isinstance(measured, Problem) and cluster.card:
         yield from filter(None, [fit.memory_note(cluster, min(h.memory for h in measured.probe.hosts))])
     yield from filter(None, [unestimated.part_note(cluster) if estimate and estimate.bound else ""])

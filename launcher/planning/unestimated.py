@@ -5,12 +5,14 @@ Owns what of DeepSpeed's configuration, and of a part of a card, sizing does not
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from launcher import units, workloads
 from launcher.deepspeed import spellings
+from launcher.errors import SpecError
 from launcher.planning import fit
-from launcher.sizing import gpus, states
+from launcher.sizing import gpus, models, states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from launcher.files.cluster import Cluster
     from launcher.files.job import Job
     from launcher.planning.fit import Estimate
+    from launcher.sizing.models import Found
 
 # What changes memory or traffic in ways that sizing does not count: keys of DeepSpeed's configuration, and why.
 UNCOUNTED = (
@@ -90,6 +93,21 @@ def unknown(job: Job, reason: str, preset: str) -> str:
     if workloads.traits(job.workload).generates:
         return ""
     return f"{reason}; no memory is estimated" if workloads.traits(job.workload).estimated else reason
+
+
+def own_code(job: Job, found: Found | None) -> str:
+    """What to say of a model that brings code of its own, which only a program of one's own may run; else ''."""
+    own = workloads.is_script(job.workload)
+    if job.model is None or own or not workloads.steps(job.workload):  # servers have options for it
+        return ""
+    with contextlib.suppress(SpecError):  # what is wrong with the model is said where it is read
+        if family := models.own_code(job.model, found):
+            return (
+                f"the model brings code of its own (auto_map in its config.json), and workload {job.workload!r} runs "
+                f"none: it ends at once unless the ranks' Transformers knows the family {family!r} itself; "
+                "a program of your own may have trust_remote_code"
+            )
+    return ""
 
 
 def part_note(cluster: Cluster) -> str:

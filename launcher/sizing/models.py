@@ -100,6 +100,17 @@ def load(
     raise errors.SpecError(f"no model {errors.shown(model)}", hint=hint)
 
 
+def own_code(model: str, found: Found | None = None) -> str:
+    """The family of a model whose configuration names code of its own (auto_map); '' where it is described here too.
+
+    Transformers takes its own code for a family that it knows. Raises SpecError as `load` does.
+    """
+    file = model_files.local(model)
+    config = model_files.read(file) if file else found.config if found else None
+    family = str(config.get("model_type")) if config and config.get("auto_map") else ""
+    return "" if family in {*families.known(), *composites.known(), *seq2seq.known()} else family
+
+
 def is_of_hub(model: str) -> bool:
     """Whether `model` can only be found on the hub: neither a named model nor here."""
     return model not in _named() and "/" in model and is_repository(model)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import transformers
 from workloads import architectures, tokenizer
+from workloads.session import Stop
 
 from tests.docker.workloads import ranks
 
@@ -138,3 +140,11 @@ def test_the_vocabulary_of_a_model_of_more_than_text_is_inside() -> None:
     architectures.pad_vocabulary("gpt2", settings, 64)
     assert architectures.vocabulary(settings) == 512
     assert architectures.vocabulary(transformers.GPT2Config()) == 50257
+
+
+def test_code_that_a_model_brings_is_refused_and_not_asked_for(tmp_path: Path) -> None:
+    config = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "mine.py").write_text("raise SystemExit('it ran')\n")
+    with pytest.raises(Stop, match=r"brings code of its own .*: this workload runs none"):
+        architectures.config(str(tmp_path))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from launcher.planning import fit, unestimated
-from launcher.sizing import traffic
+from launcher.sizing import models, traffic
 from tests import samples
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def estimate(config: dict[str, Any]) -> fit.Estimate:
@@ -38,6 +42,24 @@ def test_an_estimate_that_leaves_nothing_out_has_no_notes() -> None:
     assert list(unestimated.uncounted(None)) == []
     assert list(unestimated.uncounted(estimate({}))) == []
     assert unestimated.partial(None) == unestimated.partial(estimate({})) == ""
+
+
+def test_a_model_with_code_of_its_own_is_named(tmp_path: Path) -> None:
+    config = {
+        "model_type": "mine",
+        "auto_map": {"AutoConfig": "mine.Config"},
+        "architectures": ["MineForCausalLM"],
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    job = samples.job(model=str(tmp_path), workload="pretrain")
+    assert "the family 'mine'" in unestimated.own_code(job, None)
+    assert "the family 'mine'" in unestimated.own_code(
+        samples.job(model="owner/mine", workload="finetune"), models.Found(config, "the hub")
+    )
+    assert not unestimated.own_code(samples.job(model=str(tmp_path), workload="./train.py"), None)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    assert not unestimated.own_code(job, None), "Transformers takes its own code"
+    assert not unestimated.own_code(samples.job(model="byte-gpt", workload="pretrain"), None)
 
 
 CLUSTER: dict[str, Any] = {"gpu": "h100-80gb", "slots": 8, "fabric": "infiniband", "memory": "2000GB"}
