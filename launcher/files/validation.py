@@ -147,7 +147,19 @@ def _elsewhere(model: Any, keys: Keys) -> str:
     option = key.replace("_", "-")
     if keys == (key,) and model is Job and option in workloads.known():
         return f"options of the workload go below `args:`: args: {{{option}: …}}"
+    for name, other in (("job", Job), ("cluster", Cluster)) if keys == (key,) else ():
+        if sections := _sections(other, key):
+            file = "" if other is model else f" of the {name} file"
+            return f"it goes below {' or '.join(f'`{section}:`' for section in sections)}{file}"
     return ""
+
+
+def _sections(model: Any, key: str) -> list[str]:
+    """The fields of a file whose own fields have one of this name."""
+    above = fields(model)
+    return [
+        name for name in above if key in (below := fields(model, (name,))) and below.keys() != above.keys()
+    ]
 
 
 def _dotted(keys: Keys) -> str:
