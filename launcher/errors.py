@@ -142,7 +142,11 @@ def did_you_mean(word: str, known: Iterable[str], most: int = 40) -> str:
     Returns an empty string when there are too many.
     """
     names = sorted(known)
-    close = [near for form in (word, word.lower()) for near in difflib.get_close_matches(form, names, n=1, cutoff=0.65)]
+    close = [
+        near
+        for form in (word, word.lower())
+        for near in difflib.get_close_matches(form, names, n=1, cutoff=0.65)
+    ]
     if close:
         return f"did you mean {close[0]!r}?"
     return "it can be " + ", ".join(names) if 0 < len(names) <= most else ""

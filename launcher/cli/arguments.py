@@ -19,6 +19,20 @@ if TYPE_CHECKING:
     from launcher.cli.options import Options
 
 
+_RUN, _END = "`local`, `slurm` and `kubernetes` run a job", "`cancel` ends a run"
+# Other tools' words for a verb, or for what is an option here.
+_WORDS = {
+    **dict.fromkeys(("run", "submit", "launch", "start", "train"), _RUN),
+    **dict.fromkeys(("stop", "kill", "delete"), _END),
+    **dict.fromkeys(("ps", "ls"), "`list` shows the runs"),
+    **dict.fromkeys(("show", "describe"), "`status` shows a run"),
+    **dict.fromkeys(
+        ("render", "template"), "`slurm` and `kubernetes` print with --dry-run what they would submit"
+    ),
+    "validate": "`check` validates jobs",
+}
+
+
 def filled(word: str) -> str:
     """An option's value; raises ArgumentTypeError for an empty one, such as of a shell variable that is not set."""
     if not word.strip():
@@ -60,6 +74,8 @@ class Parser(argparse.ArgumentParser):
         # argparse's own message lists every choice and names none as meant
         if action.choices is not None and value not in action.choices:
             what = str(action.metavar or action.dest).lower()
+            if what == "verb" and value in _WORDS:
+                self.refuse(f"unknown verb {value!r}", _WORDS[value])
             self.refuse(f"unknown {what} {value!r}", did_you_mean(value, map(str, action.choices)))
 
     def unknown(self, words: Sequence[str]) -> NoReturn:
@@ -67,6 +83,8 @@ class Parser(argparse.ArgumentParser):
         flag = words[0].partition("=")[0]
         if not flag.startswith("-"):
             self.error(f"unexpected {words[0]!r}")
+        if flag in self._option_string_actions:
+            self.refuse(f"{flag} stands before the verb", f"write it after: {self.prog} {flag}")
         close = difflib.get_close_matches(flag, self._option_string_actions, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"see `{self.prog} --help`"
         if "--set" in self._option_string_actions and (key := _key_of(flag)):
