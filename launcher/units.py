@@ -86,3 +86,8 @@ def count(number: int) -> str:
 def printable(text: str) -> str:
     """`text` on one line for a terminal or a picture: control characters and broken UTF-8 as backslash escapes."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def escaped(text: str) -> str:
+    """`text`, which is JSON, in UTF-8: what is none, such as a byte of a path, is an escape that JSON reads back."""
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -56,8 +56,7 @@ def dump(data: Any) -> str:
     What of a path or a record is no UTF-8 is an escape, from which Python's os.fsencode makes the same bytes; NaN and
     infinities are null.
     """
-    text = json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "backslashreplace").decode()
+    return units.escaped(json.dumps(_finite(data), indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def _finite(value: Any) -> Any:

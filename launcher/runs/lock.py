@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher import __version__, workloads
+from launcher import __version__, units, workloads
 from launcher.images import registry
 from launcher.planning import inline_secrets, interpreter
 from launcher.runs import fingerprints, folders, locked_data, logs, reading, record
@@ -43,7 +43,7 @@ def write(plan: Plan, scheduler: str, docker: str = "") -> None:
 
 def text(lock: dict[str, Any]) -> str:
     """lock.json, a line a key, and in a list a line an entry."""
-    return json.dumps(lock, indent=1, ensure_ascii=False) + "\n"
+    return units.escaped(json.dumps(lock, indent=1, ensure_ascii=False)) + "\n"
 
 
 def of(plan: Plan, scheduler: str, docker: str = "") -> dict[str, Any]:

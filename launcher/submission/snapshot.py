@@ -15,7 +15,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import atomic
+from launcher import atomic, units
 from launcher.errors import SubmitError
 from launcher.rendering import own_image
 
@@ -31,8 +31,8 @@ def write(plan: Plan, scheduler: str) -> None:
     folder = Path(plan.folder)
     if plan.code:  # on Kubernetes it is part of the manifest, and here for `rerun` and `compare`
         _copy(plan.code, folder / own_image.CODE)
-        text = json.dumps(facts(plan.code, folder / own_image.CODE), indent=1, ensure_ascii=False)
-        atomic.write(folder / FACTS, atomic.encoded(f"{text}\n"))
+        told = json.dumps(facts(plan.code, folder / own_image.CODE), indent=1, ensure_ascii=False)
+        atomic.write(folder / FACTS, units.escaped(f"{told}\n").encode())
     if own_image.carries(plan, scheduler) and scheduler != "kubernetes":
         for path, content in own_image.programs():
             target = folder / own_image.PROGRAMS / path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -186,3 +187,9 @@ def test_a_commands_files_and_the_checkpoint_to_start_from(tmp_path: Path) -> No
 def test_an_image_of_unknown_programs_is_no_difference(one: str, other: str, told: list[str]) -> None:
     locks = [{"code": {"docker": docker, "commit": "c"}} for docker in (one, other)]
     assert [difference.what for difference in differences.locks(*locks)] == told
+
+
+def test_a_lock_is_json_whatever_hosts_and_paths_are_called(tmp_path: Path) -> None:
+    told = {"hosts": ["a\ud800"], "python": {"path": os.fsdecode(b"/caf\xe9/python")}}
+    (tmp_path / lock.FILE).write_bytes(lock.text(told).encode())
+    assert lock.read(tmp_path) == told

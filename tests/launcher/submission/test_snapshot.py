@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,3 +98,13 @@ def test_a_foreign_image_gets_the_programs(own: Path, tmp_path: Path) -> None:
     programs = Path(plan.folder) / "programs"
     assert {"node.py", "preflight.py", "exit_codes.json", "workloads"} <= {p.name for p in programs.iterdir()}
     assert not list(programs.rglob("__pycache__"))
+
+
+def test_of_a_folder_that_is_no_utf8_the_facts_are_json(tmp_path: Path) -> None:
+    home = tmp_path / os.fsdecode(b"caf\xe9")
+    (home / "own").mkdir(parents=True)
+    (home / "own" / "train.py").write_text("")
+    plan = planned(home)
+    snapshot.write(plan, "local")
+    facts = json.loads((Path(plan.folder) / snapshot.FACTS).read_bytes())
+    assert facts["root"] == str(home / "own")
