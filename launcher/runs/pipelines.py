@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from launcher.runs.record import Run
+    from launcher.runs.sweeps import Sweep
 
 RECORD = "pipeline.json"
 
@@ -49,6 +50,13 @@ class PipelineRun(NamedTuple):
 def of_run(run: Run) -> PipelineRun:
     """A run by itself."""
     return PipelineRun(run.id, {"": run}, {"": ()})
+
+
+def of_sweep(sweep: Sweep) -> PipelineRun:
+    """The runs of a sweep, none of which needs another."""
+    home = sweep.folder.parent
+    runs = {name: None if "/" in name else _run(home / name, "") for name in sweep.runs}
+    return PipelineRun(sweep.id, runs, dict.fromkeys(runs, ()))
 
 
 def write(folder: Path, scheduler: str, pipeline: PipelineRun) -> None:

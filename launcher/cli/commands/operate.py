@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_operate(verbs: arguments.Verbs) -> None:
     """Add the verbs."""
     verbs.group("operate")
-    if verb := verbs.add("cancel", "cancel a run", runs.cancel, options.Run):
+    if verb := verbs.add("cancel", "cancel a run, a pipeline or a sweep", runs.cancel, options.Run):
         shared.run_option(verb)
 
     what = "resume a run in place from its latest checkpoint"

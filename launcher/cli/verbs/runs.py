@@ -61,9 +61,11 @@ def logs(given: options.Run) -> int:
 
 
 def cancel(given: options.Run) -> int:
+    from launcher.runs import pipelines as records
     from launcher.submission import pipelines
 
-    pipeline = shared.find(given.run)
+    sweep = shared.find_sweep(given.run)
+    pipeline = records.of_sweep(sweep) if sweep else shared.find(given.run)
     pipelines.cancel(pipeline)
     say(f"{pipeline.id}: {pipelines.state(pipelines.statuses(pipeline))}")
     return OK

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from launcher.images.facts import Facts
     from launcher.planning.plan import Plan
     from launcher.runs.pipelines import PipelineRun
+    from launcher.runs.sweeps import Sweep
     from launcher.submission.pipelines import PlanOf
 
 OK, JOB_FAILED = 0, 1
@@ -157,12 +158,32 @@ def image_refusal(plan: Plan, facts: Facts | None) -> LauncherError | None:
 
 def find(name: str) -> PipelineRun:
     """The run or pipeline whose id is `name` or starts with it alone. Raises RunNotFoundError."""
+    from launcher.errors import RunNotFoundError
     from launcher.planning import workspace
     from launcher.runs import pipelines
 
-    found = pipelines.find(workspace.runs(), name)
+    try:
+        found = pipelines.find(workspace.runs(), name)
+    except RunNotFoundError as error:
+        if not (sweep := find_sweep(name)):
+            raise
+        hint = f"`report {sweep.id}` shows its runs; name one of them, such as {sweep.runs[0]}"
+        raise RunNotFoundError(f"{sweep.id} is a sweep", hint=hint) from error
     if found.leader:
         from launcher.submission import leaders
 
         return leaders.adopted(found)
     return found
+
+
+def find_sweep(name: str) -> Sweep | None:
+    """The sweep with this id."""
+    from launcher.errors import RunNotFoundError
+    from launcher.planning import workspace
+    from launcher.runs import folders, sweeps
+
+    try:
+        found = folders.find(workspace.runs(), name, {sweeps.RECORD: sweeps.read})
+    except RunNotFoundError:
+        return None
+    return found if found.id == name else None

@@ -412,6 +412,14 @@ def test_a_sweep_is_a_job_for_each_point(
     assert main.main(["report", "first-sweep-1", "--json"]) == 0
     rows = {row["run"]: row["state"] for row in json.loads(capsys.readouterr().out)}
     assert rows == {one: "SUCCEEDED", other: "PENDING"}
+    for verb in ("status", "logs", "resume"):
+        assert main.main([verb, "first-sweep-1"]) == 5
+        said = f"first-sweep-1 is a sweep; `report first-sweep-1` shows its runs; name one of them, such as {one}"
+        assert said in capsys.readouterr().err
+    assert main.main(["cancel", "first-sweep-1"]) == 0
+    assert main.main(["report", "first-sweep-1", "--json"]) == 0
+    rows = {row["run"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert rows == {one: "SUCCEEDED", other: "CANCELLED"}
 
 
 def test_a_sweep_of_several_hosts_without_a_queue_is_warned_of(
