@@ -62,4 +62,12 @@ def _read(line: str) -> Bad | None:
         at = datetime.fromisoformat(until)
     except ValueError:
         return None
-    return Bad(host, at if at.tzinfo else at.astimezone(), reason.strip())
+    return Bad(host, at if at.tzinfo else _local(at), reason.strip())
+
+
+def _local(at: datetime) -> datetime:
+    """A time that names no zone is this machine's; at the ends of the calendar, `for ever`, it has none."""
+    try:
+        return at.astimezone()
+    except (OverflowError, ValueError, OSError):
+        return at.replace(tzinfo=timezone.utc)

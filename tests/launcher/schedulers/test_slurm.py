@@ -110,6 +110,16 @@ def test_bad_hosts_expire_and_can_be_edited(tmp_path: Path) -> None:
     assert [(bad.host, bad.reason) for bad in badhosts.current(tmp_path, now)] == [("n2", "was lost")]
 
 
+@pytest.mark.parametrize("zone", ["UTC", "America/Los_Angeles", "Asia/Tokyo"])
+def test_a_host_can_be_bad_for_ever(zone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / badhosts.NAME).write_text("n1 9999-12-31T23:59:59 burnt\nn2 0001-01-01 forgiven\n")
+    with monkeypatch.context() as there:
+        there.setenv("TZ", zone)
+        time.tzset()
+        assert [bad.host for bad in badhosts.current(tmp_path)] == ["n1"]
+    time.tzset()
+
+
 def test_numbers_reach_sbatch_as_they_were_written() -> None:
     plan_ = decided("cluster.slurm.sbatch={reservation: 2024_05, wckey: 007, comment: 1e5, mem: 1.50}")
     lines = slurm.render(plan_)["job.sh"].splitlines()
