@@ -11,6 +11,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -199,18 +200,13 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: 
     import deepspeed
 
     weights = {}
-    adapted = {name: module for name, module in model.named_modules() if hasattr(module, "get_delta_weight")}
+    adapted = {id(one): module for module in model.modules() if (one := _adapted(module)) is not None}
     for key, parameter in model.named_parameters():
-        layer, _, end = key.rpartition(".base_layer.")
-        module = adapted.get(layer) if end == "weight" else None
-        needed = (
-            [parameter, *(p for name, p in module.named_parameters() if "lora_" in name)]
-            if module
-            else [parameter]
-        )
+        module = adapted.get(id(parameter))
+        factors = [*module.lora_A.parameters(), *module.lora_B.parameters()] if module else []
         if ".lora_" in key or ".original_module." in key:
             continue
-        with deepspeed.zero.GatheredParameters(needed, enabled=hasattr(parameter, "ds_id")):
+        with deepspeed.zero.GatheredParameters([parameter, *factors], enabled=hasattr(parameter, "ds_id")):
             if session.rank == 0:
                 whole = _unpacked(parameter) + (module.get_delta_weight("default") if module else 0)
                 weights[plain_name(key)] = whole.to(parameter.dtype).cpu().clone()
@@ -218,6 +214,16 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, session: 
     if session.rank == 0:
         weights |= {plain_name(key): buffer.cpu().clone() for key, buffer in _kept_buffers(model)}
     session.first(lambda: write(model, tokenizer, weights, session.run_dir / "export"))
+
+
+def _adapted(module: Any) -> torch.nn.Parameter | None:
+    """The parameter that a layer of peft's adapts: a linear layer's weight, or one of a layer's experts."""
+    if not hasattr(module, "get_delta_weight"):
+        return None
+    parameter: torch.nn.Parameter = getattr(
+        module.get_base_layer(), getattr(module, "parameter_name", "weight")
+    )
+    return parameter
 
 
 def _kept_buffers(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
@@ -304,8 +310,5 @@ def _sample(settings: GenerationConfig) -> None:
 
 def plain_name(key: str) -> str:
     """A parameter's name without what peft puts around and into it."""
-    return (
-        key.removeprefix("base_model.model.")
-        .replace(".base_layer.", ".")
-        .replace(".modules_to_save.default.", ".")
-    )
+    plain = re.sub(r"(\.base_layer)+\.", ".", key.removeprefix("base_model.model."))
+    return plain.replace(".modules_to_save.default.", ".")

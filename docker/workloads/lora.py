@@ -6,6 +6,7 @@ Owns their options; 4-bit weights below them are four_bit.py's. Every workload t
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from workloads import engines, four_bit, options, packages
@@ -90,13 +91,28 @@ def config(args: argparse.Namespace, model: PreTrainedModel, task: str = "CAUSAL
 
     check_targets(args.lora_targets, model)
     torch.manual_seed(args.seed)  # of the adapters, which are made next
-    return LoraConfig(
+    adapters = LoraConfig(
         r=args.lora_rank,
         lora_alpha=args.lora_alpha or 2 * args.lora_rank,
         lora_dropout=vars(args).get("lora_dropout", 0.0),
         target_modules=ALL if args.lora_targets == [ALL] else args.lora_targets,
         task_type=task,
     )
+    if adapters.lora_dropout and _of_experts(adapters, model):
+        raise Stop(
+            "--lora-dropout: peft's adapters of experts cannot have it: leave it out, or name layers of attention "
+            "alone in --lora-targets, such as q_proj v_proj"
+        )
+    return adapters
+
+
+def _of_experts(adapters: LoraConfig, model: PreTrainedModel) -> bool:
+    """Whether some would be beside experts, which transformers 5 has as parameters and not as layers."""
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    replaced = copy.deepcopy(adapters)
+    convert_peft_config_for_transformers(replaced, model, None)
+    return bool(replaced.target_parameters)
 
 
 def check_targets(targets: list[str], model: PreTrainedModel) -> None:

@@ -295,7 +295,7 @@ def options(**given: Any) -> argparse.Namespace:
     return argparse.Namespace(**{**defaults, "activation_checkpointing": False, **given})
 
 
-def small(**more: int) -> Any:
+def small(**more: Any) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**MODEL, **more}))
@@ -312,6 +312,38 @@ def test_only_adapters_have_gradients() -> None:
     assert having == {name for name, _ in model.named_parameters() if ".lora_" in name}
     assert {name.split(".lora_")[0].rpartition(".")[2] for name in having} == {"q_proj", "up_proj"}
     assert model.peft_config["default"].lora_dropout == 0.5
+
+
+MIXTURES = [
+    {"model_type": "mixtral", "num_local_experts": 4},
+    {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+]
+
+
+@pytest.mark.parametrize("mixture", MIXTURES, ids=lambda mixture: mixture["model_type"])
+def test_adapters_of_experts_are_merged_too(mixture: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+    from workloads import tokenizer
+
+    stage: Any = types.SimpleNamespace(args=options(), config={})
+    adapted = lora.attach(small(**mixture), stage).eval()
+    for name, parameter in adapted.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    assert any("experts" in name for name, p in adapted.named_parameters() if p.requires_grad)
+    alone: Any = types.SimpleNamespace(rank=0, run_dir=tmp_path, first=lambda work: work())
+    ids = torch.arange(12)[None]
+    with torch.no_grad():
+        wanted = adapted(input_ids=ids).logits
+        architectures.export(adapted, tokenizer.existing("bytes"), alone)
+        merged = AutoModelForCausalLM.from_pretrained(tmp_path / "export").eval()
+        torch.testing.assert_close(merged(input_ids=ids).logits, wanted, atol=1e-5, rtol=0)
+
+
+def test_dropout_before_adapters_of_experts_is_refused() -> None:
+    with pytest.raises(Stop, match="--lora-dropout: peft's adapters of experts cannot have it"):
+        lora.config(options(lora_dropout=0.1), small(**MIXTURES[0]))
+    assert lora.config(options(lora_dropout=0.1, lora_targets=["q_proj"]), small(**MIXTURES[0]))
 
 
 @pytest.mark.parametrize("targets", [["layers.0.mlp.up_proj"], ["o_proj", "down_proj"]])
