@@ -129,6 +129,10 @@ def _pair(row: Row) -> Row:
     if lists != [True, True]:
         raise Stop(f"{row.place}: prompt, chosen and rejected must all be text, or the answers be messages")
     if isinstance(row.get("prompt"), list):
+        same = len(row["prompt"])
+        if any(row[key][:same] != row["prompt"] for key in ("chosen", "rejected")):
+            return row
+        row.update({key: row[key][same:] for key in ("chosen", "rejected")})  # they have the prompt once more
         return row
     both = zip(row["chosen"], row["rejected"], strict=False)
     same = next((n for n, (one, other) in enumerate(both) if one != other), 0)

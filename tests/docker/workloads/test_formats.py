@@ -54,6 +54,7 @@ def test_pairs_of_messages_have_what_both_begin_with_as_their_prompt() -> None:
     assert read(row, formats.PAIRS) == whole
     assert read({key: row[key] for key in ("chosen", "rejected")}, formats.PAIRS) == whole
     assert read(whole, formats.PAIRS) == whole
+    assert read({**whole, "chosen": [USER, ANSWER], "rejected": [USER, other]}, formats.PAIRS) == whole
     text = {"prompt": "2+2?", "chosen": "4", "rejected": "5"}
     assert read(text, formats.PAIRS) == text
 
