@@ -32,6 +32,13 @@ def encoded(stage: Stage, *, encoder: bool = False) -> Stage:
         return [Row(row) for row in made if learned(row)]
 
     training, held_out = stage.this.together(lambda: (encode(stage.training), encode(stage.held_out)))
+    first = stage.training[0]
+    if not encoder and _is_chat(first, stage.tokenizer):
+        messages = first.get("messages") or conversation(first)
+        if turns.endless(stage.tokenizer, messages):
+            stage.log.say(
+                "the chat template has no token that ends what the assistant says: the model does not learn to end it"
+            )
     stage.left_out(len(training), len(held_out))
     if stage.args.packing:
         packs.check(stage.settings)
@@ -53,7 +60,7 @@ def tokens(row: Row, by: PreTrainedTokenizerBase, length: int, encoder: bool) ->
         raise Stop(f"{row.place}: an encoder-decoder needs a prompt to read and a completion to write")
     if encoder:
         ids, labels = (tokenizer.prompt_ids(by, text) + end for text in (prompt, answer or ""))
-    elif "messages" in row or ("instruction" in row and by.chat_template):
+    elif _is_chat(row, by):
         turns.check(by, row.place)
         ids, said = turns.tokens(by, row.get("messages") or conversation(row), row.place, row.get("tools"))
         labels = [token if answered else IGNORED for token, answered in zip(ids, said, strict=True)]
@@ -65,6 +72,10 @@ def tokens(row: Row, by: PreTrainedTokenizerBase, length: int, encoder: bool) ->
         ids, labels = before + after, [IGNORED] * len(before) + after
     ids, labels = ids[:length], labels[:length]
     return {"input_ids": ids, "attention_mask": [1] * len(ids), "labels": labels}
+
+
+def _is_chat(row: Row, by: PreTrainedTokenizerBase) -> bool:
+    return "messages" in row or bool("instruction" in row and by.chat_template)
 
 
 def learned(row: Tokens) -> bool:

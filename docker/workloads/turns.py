@@ -117,22 +117,38 @@ def marks(tokenizer: PreTrainedTokenizerBase) -> bool:
     return re.search(r"\{%-?\s*generation\s*-?%\}", str(tokenizer.chat_template)) is not None
 
 
-def _trained_with(talk: Talk, messages: Messages, text: str) -> str | None:
-    """TRL's template in the place of one, such as Qwen3's, that renders earlier answers otherwise than the last one.
+def endless(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> bool:
+    """Whether no token ends what the assistant says, so that a model does not learn to end it."""
+    text = Talk(tokenizer, "").render(messages)
+    return _endless(messages, text) and _trls(tokenizer) is None
 
-    None where the tokenizer's own does, and where TRL has none for it. An export keeps the tokenizer's own.
+
+def _endless(messages: Messages, text: str) -> bool:
+    last = str(messages[-1].get("content") or "").strip()
+    return bool(last) and text.rstrip().endswith(last)
+
+
+def _trained_with(talk: Talk, messages: Messages, text: str) -> str | None:
+    """TRL's template in the place of one that renders earlier answers otherwise than the last one, such as Qwen3's.
+
+    Also of one that ends no answer, such as GLM's, where the next turn does. None where the tokenizer's own does, and
+    where TRL has none for it. An export keeps the tokenizer's own.
     """
     try:
         _spans(talk, messages, text)
     except Stop:
-        try:
-            from trl.chat_template_utils import get_training_chat_template
+        return _trls(talk.tokenizer)
+    return _trls(talk.tokenizer) if _endless(messages, text) else None
 
-            template: str | None = get_training_chat_template(talk.tokenizer)
-            return template
-        except (ImportError, ValueError):  # no template that it knows
-            return None
-    return None
+
+def _trls(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    try:
+        from trl.chat_template_utils import get_training_chat_template
+
+        template: str | None = get_training_chat_template(tokenizer)
+        return template
+    except (ImportError, ValueError):  # no template that it knows
+        return None
 
 
 def _spans(talk: Talk, messages: Messages, whole: str) -> list[Span]:

@@ -50,6 +50,12 @@ def by(template: str | None) -> Any:
     return made
 
 
+def trls(name: str) -> str:
+    """One of the templates that TRL brings along."""
+    trl = pytest.importorskip("trl", reason="the train extra is not installed")
+    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+
+
 def said(template: str, messages: Any = TALK, tools: Any = None) -> tuple[str, str]:
     """The whole text, and what of it is learned."""
     own = by(template)
@@ -132,8 +138,7 @@ def test_an_answer_that_comes_first_is_learned_without_its_header() -> None:
 
 @pytest.mark.parametrize("name", ["qwen3", "deepseekv3", "gptoss"])
 def test_templates_that_render_turns_otherwise_later_are_trained_with_trls(name: str) -> None:
-    trl = pytest.importorskip("trl", reason="the train extra is not installed")
-    template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+    template = trls(name)
     _, learned = said(template, TALK[1:])
     assert "Là-bas 🎉" in learned
     assert learned.index("Là-bas 🎉") < learned.index("Yes.")
@@ -175,10 +180,17 @@ def test_a_template_without_a_date_is_left_alone(tmp_path: Path) -> None:
     assert not metrics.read(tmp_path)
 
 
+def test_an_answer_that_the_next_turn_ends_is_trained_with_trls() -> None:
+    template = trls("glm4moe")
+    assert not turns.endless(by(template), TALK)
+    assert said(template)[1].endswith("Yes.<|user|>")
+    assert turns.endless(by(CHATML.replace("<end>", "")), TALK)
+    assert not turns.endless(by(CHATML), TALK)
+
+
 @pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_1"])
 def test_calls_of_tools_are_learned_and_their_answers_are_not(name: str) -> None:
-    trl = pytest.importorskip("trl", reason="the train extra is not installed")
-    template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+    template = trls(name)
     call = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Łódź"}}}
     messages = [
         {"role": "system", "content": "Be brief."},
