@@ -119,16 +119,19 @@ def _quota(server: api.Server, space: str, plan: Plan) -> Iterator[Problem]:
     asked_for = {"pods": "1", "count/pods": "1", "cpu": requests["cpu"], "memory": requests["memory"]}
     asked_for |= {f"requests.{name}": amount for name, amount in requests.items()}
     asked_for |= {f"limits.{name}": amount for name, amount in limits.items()}
+    groups = (
+        plan.cluster.kubernetes.serve.replicas if plan.cluster.kubernetes.kind == "leaderworkerset" else 1
+    )
     for quota in quotas:
-        yield from _over(quota, asked_for, plan.nodes)
+        yield from _over(quota, asked_for, plan.nodes * groups)
 
 
-def _over(quota: dict[str, Any], asked_for: dict[str, str], nodes: int) -> Iterator[Problem]:
+def _over(quota: dict[str, Any], asked_for: dict[str, str], count: int) -> Iterator[Problem]:
     status, number = quota.get("status", {}), kubernetes_syntax.number
     for name, hard in status.get("hard", {}).items():
         used = status.get("used", {}).get(name, "0")
-        if name in asked_for and number(asked_for[name]) * nodes > number(hard) - number(used):
+        if name in asked_for and number(asked_for[name]) * count > number(hard) - number(used):
             what = f"quota {quota['metadata']['name']}: {name} {used} of {hard} are used"
             yield Problem(
-                f"{what}, and the run asks for {nodes} × {asked_for[name]}", "wait, or ask for less"
+                f"{what}, and the run asks for {count} × {asked_for[name]}", "wait, or ask for less"
             )

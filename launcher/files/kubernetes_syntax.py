@@ -86,7 +86,21 @@ def resource(name: str, amount: str) -> str:
         raise ValueError(f"{_shown(amount)} of {name} is more than there can be")
     if "/" in name and not re.fullmatch("[0-9]+", amount):
         raise ValueError(f"{name} is counted in whole devices, not {_shown(amount)}")
+    if name.startswith("hugepages-"):
+        _pages(name, amount)
     return amount
+
+
+def _pages(name: str, amount: str) -> None:
+    """Raise ValueError for what is no whole number of huge pages.
+
+    https://kubernetes.io/docs/tasks/manage-hugepages/scheduling-hugepages/
+    """
+    size = name.removeprefix("hugepages-")
+    if not _QUANTITY.fullmatch(size) or not number(size):
+        raise ValueError(f"{_shown(name)} names no size of a page; write hugepages-2Mi or hugepages-1Gi")
+    if number(amount) % number(size):
+        raise ValueError(f"{_shown(amount)} of {name} is no whole number of pages")
 
 
 def data_key(text: str) -> str:

@@ -117,6 +117,10 @@ def _names(plan: Plan) -> Iterator[Problem]:
         if key.startswith(_OWN_LABELS) or key in _OWN_OF_JOB:
             what = "is set by the launcher"
             yield of_field("cluster", "kubernetes.labels", what, "choose another key", key=key)
+    secrets = plan.cluster.kubernetes.image_pull_secrets
+    if twice := sorted({name for name in secrets if secrets.count(name) > 1}):
+        what = f"names {', '.join(twice)} twice"
+        yield of_field("cluster", "kubernetes.image_pull_secrets", what, "name each once")
     annotations = plan.cluster.kubernetes.annotations
     size = sum(len(key) + len(value.encode()) for key, value in annotations.items())
     if size > _ANNOTATIONS:

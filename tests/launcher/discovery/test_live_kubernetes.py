@@ -68,6 +68,16 @@ def test_everything_that_is_missing_is_said_at_once(
     assert cluster.objects() == before
 
 
+def test_a_quota_has_room_for_every_group_of_a_server(cluster: Cluster, run: Run, job: str) -> None:
+    furnish(cluster, "aws")
+    limits = {"hard": {"pods": "6"}, "used": {"pods": "1"}}
+    quota = {"kind": "ResourceQuota", "metadata": {"name": "small"}, "status": limits}
+    cluster.tell("put", plural="resourcequotas", object=quota)
+    groups = ("cluster.kubernetes.kind=leaderworkerset", "cluster.kubernetes.serve.replicas=3")
+    code, _, err = live(run, job, *groups)
+    assert (code, "pods 1 of 6 are used, and the run asks for 6 × 1" in err) == (4, True), err
+
+
 def test_rights_that_are_missing(
     cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
