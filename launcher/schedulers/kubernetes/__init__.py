@@ -208,7 +208,7 @@ def separate(files: Files) -> Files:
 def warnings(plan: Plan) -> list[Problem]:
     """What a person should know before the run is submitted."""
     why = "at the walltime Kubernetes ends a run for good, and has no queue to put it back into"
-    found = [*storage.warnings(plan), *own_program.warnings(plan, why)]
+    found = [*storage.warnings(plan), *own_program.warnings(plan, why), *checks.unheeded(plan)]
     return [problem.at(plan.places) for problem in found]
 
 

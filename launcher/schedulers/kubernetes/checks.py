@@ -262,3 +262,15 @@ def _sizes(files: dict[str, str]) -> Iterator[Problem]:
             f"the run's files are {size:,} bytes, most of them {largest}; a ConfigMap holds {_CONFIGMAP:,}",
             "use fewer hosts" if largest.startswith("hostfile") else "make the configuration smaller",
         )
+
+
+def unheeded(plan: Plan) -> Iterator[Problem]:
+    """What the job file says and the run's kind has no use for: nothing ends it, or starts it again."""
+    own, written = plan.cluster.kubernetes, plan.places.get("job", {})
+    said = [field for field in ("walltime", "restarts") if (field,) in written]
+    if own.kind == "leaderworkerset" and said:
+        what = f"{' and '.join(said)}: a LeaderWorkerSet serves until it is cancelled, and is always started again"
+        yield Problem(what, "`launcher cancel RUN` ends it", about=("job", said[0]))
+    if own.runtime and own.trainer != "2.2" and "walltime" in said:
+        what = f"walltime: a TrainJob of Trainer {own.trainer} on a runtime of the cluster has none"
+        yield Problem(what, "`launcher cancel RUN` ends it", about=("job", "walltime"))

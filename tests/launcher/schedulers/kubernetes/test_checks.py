@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from launcher.errors import LauncherError, PlanError, SpecError
+from launcher.errors import LauncherError, Place, PlanError, SpecError
 from launcher.files import cluster as files_cluster
 from launcher.files import load, validation
 from launcher.schedulers import kubernetes
-from launcher.schedulers.kubernetes import kinds
+from launcher.schedulers.kubernetes import checks, kinds
 from tests.launcher.schedulers.kubernetes import variants
 
 # --set of a cluster field → the message
@@ -265,6 +265,28 @@ def test_every_kind_of_the_cluster_file_has_a_template_and_a_path() -> None:
     named = validation.hint_of(files_cluster.Kubernetes, "kind")
     assert set(named.__args__) == set(kinds.KINDS) == set(variants.KINDS)
     assert all(entry.install or name == "job" for name, entry in kinds.KINDS.items())
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (
+            {"kind": "leaderworkerset"},
+            "walltime and restarts: a LeaderWorkerSet serves until it is cancelled",
+        ),
+        ({"kind": "trainjob", "runtime": "r", "trainer": "2.1"}, "walltime: a TrainJob of Trainer 2.1"),
+        ({"kind": "trainjob", "runtime": "r"}, ""),
+        ({"kind": "job"}, ""),
+    ],
+    ids=str,
+)
+def test_what_the_job_says_and_the_kind_does_not_heed_is_told(own: dict[str, Any], said: str) -> None:
+    made = variants.decide(own)
+    assert not list(checks.unheeded(made)), "a default is nobody's wish"
+    place = Place("job.yaml", 6, 1)
+    written = made._replace(places={"job": {("walltime",): place, ("restarts",): place}, "cluster": {}})
+    told = [str(warning) for warning in kubernetes.warnings(written)]
+    assert [text.startswith(f"job.yaml:6:1: {said}") for text in told] == ([True] if said else [])
 
 
 def test_a_refusal_names_the_exit_code() -> None:
