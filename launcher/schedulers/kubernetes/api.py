@@ -157,6 +157,8 @@ def connect(context: str | None, without: str = "set KUBECONFIG, or kubernetes.c
         kubeconfig.load_and_set(configuration)
         _require_address(configuration.host)
         chosen = kubeconfig.current_context
+        named = merged.config["clusters"].get_with_name(chosen["context"]["cluster"])
+        _go_through(named["cluster"].value.get("proxy-url"), configuration)
         # a second try of what was not answered; how long a busy server wants to be left alone is the caller's to decide
         configuration.retries = Retry(1, respect_retry_after_header=False)
         return Server(
@@ -173,6 +175,19 @@ def connect(context: str | None, without: str = "set KUBECONFIG, or kubernetes.c
             f"no Kubernetes cluster is configured: {reason}",
             hint=without,
         ) from None
+
+
+def _go_through(proxy: str | None, configuration: Configuration) -> None:
+    """Use the proxy of a kubeconfig's cluster, as kubectl does, which the client does not.
+
+    https://kubernetes.io/docs/tasks/access-application-cluster/configure-access-multiple-clusters/#proxy
+    """
+    if proxy is None:
+        return
+    if urlsplit(proxy).scheme not in {"http", "https"}:
+        hint = "`kubectl proxy` with a kubeconfig that names its address does without"
+        raise ConfigException(f"the proxy-url {proxy!r} of the kubeconfig is none of http or https; {hint}")
+    configuration.proxy, configuration.no_proxy = proxy, None
 
 
 def _require_address(host: object) -> None:

@@ -126,3 +126,17 @@ def test_a_server_without_an_address_is_named(
     code, _, err = run("cluster", "discover", "kubernetes")
     assert code == 6
     assert f"the server {server!r} of the kubeconfig is no address as https://HOST:PORT" in err
+
+
+def test_the_proxy_of_a_cluster_is_used(cluster: Cluster, run: Run, job: str, tmp_path: Path) -> None:
+    """Of a server that is reached no other way; this one answers what a proxy is asked."""
+    path = cluster.kubeconfig(server="http://api.invalid")
+    config = json.loads(path.read_text())
+    config["clusters"][0]["cluster"]["proxy-url"] = cluster.url
+    path.write_text(json.dumps(config))
+    assert state(run, submitted(run, job))["state"] == "PENDING"
+    config["clusters"][0]["cluster"]["proxy-url"] = "socks5://127.0.0.1:1080"
+    path.write_text(json.dumps(config))
+    code, _, err = run("kubernetes", job)
+    assert code == 6
+    assert "the proxy-url 'socks5://127.0.0.1:1080' of the kubeconfig is none of http or https" in err
