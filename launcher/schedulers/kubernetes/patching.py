@@ -14,10 +14,10 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from launcher.errors import PlanError, Problem, SpecError
 from launcher.files import dialect
-from launcher.schedulers.kubernetes import pod_shape
+from launcher.schedulers.kubernetes import pod_shape, unfit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from launcher.planning.plan import Plan
 
@@ -51,7 +51,7 @@ def patched(plan: Plan, manifest: str) -> str:
     if plan.cluster.kubernetes.runtime:
         what = "pod_patch: the pods of a runtime of the cluster are not the launcher's to patch"
         raise PlanError(_problem(what, "leave kubernetes.runtime out: the run then creates its own runtime"))
-    return "\n---\n".join(_merged_into(text, patch) for text in manifest.split("\n---\n"))
+    return "\n---\n".join(_merged_into(text, patch, plan.exclude) for text in manifest.split("\n---\n"))
 
 
 def beside(plan: Plan, text: str) -> str:
@@ -59,14 +59,14 @@ def beside(plan: Plan, text: str) -> str:
     given: dict[str, Any] = {str(part): own for part, own in plan.cluster.kubernetes.pod_patch.items()}
     spec = {field: own for field, own in given.get("spec", {}).items() if field not in _OF_RANKS}
     patch = given | ({"spec": spec} if "spec" in given else {})
-    return "\n---\n".join(_merged_into(part, patch, check=False) for part in text.split("\n---\n"))
+    return "\n---\n".join(_merged_into(part, patch, (), check=False) for part in text.split("\n---\n"))
 
 
 def _problem(what: str, hint: str = "") -> Problem:
     return Problem(f"kubernetes.{what}", hint, about=("cluster", "kubernetes", "pod_patch"))
 
 
-def _merged_into(text: str, patch: Mapping[str, Any], check: bool = True) -> str:
+def _merged_into(text: str, patch: Mapping[str, Any], exclude: Sequence[str], check: bool = True) -> str:
     """One document of a manifest; a document without pods is left as it is. `check`: raise for what breaks a run."""
     yaml = dialect.round_trip()
     yaml.width = 2**20
@@ -78,6 +78,9 @@ def _merged_into(text: str, patch: Mapping[str, Any], check: bool = True) -> str
     for template in templates:
         before = copy.deepcopy(template)
         _merge(template, patch)
+        spec = template["spec"]
+        if lost := unfit.allowed(spec, exclude):  # the patch has another list in the place of --exclude-bad's
+            spec["affinity"] = _clean(unfit.without(spec.get("affinity") or {}, lost))
         if check and (problems := list(_broken(before, template))):
             raise PlanError(*problems)
     written = io.StringIO()
@@ -160,10 +163,36 @@ def _broken(before: Object, after: Object) -> Iterator[Problem]:
                 f"pod_patch changes volume {volume['name']!r}, which the run has", "give yours another name"
             )
     yield from _containers(old["containers"], new.get("containers") or [])
+    yield from _refused_later(new)
     for container in new.get("initContainers") or []:
         if not container.get("image"):
             what = f"pod_patch: init container {container['name']!r} has no image"
             yield _problem(what, "the ranks' container is below `containers`")
+
+
+def _refused_later(spec: Object) -> Iterator[Problem]:
+    """What a server refuses of a Job, and of the other kinds only when their controller makes the pods."""
+    containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    names = [container["name"] for container in containers]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield _problem(f"pod_patch has two containers {name!r}", "give yours another name")
+    volumes = {volume["name"] for volume in spec.get("volumes") or ()}
+    for container in containers:
+        for mount in container.get("volumeMounts") or ():
+            if mount.get("name") not in volumes:
+                what = f"pod_patch mounts {mount.get('name')!r} in {container['name']!r}, which is no volume of the pod"
+                yield _problem(what, "add it to `volumes`")
+        limits, requests = (
+            (container.get("resources") or {}).get(key) or {} for key in ("limits", "requests")
+        )
+        for name, amount in requests.items():
+            if ("/" in name or name.startswith("hugepages-")) and str(limits.get(name, amount)) != str(
+                amount
+            ):
+                yield _problem(
+                    f"pod_patch requests {amount} {name} and limits it to {limits[name]}",
+                    "devices need equal ones",
+                )
 
 
 def _containers(old: list[Any], new: list[Any]) -> Iterator[Problem]:

@@ -83,12 +83,25 @@ def without(affinity: Mapping[str, Any], nodes: Sequence[str]) -> dict[str, Any]
         return dict(affinity)
     changed = copy.deepcopy(dict(affinity))
     required = changed.setdefault("nodeAffinity", {}).setdefault(_REQUIRED, {})
-    off = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+    off = list(map(_off, nodes))
     terms = required.get("nodeSelectorTerms") or [{}]
     required["nodeSelectorTerms"] = [
         {**term, "matchFields": [*(term.get("matchFields") or ()), *off]} for term in terms
     ]
     return changed
+
+
+def _off(node: str) -> dict[str, Any]:
+    return {"key": "metadata.name", "operator": "NotIn", "values": [node]}
+
+
+def allowed(spec: Object, nodes: Sequence[str]) -> list[str]:
+    """Those of `nodes` that the affinity of a pod's spec does not keep it off."""
+    required = ((spec.get("affinity") or {}).get("nodeAffinity") or {}).get(_REQUIRED) or {}
+    terms = required.get("nodeSelectorTerms") or [{}]
+    return [
+        node for node in nodes if not all(_off(node) in (term.get("matchFields") or ()) for term in terms)
+    ]
 
 
 def avoid(documents: Sequence[Object], nodes: Sequence[str]) -> bool:

@@ -120,6 +120,15 @@ def test_the_text_says_so_and_keeps_its_comments() -> None:
         ),
         ({"containers": [{"name": "node", "resources": None}]}, "changes the ranks' limit nvidia.com/gpu"),
         ({"volumes": [{"name": "shm", "emptyDir": None}]}, "changes volume 'shm'"),
+        ({"initContainers": [{"name": "node", "image": "x"}]}, "has two containers 'node'"),
+        (
+            {"containers": [{"name": "node", "volumeMounts": [{"name": "gone", "mountPath": "/x"}]}]},
+            "mounts 'gone' in 'node', which is no volume of the pod; add it to `volumes`",
+        ),
+        (
+            {"containers": [{"name": "node", "resources": {"requests": {"nvidia.com/gpu": 4}}}]},
+            "requests 4 nvidia.com/gpu and limits it to 8; devices need equal ones",
+        ),
     ],
 )
 @pytest.mark.heavy
@@ -152,3 +161,18 @@ def test_a_runtime_of_the_cluster_is_not_ours() -> None:
     fields = {"kind": "trainjob", "runtime": "torch-distributed", "memlock": "node", "pod_patch": PATCH}
     with pytest.raises(PlanError, match=r"leave kubernetes\.runtime out"):
         kubernetes.render(variants.decide(fields))
+
+
+@pytest.mark.parametrize("kind", ["job", "jobset"])
+@pytest.mark.parametrize("affinity", [None, {"nodeAffinity": None}, "terms"], ids=str)
+def test_hosts_that_are_kept_off_stay_so_whatever_affinity_the_patch_has(kind: str, affinity: Any) -> None:
+    required = "requiredDuringSchedulingIgnoredDuringExecution"
+    if affinity == "terms":
+        expressions = [{"key": "zone", "operator": "In", "values": ["on"]}]
+        affinity = {"nodeAffinity": {required: {"nodeSelectorTerms": [{"matchExpressions": expressions}]}}}
+    made = variants.decide({"kind": kind, "pod_patch": {"spec": {"affinity": affinity}}})
+    off = {"key": "metadata.name", "operator": "NotIn", "values": ["gpu-7"]}
+    for pod in pods(made._replace(exclude=("gpu-7",))):
+        (term,) = pod["spec"]["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"]
+        assert term["matchFields"] == [off]
+        assert "matchExpressions" not in term or term["matchExpressions"][0]["values"] == ["on"]
