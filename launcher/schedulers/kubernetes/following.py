@@ -6,6 +6,7 @@ Owns Kubernetes' words for states and ends; why a run waits is waits.py's.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from launcher.runs.status import Status
@@ -76,15 +77,15 @@ def _going(
     counted = pods if groups > 1 else list(newest.values())
     lost = [words for pod in counted if (words := waits.lost(server, pod))]
     running, wanted = sum(hosts.runs(at, pod) for pod in counted) - len(lost), run.nodes * groups
-    if running >= wanted:
+    done = sum(pod.get("status", {}).get("phase") == "Succeeded" for pod in counted)  # before its object is
+    if running + done >= wanted:
         return Status("RUNNING", waits.restarted(at, counted) or before, None, names)
-    why = next((words for pod in counted if (words := waits.why(server, at, pod))), "")
-    why = (
-        lost[0]
-        if lost
-        else why
-        or next((f"{hosts.name(pod)}: {words}" for pod in counted if (words := ends.by_node(pod))), "")
+    told = itertools.chain(
+        lost,
+        (words for pod in counted if (words := waits.why(server, at, pod))),  # may be a request
+        (f"{hosts.name(pod)}: {words}" for pod in counted if (words := ends.by_node(pod))),
     )
+    why = next(told, "")
     policy = main["spec"].get("runPolicy", {})
     if not why and (main["spec"].get("suspend") or policy.get("suspend")):
         why = waits.suspended(server, at, main)

@@ -586,6 +586,17 @@ def ended(code: int, at: str, message: str = "") -> dict[str, Any]:
     return {"terminated": {"exitCode": code, "finishedAt": at, "message": message}}
 
 
+def test_hosts_that_have_ended_well_do_not_start(cluster: Cluster, run: Run, job: str) -> None:
+    """The first of them ends before the last, and the last before its Job is complete."""
+    name = submitted(run, job)
+    done = {"terminated": {"exitCode": 0, "finishedAt": "2026-01-01T00:00:04Z"}}
+    cluster.pod(name, 0)
+    cluster.pod(name, 1, "Succeeded", container=done)
+    assert (state(run, name)["state"], state(run, name)["reason"]) == ("RUNNING", "")
+    cluster.pod(name, 0, "Succeeded", container=done)
+    assert state(run, name)["state"] == "RUNNING"
+
+
 def test_running_and_done(cluster: Cluster, run: Run, job: str) -> None:
     name = submitted(run, job)
     for index in range(2):
