@@ -161,9 +161,14 @@ def connect(context: str | None, without: str = "set KUBECONFIG, or kubernetes.c
         _go_through(named["cluster"].value.get("proxy-url"), configuration)
         # a second try of what was not answered; how long a busy server wants to be left alone is the caller's to decide
         configuration.retries = Retry(1, respect_retry_after_header=False)
-        return Server(
+        server = Server(
             ApiClient(configuration), chosen["name"], chosen["context"].get("namespace") or "default"
         )
+        user = chosen["context"].get("user")  # some servers ask for none
+        entry = (
+            merged.config["users"].get_with_name(user, safe=True) if merged.config.safe_get("users") else None
+        )
+        plugin = entry["user"].value.get("exec") if entry else None
     except Exception as error:  # of a malformed kubeconfig the client raises whatever its values lead to
         if context is None:
             with contextlib.suppress(ConfigException, OSError):
@@ -175,6 +180,9 @@ def connect(context: str | None, without: str = "set KUBECONFIG, or kubernetes.c
             f"no Kubernetes cluster is configured: {reason}",
             hint=without,
         ) from None
+    if plugin and not (configuration.api_key or configuration.cert_file):  # why not was only logged
+        raise _without(plugin, user)
+    return server
 
 
 def _go_through(proxy: str | None, configuration: Configuration) -> None:
@@ -188,6 +196,16 @@ def _go_through(proxy: str | None, configuration: Configuration) -> None:
         hint = "`kubectl proxy` with a kubeconfig that names its address does without"
         raise ConfigException(f"the proxy-url {proxy!r} of the kubeconfig is none of http or https; {hint}")
     configuration.proxy, configuration.no_proxy = proxy, None
+
+
+def _without(plugin: dict[str, Any], user: str) -> Refusal:
+    """That the program of a kubeconfig's user brought no credentials: to be asked again, as after a 401.
+
+    https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins
+    """
+    what = f"{plugin['command']!r}, from which user {user!r} of the kubeconfig has credentials, gave none"
+    hint = " ".join(str(plugin.get("installHint") or "").split())[:300]
+    return Refusal(401, "", Problem(what, hint or "run it by hand: it may want you to log in"))
 
 
 def _require_address(host: object) -> None:

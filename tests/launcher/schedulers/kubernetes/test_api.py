@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -140,3 +141,40 @@ def test_the_proxy_of_a_cluster_is_used(cluster: Cluster, run: Run, job: str, tm
     code, _, err = run("kubernetes", job)
     assert code == 6
     assert "the proxy-url 'socks5://127.0.0.1:1080' of the kubeconfig is none of http or https" in err
+
+
+@pytest.mark.parametrize("program", ["", "exit 1", 'echo "{}"'])
+def test_a_program_that_brings_no_credentials_is_named(
+    program: str, cluster: Cluster, run: Run, job: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not installed, logged out, or broken: the server would be asked as nobody, and would speak of rights."""
+    (tmp_path / "bin").mkdir()
+    if program:
+        (tmp_path / "bin" / "cloud-auth").write_text(f"#!/bin/sh\n{program}\n")
+        (tmp_path / "bin" / "cloud-auth").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    path = cluster.kubeconfig()
+    config = json.loads(path.read_text())
+    plugin = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "cloud-auth",
+        "interactiveMode": "Never",
+    }
+    config["users"][0]["user"] = {"exec": {**plugin, "installHint": "Install it with `cloud components`\n"}}
+    path.write_text(json.dumps(config))
+    code, _, err = run("kubernetes", job)
+    assert code == 4
+    assert (
+        "'cloud-auth', from which user 'admin' of the kubeconfig has credentials, gave none; Install it with"
+        in err
+    )
+
+
+def test_a_server_that_asks_for_no_user_needs_none(cluster: Cluster, run: Run) -> None:
+    """As `kubectl proxy` is; this one wants a token after all."""
+    path = cluster.kubeconfig()
+    config = json.loads(path.read_text())
+    del config["users"], config["contexts"][0]["context"]["user"]
+    path.write_text(json.dumps(config))
+    code, _, err = run("cluster", "discover", "kubernetes")
+    assert (code, "rejected the credentials" in err) == (4, True), err
