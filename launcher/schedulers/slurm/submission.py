@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from submitit.core.utils import FailedJobError, FailedSubmissionError, JobPaths
 from submitit.slurm.slurm import SlurmExecutor
 
-from launcher.errors import LauncherError, Problem, SubmitError, UnnamedJobError, shown
+from launcher.errors import LauncherError, PlanError, Problem, SubmitError, UnnamedJobError, shown
 from launcher.schedulers.slurm import exported, query
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class ScriptExecutor(SlurmExecutor):  # type: ignore[misc]
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
         # the script writes its own log; this catches what goes wrong before it can
-        log = str(self.folder / "slurm-%j.log")
+        log = f"{str(self.folder).replace('%', '%%')}/slurm-%j.log"
         self.script = str(submission_file_path)
         hidden = [f"--unset={name}" for name in exported.kept_back(self.text, os.environ)]
         return ["env", *hidden, "sbatch", f"--output={log}", *self.options, str(submission_file_path)]
@@ -67,6 +67,9 @@ def submit(
     Raises SubmitError with sbatch's own words, and UnnamedJobError where a job may be in the queue all the same.
     """
     query.need("srun")  # of submitit
+    if "\\" in run_folder:  # Slurm takes them out of a path for output, and writes to another folder then
+        what = f"the run's folder {shown(run_folder)} has a backslash, and Slurm writes no logs there"
+        raise PlanError(what, hint="set LAUNCHER_RUNS to a folder without it")
     folder = Path(run_folder) / "logs"
     folder.mkdir(exist_ok=True)
     options = [f"--exclude={','.join(exclude)}"] if exclude else []

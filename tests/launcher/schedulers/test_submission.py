@@ -346,3 +346,19 @@ def test_a_user_s_own_view_of_the_queue_hides_no_job(
     said = capsys.readouterr().out
     assert "PENDING" in said
     assert "Slurm expects it to start at 2099-01-01" in said
+
+
+def test_marks_of_slurm_s_own_in_the_folder_are_none(
+    site: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`%j` is a job's number in a path for output: the logs would be in another folder."""
+    sbatch(site, f'echo "$@" >{site}/words; echo Submitted batch job 7')
+    monkeypatch.setenv("LAUNCHER_RUNS", f"{site}/%j")
+    assert main.main(["slurm", "job.yaml"]) == 0
+    assert f"--output={site}/%%j/a-" in (site / "words").read_text()
+    (script,) = site.glob("%j/*/job.sh")
+    assert '--output="${run//%/%%}/logs/node-%n.log"' in script.read_text()
+    monkeypatch.setenv("LAUNCHER_RUNS", f"{site}/a\\b")
+    assert main.main(["slurm", "job.yaml"]) == 3
+    assert "has a backslash" in capsys.readouterr().err
+    assert list(site.glob("a*b/a-*")) == []

@@ -114,7 +114,7 @@ answering() {  # HOST…: those that answer, a line each
 }
 # One task a host; the node entry starts the ranks. The hosts end together when one fails.
 srun --export=ALL --nodes=16 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered --cpus-per-task=112 \
-  --output="$run/logs/node-%n.log" --open-mode=append \
+  --output="${run//%/%%}/logs/node-%n.log" --open-mode=append \
   '--container-image=registry.example.com#deepspeed-train:0123456789ab-cuda' \
     --container-mounts=/shared/runs:/shared/runs,/tmp:/tmp,/lustre/data:/data:ro \
     --no-container-mount-home /opt/venv/bin/python /opt/job/preflight.py \

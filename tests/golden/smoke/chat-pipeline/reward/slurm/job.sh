@@ -104,7 +104,7 @@ answering() {  # HOST…: those that answer, a line each
 }
 # One task a host; the node entry starts the ranks. The hosts end together when one fails.
 srun --export=ALL --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered \
-  --output="$run/logs/node-%n.log" --open-mode=append \
+  --output="${run//%/%%}/logs/node-%n.log" --open-mode=append \
   /opt/venv/bin/python /opt/launcher/docker/node.py \
   --hostfile "$run/hostfile-$attempt" --run smoke-chat-reward-2610e3 --folder "$run" --attempt "$attempt" --echo 0 \
   --environment "$run/environment.json" \
