@@ -34,7 +34,7 @@ def command(area: str, name: str, words: Sequence[str], use: str = "") -> Check:
     if not shutil.which(words[0]):
         return Check(area, name, "missing", use or f"{words[0]} is not on PATH")
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=20)
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:
         return Check(area, name, "warning", str(error))
     if done.returncode == 0:

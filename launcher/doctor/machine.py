@@ -6,7 +6,6 @@ import ctypes
 import os
 import resource
 import shutil
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,8 +138,11 @@ def slurm() -> Iterator[Check]:
         return
     yield command("slurm", "partitions", ["sinfo", "-h", "-o", "%R: %D hosts %a"])
     yield command("slurm", "accounting", ["sacctmgr", "-n", "-P", "list", "cluster", "format=cluster"])
-    options = subprocess.run(["srun", "--help"], capture_output=True, text=True).stdout
-    pyxis = "--container-image" in options
+    options = command("slurm", "pyxis", ["srun", "--help"])
+    if options.state != "ok":
+        yield options
+        return
+    pyxis = "--container-image" in options.detail
     detail = "srun has --container-image" if pyxis else "not in srun"
     yield Check("slurm", "pyxis", "ok" if pyxis else "missing", detail)
 

@@ -51,7 +51,7 @@ def look(jobs: Sequence[str]) -> dict[str, Seen]:
 def _squeue(jobs: Sequence[str]) -> dict[str, Seen]:
     need("squeue")
     words = ["squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%S|%r", "-j", ",".join(jobs)]
-    done = subprocess.run(words, env=surroundings(), capture_output=True, text=True)
+    done = _run(words)
     if done.returncode and "Invalid job id" not in done.stderr:
         raise SubmitError(
             f"squeue: {done.stderr.strip() or done.returncode}", hint="try again when Slurm answers"
@@ -70,9 +70,14 @@ def _sacct(jobs: Sequence[str]) -> dict[str, Seen]:
     if not shutil.which("sacct"):
         return {}
     words = ["sacct", "-X", "-n", "-P", "-o", "JobID,State", "-j", ",".join(jobs)]
-    done = subprocess.run(words, env=surroundings(), capture_output=True, text=True)
+    done = _run(words)
     pairs = [line.partition("|") for line in done.stdout.splitlines()] if done.returncode == 0 else []
     return {job: Seen(words.split(" ")[0]) for job, _, words in pairs if words}  # "CANCELLED by 0"
+
+
+def _run(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    # a site's own messages may be in any encoding
+    return subprocess.run(words, env=surroundings(), capture_output=True, text=True, errors="replace")
 
 
 def job_of(script: str) -> str | None:
@@ -88,7 +93,7 @@ def job_of(script: str) -> str | None:
 def call(*words: str) -> str:
     """Run one of Slurm's commands. Returns its stdout; raises SubmitError with its words."""
     need(words[0])
-    done = subprocess.run(words, env=surroundings(), capture_output=True, text=True)
+    done = _run(words)
     if done.returncode:
         raise SubmitError(f"{words[0]}: {done.stderr.strip() or done.stdout.strip() or done.returncode}")
     return done.stdout

@@ -143,6 +143,17 @@ def test_what_a_program_says_and_does_not_say(tmp_path: Path, monkeypatch: pytes
     tool.write_text("#!/bin/sh\necho 'no daemon answers' >&2\nexit 1\n")
     found = looking.command("containers", "engine", ["engine"])
     assert (found.state, found.detail) == ("warning", "no daemon answers")
+    tool.write_text("#!/bin/sh\nprintf 'caf\\351\\n'\n")  # Latin-1
+    assert looking.command("containers", "engine", ["engine"]).detail == "caf\ufffd"
+
+
+def test_a_slurm_without_all_of_its_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "sinfo").write_text("#!/bin/sh\necho gpu: 4 hosts up\n")
+    (tmp_path / "sinfo").chmod(0o755)
+    found = {check.name: (check.state, check.detail) for check in machine.slurm()}
+    assert found["partitions"] == ("ok", "gpu: 4 hosts up")
+    assert found["pyxis"] == ("missing", "srun is not on PATH")
 
 
 @pytest.mark.deepspeed
