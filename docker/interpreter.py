@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from ending import BAD_INPUT, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 _BASES = ("miniconda3", "miniforge3", "mambaforge", "anaconda3", ".conda", "micromamba")
 _UNSET = "***unset***"  # conda/base/constants.py, CONDA_ENV_VARS_UNSET_VAR
@@ -57,20 +57,21 @@ def resolve(named: str, variables: Mapping[str, str]) -> Interpreter:
         raise Stop(BAD_INPUT, f"python {named}: there is no such user on this host") from None
     if not path.is_absolute():
         path = _conda(named, variables)
-    if path.is_dir():
+    if _holds(path.is_dir):
         environment, python = path, path / "bin" / "python"
-        if not python.exists():
+        if not _holds(python.exists):
             raise Stop(BAD_INPUT, f"python {named}: {path} is no environment: it has no bin/python")
     else:
         environment, python = path.parent.parent, path
-    if not python.exists():
-        raise Stop(BAD_INPUT, f"python {named}: there is no {python} on this host")
+    if not _holds(python.exists):
+        what = f"there is no {python} on this host, or this user cannot enter its folder"
+        raise Stop(BAD_INPUT, f"python {named}: {what}")
     if not (python.is_file() and os.access(python, os.X_OK)):
         raise Stop(BAD_INPUT, f"python {named}: {python} is no program that can be started")
     folder = str(python.parent)
-    if (environment / "pyvenv.cfg").is_file():
+    if _holds((environment / "pyvenv.cfg").is_file):
         return Interpreter(str(python), folder, {"VIRTUAL_ENV": str(environment)})
-    if (environment / "conda-meta").is_dir():
+    if _holds((environment / "conda-meta").is_dir):
         return Interpreter(str(python), folder, _conda_variables(environment), _left_out(environment))
     return Interpreter(str(python), folder)
 
@@ -79,7 +80,7 @@ def _conda(name: str, variables: Mapping[str, str]) -> Path:
     """The folder of a conda environment that has a name. Raises Stop with where it was looked for."""
     folders = dict.fromkeys(_conda_folders(variables))
     for folder in folders:
-        if folder.name == name or (name == "base" and (folder / "condabin").is_dir()):
+        if folder.name == name or (name == "base" and _holds((folder / "condabin").is_dir)):
             return folder
     seen = ", ".join(sorted({str(folder.parent) for folder in folders})) or "no conda was found"
     what = f"no conda environment of this name on this host ({seen})"
@@ -96,13 +97,21 @@ def _conda_folders(variables: Mapping[str, str]) -> Iterator[Path]:
     named = variables.get("CONDA_ENVS_PATH") or variables.get("CONDA_ENVS_DIRS") or ""
     parents = [Path(p) for p in named.split(os.pathsep) if p] + [root / "envs" for root in roots]
     for parent in parents:
-        yield from sorted(p for p in _entries(parent) if (p / "conda-meta").is_dir())
-    yield from (root for root in roots if (root / "conda-meta").is_dir())
+        yield from sorted(p for p in _entries(parent) if _holds((p / "conda-meta").is_dir))
+    yield from (root for root in roots if _holds((root / "conda-meta").is_dir))
     try:  # every environment that conda made for this user, wherever it lies
         lines = (home / ".conda" / "environments.txt").read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError):
         return
     yield from (Path(line.strip()) for line in lines if line.strip())
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """What a path says of itself; no, where it cannot be asked: pathlib raises below a folder that nobody may enter."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -126,3 +126,13 @@ def test_what_is_not_there_is_said_in_one_line(named: str, said: str, tmp_path: 
     words = [sys.executable, str(entries.DOCKER / "interpreter.py"), named.format(tmp_path)]
     done = subprocess.run(words, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (ending.BAD_INPUT, f"{caught.value}\n")
+
+
+def test_folders_that_cannot_be_asked_are_none(tmp_path: Path) -> None:
+    """As a home that this host does not let the user enter; a name that is too long is refused to root as well."""
+    closed = f"{tmp_path}/{'x' * 300}"
+    with pytest.raises(ending.Stop, match="or this user cannot enter its folder"):
+        interpreter.resolve(f"{closed}/bin/python", {})
+    mine = conda(tmp_path / "envs" / "mine")
+    found = interpreter.resolve("mine", {"HOME": closed, "CONDA_ROOT": str(tmp_path)})
+    assert found.python == f"{mine}/bin/python"
