@@ -73,6 +73,11 @@ LINES = [
         "made here",
     ),
     (
+        "no programs from this disk",
+        "ImportError: /tmp/deepspeed-cache-1000/0/fused_adam.so: failed to map segment from shared object",
+        "made here: a tmpfs that is mounted noexec",
+    ),
+    (
         "compiler missing",
         "RuntimeError: Unable to JIT load the deepspeed_shm_comm op due to ninja not being installed.",
         "made here; deepspeed/ops/op_builder/builder.py",
