@@ -49,6 +49,19 @@ def test_an_unknown_state_is_shown_and_not_fatal() -> None:
     assert states.state("HIBERNATING") == "UNKNOWN"
 
 
+def test_every_word_of_slurm_has_a_state() -> None:
+    """https://github.com/SchedMD/slurm/blob/slurm-25-11-1-1/src/common/slurm_protocol_defs.c, job_state_string.
+
+    Of a job whose state is not known a second one may be submitted, by `resume`, into the same folder.
+    """
+    flags = """COMPLETING STAGE_OUT CONFIGURING EXPEDITING RESIZING REQUEUED REQUEUE_FED REQUEUE_HOLD SPECIAL_EXIT
+    STOPPED REVOKED RESV_DEL_HOLD SIGNALING"""
+    base = """PENDING RUNNING SUSPENDED COMPLETED CANCELLED FAILED TIMEOUT NODE_FAIL PREEMPTED BOOT_FAIL DEADLINE
+    OUT_OF_MEMORY"""
+    assert [word for word in f"{flags} {base}".split() if states.state(word) == "UNKNOWN"] == []
+    assert states.state("RESV_DEL_HOLD") == "PENDING"
+
+
 def test_the_expected_start_is_told_where_it_means_something() -> None:
     now = time.time()
     soon = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now + 7200))
