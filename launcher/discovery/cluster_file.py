@@ -115,7 +115,7 @@ def _limits(partition: Partition | None) -> str:
 
 def of_kubernetes(facts: Kubernetes, found: Measured | None = None) -> str:
     """A file for the nodes with the most GPUs, of which there are most."""
-    nodes = max(facts.nodes, key=lambda n: (sum(n.device.get(g, 0) for g in _GPUS), n.number), default=None)
+    nodes = max(facts.nodes, key=_preferred, default=None)
     resource = next((g for g in _GPUS if nodes and nodes.device.get(g)), "")
     labels = nodes.label if nodes else {}
     product = next((labels[key] for key in _PRODUCTS if key in labels), "")
@@ -141,6 +141,12 @@ def of_kubernetes(facts: Kubernetes, found: Measured | None = None) -> str:
         kind=next((name for name, _ in facts.kinds if name == "job"), None),
         seen=probed.seen(found),
     )
+
+
+def _preferred(nodes: Nodes) -> tuple[int, bool, int]:
+    """The most GPUs, then what is not the cluster's own control plane, then the most nodes."""
+    control = any(t.key.startswith("node-role.kubernetes.io/") for t in nodes.taints)
+    return sum(nodes.device.get(g, 0) for g in _GPUS), not control, nodes.number
 
 
 def _fabric(rdma: Sequence[tuple[str, int]], instance: str) -> str:

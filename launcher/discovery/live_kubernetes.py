@@ -119,11 +119,19 @@ def _quota(server: api.Server, space: str, plan: Plan) -> Iterator[Problem]:
     asked_for = {"pods": "1", "count/pods": "1", "cpu": requests["cpu"], "memory": requests["memory"]}
     asked_for |= {f"requests.{name}": amount for name, amount in requests.items()}
     asked_for |= {f"limits.{name}": amount for name, amount in limits.items()}
-    groups = (
-        plan.cluster.kubernetes.serve.replicas if plan.cluster.kubernetes.kind == "leaderworkerset" else 1
-    )
-    for quota in quotas:
+    own = plan.cluster.kubernetes
+    groups = own.serve.replicas if own.kind == "leaderworkerset" else 1
+    for quota in filter(_of_all_pods, quotas):
         yield from _over(quota, asked_for, plan.nodes * groups)
+
+
+def _of_all_pods(quota: dict[str, Any]) -> bool:
+    """Whether it counts every pod, or those that ask for something, as those of a run do.
+
+    https://kubernetes.io/docs/concepts/policy/resource-quotas/#quota-scopes
+    """
+    spec = quota.get("spec", {})
+    return not spec.get("scopeSelector") and set(spec.get("scopes") or ()) <= {"NotBestEffort"}
 
 
 def _over(quota: dict[str, Any], asked_for: dict[str, str], count: int) -> Iterator[Problem]:

@@ -56,6 +56,15 @@ def test_one_answer_is_a_field_and_several_are_a_comment(tmp_path: Path) -> None
     assert "cannot list /api/v1/nodes" in answers.rendered()["kubernetes-gcp-user.yaml"]
 
 
+def test_the_control_plane_is_not_what_trains(tmp_path: Path) -> None:
+    """Without GPUs the larger group of nodes is taken, and of three of the control plane that would be wrong."""
+    taint = facts.Taint("node-role.kubernetes.io/control-plane", "", "NoSchedule")
+    nodes = (facts.Nodes(3, cpus=4, memory=2**33, taints=(taint,)), facts.Nodes(2, cpus=32, memory=2**36))
+    (tmp_path / "x.yaml").write_text(cluster_file.of_kubernetes(facts.Kubernetes("c", "n", "1.34", nodes)))
+    own = load.load_cluster(str(tmp_path / "x.yaml"))
+    assert (own.cpus, own.kubernetes.tolerations) == (32, [])
+
+
 def test_words_of_the_cluster_are_data(tmp_path: Path) -> None:
     strange = 'a"b\n#: {{ x }}$HOME'
     hosts = facts.Hosts(strange, 1, cpus=1, memory=2**30, gpus=(facts.Gpus(strange, 2),))

@@ -78,6 +78,21 @@ def test_a_quota_has_room_for_every_group_of_a_server(cluster: Cluster, run: Run
     assert (code, "pods 1 of 6 are used, and the run asks for 6 × 1" in err) == (4, True), err
 
 
+def test_a_quota_of_other_pods_refuses_no_run(cluster: Cluster, run: Run, job: str) -> None:
+    """One with a scope counts some pods alone: those of a priority, say, or those that ask for nothing."""
+    furnish(cluster, "aws")
+    full = {"hard": {"pods": "2"}, "used": {"pods": "2"}}
+    urgent = {"matchExpressions": [{"scopeName": "PriorityClass", "operator": "In", "values": ["urgent"]}]}
+    for name, spec in {"urgent": {"scopeSelector": urgent}, "idle": {"scopes": ["BestEffort"]}}.items():
+        quota = {"kind": "ResourceQuota", "metadata": {"name": name}, "spec": spec, "status": full}
+        cluster.tell("put", plural="resourcequotas", object=quota)
+    code, _, err = live(run, job)
+    assert code == 0, err
+    quota = {"metadata": {"name": "asking"}, "spec": {"scopes": ["NotBestEffort"]}, "status": full}
+    cluster.tell("put", plural="resourcequotas", object={"kind": "ResourceQuota", **quota})
+    assert "quota asking: pods 2 of 2 are used" in live(run, job)[2]
+
+
 def test_rights_that_are_missing(
     cluster: Cluster, run: Run, job: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
