@@ -22,7 +22,9 @@ from imagebuild import build
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OURS = ("deepspeed-train:", "deepspeed-inference:", "cuda-base:", "cpu-base:", "debian-base:")
+OURS = ("deepspeed-train:", "deepspeed-inference:")
+# What local/base.sh makes. Images of a registry have such names too, and are somebody else's.
+BASES = ("localhost/cuda-base:", "localhost/cpu-base:", "localhost/debian-base:")
 # Level 3 packs 5 GB in minutes; a higher one takes an hour for a tenth less.
 SQUASH = ["-comp", "zstd", "-Xcompression-level", "3", "-quiet", "-no-progress"]
 LIST = {
@@ -149,7 +151,7 @@ def facts(engine: str, image: str) -> str:
 def clean(engine: str) -> str:
     """Remove this project's images and the layers that no image uses; return what was removed, one a line."""
     names = subprocess.run(LIST[engine], capture_output=True, text=True, check=True).stdout.split()
-    mine = sorted({name for name in names if name.rsplit("/", 1)[-1].startswith(OURS)})
+    mine = sorted({n for n in names if n.rsplit("/", 1)[-1].startswith(OURS) or n.startswith(BASES)})
     if mine:
         _run([engine, "rmi", *mine])
     _run(PRUNE[engine])
