@@ -23,7 +23,6 @@ SHARDS = 1024  # aimed at, between these sizes
 SMALLEST, LARGEST = 1 << 20, 1 << 30  # bytes of source in a shard
 WINDOW = 1 << 20  # bytes in which a place for a cut is looked for
 PACKED = (".bz2", ".gz", ".xz", ".zip", ".zst")
-ROWS = (".arrow", ".csv", ".json", ".jsonl", ".jsonlines", ".ndjson", ".parquet", ".tsv")
 EMPTY = "is empty: remove it, or leave it out of --data"
 
 
@@ -118,11 +117,7 @@ def _file(path: Path, source: Source) -> Part:
         return Part("packed lines", name, 0, 1, size=size, column=source.column)
     if path.suffix in PACKED:
         raise Stop(f"--data {path}: compressed text is read of .jsonl.gz and .jsonl.zst alone: unpack it")
-    if path.suffix != ".jsonl" and path.suffix.lower() in ROWS:
-        raise Stop(
-            f"--data {path}: rows of text are read of .jsonl, .jsonl.gz, .jsonl.zst and .parquet alone: convert or "
-            "rename it; call it .txt if it is to be learned as it stands"
-        )
+    sources.require_text(name)
     kind = "lines" if path.suffix == ".jsonl" else "text"
     return Part(kind, name, 0, size, size=size, column=source.column)
 

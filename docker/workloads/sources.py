@@ -18,12 +18,14 @@ from workloads.session import Stop
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+ROWS = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
+SUFFIXES = (".txt", ".md", *ROWS)
 BUILTIN, HUB = "builtin", "hf:"
 COLUMN = "text"
 SAVED = ("state.json", "dataset_dict.json")  # what save_to_disk leaves: of a data set, of several splits
 KEYS = ("path", "weight", "column")
-OTHERS = (".json", ".csv", ".tsv")  # whose brackets, quotes and commas would be learned as text
+# Rows that are not read as such: their brackets, quotes and commas would be learned as text.
+OTHERS = (".arrow", ".csv", ".json", ".jsonlines", ".ndjson", ".tsv")
 
 
 class Source(NamedTuple):
@@ -53,17 +55,24 @@ class Rows(NamedTuple):
 def parse(words: Sequence[str]) -> list[Source]:
     """The sources that the words of --data name: {"path": …, "weight": …} or a path alone. Raises Stop for others."""
     parsed = [_parse(word) if word.startswith("{") else Source(word) for word in words]
-    if other := next((s.path for s in parsed if s.path.endswith(OTHERS) and not s.path.startswith(HUB)), ""):
-        raise Stop(
-            f"--data {other}: text is {', '.join(SUFFIXES)}; write its rows as .jsonl or .parquet, or call it .txt to "
-            "learn it as it is"
-        )
+    for source in parsed:
+        if not source.path.startswith(HUB):
+            require_text(source.path)
     unweighted = [source.path for source in parsed if source.weight is None]
     if 0 < len(unweighted) < len(parsed):
         raise Stop(
             f"--data: {unweighted[0]} has no weight and others have: give each source one, or none of them"
         )
     return parsed
+
+
+def require_text(path: str) -> None:
+    """Raise Stop for a file whose name says that it has rows which are not read as rows."""
+    if not path.endswith(SUFFIXES) and path.lower().endswith((*ROWS, *OTHERS)):
+        raise Stop(
+            f"--data {path}: text is {', '.join(SUFFIXES)}; write its rows as .jsonl or .parquet, or call it .txt to "
+            "learn it as it is"
+        )
 
 
 def mistake(words: Sequence[str]) -> str:

@@ -175,10 +175,10 @@ BAD: list[tuple[str, bytes, str]] = [
     (
         "rows.csv",
         b"id,text\n1,a\n",
-        "rows.csv: rows of text are read of .jsonl, .jsonl.gz, .jsonl.zst and .parquet",
+        "rows.csv: text is .txt, .md, .jsonl, .jsonl.gz, .jsonl.zst, .parquet",
     ),
-    ("rows.json", b'[{"text": "a"}]', "rows.json: rows of text are read of .jsonl"),
-    ("ROWS.JSONL", b'{"text": "a"}\n', "ROWS.JSONL: rows of text are read of .jsonl"),
+    ("rows.json", b'[{"text": "a"}]', "rows.json: text is .txt, .md, .jsonl"),
+    ("ROWS.JSONL", b'{"text": "a"}\n', "ROWS.JSONL: text is .txt, .md, .jsonl"),
     ("empty.txt", b"", "empty.txt: is empty: remove it, or leave it out of --data"),
     ("empty.jsonl", b"", "empty.jsonl: is empty"),
     ("latin.txt", b"one\ntwo\ncaf\xe9\n", "latin.txt:3: byte 0xe9 is not UTF-8: convert the file"),
