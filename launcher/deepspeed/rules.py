@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # ZERO_SUPPORTED_OPTIMIZERS of runtime/zero/utils.py, as a configuration names them
 _SHARDABLE = ("adagrad", "adam", "adamw", "lion", "muon")
+# Tensors of each weight that they keep besides its master, where it is not two
+_STATES = {"adagrad": 1, "lion": 1}
 # VALID_LR_SCHEDULES of runtime/lr_schedules.py, which take what wraps an optimizer
 _SCHEDULES = ("LRRangeTest", "OneCycle", "WarmupCosineLR", "WarmupDecayLR", "WarmupLR")
 # Keys of the stages that read them; DeepSpeed says nothing when another stage is on.
@@ -55,8 +57,9 @@ _NEEDED = {
 class Hosts(NamedTuple):
     """The hosts that the ranks are on; `gpu` is None where they have none.
 
-    `local`: folders on a host's own disk, as the ranks see them. `part`: elements of a rank's part of the model's
-    largest tensor; None where the model is not known.
+    `local`: folders on a host's own disk, as the ranks see them. `part` and `own`: elements of a rank's part of the
+    model's largest tensor, and of all that is trained; None where the model is not known. `world`: the ranks; 0: not
+    said.
     """
 
     gpu: str | None
@@ -64,6 +67,8 @@ class Hosts(NamedTuple):
     slots: int
     local: tuple[str, ...] = ()
     part: int | None = None
+    own: int | None = None
+    world: int = 0
 
 
 class _Config(NamedTuple):
@@ -121,7 +126,7 @@ def problems(
     yield from _gradients(given)
     yield from _optimizer(given, hosts, workload)
     yield from _needed(given)
-    yield from _programs(given, workload)
+    yield from _programs(given, hosts, workload)
     yield from _writers(given, workload)
 
 
@@ -218,12 +223,27 @@ def _offload(given: _Config, hosts: Hosts) -> Iterator[Problem]:
         what = f"of {buffer:,} does not hold a rank's part of the largest tensor, {hosts.part:,} elements"
         yield _zero("offload_param.buffer_size", what, f"use at least {hosts.part}, or leave it out")
     section = given.section("zero_optimization", "offload_optimizer")
+    if section.get("device") == "nvme" and stage == 3:
+        yield from _swapped(given, section, hosts)
     if float(section.get("ratio", 1.0)) < 1.0 and stage < 3:  # runtime/zero/config.py (offload_ratio_check)
         yield _zero(
             "offload_optimizer.ratio", "below 1 works in stage 3 alone", "use stage 3, or leave it out"
         )
     if section.get("super_offload") and (hosts.gpu is None or stage < 3):
         yield _zero("offload_optimizer.super_offload", "needs stage 3 and NVIDIA GPUs", "leave it out")
+
+
+def _swapped(given: _Config, section: Mapping[str, Any], hosts: Hosts) -> Iterator[Problem]:
+    """Buffers of a sub-group's weights, gradients and states, of each that is read, in use and written at once.
+
+    "ran out of swap buffers": runtime/swap_tensor/pipelined_optimizer_swapper.py, partitioned_optimizer_swapper.py
+    """
+    ahead = [key for key in ("pipeline_read", "pipeline_write") if section.get(key)]
+    several = hosts.own is None or hosts.own > int(given.zero.get("sub_group_size", 1_000_000_000))
+    needed = (2 + _STATES.get(given.optimizer, 2)) * (1 + (len(ahead) if several else 0))
+    if int(section.get("buffer_count", 4)) < needed:
+        what = f"is less than the {needed} that {' and '.join((given.optimizer, *ahead))} take"
+        yield _zero("offload_optimizer.buffer_count", what, f"use {needed}")
 
 
 def _zenflow(given: _Config) -> Iterator[Problem]:
@@ -398,6 +418,10 @@ def _made(given: _Config, hosts: Hosts, workload: str) -> Iterator[Problem]:
             yield _top("optimizer.type", "Lamb needs a GPU", "use AdamW")
         if float(given.section("fp16").get("loss_scale", 0)) != 0:  # runtime/engine.py (_do_sanity_check)
             yield _top("fp16.loss_scale", "must be 0 with Lamb", "leave it out")
+    if own and name == "adagrad" and given.stage in (1, 2) and given.offload("optimizer") == "none":
+        # runtime/zero/stage_1_and_2.py (initialize_optimizer_states) makes it anew with one group of parameters, and
+        # ours have two (docker/workloads/engines.py, decay_groups)
+        yield _top("optimizer.type", f"Adagrad does not work in stage {given.stage}", "use stage 0 or AdamW")
     if own and name.startswith("mu") and name != "muon":
         what = f"{name} is for models that were made with the package mup"
         yield _top("optimizer.type", what, "use AdamW")
@@ -431,12 +455,23 @@ def _writers(given: _Config, workload: str) -> Iterator[Problem]:
         yield _top("datastates_ckpt", "is no part of complete checkpoints", hint)
 
 
-def _programs(given: _Config, workload: str) -> Iterator[Problem]:
+def _programs(given: _Config, hosts: Hosts, workload: str) -> Iterator[Problem]:
     own = not workloads.is_script(workload)
     for path, (what, hint) in _SPLITS.items() if own else ():
         value = (given.section(*path[:-1]) if path[1:] else given.whole).get(path[-1])
         if value is True or (isinstance(value, int) and value > 1):
             yield _top(".".join(path), f"is {what}, which workload {workload!r} does not do", hint)
+    parts = given.section("tensor_parallel", "tp").get("tp_size", 1)
+    if parts not in (None, 1, given.section("tensor_parallel").get("autotp_size", 0)):
+        # runtime/engine.py (_apply_autotp_partitioning): alone it splits nothing
+        hint = "use tensor_parallel.autotp_size, and leave it out"
+        yield _top("tensor_parallel.tp.tp_size", f"{shown(parts)} is not autotp_size", hint)
+    experts = given.section("expert_parallel")
+    width = int(experts.get("autoep_size", 1)) * int(experts.get("expert_tensor_parallel_size", 1))
+    if experts.get("enabled") and hosts.world and hosts.world % width:
+        # module_inject/auto_ep_folding.py
+        what = f"gives groups of {width} ranks, which do not divide {hosts.world}"
+        yield _top("expert_parallel.autoep_size", what, "use a divisor of the ranks")
     if own and workload != "pretrain" and given.section("expert_parallel").get("enabled"):
         yield _top("expert_parallel.enabled", f"is not supported by workload {workload!r}", "leave it out")
     if given.section("autotuning").get("enabled"):

@@ -55,13 +55,28 @@ def clashes(
         yield problem
     yield from fit.sequence_parallel_problems(job, cluster, estimate)
     yield from background.problems(job, config)
+    yield from _uncompiled(job, config)
     hosts = rules.Hosts(
         gpu=cluster.gpu_name,
         capability=cluster.card.capability if cluster.card else (0, 0),
         slots=cluster.slots,
         local=mounts.local(cluster),
         part=estimate.part if estimate else None,
+        own=estimate.own if estimate else None,
+        world=job.nodes.max * cluster.slots,
     )
     named = job.precision != "auto"
     precision = fit.precision(job, cluster)
     yield from rules.problems(config, hosts, job.workload, precision=precision, named=named)
+
+
+def _uncompiled(job: Job, config: dict[str, Any]) -> Iterator[Problem]:
+    """Ways to compile that DeepSpeed takes up when the program calls engine.compile(), and until then leaves alone."""
+    if workloads.is_script(job.workload) or job.args.get("compile"):
+        return
+    able = workloads.takes(job.workload, "compile")
+    for key in ("deepcompile", "autoep_non_moe"):
+        if config.get("compile", {}).get(key):
+            hint = "add args.compile: inductor, or leave it out" if able else "leave it out"
+            what = f"deepspeed.compile.{key} does nothing in a job that does not compile"
+            yield Problem(what, hint, about=("job", "deepspeed", "compile", key))

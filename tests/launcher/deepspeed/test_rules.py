@@ -12,7 +12,7 @@ from launcher.errors import PlanError
 from launcher.planning import mounts, plan
 from tests import samples
 
-HERE = rules.Hosts("h100-80gb", (9, 0), slots=8, local=("/nvme", "/scratch"), part=5_000_000)
+HERE = rules.Hosts("h100-80gb", (9, 0), slots=8, local=("/nvme", "/scratch"), part=5_000_000, world=16)
 CPU = rules.Hosts(None, (0, 0), slots=2, local=("/tmp",))
 NUMBERS = deepspeed_config.batch(1, None, None, 16)
 
@@ -93,6 +93,33 @@ def test_presets_go_together(name: str) -> None:
             "zero3-offload",
             zero(offload_optimizer={"ratio": 0.5}) | {"optimizer": {"type": "Lion"}},
             "offload_optimizer.ratio below 1 needs DeepSpeed's own Adam; use type: AdamW",
+        ),
+        (
+            "zero1",
+            {"optimizer": {"type": "Adagrad"}},
+            "optimizer.type Adagrad does not work in stage 1; use stage 0 or AdamW",
+        ),
+        # buffers of NVMe
+        (
+            "zero3-nvme",
+            zero(offload_optimizer={"pipeline_read": True, "pipeline_write": True}),
+            "buffer_count is less than the 12 that adamw and pipeline_read and pipeline_write take; use 12",
+        ),
+        (
+            "zero3-nvme",
+            zero(offload_optimizer={"buffer_count": 3}),
+            "buffer_count is less than the 4 that adamw take; use 4",
+        ),
+        # ranks that share a model
+        (
+            "zero2",
+            {"tensor_parallel": {"tp": {"tp_size": 2}}},
+            "tensor_parallel.tp.tp_size 2 is not autotp_size; use tensor_parallel.autotp_size, and leave it out",
+        ),
+        (
+            "zero2",
+            {"expert_parallel": {"enabled": True, "autoep_size": 3}},
+            "expert_parallel.autoep_size gives groups of 3 ranks, which do not divide 16",
         ),
         # types
         (
@@ -273,6 +300,10 @@ def test_refused(preset: str, overrides: dict[str, Any], message: str | None) ->
         ),
         ("zero3-nvme", zero(offload_param={"nvme_path": "/nvme/run", "buffer_size": 5_000_000})),
         ("zero3", zero(reduce_scatter=False) | {"optimizer": {"type": "Muon"}}),
+        ("zero3-nvme", zero(offload_optimizer={"buffer_count": 3}) | {"optimizer": {"type": "Lion"}}),
+        ("zero3-nvme", zero(offload_optimizer={"buffer_count": 8, "pipeline_read": True})),
+        ("zero2-offload", {"optimizer": {"type": "Adagrad"}}),
+        ("zero0", {"optimizer": {"type": "Adagrad"}}),
         ("zero2", {"expert_parallel": {"enabled": True, "autoep_size": 2}}),
     ],
 )
@@ -285,6 +316,12 @@ def test_experts_are_spread_in_pretrain_alone() -> None:
     (line,) = found("zero2", spread, workload="finetune")
     assert "expert_parallel.enabled is not supported by workload 'finetune'; leave it out" in line
     assert found("zero2", spread, workload="./train.py") == []
+
+
+def test_one_part_of_an_optimizer_on_nvme_is_not_read_ahead() -> None:
+    ahead = zero(offload_optimizer={"pipeline_read": True, "pipeline_write": True}, sub_group_size=100)
+    assert found("zero3-nvme", ahead, HERE._replace(own=100)) == []
+    assert "use 12" in found("zero3-nvme", ahead, HERE._replace(own=101))[0]
 
 
 def test_what_needs_a_gpu() -> None:

@@ -49,6 +49,26 @@ def test_numbers() -> None:
 
 
 @pytest.mark.heavy
+@pytest.mark.parametrize(
+    ("workload", "args", "hint"),
+    [
+        ("pretrain", {}, "add args.compile: inductor, or leave it out"),
+        ("pretrain", {"compile": "inductor"}, ""),
+        ("./train.py", {}, ""),
+    ],
+)
+def test_deepcompile_needs_a_job_that_compiles(workload: str, args: dict[str, Any], hint: str) -> None:
+    job = {"workload": workload, "args": args, "deepspeed": {"compile": {"deepcompile": True}}}
+    card = {"gpu": "h100-80gb", "slots": 8, "memory": "2000GB"}
+    if not hint:
+        samples.decided(job, **card)
+        return
+    with pytest.raises(PlanError) as refused:
+        samples.decided(job, **card)
+    what = "deepspeed.compile.deepcompile does nothing in a job that does not compile"
+    assert str(refused.value.problems[0]) == f"{what}; {hint}"
+
+
 def test_the_id_is_the_same_in_another_process() -> None:
     code = (
         "from tests import samples; print(samples.decided({'env': {'B': '1', 'A': '2'}}, **{'slots': 4}).id)"
