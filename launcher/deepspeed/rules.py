@@ -407,20 +407,23 @@ def _made(given: _Config, hosts: Hosts, workload: str) -> Iterator[Problem]:
         not workloads.is_script(workload),
     )
     # without DeepSpeed's compiled ones ours take torch's (docker/workloads/engines.py)
+    offloaded = given.offload("optimizer") != "none"
     if not own or hosts.gpu is not None or params.get("torch_adam"):
-        offloaded = given.offload("optimizer") != "none"
         for key in parameters.misplaced(name, params, offloaded):
             torch = "torch" in parameters.classes(name) and not params.get("torch_adam")
             hint = "add torch_adam: true" if torch else "leave it out"
             yield _top(f"optimizer.params.{key}", f"is not taken by the {name} that is used here", hint)
-    if name == "lamb":
-        if hosts.gpu is None:
-            yield _top("optimizer.type", "Lamb needs a GPU", "use AdamW")
-        if float(given.section("fp16").get("loss_scale", 0)) != 0:  # runtime/engine.py (_do_sanity_check)
-            yield _top("fp16.loss_scale", "must be 0 with Lamb", "leave it out")
-    if own and name == "adagrad" and given.stage in (1, 2) and given.offload("optimizer") == "none":
-        # runtime/zero/stage_1_and_2.py (initialize_optimizer_states) makes it anew with one group of parameters, and
-        # ours have two (docker/workloads/engines.py, decay_groups)
+    if hosts.gpu is None and (
+        name == "lamb" or (name == "lion" and not offloaded)
+    ):  # op_builder/cpu/no_impl.py
+        yield _top("optimizer.type", f"{name} needs a GPU", "use AdamW")
+    if name == "lamb" and float(given.section("fp16").get("loss_scale", 0)) != 0:
+        yield _top(
+            "fp16.loss_scale", "must be 0 with Lamb", "leave it out"
+        )  # runtime/engine.py (_do_sanity_check)
+    if own and name == "adagrad" and given.stage and not offloaded:
+        # runtime/zero/stage_1_and_2.py (initialize_optimizer_states) and stage3.py make it anew with one group of
+        # parameters, and ours have two (docker/workloads/engines.py, decay_groups)
         yield _top("optimizer.type", f"Adagrad does not work in stage {given.stage}", "use stage 0 or AdamW")
     if own and name.startswith("mu") and name != "muon":
         what = f"{name} is for models that were made with the package mup"

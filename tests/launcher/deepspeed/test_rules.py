@@ -94,10 +94,13 @@ def test_presets_go_together(name: str) -> None:
             zero(offload_optimizer={"ratio": 0.5}) | {"optimizer": {"type": "Lion"}},
             "offload_optimizer.ratio below 1 needs DeepSpeed's own Adam; use type: AdamW",
         ),
-        (
-            "zero1",
-            {"optimizer": {"type": "Adagrad"}},
-            "optimizer.type Adagrad does not work in stage 1; use stage 0 or AdamW",
+        *(
+            (
+                f"zero{stage}",
+                {"optimizer": {"type": "Adagrad"}},
+                f"optimizer.type Adagrad does not work in stage {stage}; use stage 0 or AdamW",
+            )
+            for stage in (1, 2, 3)
         ),
         # buffers of NVMe
         (
@@ -328,6 +331,10 @@ def test_what_needs_a_gpu() -> None:
     assert any("needs a GPU: DeepSpeed quantizes in CUDA alone" in line for line in found("zeropp", {}, CPU))
     assert any("needs a GPU" in line for line in found("zero1", {"aio": {"use_gds": True}}, CPU))
     assert any("the ranks have no GPU" in line for line in found("zero1", {"fp16": {"enabled": True}}, CPU))
+    (line,) = found("zero3", {"optimizer": {"type": "Lion"}}, CPU)
+    assert line == "deepspeed.optimizer.type lion needs a GPU; use AdamW"
+    assert found("zero3-offload", {"optimizer": {"type": "Lion"}}, CPU) == []
+    assert found("zero0", {"optimizer": {"type": "Lamb"}}, CPU)
     old = rules.Hosts("v100-32gb", (7, 0), slots=8)
     assert any("v100-32gb has none" in line for line in found("zero1", {"bf16": {"enabled": True}}, old))
 
