@@ -105,6 +105,7 @@ RANGES: dict[KeyPath, Any] = {
     ("data_types", "keep_in_fp32_modules"): "texts",
     # module_inject/auto_ep_config.py (validate_autoep_config)
     ("expert_parallel", "autoep_size"): "int >0",
+    ("expert_parallel", "expert_tensor_parallel_size"): "int >0",
     ("expert_parallel", "combine_impl"): ["auto", "fused_weighted_sum", "legacy_bmm", "weighted_sum"],
     ("expert_parallel", "comm_backend"): ["comm", "deepep"],
     ("expert_parallel", "gate_up_impl"): ["fused", "separate"],

@@ -126,7 +126,8 @@ def problems(
     yield from _gradients(given)
     yield from _optimizer(given, hosts, workload)
     yield from _needed(given)
-    yield from _programs(given, hosts, workload)
+    yield from _groups(given, hosts)
+    yield from _programs(given, workload)
     yield from _writers(given, workload)
 
 
@@ -458,31 +459,39 @@ def _writers(given: _Config, workload: str) -> Iterator[Problem]:
         yield _top("datastates_ckpt", "is no part of complete checkpoints", hint)
 
 
-def _programs(given: _Config, hosts: Hosts, workload: str) -> Iterator[Problem]:
-    own = not workloads.is_script(workload)
-    for path, (what, hint) in _SPLITS.items() if own else ():
-        value = (given.section(*path[:-1]) if path[1:] else given.whole).get(path[-1])
-        if value is True or (isinstance(value, int) and value > 1):
-            yield _top(".".join(path), f"is {what}, which workload {workload!r} does not do", hint)
+def _groups(given: _Config, hosts: Hosts) -> Iterator[Problem]:
+    """Ranks that share a model or its experts."""
+    tensors, experts = given.section("tensor_parallel"), given.section("expert_parallel")
     parts = given.section("tensor_parallel", "tp").get("tp_size", 1)
-    if parts not in (None, 1, given.section("tensor_parallel").get("autotp_size", 0)):
+    if parts not in (None, 1, tensors.get("autotp_size", 0)):
         # runtime/engine.py (_apply_autotp_partitioning): alone it splits nothing
         hint = "use tensor_parallel.autotp_size, and leave it out"
         yield _top("tensor_parallel.tp.tp_size", f"{shown(parts)} is not autotp_size", hint)
-    experts = given.section("expert_parallel")
     width = int(experts.get("autoep_size", 1)) * int(experts.get("expert_tensor_parallel_size", 1))
-    if experts.get("enabled") and hosts.world and hosts.world % width:
-        # module_inject/auto_ep_folding.py
+    if experts.get("enabled") and hosts.world % width:  # module_inject/auto_ep_folding.py
         what = f"gives groups of {width} ranks, which do not divide {hosts.world}"
         yield _top("expert_parallel.autoep_size", what, "use a divisor of the ranks")
-    if own and workload != "pretrain" and given.section("expert_parallel").get("enabled"):
-        yield _top("expert_parallel.enabled", f"is not supported by workload {workload!r}", "leave it out")
+
+
+def _programs(given: _Config, workload: str) -> Iterator[Problem]:
     if given.section("autotuning").get("enabled"):
         hint = "leave it out; deepspeed: auto picks the configuration"
         yield _top("autotuning", "ends a run after a few steps", hint)
-    if own and given.whole.get("managed_gradient_accumulation") is False:
+    if workloads.is_script(workload):
+        return
+    for path, (what, hint) in _SPLITS.items():
+        value = (given.section(*path[:-1]) if path[1:] else given.whole).get(path[-1])
+        if value is True or (isinstance(value, int) and value > 1):
+            yield _top(".".join(path), f"is {what}, which workload {workload!r} does not do", hint)
+    if workload != "pretrain" and given.section("expert_parallel").get("enabled"):
+        yield _top("expert_parallel.enabled", f"is not supported by workload {workload!r}", "leave it out")
+    if given.zero.get("zenflow") is not None and not workloads.traits(workload).resolves_auto:
+        # it replaces the batch's accumulation (runtime/zenflow/engine.py, configure_zenflow)
+        what = f"decides itself when a step ends, and workload {workload!r} ends one with its batch"
+        yield _zero("zenflow", what, "leave it out")
+    if given.whole.get("managed_gradient_accumulation") is False:
         what = f"false is for programs that call step() once a batch, and workload {workload!r} does not"
         yield _top("managed_gradient_accumulation", what, "leave it out")
     for key, hint in _IDLE.items():
-        if own and key in given.whole and given.section(key).get("enabled", True):
+        if key in given.whole and given.section(key).get("enabled", True):
             yield _top(key, f"does nothing in workload {workload!r}", hint)

@@ -228,7 +228,11 @@ def test_presets_go_together(name: str) -> None:
             "offload_param.buffer_size of 4,999,999 does not hold a rank's part of the largest tensor, "
             "5,000,000 elements; use at least 5000000, or leave it out",
         ),
-        ("zero3", zero(zenflow={}), None),
+        (
+            "zero2-offload",
+            zero(zenflow={"topk_ratio": 0.1}),
+            "zenflow decides itself when a step ends, and workload 'pretrain' ends one with its batch; leave it out",
+        ),
         ("zero2", zero(zenflow={"topk_ratio": 0.1}), "zenflow needs the optimizer in host memory"),
         ("zero2", zero(offload_optimizer={"super_offload": True}), "super_offload needs stage 3"),
         # ZeRO++
@@ -297,10 +301,6 @@ def test_refused(preset: str, overrides: dict[str, Any], message: str | None) ->
             "zero2-offload",
             {"bf16": {"bf16_master_weights_and_grads": True}, "optimizer": {"type": "adam"}},
         ),
-        (
-            "zero2-offload",
-            zero(zenflow={"select_strategy": "step", "select_interval": 4, "update_interval": 4}),
-        ),
         ("zero3-nvme", zero(offload_param={"nvme_path": "/nvme/run", "buffer_size": 5_000_000})),
         ("zero3", zero(reduce_scatter=False) | {"optimizer": {"type": "Muon"}}),
         ("zero3-nvme", zero(offload_optimizer={"buffer_count": 3}) | {"optimizer": {"type": "Lion"}}),
@@ -312,6 +312,13 @@ def test_refused(preset: str, overrides: dict[str, Any], message: str | None) ->
 )
 def test_taken(preset: str, overrides: dict[str, Any]) -> None:
     assert found(preset, overrides) == []
+
+
+def test_zenflow_in_a_program_of_the_users_own() -> None:
+    steps = {"select_strategy": "step", "select_interval": 4, "update_interval": 4}
+    assert found("zero2-offload", zero(zenflow=steps), workload="./train.py") == []
+    assert found("zero3", zero(zenflow={}), workload="./train.py") == []
+    assert found("zero2-offload", zero(zenflow={}), workload="finetune") == []
 
 
 def test_experts_are_spread_in_pretrain_alone() -> None:
