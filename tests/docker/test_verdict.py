@@ -69,6 +69,25 @@ def test_the_others_wait_for_the_one_that_loads_data() -> None:
     assert (found.rank, found.host, found.of_host, found.waits) == (1, "b", False, True)
 
 
+def test_ops_that_are_compiled_as_ranks_meet() -> None:
+    """DeepSpeed compiles shm_comm inside init_distributed; the other ranks of the host wait for its lock."""
+    meet = (
+        Frame(f"{SITE}/torch/utils/cpp_extension.py", 2400, "_jit_compile"),
+        Frame(f"{SITE}/deepspeed/ops/op_builder/builder.py", 613, "jit_load"),
+        Frame(f"{SITE}/deepspeed/comm/torch.py", 51, "build_shm_op"),
+        Frame(f"{SITE}/deepspeed/comm/comm.py", 880, "init_distributed"),
+        Frame("/code/train.py", 9, "main"),
+    )
+    compiling = (Frame("/usr/lib/python3.12/subprocess.py", 1196, "communicate"), *meet)
+    locked = (Frame(f"{SITE}/torch/utils/file_baton.py", 50, "wait", "time.sleep(self.wait_seconds)"), *meet)
+    found = verdict.judge(ranks(locked, compiling, step=None))
+    assert found.text == (
+        "rank 0 on a waits for another process to compile an op (train.py:9); "
+        "rank 1 on b is compiling an op (train.py:9)"
+    )
+    assert not found.waits, "nobody is waited for in vain"
+
+
 def test_different_collectives() -> None:
     found = verdict.judge(ranks(REDUCE, GATHER, REDUCE))
     assert found.text == (
