@@ -20,6 +20,7 @@ from launcher.discovery import slurm_output as output
 from launcher.discovery.asking import ask
 from launcher.errors import Problem, SubmitError, of_field
 from launcher.images import registry
+from launcher.planning import on_this_machine
 from launcher.schedulers.slurm import exported, query
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def check(plan: Plan, script: str) -> str:
     hidden = exported.kept_back(script, os.environ)
     tested = ask(["sbatch", "--test-only"], given=script, without=hidden)
     problems = [*(_beyond(plan, own) if own else ()), *slurm_limits.beyond(plan, own), *_hosts(plan, own)]
-    problems += _secrets(plan)
+    problems += on_this_machine.secrets(plan, "slurm")
     # with Pyxis the hosts pull it; other runtimes have a file or folder
     if plan.runtime("slurm") == "pyxis" and (said := registry.absent(plan.image)):
         problems.append(
@@ -122,13 +123,3 @@ def _hosts(plan: Plan, own: Partition | None) -> Iterator[Problem]:
         told = f" ({'; '.join(why[:3])})" if why else ""
         what = f"{len(names)} hosts of partition {own.name} are up, and the job wants {plan.fewest}{told}"
         yield Problem(what, "wait for them, or use fewer", about=("job", "nodes"))
-
-
-def _secrets(plan: Plan) -> Iterator[Problem]:
-    folder = Path(plan.cluster.slurm.secrets).expanduser()
-    for secret in plan.secrets:
-        file = folder / secret.name
-        if not file.is_file():
-            what = f"secret {secret.name!r}: {file} is not there"
-            hint = f"write the value of {secret.variable} to it, mode 0600"
-            yield Problem(what, hint, about=("cluster", "slurm", "secrets"))

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 def problems(plan: Plan, scheduler: str) -> Iterator[Problem]:
     """What ranks would not find; nothing where they see other files than this machine's."""
+    if scheduler == "local":
+        yield from secrets(plan, scheduler)
     if plan.runtime(scheduler) != "none":
         if _travels(plan):
             yield from _file(plan)
@@ -43,6 +45,23 @@ def problems(plan: Plan, scheduler: str) -> Iterator[Problem]:
     if plan.job.profile.nsys and scheduler == "local" and (why := entry.module("nsys").missing(path)):
         yield Problem(why, about=("job", "profile", "nsys"))
     yield from _command(plan, scheduler, path)
+
+
+def secrets(plan: Plan, scheduler: str) -> Iterator[Problem]:
+    """Secrets of the job that are not in the scheduler's folder of them, as it is here."""
+    own = plan.cluster.local if scheduler == "local" else plan.cluster.slurm
+    folder = Path(own.secrets).expanduser()
+    for secret in plan.secrets:
+        file = folder / secret.name
+        try:
+            wrong = "" if file.stat().st_size else " is empty"
+        except OSError:
+            wrong = " is not there"
+        if wrong:
+            hint = f"write the value of {secret.variable} to it, mode 0600"
+            yield Problem(
+                f"secret {secret.name!r}: {file}{wrong}", hint, about=("cluster", scheduler, "secrets")
+            )
 
 
 def _command(plan: Plan, scheduler: str, path: str) -> Iterator[Problem]:

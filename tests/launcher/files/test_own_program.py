@@ -175,3 +175,18 @@ def test_what_is_not_done_everywhere_is_said(scheduler: str, names: list[str]) -
     assert [message.partition(" ")[0] for message in told] == names
     usual = schedulers.warnings(scheduler, samples.decided({"nodes": 2}))
     assert not any(" is not done" in w.message for w in usual)
+
+
+def test_a_secret_that_is_not_on_this_machine(tmp_path: Path) -> None:
+    cluster = samples.cluster(local={"secrets": str(tmp_path)}, slurm={"secrets": str(tmp_path)})
+    decided = plan.make(load.Loaded(samples.job(env={"HF_TOKEN": {"secret": "hf"}}), cluster), samples.SITE)
+
+    def wrong(scheduler: str) -> list[str]:
+        return [problem.message for problem in on_this_machine.problems(decided, scheduler)]
+
+    assert wrong("slurm") == [], "the hosts' files are looked for where the job starts"
+    assert wrong("local") == [f"secret 'hf': {tmp_path}/hf is not there"]
+    (tmp_path / "hf").touch()
+    assert wrong("local") == [f"secret 'hf': {tmp_path}/hf is empty"]
+    (tmp_path / "hf").write_text("x")
+    assert wrong("local") == []

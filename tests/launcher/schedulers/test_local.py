@@ -155,6 +155,8 @@ def test_a_secret_comes_from_its_file_alone(user: User, tmp_path: Path) -> None:
     assert "15" in user.launcher("logs", run, "--rank", "0").stdout.splitlines()
     written = [p for p in (user.runs / run).rglob("*") if p.is_file()]
     assert all("hf_not_for_eyes" not in p.read_text(errors="replace") for p in written)
+    user.local(*settings, "env={HF_TOKEN: {secret: absent}}", code=3)
+    (tmp_path / ".secrets" / "absent").write_text("\n")
     user.local(*settings, "env={HF_TOKEN: {secret: absent}}", code=1)
     run = user.newest()["id"]
     assert "secret absent is missing" in user.launcher("logs", run).stdout
