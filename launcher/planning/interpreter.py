@@ -55,10 +55,10 @@ def refusal(plan: Plan) -> PlanError | None:
         return packages.in_interpreter(
             plan, python, lambda need: importlib.util.find_spec(need.module) is not None
         )
-    _, held = installed(python) if plan.cluster.python else ("", {})
+    version, held = installed(python) if plan.cluster.python else ("", {})
     return (
         packages.in_interpreter(plan, python, lambda need: locks.normal(need.package) in held)
-        if held
+        if version
         else None
     )
 

@@ -149,6 +149,12 @@ def test_a_python_of_ones_own_is_asked_what_it_has(tmp_path: Path) -> None:
     assert "torch," not in str(refusal)
     own = samples.decided({"workload": "/mine.py"}, python=str(python))
     assert interpreter.refusal(own) is None
+    new = tmp_path / "new"  # an environment with nothing in it yet
+    new.write_text("""#!/bin/sh\necho '{"python": "3.12.1", "packages": {}}'\n""")
+    new.chmod(0o755)
+    assert f"needs the package torch, which {new} lacks" in str(
+        interpreter.refusal(samples.decided(python=str(new)))
+    )
 
 
 @pytest.mark.parametrize(("words", "code"), [([], 3), (["--dry-run"], 0)])
