@@ -10,8 +10,10 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher import entry
+from launcher import entry, workloads
+from launcher.deepspeed import config
 from launcher.errors import Problem, shown
+from launcher.files import paths
 from launcher.planning import tiers, visible
 
 if TYPE_CHECKING:
@@ -19,11 +21,14 @@ if TYPE_CHECKING:
 
     from launcher.planning.plan import Plan
 
+_TEXTS = ("data", "ptx-data")  # options whose words are files, where they are no data sets of the hub
+
 
 def problems(plan: Plan, scheduler: str) -> Iterator[Problem]:
     """What ranks would not find; nothing where they see other files than this machine's."""
     if scheduler == "local":
         yield from secrets(plan, scheduler)
+        yield from _files(plan)
     if plan.runtime(scheduler) != "none":
         if _travels(plan):
             yield from _file(plan)
@@ -77,6 +82,23 @@ def _command(plan: Plan, scheduler: str, path: str) -> Iterator[Problem]:
         return
     if scheduler == "local" or _travels(plan) or _shared(word, plan):
         yield from _file(plan)
+
+
+def _files(plan: Plan) -> Iterator[Problem]:
+    """What a workload of ours shall read and this machine has not, but for what another run may leave."""
+    if workloads.is_script(plan.job.workload) or plan.runtime("local") != "none":
+        return
+    for about, path in paths.named(plan.job):
+        texts = about[:3][-1] in _TEXTS and not path.startswith(("hf:", "{")) and path != "builtin"
+        if (
+            not (texts or path.startswith("/"))
+            or about[-1] == "resume"
+            or config.below(path, plan.workspace.runs)
+        ):
+            continue
+        if not paths.is_here(Path(path)) and not paths.is_here(Path(f"{path}.idx")):  # Megatron's pair
+            name = ".".join(str(key) for key in about[1:])
+            yield Problem(f"{name}: {path!r} is not here", "check the path", about=about)
 
 
 def _unwritable(mirror: Path) -> Iterator[Problem]:

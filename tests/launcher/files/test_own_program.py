@@ -190,3 +190,24 @@ def test_a_secret_that_is_not_on_this_machine(tmp_path: Path) -> None:
     assert wrong("local") == [f"secret 'hf': {tmp_path}/hf is empty"]
     (tmp_path / "hf").write_text("x")
     assert wrong("local") == []
+
+
+def test_files_that_a_workload_would_not_find_on_this_machine(tmp_path: Path) -> None:
+    site = samples.SITE._replace(runs=str(tmp_path / "runs"))
+
+    def wrong(scheduler: str, model: str, *data: str, **cluster: Any) -> list[str]:
+        job = samples.job(workload="pretrain", model=model, args={"data": list(data)})
+        decided = plan.make(load.Loaded(job, samples.cluster(**cluster)), site)
+        return [
+            problem.message.rpartition("/")[2] for problem in on_this_machine.problems(decided, scheduler)
+        ]
+
+    gone, tokens, left = (str(tmp_path / name) for name in ("gone.txt", "tokens", "runs/r-1/export"))
+    (tmp_path / "tokens.idx").touch()
+    assert wrong("local", str(tmp_path / "none"), gone) == ["none' is not here", "gone.txt' is not here"]
+    assert wrong("local", left, tokens, "builtin", "hf:owner/name") == [], (
+        "an earlier stage leaves its export there"
+    )
+    assert wrong("local", "byte-gpt", "gone.txt") == ["args.data.0: 'gone.txt' is not here"]
+    assert wrong("slurm", "byte-gpt", gone) == []
+    assert wrong("local", "byte-gpt", gone, image="a:1", local={"container": "podman"}) == []
