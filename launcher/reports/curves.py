@@ -136,7 +136,7 @@ def text(runs: Sequence[Curves]) -> str:
                 run.name,
                 "-" if figures["steps"] is None else str(figures["steps"]),
                 *(tables.number(figures[key]) for key in ("loss_first", "loss_last", "eval_loss")),
-                f"{speed:,.0f}" if speed else "-",
+                tables.number(speed, ",.0f"),
                 units.gigabytes(memory) if memory else "-",
                 units.brief(seconds) if seconds is not None else "-",
                 sketch(run.values("loss")),

@@ -47,7 +47,7 @@ def _find(runs: Path, name: str) -> Run | None:
 
 def _measured(folder: Path) -> dict[str, Any]:
     """The last figures of the run in `folder`."""
-    records, _ = metrics.read(folder)
+    records = metrics.kept(metrics.read(folder)[0])
     steps, evaluations = metrics.steps(records), metrics.events(records, "eval")
     last = steps[-1].figures if steps else {}
     return {

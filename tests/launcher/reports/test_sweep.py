@@ -86,3 +86,16 @@ def test_of_policies_the_reward_decides(tmp_path: Path) -> None:
     assert head.split() == ["x", "STATE", "STEP", "REWARD", "LOSS", "VALIDATION", "TOKENS/S", "RUN"]
     assert [row.split()[-1] for row in rows] == ["b", "a", "gone"]
     assert rows[0].split()[:5] == ["2", "SUCCEEDED", "3", "0.7500", "0.2000"]
+
+
+def test_a_validation_loss_that_a_resumed_run_took_back_decides_nothing(tmp_path: Path) -> None:
+    submitted(tmp_path, "a", 3.0, 2.0)
+    later = [
+        {"event": "eval", "step": 2, "loss": 0.5},
+        {"event": "start", "step": 1},
+        {"step": 2, "loss": 9.0},
+    ]
+    with (tmp_path / "a" / "metrics.jsonl").open("a") as file:
+        file.write("".join(json.dumps(line) + "\n" for line in later))
+    (found,) = sweep.results(swept(tmp_path, a=["x=1"]))
+    assert (found["step"], found["loss"], found["eval_loss"]) == (2, 9.0, None)
