@@ -52,7 +52,7 @@ def sft(args: argparse.Namespace, this: Session) -> int:
     # the examples are tokens, cut and packed already
     settings = trainers.settings(args, this, stage.config, stage.size)
     config = SFTConfig(**settings, max_length=None, padding_free=args.packing)
-    model = this.together(lambda: chat.learning(stage))
+    model = this.together(lambda: labels.end_with(chat.learning(stage), stage))
     trainer = SFTTrainer(
         model=model,
         args=config,

@@ -155,6 +155,7 @@ def learner(stage: Stage, encoder: bool) -> Any:
 
     model = build(stage, encoder)
     if not encoder:
+        labels.end_with(model, stage)
         causal_loss.attach(model)
     if not stage.args.lora_rank:
         return model

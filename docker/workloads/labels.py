@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from workloads import packs, tokenizer, turns
+from workloads import architectures, packs, tokenizer, turns
 from workloads.formats import Row
 from workloads.session import Stop
 from workloads.stages import IGNORED
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from workloads.stages import Stage
 
@@ -32,9 +32,10 @@ def encoded(stage: Stage, *, encoder: bool = False) -> Stage:
         return [Row(row) for row in made if learned(row)]
 
     training, held_out = stage.this.together(lambda: (encode(stage.training), encode(stage.held_out)))
-    first = stage.training[0]
+    first, end = stage.training[0], None
     if not encoder and _is_chat(first, stage.tokenizer):
         messages = first.get("messages") or conversation(first)
+        end = turns.end(stage.tokenizer, messages)
         if turns.endless(stage.tokenizer, messages):
             stage.log.say(
                 "the chat template has no token that ends what the assistant says: the model does not learn to end it"
@@ -46,7 +47,15 @@ def encoded(stage: Stage, *, encoder: bool = False) -> Stage:
         stage.log.say(
             f"{len(stage.training)} examples are packed into {len(training)} of {stage.length} tokens"
         )
-    return dataclasses.replace(stage, training=training, held_out=held_out)
+    return dataclasses.replace(stage, training=training, held_out=held_out, answers_end=end)
+
+
+def end_with(model: PreTrainedModel, stage: Stage) -> PreTrainedModel:
+    """The model, which generation ends with also where its answers are taught to end: <|im_end|> of a base model."""
+    ends = architectures.end_tokens(model.generation_config, stage.tokenizer.eos_token_id)
+    if stage.answers_end not in (None, *ends):
+        model.generation_config.eos_token_id = [*ends, stage.answers_end]
+    return model
 
 
 def tokens(row: Row, by: PreTrainedTokenizerBase, length: int, encoder: bool) -> Tokens:

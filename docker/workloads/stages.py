@@ -50,6 +50,7 @@ class Stage:
     tokenizer: PreTrainedTokenizerBase
     training: list[Row]
     held_out: list[Row]
+    answers_end: int | None = None  # the token at which the chat template ends an answer
 
     @property
     def length(self) -> int:

@@ -117,6 +117,15 @@ def marks(tokenizer: PreTrainedTokenizerBase) -> bool:
     return re.search(r"\{%-?\s*generation\s*-?%\}", str(tokenizer.chat_template)) is not None
 
 
+def end(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> int | None:
+    """The token that ends what the assistant says, such as <|im_end|>; None where it is no token of its own."""
+    ids, said = tokens(tokenizer, messages, "")
+    known = tokenizer.added_tokens_decoder
+    place = max((n for n, token in enumerate(ids) if said[n] and token in known), default=len(ids))
+    rest = tokenizer.decode(ids[place + 1 :]).strip()
+    return None if place == len(ids) or rest else ids[place]
+
+
 def endless(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> bool:
     """Whether no token ends what the assistant says, so that a model does not learn to end it."""
     text = Talk(tokenizer, "").render(messages)

@@ -99,3 +99,15 @@ def test_examples_without_a_label_are_left_out_before_the_first_step() -> None:
     assert (len(made.training), len(made.held_out)) == (1, 1)
     assert [(line["training"], line["held_out"]) for line in told] == [(1, 0)]
     assert len(made.training[0]["input_ids"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("known", "wanted"), [(None, [256, 257]), ([256, 9], [9, 256, 257]), ([257, 256], [257, 256])]
+)
+def test_generation_ends_where_answers_do(known: list[int] | None, wanted: list[int]) -> None:
+    own = by(CHATML)
+    own.add_tokens(["<end>"], special_tokens=True)
+    stage: Any = types.SimpleNamespace(tokenizer=own, answers_end=own.convert_tokens_to_ids("<end>"))
+    model: Any = types.SimpleNamespace(generation_config=transformers.GenerationConfig(eos_token_id=known))
+    labels.end_with(model, stage)
+    assert model.generation_config.eos_token_id == wanted

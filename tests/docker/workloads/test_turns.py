@@ -188,6 +188,15 @@ def test_an_answer_that_the_next_turn_ends_is_trained_with_trls() -> None:
     assert not turns.endless(by(CHATML), TALK)
 
 
+def test_the_token_that_ends_an_answer() -> None:
+    own = by(CHATML)
+    assert turns.end(own, TALK) is None  # it is text
+    own.add_tokens(["<end>"], special_tokens=True)
+    assert turns.end(own, TALK) == own.convert_tokens_to_ids("<end>")
+    own.chat_template = CHATML.replace("<end>", "<end>.")
+    assert turns.end(own, TALK) is None
+
+
 @pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "llama3_1"])
 def test_calls_of_tools_are_learned_and_their_answers_are_not(name: str) -> None:
     template = trls(name)
