@@ -56,6 +56,8 @@ def why(server: Server, at: Place, pod: Pod) -> str:
         if unscheduled.get("reason") == "SchedulingGated":
             return "pods are gated (.spec.schedulingGates) until they are admitted together"
         return f"no node fits: {unscheduled.get('message', 'no reason given')}"
+    if words := _unseen(pod):
+        return words
     containers = [*state.get("initContainerStatuses", []), *state.get("containerStatuses", [])]
     for container in containers:
         waiting = container.get("state", {}).get("waiting")
@@ -68,6 +70,16 @@ def why(server: Server, at: Place, pod: Pod) -> str:
         code = ended[0]["exitCode"]
         return f"{name} ended with {code}{meaning(code)} and is restarted"
     return ""
+
+
+def _unseen(pod: Pod) -> str:
+    """That no scheduler takes care of a pod; '' for one that has a node, or a condition or a time to get one."""
+    state, age = pod.get("status", {}), time.time() - hosts.seconds(pod["metadata"].get("creationTimestamp"))
+    seen = pod["spec"].get("nodeName") or state.get("conditions") or state.get("containerStatuses")
+    if seen or age < _UNATTENDED:
+        return ""
+    scheduler = pod["spec"].get("schedulerName", "default-scheduler")
+    return f"scheduler {scheduler} has not looked at {pod['metadata']['name']} for {units.brief(age)}: is it installed?"
 
 
 def _held(container: Pod, waiting: Pod) -> str:

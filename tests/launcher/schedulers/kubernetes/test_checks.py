@@ -207,7 +207,7 @@ def test_whole_is_refused(
     "own", [{"queue": "q"}, {"queueing": "volcano", "topology": {"label": "rack", "tier": 2}}], ids=str
 )
 def test_a_topology_that_is_no_affinity_leaves_that_of_the_file(own: dict[str, Any]) -> None:
-    affinity = {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    affinity: dict[str, Any] = {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
     kubernetes.render(variants.decide({"topology": {"label": "rack"}, "affinity": affinity} | own))
 
 

@@ -152,6 +152,17 @@ def test_what_is_told_of_another_pod_or_was_told_before_a_node_was_found_is_no_r
     assert state(run, name)["reason"] == "FailedMount: not there"
 
 
+def test_a_scheduler_that_is_not_there_is_named(cluster: Cluster, run: Run, job: str) -> None:
+    """Nothing else speaks of such a pod: it has no condition and no event."""
+    name = submitted(run, job, "--set", "cluster.kubernetes.scheduler=bin-packing")
+    pod = cluster.pod(name, 0, "none", spec={"schedulerName": "bin-packing"}, made=at(-5))
+    assert state(run, name)["reason"] == f"{pod} is starting"
+    cluster.pod(name, 0, "none", spec={"schedulerName": "bin-packing"}, made=at(-180))
+    reason = state(run, name)["reason"]
+    assert reason.startswith(f"scheduler bin-packing has not looked at {pod} for 3")
+    assert reason.endswith("is it installed?")
+
+
 def lws(cluster: Cluster, name: str, index: int, **container: Any) -> None:
     labels = {"launcher/run": name, "leaderworkerset.sigs.k8s.io/worker-index": str(index)}
     pod = {
