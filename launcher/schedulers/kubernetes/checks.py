@@ -204,6 +204,10 @@ def _kind(plan: Plan) -> Iterator[Problem]:
     if topology and topology.exclusive and cluster.kind not in {"jobset", "trainjob"}:
         what = f"kind {cluster.kind!r} does not support exclusive topology"
         yield Problem(what, "use kind: jobset", about=(*about, "topology", "exclusive"))
+    if topology and topology.exclusive and objects.split(plan):
+        # https://github.com/kubernetes-sigs/jobset/blob/v0.12.0/pkg/webhooks/pod_mutating_webhook.go
+        what = "gives each Job of a JobSet a domain of its own, and with leader_first the first host is one"
+        yield of_field("cluster", "kubernetes.topology.exclusive", what, "leave leader_first out")
     if cluster.fail_on != exit_codes.with_restart("never") and cluster.kind in _UNTOLD:
         what = f"does not apply to kind {cluster.kind!r}, whose controller looks at no exit codes"
         yield of_field("cluster", "kubernetes.fail_on", what, "leave it out, or use kind: job or jobset")

@@ -140,6 +140,12 @@ WHOLES: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]] = [
         {},
         "where workers of leader_first have no own host names; leave it out",
     ),
+    (
+        {"kind": "jobset", "leader_first": True, "topology": {"label": "rack", "exclusive": True}},
+        {},
+        {},
+        "topology.exclusive gives each Job of a JobSet a domain of its own, and with leader_first",
+    ),
     ({"kind": "mpijob", "fail_on": [1]}, {}, {}, "fail_on does not apply to kind 'mpijob'"),
     ({"kind": "pytorchjob", "fail_on": []}, {}, {}, "fail_on does not apply to kind 'pytorchjob'"),
     ({"kind": "leaderworkerset", "fail_on": [1]}, {}, {}, "fail_on does not apply to kind 'leader"),

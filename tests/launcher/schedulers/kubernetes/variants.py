@@ -119,9 +119,8 @@ def _cases() -> dict[str, Callable[[], Plan]]:
     told = [{"webhook": {"secret": "team"}, "on": ["failure"]}, {"command": ["mail", "$HOME"]}]
     serve = {"kind": "leaderworkerset", "serve": {"port": 9000, "replicas": 3}}
     return made | {
-        "jobset-leader-first": partial(
-            decide, {"kind": "jobset", "leader_first": True, "topology": exclusive}
-        ),
+        "jobset-exclusive": partial(decide, {"kind": "jobset", "topology": exclusive}),
+        "jobset-leader-first": partial(decide, {"kind": "jobset", "leader_first": True}),
         "job-everything": partial(decide, EVERYTHING, metrics_port=9400, notify=told),
         "job-cpu": partial(decide, {}, gpu=None, memory=None, cpus=None, fabric="tcp", mounts={}),
         "quickstart-on-kubernetes-cpu": shipped,
