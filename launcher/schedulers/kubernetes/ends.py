@@ -54,7 +54,7 @@ class End(NamedTuple):
 
 
 def failure(
-    server: Server, at: Place, condition: dict[str, Any], first: End | None, pods: list[Pod]
+    server: Server, at: Place, condition: dict[str, Any], *, first: End | None, pods: list[Pod]
 ) -> tuple[int | None, str]:
     """(exit code, why) of a failed run, whose object has `condition`."""
     word, message = str(condition.get("reason", "")), str(condition.get("message") or "")

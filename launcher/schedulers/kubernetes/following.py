@@ -60,7 +60,7 @@ def status(run: Run) -> Status:
     if first:
         with contextlib.suppress(api.Refusal):
             mirror.failure(server, at, run, first)
-    code, reason = ends.failure(server, at, conditions[over], first, pods)
+    code, reason = ends.failure(server, at, conditions[over], first=first, pods=pods)
     if first and first.code == unfit.CODE and bad:
         reason += f"; {bad[-1]}"
     return Status("FAILED", reason, code, names)
