@@ -17,6 +17,7 @@ from launcher.schedulers import inside
 from launcher.schedulers.kubernetes import (
     api,
     applying,
+    ends,
     hosts,
     kinds,
     patching,
@@ -144,9 +145,10 @@ def _until_it_runs(server: Server, at: Place, name: str, say: Callable[[str], No
         pod = server.get(f"/api/v1/namespaces/{at.namespace}/pods/{name}")
         if any("running" in status.get("state", {}) for status in hosts.containers(pod)):
             return
-        why = waits.why(server, at, pod)
         if pod.get("status", {}).get("phase") in {"Failed", "Succeeded"}:
-            raise SubmitError(f"pod {name} ended before anything was read: {why or 'no reason given'}")
+            why = ends.by_node(pod) or "no reason given"
+            raise SubmitError(f"pod {name} ended before anything was read: {why}")
+        why = waits.why(server, at, pod)
         if time.monotonic() > end:
             raise SubmitError(f"pod {name} did not start within {_PATIENCE / 60:.0f} minutes: {why}")
         if why != told:

@@ -201,8 +201,9 @@ def _containers(old: list[Any], new: list[Any]) -> Iterator[Problem]:
     for container in new:
         if container["name"] != rank["name"]:
             what = f"pod_patch: container {container['name']!r} would keep the pod when its ranks have ended"
+            ranks = f"the ranks' is {rank['name']!r}"
             yield _problem(
-                what, "put it below initContainers with `restartPolicy: Always`, which is a sidecar"
+                what, f"{ranks}; put another below initContainers with `restartPolicy: Always`: a sidecar"
             )
     now = _named(new, rank["name"])
     if now is None:

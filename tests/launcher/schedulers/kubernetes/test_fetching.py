@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -87,6 +89,27 @@ def test_files_come_through_a_pod_that_is_gone_at_the_end(
     assert (code, "0 files, 0 B" in err, "2 were there already" in err) == (0, True, True)
     code, _, err = run("fetch", name, "exports", str(tmp_path / "dest"))
     assert (code, "it holds export" in err, pods(cluster)) == (5, True, [])
+
+
+@pytest.mark.heavy
+def test_a_pod_that_its_node_does_not_take_says_why(
+    cluster: Cluster, run: Run, name: str, tmp_path: Path
+) -> None:
+    cluster.tell("rules", claim="")  # no pod runs by itself
+    said = {"reason": "OutOfcpu", "message": "Pod was rejected: Node didn't have enough resource: cpu"}
+
+    def kubelet() -> None:
+        while not (made := pods(cluster)):
+            time.sleep(0.01)
+        cluster.tell("status", plural="pods", name=made[0], status={"phase": "Failed", **said})
+
+    thread = threading.Thread(target=kubelet)
+    thread.start()
+    code, _, err = run("fetch", name, "export/", str(tmp_path / "dest"))
+    thread.join()
+    assert code == 4
+    words = f"ended before anything was read: the node ended the pod (OutOfcpu): {said['message']}"
+    assert (words in err, pods(cluster)) == (True, []), err
 
 
 def test_the_pod_may_only_read_and_asks_for_no_gpu(

@@ -176,3 +176,10 @@ def test_hosts_that_are_kept_off_stay_so_whatever_affinity_the_patch_has(kind: s
         (term,) = pod["spec"]["affinity"]["nodeAffinity"][required]["nodeSelectorTerms"]
         assert term["matchFields"] == [off]
         assert "matchExpressions" not in term or term["matchExpressions"][0]["values"] == ["on"]
+
+
+def test_the_ranks_container_of_a_kind_that_calls_it_otherwise_is_named() -> None:
+    patch = {"spec": {"containers": [{"name": "node", "tty": True}]}}
+    with pytest.raises(PlanError) as refused:
+        kubernetes.render(variants.decide({"kind": "pytorchjob", "pod_patch": patch}))
+    assert "the ranks' is 'pytorch'; put another below initContainers" in str(refused.value)
