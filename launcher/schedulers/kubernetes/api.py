@@ -36,6 +36,7 @@ APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 # What admission says with a 403, which is no want of rights: that is "… is forbidden: User … cannot …".
 _ADMISSION = re.compile(r'^admission webhook "|is forbidden: (?!User )')
+IMPERSONATE = "Impersonate-User"
 UNANSWERED = "Unanswered"  # the reason of a Refusal of what may have been done all the same
 _PATIENCE = (10, 60)  # seconds to connect, and between two answers
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -169,6 +170,7 @@ def connect(context: str | None, without: str = "set KUBECONFIG, or kubernetes.c
             merged.config["users"].get_with_name(user, safe=True) if merged.config.safe_get("users") else None
         )
         plugin = entry["user"].value.get("exec") if entry else None
+        _act(server, entry["user"].value if entry else {})
     except Exception as error:  # of a malformed kubeconfig the client raises whatever its values lead to
         if context is None:
             with contextlib.suppress(ConfigException, OSError):
@@ -196,6 +198,18 @@ def _go_through(proxy: str | None, configuration: Configuration) -> None:
         hint = "`kubectl proxy` with a kubeconfig that names its address does without"
         raise ConfigException(f"the proxy-url {proxy!r} of the kubeconfig is none of http or https; {hint}")
     configuration.proxy, configuration.no_proxy = proxy, None
+
+
+def _act(server: Server, user: dict[str, Any]) -> None:
+    """Ask as whom a kubeconfig's user acts (`as`), as kubectl does, which the client does not.
+
+    https://kubernetes.io/docs/reference/access-authn-authz/user-impersonation/
+    """
+    more = [key for key in ("as-uid", "as-groups", "as-user-extra") if user.get(key)]
+    if more:
+        raise ConfigException(f"its user has {', '.join(more)}, and the launcher acts as a user alone")
+    if acts := user.get("as"):
+        server.client.set_default_header(IMPERSONATE, acts)
 
 
 def _without(plugin: dict[str, Any], user: str) -> Refusal:

@@ -17,6 +17,7 @@ from kubernetes.stream import ws_client
 from websocket import ABNF, WebSocketBadStatusException, WebSocketException, setdefaulttimeout
 
 from launcher.errors import SubmitError
+from launcher.schedulers.kubernetes import api
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,12 @@ class Execution:
 
     def __init__(self, server: Server, path: str, container: str, words: Sequence[str]) -> None:
         configuration = server.client.configuration
+        if acts := server.client.default_headers.get(
+            api.IMPERSONATE
+        ):  # the client's WebSocket has no such header
+            raise SubmitError(
+                f"a program in a pod cannot be started as {acts!r}, as whom the kubeconfig's user acts"
+            )
         flags = {"container": container, "stdin": "true", "stdout": "true", "stderr": "true", "tty": "false"}
         query = [*flags.items(), *(("command", os.fsencode(word)) for word in words)]
         headers: dict[str, str] = {}

@@ -282,6 +282,7 @@ class Handler(BaseHTTPRequestHandler):
             token = self.headers.get("Authorization", "").rpartition(" ")[2]
             if token not in USERS:
                 raise Refuse(401, "Unauthorized", "Unauthorized")
+            token = self.headers.get("Impersonate-User", token)  # each user's token is its name
             return self.route(url.path, query, body, token)
         except Refuse as refusal:
             status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": refusal.code}

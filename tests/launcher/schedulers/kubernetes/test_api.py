@@ -178,3 +178,24 @@ def test_a_server_that_asks_for_no_user_needs_none(cluster: Cluster, run: Run) -
     path.write_text(json.dumps(config))
     code, _, err = run("cluster", "discover", "kubernetes")
     assert (code, "rejected the credentials" in err) == (4, True), err
+
+
+def test_a_user_that_acts_as_another_is_asked_for_as_that_one(
+    cluster: Cluster, run: Run, job: str, tmp_path: Path
+) -> None:
+    """As by kubectl: an admin who works with the rights of others."""
+    name = submitted(run, job)
+    path = cluster.kubeconfig()
+    config = json.loads(path.read_text())
+    config["users"][0]["user"]["as"] = "viewer"
+    path.write_text(json.dumps(config))
+    assert state(run, name)["state"] == "PENDING"
+    code, _, err = run("cancel", name)
+    assert (code, 'User "viewer" cannot delete' in err) == (4, True), err
+    cluster.pod(name, 0)
+    code, _, err = run("fetch", name, ".", str(tmp_path / "dest"))
+    assert (code, "cannot be started as 'viewer'" in err) == (4, True), err
+    config["users"][0]["user"]["as-groups"] = ["team"]
+    path.write_text(json.dumps(config))
+    code, _, err = run("status", name)
+    assert (code, "its user has as-groups, and the launcher acts as a user alone" in err) == (6, True), err
