@@ -94,11 +94,13 @@ printf '%s\n' '{
 export USER="${USER:-$(id -un)}"  # charliecloud needs it, and a job may start without
 
 trap : TERM USR2  # the ranks act on signals; this script only waits for them
-answering() {  # HOST…: those that answer, a line each
-  local list
+answering() {  # HOST…: those that answer, a line each; a site's TaskProlog may print lines of its own there
+  local list one
   list=$(IFS=,; echo "$*")
-  timeout --kill-after=5 20 srun --overlap --nodelist="$list" --nodes="$#" --ntasks="$#" --ntasks-per-node=1 --kill-on-bad-exit=0 --input=none \
-    printenv SLURMD_NODENAME
+  while read -r one; do
+    if [[ " $* " == *" $one "* ]]; then echo "$one"; fi
+  done < <(timeout --kill-after=5 20 srun --overlap --nodelist="$list" --nodes="$#" --ntasks="$#" --ntasks-per-node=1 \
+    --kill-on-bad-exit=0 --input=none printenv SLURMD_NODENAME)
 }
 # One task a host; the node entry starts the ranks. The hosts end together when one fails.
 srun --export=ALL --nodes=1 --ntasks-per-node=1 --kill-on-bad-exit=1 --unbuffered \
