@@ -30,6 +30,7 @@ NSYS = "nsys"
 _SPARE = 180.0  # seconds beside the limit, for Slurm to start a step and for hosts to hear
 _BLOCK = 2**20
 _LONGEST = 4096  # characters of a line
+_BEFORE = 1000  # lines of a site's own, before a trace
 _MOST = 2**28  # characters of an answer: of ten thousands of ranks
 _SCRIPT = """told=${{LAUNCHER_HEARTBEAT:-}}
 if ! [ -d "$told" ]; then echo "rank 0's host has no folder of records" >&2; exit 1; fi
@@ -46,7 +47,7 @@ while [ -d "$told" ] && ! [ -s "$id.answer" ]; do
   sleep 0.25
 done
 if ! [ -d "$told" ]; then echo "the run ended before" >&2; exit 1; fi
-echo; cat "$id.answer"; rm -f "$id.answer" "$id.said"
+echo '{mark}'; cat "$id.answer"; rm -f "$id.answer" "$id.said"
 exit
 """
 
@@ -80,7 +81,9 @@ def take(run: Run, wish: Wish, told: Callable[[str], None]) -> dict[str, Any]:
             "submit it with --set profile.nsys=true; `profile` without --tool nsys takes torch's profiler now"
         )
         raise PlanError(what, hint=hint)
-    script = _SCRIPT.format(id=f"profile-{uuid.uuid4().hex}", wish=json.dumps(wish._asdict()))
+    script = _SCRIPT.format(
+        id=f"profile-{uuid.uuid4().hex}", wish=json.dumps(wish._asdict()), mark=shell.MARK
+    )
     found = _answer(run, words, script, limit=wish.limit + _SPARE, told=told)
     if "error" in found:
         raise PlanError(f"{run.id}: {found['error']}")
@@ -111,7 +114,12 @@ def _answer(
     with tempfile.TemporaryFile() as complaints:
         try:
             asking = subprocess.Popen(
-                words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=complaints, encoding="utf-8"
+                words,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=complaints,
+                encoding="utf-8",
+                errors="replace",
             )
         except OSError as error:
             raise SubmitError(f"{words[0]} did not start: {error.strerror}") from None
@@ -134,29 +142,34 @@ def _answer(
 
 
 def _read(asking: subprocess.Popen[str], limit: float, told: Callable[[str], None]) -> str:
-    """The document after the empty line; lines before it are `told`. Ends `asking` where none came within `limit`."""
+    """The document after the mark; lines before it are `told`. Ends `asking` where none came within `limit`."""
     assert asking.stdout
     while True:
         patience = threading.Timer(limit, asking.kill)
         patience.daemon = True
         patience.start()
         line = asking.stdout.readline(_LONGEST)
-        answer = asking.stdout.read(_MOST) if line and not line.strip() else ""
+        ends = not line or line.strip() == shell.MARK
+        answer = asking.stdout.read(_MOST) if line and ends else ""
         patience.cancel()
-        if not line.strip():
+        if ends:
             return answer
-        told(units.printable(line.strip()))
+        if line.strip():
+            told(units.printable(line.strip()))
 
 
 def _fetch(run: Run, rank: dict[str, Any], folder: Path) -> None:
     """Bring a trace from a run folder that is not this machine's. What went wrong is the rank's `error`."""
     words = shell.words(run, Selection(rank=rank["rank"]), terminal=False)
-    script = f'exec cat "$RUN_DIR/{profiles.FOLDER}/{folder.name}/{rank["file"]}"\n'
+    script = f'echo "{shell.MARK}"; exec cat "$RUN_DIR/{profiles.FOLDER}/{folder.name}/{rank["file"]}"\n'
     left = rank["bytes"]  # no more is taken
     try:
         whole = folder / rank["file"]
         with child.Child(words) as line, atomic.draft(whole) as draft, atomic.create(draft) as file:
             line.write(script.encode())
+            for _ in range(_BEFORE):
+                if line.readline(_LONGEST).strip() == shell.MARK.encode():
+                    break
             while left and (block := line.read(min(left, _BLOCK))):
                 file.write(block)
                 left -= len(block)

@@ -23,6 +23,10 @@ class EndedError(SubmitError):
     """The run has no ranks any more."""
 
 
+# The line before an answer to a script: a site's TaskProlog may print lines of its own where a step starts.
+MARK = "launcher: the answer"
+
+
 def words(run: Run, selection: Selection, terminal: bool) -> list[str]:
     """The command of a shell with the environment of the rank or host that is asked for.
 

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from launcher.runs.record import Run
 
 _SECONDS = 120  # for Slurm to start a step too; the hosts have twenty to answer
-_SCRIPT = """told=${LAUNCHER_HEARTBEAT:-}
+_SCRIPT = f"""told=${{LAUNCHER_HEARTBEAT:-}}
 if ! [ -d "$told" ]; then echo "rank 0's host has no folder of records" >&2; exit 1; fi
 rm -f "$told/answer" && : >"$told/asked" || exit 1
 tries=0
 while ! [ -s "$told/answer" ] && [ "$tries" -lt 450 ]; do sleep 0.1; tries=$((tries + 1)); done
-cat "$told/answer"
+echo '{shell.MARK}'; cat "$told/answer"
 exit
 """
 
@@ -41,13 +41,15 @@ def take(run: Run) -> dict[str, Any]:
         where = f"those taken when it hung are in {kept[0]}" if kept else "none were taken while it ran"
         raise PlanError(f"{run.id} has ended: it has no ranks to ask", hint=where) from None
     try:
-        done = subprocess.run(words, input=_SCRIPT, capture_output=True, text=True, timeout=_SECONDS)
+        done = subprocess.run(
+            words, input=_SCRIPT, capture_output=True, text=True, errors="replace", timeout=_SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise SubmitError(f"{words[0]} did not answer within {_SECONDS} s") from None
     except OSError as error:
         raise SubmitError(f"{words[0]} did not start: {error.strerror}") from None
     try:
-        found: dict[str, Any] = json.loads(done.stdout)
+        found: dict[str, Any] = json.loads(done.stdout.rpartition(f"{shell.MARK}\n")[2])
     except ValueError:
         said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         hint = (

@@ -30,6 +30,7 @@ ANSWER = {"name": "0-1", "steps": 2, "time": 1.0, "ranks": [RANK]}
 # the node entry's side, which docker/profiling.py does: argv is the records' folder, the answer, the ranks' run folder
 ENTRY = """
 import json, os, pathlib, shutil, subprocess, sys, time
+print("welcome\\n\\n", flush=True)  # as a TaskProlog does
 told, answer, runs = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 told.mkdir(exist_ok=True)
 env = {"PATH": os.defpath, "LAUNCHER_HEARTBEAT": str(told), "RUN_DIR": runs}
@@ -108,7 +109,7 @@ def test_traces_of_another_file_system_come_here(
     seats: list[int] = []
     shells = [
         [sys.executable, "-c", ENTRY, str(tmp_path / "told"), json.dumps(ANSWER), str(tmp_path / "theirs")],
-        ["env", f"RUN_DIR={tmp_path / 'theirs'}", "sh"],
+        ["env", f"RUN_DIR={tmp_path / 'theirs'}", "sh", "-c", "echo welcome; exec sh"],
     ]
 
     def words(_: Any, selection: Any, terminal: bool) -> list[str]:

@@ -37,6 +37,7 @@ def test_the_shell_asks_and_waits(run: Run, tmp_path: Path, monkeypatch: pytest.
     told = tmp_path / "it's here"
     told.mkdir()
     entry = (
+        "print('welcome to {the} site', flush=True)  # as a TaskProlog does\n"
         "import pathlib, subprocess, sys, time; told = pathlib.Path(sys.argv[1])\n"
         '(told / \'answer\').write_text(\'{"name": "0-0", "verdict": "old"}\')\n'
         "env = {'PATH': '/usr/bin:/bin', 'LAUNCHER_HEARTBEAT': str(told)}\n"
