@@ -214,13 +214,20 @@ def test_any_name_and_value_arrives_and_changes_nothing(number: int, tmp_path: P
     assert (folder / "environment.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_setup_leaves_the_path_that_travels(tmp_path: Path) -> None:
+    """/etc/profile, which is read for `module`, may set PATH anew; Slurm's own commands may be on the user's alone."""
+    stage = standins.Stage(tmp_path)
+    assert stage.run(staged(stage, "slurm", setup=["true"])) == 0
+    assert stage.dumped("srun"), "this one, not that of the machine"
+
+
 @pytest.mark.parametrize(
     "line", ["set -e", "set -euo pipefail", "trap 'exit 1' ERR", "set -f; IFS=,", "set -C", "set -k"]
 )
 def test_shell_options_of_setup_change_nothing_of_the_script(line: str, tmp_path: Path) -> None:
     """With `set -e` it ended with its step: no exit code of the run was left, and what had saved was not put back."""
     stage = standins.Stage(tmp_path)
-    text = staged(stage, "slurm", setup=[line], export="all")  # no /etc/profile, which sets PATH
+    text = staged(stage, "slurm", setup=[line])
     stage.program(stage.folder / "named" / "plain" / "python", PROGRAM_THAT_SAVES)
     for tool in ("scontrol", "sacct"):
         asked = 'echo "${0##*/} $*" >>"$DUMP/asked"; case "$*" in *hostnames*) echo host-1 ;; requeue*) exit 1 ;; esac'
