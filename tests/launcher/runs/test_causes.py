@@ -73,6 +73,11 @@ LINES = [
         "made here",
     ),
     (
+        "digest of an image",
+        "pyxis:     [ERROR] Invalid image reference: docker://registry.example.com#team/train@sha256:0123456789abcdef",
+        "https://github.com/NVIDIA/enroot/blob/v3.5.0/src/docker.sh",
+    ),
+    (
         "no programs from this disk",
         "ImportError: /tmp/deepspeed-cache-1000/0/fused_adam.so: failed to map segment from shared object",
         "made here: a tmpfs that is mounted noexec",
