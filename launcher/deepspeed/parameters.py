@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from launcher.deepspeed import spellings
+from launcher.deepspeed import spellings, versions
 from launcher.errors import Problem, did_you_mean, shown
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ def types_of(name: str) -> Mapping[str, Any]:
 def problem_of_type(section: str, named: Any) -> Problem | None:
     """Why nothing works by the name `named`; None where something does."""
     name, key = own(section, named), f"deepspeed.{section}.type: {shown(named)}"
+    if section == "optimizer" and str(named).lower() in versions.gone():
+        return Problem(f"{key} was removed from DeepSpeed", "use AdamW")
     if name is None:
         return Problem(
             f"{key} is not known", did_you_mean(named if isinstance(named, str) else "", types(section))

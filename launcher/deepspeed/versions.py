@@ -41,6 +41,14 @@ def table(version: str) -> Table:
     return Table(entry["version"], keys, tuple(optimizers["gone"]), tuple(optimizers["new"]))
 
 
+@functools.cache
+def gone() -> frozenset[str]:
+    """Optimizers that versions before had, in lower case."""
+    return frozenset(
+        name for entry in _read("versions.json").values() for name in entry["optimizers"]["gone"]
+    )
+
+
 def note(version: str) -> str:
     """Against which version a job's keys are checked, where that is not the images'; else ''."""
     minor = ".".join(version.split(".")[:2])

@@ -89,6 +89,8 @@ def test_what_an_optimizer_takes() -> None:
     params = {"lr": 0, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1, "torch_adam": True}
     assert messages("optimizer", "AdamW", params) == []
     assert messages("optimizer", "Adafactor", {"eps": [1e-30, 1e-3]}) == []
+    (message,) = messages("optimizer", "OneBitAdam", {"freeze_step": 10})
+    assert message == "deepspeed.optimizer.type: 'OneBitAdam' was removed from DeepSpeed; use AdamW"
     (message,) = messages("optimizer", "LBFGS")
     assert "computes a loss several times a step" in message
     (message,) = messages("optimizer", "AdamW", {"adamw_mode": True})  # DeepSpeed gives it a second time
