@@ -426,6 +426,10 @@ def _made(given: _Config, hosts: Hosts, workload: str) -> Iterator[Problem]:
         # runtime/zero/stage_1_and_2.py (initialize_optimizer_states) and stage3.py make it anew with one group of
         # parameters, and ours have two (docker/workloads/engines.py, decay_groups)
         yield _top("optimizer.type", f"Adagrad does not work in stage {given.stage}", "use stage 0 or AdamW")
+    if own and name == "rprop":
+        yield _top(
+            "optimizer.type", f"Rprop takes no weight decay, which workload {workload!r} gives", "use AdamW"
+        )
     if own and name.startswith("mu") and name != "muon":
         what = f"{name} is for models that were made with the package mup"
         yield _top("optimizer.type", what, "use AdamW")

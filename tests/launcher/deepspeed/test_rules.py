@@ -102,6 +102,11 @@ def test_presets_go_together(name: str) -> None:
             )
             for stage in (1, 2, 3)
         ),
+        (
+            "zero0",
+            {"optimizer": {"type": "Rprop"}},
+            "Rprop takes no weight decay, which workload 'pretrain' gives",
+        ),
         # buffers of NVMe
         (
             "zero3-nvme",
