@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 26  # logits at once: 256 MiB in fp32
 ROWS = 1024  # of a chunk at least, so that its products keep a GPU busy
-# keys of families that change the logits after the last layer: Gemma, Cohere, Granite, Falcon-H1
-RESCALED = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+# keys of families that change the logits after the last layer: Gemma, xLSTM; Cohere, Granite, Falcon-H1, Muse Glimmer
+CAPPED = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+RESCALED = (*CAPPED, "logit_scale", "logits_scaling", "lm_head_multiplier", "output_multiplier")
 
 
 class Loss(NamedTuple):
@@ -62,9 +63,14 @@ def attach(model: PreTrainedModel, z_loss: float = 0.0, liger: bool = False) -> 
 
 
 def chunked(model: PreTrainedModel) -> bool:
-    """Whether the loss of this model can be computed from hidden states in chunks: the last layer gives its logits."""
-    rescaled = any(getattr(model.config, key, None) for key in RESCALED)
-    return not rescaled and type(model.get_output_embeddings()) is torch.nn.Linear
+    """Whether the loss of this model can be computed from hidden states in chunks: the last layer gives its logits.
+
+    Others, such as BERT's, have more layers between the two.
+    """
+    settings, head = model.config.get_text_config(), model.get_output_embeddings()
+    rescaled = any(getattr(settings, key, None) for key in RESCALED)
+    between = [one for one in model.children() if one not in (model.base_model, head)]
+    return not rescaled and type(head) is torch.nn.Linear and head in model.children() and not between
 
 
 def attach_last(head: torch.nn.Linear, z_loss: float = 0.0, liger: bool = False) -> None:

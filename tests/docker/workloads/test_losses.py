@@ -120,6 +120,32 @@ def test_each_family_has_the_loss_of_its_own_logits(family: str, monkeypatch: py
             assert (parameter.grad - slopes[name]).abs().max() < 1e-4, name
 
 
+def test_what_lies_between_hidden_states_and_logits_is_not_left_out() -> None:
+    """BERT's further layers, and Gemma 4's softcapping, which the configuration of its text alone names."""
+    import transformers
+
+    text = {
+        **SHAPE,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "vocab_size": VOCABULARY,
+        "final_logit_softcapping": 0.5,
+    }
+    text |= {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8}
+    bert = transformers.BertConfig(**SHAPE, vocab_size=VOCABULARY, is_decoder=True)
+    gemma = transformers.Gemma4Config(text_config=text, vision_config=None, audio_config=None)
+    batch = torch.randint(VOCABULARY, (2, 9))
+    for settings in (bert, gemma):
+        model = transformers.AutoModelForCausalLM.from_config(settings).eval()
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+        logits = model(input_ids=batch[:, :-1]).logits
+        expected = losses.of_logits(logits.flatten(0, 1), batch[:, 1:].flatten()).nats
+        losses.attach(model)
+        found = model(input_ids=batch[:, :-1], labels=batch[:, 1:])[1]
+        assert found.item() == pytest.approx(expected.item(), rel=1e-6), type(model).__name__
+
+
 class Largest(TorchDispatchMode):  # type: ignore[misc]
     """Notes the most elements that a tensor has had."""
 
