@@ -7,10 +7,11 @@ scheduler's, or on Kubernetes this process's. A job is a pipeline of one stage, 
 from __future__ import annotations
 
 import shutil
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher import schedulers
+from launcher import schedulers, workloads
 from launcher.errors import (
     BusyRunError,
     LauncherError,
@@ -58,11 +59,33 @@ def plan_all(stages: Stages, plan_of: PlanOf, scheduler: str) -> dict[str, Plan]
             hint = "name a PersistentVolumeClaim in the cluster file: kubernetes: {runs: CLAIM}"
             what = f"stage {stage.name} reads what an earlier one left, and run folders end with their pods"
             errors.append(PlanError(Problem(what, hint, stage.place)))
+        if endless := _endless(stage, plans, scheduler):
+            hint = f"make {endless} the last stage, or a job of its own"
+            what = f"stage {stage.name} would wait for {endless}, which serves until it is cancelled"
+            errors.append(PlanError(Problem(what, hint, stage.place)))
     if errors:
         worst = next((error for error in errors if isinstance(error, SpecError)), errors[0])
         # what is wrong with a file that stages share is one problem
         raise type(worst)(*dict.fromkeys(problem for error in errors for problem in error.problems))
     return plans
+
+
+def _endless(stage: Stage, plans: Mapping[str, Plan], scheduler: str) -> str:
+    """The stage, of those that `stage` waits for, that never ends by itself; '' for none."""
+    before = takewhile(lambda name: name != stage.name, plans)
+    # on Kubernetes each waits for the one before
+    return next(
+        (
+            name
+            for name in before
+            if _serves(plans[name]) and (scheduler == "kubernetes" or name in stage.needs)
+        ),
+        "",
+    )
+
+
+def _serves(plan: Plan) -> bool:
+    return not workloads.is_script(plan.job.workload) and workloads.traits(plan.job.workload).serves
 
 
 def _seen(scheduler: str, plan: Plan) -> str:

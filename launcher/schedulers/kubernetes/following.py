@@ -10,7 +10,7 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from launcher.runs.status import Status
-from launcher.schedulers.kubernetes import api, applying, ends, hosts, kinds, mirror, unfit, waits
+from launcher.schedulers.kubernetes import api, applying, ends, hosts, kept, kinds, mirror, unfit, waits
 
 if TYPE_CHECKING:
     from launcher.runs.record import Run
@@ -29,17 +29,18 @@ _DONE: dict[str, State] = {
 
 
 def status(run: Run) -> Status:
-    """How `run` is now. PENDING until every host runs; CANCELLED when its object is gone or going."""
+    """How `run` is now. PENDING until every host runs; CANCELLED when its object goes before it has ended."""
     server, at = applying.reach(run)
     kind = kinds.KINDS[at.kind]
     try:
         main = server.get(api.path(kind, at.namespace, at.name))
     except api.Refusal as refusal:
         if refusal.status == 404:
-            return Status("CANCELLED", f"the {kind.kind} was deleted")
+            return kept.ended(run, at.uid) or Status("CANCELLED", f"the {kind.kind} was deleted")
         raise
     if at.uid and main["metadata"]["uid"] != at.uid:
-        return Status("CANCELLED", f"the {kind.kind} was deleted; another one has its name")
+        gone = Status("CANCELLED", f"the {kind.kind} was deleted; another one has its name")
+        return kept.ended(run, at.uid) or gone
     pods = hosts.pods(server, at, run)
     bad = unfit.found(at, pods)
     unfit.keep(run, bad)
@@ -47,7 +48,8 @@ def status(run: Run) -> Status:
     names = tuple(hosts.name(pod) for pod in newest.values())
     if main["metadata"].get("deletionTimestamp"):
         mirror.everything(server, at, run, newest)
-        return Status("CANCELLED", "being deleted: ranks save during the grace period", None, names)
+        going = Status("CANCELLED", "being deleted: ranks save during the grace period", None, names)
+        return kept.ended(run, at.uid) or going
     mirror.metrics(server, at, run, newest.get(0))
     conditions = {c["type"]: c for c in main.get("status", {}).get("conditions", []) if c["status"] == "True"}
     over = next((word for word in _DONE if word in conditions), None)
@@ -55,7 +57,7 @@ def status(run: Run) -> Status:
         before = f"after an attempt in which {bad[-1]}" if bad else ""
         return _going(server, at, run, main=main, pods=pods, before=before)
     if _DONE[over] == "SUCCEEDED":
-        return Status("SUCCEEDED", "", 0, names)
+        return kept.end(run, at.uid, Status("SUCCEEDED", "", 0, names))
     first = ends.first(at, pods)
     if first:
         with contextlib.suppress(api.Refusal):
@@ -63,7 +65,7 @@ def status(run: Run) -> Status:
     code, reason = ends.failure(server, at, conditions[over], first=first, pods=pods)
     if first and first.code == unfit.CODE and bad:
         reason += f"; {bad[-1]}"
-    return Status("FAILED", reason, code, names)
+    return kept.end(run, at.uid, Status("FAILED", reason, code, names))
 
 
 def _going(

@@ -1,13 +1,19 @@
-"""Logs of pods in the local run folder, for when the pods are gone: `logs/node-N.log`, whose first line names the pod.
+"""What the local run folder keeps for when a run's objects are gone: logs of its pods, and how it has ended.
 
-Owns that file's form; when one is written is mirror.py's, how it is shown podlogs.py's.
+Owns the form of `logs/node-N.log`, whose first line names the pod, and of `end.json`; when a log is written is
+mirror.py's, how it is shown podlogs.py's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import TYPE_CHECKING
 
+from launcher import atomic
+from launcher.errors import LauncherError
+from launcher.runs import record
+from launcher.runs.status import Status
 from launcher.schedulers.kubernetes import hosts
 
 if TYPE_CHECKING:
@@ -16,6 +22,7 @@ if TYPE_CHECKING:
     from launcher.runs.record import Run
     from launcher.schedulers.kubernetes.hosts import Pod
 
+_END = "end.json"
 _HEAD = "--- attempt of "  # the mark by which launcher/runs/diagnosis.py sees where an attempt begins
 
 
@@ -47,3 +54,27 @@ def names(run: Run) -> dict[int, list[str]]:
 
 def _path(run: Run, index: int) -> Path:
     return run.folder / "logs" / f"node-{index}.log"
+
+
+def end(run: Run, uid: str, now: Status) -> Status:
+    """Keep how the run whose object has this uid has ended, and return it: `cancel` and tidy clusters delete objects.
+
+    What was seen first stays: it knew the pods.
+    """
+    if run.folder.is_dir() and ended(run, uid) is None:
+        with contextlib.suppress(OSError):  # another user's
+            atomic.write(
+                run.folder / _END, json.dumps({"uid": uid, **now._asdict()}, indent=1).encode() + b"\n"
+            )
+    return now
+
+
+def ended(run: Run, uid: str) -> Status | None:
+    """How the run whose object had this uid has ended, where that was seen."""
+    try:
+        read = record.read_json(run.folder / _END)
+        if read.pop("uid") == uid:
+            return Status(**read | {"hosts": tuple(read["hosts"]), "spares": tuple(read["spares"])})
+    except (LauncherError, OSError, KeyError, TypeError):
+        pass
+    return None

@@ -645,6 +645,25 @@ def test_cancelled_and_gone(cluster: Cluster, run: Run, job: str) -> None:
     assert run("cancel", name)[0] == 0
 
 
+@pytest.mark.parametrize(("condition", "known"), [("Complete", "SUCCEEDED"), ("Failed", "FAILED")])
+def test_a_run_that_has_ended_stays_so_when_its_objects_go(
+    condition: str, known: str, cluster: Cluster, run: Run, job: str
+) -> None:
+    """`cancel` frees the name and what the cluster keeps, as others may; how it ended is no other."""
+    name = submitted(run, job)
+    cluster.pod(name, 0)
+    finish(cluster, name, condition)
+    code, _, err = run("cancel", name)
+    assert (code, f"{name}: {known}" in err) == (0, True), err
+    assert state(run, name)["state"] == known, "being deleted"
+    cluster.tell("remove", plural="jobs", name=name)
+    assert state(run, name)["state"] == known
+    cluster.tell(
+        "put", plural="jobs", object={"kind": "Job", "metadata": {"name": name, "uid": "new"}, "spec": {}}
+    )
+    assert state(run, name)["state"] == known, "another has its name"
+
+
 def test_another_run_under_the_same_name_is_not_taken_for_ours(cluster: Cluster, run: Run, job: str) -> None:
     name = submitted(run, job)
     cluster.tell(
