@@ -27,6 +27,7 @@ TESTED_BY = (
     ("launcher/discovery", "real/slurm/test_discover.py", "live_slurm"),
     ("launcher/discovery", "launcher/discovery/test_cluster_file.py", "local probed"),
     ("launcher/schedulers/kubernetes", "launcher/schedulers/kubernetes/test_applying.py", "rights"),
+    ("launcher/deepspeed", "launcher/deepspeed/test_rules.py", "optimizer_rules program_rules view"),
     ("docker", "docker/test_preflight.py", "allreduce links"),
     ("docker", "launcher/schedulers/kubernetes/test_leader.py", "lead"),
     ("launcher/submission", "launcher/schedulers/kubernetes/test_leader.py", "leaders"),

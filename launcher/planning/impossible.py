@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from launcher import workloads
-from launcher.deepspeed import rules
+from launcher.deepspeed import rules, view
 from launcher.errors import Problem, of_field
 from launcher.planning import background, fit, mounts, spares
 
@@ -56,7 +56,7 @@ def clashes(
     yield from fit.sequence_parallel_problems(job, cluster, estimate)
     yield from background.problems(job, config)
     yield from _uncompiled(job, config)
-    hosts = rules.Hosts(
+    hosts = view.Hosts(
         gpu=cluster.gpu_name,
         capability=cluster.card.capability if cluster.card else (0, 0),
         slots=cluster.slots,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from launcher import ROOT, workloads
 from launcher.deepspeed import config as deepspeed_config
-from launcher.deepspeed import keys, rules
+from launcher.deepspeed import keys, rules, view
 from launcher.sizing import zero
 from tests import deepspeed_keys
 
@@ -541,7 +541,7 @@ def test_deepspeed_takes_what_passes(overrides: dict[str, Any], preset: str) -> 
     numbers = deepspeed_config.batch(1, None, None, 1)
     inputs = deepspeed_config.Inputs(overrides, "bf16", slots=1, nvme="/nvme")
     made = deepspeed_config.make(inputs, preset, 1, numbers)
-    hosts = rules.Hosts("h100-80gb", (9, 0), slots=1, local=("/nvme",))
+    hosts = view.Hosts("h100-80gb", (9, 0), slots=1, local=("/nvme",))
     if not list(rules.problems(made, hosts, "pretrain", "bf16")):
         config.DeepSpeedConfig(json.loads(json.dumps(made)))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from launcher.deepspeed import keys, parameters, rules
+from launcher.deepspeed import keys, optimizer_rules, parameters
 
 
 def messages(section: str, named: str, params: Any = None) -> list[str]:
@@ -122,5 +122,5 @@ def test_parameters_of_another_class(
 @pytest.mark.torch
 def test_the_schedules_are_deepspeeds() -> None:
     schedules = pytest.importorskip("deepspeed.runtime.lr_schedules", reason="it is the judge")
-    assert set(rules._SCHEDULES) == set(schedules.VALID_LR_SCHEDULES)
+    assert set(optimizer_rules._SCHEDULES) == set(schedules.VALID_LR_SCHEDULES)
     assert set(parameters.IMPOSSIBLE) <= {*parameters.types("optimizer"), *parameters.types("scheduler")}

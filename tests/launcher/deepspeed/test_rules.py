@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 
 from launcher.deepspeed import config as deepspeed_config
-from launcher.deepspeed import rules
+from launcher.deepspeed import rules, view
 from launcher.errors import PlanError
 from launcher.planning import mounts, plan
 from tests import samples
 
-HERE = rules.Hosts("h100-80gb", (9, 0), slots=8, local=("/nvme", "/scratch"), part=5_000_000, world=16)
-CPU = rules.Hosts(None, (0, 0), slots=2, local=("/tmp",))
+HERE = view.Hosts("h100-80gb", (9, 0), slots=8, local=("/nvme", "/scratch"), part=5_000_000, world=16)
+CPU = view.Hosts(None, (0, 0), slots=2, local=("/tmp",))
 NUMBERS = deepspeed_config.batch(1, None, None, 16)
 
 
 def found(
-    preset: str, overrides: dict[str, Any], hosts: rules.Hosts = HERE, workload: str = "pretrain"
+    preset: str, overrides: dict[str, Any], hosts: view.Hosts = HERE, workload: str = "pretrain"
 ) -> list[str]:
     precision = "bf16" if hosts is HERE else "fp32"
     inputs = deepspeed_config.Inputs(overrides, precision, slots=hosts.slots, nvme="/nvme")
@@ -347,7 +347,7 @@ def test_what_needs_a_gpu() -> None:
     assert line == "deepspeed.optimizer.type lion needs a GPU; use AdamW"
     assert found("zero3-offload", {"optimizer": {"type": "Lion"}}, CPU) == []
     assert found("zero0", {"optimizer": {"type": "Lamb"}}, CPU)
-    old = rules.Hosts("v100-32gb", (7, 0), slots=8)
+    old = view.Hosts("v100-32gb", (7, 0), slots=8)
     assert any("v100-32gb has none" in line for line in found("zero1", {"bf16": {"enabled": True}}, old))
 
 
