@@ -117,7 +117,8 @@ def _file(path: Path, source: Source) -> Part:
         return Part("packed lines", name, 0, 1, size=size, column=source.column)
     if path.suffix in PACKED:
         raise Stop(f"--data {path}: compressed text is read of .jsonl.gz and .jsonl.zst alone: unpack it")
-    sources.require_text(name)
+    if wrong := sources.of_another_kind(name):
+        raise Stop(wrong)
     kind = "lines" if path.suffix == ".jsonl" else "text"
     return Part(kind, name, 0, size, size=size, column=source.column)
 

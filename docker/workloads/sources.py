@@ -5,6 +5,7 @@ Owns where text and tokens come from; cutting.py divides them into shards, readi
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import math
@@ -55,9 +56,8 @@ class Rows(NamedTuple):
 def parse(words: Sequence[str]) -> list[Source]:
     """The sources that the words of --data name: {"path": …, "weight": …} or a path alone. Raises Stop for others."""
     parsed = [_parse(word) if word.startswith("{") else Source(word) for word in words]
-    for source in parsed:
-        if not source.path.startswith(HUB):
-            require_text(source.path)
+    if wrong := next(filter(None, (of_another_kind(source.path) for source in parsed)), ""):
+        raise Stop(wrong)
     unweighted = [source.path for source in parsed if source.weight is None]
     if 0 < len(unweighted) < len(parsed):
         raise Stop(
@@ -66,21 +66,22 @@ def parse(words: Sequence[str]) -> list[Source]:
     return parsed
 
 
-def require_text(path: str) -> None:
-    """Raise Stop for a file whose name says that it has rows which are not read as rows."""
-    if not path.endswith(SUFFIXES) and path.lower().endswith((*ROWS, *OTHERS)):
-        raise Stop(
-            f"--data {path}: text is {', '.join(SUFFIXES)}; write its rows as .jsonl or .parquet, or call it .txt to "
-            "learn it as it is"
-        )
+def of_another_kind(path: str) -> str:
+    """Why a file whose name says that it has rows, which are not read as rows, is refused; '' for any other source."""
+    if path.startswith(HUB) or path.endswith(SUFFIXES) or not path.lower().endswith((*ROWS, *OTHERS)):
+        return ""
+    return (
+        f"--data {path}: text is {', '.join(SUFFIXES)}; write its rows as .jsonl or .parquet, or call it .txt to learn "
+        "it as it is"
+    )
 
 
 def mistake(words: Sequence[str]) -> str:
-    """What is wrong with the words of --data by themselves; empty where nothing is."""
-    try:
-        parse(words)
-    except Stop as stop:
-        return stop.message
+    """What is wrong with the words of --data by their names alone: files of another kind; empty where nothing is."""
+    for word in words:
+        with contextlib.suppress(Stop):  # what else is wrong with a word, `parse` says
+            if wrong := of_another_kind((_parse(word) if word.startswith("{") else Source(word)).path):
+                return wrong
     return ""
 
 

@@ -280,3 +280,21 @@ def test_words_are_paths_or_objects() -> None:
         sources.Source("c", 0.7),
         sources.Source("d", 2),
     ]
+
+
+@pytest.mark.parametrize(
+    ("word", "wrong"),
+    [
+        ("/data/rows.json", True),
+        ("/data/*.csv", True),
+        ('{"path": "/data/rows.tsv", "weight": 1}', True),
+        ("/data/**/*", False),
+        ("hf:owner/rows.json", False),
+        ("/data/rows.jsonl", False),
+    ],
+)
+def test_rows_are_not_learned_as_text_with_their_brackets_and_commas(word: str, wrong: bool) -> None:
+    assert bool(sources.mistake([word])) == wrong
+    if wrong:
+        with pytest.raises(session.Stop, match="write its rows as"):
+            sources.parse([word])
