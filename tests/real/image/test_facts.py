@@ -58,8 +58,8 @@ def test_podman_prints_the_same(printed: str, cpu_image: Image) -> None:
 def test_jobs_are_held_against_it(facts: Facts) -> None:
     offload = {"deepspeed": "zero2-offload"}
     assert image_check.refusal(samples.decided(offload), facts) is None
-    refused = image_check.refusal(samples.decided({"deepspeed": {"optimizer": {"type": "Lion"}}}), facts)
-    assert "lacks DeepSpeed's FUSED_LION" in str(refused)
+    lion = {"deepspeed": {"preset": "zero2-offload", "optimizer": {"type": "Lion"}}}
+    assert "lacks DeepSpeed's CPU_LION" in str(image_check.refusal(samples.decided(lion), facts))
     on_gpus = samples.decided(gpu="h100-80gb", memory="2000GB")
     assert "is of the cpu flavour" in str(image_check.refusal(on_gpus, facts))
     old = samples.decided(cpu_level="x86-64-v2")
