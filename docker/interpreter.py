@@ -64,8 +64,7 @@ def resolve(named: str, variables: Mapping[str, str]) -> Interpreter:
     else:
         environment, python = path.parent.parent, path
     if not _holds(python.exists):
-        what = f"there is no {python} on this host, or this user cannot enter its folder"
-        raise Stop(BAD_INPUT, f"python {named}: {what}")
+        raise Stop(BAD_INPUT, f"python {named}: {_absent(python)}")
     if not (python.is_file() and os.access(python, os.X_OK)):
         raise Stop(BAD_INPUT, f"python {named}: {python} is no program that can be started")
     folder = str(python.parent)
@@ -112,6 +111,16 @@ def _holds(question: Callable[[], bool]) -> bool:
         return question()
     except OSError:
         return False
+
+
+def _absent(path: Path) -> str:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        return f"{path} cannot be reached on this host: {error.strerror}"
+    return f"there is no {path} on this host"
 
 
 def _entries(folder: Path) -> list[Path]:

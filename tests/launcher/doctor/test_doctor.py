@@ -187,5 +187,5 @@ def test_a_clusters_python_is_asked_as_ranks_would_have_it(
     (gone,) = ops.checks(f"{folder}/gone")
     assert (gone.state, gone.detail) == (
         "missing",
-        f"python {folder}/gone: there is no {folder}/gone on this host, or this user cannot enter its folder",
+        f"python {folder}/gone: there is no {folder}/gone on this host",
     )

@@ -166,9 +166,13 @@ def test_a_compiler_makes_missing_host_code_but_no_gpu_code() -> None:
 
 
 def test_an_op_that_no_cpu_image_can_have() -> None:
-    on_cpu = made(
-        {"deepspeed": {"optimizer": {"type": "Lamb"}, "zero_allow_untested_optimizer": True}}, gpu=None
-    )
+    dropped = {
+        "data_efficiency": {
+            "enabled": True,
+            "data_routing": {"enabled": True, "random_ltd": {"enabled": True}},
+        }
+    }
+    on_cpu = made({"workload": "/opt/train.py", "deepspeed": dropped}, gpu=None)
     refused = image_check.refusal(on_cpu, facts(flavour="cpu", cuda="", ops={"CPU_ADAM": Op(gpu=False)}))
     assert refused
     assert "it exists on GPU hosts only" in str(refused)
