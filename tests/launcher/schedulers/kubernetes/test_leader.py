@@ -16,13 +16,18 @@ import lead
 import pytest
 import yaml
 
-from launcher.schedulers.kubernetes import leader, rights
-from tests.launcher.schedulers.kubernetes import audit, configmaps_there, schemas, test_pipeline
+from launcher.errors import PlanError
+from launcher.planning.code import Code, File
+from launcher.schedulers import kubernetes
+from launcher.schedulers.kubernetes import applying, leader, rights
+from tests.launcher.schedulers.kubernetes import audit, configmaps_there, schemas, test_pipeline, variants
 from tests.launcher.schedulers.kubernetes.conftest import Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from launcher.planning.plan import Plan
 
 pytestmark = pytest.mark.heavy  # programs of their own
 
@@ -487,3 +492,29 @@ def test_a_name_that_is_too_long_is_cut() -> None:
     names = {leader.name("a" * 60 + f"-pipeline-{n}") for n in (1, 2)}
     assert len(names) == 2
     assert all(len(name) <= 57 and name.endswith("-leader") for name in names)
+
+
+def bringing(*files: File) -> tuple[dict[str, Plan], dict[str, str]]:
+    """Three stages that bring `files` each: their plans and manifests."""
+    made = variants.decide({"leader": "lead"}, {"workload": "./train.py"})
+    program = File("train.py", "/x/train.py", 1, content=b"1")
+    made = made._replace(code=Code("/x", "train.py", (program, *files)))
+    plans = {name: made._replace(id=f"p-{name}") for name in "abc"}
+    return plans, {name: kubernetes.render(own)["manifest.yaml"] for name, own in plans.items()}
+
+
+def test_stages_of_any_size_are_held_in_configmaps_that_kubectl_applies() -> None:
+    plans, texts = bringing(*(File(f"{n}.py", f"/x/{n}", 100_000, content=b"x" * 100_000) for n in range(5)))
+    *maps, job = yaml.safe_load_all(leader.manifest("p", plans, texts))
+    assert len(maps) > len(texts)
+    assert max(len(json.dumps(made)) for made in maps) < 2**18
+    (volume,) = job["spec"]["template"]["spec"]["volumes"]
+    held = configmaps_there.contents(maps, volume)
+    for entry, text in zip(json.loads(held["stages.json"])["stages"], texts.values(), strict=True):
+        assert [json.loads(held[made["file"]]) for made in entry["objects"]] == applying.objects(text)
+
+
+def test_a_file_that_no_configmap_of_the_leader_holds_is_refused() -> None:
+    plans, texts = bringing(File("table.py", "/x/table", 600_000, content=b"\n" * 600_000))
+    with pytest.raises(PlanError, match=r"has 1,200,\d{3} bytes as JSON, and a ConfigMap holds 1,048,576"):
+        leader.manifest("p", plans, texts)
