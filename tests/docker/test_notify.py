@@ -145,6 +145,7 @@ def told(target: Any, tmp_path: Path, *given: dict[str, Any]) -> list[str]:
     return said
 
 
+@pytest.mark.heavy
 def test_the_code_of_what_a_restart_would_not_cure_is_no_news(tmp_path: Path) -> None:
     with serving() as server:
         target = notify.Target(("failure",), server.url)
@@ -155,6 +156,7 @@ def test_the_code_of_what_a_restart_would_not_cure_is_no_news(tmp_path: Path) ->
         assert len(server.got) == 2, "nobody was told why"
 
 
+@pytest.mark.heavy
 def test_only_what_was_asked_for(tmp_path: Path) -> None:
     with serving() as server:
         target = notify.Target(("divergence", "stall"), server.url)
@@ -163,6 +165,7 @@ def test_only_what_was_asked_for(tmp_path: Path) -> None:
     assert [body["event"] for _, body in server.got] == ["divergence"]
 
 
+@pytest.mark.heavy
 def test_a_webhook_that_fails_is_one_line_without_its_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def test_others_are_not_harmed(
     assert process.poll() is None
 
 
+@pytest.mark.heavy
 def test_of_a_script_the_program_is_looked_at_that_it_has_started(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
@@ -173,6 +174,7 @@ sleeping()
 """
 
 
+@pytest.mark.heavy
 def test_py_spy_sees_native_code_where_no_signal_is_heard(
     start: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

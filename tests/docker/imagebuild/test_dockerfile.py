@@ -22,6 +22,7 @@ def lint(tool: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.heavy
 def test_hadolint() -> None:
     lint("hadolint", "--config", str(check.HERE / "hadolint.yaml"), str(check.HERE / "Dockerfile"))
 

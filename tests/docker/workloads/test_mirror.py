@@ -147,6 +147,7 @@ def test_a_byte_that_differs_at_the_mirror_is_found_and_the_one_before_taken(
     )
 
 
+@pytest.mark.heavy
 def test_a_damaged_one_is_not_kept_in_the_place_of_sound_ones(
     there: mirror_files.Mirror, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def test_each_row_is_of_an_option_with_such_a_value(need: packages.Need) -> None
         assert need not in launcher_workloads.packages(name, {need.option: None})
 
 
+@pytest.mark.heavy
 def test_every_package_that_a_rank_asks_for_is_in_the_table() -> None:
     known = {need.module for need in NEEDS} | set(WORKLOADS)
     for path in CODE:

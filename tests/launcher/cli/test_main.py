@@ -394,6 +394,7 @@ def test_a_run_of_an_unknown_scheduler_does_not_hide_the_others(
 
 
 @pytest.mark.parametrize("words", [["plan", "job.yaml"], ["env", "infiniband"], ["schema", "cluster"]])
+@pytest.mark.heavy
 def test_a_reader_that_has_gone_is_no_error(words: list[str], here: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -402,6 +403,7 @@ def test_a_reader_that_has_gone_is_no_error(words: list[str], here: Path) -> Non
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.heavy
 def test_text_is_utf8_in_any_locale(here: Path) -> None:
     (here / "job.yaml").write_text(samples.JOB + "env: {A: ünïcode}\n", encoding="utf-8")
     done = launcher(
@@ -415,6 +417,7 @@ def test_text_is_utf8_in_any_locale(here: Path) -> None:
     assert "A=ünïcode" in done.stdout.decode("utf-8")  # type: ignore[attr-defined]
 
 
+@pytest.mark.heavy
 def test_a_folder_whose_name_is_no_text(here: Path) -> None:
     odd = os.fsencode(here) + b"/\xff"
     Path(os.fsdecode(odd)).mkdir()
@@ -620,6 +623,7 @@ def test_completion_of_each_shell(shell: str, capsys: pytest.CaptureFixture[str]
 # Another Python
 
 
+@pytest.mark.heavy
 def test_a_python_without_the_packages_is_told_what_to_do(here: Path) -> None:
     """-S leaves out site-packages, as a system's Python has none of the project's."""
     words = [sys.executable, "-S", "-m", "launcher"]

@@ -173,6 +173,7 @@ def test_here(capsys: pytest.CaptureFixture[str]) -> None:
     assert had_torch or "torch" not in sys.modules
 
 
+@pytest.mark.heavy
 def test_a_clusters_python_is_asked_as_ranks_would_have_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -211,6 +211,7 @@ def test_a_record_with_other_sizes_than_its_job_may_have_is_none(numbers: tuple[
         recorded.plan(kept, {}, samples.SITE)
 
 
+@pytest.mark.heavy
 def test_this_machine_has_the_most_and_no_kind_of_kubernetes_varies() -> None:
     made = samples.decided(JOB, **{**CLUSTER, "slots": 1, "image": "registry.example.com/train:1"})
     assert "127.0.0.4" in schedulers.load("local").render(made)["job.sh"]

@@ -277,6 +277,7 @@ def skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
     return make
 
 
+@pytest.mark.heavy
 def test_a_registry_is_asked_once_and_only_on_submission(
     files: Callable[..., Path], skopeo: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,7 @@ def test_deepcompile_needs_a_job_that_compiles(workload: str, args: dict[str, An
     assert str(refused.value.problems[0]) == f"{what}; {hint}"
 
 
+@pytest.mark.heavy
 def test_the_id_is_the_same_in_another_process() -> None:
     code = (
         "from tests import samples; print(samples.decided({'env': {'B': '1', 'A': '2'}}, **{'slots': 4}).id)"

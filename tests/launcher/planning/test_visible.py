@@ -52,6 +52,7 @@ def test_what_is_here_and_not_in_the_container_is_refused(
     assert main.main(["check", path, "--on", scheduler, *more]) == 0, capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_what_an_image_of_somebody_else_holds_is_not_known(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,6 +64,7 @@ def test_a_host_that_is_not_this_machine(host: str) -> None:
         live.server((host, 0), live.Page(lambda: b""))
 
 
+@pytest.mark.heavy
 def test_a_page_is_drawn_once_for_all_who_look() -> None:
     drawn: list[int] = []
     page = live.Page(lambda: drawn.append(1) or b"page")  # type: ignore[func-returns-value]
