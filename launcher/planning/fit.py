@@ -73,11 +73,6 @@ class Estimate(NamedTuple):
         return states.shard(self.model.largest_parameter, self.machine.world)
 
     @property
-    def own(self) -> int | None:
-        """Elements of a rank's part of what is trained; None where that is not known."""
-        return None if self.trained is None else states.shard(self.trained, self.machine.world)
-
-    @property
     def compared(self) -> tuple[Evaluation, ...]:
         """The configurations to show beside the one taken: those that `auto` tried, else the stages of ZeRO."""
         if self.search:

@@ -8,6 +8,7 @@ from launcher import workloads
 from launcher.deepspeed import rules, view
 from launcher.errors import Problem, of_field
 from launcher.planning import background, fit, mounts, spares
+from launcher.sizing import states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,13 +57,14 @@ def clashes(
     yield from fit.sequence_parallel_problems(job, cluster, estimate)
     yield from background.problems(job, config)
     yield from _uncompiled(job, config)
+    trained = estimate.trained if estimate else None
     hosts = view.Hosts(
         gpu=cluster.gpu_name,
         capability=cluster.card.capability if cluster.card else (0, 0),
         slots=cluster.slots,
         local=mounts.local(cluster),
         part=estimate.part if estimate else None,
-        own=estimate.own if estimate else None,
+        own=states.shard(trained, estimate.machine.world) if estimate and trained is not None else None,
         world=job.nodes.max * cluster.slots,
     )
     named = job.precision != "auto"
